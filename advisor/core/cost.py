@@ -1,0 +1,145 @@
+"""What a configuration costs: memory, time and quality, each with an interval and what it rests on.
+
+Base units: bytes and seconds. The JSON keys of these records are stable; they are documented in the README.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Evidence = Literal["measured", "interpolated", "extrapolated"]
+"""How far the figure is from what was measured."""
+
+Basis = Literal["measured", "calibrated", "transferred", "datasheet", "prior"]
+"""What the figure rests on: a run of this very configuration, this machine's calibration, another device's, a datasheet, a prior."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A two-sided interval that should hold the true value with probability ``level``."""
+
+    low: float
+    high: float
+    level: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not self.low <= self.high:
+            raise ValueError(f"low <= high must hold, but got low={self.low}, high={self.high}")
+
+    def contains(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+    @property
+    def half_width(self) -> float:
+        return (self.high - self.low) / 2
+
+
+@dataclass(frozen=True)
+class MemoryBreakdown:
+    """What the device holds at the moment of the peak; the parts add up to ``device_bytes``."""
+
+    weights_bytes: int
+    gradients_bytes: int
+    optimizer_states_bytes: int
+    activations_bytes: int
+    temporaries_bytes: int
+    workspace_bytes: int
+    context_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        return (
+            self.weights_bytes
+            + self.gradients_bytes
+            + self.optimizer_states_bytes
+            + self.activations_bytes
+            + self.temporaries_bytes
+            + self.workspace_bytes
+            + self.context_bytes
+        )
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Peak memory of the whole run.
+
+    Attributes:
+        allocated_bytes: Live tensor bytes (CUDA: what ``torch.cuda.max_memory_allocated`` will say; CPU: what the
+            profiler's memory events add up to).
+        reserved_bytes: What the caching allocator holds (CPU: equals allocated).
+        device_bytes: What must fit: NVML's figure for the process on CUDA; the resident set of the whole process on CPU.
+        breakdown: The parts of ``device_bytes`` at the peak.
+        intervals: 90 % intervals by field name (``allocated_bytes``, ``reserved_bytes``, ``device_bytes``).
+        peak_phase: ``"loading"``, ``"forward"``, ``"backward"``, ``"optimizer"``, ``"evaluation"`` or ``"saving"``.
+    """
+
+    allocated_bytes: int
+    reserved_bytes: int
+    device_bytes: int
+    breakdown: MemoryBreakdown
+    intervals: dict[str, Interval]
+    peak_phase: str
+    evidence: Evidence
+    basis: Basis
+
+
+@dataclass(frozen=True)
+class TimeEstimate:
+    """Time of one optimizer step (all its micro-batches) and of the whole run.
+
+    Attributes:
+        step_s: Median optimizer step.
+        samples_per_s: Effective batch size / ``step_s``.
+        tokens_per_s: Real (not padding) tokens / ``step_s``.
+        total_s: Loading, training, evaluation and saving.
+        intervals: 90 % intervals by field name (``step_s``, ``total_s``).
+        parts: Where ``total_s`` goes, seconds by name (``loading``, ``training``, ``evaluation``, ``saving``).
+    """
+
+    step_s: float
+    samples_per_s: float
+    tokens_per_s: float
+    total_s: float
+    intervals: dict[str, Interval]
+    parts: dict[str, float]
+    evidence: Evidence
+    basis: Basis
+
+
+@dataclass(frozen=True)
+class QualityEstimate:
+    """Expected held-out quality.
+
+    Attributes:
+        metric: ``"accuracy"`` (higher is better) or ``"perplexity"`` (lower is better), over held-out items.
+        value: Point prediction; ``None`` when the advisor abstains.
+        interval: 90 % interval; ``None`` when it abstains.
+        p_at_least: Probability that the metric reaches the user's minimum; ``None`` without a minimum.
+        certified: Whether enough tasks stand behind the interval to certify its level.
+        reason: Why it abstains or what the figure rests on, one sentence.
+    """
+
+    metric: str
+    value: float | None
+    interval: Interval | None
+    p_at_least: float | None
+    certified: bool
+    reason: str
+    evidence: Evidence
+    basis: Basis
+
+
+@dataclass(frozen=True)
+class CostEstimate:
+    """The cost of one configuration, the same everywhere (``predict --json``, ``recommend --json``, ``plan.json``)."""
+
+    memory: MemoryEstimate
+    time: TimeEstimate | None
+    quality: QualityEstimate | None
+    fits: bool | None
+    trainable_parameters: int
+    total_parameters: int
+    evidence: Evidence
+    basis: Basis
+    notes: tuple[str, ...] = field(default_factory=tuple)

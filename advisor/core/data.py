@@ -1,0 +1,96 @@
+"""Where training text comes from (DataSpec) and what it looks like (DataProfile)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+DataKind = Literal["demo", "csv", "jsonl", "parquet", "text", "datasets"]
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """How to read a data set again, exactly.
+
+    Attributes:
+        source: Demo name, file, ``datasets`` folder, or hub id.
+        kind: How to read ``source``.
+        text_column, text_pair_column, label_column: Columns of a labelled table.
+        split: Training split of a ``datasets`` source.
+        eval_source: Separate held-out file, or split name of a ``datasets`` source; otherwise rows are held out.
+        eval_fraction: Share of rows held out when there is no ``eval_source``.
+        max_train_rows, max_eval_rows: Caps, taken after the seeded shuffle.
+        split_seed: Seed of shuffle and hold-out, independent of the training seed.
+    """
+
+    source: str
+    kind: DataKind
+    text_column: str | None = None
+    text_pair_column: str | None = None
+    label_column: str | None = None
+    split: str | None = None
+    eval_source: str | None = None
+    eval_fraction: float = 0.1
+    max_train_rows: int | None = None
+    max_eval_rows: int | None = None
+    split_seed: int = 17
+
+    def __post_init__(self) -> None:
+        if not 0 < self.eval_fraction < 1:
+            raise ValueError(f"0 < eval_fraction < 1 must hold, but got {self.eval_fraction}")
+        for name in ("max_train_rows", "max_eval_rows"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} >= 1 must hold, but got {value}")
+
+
+@dataclass(frozen=True)
+class DataProfile:
+    """What planning needs to know of a data set, without its text.
+
+    Attributes:
+        train_rows, eval_rows: Rows after cleaning and caps. For a plain text file: blocks of ``max_seq_length`` tokens.
+        token_length_quantiles: Token lengths (with special tokens, truncated at ``max_seq_length``) at evenly spaced
+            quantiles from 0 to 1, measured on a sample with the model's own tokenizer.
+        max_token_length: Longest row of the sample before truncation.
+        max_seq_length: Where rows are cut.
+        sampled_rows: How many rows the lengths were measured on.
+        class_counts: Rows by label name in the training split; empty for language modelling.
+        empty_rows, duplicate_rows, cross_split_duplicates, truncated_rows: What cleaning found. Empty rows and
+            duplicates across the splits are dropped from training; duplicates within it are kept and reported.
+        text_bytes: UTF-8 size of all texts, which host memory must hold.
+        fingerprint: Content hash of the rows in order.
+    """
+
+    train_rows: int
+    eval_rows: int
+    token_length_quantiles: tuple[int, ...]
+    max_token_length: int
+    max_seq_length: int
+    sampled_rows: int
+    class_counts: dict[str, int] = field(default_factory=dict)
+    empty_rows: int = 0
+    duplicate_rows: int = 0
+    cross_split_duplicates: int = 0
+    truncated_rows: int = 0
+    text_bytes: int = 0
+    fingerprint: str = ""
+
+    @property
+    def num_labels(self) -> int:
+        return len(self.class_counts)
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return tuple(self.class_counts)
+
+    @property
+    def majority_share(self) -> float | None:
+        """Accuracy of always answering the most frequent class; ``None`` without classes."""
+        total = sum(self.class_counts.values())
+        return max(self.class_counts.values()) / total if total else None
+
+    @property
+    def mean_token_length(self) -> float:
+        lengths = self.token_length_quantiles
+        return (sum(lengths) - (lengths[0] + lengths[-1]) / 2) / (len(lengths) - 1) if len(lengths) > 1 else float(lengths[0])

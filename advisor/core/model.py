@@ -1,0 +1,51 @@
+"""What is known of a model without loading its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Task = Literal["sequence-classification", "causal-lm", "masked-lm"]
+TASKS: tuple[Task, ...] = ("sequence-classification", "causal-lm", "masked-lm")
+
+SourceKind = Literal["folder", "config", "hub", "gguf"]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model as the cost model sees it; weights are not needed.
+
+    Attributes:
+        source: What the user named: a folder, a config.json, a hub id, or a GGUF file.
+        kind: How to read ``source``.
+        task: Which head it gets.
+        config: The parsed ``config.json`` (with ``num_labels`` of the task set).
+        model_type: ``config["model_type"]``.
+        total_parameters: Of backbone and head, tied weights counted once.
+        hidden_size: Width of the residual stream.
+        num_hidden_layers: Depth.
+        vocab_size: Rows of the embedding.
+        max_positions: Longest sequence the positions allow; ``None`` when unbounded.
+        has_weights: Whether weights can be loaded from ``source``.
+        weights_bytes: Size of the stored weights on disk; 0 when unknown.
+        trust_remote_code: The user allowed the model's own Python code.
+        allow_pickle: The user allowed pickled weights.
+        revision: Hub revision, when named.
+    """
+
+    source: str
+    kind: SourceKind
+    task: Task
+    config: dict[str, Any]
+    model_type: str
+    total_parameters: int
+    hidden_size: int
+    num_hidden_layers: int
+    vocab_size: int
+    max_positions: int | None
+    num_labels: int = 2
+    has_weights: bool = False
+    weights_bytes: int = 0
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+    revision: str | None = None

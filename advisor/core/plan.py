@@ -1,0 +1,112 @@
+"""Execution knobs (ExecutionPlan) and the one file that every command speaks (Plan)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from advisor.core.budget import Budget
+from advisor.core.cost import CostEstimate
+from advisor.core.data import DataProfile, DataSpec
+from advisor.core.errors import PlanError
+from advisor.core.model import ModelSpec
+from advisor.core.serialization import from_dict, read_json, to_json
+from advisor.core.store import write_text_atomically
+from advisor.core.strategy import StrategyConfig
+
+SCHEMA_VERSION = 1
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Amp = Literal["none", "bf16", "fp16"]
+AttentionImplementation = Literal["eager", "sdpa", "flash_attention_2"]
+Optimizer = Literal["adamw_torch", "adamw_torch_fused", "sgd", "adafactor", "adamw_bnb_8bit", "paged_adamw_8bit"]
+
+
+@dataclass(frozen=True)
+class ExecutionPlan:
+    """Execution knobs: they change what a run costs, not what it learns.
+
+    Attributes:
+        micro_batch_size: Rows per forward pass.
+        gradient_accumulation_steps: Forward passes per optimizer step; their product is the effective batch size.
+        max_seq_length: Rows are truncated here.
+        padded: Whether batches hold padding (decides mask and attention kernel).
+        gradient_checkpointing: Recompute activations (non-reentrant).
+        attn_implementation: As in transformers.
+        dtype: Data type of the (unquantised) weights.
+        amp: Automatic mixed precision of the forward pass.
+        optim: As in ``transformers.TrainingArguments.optim``.
+        eval_batch_size: Rows per forward pass of evaluation.
+        num_threads: Intra-op threads on CPU; ``None`` leaves torch's choice.
+    """
+
+    micro_batch_size: int
+    gradient_accumulation_steps: int = 1
+    max_seq_length: int = 128
+    padded: bool = True
+    gradient_checkpointing: bool = False
+    attn_implementation: AttentionImplementation = "sdpa"
+    dtype: Dtype = "float32"
+    amp: Amp = "none"
+    optim: Optimizer = "adamw_torch_fused"
+    eval_batch_size: int = 32
+    num_threads: int | None = None
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} >= 1 must hold, but got {getattr(self, name)}"
+            for name in ("micro_batch_size", "gradient_accumulation_steps", "max_seq_length", "eval_batch_size")
+            if getattr(self, name) < 1
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
+
+    @property
+    def effective_batch_size(self) -> int:
+        return self.micro_batch_size * self.gradient_accumulation_steps
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that ``run`` needs and everything that was promised.
+
+    Attributes:
+        device: Profile id the plan was made for (``"cpu"`` profiles: the machine's own id).
+        predicted: The promised cost; ``None`` in a hand-written plan.
+        versions: Library versions that made the plan.
+    """
+
+    model: ModelSpec
+    data: DataSpec
+    data_profile: DataProfile
+    strategy: StrategyConfig
+    execution: ExecutionPlan
+    device: str
+    seed: int = 42
+    budget: Budget = field(default_factory=Budget)
+    predicted: CostEstimate | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    def save(self, path: Path) -> None:
+        """Write the plan as JSON, atomically."""
+        write_text_atomically(path, to_json(self))
+
+
+def load_plan(path: Path) -> Plan:
+    """Read and validate a plan; all problems are reported together.
+
+    Raises:
+        PlanError: missing, damaged, written by a newer version, or with invalid fields.
+    """
+    values = read_json(path, what="the plan", error=PlanError)
+    if not isinstance(values, dict):
+        raise PlanError(f"a plan must be a JSON object, but {path} holds a {type(values).__name__}")
+    version = values.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise PlanError(
+            f"the plan's schema_version must be at most {SCHEMA_VERSION}, but {path} has {version}",
+            fix="it was written by a newer finetune-advisor: upgrade, or make the plan again with this version",
+        )
+    return from_dict(Plan, values, what=str(path), error=PlanError)

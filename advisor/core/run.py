@@ -1,0 +1,87 @@
+"""What was measured, and what became of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from advisor.core.plan import Plan
+
+Outcome = Literal["completed", "out_of_memory", "over_time", "interrupted", "failed"]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Raw figures of one run; derived ones are computed when needed.
+
+    Attributes:
+        outcome: How it ended. Anything but ``"completed"`` may leave later fields empty.
+        reason: One sentence when it did not complete.
+        allocated_peak_bytes: CUDA: ``max_memory_allocated``; CPU: profiler memory events of measured steps on the longest
+            batch, plus what was live before; ``None`` if not measured.
+        reserved_peak_bytes: CUDA: ``max_memory_reserved``; CPU: ``None``.
+        device_peak_bytes: CUDA: NVML figure of the process; CPU: peak resident set of the process.
+        baseline_bytes: The same figure after imports, before the model.
+        step_times_s: Every optimizer step in order, wall clock, synchronised.
+        loading_s, training_s, evaluation_s, saving_s, total_s: Wall clock of the parts.
+        train_losses: ``(optimizer step, loss)`` as logged.
+        metrics: Held-out metrics of the final model, for example ``{"accuracy": 0.81, "eval_loss": 0.42}``.
+        metric_history: Held-out metrics along the way as ``(optimizer step, metrics)``.
+        trainable_parameters, total_parameters: Counted on the real model (quantised weights at their logical size).
+        achieved_sparsity: For ``sparse_lora``.
+    """
+
+    outcome: Outcome
+    reason: str = ""
+    allocated_peak_bytes: int | None = None
+    reserved_peak_bytes: int | None = None
+    device_peak_bytes: int | None = None
+    baseline_bytes: int | None = None
+    step_times_s: tuple[float, ...] = ()
+    loading_s: float = 0.0
+    training_s: float = 0.0
+    evaluation_s: float = 0.0
+    saving_s: float = 0.0
+    total_s: float = 0.0
+    train_losses: tuple[tuple[int, float], ...] = ()
+    metrics: dict[str, float] = field(default_factory=dict)
+    metric_history: tuple[tuple[int, dict[str, float]], ...] = ()
+    trainable_parameters: int = 0
+    total_parameters: int = 0
+    achieved_sparsity: float | None = None
+
+
+@dataclass(frozen=True)
+class Verification:
+    """One promised figure beside the measured one.
+
+    Attributes:
+        quantity: For example ``"memory.allocated_bytes"``, ``"time.step_s"``, ``"quality.value"``.
+        predicted, measured: In base units.
+        low, high: The promised interval.
+        verdict: ``"inside"``, ``"outside"``, or ``"not measured"``.
+        relative_error: ``predicted / measured - 1``; for qualities the difference in points.
+    """
+
+    quantity: str
+    predicted: float
+    measured: float | None
+    low: float | None
+    high: float | None
+    verdict: Literal["inside", "outside", "not measured"]
+    relative_error: float | None
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """``record.json``: plan, environment, raw samples, predictions and verdicts of one run."""
+
+    plan: Plan
+    measurement: Measurement
+    verifications: tuple[Verification, ...]
+    device_id: str
+    versions: dict[str, str]
+    started_at: str
+    output_dir: str
+    resumed_from_step: int = 0
+    schema_version: int = 1

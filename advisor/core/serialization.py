@@ -1,0 +1,88 @@
+"""Records to JSON and back. Reading validates every field and reports all problems of a file at once.
+
+The records are plain frozen dataclasses; pydantic checks them on the way in and is imported only then.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any, TypeVar
+
+from advisor.core.errors import AdvisorError, InputError
+
+T = TypeVar("T")
+
+
+def to_dict(record: Any) -> Any:
+    """A record as JSON-ready values: tuples become lists, non-finite floats become null."""
+    if dataclasses.is_dataclass(record) and not isinstance(record, type):
+        return {f.name: to_dict(getattr(record, f.name)) for f in dataclasses.fields(record)}
+    if isinstance(record, dict):
+        return {str(key): to_dict(value) for key, value in record.items()}
+    if isinstance(record, list | tuple | set | frozenset):
+        return [to_dict(value) for value in record]
+    if isinstance(record, Path):
+        return str(record)
+    if isinstance(record, float) and not math.isfinite(record):
+        return None
+    return record
+
+
+def to_json(record: Any, *, indent: int | None = 2) -> str:
+    """A record as JSON text with a trailing newline."""
+    return json.dumps(to_dict(record), indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def from_dict(cls: type[T], values: Any, *, what: str, error: type[AdvisorError] = InputError) -> T:
+    """Build a record from parsed JSON.
+
+    Args:
+        cls: The frozen dataclass to build.
+        values: Parsed JSON.
+        what: Names the input in the message, for example ``"plan.json"``.
+        error: Raised on failure.
+
+    Raises:
+        AdvisorError: ``error``, with one problem per wrong, missing or unknown field.
+    """
+    import pydantic
+
+    try:
+        return pydantic.TypeAdapter(cls).validate_python(values)
+    except pydantic.ValidationError as failure:
+        problems = [_problem(dict(detail)) for detail in failure.errors(include_url=False)]
+        raise error(
+            f"{what} does not describe a valid {cls.__name__}",
+            problems=problems,
+            fix="correct the fields above, or have the advisor write the file again",
+        ) from None
+
+
+def _problem(detail: dict[str, Any]) -> str:
+    where = ".".join(str(part) for part in detail["loc"]) or "(top level)"
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    if detail["type"] in ("missing", "unexpected_keyword_argument", "value_error"):
+        return f"{where}: {message}"
+    return f"{where}: {message}, but got {detail.get('input')!r:.80}"
+
+
+def read_json(path: Path, *, what: str, error: type[AdvisorError] = InputError) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        AdvisorError: ``error``, when the file is missing, unreadable, or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise error(f"{what} must exist, but there is no file at {path}", fix="check the path") from None
+    except (OSError, UnicodeDecodeError) as failure:
+        raise error(f"{what} must be readable text, but reading {path} failed: {failure}") from None
+    except json.JSONDecodeError as failure:
+        raise error(
+            f"{what} must be JSON, but {path} breaks off at line {failure.lineno}, column {failure.colno}: {failure.msg}",
+            fix="the file is damaged; have the advisor write it again",
+        ) from None

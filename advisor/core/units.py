@@ -1,0 +1,93 @@
+"""Parsing and printing of the two budget units. Storage is always in bytes and seconds; conversion happens here only.
+
+1 GiB = 2**30 bytes, 1 GB = 10**9 bytes (IEC 80000-13); a number without a unit is refused, because both readings exist.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from advisor.core.errors import BudgetError
+
+KIB, MIB, GIB = 2**10, 2**20, 2**30
+
+_BYTES = {
+    "b": 1,
+    "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
+    "kib": KIB, "mib": MIB, "gib": GIB, "tib": 2**40,
+}  # fmt: skip
+_SECONDS = {
+    "s": 1.0, "sec": 1.0, "second": 1.0, "seconds": 1.0,
+    "min": 60.0, "mins": 60.0, "minute": 60.0, "minutes": 60.0, "m": 60.0,
+    "h": 3600.0, "hr": 3600.0, "hour": 3600.0, "hours": 3600.0,
+    "d": 86400.0, "day": 86400.0, "days": 86400.0,
+}  # fmt: skip
+_NUMBER = r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
+
+
+def parse_memory_bytes(text: str) -> int:
+    """``"8GiB"``, ``"8 GiB"``, ``"8GB"`` (= 8e9) or ``"800MB"`` as bytes.
+
+    Raises:
+        BudgetError: no unit, unknown unit, or not greater than zero.
+    """
+    rule = f"memory must be a positive number with a unit, but got {text!r}"
+    fix = "write for example 8GiB (= 8 * 2**30 bytes), 8GB (= 8e9 bytes) or 800MB"
+    match = re.fullmatch(rf"\s*{_NUMBER}\s*([A-Za-z]+)\s*", text)
+    if match is None or match[2].lower() not in _BYTES:
+        raise BudgetError(rule, fix=fix)
+    value = int(float(match[1]) * _BYTES[match[2].lower()])
+    if value <= 0:
+        raise BudgetError(rule, fix=fix)
+    return value
+
+
+def parse_duration_s(text: str) -> float:
+    """``"2h"``, ``"90min"``, ``"45s"`` or ``"1h30min"`` as seconds.
+
+    Raises:
+        BudgetError: no unit, unknown unit, or not greater than zero.
+    """
+    rule = f"time must be a positive number with a unit, but got {text!r}"
+    fix = "write for example 2h, 90min, 45s or 1h30min"
+    parts = re.findall(rf"{_NUMBER}\s*([A-Za-z]+)", text)
+    if not parts or re.sub(rf"{_NUMBER}\s*[A-Za-z]+|\s", "", text):
+        raise BudgetError(rule, fix=fix)
+    if any(unit.lower() not in _SECONDS for _, unit in parts):
+        raise BudgetError(rule, fix=fix)
+    value = sum(float(number) * _SECONDS[unit.lower()] for number, unit in parts)
+    if value <= 0 or not math.isfinite(value):
+        raise BudgetError(rule, fix=fix)
+    return value
+
+
+def format_bytes(value_bytes: float) -> str:
+    """Bytes in the largest binary unit that keeps the number at or above one: ``"1.8 GiB"``."""
+    for unit, size in (("TiB", 2**40), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
+        if abs(value_bytes) >= size:
+            number = value_bytes / size
+            return f"{number:.0f} {unit}" if number >= 100 else f"{number:.1f} {unit}" if number >= 10 else f"{number:.2f} {unit}"
+    return f"{value_bytes:.0f} B"
+
+
+def format_duration(value_s: float) -> str:
+    """Seconds as a person would say them: ``"340 ms"``, ``"12.3 s"``, ``"4 min 05 s"``, ``"2 h 10 min"``."""
+    if value_s < 1:
+        return f"{value_s * 1e3:.3g} ms"
+    if value_s < 60:
+        return f"{value_s:.1f} s" if value_s < 9.95 else f"{value_s:.0f} s"
+    if value_s < 3600:
+        minutes, seconds = divmod(round(value_s), 60)
+        return f"{minutes} min {seconds:02d} s"
+    minutes = round(value_s / 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min"
+
+
+def format_count(value: float) -> str:
+    """A count with a metric suffix: ``"22.7M"``."""
+    for suffix, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{suffix}"
+    return f"{value:.0f}"
