@@ -21,6 +21,8 @@ class DataSpec:
         eval_fraction: Share of rows held out when there is no ``eval_source``.
         max_train_rows, max_eval_rows: Caps, taken after the seeded shuffle.
         split_seed: Seed of shuffle and hold-out, independent of the training seed.
+        inner_holdout: Put the held-out rows aside and hold ``eval_fraction`` of the *training* rows out instead (before
+            ``max_train_rows`` is applied), so that a search never sees the rows that judge the final run.
     """
 
     source: str
@@ -34,6 +36,7 @@ class DataSpec:
     max_train_rows: int | None = None
     max_eval_rows: int | None = None
     split_seed: int = 17
+    inner_holdout: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.eval_fraction < 1:
