@@ -1,0 +1,97 @@
+"""From a plan's parts to ``transformers.TrainingArguments``: the one place where the Trainer's options are chosen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import TrainingArguments
+
+from advisor.core.device import DeviceType
+from advisor.core.plan import ExecutionPlan
+from advisor.core.strategy import StrategyConfig
+
+EvaluationStrategy = Literal["no", "epoch"]
+
+EVALUATION_BATCHES_ON_DEVICE = 16
+"""Reduced predictions (two numbers per row) move to the host after this many evaluation batches."""
+
+CHECKPOINTS_KEPT = 2
+"""The newest valid checkpoint and its predecessor, so that one of them is whole at every moment."""
+
+
+def training_arguments(
+    strategy: StrategyConfig,
+    execution: ExecutionPlan,
+    output_dir: Path | str,
+    *,
+    seed: int = 42,
+    device_type: DeviceType = "cpu",
+    evaluation: EvaluationStrategy = "no",
+    max_steps: int = -1,
+    logging_steps: int = 1,
+) -> TrainingArguments:
+    """The stock Trainer's arguments for one strategy and one execution plan.
+
+    Gradient checkpointing is not among them: the built model already has it switched on, so that the traced model and the
+    trained one are the same object graph. Checkpoints are requested by a callback, never by the Trainer's own schedule.
+
+    Args:
+        strategy: Learning rate, schedule, epochs, clipping.
+        execution: Batch sizes, accumulation, mixed precision, optimizer implementation.
+        output_dir: Where the Trainer writes its ``checkpoint-*`` folders.
+        seed: Of the data order and of everything drawn during training.
+        device_type: ``"cpu"`` keeps the Trainer off any GPU; ``"cuda"`` uses the first visible one alone.
+        evaluation: ``"epoch"`` evaluates after each epoch and at the end.
+        max_steps: Optimizer steps; -1 trains for ``strategy.num_train_epochs``.
+        logging_steps: Optimizer steps between two logged losses.
+    """
+    arguments = TrainingArguments(
+        output_dir=str(output_dir),
+        **_optimization(strategy),
+        per_device_train_batch_size=execution.micro_batch_size,
+        per_device_eval_batch_size=execution.eval_batch_size,
+        gradient_accumulation_steps=execution.gradient_accumulation_steps,
+        optim=execution.optim,
+        bf16=execution.amp == "bf16",
+        fp16=execution.amp == "fp16",
+        use_cpu=device_type == "cpu",
+        max_steps=max_steps,
+        seed=seed,
+        data_seed=seed,
+        eval_strategy=evaluation,
+        eval_accumulation_steps=EVALUATION_BATCHES_ON_DEVICE,
+        save_strategy="no",
+        save_total_limit=CHECKPOINTS_KEPT,
+        logging_steps=logging_steps,
+        logging_first_step=True,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=device_type == "cuda",
+        remove_unused_columns=False,
+        report_to="none",
+        disable_tqdm=True,
+        log_level="error",
+    )
+    _pin_to_one_device(arguments)
+    return arguments
+
+
+def _optimization(strategy: StrategyConfig) -> dict[str, Any]:
+    """The statistical part. ``warmup_steps`` below one is a share of all steps (``warmup_ratio`` is gone since 5.x)."""
+    return {
+        "learning_rate": strategy.learning_rate,
+        "num_train_epochs": strategy.num_train_epochs,
+        "lr_scheduler_type": strategy.lr_scheduler_type,
+        "warmup_steps": strategy.warmup_ratio,
+        "weight_decay": strategy.weight_decay,
+        "max_grad_norm": strategy.max_grad_norm,
+    }
+
+
+def _pin_to_one_device(arguments: TrainingArguments) -> None:
+    """Keep the Trainer from wrapping the model in ``DataParallel`` over every visible GPU.
+
+    The Trainer does the same to its own arguments for model-parallel models; there is no public switch.
+    """
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1

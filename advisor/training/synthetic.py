@@ -1,0 +1,73 @@
+"""Batches of a given shape without a data set: for timing and profiling steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from advisor.core.model import ModelSpec
+
+MASKED_SHARE = 0.15
+"""Share of tokens that masked language modelling predicts (Devlin et al. 2019)."""
+
+IGNORED_LABEL = -100
+"""Label that the loss skips (``torch.nn.functional.cross_entropy``)."""
+
+
+def synthetic_batch(spec: ModelSpec, rows: int, seq_length: int, *, padded: bool, seed: int = 0) -> dict[str, torch.Tensor]:
+    """One micro-batch of random tokens, as the task's collator would make it.
+
+    Args:
+        spec: Decides vocabulary, labels and whether there are ``token_type_ids``.
+        rows: Micro-batch size.
+        seq_length: Padded length in tokens.
+        padded: Whether the last row is half padding (with a single row: its last token), which decides the attention mask.
+        seed: Of the tokens and labels.
+
+    Returns:
+        ``input_ids``, ``attention_mask``, ``labels`` and, for models with two segments, ``token_type_ids``; all int64, of
+        shape ``(rows, seq_length)`` except the labels of a classification, ``(rows,)``.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    pad = int(spec.config.get("pad_token_id") or 0)
+    tokens = torch.randint(0, spec.vocab_size - 1, (rows, seq_length), generator=generator)
+    tokens += tokens >= pad  # every token but the padding token
+    mask = torch.ones(rows, seq_length, dtype=torch.long)
+    if padded and seq_length > 1:
+        mask[-1, (seq_length // 2 if rows > 1 else seq_length - 1) :] = 0
+        tokens = tokens.masked_fill(mask == 0, pad)
+    batch = {"input_ids": tokens, "attention_mask": mask, "labels": _labels(spec, tokens, mask, generator)}
+    if int(spec.config.get("type_vocab_size") or 0) > 1:
+        batch["token_type_ids"] = torch.zeros_like(tokens)
+    return batch
+
+
+def _labels(spec: ModelSpec, tokens: torch.Tensor, mask: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    if spec.task == "sequence-classification":
+        return torch.randint(0, spec.num_labels, (tokens.shape[0],), generator=generator)
+    labels = tokens.masked_fill(mask == 0, IGNORED_LABEL)
+    if spec.task == "masked-lm":
+        kept = torch.rand(tokens.shape, generator=generator) < MASKED_SHARE
+        kept[:, 0] = True
+        labels = labels.masked_fill(~kept, IGNORED_LABEL)
+    return labels
+
+
+class RepeatedBatch(Dataset[int]):
+    """Stands for ``rows`` rows whose every batch is a fresh copy of one template; pair it with ``collate``."""
+
+    def __init__(self, template: dict[str, torch.Tensor], rows: int) -> None:
+        self._template = template
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+    def collate(self, rows: list[Any]) -> dict[str, torch.Tensor]:
+        """A new batch of as many rows as were asked for."""
+        return {name: values[: len(rows)].clone() for name, values in self._template.items()}
