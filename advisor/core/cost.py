@@ -12,7 +12,8 @@ Evidence = Literal["measured", "interpolated", "extrapolated"]
 """How far the figure is from what was measured."""
 
 Basis = Literal["measured", "calibrated", "transferred", "datasheet", "prior"]
-"""What the figure rests on: a run of this very configuration, this machine's calibration, another device's, a datasheet, a prior."""
+"""What the figure rests on: a run of this very configuration, this machine's calibration, another device's calibration,
+a datasheet, or a prior."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class MemoryEstimate:
         allocated_bytes: Live tensor bytes (CUDA: what ``torch.cuda.max_memory_allocated`` will say; CPU: what the
             profiler's memory events add up to).
         reserved_bytes: What the caching allocator holds (CPU: equals allocated).
-        device_bytes: What must fit: NVML's figure for the process on CUDA; the resident set of the whole process on CPU.
+        device_bytes: What must fit: NVML's figure for the process on CUDA; the whole process's resident set on CPU.
         breakdown: The parts of ``device_bytes`` at the peak.
         intervals: 90 % intervals by field name (``allocated_bytes``, ``reserved_bytes``, ``device_bytes``).
         peak_phase: ``"loading"``, ``"forward"``, ``"backward"``, ``"optimizer"``, ``"evaluation"`` or ``"saving"``.

@@ -95,5 +95,8 @@ class DataProfile:
 
     @property
     def mean_token_length(self) -> float:
+        """Trapezoidal integral of the quantile function, in tokens."""
         lengths = self.token_length_quantiles
-        return (sum(lengths) - (lengths[0] + lengths[-1]) / 2) / (len(lengths) - 1) if len(lengths) > 1 else float(lengths[0])
+        if len(lengths) == 1:
+            return float(lengths[0])
+        return (sum(lengths) - (lengths[0] + lengths[-1]) / 2) / (len(lengths) - 1)

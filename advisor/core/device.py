@@ -36,7 +36,7 @@ class DeviceProfile:
         attention_kernels: Kernels that work there: ``"math"``, ``"efficient"``, ``"flash"``.
         context_bytes: Memory that a process holds besides tensors (CUDA context; CPU: resident set after imports).
         workspace_bytes: cuBLAS workspace of one handle.
-        flops_per_s: Peak or probed matrix rates by data type (``"float32"``, ``"tf32"``, ``"bfloat16"``, ``"float16"``).
+        flops_per_s: Matrix rates by data type (``"float32"``, ``"tf32"``, ``"bfloat16"``, ``"float16"``).
         bytes_per_s: Memory bandwidth by class; at least ``"memory"``, CUDA also ``"host_to_device"``.
         launch_s: Cost of launching one operator.
         basis: ``"measured"`` or ``"datasheet"``.

@@ -17,8 +17,8 @@ class Measurement:
     Attributes:
         outcome: How it ended. Anything but ``"completed"`` may leave later fields empty.
         reason: One sentence when it did not complete.
-        allocated_peak_bytes: CUDA: ``max_memory_allocated``; CPU: profiler memory events of measured steps on the longest
-            batch, plus what was live before; ``None`` if not measured.
+        allocated_peak_bytes: CUDA: ``max_memory_allocated``; CPU: profiler memory events of measured steps on the
+            longest batch, plus what was live before; ``None`` if not measured.
         reserved_peak_bytes: CUDA: ``max_memory_reserved``; CPU: ``None``.
         device_peak_bytes: CUDA: NVML figure of the process; CPU: peak resident set of the process.
         baseline_bytes: The same figure after imports, before the model.

@@ -50,8 +50,11 @@ def from_dict(cls: type[T], values: Any, *, what: str, error: type[AdvisorError]
     """
     import pydantic
 
+    # The configuration of the outermost type reaches every record inside it; a bare dataclass takes none, a tuple does.
+    adapter: Any = pydantic.TypeAdapter(tuple[cls], config=pydantic.ConfigDict(extra="forbid"))  # type: ignore[valid-type]
     try:
-        return pydantic.TypeAdapter(cls).validate_python(values)
+        record: T = adapter.validate_python((values,))[0]
+        return record
     except pydantic.ValidationError as failure:
         problems = [_problem(dict(detail)) for detail in failure.errors(include_url=False)]
         raise error(
@@ -62,9 +65,11 @@ def from_dict(cls: type[T], values: Any, *, what: str, error: type[AdvisorError]
 
 
 def _problem(detail: dict[str, Any]) -> str:
-    where = ".".join(str(part) for part in detail["loc"]) or "(top level)"
+    where = ".".join(str(part) for part in detail["loc"][1:]) or "(top level)"
     message = str(detail["msg"]).removeprefix("Value error, ")
-    if detail["type"] in ("missing", "unexpected_keyword_argument", "value_error"):
+    if detail["type"] == "unexpected_keyword_argument":
+        return f"{where}: unknown field, {detail.get('input')!r:.80}"
+    if detail["type"] in ("missing", "value_error"):
         return f"{where}: {message}"
     return f"{where}: {message}, but got {detail.get('input')!r:.80}"
 
@@ -83,6 +88,7 @@ def read_json(path: Path, *, what: str, error: type[AdvisorError] = InputError) 
         raise error(f"{what} must be readable text, but reading {path} failed: {failure}") from None
     except json.JSONDecodeError as failure:
         raise error(
-            f"{what} must be JSON, but {path} breaks off at line {failure.lineno}, column {failure.colno}: {failure.msg}",
+            f"{what} must be JSON, but {path} breaks off at line {failure.lineno}, "
+            f"column {failure.colno}: {failure.msg}",
             fix="the file is damaged; have the advisor write it again",
         ) from None

@@ -1,4 +1,4 @@
-"""Where things live on disk: shipped read-only resources, the user's data directory, and writes that cannot be half done."""
+"""Where things live on disk: shipped resources, the user's data directory, and writes that cannot be half done."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def user_data_dir(*parts: str) -> Path:
     ``$ADVISOR_HOME``, else ``$XDG_DATA_HOME/finetune-advisor``, else ``~/.local/share/finetune-advisor``.
     """
     override = os.environ.get(USER_DATA_VARIABLE)
-    base = Path(override) if override else Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "finetune-advisor"
+    shared = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share")
+    base = Path(override) if override else shared / "finetune-advisor"
     folder = base.expanduser().joinpath(*parts)
     with _output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -98,4 +99,5 @@ def _output_errors(path: Path) -> Iterator[None]:
             errno.EACCES: "permission denied",
             errno.ENOTDIR: "a part of the path is a file",
         }.get(failure.errno or 0, str(failure))
-        raise OutputError(f"{path} must be writable, but {reason}", fix="free space, or name another folder") from failure
+        fix = "free some space, or name another folder"
+        raise OutputError(f"{path} must be writable, but {reason}", fix=fix) from failure

@@ -67,7 +67,8 @@ def format_bytes(value_bytes: float) -> str:
     for unit, size in (("TiB", 2**40), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
         if abs(value_bytes) >= size:
             number = value_bytes / size
-            return f"{number:.0f} {unit}" if number >= 100 else f"{number:.1f} {unit}" if number >= 10 else f"{number:.2f} {unit}"
+            decimals = 0 if number >= 100 else 1 if number >= 10 else 2
+            return f"{number:.{decimals}f} {unit}"
     return f"{value_bytes:.0f} B"
 
 

@@ -1,0 +1,85 @@
+# One command checks everything, one tests everything, one shows everything.
+#   make quickstart   probe -> calibrate -> recommend -> run -> predicted vs measured, on real weights and real text
+#   make setup        the environment alone (.venv)
+#   make check        ruff, mypy, import-linter
+#   make test         the everyday test suite        make test-slow    what takes longer than that
+#   make test-lowest  the suite with the lowest stated versions of every dependency
+#   make assets       the offline demo models and data, checked by sha256
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+TORCH_LOWEST := $(shell sed -n 's/^torch==//p' constraints-lowest.txt)
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP_FLAGS := --quiet --disable-pip-version-check
+DEMO := .demo
+QUICKSTART_ASSETS := minilm movie-sentences
+TEST_ASSETS ?= minilm smollm2 movie-sentences wikipedia
+QUICKSTART := runs/quickstart
+
+# Everything stays inside the repository, and no library asks a hub for anything.
+export ADVISOR_DEMO_DIR ?= $(CURDIR)/$(DEMO)
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: setup assets quickstart check test test-slow test-lowest clean
+.DEFAULT_GOAL := quickstart
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "[setup] virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "[setup] torch $(TORCH)"
+	@$(BIN)/python -m pip install $(PIP_FLAGS) torch==$(TORCH)
+	@echo "[setup] the advisor and what it needs, in the versions of constraints.txt (a few minutes the first time)"
+	@$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e ".[dev,gguf]"
+	@touch $(STAMP)
+	@echo "[setup] done: $$($(BIN)/advisor --version)"
+
+assets: setup
+	@$(BIN)/python -m advisor.training.data.assets fetch $(TEST_ASSETS) --to $(DEMO)
+
+# Plain advisor commands, echoed: the same five lines work on your own model, data and budget.
+quickstart: export ADVISOR_HOME ?= $(CURDIR)/.advisor
+quickstart: setup
+	@echo "[quickstart] demo model and data, checked by sha256"
+	@$(BIN)/python -m advisor.training.data.assets fetch $(QUICKSTART_ASSETS) --to $(DEMO)
+	@rm -rf $(QUICKSTART)
+	@echo; echo "[quickstart] 1/4 what can this machine do?"
+	$(BIN)/advisor probe --quick
+	@echo; echo "[quickstart] 2/4 how fast are this model's operators here?"
+	$(BIN)/advisor calibrate $(DEMO)/models/minilm --quick
+	@echo; echo "[quickstart] 3/4 which strategy, within 2 GiB?"
+	$(BIN)/advisor recommend $(DEMO)/models/minilm --data movie-sentences --memory 2GiB --time 10min \
+	  --max-train-rows 2000 --max-eval-rows 1000 --epochs 2 --evidence 60s --output $(QUICKSTART)/plan.json
+	@echo; echo "[quickstart] 4/4 train it, and compare with what was promised"
+	$(BIN)/advisor run $(QUICKSTART)/plan.json --output $(QUICKSTART)/run
+
+check: setup
+	@echo "[check] ruff";          $(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .
+	@echo "[check] mypy";          $(BIN)/mypy advisor
+	@echo "[check] import-linter"; $(BIN)/lint-imports
+
+# One torch thread per worker: spinning threads of two workers on the same cores cost more than they bring.
+test: export OMP_NUM_THREADS := 1
+test: assets
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not gpu"
+
+test-slow: export OMP_NUM_THREADS := 1
+test-slow: assets
+	$(BIN)/python -m pytest -n $(WORKERS) -m "slow and not gpu"
+
+test-lowest:
+	@echo "[test-lowest] virtual environment in .venv-lowest"
+	@$(PYTHON) -m venv .venv-lowest
+	@.venv-lowest/bin/python -m pip install $(PIP_FLAGS) torch==$(TORCH_LOWEST)
+	@.venv-lowest/bin/python -m pip install $(PIP_FLAGS) -c constraints-lowest.txt -e ".[dev,gguf]"
+	@.venv-lowest/bin/python -m advisor.training.data.assets fetch $(TEST_ASSETS) --to $(DEMO)
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n $(WORKERS) -m "not slow and not gpu"
+
+clean:
+	rm -rf $(VENV) .venv-lowest build dist runs .cache .advisor .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
