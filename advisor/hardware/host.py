@@ -1,0 +1,165 @@
+"""What the operating system lets this process use: cores, memory, instruction sets. Reads files, imports nothing heavy.
+
+Every finding is a value with the reason for it; the root of the file system is an argument so that any machine can be replayed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path("/")
+
+VECTOR_FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "asimd", "sve", "bf16")
+"""Instruction sets that decide which matrix kernels oneDNN and MKL pick, as /proc/cpuinfo spells them."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A value and why it is believed."""
+
+    value: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.value} ({self.reason})"
+
+
+@dataclass(frozen=True)
+class Host:
+    """The CPU side of the machine as this process may use it.
+
+    Attributes:
+        cores: Whole cores usable at once, at least 1.
+        core_quota: Cores' worth of time per second that a cgroup grants; ``None`` without a quota.
+        memory_bytes: The smaller of physical memory and cgroup limit.
+        available_bytes: Of that, what is free now.
+        model_name: As the CPU calls itself.
+        vector_flags: Of ``VECTOR_FLAGS``, those present.
+        reasons: Why, by field name.
+    """
+
+    cores: int
+    core_quota: float | None
+    memory_bytes: int
+    available_bytes: int
+    model_name: str
+    vector_flags: tuple[str, ...]
+    reasons: dict[str, str]
+
+
+def inspect_host(root: Path = ROOT, affinity: int | None = None) -> Host:
+    """Read the host's limits.
+
+    Args:
+        root: Where ``/proc`` and ``/sys`` are looked for.
+        affinity: Cores in the process's affinity mask; asked of the system when ``None``.
+    """
+    allowed = affinity if affinity is not None else _affinity()
+    quota, quota_reason = cpu_quota(root)
+    cores = max(1, min(allowed, math.ceil(quota)) if quota is not None else allowed)
+    memory, available, memory_reason = memory_limit(root)
+    cpuinfo = _read(root / "proc/cpuinfo")
+    flags = set(_field(cpuinfo, "flags", "Features").split())
+    reasons = {
+        "cores": f"{allowed} in the affinity mask; {quota_reason}",
+        "memory_bytes": memory_reason,
+        "vector_flags": "/proc/cpuinfo" if flags else "unknown: no /proc/cpuinfo here",
+    }
+    name = _field(cpuinfo, "model name", "Model", "Hardware") or platform.processor() or platform.machine()
+    return Host(cores, quota, memory, available, name, tuple(flag for flag in VECTOR_FLAGS if flag in flags), reasons)
+
+
+def cpu_quota(root: Path = ROOT) -> tuple[float | None, str]:
+    """Cores that the cgroup grants, with the reason.
+
+    Version 2: ``cpu.max`` = "quota period"; version 1: ``cpu.cfs_quota_us`` over ``cpu.cfs_period_us``, -1 for none
+    (Linux kernel documentation, admin-guide/cgroup-v2 and scheduler/sched-bwc). The tightest of the ancestors counts.
+    """
+    quotas: list[tuple[float, Path]] = []
+    for folder in _cgroup_folders(root, "cpu"):
+        limit, period = (_read(folder / "cpu.max").split() + ["", ""])[:2]
+        if not limit:
+            limit, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
+        if limit.isdigit() and period.isdigit() and int(period) > 0:
+            quotas.append((int(limit) / int(period), folder))
+    if not quotas:
+        return None, "no cgroup quota"
+    quota, folder = min(quotas)
+    return quota, f"cgroup quota of {quota:g} cores at /{folder.relative_to(root)}"
+
+
+def memory_limit(root: Path = ROOT) -> tuple[int, int, str]:
+    """Usable bytes, free bytes, and the reason: the smaller of physical memory and the tightest cgroup limit.
+
+    Page cache counts against a cgroup but can be reclaimed, so inactive file pages are not subtracted from what is free.
+    """
+    meminfo = _read(root / "proc/meminfo")
+    total = _kib(meminfo, "MemTotal")
+    available = _kib(meminfo, "MemAvailable") or total
+    limit, reason = total, "physical memory (/proc/meminfo MemTotal)"
+    for folder in _cgroup_folders(root, "memory"):
+        text = _read(folder / "memory.max") or _read(folder / "memory.limit_in_bytes")
+        if not text.isdigit() or not 0 < int(text) < (limit or 2**62):
+            continue
+        limit, reason = int(text), f"cgroup limit at /{folder.relative_to(root)}"
+        used = _read(folder / "memory.current") or _read(folder / "memory.usage_in_bytes")
+        statistics = dict(line.split()[:2] for line in _read(folder / "memory.stat").splitlines() if len(line.split()) == 2)
+        reclaimable = int(statistics.get("inactive_file", "0")) + int(statistics.get("active_file", "0"))
+        if used.isdigit():
+            available = min(available, max(0, limit - max(0, int(used) - reclaimable)))
+    return limit, min(available, limit), reason
+
+
+def resident_bytes(pid: int | str = "self") -> int:
+    """Resident set of a process (field 2 of ``/proc/PID/statm``, in pages); 0 where there is no ``/proc``."""
+    fields = _read(Path(f"/proc/{pid}/statm")).split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0
+
+
+def _affinity() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS has no affinity masks
+        return os.cpu_count() or 1
+
+
+def _cgroup_folders(root: Path, controller: str) -> list[Path]:
+    """Folders of this process's cgroup and its ancestors, version 2 first. Inside a container the path may be the root itself."""
+    bases: list[tuple[Path, str]] = []
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0" and not controllers:
+            bases += [(root / "sys/fs/cgroup", path), (root / "sys/fs/cgroup/unified", path)]
+        elif controller in controllers.split(","):
+            bases += [(root / "sys/fs/cgroup" / controllers, path), (root / "sys/fs/cgroup" / controller, path)]
+    bases += [(root / "sys/fs/cgroup", "/"), (root / "sys/fs/cgroup" / controller, "/")]
+    folders: list[Path] = []
+    for base, path in bases:
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        folders += [base.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1)]
+    return list(dict.fromkeys(folder for folder in folders if folder.is_dir()))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _field(cpuinfo: str, *names: str) -> str:
+    for line in cpuinfo.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in names:
+            return value.strip()
+    return ""
+
+
+def _kib(meminfo: str, name: str) -> int:
+    value = _field(meminfo, name).split()
+    return int(value[0]) * 1024 if value else 0
