@@ -1,0 +1,1 @@
+"""Text in, batches out: reading, checking, splitting, measuring and tokenising training text."""
