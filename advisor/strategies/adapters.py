@@ -1,0 +1,92 @@
+"""What the methods that PEFT implements have in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from advisor.core.errors import InputError
+from advisor.core.model import ModelSpec, Task
+from advisor.core.strategy import StrategyConfig
+from advisor.strategies.base import Strategy
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch import nn
+
+TASK_TYPES: dict[Task, str | None] = {"sequence-classification": "SEQ_CLS", "causal-lm": "CAUSAL_LM", "masked-lm": None}
+"""PEFT has no masked-LM task type; a plain ``PeftModel`` is what its documentation uses there."""
+
+
+class AdapterStrategy(Strategy):
+    """Wraps the model with ``peft.get_peft_model``.
+
+    For classification the whole head trains beside the adapters (``modules_to_save``, with the BERT pooler, which PEFT
+    alone would leave as it is); language models keep their head.
+    """
+
+    def target_names(self, model: nn.Module, config: StrategyConfig) -> tuple[str, ...]:
+        """Full names of the layers that get an adapter."""
+        from advisor.strategies.targets import resolve_targets
+
+        return resolve_targets(model, config.target_modules)
+
+    @abstractmethod
+    def peft_config(self, model: nn.Module, config: StrategyConfig, shared: dict[str, Any]) -> PeftConfig:
+        """The method's PEFT configuration.
+
+        Args:
+            shared: ``task_type``, ``target_modules``, ``modules_to_save`` and ``fan_in_fan_out`` for this model.
+        """
+
+    def apply(self, model: nn.Module, config: StrategyConfig, task: Task, *, quantized: bool = False) -> nn.Module:
+        import peft
+
+        try:
+            wanted = self.peft_config(model, config, self._shared(model, config, task))
+            return peft.get_peft_model(model, wanted)  # type: ignore[arg-type]
+        except (ValueError, TypeError, NotImplementedError) as failure:
+            raise InputError(f"PEFT refuses {self.name} on {type(model).__name__}: {failure}") from failure
+
+    def _shared(self, model: nn.Module, config: StrategyConfig, task: Task) -> dict[str, Any]:
+        from advisor.strategies.targets import head_modules, is_conv1d, shortest_suffixes
+
+        names = self.target_names(model, config)
+        return {
+            "task_type": TASK_TYPES[task],
+            "target_modules": shortest_suffixes(model, names),
+            "modules_to_save": list(head_modules(model)) if task == "sequence-classification" else None,
+            "fan_in_fan_out": all(is_conv1d(model.get_submodule(name)) for name in names),
+        }
+
+    def declared_trainable(self, model: nn.Module, config: StrategyConfig) -> set[str]:
+        from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
+
+        kind = model.active_peft_config.peft_type  # type: ignore[union-attr]
+        marks = (PEFT_TYPE_TO_PREFIX_MAPPING[kind], ".modules_to_save.default.")
+        return {name for name, _ in model.named_parameters() if any(mark in name for mark in marks)}
+
+    def load(self, base: nn.Module, directory: Path, config: StrategyConfig, task: Task) -> nn.Module:
+        import peft
+
+        return peft.PeftModel.from_pretrained(base, directory).eval()  # type: ignore[arg-type]
+
+
+class RankedStrategy(AdapterStrategy):
+    """An adapter with a rank, checked against the layers it is put on."""
+
+    def problems(self, config: StrategyConfig, model: ModelSpec) -> list[str]:
+        from advisor.strategies.skeleton import build_skeleton
+        from advisor.strategies.targets import linear_shape
+
+        skeleton = build_skeleton(model)
+        try:
+            names = self.target_names(skeleton, config)
+        except InputError as failure:
+            return [str(failure)]
+        widths = {name: min(linear_shape(skeleton.get_submodule(name))) for name in names}
+        narrowest = min(widths, key=lambda name: widths[name])
+        if (config.rank or 1) > widths[narrowest]:
+            return [f"rank <= {widths[narrowest]} (the smaller side of {narrowest}) must hold, but got {config.rank}"]
+        return []

@@ -1,0 +1,72 @@
+"""Partial fine-tuning: the last layers and the head train, the first ones stay frozen and need no backward pass."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from advisor.core.model import ModelSpec, Task
+from advisor.core.strategy import StrategyConfig
+from advisor.strategies.base import LR_REL, Dimension, IntDimension, Strategy, is_large
+
+if TYPE_CHECKING:
+    from torch import nn
+
+DEFAULT_UNFROZEN_LAYERS = 2
+
+
+class PartialFineTuning(Strategy):
+    """Trains the last ``unfrozen_layers`` layers, the norm behind them, and the classification head.
+
+    A language model's output projection stays frozen: it is usually the embedding matrix.
+    """
+
+    name = "partial"
+    title = "partial fine-tuning"
+    defaults_source = (
+        "last 2 layers + classifier: the partial fine-tuning compared with LoRA on SNLI by Malipiero and Stärk; "
+        "learning rate as full fine-tuning (Devlin et al. 2019; Alpaca from one billion parameters on)"
+    )
+    backpropagates_to_inputs = False
+
+    def default_config(self, model: ModelSpec) -> StrategyConfig:
+        return StrategyConfig(
+            method=self.name,
+            learning_rate=2e-5 if is_large(model) else 5e-5,
+            unfrozen_layers=min(DEFAULT_UNFROZEN_LAYERS, model.num_hidden_layers),
+        )
+
+    def search_space(self, model: ModelSpec) -> dict[str, Dimension]:
+        return {"unfrozen_layers": IntDimension(1, model.num_hidden_layers), "lr_rel": LR_REL}
+
+    def problems(self, config: StrategyConfig, model: ModelSpec) -> list[str]:
+        if (config.unfrozen_layers or 0) > model.num_hidden_layers:
+            return [f"unfrozen_layers <= {model.num_hidden_layers} (the model's layers) must hold, but got {config.unfrozen_layers}"]
+        return []
+
+    def apply(self, model: nn.Module, config: StrategyConfig, task: Task, *, quantized: bool = False) -> nn.Module:
+        trained = self.declared_trainable(model, config)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in trained)
+        return model
+
+    def declared_trainable(self, model: nn.Module, config: StrategyConfig) -> set[str]:
+        from advisor.core.errors import InputError
+        from advisor.strategies.targets import backbone_layers, final_norms, head_modules
+
+        layers_name, layers = backbone_layers(model)
+        count = config.unfrozen_layers or DEFAULT_UNFROZEN_LAYERS
+        if count > len(layers):
+            raise InputError(
+                f"unfrozen_layers must be at most the model's {len(layers)} layers, but got {count}",
+                fix=f"use 1 to {len(layers)}, or full fine-tuning",
+            )
+        owners = [f"{layers_name}.{index}" for index in range(len(layers) - count, len(layers))]
+        owners += final_norms(model)
+        if not _is_language_model(model):
+            owners += head_modules(model)
+        return {name for name, _ in model.named_parameters() if any(name.startswith(f"{owner}.") for owner in owners)}
+
+
+def _is_language_model(model: nn.Module) -> bool:
+    getter = getattr(model, "get_output_embeddings", None)
+    return getter is not None and getter() is not None

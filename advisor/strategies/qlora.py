@@ -1,0 +1,40 @@
+"""QLoRA: LoRA on weights stored in 4 bits (Dettmers et al. 2023, arXiv:2305.14314)."""
+
+from __future__ import annotations
+
+from advisor.core.model import ModelSpec
+from advisor.core.strategy import Quantization, StrategyConfig
+from advisor.strategies.lora import Lora
+
+
+class QLora(Lora):
+    """LoRA on NF4 weights with double quantisation.
+
+    The head, the embeddings and the norms stay as they are. ``peft.prepare_model_for_kbit_training`` is not applied: it
+    up-casts everything that is not quantised to float32, which for a 7B decoder costs more than the adapters and their
+    optimizer together and is not needed under mixed precision.
+    """
+
+    name = "qlora"
+    title = "QLoRA"
+    defaults_source = (
+        "NF4, double quantisation, all linear layers: Dettmers et al. 2023, sections 3 and 4; rank, alpha, dropout and "
+        "learning rate as LoRA (their 2e-4 for 7B and 13B)"
+    )
+
+    def quantization(self, config: StrategyConfig, *, device_type: str) -> Quantization | None:
+        return Quantization(compute_dtype=_compute_dtype(device_type))
+
+    def default_config(self, model: ModelSpec) -> StrategyConfig:
+        return super().default_config(model)
+
+
+def _compute_dtype(device_type: str) -> str:
+    """float32 on CPU; on CUDA bfloat16 where the device has it (compute capability 8.0 and up), else float16."""
+    if device_type != "cuda":
+        return "float32"
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0):
+        return "float16"
+    return "bfloat16"

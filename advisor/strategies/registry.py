@@ -1,0 +1,65 @@
+"""Name -> strategy. Built-ins and the entry points of other packages go the same way.
+
+A package adds a method with one line in its ``pyproject.toml``::
+
+    [project.entry-points."advisor.strategies"]
+    my_method = "my_package.my_method:MyMethod"
+"""
+
+from __future__ import annotations
+
+import difflib
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+
+from advisor.core.errors import InputError
+from advisor.strategies.base import Strategy
+
+ENTRY_POINT_GROUP = "advisor.strategies"
+
+_BUILT_IN = {
+    "full": "full:FullFineTuning",
+    "partial": "partial:PartialFineTuning",
+    "head": "head:HeadOnly",
+    "lora": "lora:Lora",
+    "high_rank_lora": "high_rank_lora:HighRankLora",
+    "hira": "hira:Hira",
+    "sparse_lora": "sparse_lora:SparseLora",
+    "qlora": "qlora:QLora",
+    "ia3": "ia3:IA3",
+    "peft": "peft:AnyPeft",
+}
+
+
+@cache
+def _entry_points() -> dict[str, EntryPoint]:
+    """Entry points by name; a built-in name cannot be taken over by another package."""
+    found = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    built_in = {name: EntryPoint(name, f"advisor.strategies.{value}", ENTRY_POINT_GROUP) for name, value in _BUILT_IN.items()}
+    return built_in | {name: point for name, point in found.items() if name not in built_in}
+
+
+def strategy_names() -> tuple[str, ...]:
+    """All registered methods, built-ins first."""
+    return tuple(_entry_points())
+
+
+@cache
+def get_strategy(name: str) -> Strategy:
+    """The method of that name.
+
+    Raises:
+        InputError: no such method (with near matches), or another package's entry point is broken.
+    """
+    point = _entry_points().get(name)
+    if point is None:
+        near = difflib.get_close_matches(name, strategy_names(), n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(strategy_names())}"
+        raise InputError(f"there is no strategy {name!r}", fix=hint)
+    try:
+        strategy = point.load()()
+    except (ImportError, AttributeError, TypeError) as failure:
+        raise InputError(f"the strategy {name!r} could not be loaded from {point.value}: {failure}") from failure
+    if not isinstance(strategy, Strategy):
+        raise InputError(f"the strategy {name!r} must be a subclass of advisor.strategies.Strategy, but {point.value} is not")
+    return strategy

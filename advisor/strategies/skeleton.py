@@ -1,0 +1,108 @@
+"""The model's module tree without weights: configuration, the transformers class of the task, and a build on meta."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from advisor.core.errors import ModelError
+from advisor.core.model import ModelSpec, Task
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedConfig
+
+
+def auto_class(task: Task) -> Any:
+    """The transformers auto class that puts the task's head on a backbone."""
+    import transformers
+
+    return {
+        "sequence-classification": transformers.AutoModelForSequenceClassification,
+        "causal-lm": transformers.AutoModelForCausalLM,
+        "masked-lm": transformers.AutoModelForMaskedLM,
+    }[task]
+
+
+def model_config(spec: ModelSpec, *, num_hidden_layers: int | None = None) -> PreTrainedConfig:
+    """The transformers configuration of ``spec``, prepared for training.
+
+    ``use_cache`` is off (a key-value cache only costs memory in training), a missing pad token becomes the end-of-text
+    token (decoders that classify read the last token that is not padding).
+
+    Args:
+        num_hidden_layers: Overrides the depth.
+    """
+    config = _parse_config(spec)
+    text = config.get_text_config()
+    if spec.task == "sequence-classification":
+        config.num_labels = spec.num_labels
+        if config.pad_token_id is None:
+            end = text.eos_token_id
+            config.pad_token_id = (end[0] if isinstance(end, list) else end) if end is not None else 0
+    if hasattr(config, "use_cache"):
+        config.use_cache = False
+    if num_hidden_layers is not None:
+        _set_depth(text, num_hidden_layers)
+    return config
+
+
+def _parse_config(spec: ModelSpec) -> PreTrainedConfig:
+    from transformers import AutoConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    if spec.trust_remote_code and "auto_map" in spec.config:
+        return AutoConfig.from_pretrained(spec.source, trust_remote_code=True, revision=spec.revision)
+    values = {key: value for key, value in spec.config.items() if key != "quantization_config"}
+    return CONFIG_MAPPING[spec.model_type].from_dict(values)
+
+
+def _set_depth(config: Any, num_hidden_layers: int) -> None:
+    """Depth under the architecture's own name (``n_layer``, ``n_layers``, ``num_layers``), and per-layer lists with it."""
+    config.num_hidden_layers = num_hidden_layers
+    layer_types = getattr(config, "layer_types", None)
+    if isinstance(layer_types, list):
+        config.layer_types = (layer_types * num_hidden_layers)[:num_hidden_layers]
+
+
+def build_skeleton(spec: ModelSpec) -> nn.Module:
+    """The model on the meta device: all modules and shapes, no memory. Cached; do not change it.
+
+    Raises:
+        ModelError: transformers has no such head for the architecture, or cannot build it.
+    """
+    return _build_skeleton(json.dumps(spec.config, sort_keys=True), spec.task, _Key(spec))
+
+
+class _Key:
+    """Carries the spec past the cache, which looks at configuration and task only."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+
+    def __hash__(self) -> int:
+        return hash((self.spec.num_labels, self.spec.model_type, self.spec.trust_remote_code))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and hash(self) == hash(other)
+
+
+@lru_cache(maxsize=16)
+def _build_skeleton(config_json: str, task: Task, key: _Key) -> nn.Module:
+    import torch
+
+    config = model_config(key.spec)
+    try:
+        with torch.device("meta"):
+            built: nn.Module = auto_class(task).from_config(config, trust_remote_code=key.spec.trust_remote_code)
+    except ValueError as failure:
+        if "Unrecognized configuration class" in str(failure):
+            raise ModelError(
+                f"the task {task} needs an architecture with such a head, but transformers has none for {key.spec.model_type!r}",
+                fix="choose another task or model",
+            ) from None
+        raise ModelError(f"transformers cannot build {key.spec.model_type!r} from its configuration: {failure}") from failure
+    except Exception as failure:
+        raise ModelError(f"transformers cannot build {key.spec.model_type!r} from its configuration: {failure}") from failure
+    return built

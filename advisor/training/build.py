@@ -1,0 +1,203 @@
+"""The one way to build what is trained: model, adapter, 4-bit weights, checkpointing.
+
+The run and the cost model both call ``build_model``, so that what is predicted is what is executed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from advisor.core.errors import InputError, ModelError
+from advisor.core.model import ModelSpec
+from advisor.core.plan import ExecutionPlan
+from advisor.core.strategy import Quantization, StrategyConfig
+from advisor.strategies import get_strategy
+from advisor.strategies.base import Strategy
+from advisor.strategies.skeleton import auto_class, build_skeleton, model_config
+from advisor.strategies.targets import backbone_linears, head_linears, head_modules
+from advisor.training.hub import forbid_kernel_downloads
+
+
+def build_model(
+    spec: ModelSpec,
+    strategy: StrategyConfig,
+    execution: ExecutionPlan,
+    *,
+    device: str = "cpu",
+    empty: bool = False,
+    num_hidden_layers: int | None = None,
+) -> nn.Module:
+    """Build the model to train, in training mode.
+
+    Args:
+        device: Where the weights go.
+        empty: Build from the configuration alone, without reading or initialising weights. Works under a
+            ``FakeTensorMode`` and a ``torch.device`` context that the caller has entered.
+        num_hidden_layers: Overrides the depth (``empty`` or a source without weights only).
+
+    Returns:
+        A transformers model, or a PEFT model around one. A bare configuration that is not ``empty`` is initialised at
+        random, from the seed that the caller has set.
+
+    Raises:
+        ModelError, InputError: the model or the method cannot be built.
+    """
+    method = get_strategy(strategy.method)
+    base = build_base(spec, strategy, execution, device=device, empty=empty, num_hidden_layers=num_hidden_layers)
+    quantized = bool(getattr(base, "is_loaded_in_4bit", False))
+    model = method.apply(base, strategy, spec.task, quantized=quantized)
+    if execution.gradient_checkpointing:
+        _enable_checkpointing(base, method)
+    model.train()
+    return model
+
+
+def build_base(
+    spec: ModelSpec,
+    strategy: StrategyConfig,
+    execution: ExecutionPlan,
+    *,
+    device: str = "cpu",
+    empty: bool = False,
+    num_hidden_layers: int | None = None,
+) -> nn.Module:
+    """The model before the method is applied, quantised if the method asks for it."""
+    forbid_kernel_downloads()
+    quantization = _quantization(strategy, execution, device)
+    options: dict[str, Any] = {
+        "dtype": getattr(torch, execution.dtype),
+        "attn_implementation": execution.attn_implementation,
+        "trust_remote_code": spec.trust_remote_code,
+    }
+    try:
+        if empty or spec.kind == "config":
+            model = _from_config(spec, options, quantization, device, empty, num_hidden_layers)
+        else:
+            model = _from_weights(spec, options, quantization, device)
+    except (ValueError, ImportError, OSError) as failure:
+        raise ModelError(f"{spec.source} cannot be built with {execution.attn_implementation}, {execution.dtype}: {failure}") from failure
+    if quantization is not None:
+        from advisor.training.quantization import keep_unpacked_on_cpu
+
+        keep_unpacked_on_cpu(model)
+    return model
+
+
+def load_trained(spec: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, directory: Path, *, device: str = "cpu") -> nn.Module:
+    """What a run saved in ``directory``, in evaluation mode."""
+    base = build_base(spec, strategy, execution, device=device)
+    return get_strategy(strategy.method).load(base, directory, strategy, spec.task).to(device)
+
+
+def _quantization(strategy: StrategyConfig, execution: ExecutionPlan, device: str) -> Quantization | None:
+    """The method's 4-bit storage; on CUDA it computes in the data type that the plan computes in."""
+    device_type = torch.device(device).type
+    wanted = get_strategy(strategy.method).quantization(strategy, device_type=device_type)
+    if wanted is None or device_type == "cpu":
+        return wanted
+    compute_dtype = {"bf16": "bfloat16", "fp16": "float16", "none": execution.dtype}[execution.amp]
+    return replace(wanted, compute_dtype=compute_dtype)
+
+
+def _from_config(
+    spec: ModelSpec,
+    options: dict[str, Any],
+    quantization: Quantization | None,
+    device: str,
+    empty: bool,
+    num_hidden_layers: int | None,
+) -> nn.Module:
+    config = model_config(spec, num_hidden_layers=num_hidden_layers)
+    if empty:
+        with _without_initialisation(), _without_kernel_checks():
+            model: nn.Module = auto_class(spec.task).from_config(config, **options)
+            model.tie_weights()  # type: ignore[operator]
+    else:
+        model = auto_class(spec.task).from_config(config, **options).to(device)
+    if quantization is not None:
+        from advisor.training.quantization import quantize_linears
+
+        quantize_linears(model, quantization, quantizable_linears(model))
+    return model
+
+
+def quantizable_linears(model: nn.Module) -> tuple[str, ...]:
+    """Linear layers that 4-bit storage replaces: all but the head and the output projection."""
+    kept = set(head_linears(model))
+    return tuple(name for name in backbone_linears(model) if name not in kept)
+
+
+def _from_weights(spec: ModelSpec, options: dict[str, Any], quantization: Quantization | None, device: str) -> nn.Module:
+    if not spec.has_weights:
+        raise ModelError(f"training needs weights, but {spec.source} has none", fix="name a folder or hub id with weights")
+    source = str(Path(spec.source).expanduser()) if spec.kind != "hub" else spec.source
+    options |= {"config": model_config(spec), "revision": spec.revision or "main", "ignore_mismatched_sizes": True}
+    if spec.kind == "gguf":
+        from transformers import GgufConfig
+
+        path = Path(source)
+        source, options["gguf_file"] = str(path.parent), path.name
+        options["quantization_config"] = GgufConfig(dequantize=True)
+    else:
+        options["use_safetensors"] = None if spec.allow_pickle else True
+    quantize_after = quantization is not None and spec.kind == "gguf"
+    if quantization is not None and not quantize_after:
+        from advisor.training.quantization import bitsandbytes_config
+
+        skeleton = build_skeleton(spec)
+        skip = dict.fromkeys([*head_modules(skeleton), *head_linears(skeleton)])
+        options |= {"quantization_config": bitsandbytes_config(quantization, skip), "device_map": {"": device}}
+    model: nn.Module = auto_class(spec.task).from_pretrained(source, **options)
+    if quantize_after and quantization is not None:
+        from advisor.training.quantization import quantize_linears
+
+        quantize_linears(model, quantization, quantizable_linears(model))
+    return model if getattr(model, "is_loaded_in_4bit", False) else model.to(device)
+
+
+def _enable_checkpointing(base: Any, method: Strategy) -> None:
+    """Non-reentrant checkpointing of every layer.
+
+    transformers makes the embeddings' output require gradients with it, which only reentrant checkpointing needs. Where
+    the first layers are frozen and hold no adapter this would run a backward pass through all of them for nothing.
+    """
+    if not base.supports_gradient_checkpointing:
+        raise InputError(f"{type(base).__name__} does not support gradient checkpointing", fix="plan without it")
+    enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+    if not method.backpropagates_to_inputs:
+        base.disable_input_require_grads()
+
+
+@contextlib.contextmanager
+def _without_initialisation() -> Iterator[None]:
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights():
+        yield
+
+
+@contextlib.contextmanager
+def _without_kernel_checks() -> Iterator[None]:
+    """Let a model be built for an attention kernel whose package is not installed here; its step is never executed."""
+    from transformers import PreTrainedModel
+
+    original = PreTrainedModel._check_and_adjust_attn_implementation
+
+    def accept(self: Any, attn_implementation: str | None, *args: Any, **kwargs: Any) -> str:
+        if attn_implementation == "flash_attention_2" and self._supports_flash_attn:
+            return attn_implementation
+        return original(self, attn_implementation, *args, **kwargs)
+
+    PreTrainedModel._check_and_adjust_attn_implementation = accept  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        PreTrainedModel._check_and_adjust_attn_implementation = original  # type: ignore[method-assign]

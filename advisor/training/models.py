@@ -1,0 +1,155 @@
+"""Looking at a model without loading it: a local folder, a bare ``config.json``, a hub id, or a GGUF file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from advisor.core.errors import ModelError
+from advisor.core.model import TASKS, ModelSpec, SourceKind, Task
+from advisor.core.serialization import read_json
+from advisor.training.hub import forbid_kernel_downloads
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def inspect_model(
+    source: str,
+    task: Task,
+    *,
+    num_labels: int = 2,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    revision: str | None = None,
+) -> ModelSpec:
+    """Read a model's configuration, check its weights' files, and count its parameters on the meta device.
+
+    Args:
+        source: Folder, ``config.json``, hub id or GGUF file. A path that exists is never taken for a hub id.
+        num_labels: Classes of the classification head.
+        trust_remote_code: Allow Python code that comes with the model.
+        allow_pickle: Allow weights that are only there as pickles, which can execute code when loaded.
+
+    Raises:
+        ModelError: missing, unreadable, not trusted, damaged, or without a head for the task.
+    """
+    forbid_kernel_downloads()
+    from advisor.strategies.skeleton import build_skeleton
+    from advisor.training.sources import read_source
+
+    if task not in TASKS:
+        raise ModelError(f"the task must be one of {', '.join(TASKS)}, but got {task!r}")
+    kind = source_kind(source)
+    found = read_source(source, kind, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, revision=revision)
+    draft = ModelSpec(
+        source=source,
+        kind=kind,
+        task=task,
+        config=found.config,
+        model_type=found.config["model_type"],
+        total_parameters=0,
+        hidden_size=0,
+        num_hidden_layers=0,
+        vocab_size=0,
+        max_positions=None,
+        num_labels=num_labels,
+        has_weights=found.has_weights,
+        weights_bytes=found.weights_bytes,
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
+        revision=revision,
+    )
+    return _completed(draft, build_skeleton(draft))
+
+
+def source_kind(source: str) -> SourceKind:
+    """What ``source`` is, by what lies on disk.
+
+    Raises:
+        ModelError: it looks like a path, but nothing is there.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return "folder"
+    if path.is_file():
+        if path.suffix == ".gguf":
+            return "gguf"
+        if path.suffix == ".json":
+            return "config"
+        raise ModelError(
+            f"a model file must be a config.json or a .gguf file, but got {source}",
+            fix="name the folder that holds config.json and the weights",
+        )
+    if source.count("/") > 1 or source.startswith((".", "/", "~")) or path.suffix in (".gguf", ".json", ".safetensors") or not source:
+        raise ModelError(f"there is no model at {source!r}", fix="check the path")
+    return "hub"
+
+
+def _completed(draft: ModelSpec, skeleton: Any) -> ModelSpec:
+    from dataclasses import replace
+
+    text = skeleton.config.get_text_config()
+    return replace(
+        draft,
+        total_parameters=sum(parameter.numel() for parameter in skeleton.parameters()),
+        hidden_size=int(getattr(text, "hidden_size", 0) or 0),
+        num_hidden_layers=int(getattr(text, "num_hidden_layers", 0) or 0),
+        vocab_size=int(getattr(text, "vocab_size", 0) or 0),
+        max_positions=_max_positions(text),
+    )
+
+
+def _max_positions(config: Any) -> int | None:
+    """Longest sequence the position table allows; models with rotary or relative positions have no table.
+
+    RoBERTa's table starts behind the padding index: 514 rows hold 512 tokens.
+    """
+    rows = getattr(config, "max_position_embeddings", None)
+    if not isinstance(rows, int) or rows <= 0:
+        return None
+    offset = (config.pad_token_id or 0) + 1 if config.model_type in _OFFSET_POSITIONS else 0
+    return rows - offset
+
+
+_OFFSET_POSITIONS = frozenset(
+    {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "mpnet", "xmod", "data2vec-text", "roberta-prelayernorm", "ibert"}
+)
+
+
+def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
+    """The model's own tokenizer, with a pad token (the end-of-text token where it has none).
+
+    Raises:
+        ModelError: the source has none.
+    """
+    forbid_kernel_downloads()
+    from transformers import AutoTokenizer
+
+    if spec.kind == "config":
+        raise ModelError(
+            f"a tokenizer is needed to measure token lengths, but {spec.source} is a bare configuration",
+            fix="name the model's folder or hub id, or give the lengths",
+        )
+    options: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code, "revision": spec.revision or "main"}
+    folder = spec.source
+    if spec.kind == "gguf":
+        path = Path(spec.source).expanduser()
+        folder, options["gguf_file"] = str(path.parent), path.name
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(os.path.expanduser(folder), **options)
+    except Exception as failure:
+        raise ModelError(
+            f"the model needs its tokenizer, but {spec.source} has none that can be loaded: {_first_line(failure)}",
+            fix="put tokenizer.json and tokenizer_config.json into the model's folder",
+        ) from failure
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:
+        raise ModelError(f"the tokenizer of {spec.source} has neither a pad token nor an end-of-text token to pad with")
+    return tokenizer
+
+
+def _first_line(failure: Exception) -> str:
+    return str(failure).strip().splitlines()[0] if str(failure).strip() else type(failure).__name__

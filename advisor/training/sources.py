@@ -1,0 +1,183 @@
+"""Reading a model's configuration and checking its weight files, without loading them and without executing anything."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from advisor.core.errors import ModelError
+from advisor.core.model import SourceKind
+from advisor.core.serialization import read_json
+
+SAFETENSORS_INDEX = "model.safetensors.index.json"
+PICKLE_PATTERNS = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
+MAX_HEADER_BYTES = 100_000_000
+"""The limit of the safetensors format itself."""
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """What lies at a model's source.
+
+    Attributes:
+        config: Parsed configuration, with ``model_type``.
+        has_weights: Whether weights can be loaded from there.
+        weights_bytes: Their size on disk; 0 when unknown.
+    """
+
+    config: dict[str, Any]
+    has_weights: bool
+    weights_bytes: int
+
+
+def read_source(source: str, kind: SourceKind, *, trust_remote_code: bool, allow_pickle: bool, revision: str | None) -> FoundModel:
+    """Read and check a model's source.
+
+    Raises:
+        ModelError: see ``advisor.training.models.inspect_model``.
+    """
+    path = Path(source).expanduser()
+    if kind == "folder":
+        config = _checked_config(read_json(path / "config.json", what="the model's config.json", error=ModelError), source, trust_remote_code)
+        return FoundModel(config, *_folder_weights(path, allow_pickle))
+    if kind == "config":
+        values = read_json(path, what="the model configuration", error=ModelError)
+        return FoundModel(_checked_config(values, source, trust_remote_code), False, 0)
+    if kind == "gguf":
+        return FoundModel(_gguf_config(path), True, path.stat().st_size)
+    return _hub_model(source, trust_remote_code, allow_pickle, revision)
+
+
+def _checked_config(values: Any, source: str, trust_remote_code: bool) -> dict[str, Any]:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    if not isinstance(values, dict):
+        raise ModelError(f"a model configuration must be a JSON object, but {source} holds a {type(values).__name__}")
+    if "auto_map" in values and not trust_remote_code and values.get("model_type") not in CONFIG_MAPPING:
+        raise ModelError(
+            f"{source} wants to run its own Python code (auto_map in its configuration), which is refused",
+            fix="read that code, then pass --trust-remote-code",
+        )
+    model_type = values.get("model_type")
+    if not isinstance(model_type, str):
+        raise ModelError(f"a model configuration must name its model_type, but {source} does not", fix="use the config.json of the model itself")
+    if model_type not in CONFIG_MAPPING and not trust_remote_code:
+        import difflib
+
+        near = difflib.get_close_matches(model_type, list(CONFIG_MAPPING.keys()), n=3)
+        raise ModelError(
+            f"the model type must be one that transformers knows, but {source} has {model_type!r}",
+            fix=f"did you mean {' or '.join(near)}?" if near else "upgrade transformers, or choose another model",
+        )
+    return values
+
+
+def _folder_weights(folder: Path, allow_pickle: bool) -> tuple[bool, int]:
+    files = _safetensors_files(folder)
+    if files:
+        for file in files:
+            check_safetensors(file)
+        return True, sum(file.stat().st_size for file in files)
+    pickles = sorted({file for pattern in PICKLE_PATTERNS for file in folder.glob(pattern)})
+    if not pickles:
+        return False, 0
+    if not allow_pickle:
+        raise ModelError(
+            f"weights must be safetensors, but {folder} has only pickles ({pickles[0].name}), which can execute code when loaded",
+            fix="convert them to safetensors, or pass --allow-pickle if you trust their author",
+        )
+    return True, sum(file.stat().st_size for file in pickles)
+
+
+def _safetensors_files(folder: Path) -> list[Path]:
+    index = folder / SAFETENSORS_INDEX
+    if not index.exists():
+        return sorted(folder.glob("model*.safetensors"))
+    values = read_json(index, what="the index of the weights", error=ModelError)
+    shards = sorted(set(values.get("weight_map", {}).values())) if isinstance(values, dict) else []
+    missing = [name for name in shards if not (folder / name).is_file()]
+    if missing or not shards:
+        raise ModelError(
+            f"all shards of {index} must be there, but {', '.join(missing) or 'it names none'} is missing", fix="download the model again"
+        )
+    return [folder / name for name in shards]
+
+
+def check_safetensors(path: Path) -> None:
+    """Check a safetensors file's header against its length, without reading the tensors.
+
+    The format: 8 bytes little-endian header length, a JSON header with each tensor's ``data_offsets``, then the data.
+
+    Raises:
+        ModelError: truncated or damaged.
+    """
+    size = path.stat().st_size
+    damaged = f"{path} must be a whole safetensors file, but "
+    fix = "download or copy the file again"
+    with path.open("rb") as stream:
+        prefix = stream.read(8)
+        if len(prefix) < 8:
+            raise ModelError(f"{damaged}it has only {size} bytes", fix=fix)
+        (header_bytes,) = struct.unpack("<Q", prefix)
+        if header_bytes > min(MAX_HEADER_BYTES, size - 8):
+            raise ModelError(f"{damaged}its header claims {header_bytes} bytes of the file's {size}", fix=fix)
+        try:
+            header = json.loads(stream.read(header_bytes))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as failure:
+            raise ModelError(f"{damaged}its header is damaged ({failure})", fix=fix) from None
+    expected = 8 + header_bytes + max(ends, default=0)
+    if size != expected:
+        raise ModelError(f"{damaged}it has {size} bytes where its header promises {expected}", fix=fix)
+
+
+def _gguf_config(path: Path) -> dict[str, Any]:
+    try:
+        from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+        values: dict[str, Any] = dict(load_gguf_checkpoint(str(path), return_tensors=False)["config"])
+    except ImportError as failure:
+        raise ModelError(f"reading {path} needs the gguf package", fix="pip install 'finetune-advisor[gguf]'") from failure
+    except Exception as failure:
+        raise ModelError(f"{path} must be a whole GGUF file of an architecture that transformers knows: {failure}") from failure
+    return values
+
+
+def _hub_model(source: str, trust_remote_code: bool, allow_pickle: bool, revision: str | None) -> FoundModel:
+    from transformers import PreTrainedConfig
+
+    try:
+        values, _ = PreTrainedConfig.get_config_dict(source, revision=revision or "main")
+    except Exception as failure:
+        raise ModelError(
+            f"{source!r} is neither a path here nor a model that can be reached: {str(failure).strip().splitlines()[0]}",
+            fix="check the name; offline, name a local folder or a model that is in the cache",
+        ) from None
+    config = _checked_config({k: v for k, v in values.items() if k != "_commit_hash"}, source, trust_remote_code)
+    return FoundModel(config, *_hub_weights(source, allow_pickle, revision))
+
+
+def _hub_weights(source: str, allow_pickle: bool, revision: str | None) -> tuple[bool, int]:
+    """Weights on the hub, by its file list; offline by what is in the cache."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        siblings = HfApi().model_info(source, revision=revision, files_metadata=True).siblings or []
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError):
+        cached = [try_to_load_from_cache(source, name, revision=revision) for name in ("model.safetensors", SAFETENSORS_INDEX)]
+        folder = next((Path(file).parent for file in cached if isinstance(file, str)), None)
+        return _folder_weights(folder, allow_pickle) if folder else (False, 0)
+    sizes = {file.rfilename: file.size or 0 for file in siblings}
+    safe = [name for name in sizes if name.endswith(".safetensors") and "/" not in name]
+    pickles = [name for name in sizes if name.endswith((".bin", ".pt", ".pth")) and "/" not in name]
+    if not safe and pickles and not allow_pickle:
+        raise ModelError(
+            f"weights must be safetensors, but {source} has only pickles ({pickles[0]}), which can execute code when loaded",
+            fix="choose a revision with safetensors, or pass --allow-pickle if you trust their author",
+        )
+    chosen = safe or pickles
+    return bool(chosen), sum(sizes[name] for name in chosen)
