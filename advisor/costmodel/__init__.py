@@ -1,0 +1,1 @@
+"""Predicts memory, time and quality of one configuration, each with an interval and what it rests on."""

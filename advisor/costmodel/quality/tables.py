@@ -1,0 +1,96 @@
+"""Published comparisons of methods, as they are stored: what the quality prior is estimated from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from advisor.core.serialization import from_dict, read_json
+from advisor.core.store import resource_dir
+
+TaskType = Literal["classification", "generation", "language-modelling"]
+REFERENCE_METHOD = "full"
+"""Gaps are counted from full fine-tuning: the only method that every other one tries to equal."""
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One published figure.
+
+    Attributes:
+        method: Registry name of the strategy.
+        value: In the table's metric.
+        detail: Rank, learning rate, or why the row is left out.
+        used: Whether the prior rests on it; rows that compare unlike with unlike are kept but left out.
+    """
+
+    method: str
+    value: float
+    detail: str
+    used: bool
+
+
+@dataclass(frozen=True)
+class PublishedTable:
+    """Methods beside each other on one model and one task.
+
+    Attributes:
+        id: Name in this collection.
+        source, where, licence: Where the figures can be checked.
+        study: Tables of one study share its habits (learning rates, who measured), hence one common error.
+        task, task_type: What was learned.
+        num_labels, majority_share: Of a classification task, else ``None``.
+        model, total_parameters: The backbone.
+        metric: ``"accuracy"`` and ``"score"`` in points (0-100), ``"nll"`` in nats per token (lower is better).
+        eval_items, train_rows: Sizes, where known.
+        caveat: What is wrong with the comparison, when something is.
+        rows: One per method.
+    """
+
+    id: str
+    source: str
+    where: str
+    licence: str
+    study: str
+    task: str
+    task_type: TaskType
+    num_labels: int | None
+    majority_share: float | None
+    model: str
+    total_parameters: int
+    metric: Literal["accuracy", "score", "nll"]
+    eval_items: int | None
+    train_rows: int | None
+    caveat: str | None
+    rows: tuple[TableRow, ...]
+
+
+@dataclass(frozen=True)
+class SeedNoise:
+    """Standard deviation between runs that differ only in their seed, in points."""
+
+    sd_points: float
+    source: str
+
+
+@dataclass(frozen=True)
+class PublishedTables:
+    """The whole collection."""
+
+    schema_version: int
+    description: str
+    seed_noise: SeedNoise
+    notes: tuple[str, ...]
+    tables: tuple[PublishedTable, ...]
+
+
+@lru_cache(maxsize=1)
+def load_tables() -> PublishedTables:
+    """The collection that ships with the advisor (``calibration/quality-prior.json``).
+
+    Raises:
+        InputError: the installed file is damaged.
+    """
+    path = resource_dir("calibration") / "quality-prior.json"
+    return from_dict(PublishedTables, read_json(path, what="the quality prior"), what=str(path))

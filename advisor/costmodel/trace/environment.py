@@ -1,0 +1,109 @@
+"""Makes fake tensors behave like the device a step will really run on, and undoes it afterwards.
+
+Two semantics: ``cpu`` (plain CPU fakes decompose exactly as the CPU does) and ``cuda`` (the operators that CUDA would run).
+For the latter a machine with a GPU uses fake ``cuda`` tensors; elsewhere a Python-only device stands in (``cuda_standin``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from advisor.costmodel.trace.attention import CudaAttention
+
+
+def tracing_device_type(semantics: str) -> str:
+    """The device type that fake tensors carry: ``"cpu"``, ``"cuda"``, or the stand-in's name."""
+    if semantics == "cpu":
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    from advisor.costmodel.trace import cuda_standin
+
+    return cuda_standin.register()
+
+
+@contextlib.contextmanager
+def fake_device(semantics: str, compute_capability: tuple[int, int] | None) -> Iterator[str]:
+    """Enter fake mode on the right device; yields its device type.
+
+    Args:
+        semantics: ``"cpu"`` or ``"cuda"``.
+        compute_capability: Of the CUDA device; decides which attention kernel runs.
+    """
+    device_type = tracing_device_type(semantics)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_quiet())
+        for patch in _patches(device_type):
+            stack.enter_context(patch)
+        if semantics == "cuda":
+            attention = CudaAttention(device_type, compute_capability or (8, 0))
+            stack.enter_context(patched(torch.nn.functional, "scaled_dot_product_attention", attention))
+        # The engine's device threads were counted at the first backward of the process, perhaps before the stand-in was there.
+        stack.enter_context(torch.autograd.set_multithreading_enabled(False))
+        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        stack.enter_context(torch.device(device_type))
+        yield device_type
+
+
+def _patches(device_type: str) -> Iterator[Any]:
+    """What stands between the libraries and fake tensors; each is undone when the trace ends."""
+    import transformers.masking_utils
+
+    # PEFT deep-copies the head: its parameters' fake mode must not be cloned with it.
+    yield patched(FakeTensorMode, "__deepcopy__", lambda self, memo: self)
+    # Module.to() swaps tensors, which a weak reference (ours) forbids.
+    yield patched(torch.utils, "swap_tensors", _swap_or_assign(torch.utils.swap_tensors))
+    # Under a dispatch mode transformers believes it is being exported and keeps a mask it would really drop.
+    if hasattr(transformers.masking_utils, "is_tracing"):
+        yield patched(transformers.masking_utils, "is_tracing", lambda *_: False)
+    if device_type not in ("cpu", "cuda"):
+        # torch.tensor(...) must not be materialised on a device that has no memory.
+        yield patched(FakeTensorMode, "avoid_device_init", property(lambda self: True))
+
+
+@contextlib.contextmanager
+def patched(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Replace one attribute for the length of a ``with`` block."""
+    missing = object()
+    previous = vars(owner).get(name, missing)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if previous is missing:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, previous)
+
+
+def _swap_or_assign(swap: Any) -> Any:
+    def swapped(first: torch.Tensor, second: torch.Tensor) -> None:
+        if first.device.type == second.device.type and first.dtype == second.dtype:
+            return
+        try:
+            swap(first, second)
+        except RuntimeError:
+            first.data = second.data
+            first.fake_device = second.fake_device  # type: ignore[attr-defined]
+
+    return swapped
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what libraries say about a model without weights; a trace is not a run."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)

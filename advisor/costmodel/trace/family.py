@@ -1,0 +1,217 @@
+"""One configuration at every batch, length and rank: a few traces of the same step, fitted symbolically."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from advisor.core.errors import UntraceableError
+from advisor.costmodel.trace.ops import TracedOp
+from advisor.costmodel.trace.recorder import Recording
+from advisor.costmodel.trace.step import StepTrace, TraceRequest, TraceSession
+from advisor.costmodel.trace.symbolic import Shape, SymbolicSizes, UnfitError, fit_sizes
+from advisor.costmodel.trace.temporaries import hidden_bytes
+
+PHASES = ("weights", "states", "first_forward", "first_backward", "forward", "backward", "optimizer", "evaluation")
+KINDS = ("weight", "optimizer_state", "gradient", "activation", "temporary")
+SAMPLED = ((3, 40, 5), (5, 24, 11), (2, 104, 5), (7, 56, 11))
+"""Shapes that determine the formulas: no two share a ratio, lengths are multiples of 8, two ranks need two builds."""
+
+
+@dataclass(frozen=True)
+class EventLog:
+    """Allocations and frees of one depth at one shape.
+
+    Attributes:
+        signs: +1 allocation, -1 free.
+        storages: Storage number of each event.
+        phases: Index into ``PHASES`` of each event.
+        sizes_bytes: By storage number.
+        kinds: Index into ``KINDS`` by storage number.
+    """
+
+    signs: npt.NDArray[np.int64]
+    storages: npt.NDArray[np.int64]
+    phases: npt.NDArray[np.int64]
+    sizes_bytes: npt.NDArray[np.int64]
+    kinds: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TraceFamily:
+    """Symbolic form of one (configuration, depth): evaluate with ``events`` and ``operators``."""
+
+    signs: npt.NDArray[np.int64]
+    storages: npt.NDArray[np.int64]
+    phases: npt.NDArray[np.int64]
+    kinds: npt.NDArray[np.int64]
+    storage_sizes: SymbolicSizes
+    kernel_rules: tuple[tuple[int, str, int, int], ...]
+    kernel_sizes: SymbolicSizes
+    operator_names: tuple[str, ...]
+    operator_phases: tuple[str, ...]
+    operator_dtypes: tuple[str, ...]
+    operator_sizes: SymbolicSizes
+    operator_slices: tuple[tuple[int, int, int], ...]
+    trainable: SymbolicSizes
+    total: SymbolicSizes
+
+    def events(self, shape: Shape) -> EventLog:
+        """The allocation events at ``shape``."""
+        sizes = self.storage_sizes(shape)
+        numbers = self.kernel_sizes(shape)
+        for first, rule, start, stop in self.kernel_rules:
+            hidden = hidden_bytes(rule, [int(n) for n in numbers[start:stop]])
+            sizes[first : first + len(hidden)] = hidden
+        return EventLog(self.signs, self.storages, self.phases, sizes, self.kinds)
+
+    def operators(self, shape: Shape) -> list[TracedOp]:
+        """The operators at ``shape``, in order, without replay signatures."""
+        values = self.operator_sizes(shape)
+        columns = zip(self.operator_names, self.operator_phases, self.operator_dtypes, self.operator_slices, strict=True)
+        return [
+            TracedOp(
+                name=name,
+                phase=phase,  # type: ignore[arg-type]
+                flops=int(values[start]),
+                read_bytes=int(values[start + 1 : middle].sum()),
+                written_bytes=int(values[middle:stop].sum()),
+                dtype=dtype,
+            )
+            for name, phase, dtype, (start, middle, stop) in columns
+        ]
+
+    def trainable_parameters(self, rank: int) -> int:
+        return int(self.trainable((1, 1, rank))[0])
+
+    def total_parameters(self, rank: int) -> int:
+        return int(self.total((1, 1, rank))[0])
+
+
+def trace_family(request: TraceRequest, *, fixed_batch: int | None = None, ragged: bool = False) -> TraceFamily:
+    """Trace a few shapes of ``request`` and fit them.
+
+    Args:
+        request: The configuration; its own batch, length and rank do not matter.
+        fixed_batch: Batch 1 is a regime of its own; give 1 for it.
+        ragged: Lengths that are not a multiple of 8 are a regime of their own.
+
+    Raises:
+        UntraceableError: a step cannot be traced, or its sizes follow no formula.
+    """
+    ranked = request.strategy.rank is not None and request.strategy.method != "peft"
+    shapes = _sampled_shapes(request, ranked, fixed_batch, ragged)
+    traces: dict[Shape, StepTrace] = {}
+    for rank in sorted({rank for _, _, rank in shapes}):
+        strategy = dataclasses.replace(request.strategy, rank=rank) if ranked else request.strategy
+        with TraceSession(dataclasses.replace(request, strategy=strategy)) as session:
+            for shape in shapes:
+                if shape[2] == rank:
+                    traces[shape] = session.trace(shape[0], shape[1])
+    try:
+        return _fit(traces)
+    except UnfitError as failure:
+        raise UntraceableError(
+            f"the step of {request.model.model_type} with {request.strategy.method} changes with its shape: {failure}",
+            fix="name one exact shape (advisor predict --micro-batch-size … --seq-length …)",
+        ) from failure
+
+
+def _sampled_shapes(request: TraceRequest, ranked: bool, fixed_batch: int | None, ragged: bool) -> list[Shape]:
+    limit = request.model.max_positions or 1 << 30
+    shapes = list(SAMPLED if ranked else SAMPLED[:3])
+    if ragged:
+        shapes = [(batch, length + odd, rank) for (batch, length, rank), odd in zip(shapes, (1, 3, -3, 2), strict=False)]
+    if limit < max(length for _, length, _ in shapes):
+        shorter = (16, 8, 32, 24)
+        shapes = [(batch, min(short, limit), rank) for (batch, _, rank), short in zip(shapes, shorter, strict=False)]
+    return [(fixed_batch or batch, length, rank if ranked else 1) for batch, length, rank in shapes]
+
+
+def _fit(traces: dict[Shape, StepTrace]) -> TraceFamily:
+    shapes = list(traces)
+    recordings = [trace.recording for trace in traces.values()]
+    first = recordings[0]
+    logs = [_canonical_events(recording) for recording in recordings]
+    if any(log != logs[0] for log in logs) or any(not _same_operators(first, other) for other in recordings):
+        raise UnfitError("it runs different operators or allocations at different shapes")
+    events = np.array(logs[0], dtype=np.int64).reshape(-1, 3)
+    rules, hidden = _kernel_rules(first)
+    storage_sizes = [
+        [0 if number in hidden else storage.size_bytes for number, storage in enumerate(recording.storages)]
+        for recording in recordings
+    ]
+    kernel_sizes = [[n for _, call in recording.kernel_calls for n in call.sizes] for recording in recordings]
+    return TraceFamily(
+        signs=events[:, 0],
+        storages=events[:, 1],
+        phases=events[:, 2],
+        kinds=np.array([KINDS.index(storage.kind) for storage in first.storages], dtype=np.int64),
+        storage_sizes=_fit_columns(storage_sizes, shapes),
+        kernel_rules=rules,
+        kernel_sizes=_fit_columns(kernel_sizes, shapes),
+        operator_names=tuple(operator.name for operator in first.operators),
+        operator_phases=tuple(operator.phase for operator in first.operators),
+        operator_dtypes=tuple(operator.dtype for operator in first.operators),
+        operator_sizes=_fit_columns([_operator_values(recording) for recording in recordings], shapes),
+        operator_slices=_operator_slices(first),
+        trainable=_fit_columns([[trace.trainable_parameters] for trace in traces.values()], shapes),
+        total=_fit_columns([[trace.total_parameters] for trace in traces.values()], shapes),
+    )
+
+
+def _kernel_rules(recording: Recording) -> tuple[tuple[tuple[int, str, int, int], ...], set[int]]:
+    """``(first storage, rule, slice of the rule's numbers)`` of each kernel call, and all storages they own."""
+    rules, hidden, offset = [], set(), 0
+    for start, call in recording.kernel_calls:
+        rules.append((start, call.rule, offset, offset + len(call.sizes)))
+        offset += len(call.sizes)
+        hidden.update(range(start, start + len(hidden_bytes(call.rule, call.sizes))))
+    return tuple(rules), hidden
+
+
+def _operator_slices(recording: Recording) -> tuple[tuple[int, int, int], ...]:
+    """Where each operator's FLOPs, reads and writes lie in the flat vector: ``(start, first write, stop)``."""
+    slices, position = [], 0
+    for operator in recording.operators:
+        middle = position + 1 + len(operator.read_bytes)
+        stop = middle + len(operator.written_bytes)
+        slices.append((position, middle, stop))
+        position = stop
+    return tuple(slices)
+
+
+def _fit_columns(samples: list[list[int]], shapes: list[Shape]) -> SymbolicSizes:
+    return fit_sizes(np.array(samples, dtype=np.int64).reshape(len(shapes), -1).T, shapes)
+
+
+def _operator_values(recording: Recording) -> list[int]:
+    return [n for op in recording.operators for n in (op.flops, *op.read_bytes, *op.written_bytes)]
+
+
+def _same_operators(first: Recording, other: Recording) -> bool:
+    def outline(recording: Recording) -> list[tuple[str, str, int, int]]:
+        return [(op.name, op.phase, len(op.read_bytes), len(op.written_bytes)) for op in recording.operators]
+
+    return outline(first) == outline(other)
+
+
+def _canonical_events(recording: Recording) -> list[tuple[int, int, int]]:
+    """Events with the frees of one run in a fixed order: the order inside a run changes nothing and is not stable."""
+    canonical: list[tuple[int, int, int]] = []
+    frees: list[tuple[int, int, int]] = []
+    for sign, storage, phase in recording.events:
+        if sign > 0:
+            canonical.extend(sorted(frees, key=_free_order))
+            frees = []
+            canonical.append((sign, storage, PHASES.index(phase)))
+        else:
+            frees.append((sign, storage, PHASES.index(phase)))
+    return canonical + sorted(frees, key=_free_order)
+
+
+def _free_order(event: tuple[int, int, int]) -> tuple[int, int]:
+    return event[2], event[1]

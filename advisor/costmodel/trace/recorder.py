@@ -1,0 +1,196 @@
+"""Records what a step does: every operator it dispatches, and every storage it allocates and frees.
+
+The recorder is a dispatch mode above the fake-tensor mode. Storages are watched through weak references, so a free is
+recorded at the moment the last tensor over it dies, exactly as a real allocator would see it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from advisor.costmodel.trace.ops import encode_signature
+from advisor.costmodel.trace.temporaries import KernelCall, hidden_bytes, kernel_call
+
+aten = torch.ops.aten
+
+VIEW_OPERATORS = frozenset(
+    "view _unsafe_view reshape t transpose permute expand slice select unsqueeze squeeze detach alias as_strided split "
+    "split_with_sizes unbind lift_fresh diagonal unfold chunk _reshape_alias view_as_real view_as_complex".split()
+)
+
+
+@dataclass(frozen=True)
+class RecordedOperator:
+    """One dispatched operator at concrete shapes.
+
+    Attributes:
+        name: Schema name with overload, ``"addmm.default"``.
+        phase: Phase of the step it ran in.
+        flops: By torch's registry (2·M·N·K for a matrix product); 0 for operators without an entry.
+        read_bytes, written_bytes: Per tensor; dimensions of stride 0 are read once.
+        dtype: Of the first floating-point input.
+        signature: What ``encode_signature`` made of the call; empty unless asked for.
+    """
+
+    name: str
+    phase: str
+    flops: int
+    read_bytes: tuple[int, ...]
+    written_bytes: tuple[int, ...]
+    dtype: str
+    signature: str = ""
+
+
+@dataclass
+class Storage:
+    """One recorded storage: its size, what it is, and where it was made."""
+
+    size_bytes: int
+    kind: str
+    phase: str
+
+
+@dataclass
+class Recording:
+    """Raw outcome of one traced step.
+
+    Attributes:
+        events: ``(+1 | -1, storage number, phase)`` in program order.
+        kernel_calls: Calls with hidden temporaries, with the number of their first storage.
+    """
+
+    operators: list[RecordedOperator] = field(default_factory=list)
+    events: list[tuple[int, int, str]] = field(default_factory=list)
+    storages: list[Storage] = field(default_factory=list)
+    kernel_calls: list[tuple[int, KernelCall]] = field(default_factory=list)
+
+
+class StepRecorder(TorchDispatchMode):
+    """Watches storages on one device type.
+
+    Args:
+        device_type: Whose storages count.
+        padded: What data-dependent branches see: ``attention_mask.all()`` is ``not padded``.
+        keep_signatures: Keep what is needed to replay each operator on real tensors.
+    """
+
+    def __init__(self, device_type: str, *, padded: bool, keep_signatures: bool = False) -> None:
+        super().__init__()
+        self.device_type = device_type
+        self.padded = padded
+        self.keep_signatures = keep_signatures
+        self.recording = Recording()
+        self.phase = "weights"
+        self._live: dict[int, tuple[int, Any]] = {}
+        self._closed = False
+
+    def close(self) -> None:
+        """Stop recording: what dies afterwards is the trace's own clean-up."""
+        self._closed = True
+
+    def watch(self, tensors: Iterable[Any], kind: str) -> None:
+        """Record the storages of ``tensors`` as allocated now."""
+        for tensor in tensors:
+            if isinstance(tensor, torch.Tensor) and tensor.device.type == self.device_type:
+                self._watch_storage(tensor.untyped_storage(), kind)
+
+    def label(self, tensor: torch.Tensor, kind: str) -> None:
+        """Say what an already recorded storage is (for example a gradient)."""
+        entry = self._live.get(tensor.untyped_storage()._cdata)
+        if entry is not None:
+            self.recording.storages[entry[0]].kind = kind
+
+    def _watch_storage(self, storage: Any, kind: str) -> None:
+        key = storage._cdata
+        if key in self._live or storage.nbytes() == 0:
+            return
+        number = len(self.recording.storages)
+        self.recording.storages.append(Storage(storage.nbytes(), kind, self.phase))
+        self.recording.events.append((+1, number, self.phase))
+
+        def freed(_: Any, key: int = key, number: int = number) -> None:
+            entry = self._live.get(key)
+            if entry is not None and entry[0] == number:
+                del self._live[key]
+            if not self._closed:
+                self.recording.events.append((-1, number, self.phase))
+
+        self._live[key] = (number, weakref.ref(storage, freed))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is aten._local_scalar_dense.default:
+            return self._scalar(args[0])
+        out = func(*args, **kwargs)
+        name = func._schema.name.split("::")[1]
+        outputs = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
+        if name not in VIEW_OPERATORS and self._concerns_device(name, outputs):
+            self._record_operator(func, name, args, kwargs, out, outputs)
+        call = kernel_call(name, args, kwargs, out, self.device_type)
+        numbers = self._allocate_hidden(call) if call is not None else []
+        self.watch(outputs, "activation")
+        self.recording.events.extend((-1, number, self.phase) for number in numbers)
+        return out
+
+    def _allocate_hidden(self, call: KernelCall) -> list[int]:
+        """One storage per slot of the rule, also when it is empty here: another shape may fill it."""
+        first = len(self.recording.storages)
+        sizes = hidden_bytes(call.rule, call.sizes)
+        self.recording.kernel_calls.append((first, call))
+        for size_bytes in sizes:
+            self.recording.events.append((+1, len(self.recording.storages), self.phase))
+            self.recording.storages.append(Storage(size_bytes, "temporary", self.phase))
+        return list(range(first, first + len(sizes)))
+
+    def _scalar(self, tensor: torch.Tensor) -> bool | float | int:
+        """The value a data-dependent branch sees; every tensor is treated as ordinary finite data."""
+        if tensor.dtype == torch.bool:
+            return not self.padded
+        return 1.0 if tensor.dtype.is_floating_point else 1
+
+    def _concerns_device(self, name: str, outputs: list[torch.Tensor]) -> bool:
+        return any(t.device.type == self.device_type for t in outputs) or name.startswith(("_foreach", "_fused"))
+
+    def _record_operator(self, func: Any, name: str, args: Any, kwargs: Any, out: Any, outputs: list[torch.Tensor]) -> None:
+        inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        written = [_touched_bytes(t) for t in outputs]
+        if not outputs and args and isinstance(args[0], list | tuple):
+            written = [_touched_bytes(t) for t in args[0] if isinstance(t, torch.Tensor)]
+        signature = encode_signature(func, args, kwargs) if self.keep_signatures else ""
+        self.recording.operators.append(
+            RecordedOperator(
+                name=f"{name}.{func._overloadname}",
+                phase=self.phase,
+                flops=_flops(func, args, kwargs, out),
+                read_bytes=tuple(_touched_bytes(t) for t in inputs),
+                written_bytes=tuple(written),
+                dtype=next((str(t.dtype).removeprefix("torch.") for t in inputs if t.is_floating_point()), "int"),
+                signature=signature,
+            )
+        )
+
+
+def _flops(func: Any, args: Any, kwargs: Any, out: Any) -> int:
+    if func._schema.name == "bitsandbytes::gemm_4bit":
+        # torch's registry has no entry: activations (…, K) times 4-bit weights of logical shape (N, K).
+        activations, weight_shape = args[0], args[2]
+        return 2 * activations.numel() * int(weight_shape[0])
+    formula = flop_registry.get(func._overloadpacket)
+    return int(formula(*args, **kwargs, out_val=out)) if formula is not None else 0
+
+
+def _touched_bytes(tensor: torch.Tensor) -> int:
+    size = tensor.element_size()
+    for length, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        if stride != 0:
+            size *= int(length)
+    return size
+
