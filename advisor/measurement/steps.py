@@ -1,0 +1,230 @@
+"""A few real steps of a model, method and execution plan on synthetic batches: how long they take and what they hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import tempfile
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+
+from advisor.core.device import DeviceType
+from advisor.core.model import ModelSpec
+from advisor.core.plan import ExecutionPlan
+from advisor.core.strategy import StrategyConfig
+from advisor.measurement.resident import peak_resident_bytes, resident_bytes
+from advisor.measurement.step_profile import ProfiledStep, StepProfiler
+from advisor.training.arguments import training_arguments
+from advisor.training.assembly import assemble_trainer, count_parameters
+from advisor.training.build import build_model
+from advisor.training.callbacks import StepClock
+from advisor.training.synthetic import RepeatedBatch, synthetic_batch
+
+
+@dataclass(frozen=True)
+class StepRequest:
+    """What to run.
+
+    Attributes:
+        model: Weights are loaded when it has them, else drawn at random: time and memory do not depend on their values.
+        seq_length: Padded length of every micro-batch in tokens.
+        steps: Timed optimizer steps, after ``warmup_steps`` that are thrown away.
+        profile_memory: Add one step under the memory profiler (CPU).
+        num_hidden_layers: Builds a shallower or deeper model than the config says.
+    """
+
+    model: ModelSpec
+    strategy: StrategyConfig
+    execution: ExecutionPlan
+    seq_length: int
+    steps: int = 5
+    warmup_steps: int = 2
+    profile_memory: bool = False
+    device_type: DeviceType = "cpu"
+    num_hidden_layers: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} >= {low} must hold, but got {getattr(self, name)}"
+            for name, low in (("steps", 0), ("warmup_steps", 1), ("seq_length", 1))
+            if getattr(self, name) < low
+        ]
+        if self.steps == 0 and not self.profile_memory:
+            problems.append("steps >= 1 or profile_memory must hold, but got neither")
+        if problems:
+            raise ValueError("; ".join(problems))
+
+
+@dataclass(frozen=True)
+class StepMeasurement:
+    """What the steps took.
+
+    Attributes:
+        step_times_s: The timed steps in order, wall clock, synchronised; the warm-up is not among them.
+        allocated_peak_bytes: CUDA: ``max_memory_allocated``; CPU: from the profiled step, ``None`` without one.
+        reserved_peak_bytes: CUDA only.
+        resident_peak_bytes: Largest resident set of the process up to the last timed step.
+        baseline_resident_bytes: Resident set before the model was built.
+        profiled: The profiled step in detail.
+    """
+
+    step_times_s: tuple[float, ...]
+    allocated_peak_bytes: int | None
+    reserved_peak_bytes: int | None
+    resident_peak_bytes: int
+    baseline_resident_bytes: int
+    trainable_parameters: int
+    total_parameters: int
+    profiled: ProfiledStep | None = None
+
+    @property
+    def median_step_s(self) -> float:
+        return statistics.median(self.step_times_s)
+
+    @property
+    def relative_spread(self) -> float:
+        """Half the interquartile range over the median: how far the machine's noise reaches."""
+        if len(self.step_times_s) < 4:
+            return (max(self.step_times_s) - min(self.step_times_s)) / 2 / self.median_step_s
+        quartiles = statistics.quantiles(self.step_times_s, n=4)
+        return (quartiles[2] - quartiles[0]) / 2 / self.median_step_s
+
+
+def measure_steps(request: StepRequest, *, timeout_s: float | None = None) -> StepMeasurement:
+    """Run the steps in a process of their own.
+
+    Raises:
+        RunFailed: out of memory, out of time, or crashed; the message says which.
+        InputError: the model, method and plan do not go together.
+    """
+    from advisor.measurement.isolation import isolated
+
+    return isolated(run_steps, request, timeout_s=timeout_s).unwrap()
+
+
+def run_steps(request: StepRequest) -> StepMeasurement:
+    """Run the steps in this process, through ``Trainer.train()`` on copies of one synthetic batch."""
+    execution = request.execution
+    if execution.num_threads is not None:
+        torch.set_num_threads(execution.num_threads)
+    baseline_bytes = resident_bytes()
+    template = synthetic_batch(
+        request.model, execution.micro_batch_size, request.seq_length, padded=execution.padded, seed=request.seed
+    )
+    timed_steps = request.warmup_steps + request.steps
+    clock, high_water = StepClock(), _HighWater(timed_steps)
+    profiler = StepProfiler(at_step=timed_steps + 1) if request.profile_memory else None
+    callbacks = [clock, high_water, *([profiler] if profiler else [])]
+    counts = _train_on_copies(request, template, timed_steps + (1 if profiler else 0), callbacks)
+    profiled = profiler.result if profiler else None
+    return StepMeasurement(
+        step_times_s=tuple(clock.step_times_s[request.warmup_steps : timed_steps]),
+        allocated_peak_bytes=high_water.allocated_bytes or (profiled.peak_bytes if profiled else None),
+        reserved_peak_bytes=high_water.reserved_bytes,
+        resident_peak_bytes=high_water.resident_bytes,
+        baseline_resident_bytes=baseline_bytes,
+        trainable_parameters=counts[0],
+        total_parameters=counts[1],
+        profiled=profiled,
+    )
+
+
+def profile_step_memory(
+    spec: ModelSpec,
+    strategy: StrategyConfig,
+    execution: ExecutionPlan,
+    seq_length: int,
+    *,
+    num_hidden_layers: int | None = None,
+    seed: int = 0,
+) -> ProfiledStep:
+    """Allocated bytes of one unpatched optimizer step on CPU, in this process, after one step that makes the states.
+
+    Args:
+        spec: Weights are loaded when it has them.
+        seq_length: Padded length of every micro-batch.
+    """
+    request = StepRequest(
+        spec,
+        strategy,
+        execution,
+        seq_length,
+        steps=0,
+        warmup_steps=1,
+        profile_memory=True,
+        num_hidden_layers=num_hidden_layers,
+        seed=seed,
+    )
+    profiled = run_steps(request).profiled
+    if profiled is None:
+        raise RuntimeError("the Trainer ended before the profiled step")
+    return profiled
+
+
+def _train_on_copies(
+    request: StepRequest, template: dict[str, torch.Tensor], steps: int, callbacks: list[TrainerCallback]
+) -> tuple[int, int]:
+    """Build and train; one step's rows more than needed, because a real loader always holds the next batch as well."""
+    execution = request.execution
+    set_seed(request.seed)
+    model = build_model(
+        _buildable(request),
+        request.strategy,
+        execution,
+        device=request.device_type,
+        num_hidden_layers=request.num_hidden_layers,
+    )
+    dataset = RepeatedBatch(template, (steps + 1) * execution.effective_batch_size)
+    with tempfile.TemporaryDirectory(prefix="advisor-steps-") as folder:
+        arguments = training_arguments(
+            request.strategy,
+            execution,
+            folder,
+            seed=request.seed,
+            device_type=request.device_type,
+            max_steps=steps,
+            logging_steps=steps + 1,
+        )
+        trainer = assemble_trainer(
+            model,
+            arguments,
+            request.model.task,
+            train_dataset=dataset,
+            collator=dataset.collate,
+            callbacks=callbacks,
+        )
+        trainer.train()
+    return count_parameters(model)
+
+
+def _buildable(request: StepRequest) -> ModelSpec:
+    """Without weights, or at another depth, the model is drawn at random from its configuration."""
+    if request.model.has_weights and request.num_hidden_layers is None:
+        return request.model
+    return dataclasses.replace(request.model, kind="config", has_weights=False)
+
+
+class _HighWater(TrainerCallback):
+    """Reads the peaks when the last timed step is over, before anything else (a profiler) adds to them."""
+
+    def __init__(self, at_step: int) -> None:
+        self.resident_bytes = 0
+        self.allocated_bytes: int | None = None
+        self.reserved_bytes: int | None = None
+        self._at_step = at_step
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if args.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(args.device)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.global_step != self._at_step:
+            return
+        self.resident_bytes = peak_resident_bytes()
+        if args.device.type == "cuda":
+            self.allocated_bytes = torch.cuda.max_memory_allocated(args.device)
+            self.reserved_bytes = torch.cuda.max_memory_reserved(args.device)

@@ -1,0 +1,107 @@
+"""What watches a Trainer run without changing it: step times, progress events, and the switch that ends it early."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from advisor.training.metrics import held_out_metrics
+
+OnEvent = Callable[[dict[str, Any]], None]
+
+EVENT_SPACING_S = 0.2
+"""Step events closer together than this are not sent: nobody reads a faster progress bar."""
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has finished what was queued, so that wall-clock times mean something."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class StepClock(TrainerCallback):
+    """Wall-clock time of every optimizer step, from the first forward pass to the cleared gradients.
+
+    Fetching and collating the batch, logging, evaluation and saving lie outside the measured span.
+
+    Attributes:
+        step_times_s: One entry per finished optimizer step, in order; pre-filled when a run is resumed.
+    """
+
+    def __init__(self) -> None:
+        self.step_times_s: list[float] = []
+        self._started_s: float | None = None
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        synchronize(args.device)
+        self._started_s = time.perf_counter()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        synchronize(args.device)
+        if self._started_s is not None:
+            self.step_times_s.append(time.perf_counter() - self._started_s)
+            self._started_s = None
+
+
+class ProgressEvents(TrainerCallback):
+    """Turns the Trainer's callbacks into event dictionaries for whoever draws the progress.
+
+    Attributes:
+        train_losses: ``(optimizer step, mean loss since the previous entry)`` as the Trainer logs them.
+        metric_history: ``(optimizer step, held-out metrics)``.
+    """
+
+    def __init__(self, on_event: OnEvent) -> None:
+        self.train_losses: list[tuple[int, float]] = []
+        self.metric_history: list[tuple[int, dict[str, float]]] = []
+        self._on_event = on_event
+        self._last_sent_s = -math.inf
+        self._evaluated_batches = 0
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if logs and "loss" in logs:
+            self.train_losses.append((state.global_step, float(logs["loss"])))
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        now_s = time.perf_counter()
+        if now_s - self._last_sent_s < EVENT_SPACING_S and state.global_step < state.max_steps:
+            return
+        self._last_sent_s = now_s
+        loss = self.train_losses[-1][1] if self.train_losses else None
+        self._on_event({"kind": "step", "step": state.global_step, "total": state.max_steps, "loss": loss})
+
+    def on_prediction_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._evaluated_batches += 1
+        now_s = time.perf_counter()
+        if now_s - self._last_sent_s < EVENT_SPACING_S:
+            return
+        self._last_sent_s = now_s
+        loader = kwargs.get("eval_dataloader")
+        self._on_event(
+            {"kind": "evaluation", "batch": self._evaluated_batches, "total": len(loader) if loader is not None else None}
+        )
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._evaluated_batches = 0
+        kept = held_out_metrics(metrics or {})
+        self.metric_history.append((state.global_step, kept))
+        self._on_event({"kind": "metrics", "step": state.global_step, "metrics": kept})
