@@ -1,6 +1,7 @@
 """What the operating system lets this process use: cores, memory, instruction sets. Reads files, imports nothing heavy.
 
-Every finding is a value with the reason for it; the root of the file system is an argument so that any machine can be replayed.
+Every finding is a value with the reason for it; the root of the file system is an argument so that any machine can be
+replayed.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def cpu_quota(root: Path = ROOT) -> tuple[float | None, str]:
     """
     quotas: list[tuple[float, Path]] = []
     for folder in _cgroup_folders(root, "cpu"):
-        limit, period = (_read(folder / "cpu.max").split() + ["", ""])[:2]
+        limit, period = ([*_read(folder / "cpu.max").split(), "", ""])[:2]
         if not limit:
             limit, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
         if limit.isdigit() and period.isdigit() and int(period) > 0:
@@ -95,7 +96,8 @@ def cpu_quota(root: Path = ROOT) -> tuple[float | None, str]:
 def memory_limit(root: Path = ROOT) -> tuple[int, int, str]:
     """Usable bytes, free bytes, and the reason: the smaller of physical memory and the tightest cgroup limit.
 
-    Page cache counts against a cgroup but can be reclaimed, so inactive file pages are not subtracted from what is free.
+    Page cache counts against a cgroup but can be reclaimed, so inactive file pages are not subtracted from what is
+    free.
     """
     meminfo = _read(root / "proc/meminfo")
     total = _kib(meminfo, "MemTotal")
@@ -107,7 +109,9 @@ def memory_limit(root: Path = ROOT) -> tuple[int, int, str]:
             continue
         limit, reason = int(text), f"cgroup limit at /{folder.relative_to(root)}"
         used = _read(folder / "memory.current") or _read(folder / "memory.usage_in_bytes")
-        statistics = dict(line.split()[:2] for line in _read(folder / "memory.stat").splitlines() if len(line.split()) == 2)
+        statistics = dict(
+            line.split()[:2] for line in _read(folder / "memory.stat").splitlines() if len(line.split()) == 2
+        )
         reclaimable = int(statistics.get("inactive_file", "0")) + int(statistics.get("active_file", "0"))
         if used.isdigit():
             available = min(available, max(0, limit - max(0, int(used) - reclaimable)))
@@ -128,7 +132,9 @@ def _affinity() -> int:
 
 
 def _cgroup_folders(root: Path, controller: str) -> list[Path]:
-    """Folders of this process's cgroup and its ancestors, version 2 first. Inside a container the path may be the root itself."""
+    """Folders of this process's cgroup and its ancestors, version 2 first. Inside a container the path may be the root
+    itself.
+    """
     bases: list[tuple[Path, str]] = []
     for line in _read(root / "proc/self/cgroup").splitlines():
         number, _, rest = line.partition(":")

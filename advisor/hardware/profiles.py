@@ -23,7 +23,11 @@ def slug(text: str) -> str:
     Vendor words and trade marks are dropped, so that ``"NVIDIA A100-SXM4-80GB"`` becomes ``"a100-sxm4-80gb"``.
     """
     words = re.split(r"[^a-z0-9]+", re.sub(r"\((r|tm|c)\)|®|™", " ", text.lower()))
-    return "-".join(word for word in words if word and word not in ("nvidia", "geforce", "tesla", "corporation", "cpu", "processor", "at"))
+    return "-".join(
+        word
+        for word in words
+        if word and word not in ("nvidia", "geforce", "tesla", "corporation", "cpu", "processor", "at")
+    )
 
 
 def profile_names() -> tuple[str, ...]:
@@ -46,7 +50,12 @@ def load_profile(name: str) -> DeviceProfile:
             f"the device must be one of the known profiles, but got {name!r}",
             fix=f"{meant}Known: {', '.join(sorted(paths))}. `advisor probe` adds the machine you are on",
         )
-    return from_dict(DeviceProfile, read_json(paths[key], what="the device profile", error=DeviceError), what=str(paths[key]), error=DeviceError)
+    return from_dict(
+        DeviceProfile,
+        read_json(paths[key], what="the device profile", error=DeviceError),
+        what=str(paths[key]),
+        error=DeviceError,
+    )
 
 
 def save_profile(profile: DeviceProfile) -> Path:
@@ -66,7 +75,9 @@ def this_device() -> DeviceProfile:
     """
     marker = user_data_dir("profiles") / THIS_DEVICE
     if not marker.is_file():
-        raise DeviceError("this machine must have been probed, but there is no saved profile of it", fix="run `advisor probe`")
+        raise DeviceError(
+            "this machine must have been probed, but there is no saved profile of it", fix="run `advisor probe`"
+        )
     return load_profile(marker.read_text(encoding="utf-8").strip())
 
 

@@ -12,41 +12,38 @@ from typing import Any, Literal
 StepPhase = Literal["forward", "backward", "optimizer"]
 
 SKINNY_INTENSITY = 48.0
-"""Matrix products with fewer FLOPs than this per element moved are "skinny": 2/(1/M + 1/N + 1/K) < 48 holds when the
-smallest side is under about 24-32, where a product streams its operands instead of re-using them (LoRA ranks, heads)."""
+"""Matrix products with fewer FLOPs than this per element moved are "skinny": 2/(1/M + 1/N + 1/K) < 48 holds when
+the smallest side is under about 24-32: such a product streams its operands (LoRA ranks, small heads)."""
 
-MATRIX_PRODUCTS = frozenset({"mm", "addmm", "linear", "_addmm_activation", "mkldnn_linear", "_scaled_mm", "_grouped_mm", "dot", "mv", "addmv"})
-BATCHED_PRODUCTS = frozenset({"bmm", "baddbmm"})
-CONVOLUTIONS = frozenset({"convolution", "convolution_backward", "mkldnn_convolution"})
-QUANTIZED_PRODUCTS = frozenset({"gemm_4bit", "gemv_4bit"})
-QUANTIZATION = frozenset({"dequantize_4bit", "quantize_4bit", "dequantize_blockwise", "quantize_blockwise"})
+MEMBERS = {
+    "gemm": "mm addmm linear _addmm_activation mkldnn_linear _scaled_mm _grouped_mm dot mv addmv",
+    "bmm": "bmm baddbmm",
+    "conv": "convolution convolution_backward mkldnn_convolution",
+    "gemm_4bit": "gemm_4bit gemv_4bit",
+    "quantization": "dequantize_4bit quantize_4bit dequantize_blockwise quantize_blockwise",
+    "softmax": "_softmax _log_softmax _softmax_backward_data _log_softmax_backward_data _safe_softmax",
+    "rng": "native_dropout bernoulli bernoulli_ rand randn rand_like randn_like uniform_ normal_",
+    "transcendental": "gelu gelu_backward tanh tanh_backward sigmoid sigmoid_backward silu silu_backward exp log sin cos"
+    " erf pow sqrt rsqrt softplus softplus_backward log_sigmoid_forward log_sigmoid_backward elu elu_backward mish"
+    " mish_backward",
+    "embedding": "embedding embedding_dense_backward _embedding_bag embedding_renorm_",
+    "index": "index index_put index_put_ _index_put_impl_ index_select index_add index_add_ index_copy gather scatter"
+    " scatter_ scatter_add scatter_add_ nll_loss_forward nll_loss_backward nll_loss2d_forward nll_loss2d_backward"
+    " masked_fill masked_fill_ masked_scatter masked_select nonzero where topk sort argsort cumsum argmax roll flip tril"
+    " triu one_hot",
+    "reduction": "sum mean var var_mean std amax amin max min norm linalg_vector_norm any all count_nonzero logsumexp"
+    " aminmax",
+    "copy": "copy_ _to_copy clone cat stack repeat constant_pad_nd contiguous select_backward slice_backward expand_copy"
+    " split_copy view_copy repeat_interleave slice_scatter select_scatter as_strided_scatter",
+    "fill": "zeros ones full zeros_like ones_like full_like new_zeros new_ones new_full fill_ zero_ fill arange"
+    " scalar_tensor new_empty empty empty_like new_empty_strided empty_strided eye linspace",
+}
+"""Operators by class, for those that their name alone decides."""
+
+CLASS_OF = {name: kind for kind, names in MEMBERS.items() for name in names.split()}
 NORMALISATIONS = ("layer_norm", "rms_norm", "group_norm", "batch_norm")
-SOFTMAXES = frozenset({"_softmax", "_log_softmax", "_softmax_backward_data", "_log_softmax_backward_data", "_safe_softmax"})
-RANDOM = frozenset({"native_dropout", "bernoulli", "bernoulli_", "rand", "randn", "rand_like", "randn_like", "uniform_", "normal_"})
-TRANSCENDENTAL = frozenset(
-    {"gelu", "gelu_backward", "tanh", "tanh_backward", "sigmoid", "sigmoid_backward", "silu", "silu_backward",
-     "exp", "log", "sin", "cos", "erf", "pow", "sqrt", "rsqrt", "softplus", "softplus_backward", "log_sigmoid_forward",
-     "log_sigmoid_backward", "elu", "elu_backward", "mish", "mish_backward"}
-)  # fmt: skip
-EMBEDDINGS = frozenset({"embedding", "embedding_dense_backward", "_embedding_bag", "embedding_renorm_"})
-INDEXING = frozenset(
-    {"index", "index_put", "index_put_", "_index_put_impl_", "index_select", "index_add", "index_add_", "index_copy",
-     "gather", "scatter", "scatter_", "scatter_add", "scatter_add_", "nll_loss_forward", "nll_loss_backward",
-     "nll_loss2d_forward", "nll_loss2d_backward", "masked_fill", "masked_fill_", "masked_scatter", "masked_select", "nonzero",
-     "where", "topk", "sort", "argsort", "cumsum", "argmax", "roll", "flip", "tril", "triu", "one_hot"}
-)  # fmt: skip
-REDUCTIONS = frozenset(
-    {"sum", "mean", "var", "var_mean", "std", "amax", "amin", "max", "min", "norm", "linalg_vector_norm", "any", "all",
-     "count_nonzero", "logsumexp", "aminmax"}
-)  # fmt: skip
-COPIES = frozenset(
-    {"copy_", "_to_copy", "clone", "cat", "stack", "repeat", "constant_pad_nd", "contiguous", "select_backward", "slice_backward",
-     "expand_copy", "split_copy", "view_copy", "repeat_interleave", "slice_scatter", "select_scatter", "as_strided_scatter"}
-)  # fmt: skip
-FILLS = frozenset(
-    {"zeros", "ones", "full", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "fill_", "zero_",
-     "fill", "arange", "scalar_tensor", "new_empty", "empty", "empty_like", "new_empty_strided", "empty_strided", "eye", "linspace"}
-)  # fmt: skip
+ATTENTION = ("scaled_dot_product", "flash_attention", "efficient_attention")
+UPDATES = ("adam", "sgd", "adagrad", "lion")
 
 
 @dataclass(frozen=True)
@@ -90,45 +87,24 @@ def op_class(op: TracedOp) -> str:
     """The class whose speed an operator shares.
 
     Returns:
-        One of ``gemm``, ``gemm_skinny``, ``bmm``, ``conv``, ``gemm_4bit``, ``quantization``, ``attention``, ``attention_backward``,
-        ``norm``, ``softmax``, ``rng``, ``transcendental``, ``embedding``, ``index``, ``reduction``, ``copy``, ``fill``,
-        ``optimizer_fused``, ``optimizer_foreach``, ``elementwise``.
+        One of ``gemm``, ``gemm_skinny``, ``bmm``, ``conv``, ``gemm_4bit``, ``quantization``, ``attention``,
+        ``attention_backward``, ``norm``, ``softmax``, ``rng``, ``transcendental``, ``embedding``, ``index``,
+        ``reduction``, ``copy``, ``fill``, ``optimizer_fused``, ``optimizer_foreach``, ``elementwise``.
     """
     name = op.base_name
-    if name in MATRIX_PRODUCTS:
+    kind = CLASS_OF.get(name)
+    if kind == "gemm":
         elements = max(op.moved_bytes / ITEM_BYTES.get(op.dtype, 4), 1.0)
         return "gemm_skinny" if op.flops / elements < SKINNY_INTENSITY else "gemm"
-    if name in BATCHED_PRODUCTS:
-        return "bmm"
-    if name in QUANTIZED_PRODUCTS:
-        return "gemm_4bit"
-    if "scaled_dot_product" in name or "flash_attention" in name or "efficient_attention" in name:
+    if kind is not None:
+        return kind
+    if any(part in name for part in ATTENTION):
         return "attention_backward" if "backward" in name else "attention"
-    if name.startswith("_fused"):
-        return "optimizer_fused" if "adam" in name or "sgd" in name or "adagrad" in name else "norm"
+    if name.startswith("_fused") and any(part in name for part in UPDATES):
+        return "optimizer_fused"
     if name.startswith(("_foreach", "_amp_foreach")):
         return "optimizer_foreach"
-    if any(part in name for part in NORMALISATIONS):
-        return "norm"
-    return _SIMPLE_CLASSES.get(name, "elementwise")
-
-
-_SIMPLE_CLASSES = {
-    name: kind
-    for kind, names in {
-        "conv": CONVOLUTIONS,
-        "quantization": QUANTIZATION,
-        "softmax": SOFTMAXES,
-        "rng": RANDOM,
-        "transcendental": TRANSCENDENTAL,
-        "embedding": EMBEDDINGS,
-        "index": INDEXING,
-        "reduction": REDUCTIONS,
-        "copy": COPIES,
-        "fill": FILLS,
-    }.items()
-    for name in names
-}
+    return "norm" if any(part in name for part in NORMALISATIONS) else "elementwise"
 
 
 def class_key(op: TracedOp) -> str:
@@ -141,11 +117,12 @@ def encode_signature(func: Any, args: Any, kwargs: Any) -> str:
 
     Args:
         func: A ``torch._ops.OpOverload``.
-        args, kwargs: What ``__torch_dispatch__`` was called with; concrete integer sizes.
+        args: Positional arguments of the dispatched call; concrete integer sizes.
+        kwargs: Its keyword arguments.
 
     Returns:
-        JSON ``[operator, args, kwargs]``; equal texts mean equal work. Arguments that are neither tensors nor plain values
-        (a generator, a device) are written as ``null``, which is their default on replay.
+        JSON ``[operator, args, kwargs]``; equal texts mean equal work. Arguments that are neither tensors nor plain
+        values (a generator, a device) are written as ``null``, which is their default on replay.
     """
     return json.dumps([str(func), _encode(args), _encode(kwargs)], separators=(",", ":"))
 
@@ -156,7 +133,11 @@ def _encode(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_encode(item) for item in value]
     if isinstance(value, dict):
-        return {key: _encode(item) for key, item in value.items() if key not in ("device", "layout", "pin_memory", "generator")}
+        return {
+            key: _encode(item)
+            for key, item in value.items()
+            if key not in ("device", "layout", "pin_memory", "generator")
+        }
     if hasattr(value, "untyped_storage"):
         return {"tensor": [list(value.shape), list(value.stride()), str(value.dtype).removeprefix("torch.")]}
     text = str(value)
