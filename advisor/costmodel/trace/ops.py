@@ -9,7 +9,10 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-StepPhase = Literal["forward", "backward", "optimizer"]
+StepPhase = Literal[
+    "weights", "states", "first_forward", "first_backward", "forward", "backward", "optimizer", "evaluation"
+]
+"""``first_…`` is the first micro-batch when gradients accumulate; it is lighter, because there are no gradients yet."""
 
 SKINNY_INTENSITY = 48.0
 """Matrix products with fewer FLOPs than this per element moved are "skinny": 2/(1/M + 1/N + 1/K) < 48 holds when
@@ -23,17 +26,20 @@ MEMBERS = {
     "quantization": "dequantize_4bit quantize_4bit dequantize_blockwise quantize_blockwise",
     "softmax": "_softmax _log_softmax _softmax_backward_data _log_softmax_backward_data _safe_softmax",
     "rng": "native_dropout bernoulli bernoulli_ rand randn rand_like randn_like uniform_ normal_",
-    "transcendental": "gelu gelu_backward tanh tanh_backward sigmoid sigmoid_backward silu silu_backward exp log sin cos"
+    "transcendental": "gelu gelu_backward tanh tanh_backward sigmoid sigmoid_backward silu silu_backward exp"
+    " log sin cos"
     " erf pow sqrt rsqrt softplus softplus_backward log_sigmoid_forward log_sigmoid_backward elu elu_backward mish"
     " mish_backward",
     "embedding": "embedding embedding_dense_backward _embedding_bag embedding_renorm_",
     "index": "index index_put index_put_ _index_put_impl_ index_select index_add index_add_ index_copy gather scatter"
     " scatter_ scatter_add scatter_add_ nll_loss_forward nll_loss_backward nll_loss2d_forward nll_loss2d_backward"
-    " masked_fill masked_fill_ masked_scatter masked_select nonzero where topk sort argsort cumsum argmax roll flip tril"
+    " masked_fill masked_fill_ masked_scatter masked_select nonzero where topk sort argsort cumsum argmax roll"
+    " flip tril"
     " triu one_hot",
     "reduction": "sum mean var var_mean std amax amin max min norm linalg_vector_norm any all count_nonzero logsumexp"
     " aminmax",
-    "copy": "copy_ _to_copy clone cat stack repeat constant_pad_nd contiguous select_backward slice_backward expand_copy"
+    "copy": "copy_ _to_copy clone cat stack repeat constant_pad_nd contiguous select_backward slice_backward"
+    " expand_copy"
     " split_copy view_copy repeat_interleave slice_scatter select_scatter as_strided_scatter",
     "fill": "zeros ones full zeros_like ones_like full_like new_zeros new_ones new_full fill_ zero_ fill arange"
     " scalar_tensor new_empty empty empty_like new_empty_strided empty_strided eye linspace",
