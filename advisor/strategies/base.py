@@ -65,13 +65,15 @@ class Strategy(ABC):
         backpropagates_to_inputs: Whether trainable parameters sit as deep as the first layer. Gradient checkpointing
             then lets the embeddings' output require gradients, as transformers does; methods that leave the first
             layers alone must not pay for a backward pass through them.
-        lossless_reload: Whether a reloaded model repeats its outputs exactly.
+        needs_user_config: Whether the method means nothing without the user's own configuration; such a method is never
+            recommended unasked.
     """
 
     name: str
     title: str
     defaults_source: str
     backpropagates_to_inputs: bool = True
+    needs_user_config: bool = False
 
     @abstractmethod
     def default_config(self, model: ModelSpec) -> StrategyConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from advisor.core.errors import InputError
 from advisor.core.model import ModelSpec, Task
 from advisor.core.strategy import StrategyConfig
 from advisor.strategies.base import LR_REL, Dimension, IntDimension, Strategy, is_large
@@ -39,8 +40,12 @@ class PartialFineTuning(Strategy):
         return {"unfrozen_layers": IntDimension(1, model.num_hidden_layers), "lr_rel": LR_REL}
 
     def problems(self, config: StrategyConfig, model: ModelSpec) -> list[str]:
-        if (config.unfrozen_layers or 0) > model.num_hidden_layers:
-            return [f"unfrozen_layers <= {model.num_hidden_layers} (the model's layers) must hold, but got {config.unfrozen_layers}"]
+        from advisor.strategies.skeleton import build_skeleton
+
+        try:
+            self.declared_trainable(build_skeleton(model), config)
+        except InputError as failure:
+            return [failure.message]
         return []
 
     def apply(self, model: nn.Module, config: StrategyConfig, task: Task, *, quantized: bool = False) -> nn.Module:
@@ -50,7 +55,6 @@ class PartialFineTuning(Strategy):
         return model
 
     def declared_trainable(self, model: nn.Module, config: StrategyConfig) -> set[str]:
-        from advisor.core.errors import InputError
         from advisor.strategies.targets import backbone_layers, final_norms, head_modules
 
         layers_name, layers = backbone_layers(model)

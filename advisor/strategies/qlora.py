@@ -18,15 +18,12 @@ class QLora(Lora):
     name = "qlora"
     title = "QLoRA"
     defaults_source = (
-        "NF4, double quantisation, all linear layers: Dettmers et al. 2023, sections 3 and 4; rank, alpha, dropout and "
-        "learning rate as LoRA (their 2e-4 for 7B and 13B)"
+        "NF4 and double quantisation: Dettmers et al. 2023, section 3; rank, alpha, dropout, query and value, and learning "
+        "rate as LoRA, so that the two differ in storage only (their own 2e-4 for 7B and 13B is LoRA's default there)"
     )
 
     def quantization(self, config: StrategyConfig, *, device_type: str) -> Quantization | None:
         return Quantization(compute_dtype=_compute_dtype(device_type))
-
-    def default_config(self, model: ModelSpec) -> StrategyConfig:
-        return super().default_config(model)
 
 
 def _compute_dtype(device_type: str) -> str:

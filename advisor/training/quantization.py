@@ -138,7 +138,7 @@ def _packed_weight(linear: Any, quantization: Quantization) -> Any:
     blocks = -(-values // BLOCK_SIZE)
     nested = quantization.double_quant
 
-    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    def empty(*shape: Any, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.empty(*shape, dtype=dtype, device=device)
 
     scales_of_scales = QuantState(
@@ -155,7 +155,7 @@ def _packed_weight(linear: Any, quantization: Quantization) -> Any:
         blocksize=BLOCK_SIZE,
         quant_type=quantization.quant_type,
         dtype=dtype,
-        offset=empty() if nested else None,
+        offset=empty(()) if nested else None,
         state2=scales_of_scales if nested else None,
     )
     weight.compress_statistics = nested

@@ -1,0 +1,49 @@
+"""HiRA: Hadamard high-rank adaptation (Huang et al. 2025, ICLR, openreview TwJrTz9cRS)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from advisor.core.model import ModelSpec
+from advisor.core.strategy import StrategyConfig
+from advisor.strategies.adapters import RankedStrategy
+from advisor.strategies.base import LR_REL, CategoricalDimension, Dimension, IntDimension
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch import nn
+
+DEFAULT_RANK = 32
+HIGHEST_RANK = 128
+
+
+class Hira(RankedStrategy):
+    """``(W + W * (B A)) x`` with an elementwise product: the update has a rank far above r. There is no alpha."""
+
+    name = "hira"
+    title = "HiRA"
+    defaults_source = (
+        "rank 32 and learning rate 1e-3: the authors' published training command (Llama-3-8B, commonsense 170k), rank also "
+        "the default of peft.HiraConfig; query and value as LoRA here; dropout 0.1 as LoRA"
+    )
+
+    def default_config(self, model: ModelSpec) -> StrategyConfig:
+        return StrategyConfig(
+            method=self.name,
+            learning_rate=1e-3,
+            rank=min(DEFAULT_RANK, model.hidden_size),
+            lora_dropout=0.1,
+            target_modules="attention",
+        )
+
+    def search_space(self, model: ModelSpec) -> dict[str, Dimension]:
+        return {
+            "rank": IntDimension(1, min(HIGHEST_RANK, model.hidden_size), log=True),
+            "target_modules": CategoricalDimension(("attention", "all-linear")),
+            "lr_rel": LR_REL,
+        }
+
+    def peft_config(self, model: nn.Module, config: StrategyConfig, shared: dict[str, Any]) -> PeftConfig:
+        import peft
+
+        return peft.HiraConfig(r=config.rank or DEFAULT_RANK, hira_dropout=config.lora_dropout or 0.0, **shared)

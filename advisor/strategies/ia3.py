@@ -1,0 +1,50 @@
+"""IA3: learned vectors that rescale keys, values and feed-forward activations (Liu et al. 2022, arXiv:2205.05638)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from advisor.core.model import ModelSpec
+from advisor.core.strategy import StrategyConfig
+from advisor.strategies.adapters import AdapterStrategy
+from advisor.strategies.base import LR_REL, Dimension, is_large
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch import nn
+
+
+class IA3(AdapterStrategy):
+    """One vector per key and value projection (on its output) and per feed-forward block (on its last layer's input)."""
+
+    name = "ia3"
+    title = "IA3"
+    defaults_source = (
+        "keys, values and feed-forward: Liu et al. 2022; learning rate 3e-3 from one billion parameters on: their T-Few "
+        "recipe (T0-3B, 11B); 8e-3 below: the IA3 guide of the PEFT documentation"
+    )
+
+    def default_config(self, model: ModelSpec) -> StrategyConfig:
+        return StrategyConfig(method=self.name, learning_rate=3e-3 if is_large(model) else 8e-3)
+
+    def search_space(self, model: ModelSpec) -> dict[str, Dimension]:
+        return {"lr_rel": LR_REL}
+
+    def target_names(self, model: nn.Module, config: StrategyConfig) -> tuple[str, ...]:
+        from advisor.strategies.targets import attention_linears, feedforward_outputs, resolve_targets
+
+        if config.target_modules is not None:
+            return resolve_targets(model, config.target_modules)
+        return tuple(dict.fromkeys([*attention_linears(model, ("key", "value")), *feedforward_outputs(model)]))
+
+    def peft_config(self, model: nn.Module, config: StrategyConfig, shared: dict[str, Any]) -> PeftConfig:
+        import peft
+
+        return peft.IA3Config(feedforward_modules=self.feedforward_targets(model, config, shared["target_modules"]), **shared)
+
+    def feedforward_targets(self, model: nn.Module, config: StrategyConfig, targets: list[str]) -> list[str]:
+        """Those of ``targets`` that are feed-forward outputs, in the same spelling (PEFT wants a subset)."""
+        from advisor.strategies.targets import feedforward_outputs
+
+        outputs = feedforward_outputs(model)
+        return [target for target in targets if any(name == target or name.endswith(f".{target}") for name in outputs)]
