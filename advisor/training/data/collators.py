@@ -1,0 +1,75 @@
+"""Batches for the stock Trainer. Both collators can be pickled, so that loader workers can use them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from advisor.training.data.encoding import IGNORED_LABEL
+
+PAD_MULTIPLE = 8
+"""Lengths are rounded up to this, which keeps matrix shapes in one regime and fits tensor cores (NVIDIA's guide to
+mixed-precision training asks for multiples of 8 with 16-bit types)."""
+
+
+class PaddingCollator:
+    """Pads rows on the right to the longest of the batch, rounded up to a multiple of 8 but never beyond the limit.
+
+    Args:
+        pad_token_id: Fills ``input_ids``.
+        max_seq_length: No batch is longer.
+    """
+
+    def __init__(self, pad_token_id: int, max_seq_length: int) -> None:
+        self.pad_token_id = pad_token_id
+        self.max_seq_length = max_seq_length
+
+    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Rows as tensors: ``input_ids``, ``attention_mask`` and the like [rows, length]; class ``labels`` [rows]."""
+        lengths = [len(feature["input_ids"]) for feature in features]
+        longest = max(lengths)
+        width = max(longest, min(-(-longest // PAD_MULTIPLE) * PAD_MULTIPLE, self.max_seq_length))
+        batch = {
+            "input_ids": self._padded(features, "input_ids", width, self.pad_token_id),
+            "attention_mask": torch.tensor([[1] * length + [0] * (width - length) for length in lengths]),
+        }
+        if "token_type_ids" in features[0]:
+            batch["token_type_ids"] = self._padded(features, "token_type_ids", width, 0)
+        if "labels" in features[0]:
+            labelled_tokens = isinstance(features[0]["labels"], list)
+            batch["labels"] = (
+                self._padded(features, "labels", width, IGNORED_LABEL)
+                if labelled_tokens
+                else torch.tensor([feature["labels"] for feature in features], dtype=torch.long)
+            )
+        return batch
+
+    @staticmethod
+    def _padded(features: Sequence[dict[str, Any]], key: str, width: int, filler: int) -> torch.Tensor:
+        rows = [feature[key] + [filler] * (width - len(feature[key])) for feature in features]
+        return torch.tensor(rows, dtype=torch.long)
+
+
+class BlockCollator:
+    """Stacks equally long blocks. No attention mask, because there is no padding.
+
+    Args:
+        masking: transformers' ``DataCollatorForLanguageModeling`` for masked-lm, which masks anew in every epoch; blocks
+            that bring labels (held-out ones, masked once) are left as they are. ``None`` for causal-lm, where the labels
+            are the tokens themselves.
+    """
+
+    def __init__(self, masking: Any | None = None) -> None:
+        self.masking = masking
+
+    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Blocks as tensors: ``input_ids`` and ``labels``, both [blocks, length]."""
+        if "labels" not in features[0] and self.masking is not None:
+            masked = self.masking([{"input_ids": feature["input_ids"]} for feature in features])
+            return {"input_ids": masked["input_ids"], "labels": masked["labels"]}
+        input_ids = torch.tensor([feature["input_ids"] for feature in features], dtype=torch.long)
+        if "labels" not in features[0]:
+            return {"input_ids": input_ids, "labels": input_ids.clone()}
+        return {"input_ids": input_ids, "labels": torch.tensor([f["labels"] for f in features], dtype=torch.long)}

@@ -1,0 +1,148 @@
+"""From a DataSpec to what the stock Trainer takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from advisor.core.data import DataSpec
+from advisor.core.errors import DataError
+from advisor.core.model import ModelSpec
+from advisor.training.data.collators import BlockCollator, PaddingCollator
+from advisor.training.data.encoding import BlockDataset, EncodedDataset, encode
+from advisor.training.data.loading import read_rows
+from advisor.training.data.packing import pack, token_stream
+from advisor.training.data.profiling import require_max_seq_length
+from advisor.training.data.rows import Row, Rows
+
+MLM_PROBABILITY = 0.15
+"""Share of tokens that masked-lm predicts (Devlin et al., BERT, arXiv:1810.04805, section 3.1)."""
+
+_EVAL_MASK_CHUNK = 64
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """Tokenised data for the stock Trainer.
+
+    Attributes:
+        train_dataset, eval_dataset: Map-style data sets with ``lengths``.
+        collator: Makes batches of both.
+        label_names: By class index; empty for language modelling.
+        max_seq_length: No row is longer.
+        padded: Whether batches hold padding and a mask; packed blocks do not.
+        pad_token_id: What padding is filled with.
+    """
+
+    train_dataset: EncodedDataset | BlockDataset
+    eval_dataset: EncodedDataset | BlockDataset
+    collator: Callable[[Sequence[dict[str, Any]]], dict[str, torch.Tensor]]
+    label_names: tuple[str, ...]
+    max_seq_length: int
+    padded: bool
+    pad_token_id: int
+
+    def longest_batch(self, micro_batch_size: int) -> dict[str, torch.Tensor]:
+        """The most expensive training batch that can occur: the longest rows together (repeated when there are too few)."""
+        order = np.argsort(-self.train_dataset.lengths, kind="stable")
+        chosen = [self.train_dataset[int(order[i % len(order)])] for i in range(micro_batch_size)]
+        with torch.random.fork_rng(devices=[]):  # dynamic masking must not disturb the run
+            return self.collator(chosen)
+
+
+def prepare_data(spec: DataSpec, model: ModelSpec, tokenizer: Any, *, max_seq_length: int) -> PreparedData:
+    """Read, split and tokenise a data set for a model.
+
+    Args:
+        spec: As ``resolve_data`` made it.
+        model: Decides the task.
+        tokenizer: The model's own.
+        max_seq_length: Rows are cut here; packed text comes in blocks of this length.
+
+    Raises:
+        DataError: the data cannot be used, or the length is beyond the model's positions.
+    """
+    require_max_seq_length(max_seq_length, model)
+    rows = read_rows(spec, model.task)
+    if rows.kind == "text":
+        return _packed(spec, rows, model, tokenizer, max_seq_length)
+    if rows.kind == "labelled" and rows.num_labels != model.num_labels:
+        raise DataError(
+            f"the model must have one output a class, but it has {model.num_labels} and {spec.source} has {rows.num_labels}",
+            fix="inspect the model again with the number of classes of this data set",
+        )
+    pad_token_id = padding_id(tokenizer)
+
+    def dataset(part: Sequence[Row]) -> EncodedDataset:
+        return EncodedDataset(list(encode(part, tokenizer, max_seq_length=max_seq_length)))
+
+    return PreparedData(
+        train_dataset=dataset(rows.train),
+        eval_dataset=dataset(rows.eval),
+        collator=PaddingCollator(pad_token_id, max_seq_length),
+        label_names=rows.label_names,
+        max_seq_length=max_seq_length,
+        padded=True,
+        pad_token_id=pad_token_id,
+    )
+
+
+def padding_id(tokenizer: Any) -> int:
+    """Id that fills padding: the pad token, else the end of sequence, else 0 (masked out in any case)."""
+    for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if candidate is not None:
+            return int(candidate)
+    return 0
+
+
+def _packed(spec: DataSpec, rows: Rows, model: ModelSpec, tokenizer: Any, max_seq_length: int) -> PreparedData:
+    def blocks(part: Sequence[Row], limit: int | None, name: str) -> NDArray[np.int32]:
+        stream = token_stream(part, tokenizer, model.task, continuous=spec.kind == "text")
+        return pack(
+            stream, tokenizer, model.task, max_seq_length=max_seq_length, seed=spec.split_seed, limit=limit, name=name
+        )
+
+    train = blocks(rows.train, spec.max_train_rows, f"the training part of {spec.source}")
+    evaluation = blocks(rows.eval, spec.max_eval_rows, f"the held-out part of {spec.eval_source or spec.source}")
+    masking, labels = None, None
+    if model.task == "masked-lm":
+        masking = _masking(tokenizer)
+        evaluation, labels = _mask_once(evaluation, masking, spec.split_seed)
+    return PreparedData(
+        train_dataset=BlockDataset(train, None),
+        eval_dataset=BlockDataset(evaluation, labels),
+        collator=BlockCollator(masking),
+        label_names=(),
+        max_seq_length=max_seq_length,
+        padded=False,
+        pad_token_id=padding_id(tokenizer),
+    )
+
+
+def _masking(tokenizer: Any) -> Any:
+    from transformers import DataCollatorForLanguageModeling
+
+    if tokenizer.mask_token_id is None:
+        raise DataError(
+            "masked-lm needs a tokenizer with a mask token, but this model's has none", fix="train it with --task causal-lm"
+        )
+    return DataCollatorForLanguageModeling(tokenizer, mlm=True, mlm_probability=MLM_PROBABILITY)
+
+
+def _mask_once(
+    blocks: NDArray[np.int32], masking: Any, seed: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Mask held-out blocks with their own seed, so that every evaluation asks the same questions."""
+    inputs, labels = [], []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for start in range(0, len(blocks), _EVAL_MASK_CHUNK):
+            batch = masking([{"input_ids": block.tolist()} for block in blocks[start : start + _EVAL_MASK_CHUNK]])
+            inputs.append(batch["input_ids"].numpy().astype(np.int32))
+            labels.append(batch["labels"].numpy().astype(np.int32))
+    return np.concatenate(inputs), np.concatenate(labels)
