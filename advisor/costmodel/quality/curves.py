@@ -26,6 +26,9 @@ PRIOR_GAMMA, PRIOR_GAMMA_WEIGHT = 1.5, 1.0
 """Curvature of error against loss when the task's own runs do not tell; weighs as much as one run. For two balanced classes a
 calibrated classifier with error 0.2 has a loss near 0.43 to 0.50, which is gamma 1.9 to 2.8; over-confident ones lie lower."""
 
+_LEAST_VARIANCE = 1e-4
+"""Of one answer; keeps the sampling error of a perfect score above zero."""
+
 LOSS_NOISE = 0.03
 """Relative standard deviation of the held-out loss between seeds: 1.1 points of accuracy (the noise floor of published re-runs)
 move the loss of a classifier at 20 % error by about that share."""
@@ -38,13 +41,14 @@ class Extrapolation:
     Attributes:
         value: Accuracy (0-1), or loss in nats for language modelling.
         sd: Of extrapolation and sampling together, without the noise of the final run's own seed.
-        slope: Power of the loss that was used.
+        ratio, ratio_sd: Loss of the full run over that of the largest prefix, and the standard error of its logarithm.
         increment: What the extrapolation added to the last measured figure.
     """
 
     value: float
     sd: float
-    slope: float
+    ratio: float
+    ratio_sd: float
     increment: float
 
 
@@ -65,10 +69,10 @@ def extrapolate_loss(runs: Sequence[EvidenceRun]) -> Extrapolation:
     last = runs[-1]
     loss = last.eval_loss or 0.0
     slope, slope_sd = stacked_slope(runs)
-    decades = math.log(max(last.target_train_rows / last.train_rows, 1.0))
-    value = loss * math.exp(-slope * decades)
-    spread = math.hypot(slope_sd * decades, slope * decades / 2, LOSS_NOISE)
-    return Extrapolation(value, value * spread, slope, value - loss)
+    span = math.log(max(last.target_train_rows / last.train_rows, 1.0))
+    ratio = math.exp(-slope * span)
+    ratio_sd = math.hypot(slope_sd * span, slope * span / 2)
+    return Extrapolation(loss * ratio, loss * ratio * math.hypot(ratio_sd, LOSS_NOISE), ratio, ratio_sd, loss * (ratio - 1))
 
 
 def fit_gamma(runs: Sequence[EvidenceRun], majority_share: float, chance_loss: float) -> float:
@@ -84,27 +88,20 @@ def fit_gamma(runs: Sequence[EvidenceRun], majority_share: float, chance_loss: f
     return min(max(total / weight, 0.5), 4.0)
 
 
-def extrapolate_accuracy(runs: Sequence[EvidenceRun], *, majority_share: float, chance_loss: float, gamma: float) -> Extrapolation:
+def extrapolate_accuracy(runs: Sequence[EvidenceRun], *, chance_loss: float, gamma: float) -> Extrapolation:
     """Accuracy of the full run from at least one usable run with accuracy, fewest rows first."""
     last = runs[-1]
     accuracy = last.accuracy or 0.0
     loss = extrapolate_loss(runs)
-    now = _error(last.eval_loss or chance_loss, majority_share, chance_loss, gamma)
-    then = _error(loss.value, majority_share, chance_loss, gamma)
+    learnt = (last.eval_loss or chance_loss) < chance_loss
     # The curve gives the share of the error that goes away; the measured error is what it applies to.
-    error = (1 - accuracy) * (then / now if now > 0 else 1.0)
-    increment = 1 - error - accuracy
-    rest = math.hypot(loss.sd / loss.value, -LOSS_NOISE) if loss.value > 0 else 0.0
-    sampling = math.sqrt(max(accuracy * (1 - accuracy), 1e-4) / max(last.eval_rows, 1))
-    sd = math.hypot(gamma * rest * error, sampling)
-    return Extrapolation(1 - error, sd, loss.slope, increment)
+    error = (1 - accuracy) * (loss.ratio**gamma if learnt else 1.0)
+    sampling = math.sqrt(max(accuracy * (1 - accuracy), _LEAST_VARIANCE) / max(last.eval_rows, 1))
+    sd = math.hypot(gamma * loss.ratio_sd * error, sampling)
+    return Extrapolation(1 - error, sd, loss.ratio, loss.ratio_sd, 1 - error - accuracy)
 
 
 def chance_loss(class_counts: Sequence[int]) -> float:
     """Loss of answering with the class shares: their entropy, nats."""
     total = sum(class_counts)
     return -sum(count / total * math.log(count / total) for count in class_counts if count)
-
-
-def _error(loss: float, majority_share: float, chance: float, gamma: float) -> float:
-    return (1 - majority_share) * (min(loss / chance, 1.0) if chance > 0 else 1.0) ** gamma

@@ -18,6 +18,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from advisor.costmodel.trace.attention import CudaAttention
 
 
+CPU_RNG_STATE_BYTES = torch.get_rng_state().numel()
+"""What gradient checkpointing keeps per checkpoint in host memory (the Mersenne twister's state)."""
+
+
 def tracing_device_type(semantics: str) -> str:
     """The device type that fake tensors carry: ``"cpu"``, ``"cuda"``, or the stand-in's name."""
     if semantics == "cpu":
@@ -63,9 +67,18 @@ def _patches(device_type: str) -> Iterator[Any]:
     # Under a dispatch mode transformers believes it is being exported and keeps a mask it would really drop.
     if hasattr(transformers.masking_utils, "is_tracing"):
         yield patched(transformers.masking_utils, "is_tracing", lambda *_: False)
+    # A checkpoint keeps the generator's state; the real one is a host tensor that fake mode does not see.
+    for module in (torch, torch.random):
+        yield patched(module, "get_rng_state", _fake_rng_state)
+        yield patched(module, "set_rng_state", lambda state: None)
     if device_type not in ("cpu", "cuda"):
         # torch.tensor(...) must not be materialised on a device that has no memory.
         yield patched(FakeTensorMode, "avoid_device_init", property(lambda self: True))
+
+
+def _fake_rng_state() -> torch.Tensor:
+    """Of the size of a CPU generator's state, in host memory (counted in CPU semantics only)."""
+    return torch.empty(CPU_RNG_STATE_BYTES, dtype=torch.uint8, device="cpu")
 
 
 @contextlib.contextmanager

@@ -129,7 +129,7 @@ class StepRecorder(TorchDispatchMode):
         kwargs = kwargs or {}
         if func is aten._local_scalar_dense.default:
             return self._scalar(args[0])
-        out = func(*args, **kwargs)
+        out = self._every_index(args[0]) if func is aten.nonzero.default else func(*args, **kwargs)
         name = func._schema.name.split("::")[1]
         outputs = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
         if name not in VIEW_OPERATORS and self._concerns_device(name, outputs):
@@ -155,6 +155,10 @@ class StepRecorder(TorchDispatchMode):
         if tensor.dtype == torch.bool:
             return not self.padded
         return 1.0 if tensor.dtype.is_floating_point else 1
+
+    def _every_index(self, tensor: torch.Tensor) -> torch.Tensor:
+        """``nonzero`` of ordinary data: every element counts (DeBERTa asks which labels are given)."""
+        return torch.empty((tensor.numel(), tensor.dim()), dtype=torch.long, device=tensor.device)
 
     def _concerns_device(self, name: str, outputs: list[torch.Tensor]) -> bool:
         return any(t.device.type == self.device_type for t in outputs) or name.startswith(("_foreach", "_fused"))

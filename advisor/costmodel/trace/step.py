@@ -166,12 +166,14 @@ def _step(
     recorder: StepRecorder,
 ) -> None:
     strategy, execution = request.strategy, request.execution
+    recorder.phase = "forward"
+    batches = _drawn_batches(request, recorder.device_type)
     # With accumulation the second micro-batch is the expensive one: gradients are already there.
     micro_batches = 2 if execution.gradient_accumulation_steps > 1 else 1
     total_loss = None
     for index in range(micro_batches):
         recorder.phase = "forward" if index == micro_batches - 1 else "first_forward"
-        loss = _forward_loss(model, _batch(request, recorder.device_type), request, recorder.device_type)
+        loss = _forward_loss(model, batches[index], request, recorder.device_type)
         recorder.phase = "backward" if index == micro_batches - 1 else "first_backward"
         loss.backward()
         for parameter in trainable:
@@ -187,6 +189,7 @@ def _step(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     torch.clear_autocast_cache()
+    del batches
 
 
 def _evaluate(model: torch.nn.Module, request: TraceRequest, recorder: StepRecorder) -> None:
@@ -236,13 +239,26 @@ def _accepts_loss_kwargs(model: torch.nn.Module) -> bool:
     return any(p.kind == inspect.Parameter.VAR_KEYWORD for p in parameters)
 
 
+def _drawn_batches(request: TraceRequest, device_type: str) -> list[dict[str, torch.Tensor]]:
+    """What the Trainer holds during a step: its micro-batches (two stand for all), and on CPU the prefetched next one.
+
+    accelerate's data loader is one batch ahead; it moves a batch to the device only when it hands it out.
+    """
+    drawn = min(request.execution.gradient_accumulation_steps, 2) + (device_type == "cpu")
+    return [_batch(request, device_type) for _ in range(drawn)]
+
+
 def _batch(request: TraceRequest, device_type: str) -> dict[str, torch.Tensor]:
     rows, length = request.execution.micro_batch_size, request.seq_length
     ids = torch.zeros(rows, length, dtype=torch.long, device=device_type)
     mask = torch.ones(rows, length, dtype=torch.long, device=device_type)
     shape = (rows,) if request.model.task == "sequence-classification" else (rows, length)
     labels = torch.zeros(shape, dtype=torch.long, device=device_type)
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    if int(request.model.config.get("type_vocab_size") or 0) > 1:
+        # Tokenizers of two-segment models (BERT) hand these over too.
+        batch["token_type_ids"] = torch.zeros_like(ids)
+    return batch
 
 
 def _frozen_tensors(model: torch.nn.Module) -> list[torch.Tensor]:

@@ -1,0 +1,191 @@
+"""What calibrating a device leaves behind: fitted coefficients, the raw points behind them, and where they come from.
+
+No coefficient stands alone: each carries its sample count and residual, and the raw points allow refitting.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, field
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ReplayPoint:
+    """One operator call timed alone on real tensors.
+
+    Attributes:
+        name: Operator, ``"addmm.default"``.
+        key: Row of the class table, ``"gemm/float32"``.
+        flops, moved_bytes: Of the call.
+        median_s: Median of the repeats.
+        spread: Half interquartile range of the repeats over the median.
+        share: How often it occurs in the traced steps; weights the fit.
+    """
+
+    name: str
+    key: str
+    flops: int
+    moved_bytes: int
+    median_s: float
+    spread: float
+    share: int = 1
+
+
+@dataclass(frozen=True)
+class ClassFit:
+    """Seconds of one operator of a class: a non-negative linear form of its work.
+
+    ``overhead_s + s_per_flop * flops + s_per_near_byte * min(bytes, near_bytes) + s_per_far_byte * max(bytes - near_bytes, 0)``
+
+    Attributes:
+        near_bytes: Where traffic leaves the cache (chosen per class from the data); infinite traffic classes use 0.
+        samples: Replayed calls behind the fit.
+        residual_relative: Median of ``|predicted / measured - 1|`` over them.
+        max_flops, max_bytes: Largest call replayed; beyond it the fit extrapolates.
+    """
+
+    overhead_s: float
+    s_per_flop: float
+    s_per_near_byte: float
+    s_per_far_byte: float
+    near_bytes: int
+    samples: int
+    residual_relative: float
+    max_flops: int
+    max_bytes: int
+
+    def seconds(self, flops: int, moved_bytes: int) -> float:
+        """Time of one call."""
+        near = min(moved_bytes, self.near_bytes)
+        far = moved_bytes - near
+        return self.overhead_s + self.s_per_flop * flops + self.s_per_near_byte * near + self.s_per_far_byte * far
+
+
+@dataclass(frozen=True)
+class StepPoint:
+    """A few real Trainer steps of one configuration, and what the class table says of them.
+
+    Attributes:
+        model_key: Identity of the architecture (``model_key`` of ``costmodel.time``).
+        method: Strategy.
+        execution_key: Execution knobs that change the operators (``execution_key`` of ``costmodel.time``).
+        micro_batch_size, seq_length: Shape of one micro-batch.
+        step_times_s: Raw, after warm-up.
+        table_s: Sum over the step's operators by the class table alone.
+        operators: Operators of the step.
+        allocated_peak_bytes: From the memory profiler; ``None`` when it was not asked for.
+        resident_peak_bytes, baseline_resident_bytes: Of the measuring process.
+        held_back: Measured to test the fit, not used for it.
+    """
+
+    model_key: str
+    method: str
+    execution_key: str
+    micro_batch_size: int
+    seq_length: int
+    step_times_s: tuple[float, ...]
+    table_s: float
+    operators: int
+    allocated_peak_bytes: int | None = None
+    resident_peak_bytes: int = 0
+    baseline_resident_bytes: int = 0
+    held_back: bool = False
+
+    @property
+    def median_s(self) -> float:
+        return statistics.median(self.step_times_s)
+
+    @property
+    def noise_relative(self) -> float:
+        """Standard deviation of repeats over the median, from the interquartile range (0.6745 sigma each side)."""
+        if len(self.step_times_s) < 4:
+            return (max(self.step_times_s) - min(self.step_times_s)) / 2 / self.median_s
+        low, _, high = statistics.quantiles(self.step_times_s, n=4)
+        return (high - low) / 2 / 0.6745 / self.median_s
+
+
+@dataclass(frozen=True)
+class StepFit:
+    """From operator times to a step: ``step_s = factor * table_s + host_s_per_operator * operators``.
+
+    Attributes:
+        factor: What operators cost more in a real step than alone (cold caches, contention).
+        host_s_per_operator: Python, autograd and dispatch per operator.
+        residual_relative: Root mean square of the leave-one-out relative errors.
+        noise_relative: Median repeat noise of the points.
+        samples: Points behind the fit.
+    """
+
+    factor: float
+    host_s_per_operator: float
+    residual_relative: float
+    noise_relative: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class ResidentFit:
+    """Resident set of a training process on CPU: ``baseline_bytes + bytes_per_allocated_byte * allocated peak``.
+
+    Attributes:
+        baseline_bytes: Process after imports plus what the first steps load (thread pools, kernels), without tensors.
+        bytes_per_allocated_byte: Above 1 where the C allocator keeps freed pages.
+        residual_relative: Root mean square of the relative errors of the whole resident set.
+        samples: Points behind the fit.
+    """
+
+    baseline_bytes: int
+    bytes_per_allocated_byte: float
+    residual_relative: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class HeldOutError:
+    """Relative errors of the step time on configurations that the fit did not see.
+
+    Attributes:
+        median, worst: Of ``|predicted / measured - 1|``.
+        samples: Configurations.
+        how: ``"held back"`` or ``"leave one out"``.
+    """
+
+    median: float
+    worst: float
+    samples: int
+    how: str
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Everything that calibrating one device with one set of library versions found.
+
+    Attributes:
+        device_id: Profile it belongs to.
+        versions: Libraries, driver and thread count that decide speed; predictions refuse to mix them.
+        created_at: ISO 8601, UTC.
+        classes: Class table by key.
+        step: From operators to steps; ``None`` when no real step was measured.
+        resident: CPU only.
+        held_out: How well it predicts what it did not see.
+        replays, points: Raw data.
+        seconds: What calibrating took.
+        partial: Why parts are missing, when they are.
+        notes: Warnings for the user.
+    """
+
+    device_id: str
+    versions: dict[str, str]
+    created_at: str
+    classes: dict[str, ClassFit]
+    step: StepFit | None = None
+    resident: ResidentFit | None = None
+    held_out: HeldOutError | None = None
+    replays: tuple[ReplayPoint, ...] = ()
+    points: tuple[StepPoint, ...] = ()
+    seconds: float = 0.0
+    partial: str = ""
+    notes: tuple[str, ...] = field(default_factory=tuple)
+    schema_version: int = SCHEMA_VERSION

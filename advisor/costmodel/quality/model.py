@@ -1,0 +1,254 @@
+"""Expected held-out quality of a strategy: prior from published tables, sharpened by short runs when they were bought.
+
+Unknowns are the level b of full fine-tuning on the task and the gap g[m] of every method to it; before any run they are
+independent normal variables (``level``, ``gaps``). A short run of method e, carried to the full run (``curves``), observes
+b + g[e] with a known error. Conditioning a normal distribution on these observations gives every method its estimate: its own
+runs where it has some, else the task's level as the other methods' runs show it plus its prior gap.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from advisor.core.cost import Evidence, Interval, QualityEstimate
+from advisor.core.data import DataProfile
+from advisor.core.model import ModelSpec
+from advisor.core.strategy import StrategyConfig
+from advisor.costmodel.quality import curves
+from advisor.costmodel.quality.evidence import QualityEvidence
+from advisor.costmodel.quality.gaps import Gap, GapModel
+from advisor.costmodel.quality.level import Level, LevelModel
+from advisor.costmodel.quality.student import NORMAL_95, normal_cdf
+from advisor.costmodel.quality.tables import PublishedTables, TaskType, load_tables
+
+CERTIFYING_TASKS = 9
+"""Split-conformal intervals over K exchangeable tasks certify at most K / (K + 1): 90 % needs nine. Published benchmarks are no
+sample of users' tasks, so only tasks that the advisor ran to the end itself count; none ship with it."""
+
+_PEFT_TYPES = {"LORA": "lora", "IA3": "ia3", "HIRA": "hira"}
+
+
+@dataclass(frozen=True)
+class QualityPrior:
+    """What is known before the task is looked at.
+
+    Attributes:
+        gaps: Of the methods to full fine-tuning.
+        levels: Of full fine-tuning on a new task.
+        finished_tasks: Tasks that this advisor ran to the end and compared with its prediction.
+    """
+
+    gaps: GapModel
+    levels: LevelModel
+    finished_tasks: int = 0
+
+    @classmethod
+    def from_tables(cls, tables: PublishedTables) -> QualityPrior:
+        """Fit the prior; takes some tens of milliseconds."""
+        gaps = GapModel(tables.tables, seed_sd_points=tables.seed_noise.sd_points)
+        return cls(gaps, LevelModel(tables.tables, gaps))
+
+    @property
+    def seed_sd(self) -> float:
+        """Standard deviation of accuracy (0-1) between seeds."""
+        return self.gaps.seed_sd_points / 100
+
+
+@lru_cache(maxsize=1)
+def default_prior() -> QualityPrior:
+    """The prior from the tables that ship with the advisor."""
+    return QualityPrior.from_tables(load_tables())
+
+
+@dataclass(frozen=True)
+class _Posterior:
+    """Normal estimate of one method's figure; the two sides of the 90 % interval may differ."""
+
+    value: float
+    low_sd: float
+    high_sd: float
+
+
+class QualityModel:
+    """Predicts the held-out metric of a plan.
+
+    Args:
+        prior: From published tables; the shipped one when ``None``.
+        evidence: Short runs on this very task, if any were bought.
+    """
+
+    def __init__(self, prior: QualityPrior | None = None, evidence: QualityEvidence | None = None) -> None:
+        self.prior = prior if prior is not None else default_prior()
+        self.evidence = evidence
+
+    def estimate(
+        self, model: ModelSpec, strategy: StrategyConfig, data: DataProfile | None, *, min_quality: float | None = None
+    ) -> QualityEstimate:
+        """Expected accuracy (classification) or perplexity (language modelling) of the full run.
+
+        Without runs a perplexity is not predicted (``value`` is ``None``): it depends on the text, not on the method.
+        """
+        if model.task == "sequence-classification":
+            return self._accuracy(model, strategy, data, min_quality)
+        return self._perplexity(model, strategy, min_quality)
+
+    def expected_gap(self, model: ModelSpec, strategy: StrategyConfig) -> float:
+        """Expected difference to full fine-tuning on the ranking scale: accuracy (0-1), or share of the loss; negative is worse."""
+        return self._gap(model, strategy.method, strategy).mean_points / 100
+
+    @property
+    def tie_margin(self) -> float:
+        """Differences below this are inside the noise between seeds: the standard deviation of the difference of two runs."""
+        return math.sqrt(2) * self.prior.seed_sd
+
+    def _gap(self, model: ModelSpec, method: str, strategy: StrategyConfig | None = None) -> Gap:
+        if method == "peft" and strategy is not None and strategy.peft_config:
+            method = _PEFT_TYPES.get(str(strategy.peft_config.get("peft_type", "")).upper(), method)
+        return self.prior.gaps.gap(method, _task_type(model), model.total_parameters)
+
+    # --- accuracy -------------------------------------------------------------------------------------------------
+
+    def _accuracy(
+        self, model: ModelSpec, strategy: StrategyConfig, data: DataProfile | None, min_quality: float | None
+    ) -> QualityEstimate:
+        majority = (data.majority_share if data else None) or 1 / max(model.num_labels, 2)
+        rows = data.train_rows if data else _UNKNOWN_ROWS
+        level = self.prior.levels.predict(majority_share=majority, train_rows=rows, total_parameters=model.total_parameters)
+        if self.evidence is not None and self.evidence.diverged(strategy.method):
+            return _abstain("accuracy", f"the short run of {strategy.method} diverged: lower its learning rate")
+        observed = self._observed_accuracies(data, model)
+        if observed:
+            posterior = self._condition(model, strategy, level, observed)
+        else:
+            posterior = _prior_only(level, self._gap(model, strategy.method, strategy))
+        value = min(max(posterior.value, majority), _HIGHEST_ACCURACY)
+        low, high = value - NORMAL_95 * posterior.low_sd, value + NORMAL_95 * posterior.high_sd
+        interval = Interval(max(low, 0.0), min(high, 1.0), 0.9)
+        basis = "measured" if strategy.method in observed else "transferred" if observed else "prior"
+        return QualityEstimate(
+            "accuracy", value, interval, _p_at_least(min_quality, value, posterior), self.certified,
+            self._reason(model, strategy, majority, observed), _state(observed), basis,
+        )  # fmt: skip
+
+    @property
+    def certified(self) -> bool:
+        """Whether enough finished tasks stand behind the level of the intervals."""
+        return self.prior.finished_tasks >= CERTIFYING_TASKS
+
+    def _observed_accuracies(self, data: DataProfile | None, model: ModelSpec) -> dict[str, curves.Extrapolation]:
+        if self.evidence is None:
+            return {}
+        counts = list(data.class_counts.values()) if data and data.class_counts else [1] * max(model.num_labels, 2)
+        chance = curves.chance_loss(counts)
+        runs = [run for run in self.evidence.runs if run.usable and run.accuracy is not None]
+        gamma = curves.fit_gamma(runs, max(counts) / sum(counts), chance)
+        return {
+            method: curves.extrapolate_accuracy(self.evidence.of(method), chance_loss=chance, gamma=gamma)
+            for method in self.evidence.methods
+        }
+
+    def _condition(
+        self, model: ModelSpec, strategy: StrategyConfig, level: Level, observed: dict[str, curves.Extrapolation]
+    ) -> _Posterior:
+        """Normal conditioning of (level, gaps) on the extrapolated runs, plus the noise of the final run."""
+        methods = [*observed, *([strategy.method] if strategy.method not in observed else [])]
+        gaps = [self._gap(model, method, strategy if method == strategy.method else None) for method in methods]
+        level_sd = level.interval.half_width / NORMAL_95
+        mean = np.array([level.accuracy + gap.mean_points / 100 for gap in gaps])
+        covariance = np.full((len(methods), len(methods)), level_sd**2) + np.diag([(gap.sd_points / 100) ** 2 for gap in gaps])
+        seen = len(observed)
+        errors = np.diag([item.sd**2 + self.prior.seed_sd**2 for item in observed.values()])
+        gain = covariance[:, :seen] @ np.linalg.inv(covariance[:seen, :seen] + errors)
+        mean = mean + gain @ (np.array([item.value for item in observed.values()]) - mean[:seen])
+        covariance = covariance - gain @ covariance[:seen, :]
+        index = methods.index(strategy.method)
+        value = float(mean[index])
+        final = self._final_variance(value)
+        sd = math.sqrt(max(float(covariance[index, index]), 0.0) + final)
+        return _Posterior(value, sd, sd)
+
+    def _final_variance(self, accuracy: float) -> float:
+        """Of the final run around its expectation: its seed, and the sampling of its held-out items."""
+        rows = self.evidence.target_eval_rows if self.evidence else 0
+        share = min(max(accuracy, 0.01), 0.99)
+        return self.prior.seed_sd**2 + (share * (1 - share) / rows if rows else 0.0)
+
+    def _reason(
+        self, model: ModelSpec, strategy: StrategyConfig, majority: float, observed: dict[str, curves.Extrapolation]
+    ) -> str:
+        if strategy.method in observed and self.evidence is not None:
+            runs, item = self.evidence.of(strategy.method), observed[strategy.method]
+            rows = ", ".join(str(run.train_rows) for run in runs)
+            return (
+                f"short runs of {strategy.method} on {rows} of {runs[-1].target_train_rows} rows reached "
+                f"{runs[-1].accuracy:.3f}; the loss curve adds {item.increment:+.3f}"
+            )
+        gap = self._gap(model, strategy.method, strategy)
+        tables = self.prior.gaps.tables_behind(strategy.method)
+        against = f"{gap.mean_points:+.1f} points against full fine-tuning in {tables} published tables"
+        if observed:
+            return f"level of the task from short runs of {', '.join(observed)}; {strategy.method} {against}"
+        return f"{self.prior.levels.tasks} published tasks above a majority share of {majority:.2f}; {strategy.method} {against}"
+
+    # --- perplexity -----------------------------------------------------------------------------------------------
+
+    def _perplexity(self, model: ModelSpec, strategy: StrategyConfig, min_quality: float | None) -> QualityEstimate:
+        evidence = self.evidence
+        if evidence is None or not evidence.methods:
+            return _abstain("perplexity", "perplexity depends on the text; buy short runs to have it predicted")
+        if evidence.diverged(strategy.method):
+            return _abstain("perplexity", f"the short run of {strategy.method} diverged: lower its learning rate")
+        own = strategy.method in evidence.methods
+        method = strategy.method if own else evidence.methods[0]
+        item = curves.extrapolate_loss(evidence.of(method))
+        gap, other = self._gap(model, strategy.method, strategy), self._gap(model, method)
+        shift = 0.0 if own else (gap.mean_points - other.mean_points) / 100
+        spread = 0.0 if own else math.hypot(gap.sd_points, other.sd_points) / 100
+        loss = item.value * math.exp(-shift)
+        sd = math.hypot(item.sd, loss * spread, loss * curves.LOSS_NOISE)
+        low, high = math.exp(max(loss - NORMAL_95 * sd, 0.0)), math.exp(loss + NORMAL_95 * sd)
+        wanted = None if min_quality is None else normal_cdf((math.log(max(min_quality, 1e-9)) - loss) / sd)
+        source = "short runs" if own else f"short runs of {method}"
+        return QualityEstimate(
+            "perplexity", math.exp(loss), Interval(low, high, 0.9), wanted, self.certified,
+            f"{source}, largest on {evidence.of(method)[-1].train_rows} rows", "extrapolated", "measured" if own else "transferred",
+        )  # fmt: skip
+
+
+_UNKNOWN_ROWS = 10_000
+"""Training rows assumed when no data set is named: the middle of the published tables."""
+
+_HIGHEST_ACCURACY = 0.995
+"""No published table of the prior reaches more; a sum of level and gap could."""
+
+
+def _task_type(model: ModelSpec) -> TaskType:
+    return "classification" if model.task == "sequence-classification" else "language-modelling"
+
+
+def _prior_only(level: Level, gap: Gap) -> _Posterior:
+    low = (level.accuracy - level.interval.low) / NORMAL_95
+    high = (level.interval.high - level.accuracy) / NORMAL_95
+    sd = gap.sd_points / 100
+    return _Posterior(level.accuracy + gap.mean_points / 100, math.hypot(low, sd), math.hypot(high, sd))
+
+
+def _p_at_least(minimum: float | None, value: float, posterior: _Posterior) -> float | None:
+    if minimum is None:
+        return None
+    sd = posterior.high_sd if minimum > value else posterior.low_sd
+    return 1 - normal_cdf((minimum - value) / sd)
+
+
+def _abstain(metric: str, reason: str) -> QualityEstimate:
+    return QualityEstimate(metric, None, None, None, False, reason, "extrapolated", "prior")
+
+
+def _state(observed: Sequence[str] | dict[str, curves.Extrapolation]) -> Evidence:
+    """The full run lies beyond what was run in either case: prefixes, or other people's tasks."""
+    return "extrapolated" if not observed else "interpolated" if len(observed) == 0 else "extrapolated"

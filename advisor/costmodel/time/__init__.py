@@ -1,0 +1,25 @@
+"""Time: seconds per operator class, per step, per run. Neither torch nor scipy is needed to predict."""
+
+from advisor.costmodel.time.keys import execution_key, model_key
+from advisor.costmodel.time.lengths import PaddedLengths, micro_batch_lengths, padded_lengths
+from advisor.costmodel.time.run import RunShape, optimizer_steps, run_time
+from advisor.costmodel.time.step import Setting, StepTime, optimizer_step, phase_seconds, step_time
+from advisor.costmodel.time.table import OperatorClock, OperatorSeconds
+
+__all__ = [
+    "OperatorClock",
+    "OperatorSeconds",
+    "PaddedLengths",
+    "RunShape",
+    "Setting",
+    "StepTime",
+    "execution_key",
+    "micro_batch_lengths",
+    "model_key",
+    "optimizer_step",
+    "optimizer_steps",
+    "padded_lengths",
+    "phase_seconds",
+    "run_time",
+    "step_time",
+]

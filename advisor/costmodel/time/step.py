@@ -1,0 +1,156 @@
+"""From traced operators to the time of an optimizer step, with an interval and what it rests on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from advisor.core.cost import Basis, Evidence
+from advisor.core.device import DeviceProfile
+from advisor.costmodel.calibration.record import Calibration, StepFit, StepPoint
+from advisor.costmodel.time.table import OperatorClock, OperatorSeconds
+from advisor.costmodel.trace.ops import TracedOp
+
+HOST_S_PER_OPERATOR = 12e-6
+"""Python, autograd and dispatch per operator where no step was measured: real Trainer steps of MiniLM with two rows of
+eight tokens on one 2 GHz server core took 10-14 us per operator (torch 2.13, transformers 5.23)."""
+
+DATASHEET_HALF_WIDTH = 0.35
+"""90 % half width from a datasheet alone. Decoders at 4,096 tokens came out within 9 % (see ``time.table``); encoders, small
+batches and other cards were not checked, hence wider."""
+HOST_BOUND_HALF_WIDTH = 0.60
+"""The same when the host decides: host speeds of the machines that hold the same card differ by a factor of two."""
+ROOFLINE_LOW, ROOFLINE_HIGH = 0.7, 2.2
+"""Interval factors of a probe's rates without a calibration: on CPU a two-ceiling roofline was off by 18 % on average and
+low nearly always, because elementwise work of unfused models misses the bandwidth ceiling."""
+TRANSFER_SIGMA = 0.14
+"""Relative standard deviation added for a model that was not measured: a class table from MiniLM predicted DistilBERT with 7 %
+mean error; doubled, because one pair of models is little evidence."""
+UNCOVERED_SIGMA = 0.5
+"""Relative standard deviation of the share of time that comes from operator classes that were not calibrated."""
+SHAPE_SIGMA_PER_DOUBLING = 0.05
+"""Relative standard deviation added per doubling of the tokens in a micro-batch beyond the measured range; the class fits are
+linear, real kernels are not quite."""
+T_QUANTILES_95 = (6.31, 2.92, 2.35, 2.13, 2.02, 1.94, 1.89, 1.86, 1.83, 1.81)
+"""95 % quantiles of Student's t for 1 to 10 degrees of freedom (any table); 1.645 in the limit."""
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Predicted wall clock of some work.
+
+    Attributes:
+        seconds: Point prediction (median).
+        low, high: 90 % interval.
+        host_bound: Whether launching operators takes longer than running them.
+    """
+
+    seconds: float
+    low: float
+    high: float
+    evidence: Evidence
+    basis: Basis
+    host_bound: bool = False
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is being predicted, to find its distance from what was measured (keys of ``time.keys``)."""
+
+    model_key: str = ""
+    method: str = ""
+    execution_key: str = ""
+    tokens_per_micro_batch: int = 0
+
+
+def phase_seconds(operators: Iterable[TracedOp], clock: OperatorClock) -> dict[str, OperatorSeconds]:
+    """Operator time by phase of the step."""
+    phases: dict[str, list[TracedOp]] = {}
+    for op in operators:
+        phases.setdefault(op.phase, []).append(op)
+    return {phase: clock.total(members) for phase, members in phases.items()}
+
+
+def optimizer_step(phases: Mapping[str, OperatorSeconds], gradient_accumulation_steps: int = 1) -> OperatorSeconds:
+    """All operators of one optimizer step: first micro-batch, further micro-batches, update.
+
+    With accumulation the trace holds two micro-batches: the first (no gradients yet) and one that stands for all others.
+    """
+    nothing = OperatorSeconds()
+    further = phases.get("forward", nothing) + phases.get("backward", nothing)
+    first = phases.get("first_forward", nothing) + phases.get("first_backward", nothing)
+    if first.operators == 0:
+        first = further
+    return first + further * (gradient_accumulation_steps - 1) + phases.get("optimizer", nothing)
+
+
+def step_time(
+    work: OperatorSeconds | Iterable[TracedOp],
+    device: DeviceProfile,
+    calibration: Calibration | None = None,
+    setting: Setting | None = None,
+) -> StepTime:
+    """Predict the time of some work (an optimizer step, an evaluation pass).
+
+    Args:
+        work: Summed operators (``optimizer_step``) or the operators themselves.
+        device: Where it will run.
+        calibration: Of that device, if there is one.
+        setting: What it is, to judge the distance from what was measured.
+
+    Raises:
+        ValueError: the profile has no rates to predict from.
+    """
+    clock = OperatorClock(device, calibration)
+    if not clock.classes and not clock.knows_rates:
+        raise ValueError(f"the profile of {device.id} has no rates; probe the device again")
+    total = work if isinstance(work, OperatorSeconds) else clock.total(work)
+    if calibration is not None and calibration.step is not None:
+        return _calibrated(total, calibration.step, calibration, setting or Setting())
+    host_s = total.operators * HOST_S_PER_OPERATOR
+    if clock.basis == "datasheet":
+        seconds = max(host_s, total.device_s)
+        half = HOST_BOUND_HALF_WIDTH if host_s > total.device_s else DATASHEET_HALF_WIDTH
+        low, high = seconds / (1 + half), seconds * (1 + half)
+        return StepTime(seconds, low, high, "extrapolated", "datasheet", host_s > total.device_s)
+    asynchronous = device.type == "cuda"
+    seconds = max(host_s, total.device_s) if asynchronous else host_s + total.device_s
+    low, high = seconds * ROOFLINE_LOW, seconds * ROOFLINE_HIGH
+    return StepTime(seconds, low, high, "extrapolated", clock.basis, host_s > total.device_s)
+
+
+def predicted_seconds(fit: StepFit, device_s: float, operators: float) -> float:
+    """``factor * device_s + host_s_per_operator * operators`` (operators run where they are launched)."""
+    return fit.factor * device_s + fit.host_s_per_operator * operators
+
+
+def _calibrated(total: OperatorSeconds, fit: StepFit, calibration: Calibration, setting: Setting) -> StepTime:
+    seconds = predicted_seconds(fit, total.device_s, total.operators)
+    same_model = [p for p in calibration.points if p.model_key == setting.model_key]
+    distance = _doublings_outside(setting.tokens_per_micro_batch, same_model or list(calibration.points))
+    variance = max(fit.residual_relative, fit.noise_relative) ** 2 * (1 + 1 / max(fit.samples, 1))
+    variance += (SHAPE_SIGMA_PER_DOUBLING * distance) ** 2
+    variance += (UNCOVERED_SIGMA * total.uncovered_s / max(total.device_s, 1e-12)) ** 2
+    if not same_model:
+        variance += TRANSFER_SIGMA**2
+    half = t_quantile_95(fit.samples - 1) * math.sqrt(variance)
+    near = bool(same_model) and distance <= 1 and total.uncovered_s < 0.1 * total.device_s
+    evidence: Evidence = "interpolated" if near else "extrapolated"
+    host_bound = fit.host_s_per_operator * total.operators > fit.factor * total.device_s
+    return StepTime(seconds, seconds / (1 + half), seconds * (1 + half), evidence, "calibrated", host_bound)
+
+
+def t_quantile_95(degrees_of_freedom: int) -> float:
+    """95 % quantile of Student's t, so that plus and minus it hold 90 %."""
+    if degrees_of_freedom > len(T_QUANTILES_95):
+        return 1.645 * (1 + 1 / degrees_of_freedom)
+    return T_QUANTILES_95[max(degrees_of_freedom, 2) - 1]
+
+
+def _doublings_outside(tokens: int, points: list[StepPoint]) -> float:
+    """How many doublings the micro-batch's tokens lie outside the measured range."""
+    measured = [p.micro_batch_size * p.seq_length for p in points]
+    if not tokens or not measured:
+        return 0.0
+    return max(0.0, math.log2(tokens / max(measured)), math.log2(min(measured) / tokens))
