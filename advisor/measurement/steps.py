@@ -17,6 +17,7 @@ from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.measurement.resident import peak_resident_bytes, resident_bytes
 from advisor.measurement.step_profile import ProfiledStep, StepProfiler
+from advisor.strategies import get_strategy
 from advisor.training.arguments import training_arguments
 from advisor.training.assembly import assemble_trainer, count_parameters
 from advisor.training.build import build_model
@@ -195,7 +196,7 @@ def _train_on_copies(
             request.model.task,
             train_dataset=dataset,
             collator=dataset.collate,
-            callbacks=callbacks,
+            callbacks=[*get_strategy(request.strategy.method).callbacks(request.strategy), *callbacks],
         )
         trainer.train()
     return count_parameters(model)

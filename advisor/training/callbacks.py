@@ -54,11 +54,13 @@ class ProgressEvents(TrainerCallback):
     Attributes:
         train_losses: ``(optimizer step, mean loss since the previous entry)`` as the Trainer logs them.
         metric_history: ``(optimizer step, held-out metrics)``.
+        evaluation_s: Wall clock of all evaluations so far, as the Trainer reports it.
     """
 
     def __init__(self, on_event: OnEvent) -> None:
         self.train_losses: list[tuple[int, float]] = []
         self.metric_history: list[tuple[int, dict[str, float]]] = []
+        self.evaluation_s = 0.0
         self._on_event = on_event
         self._last_sent_s = -math.inf
         self._evaluated_batches = 0
@@ -102,6 +104,7 @@ class ProgressEvents(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         self._evaluated_batches = 0
+        self.evaluation_s += (metrics or {}).get("eval_runtime", 0.0)
         kept = held_out_metrics(metrics or {})
         self.metric_history.append((state.global_step, kept))
         self._on_event({"kind": "metrics", "step": state.global_step, "metrics": kept})

@@ -23,12 +23,13 @@ def synthetic_batch(spec: ModelSpec, rows: int, seq_length: int, *, padded: bool
         spec: Decides vocabulary, labels and whether there are ``token_type_ids``.
         rows: Micro-batch size.
         seq_length: Padded length in tokens.
-        padded: Whether the last row is half padding (with a single row: its last token), which decides the attention mask.
+        padded: Whether the last row is half padding (with a single row: its last token). Without padding, language models
+            get packed blocks, which come without a mask.
         seed: Of the tokens and labels.
 
     Returns:
-        ``input_ids``, ``attention_mask``, ``labels`` and, for models with two segments, ``token_type_ids``; all int64, of
-        shape ``(rows, seq_length)`` except the labels of a classification, ``(rows,)``.
+        ``input_ids`` and ``labels``, and unless packed ``attention_mask`` and, for models with two segments,
+        ``token_type_ids``; all int64, of shape ``(rows, seq_length)`` except the labels of a classification, ``(rows,)``.
     """
     generator = torch.Generator().manual_seed(seed)
     pad = int(spec.config.get("pad_token_id") or 0)
@@ -38,7 +39,10 @@ def synthetic_batch(spec: ModelSpec, rows: int, seq_length: int, *, padded: bool
     if padded and seq_length > 1:
         mask[-1, (seq_length // 2 if rows > 1 else seq_length - 1) :] = 0
         tokens = tokens.masked_fill(mask == 0, pad)
-    batch = {"input_ids": tokens, "attention_mask": mask, "labels": _labels(spec, tokens, mask, generator)}
+    batch = {"input_ids": tokens, "labels": _labels(spec, tokens, mask, generator)}
+    if not padded and spec.task != "sequence-classification":
+        return batch
+    batch["attention_mask"] = mask
     if int(spec.config.get("type_vocab_size") or 0) > 1:
         batch["token_type_ids"] = torch.zeros_like(tokens)
     return batch
