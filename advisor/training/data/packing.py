@@ -19,8 +19,8 @@ _CHUNK_DOCUMENTS = 256
 def token_stream(rows: Sequence[Row], tokenizer: Any, task: Task, *, continuous: bool) -> NDArray[np.int32]:
     """All text as one row of token ids.
 
-    For causal-lm every document begins and ends as the tokenizer does it for a text (its end-of-sequence token marks the
-    end); paragraphs of one continuous text are only joined by new lines. For masked-lm the bare texts follow each other.
+    For causal-lm every document begins as the tokenizer begins a text and ends with the end-of-sequence token;
+    paragraphs of one continuous text are only joined by new lines. For masked-lm the bare texts follow each other.
 
     Args:
         rows: Documents, or paragraphs of one text.
@@ -49,7 +49,14 @@ def block_body_tokens(tokenizer: Any, task: Task, max_seq_length: int) -> int:
 
 
 def pack(
-    stream: NDArray[np.int32], tokenizer: Any, task: Task, *, max_seq_length: int, seed: int, limit: int | None, name: str
+    stream: NDArray[np.int32],
+    tokenizer: Any,
+    task: Task,
+    *,
+    max_seq_length: int,
+    seed: int,
+    limit: int | None,
+    name: str,
 ) -> NDArray[np.int32]:
     """Cut a stream of tokens into blocks; what is left at the end is dropped.
 
@@ -77,7 +84,10 @@ def pack(
         )
     blocks = stream[: count * body].reshape(count, body)
     if body < max_seq_length:
-        edges = [np.tile(np.array(ids, dtype=np.int32), (count, 1)) for ids in (special_prefix(tokenizer), special_suffix(tokenizer))]
+        edges = [
+            np.tile(np.array(ids, dtype=np.int32), (count, 1))
+            for ids in (special_prefix(tokenizer), special_suffix(tokenizer))
+        ]
         blocks = np.concatenate([edges[0], blocks, edges[1]], axis=1)
     order = np.random.default_rng(abs(seed)).permutation(count)
     return np.ascontiguousarray(blocks[order[:limit]])

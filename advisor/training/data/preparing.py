@@ -48,7 +48,7 @@ class PreparedData:
     pad_token_id: int
 
     def longest_batch(self, micro_batch_size: int) -> dict[str, torch.Tensor]:
-        """The most expensive training batch that can occur: the longest rows together (repeated when there are too few)."""
+        """The most expensive training batch there can be: the longest rows together, repeated when there are too few."""
         order = np.argsort(-self.train_dataset.lengths, kind="stable")
         chosen = [self.train_dataset[int(order[i % len(order)])] for i in range(micro_batch_size)]
         with torch.random.fork_rng(devices=[]):  # dynamic masking must not disturb the run
@@ -73,7 +73,8 @@ def prepare_data(spec: DataSpec, model: ModelSpec, tokenizer: Any, *, max_seq_le
         return _packed(spec, rows, model, tokenizer, max_seq_length)
     if rows.kind == "labelled" and rows.num_labels != model.num_labels:
         raise DataError(
-            f"the model must have one output a class, but it has {model.num_labels} and {spec.source} has {rows.num_labels}",
+            f"the model must have one output a class, but it has {model.num_labels}"
+            f" and {spec.source} has {rows.num_labels} classes",
             fix="inspect the model again with the number of classes of this data set",
         )
     pad_token_id = padding_id(tokenizer)
@@ -129,14 +130,13 @@ def _masking(tokenizer: Any) -> Any:
 
     if tokenizer.mask_token_id is None:
         raise DataError(
-            "masked-lm needs a tokenizer with a mask token, but this model's has none", fix="train it with --task causal-lm"
+            "masked-lm needs a tokenizer with a mask token, but this model's has none",
+            fix="train it with --task causal-lm",
         )
     return DataCollatorForLanguageModeling(tokenizer, mlm=True, mlm_probability=MLM_PROBABILITY)
 
 
-def _mask_once(
-    blocks: NDArray[np.int32], masking: Any, seed: int
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def _mask_once(blocks: NDArray[np.int32], masking: Any, seed: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Mask held-out blocks with their own seed, so that every evaluation asks the same questions."""
     inputs, labels = [], []
     with torch.random.fork_rng(devices=[]):

@@ -21,10 +21,10 @@ DEFAULT_LIMIT_TOKENS = 512
 """Longest default: the positions of BERT-size encoders."""
 PACKED_SMALL_TOKENS = 128
 SMALL_MODEL_PARAMETERS = 200_000_000
-"""Models below this get blocks of 128 tokens by default, larger ones of 512: a full block of 512 is slow on the machines
-that small models are trained on, and short contexts serve them as well. Any length can be asked for."""
+"""Models below this get blocks of 128 tokens by default, larger ones of 512: long blocks are slow on the machines that
+small models are trained on. Any length can be asked for."""
 EXACT_TEXT_BYTES = 8_000_000
-"""Up to this size all text is tokenised to count its blocks (about two seconds); beyond, the count is extrapolated."""
+"""Up to this size all text is tokenised to count its blocks (two seconds or so); beyond, the count is extrapolated."""
 _ROUND_TOKENS = 8
 
 
@@ -38,8 +38,8 @@ def profile_data(spec: DataSpec, model: ModelSpec, tokenizer: Any, *, max_seq_le
         spec: As ``resolve_data`` made it.
         model: Decides task and longest sequence.
         tokenizer: The model's own.
-        max_seq_length: Where rows are cut; ``None`` takes the longest row of the sample rounded up to a multiple of 8, at
-            most 512 and at most the model's positions. Packed text: 128 for small models, else 512.
+        max_seq_length: Where rows are cut; ``None`` takes the longest row of the sample rounded up to a multiple of
+            8, at most 512 and at most the model's positions. Packed text: 128 for small models, else 512.
 
     Raises:
         DataError: the data cannot be used, or the length is beyond the model's positions.
@@ -86,7 +86,8 @@ def require_max_seq_length(max_seq_length: int, model: ModelSpec) -> None:
         )
     if max_seq_length < _ROUND_TOKENS:
         raise DataError(
-            f"max_seq_length must be at least {_ROUND_TOKENS}, but got {max_seq_length}", fix="pass a longer --max-seq-length"
+            f"max_seq_length must be at least {_ROUND_TOKENS}, but got {max_seq_length}",
+            fix="pass a longer --max-seq-length",
         )
 
 

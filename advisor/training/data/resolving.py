@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from pathlib import Path
 
 from advisor.core.data import DataKind, DataSpec
@@ -11,7 +12,7 @@ from advisor.core.model import Task
 from advisor.training.data.asset_catalog import ASSETS, demo_data_names
 from advisor.training.data.assets import asset_path
 from advisor.training.data.hub import HUB_ID, is_saved_dataset
-from advisor.training.data.loading import open_table
+from advisor.training.data.records import CONVERSATION_COLUMN, open_table
 from advisor.training.data.tables import SUFFIX_KINDS, Table, require_file
 
 TEXT_COLUMNS = ("text", "sentence", "content", "document", "review", "article")
@@ -42,11 +43,14 @@ def resolve_data(
     Args:
         source: Demo name, CSV/JSONL/Parquet/text file, ``datasets`` folder, or hub id (``owner/name[:configuration]``).
         task: What the model will learn.
-        text_column, text_pair_column, label_column: Columns; ``None`` detects them.
+        text_column: Column of the text; ``None`` detects it, as for the other two.
+        text_pair_column: Column of the second text, or of the completion.
+        label_column: Column of the class.
         split: Training split of a ``datasets`` source.
         eval_source: Held-out file, or split of a ``datasets`` source.
         eval_fraction: Share held out when there is no ``eval_source``.
-        max_train_rows, max_eval_rows: Caps.
+        max_train_rows: Cap on training rows (blocks, where text is packed).
+        max_eval_rows: Cap on held-out rows.
         split_seed: Seed of hold-out and order.
 
     Raises:
@@ -54,7 +58,9 @@ def resolve_data(
     """
     kind = source_kind(source)
     if split is not None and kind != "datasets":
-        raise DataError(f"only `datasets` sources have splits, but {source} is of kind {kind}", fix="leave the split out")
+        raise DataError(
+            f"only `datasets` sources have splits, but {source} is of kind {kind}", fix="leave the split out"
+        )
     local = kind not in ("demo", "datasets")
     try:
         spec = DataSpec(
@@ -101,7 +107,9 @@ def source_kind(source: str) -> DataKind:
         return "datasets"
     raise DataError(
         f"the data must be a file, a folder, a hub id or a demo set, but {source!r} is none of them",
-        fix=f"did you mean {near[0]}?" if near else f"demo sets are {', '.join(demo_data_names())}; hub ids are owner/name",
+        fix=f"did you mean {near[0]}?"
+        if near
+        else f"demo sets are {', '.join(demo_data_names())}; hub ids are owner/name",
     )
 
 
@@ -119,8 +127,6 @@ def _eval_source(kind: DataKind, eval_source: str | None) -> str | None:
 
 
 def _with_columns(spec: DataSpec, task: Task) -> DataSpec:
-    from dataclasses import replace
-
     if spec.kind == "text":
         if task == "sequence-classification":
             raise DataError(
@@ -138,8 +144,8 @@ def _with_columns(spec: DataSpec, task: Task) -> DataSpec:
     if task == "masked-lm" and pair is not None:
         raise DataError(f"masked-lm learns one text a row, but a pair column {pair!r} was named", fix="leave it out")
     if task == "causal-lm" and text is None:
-        if "messages" in table.columns:
-            return replace(spec, text_column="messages", label_column=None)
+        if CONVERSATION_COLUMN in table.columns:
+            return replace(spec, text_column=CONVERSATION_COLUMN, label_column=None)
         found = next(((p, c) for p, c in COMPLETIONS if {p, c} <= set(table.columns)), None)
         if found is not None:
             return replace(spec, text_column=found[0], text_pair_column=found[1], label_column=None)
@@ -147,8 +153,6 @@ def _with_columns(spec: DataSpec, task: Task) -> DataSpec:
 
 
 def _classification_columns(spec: DataSpec, table: Table) -> DataSpec:
-    from dataclasses import replace
-
     text, pair = spec.text_column, spec.text_pair_column
     if text is None and pair is None:
         found = next((names for names in TEXT_PAIRS if set(names) <= set(table.columns)), None)
@@ -168,6 +172,6 @@ def _detect(table: Table, candidates: tuple[str, ...], what: str, taken: tuple[s
     if len(free) == 1 and (taken != () or what == "text"):
         return free[0]
     raise DataError(
-        f"the {what} column must be known, but none of the columns of {table.name} is called {' or '.join(candidates[:2])}",
+        f"the {what} column must be known, but no column of {table.name} is called {' or '.join(candidates[:2])}",
         fix=f"name one of {', '.join(map(repr, table.columns))} with --{what}-column",
     )

@@ -127,7 +127,9 @@ class Rows:
     @property
     def text_bytes(self) -> int:
         """UTF-8 size of all texts."""
-        return sum(len(text.encode("utf-8", "surrogatepass")) for row in (*self.train, *self.eval) for text in row.texts)
+        return sum(
+            len(text.encode("utf-8", "surrogatepass")) for row in (*self.train, *self.eval) for text in row.texts
+        )
 
     @property
     def fingerprint(self) -> str:

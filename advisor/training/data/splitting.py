@@ -1,7 +1,7 @@
 """Hold-out, order and caps: decided by a hash of each row's text, so that they depend on nothing else.
 
-The order does not change when rows are added or the file is sorted, copies of one text always fall on the same side, and
-the rows of a smaller cap are a prefix of those of a larger one.
+The order does not change when rows are added or the file is sorted, copies of one text always fall on the same side,
+and the rows of a smaller cap are a prefix of those of a larger one.
 """
 
 from __future__ import annotations

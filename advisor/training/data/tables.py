@@ -112,7 +112,9 @@ def _read_csv(path: Path) -> Table:
     delimiter = max(_DELIMITERS, key=first.count) if any(mark in first for mark in _DELIMITERS) else ","
     csv.field_size_limit(_CSV_FIELD_LIMIT_CHARACTERS)
     try:
-        header, *lines = [line for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if line] or [[]]
+        header, *lines = [line for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if line] or [
+            []
+        ]
     except csv.Error as failure:
         raise DataError(f"the data must be CSV, but {path} cannot be read as such: {failure}") from None
     names = [name.strip() for name in header]
