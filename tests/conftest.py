@@ -1,0 +1,87 @@
+"""Shared fixtures: demo assets, a home of its own, no network, GPU tests only where there is a GPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Set before anything imports transformers or datasets; also inherited by the processes that tests start.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("ADVISOR_DEMO_DIR", str(REPOSITORY / ".demo"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    wanted = [item for item in items if item.get_closest_marker("gpu")]
+    if not wanted:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in wanted:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def advisor_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A user data directory of the tests' own, so that nothing learned on this machine leaks in or out."""
+    home = tmp_path_factory.mktemp("advisor-home")
+    before = os.environ.get("ADVISOR_HOME")
+    os.environ["ADVISOR_HOME"] = str(home)
+    yield home
+    if before is None:
+        del os.environ["ADVISOR_HOME"]
+    else:
+        os.environ["ADVISOR_HOME"] = before
+
+
+@pytest.fixture(scope="session")
+def demo_dir() -> Path:
+    """Where the demo assets lie; `make assets` fetches them."""
+    return Path(os.environ["ADVISOR_DEMO_DIR"])
+
+
+def _asset(demo_dir: Path, name: str) -> Path:
+    from advisor.training.data.asset_catalog import find_asset
+    from advisor.training.data.asset_unpack import ROWS_FILE
+    from advisor.training.data.assets import asset_folder, is_present
+
+    asset = find_asset(name)
+    if not is_present(asset, demo_dir):
+        pytest.skip(f"{name} is not in {demo_dir}: python -m advisor.training.data.assets fetch {name} --to {demo_dir}")
+    folder = asset_folder(asset, demo_dir)
+    return folder if asset.kind == "model" else folder / ROWS_FILE
+
+
+@pytest.fixture(scope="session")
+def minilm_dir(demo_dir: Path) -> Path:
+    """The pretrained MiniLM-L6 encoder: safetensors and tokenizer."""
+    return _asset(demo_dir, "minilm")
+
+
+@pytest.fixture(scope="session")
+def smollm2_dir(demo_dir: Path) -> Path:
+    """The pretrained SmolLM2-135M-Instruct decoder: safetensors and tokenizer."""
+    return _asset(demo_dir, "smollm2")
+
+
+@pytest.fixture(scope="session")
+def movie_sentences(demo_dir: Path) -> Path:
+    """10,072 labelled movie-review sentences as JSONL with the columns text and label."""
+    return _asset(demo_dir, "movie-sentences")
+
+
+@pytest.fixture(scope="session")
+def wikipedia(demo_dir: Path) -> Path:
+    """97 Wikipedia articles as JSONL with the columns title and text."""
+    return _asset(demo_dir, "wikipedia")
+
+
+@pytest.fixture(scope="session")
+def bbc_news(demo_dir: Path) -> Path:
+    """2,127 news articles in five classes as JSONL with the columns text and label."""
+    return _asset(demo_dir, "bbc-news")
