@@ -1,0 +1,139 @@
+"""One evaluation: train a plan on a prefix of the rows in its own process, and turn what happened into figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+import statistics
+from pathlib import Path
+from typing import Any
+
+from advisor.core.errors import AdvisorError, InterruptedByUser
+from advisor.core.plan import Plan
+from advisor.core.run import Measurement
+from advisor.search.study.records import Evaluation
+from advisor.search.study.setting import OnEvent, Runner, Setting
+
+LOSS = "eval_loss"
+
+ENDED_BY_BOUND = 1e-6
+"""Least violation of a bound that ended a run: TPE only looks at the sign and the order of violations."""
+
+
+def run_evaluation(
+    setting: Setting,
+    runner: Runner,
+    plan: Plan,
+    train_rows: int,
+    run_dir: Path,
+    *,
+    time_limit_s: float,
+    on_event: OnEvent | None,
+) -> Evaluation | None:
+    """Train ``plan`` (the final run's plan) on ``train_rows`` rows; ``None`` when the study's own time ran out first.
+
+    Everything that goes wrong inside the run becomes an outcome; only the user's Ctrl-C gets through.
+
+    Raises:
+        InterruptedByUser: the run was interrupted; its checkpoints stay in ``run_dir``.
+    """
+    trial_plan = setting.trial_plan(plan, train_rows)
+    limit_s = min(time_limit_s, setting.budget.time_s or math.inf)
+    measurement = _measure(runner, trial_plan, run_dir, limit_s, on_event)
+    if measurement.outcome == "interrupted":
+        raise InterruptedByUser(measurement.reason or "the trial was interrupted")
+    if measurement.outcome == "over_time" and limit_s < (setting.budget.time_s or math.inf):
+        return None
+    return judge(setting, plan, train_rows, _finite(measurement))
+
+
+def _measure(runner: Runner, plan: Plan, run_dir: Path, limit_s: float, on_event: OnEvent | None) -> Measurement:
+    resume = run_dir.is_dir() and any(run_dir.iterdir())
+    try:
+        return runner(plan, run_dir, resume=resume, time_limit_s=limit_s, on_event=on_event)
+    except (KeyboardInterrupt, InterruptedByUser):
+        raise InterruptedByUser("the trial was interrupted") from None
+    except AdvisorError as failure:
+        return Measurement("failed", failure.message)
+    except Exception as failure:  # a broken run must not end the study
+        return Measurement("failed", f"{type(failure).__name__}: {failure}")
+
+
+def discard(run_dir: Path) -> None:
+    """Remove the output of a run whose evaluation is on disk: weights of beaten trials would only fill it."""
+    shutil.rmtree(run_dir, ignore_errors=True)
+
+
+def judge(setting: Setting, plan: Plan, train_rows: int, measurement: Measurement) -> Evaluation:
+    """The figures that rank a run and hold it against the budgets."""
+    nll = measurement.metrics.get(LOSS)
+    metric = measurement.metrics.get(setting.metric_name)
+    if metric is None and setting.metric_name == "perplexity" and nll is not None:
+        metric = _exp(nll)
+    completed = measurement.outcome == "completed"
+    diverged = completed and nll is None
+    projected_s = _projected_total_s(setting, plan, measurement) if completed else None
+    return Evaluation(
+        train_rows=train_rows,
+        outcome=measurement.outcome,
+        reason="training diverged: the held-out loss is not a finite number" if diverged else measurement.reason,
+        nll=nll if completed else None,
+        metric=metric if completed else None,
+        device_peak_bytes=measurement.device_peak_bytes,
+        total_s=measurement.total_s,
+        projected_total_s=projected_s,
+        constraints=_constraints(setting, measurement, projected_s),
+        measurement=measurement,
+    )
+
+
+def _constraints(setting: Setting, measurement: Measurement, projected_s: float | None) -> dict[str, float]:
+    """Measured figures over their budgets, minus one. A run that a bound ended has broken that bound."""
+    values: dict[str, float] = {}
+    memory_bytes, time_s = setting.budget.memory_bytes, setting.budget.time_s
+    if memory_bytes is not None and measurement.device_peak_bytes is not None:
+        values["memory"] = measurement.device_peak_bytes / memory_bytes - 1
+    if time_s is not None and projected_s is not None:
+        values["time"] = projected_s / time_s - 1
+    if measurement.outcome == "out_of_memory":
+        values["memory"] = max(values.get("memory", 0.0), ENDED_BY_BOUND)
+    if measurement.outcome == "over_time":
+        values["time"] = max(measurement.total_s / time_s - 1 if time_s else 0.0, ENDED_BY_BOUND)
+    return values
+
+
+def _projected_total_s(setting: Setting, plan: Plan, measurement: Measurement) -> float | None:
+    """The final run's wall clock: this run's loading and saving, and its median step times the final run's steps.
+
+    Evaluation grows with the held-out rows. The first steps (warm-up) are in the median, not in the sum.
+    """
+    if not measurement.step_times_s:
+        return None
+    steps_per_epoch = math.ceil(setting.data_profile.train_rows / plan.execution.effective_batch_size)
+    steps = math.ceil(steps_per_epoch * plan.strategy.num_train_epochs)
+    evaluation_s = measurement.evaluation_s * setting.data_profile.eval_rows / setting.eval_rows
+    return (
+        measurement.loading_s
+        + statistics.median(measurement.step_times_s) * steps
+        + evaluation_s
+        + measurement.saving_s
+    )
+
+
+def _finite(measurement: Measurement) -> Measurement:
+    """Without not-a-numbers, which JSON cannot hold."""
+    return dataclasses.replace(
+        measurement,
+        metrics=_finite_metrics(measurement.metrics),
+        metric_history=tuple((step, _finite_metrics(metrics)) for step, metrics in measurement.metric_history),
+        train_losses=tuple((step, loss) for step, loss in measurement.train_losses if math.isfinite(loss)),
+    )
+
+
+def _finite_metrics(metrics: dict[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+
+
+def _exp(value: float) -> float | None:
+    return math.exp(value) if value < 700 else None

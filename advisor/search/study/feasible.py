@@ -1,0 +1,110 @@
+"""Before any trial: drop the methods that cannot fit the budget, and cut every range to what fits."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from advisor.core.plan import Plan
+from advisor.search.study.records import NeverStarted, ParamValue
+from advisor.search.study.setting import Misfit, Setting
+from advisor.search.study.space import Axis, MethodSpace, Space
+
+
+def feasible_space(setting: Setting, declared: Space) -> tuple[Space, tuple[NeverStarted, ...]]:
+    """The part of the space that can fit, and what was cut off.
+
+    Memory and time never fall when a rank or the number of unfrozen layers rises, so each integer axis is cut at the
+    largest value that fits with every other axis at its cheapest. That is necessary, not sufficient: combinations are
+    still checked one by one before a trial starts.
+    """
+    kept: list[MethodSpace] = []
+    cut: list[NeverStarted] = []
+    for space in declared.methods:
+        reason = setting.strategies[space.method].applies_to(setting.model)
+        outcome = _capped(setting, space, cut) if reason is None else reason
+        if isinstance(outcome, str):
+            cut.append(NeverStarted(None, space.method, outcome))
+        else:
+            kept.append(outcome)
+    ordered = sorted(kept, key=lambda space: _promise(setting, space))
+    return Space(tuple(ordered), declared.lr_rel), tuple(cut)
+
+
+def _capped(setting: Setting, space: MethodSpace, cut: list[NeverStarted]) -> MethodSpace | str:
+    """``space`` with its integer axes cut to what fits, or why nothing fits."""
+    smallest = _fits_somehow(setting, space, {})
+    if isinstance(smallest, Misfit):
+        return smallest.reason
+    axes = []
+    for axis in space.axes:
+        capped = _capped_axis(setting, space, axis) if axis.integer else axis
+        if capped != axis:
+            limit, declared = axis.decode(_whole(capped.high)), axis.decode(_whole(axis.high))
+            reason = f"{axis.field} above {limit} does not fit (declared up to {declared})"
+            cut.append(NeverStarted(None, space.method, reason))
+        axes.append(capped)
+    return dataclasses.replace(space, axes=tuple(axes))
+
+
+def _capped_axis(setting: Setting, space: MethodSpace, axis: Axis) -> Axis:
+    """Bisection over the grid of one axis; the lowest value is known to fit."""
+    grid = [int(axis.low) + index * axis.step for index in range(int((axis.high - axis.low) // axis.step) + 1)]
+    low, high = 0, len(grid) - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = not isinstance(_fits_somehow(setting, space, {axis.field: axis.decode(grid[middle])}), Misfit)
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return dataclasses.replace(axis, high=grid[low])
+
+
+def _fits_somehow(setting: Setting, space: MethodSpace, fixed: dict[str, Any]) -> Plan | Misfit:
+    """The first plan that fits: ``fixed`` as given, other numbers at their lowest, any combination of categories."""
+    answer: Plan | Misfit = Misfit("the method has no configuration", {"fits": 1.0})
+    for values in _cheap_combinations(space):
+        answer = setting.plan(space.config({**values, **fixed}, 1.0))
+        if isinstance(answer, Plan):
+            return answer
+    return answer
+
+
+def _cheap_combinations(space: MethodSpace) -> Iterator[dict[str, Any]]:
+    options = [[(axis.field, axis.decode(value)) for value in _cheap_values(axis)] for axis in space.axes]
+    for combination in itertools.product(*options):
+        yield dict(combination)
+
+
+def warm_start(setting: Setting, space: MethodSpace) -> dict[str, ParamValue]:
+    """Parameters of a method's first trial: its default, or where that does not fit its smallest variant."""
+    default = space.default_params()
+    if isinstance(setting.plan(Space((space,)).config(default)), Plan):
+        return default
+    for values in _cheap_combinations(space):
+        if isinstance(setting.plan(space.config(values, 1.0)), Plan):
+            return default | {space.param(axis): axis.encode(values[axis.field]) for axis in space.axes}
+    return default
+
+
+def _cheap_values(axis: Axis) -> list[Any]:
+    if axis.choices:
+        return list(axis.choices)
+    return [_whole(axis.low) if axis.integer else axis.low]
+
+
+def _whole(value: float) -> int:
+    return int(value)
+
+
+def _promise(setting: Setting, space: MethodSpace) -> tuple[float, float]:
+    """Sort key: better predicted quality first; without a prediction (or among equals) the cheaper method first."""
+    plan = setting.plan(Space((space,)).config(warm_start(setting, space)))
+    if isinstance(plan, Misfit) or plan.predicted is None:
+        return (float("inf"), float("inf"))
+    time = plan.predicted.time
+    quality = setting.cost_model.estimate(plan.model, plan.strategy, plan.execution, plan.data_profile).quality
+    cost = time.total_s if time is not None else float(plan.predicted.memory.device_bytes)
+    if quality is None or quality.value is None:
+        return (float("inf"), cost)
+    return (-quality.value if quality.metric == "accuracy" else quality.value, cost)

@@ -1,0 +1,83 @@
+"""A new study's space and ladder, or an old study's, if it is about the same thing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from advisor.core.errors import AdvisorError, InputError, NothingFitsError, OutputError
+from advisor.search.study.feasible import feasible_space, warm_start
+from advisor.search.study.files import StudyHeader, load_header
+from advisor.search.study.ladder import choose_ladder
+from advisor.search.study.pace import run_cost
+from advisor.search.study.records import NeverStarted
+from advisor.search.study.setting import Setting, identity_hash
+from advisor.search.study.space import MethodSpace, Space, declared_space
+
+
+def open_header(setting: Setting, study_dir: Path, *, resume: bool, time_s: float) -> StudyHeader:
+    """The study in the folder when resuming, else a new one.
+
+    Raises:
+        OutputError: a study is there and ``resume`` was not given.
+        InputError: the study there is about something else.
+    """
+    declared, unusable = _declared(setting)
+    identity = setting.identity(declared)
+    known = load_header(study_dir)
+    if known is None:
+        header = _new_header(setting, declared, unusable, identity, time_s)
+        header.save(study_dir)
+        return header
+    if not resume:
+        raise OutputError(
+            f"a new study needs a folder of its own, but {study_dir} holds one",
+            fix="pass --resume, or name another folder",
+        )
+    before = known.identity
+    changed = [f"{part}: was {before.get(part)}, is {now}" for part, now in identity.items() if before.get(part) != now]
+    if changed:
+        raise InputError(
+            f"a resumed study must be about the same thing, but the one in {study_dir} differs",
+            problems=changed,
+            fix="repeat the first command's options, or start a new study in another folder",
+        )
+    return known
+
+
+def _declared(setting: Setting) -> tuple[Space, list[NeverStarted]]:
+    """The declared space of every method that has defaults for this model."""
+    spaces: list[MethodSpace] = []
+    unusable: list[NeverStarted] = []
+    for name, strategy in setting.strategies.items():
+        try:
+            spaces.extend(declared_space([strategy], setting.model).methods)
+        except AdvisorError as failure:
+            unusable.append(NeverStarted(None, name, failure.message))
+    return Space(tuple(spaces)), unusable
+
+
+def _new_header(
+    setting: Setting, declared: Space, unusable: Sequence[NeverStarted], identity: dict[str, str], time_s: float
+) -> StudyHeader:
+    space, cut = feasible_space(setting, declared)
+    never_started = (*unusable, *cut)
+    if not space.methods:
+        raise NothingFitsError(
+            "no method fits the budget, so there is nothing to tune",
+            problems=[f"{entry.method}: {entry.reason}" for entry in never_started],
+            fix="raise --memory or --time, or shorten the sequences",
+        )
+    costs = [run_cost(setting, space.config(warm_start(setting, one))) for one in space.methods]
+    known = [cost for cost in costs if cost is not None]
+    ladder = choose_ladder(setting.full_rows, setting.effective_batch_size, known, time_s)
+    complete = ladder[-1] >= setting.full_rows
+    return StudyHeader(
+        name=f"tune-{identity_hash(identity)}",
+        identity=identity,
+        space=space,
+        never_started=never_started,
+        ladder_rows=ladder,
+        full_rows=setting.full_rows,
+        direction="maximize" if complete and setting.metric_name == "accuracy" else "minimize",
+    )

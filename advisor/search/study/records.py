@@ -1,0 +1,140 @@
+"""What a study writes to disk and what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from advisor.core.plan import Plan
+from advisor.core.run import Measurement, Outcome
+from advisor.core.strategy import StrategyConfig
+
+TrialVerdict = Literal["completed", "pruned", "infeasible", "out_of_memory", "over_time", "failed", "open"]
+"""``completed``: reached the top of the ladder. ``pruned``: others were better. ``infeasible``: broke a budget, by
+prediction (never started) or measured. ``open``: cut off by the end of a call; continues when the study is resumed."""
+
+ParamValue = str | int | float
+"""What Optuna stores for one parameter."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One training run of one trial at one fidelity.
+
+    Attributes:
+        train_rows: Rows trained on: a prefix of the shuffled training rows, so that fidelities are nested.
+        nll: Held-out negative log-likelihood on the study's own held-out rows; ranks trials at equal ``train_rows``.
+        metric: Held-out ``accuracy`` or ``perplexity`` on the same rows.
+        device_peak_bytes: Measured; ``None`` if the run did not come so far.
+        total_s: Measured wall clock of this run.
+        projected_total_s: What the final run on all rows will take, from this run's own step time.
+        constraints: Each figure divided by its budget, minus one: at most zero is feasible.
+        measurement: The raw figures.
+    """
+
+    train_rows: int
+    outcome: Outcome
+    reason: str
+    nll: float | None
+    metric: float | None
+    device_peak_bytes: int | None
+    total_s: float
+    projected_total_s: float | None
+    constraints: dict[str, float]
+    measurement: Measurement
+
+    @property
+    def feasible(self) -> bool:
+        """Whether it ran to its end inside every budget and has a figure to rank it by."""
+        return self.outcome == "completed" and self.nll is not None and all(v <= 0 for v in self.constraints.values())
+
+
+@dataclass(frozen=True)
+class TrialSummary:
+    """One row of the trials table: a configuration and everything that was measured of it.
+
+    Attributes:
+        number: Number of the trial in the Optuna study.
+        params: As Optuna sampled them (``lora.log2_rank``).
+        origin: ``"default"`` (warm start) or ``"sampled"``.
+        evaluations: In order of rising ``train_rows``.
+        constraints: The worst value of each constraint, predicted or measured.
+    """
+
+    number: int
+    params: dict[str, ParamValue]
+    strategy: StrategyConfig
+    verdict: TrialVerdict
+    reason: str
+    origin: Literal["default", "sampled"] = "sampled"
+    evaluations: tuple[Evaluation, ...] = ()
+    constraints: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def started(self) -> bool:
+        """Whether a training process ever ended with an outcome for it."""
+        return bool(self.evaluations)
+
+    @property
+    def top(self) -> Evaluation | None:
+        """Its feasible evaluation on the most rows."""
+        feasible = [evaluation for evaluation in self.evaluations if evaluation.feasible]
+        return feasible[-1] if feasible else None
+
+
+@dataclass(frozen=True)
+class NeverStarted:
+    """A configuration or a whole method that the cost model ruled out before any process was started.
+
+    Attributes:
+        trial: Number in the study; ``None`` for a method that was dropped or cut before the study began.
+    """
+
+    trial: int | None
+    method: str
+    reason: str
+    params: dict[str, ParamValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ParetoPoint:
+    """A trial that no other beats in metric, memory and time at once (among those with the most training rows).
+
+    Attributes:
+        total_s: Projected wall clock of the final run on all rows.
+    """
+
+    trial: int
+    method: str
+    metric: float
+    nll: float
+    device_peak_bytes: int | None
+    total_s: float | None
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """What ``tune`` answers.
+
+    Attributes:
+        best: The winner as a plan on all training rows, its cost predicted; ``run`` judges it on unseen rows.
+        best_trial: Its number.
+        metric_name: ``"accuracy"`` (higher is better) or ``"perplexity"`` (lower is better).
+        ladder_rows: Training rows of the rungs, rising.
+        full_rows: Training rows of the final run.
+        stopped_because: Which rule ended the study, one sentence.
+        elapsed_s: Wall clock of this call.
+    """
+
+    best: Plan
+    best_trial: int
+    metric_name: str
+    trials: tuple[TrialSummary, ...]
+    pareto: tuple[ParetoPoint, ...]
+    never_started: tuple[NeverStarted, ...]
+    ladder_rows: tuple[int, ...]
+    full_rows: int
+    stopped_because: str
+    elapsed_s: float
+    study_dir: str
+    study_name: str

@@ -1,0 +1,183 @@
+"""The statistical search space: method, then the method's own knobs, and one learning-rate factor shared by all."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from advisor.core.model import ModelSpec
+from advisor.core.strategy import StrategyConfig
+from advisor.search.study.records import ParamValue
+from advisor.strategies.base import LR_REL as SHARED_LR_REL
+from advisor.strategies.base import CategoricalDimension, Dimension, FloatDimension
+
+if TYPE_CHECKING:
+    import optuna
+
+METHOD = "method"
+LR_REL = "lr_rel"
+
+
+class StrategyLike(Protocol):
+    """What the study needs of a strategy."""
+
+    name: str
+
+    def default_config(self, model: ModelSpec) -> StrategyConfig: ...
+
+    def search_space(self, model: ModelSpec) -> dict[str, Dimension]: ...
+
+    def applies_to(self, model: ModelSpec) -> str | None: ...
+
+    def problems(self, config: StrategyConfig, model: ModelSpec) -> list[str]: ...
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One searched field of ``StrategyConfig``.
+
+    Attributes:
+        field: Name of the field.
+        low, high: Bounds of a numeric axis, inclusive; exponents where ``power_of_two``.
+        integer: Whether values are whole.
+        log: Sampled on a log scale.
+        power_of_two: The field is ``2 ** value`` (ranks).
+        step: Grid of an integer axis.
+        choices: JSON texts of a categorical axis (Optuna stores scalars only); empty for numeric axes.
+    """
+
+    field: str
+    low: float = 0.0
+    high: float = 0.0
+    integer: bool = False
+    log: bool = False
+    power_of_two: bool = False
+    step: int = 1
+    choices: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        return f"log2_{self.field}" if self.power_of_two else self.field
+
+    def encode(self, value: Any) -> ParamValue:
+        """A field's value as the nearest parameter inside the bounds."""
+        if self.choices:
+            text = _choice_text(value)
+            return text if text in self.choices else self.choices[0]
+        number = float(int(value).bit_length() - 1) if self.power_of_two else float(value)
+        number = min(max(number, self.low), self.high)
+        if not self.integer:
+            return number
+        return int(self.low + round((number - self.low) / self.step) * self.step)
+
+    def decode(self, param: ParamValue) -> Any:
+        """A parameter as the field's value."""
+        if self.choices:
+            value = json.loads(str(param))
+            return tuple(value) if isinstance(value, list) else value
+        if self.power_of_two:
+            return 2 ** int(param)
+        return int(param) if self.integer else float(param)
+
+
+@dataclass(frozen=True)
+class MethodSpace:
+    """One method: where it starts and what may change."""
+
+    method: str
+    default: StrategyConfig
+    axes: tuple[Axis, ...]
+
+    def param(self, axis: Axis) -> str:
+        return f"{self.method}.{axis.label}"
+
+    def config(self, values: Mapping[str, Any], lr_rel: float) -> StrategyConfig:
+        """A configuration with ``values`` by field name; alpha keeps the default's ratio to the rank.
+
+        With ``lora_alpha / rank`` fixed, the scale of the update, and so the learning rate, is comparable over ranks.
+        """
+        base = self.default
+        changes = dict(values)
+        if base.lora_alpha is not None and base.rank and "rank" in changes and "lora_alpha" not in changes:
+            changes["lora_alpha"] = max(1, round(base.lora_alpha * changes["rank"] / base.rank))
+        rate = base.learning_rate / base.lr_rel * lr_rel
+        return dataclasses.replace(base, **changes, learning_rate=rate, lr_rel=lr_rel)
+
+    def default_params(self) -> dict[str, ParamValue]:
+        """The default, moved inside the bounds where a budget cut them."""
+        params: dict[str, ParamValue] = {METHOD: self.method, LR_REL: 1.0}
+        for axis in self.axes:
+            value = getattr(self.default, axis.field)
+            params[self.param(axis)] = axis.encode(value if value is not None else axis.decode(_lowest(axis)))
+        return params
+
+
+@dataclass(frozen=True)
+class Space:
+    """All methods of a study."""
+
+    methods: tuple[MethodSpace, ...]
+    lr_rel: tuple[float, float] = (SHARED_LR_REL.low, SHARED_LR_REL.high)
+
+    def method(self, name: str) -> MethodSpace:
+        return next(space for space in self.methods if space.method == name)
+
+    def suggest(self, trial: optuna.Trial) -> dict[str, ParamValue]:
+        """Sample one point: the method first, then only its own knobs."""
+        names = [space.method for space in self.methods]
+        params: dict[str, ParamValue] = {METHOD: trial.suggest_categorical(METHOD, names)}
+        params[LR_REL] = trial.suggest_float(LR_REL, *self.lr_rel, log=True)
+        space = self.method(str(params[METHOD]))
+        for axis in space.axes:
+            params[space.param(axis)] = _suggest(trial, space.param(axis), axis)
+        return params
+
+    def config(self, params: Mapping[str, ParamValue]) -> StrategyConfig:
+        """The configuration that a point stands for."""
+        space = self.method(str(params[METHOD]))
+        values = {axis.field: axis.decode(params[space.param(axis)]) for axis in space.axes}
+        return space.config(values, float(params[LR_REL]))
+
+
+def declared_space(strategies: Iterable[StrategyLike], model: ModelSpec) -> Space:
+    """The space as the strategies declare it, before any budget cuts it."""
+    methods = []
+    for strategy in strategies:
+        dimensions = strategy.search_space(model)
+        names = [name for name in sorted(dimensions) if name != LR_REL]
+        axes = tuple(axis_of(name, dimensions[name]) for name in names)
+        methods.append(MethodSpace(strategy.name, strategy.default_config(model), axes))
+    return Space(tuple(methods))
+
+
+def axis_of(name: str, dimension: Dimension) -> Axis:
+    """A strategy's dimension as an axis; whole numbers on a log scale are searched as exponents of two."""
+    if isinstance(dimension, CategoricalDimension):
+        return Axis(name, choices=tuple(_choice_text(choice) for choice in dimension.choices))
+    if isinstance(dimension, FloatDimension):
+        return Axis(name, low=dimension.low, high=dimension.high, log=dimension.log)
+    low, high = dimension.low, dimension.high
+    if dimension.log:
+        return Axis(name, low=low.bit_length() - 1, high=high.bit_length() - 1, integer=True, power_of_two=True)
+    return Axis(name, low=low, high=high, integer=True, step=dimension.step)
+
+
+def _suggest(trial: optuna.Trial, name: str, axis: Axis) -> ParamValue:
+    if axis.choices:
+        return str(trial.suggest_categorical(name, axis.choices))
+    if axis.integer:
+        return int(trial.suggest_int(name, int(axis.low), int(axis.high), step=axis.step))
+    return float(trial.suggest_float(name, axis.low, axis.high, log=axis.log))
+
+
+def _lowest(axis: Axis) -> ParamValue:
+    if axis.choices:
+        return axis.choices[0]
+    return int(axis.low) if axis.integer else axis.low
+
+
+def _choice_text(value: Any) -> str:
+    return json.dumps(list(value) if isinstance(value, list | tuple) else value)

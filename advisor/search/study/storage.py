@@ -1,0 +1,132 @@
+"""The study's folder: one owner at a time, a journal that a kill cannot break, and one file per finished evaluation.
+
+Layout::
+
+    study.json                    what the study is about, its space and its ladder
+    study.lock                    held by the process that works on the study
+    journal.log                   Optuna's journal
+    trials/0007/rung-000388.json  one finished evaluation (written before Optuna is told)
+    trials/0007/trial.json        the trial's parameters and how it ended (written before Optuna is told)
+    trials/0007/run-000388/       output of the run in progress; removed when its evaluation is on disk
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from advisor.core.errors import InputError, OutputError
+from advisor.core.store import ensure_writable_dir
+
+if TYPE_CHECKING:
+    import optuna
+
+LOCK_PATIENCE_S = 5.0
+"""How long to wait for the lock: the children of a killed study die with it, but not in the same instant."""
+
+
+@contextlib.contextmanager
+def owned(study_dir: Path) -> Iterator[None]:
+    """Hold the study for the length of the block. The kernel releases the lock when its owner dies, however it dies.
+
+    Raises:
+        OutputError: another process works on the study, or the folder cannot be written.
+    """
+    ensure_writable_dir(study_dir)
+    with (study_dir / "study.lock").open("a+", encoding="utf-8") as stream:
+        deadline = time.monotonic() + LOCK_PATIENCE_S
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise OutputError(
+                        f"a study may have one process at a time, but another one works in {study_dir}",
+                        fix="wait for it to end, or name another folder",
+                    ) from None
+                time.sleep(0.05)
+        yield
+
+
+def repair_journal(path: Path) -> int:
+    """Cut off what a kill left half written at the journal's end; returns the number of bytes removed.
+
+    Only the last line can be torn: Optuna appends whole lines and flushes each to disk before it goes on.
+
+    Raises:
+        InputError: a line before the last one is damaged, which no kill does.
+    """
+    if not path.exists():
+        return 0
+    content = path.read_bytes()
+    good = 0
+    for number, line in enumerate(content.splitlines(keepends=True), start=1):
+        if not _whole(line):
+            if good + len(line) < len(content):
+                raise InputError(
+                    f"the study's journal must be one JSON object a line, but {path} is damaged in line {number}",
+                    fix="move the study's folder away and start a new study; finished evaluations stay under trials/",
+                )
+            break
+        good += len(line)
+    torn = len(content) - good
+    if torn:
+        with path.open("r+b") as stream:
+            stream.truncate(good)
+            os.fsync(stream.fileno())
+    return torn
+
+
+def _whole(line: bytes) -> bool:
+    try:
+        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def open_study(
+    study_dir: Path, name: str, direction: str, seed: int
+) -> tuple[optuna.Study, optuna.storages.BaseStorage]:
+    """Create or load the study in its journal; call while the study is ``owned``.
+
+    The sampler is the multivariate TPE with one group per conditional branch of the space. Its seed moves with the
+    number of trials, so that a resumed study does not draw the same points again.
+    """
+    import optuna
+    from optuna.storages.journal import JournalFileBackend, JournalStorage
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    journal = study_dir / "journal.log"
+    repair_journal(journal)
+    storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=_alone(journal)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study = optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
+        seed += len(study.trials)
+        study.sampler = optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
+    return study, storage
+
+
+def _alone(path: Path) -> Any:
+    """The journal's lock where ``owned`` already excludes everybody else.
+
+    Optuna's own lock is a file that outlives a killed owner and blocks the next one for its 30 s of grace.
+    """
+    from optuna.storages.journal import JournalFileOpenLock
+
+    class Alone(JournalFileOpenLock):
+        def acquire(self) -> bool:
+            return True
+
+        def release(self) -> None:
+            return None
+
+    return Alone(str(path))

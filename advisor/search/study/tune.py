@@ -1,0 +1,185 @@
+"""``tune_study``: set a study up or take it up again, run it, and name the winner."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from advisor.core.budget import Budget
+from advisor.core.data import DataProfile, DataSpec
+from advisor.core.errors import (
+    BudgetError,
+    InputError,
+    InterruptedByUser,
+    RunFailed,
+)
+from advisor.core.model import ModelSpec
+from advisor.core.plan import Plan
+from advisor.core.units import format_duration
+from advisor.search.study.clock import StudyClock
+from advisor.search.study.feasible import warm_start
+from advisor.search.study.files import StudyHeader, TrialFiles
+from advisor.search.study.header import open_header
+from advisor.search.study.ledger import Ledger
+from advisor.search.study.loop import StudyLoop
+from advisor.search.study.pace import Pace
+from advisor.search.study.records import NeverStarted, TuneResult
+from advisor.search.study.results import pareto_points, winner
+from advisor.search.study.setting import CostModelLike, ExecutionSolver, OnEvent, Runner, Setting
+from advisor.search.study.space import StrategyLike
+from advisor.search.study.storage import open_study, owned
+from advisor.search.study.teller import Teller
+
+
+def tune_study(
+    model: ModelSpec,
+    data_spec: DataSpec,
+    data_profile: DataProfile,
+    cost_model: CostModelLike,
+    budget: Budget,
+    *,
+    methods: Sequence[str] | None = None,
+    time_budget_s: float,
+    study_dir: Path,
+    resume: bool = False,
+    max_trials: int | None = None,
+    seed: int = 42,
+    effective_batch_size: int = 32,
+    runner: Runner | None = None,
+    solve: ExecutionSolver | None = None,
+    strategies: Mapping[str, StrategyLike] | None = None,
+    resume_command: str | None = None,
+    on_event: OnEvent | None = None,
+    now: Callable[[], float] = time.monotonic,
+) -> TuneResult:
+    """Search method, its own knobs and the relative learning rate for the best held-out quality inside ``budget``.
+
+    Trials are judged on rows held out from the *training* rows; the held-out rows of ``data_spec`` stay unseen for the
+    final run of the winner.
+
+    Args:
+        model: What is to be trained.
+        data_spec: On what.
+        data_profile: Of ``data_spec``, with the model's tokenizer.
+        cost_model: Predicts memory and time, and says what fits.
+        budget: Bounds of the final run; no trial that breaks them by prediction is started.
+        methods: Names in the strategy registry; by default all that can be used as they are.
+        time_budget_s: Wall clock that this call may take, planning included.
+        study_dir: Folder of journal and records; created.
+        resume: Go on with the study in ``study_dir`` (or begin it, if it was killed before it began).
+        max_trials: Trials started over the study's whole life.
+        seed: Of training and of the sampler.
+        effective_batch_size: Rows per optimizer step.
+        runner: Trains one plan in its own process; by default ``advisor.measurement.measure_run``.
+        solve: Solves the execution knobs; by default the planner's.
+        strategies: By name, instead of the registry.
+        resume_command: Shown when the user interrupts.
+        on_event: Receives ``{"kind": "trial", "state": ...}`` and the runs' own events with their trial.
+        now: Clock of the time budget.
+
+    Raises:
+        NothingFitsError: no method fits the budget.
+        RunFailed: no trial came to a result; the study can be resumed.
+        InterruptedByUser: Ctrl-C; the study can be resumed.
+        InputError: unknown method, a study about something else, a damaged study.
+        OutputError: ``study_dir`` already holds a study, is in use, or cannot be written.
+    """
+    clock = StudyClock(time_budget_s, now)
+    _check(time_budget_s, max_trials, data_profile)
+    available = (
+        _strategies(methods) if strategies is None else {name: strategies[name] for name in methods or strategies}
+    )
+    setting = Setting(
+        model, data_spec, data_profile, cost_model, budget, seed, effective_batch_size, solve or _planner(), available
+    )
+    with owned(study_dir), _interruptible(study_dir, resume_command):
+        header = open_header(setting, study_dir, resume=resume, time_s=clock.remaining_s)
+        files = TrialFiles(study_dir)
+        study, storage = open_study(study_dir, header.name, header.direction, seed)
+        teller = Teller(study, storage, header.direction)
+        teller.restore_lost(files)
+        for space in header.space.methods:
+            teller.enqueue_default(space.method, warm_start(setting, space))
+        ledger = Ledger(header.ladder_rows)
+        pace = Pace(setting, header.space, ledger, clock)
+        trains = runner or _measure_run()
+        loop = StudyLoop(setting, header.space, files, teller, ledger, pace, trains, max_trials, on_event)
+        loop.run()
+        return _result(setting, header, loop, study_dir)
+
+
+def _check(time_budget_s: float, max_trials: int | None, profile: DataProfile) -> None:
+    if not time_budget_s > 0:
+        raise BudgetError(
+            f"the time budget must be positive, but got {time_budget_s} s", fix="for example --budget 30min"
+        )
+    if max_trials is not None and max_trials < 1:
+        raise InputError(f"max_trials >= 1 must hold, but got {max_trials}")
+    if profile.train_rows < 2:
+        raise InputError(f"tuning holds some training rows out and needs at least 2, but got {profile.train_rows}")
+
+
+def _strategies(methods: Sequence[str] | None) -> dict[str, StrategyLike]:
+    from advisor.strategies import get_strategy, strategy_names
+
+    return {name: get_strategy(name) for name in methods or strategy_names()}
+
+
+def _planner() -> ExecutionSolver:
+    from advisor.search.planner import solve_execution
+
+    return solve_execution
+
+
+def _measure_run() -> Runner:
+    from advisor.measurement import measure_run
+
+    return measure_run
+
+
+@contextlib.contextmanager
+def _interruptible(study_dir: Path, resume_command: str | None) -> Iterator[None]:
+    try:
+        yield
+    except (KeyboardInterrupt, InterruptedByUser):
+        raise InterruptedByUser(
+            f"tuning was interrupted; the study in {study_dir} keeps every finished trial",
+            fix=f"go on with: {resume_command}" if resume_command else "give the same command again with --resume",
+        ) from None
+
+
+def _result(setting: Setting, header: StudyHeader, loop: StudyLoop, study_dir: Path) -> TuneResult:
+    trials = tuple(loop.ledger.trials[number] for number in sorted(loop.ledger.trials))
+    best = winner(trials, setting.metric_name)
+    plan: Any = setting.plan(best.strategy) if best is not None else None
+    if best is None or not isinstance(plan, Plan):
+        raise RunFailed(
+            f"no trial came to a result: {loop.stopped_because}",
+            problems=[
+                f"trial {trial.number} ({trial.strategy.method}): {trial.reason}" for trial in trials if trial.reason
+            ],
+            fix=f"resume with a larger --budget; the shortest runs take {format_duration(loop.pace.typical_s(0))}",
+        )
+    plan.save(study_dir / "plan.json")
+    refused = [
+        NeverStarted(trial.number, trial.strategy.method, trial.reason, trial.params)
+        for trial in trials
+        if trial.verdict == "infeasible" and not trial.started
+    ]
+    return TuneResult(
+        best=plan,
+        best_trial=best.number,
+        metric_name=setting.metric_name,
+        trials=trials,
+        pareto=pareto_points(trials, setting.metric_name),
+        never_started=(*header.never_started, *refused),
+        ladder_rows=header.ladder_rows,
+        full_rows=header.full_rows,
+        stopped_because=loop.stopped_because,
+        elapsed_s=loop.pace.clock.elapsed_s,
+        study_dir=str(study_dir),
+        study_name=header.name,
+    )

@@ -1,0 +1,254 @@
+"""Hand-written fakes for the study: strategies, a cost model, a planner and a runner with synthetic learning curves.
+
+Run as a script, it works on a study until it is killed or done: ``python study_fakes.py FOLDER SECONDS [--resume]``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from advisor.core.budget import Budget
+from advisor.core.cost import CostEstimate, Interval, MemoryBreakdown, MemoryEstimate, QualityEstimate, TimeEstimate
+from advisor.core.data import DataProfile, DataSpec
+from advisor.core.model import ModelSpec
+from advisor.core.plan import ExecutionPlan, Plan
+from advisor.core.recommendation import RejectedMethod
+from advisor.core.run import Measurement
+from advisor.core.strategy import StrategyConfig
+from advisor.search.study import TuneResult, tune_study
+from advisor.strategies.base import LR_REL, CategoricalDimension, Dimension, IntDimension
+
+MIB = 2**20
+TRAIN_ROWS, EVAL_ROWS = 9000, 1000
+
+MODEL = ModelSpec("model", "folder", "sequence-classification", {}, "bert", 22_000_000, 384, 6, 30522, 512)
+DATA = DataSpec("rows.csv", "csv", text_column="text", label_column="label")
+PROFILE = DataProfile(TRAIN_ROWS, EVAL_ROWS, (8, 24, 64), 80, 128, 500, {"no": 4500, "yes": 4500}, fingerprint="abc")
+
+
+@dataclass(frozen=True)
+class FakeStrategy:
+    """A method with a rank, layers, or nothing but its learning rate."""
+
+    name: str
+    config: StrategyConfig
+    dimensions: dict[str, Dimension]
+
+    def default_config(self, model: ModelSpec) -> StrategyConfig:
+        return self.config
+
+    def search_space(self, model: ModelSpec) -> dict[str, Dimension]:
+        return {**self.dimensions, "lr_rel": LR_REL}
+
+    def applies_to(self, model: ModelSpec) -> str | None:
+        return None
+
+    def problems(self, config: StrategyConfig, model: ModelSpec) -> list[str]:
+        return []
+
+
+def strategies() -> dict[str, FakeStrategy]:
+    rank: dict[str, Dimension] = {
+        "rank": IntDimension(1, 64, log=True),
+        "target_modules": CategoricalDimension(("attention", "all-linear")),
+    }
+    lora = StrategyConfig("lora", 1e-3, rank=8, lora_alpha=16, target_modules="attention")
+    made = [
+        FakeStrategy("full", StrategyConfig("full", 5e-5), {}),
+        FakeStrategy("lora", lora, rank),
+        FakeStrategy("hira", dataclasses.replace(lora, method="hira"), rank),
+        FakeStrategy(
+            "partial", StrategyConfig("partial", 1e-4, unfrozen_layers=2), {"unfrozen_layers": IntDimension(1, 6)}
+        ),
+        FakeStrategy("head", StrategyConfig("head", 1e-3), {}),
+        FakeStrategy("ia3", StrategyConfig("ia3", 1e-3), {}),
+    ]
+    return {strategy.name: strategy for strategy in made}
+
+
+def memory_bytes(config: StrategyConfig) -> int:
+    """Monotone in rank and layers."""
+    base = {"full": 900, "lora": 400, "hira": 420, "partial": 350, "head": 200, "ia3": 380}[config.method]
+    targets = 6 if config.target_modules == "all-linear" else 2
+    return (base + (config.rank or 0) * targets + (config.unfrozen_layers or 0) * 40) * MIB
+
+
+def run_s(config: StrategyConfig, train_rows: int) -> float:
+    """Three seconds to start, then steps of 32 rows."""
+    step_s = {"full": 0.2, "lora": 0.15, "hira": 0.16, "partial": 0.12, "head": 0.05, "ia3": 0.14}[config.method]
+    return 3.0 + step_s * train_rows / 32 * config.num_train_epochs
+
+
+def true_nll(config: StrategyConfig, train_rows: int) -> float:
+    """Synthetic response surface: per-method level, optimal learning rate and rank, and a power law in the rows."""
+    level = {"full": 0.40, "lora": 0.39, "hira": 0.41, "partial": 0.43, "head": 0.55, "ia3": 0.48}[config.method]
+    best_rate = {"full": 0.8, "lora": -1.2, "hira": 0.6, "partial": 0.4, "head": 0.9, "ia3": 1.1}[config.method]
+    off_rate = 0.03 * (math.log2(config.lr_rel) - best_rate) ** 2
+    off_rank = 0.006 * (math.log2(config.rank) - 4.5) ** 2 if config.rank else 0.0
+    off_target = 0.02 if config.target_modules == "attention" else 0.0
+    off_layers = 0.006 * (config.unfrozen_layers - 4) ** 2 if config.unfrozen_layers else 0.0
+    return level + off_rate + off_rank + off_target + off_layers + 0.02 * (train_rows / TRAIN_ROWS) ** -0.5
+
+
+class FakeCostModel:
+    """Knows the fakes' memory and time exactly, unless told to be wrong about time."""
+
+    def __init__(self, time_factor: float = 1.0, *, knows_time: bool = True) -> None:
+        self.time_factor = time_factor
+        self.knows_time = knows_time
+
+    def estimate(
+        self,
+        model: ModelSpec,
+        strategy: StrategyConfig,
+        execution: ExecutionPlan,
+        data: DataProfile | None,
+        *,
+        with_quality: bool = True,
+        min_quality: float | None = None,
+    ) -> CostEstimate:
+        rows = data.train_rows if data is not None else TRAIN_ROWS
+        needed = memory_bytes(strategy)
+        memory = MemoryEstimate(
+            needed, needed, needed, MemoryBreakdown(needed, 0, 0, 0, 0, 0, 0), {}, "backward", "measured", "measured"
+        )
+        total_s = run_s(strategy, rows) * self.time_factor
+        time_ = TimeEstimate(
+            0.1, 320, 1e4, total_s, {"total_s": Interval(total_s, total_s)}, {}, "measured", "measured"
+        )
+        quality = QualityEstimate("accuracy", 0.8, Interval(0.7, 0.9), None, False, "", "extrapolated", "prior")
+        return CostEstimate(
+            memory,
+            time_ if self.knows_time else None,
+            quality if with_quality else None,
+            True,
+            1,
+            2,
+            "measured",
+            "measured",
+        )
+
+    def memory_quantile_bytes(self, estimate: CostEstimate, level: float) -> int:
+        return estimate.memory.device_bytes
+
+
+def solve(
+    model: ModelSpec,
+    data_spec: DataSpec,
+    data_profile: DataProfile,
+    strategy_config: StrategyConfig,
+    cost_model: FakeCostModel,
+    budget: Budget,
+    *,
+    effective_batch_size: int,
+    seed: int,
+) -> Plan | RejectedMethod:
+    execution = ExecutionPlan(effective_batch_size)
+    predicted = cost_model.estimate(model, strategy_config, execution, data_profile)
+    plan = Plan(model, data_spec, data_profile, strategy_config, execution, "cpu", seed, budget, predicted)
+    if budget.memory_bytes is not None and predicted.memory.device_bytes > budget.memory_bytes:
+        return RejectedMethod(strategy_config.method, "it needs too much memory", plan)
+    if budget.time_s is not None and predicted.time is not None and predicted.time.total_s > budget.time_s:
+        return RejectedMethod(strategy_config.method, "it takes too long", plan)
+    return plan
+
+
+@dataclass
+class FakeRunner:
+    """Trains nothing: looks the result up on the synthetic surface and lets a clock pass.
+
+    Attributes:
+        seconds: The clock that ``now`` reads.
+        calls: Every run that was begun, as ``(method, rank, train_rows)``.
+        plans: The plans of these runs.
+        respond: Called first; an answer of its own replaces the run.
+        sleep_s: Real time that a run takes.
+        noise_sd: Of the reported loss.
+    """
+
+    respond: Callable[[Plan], Measurement | None] = lambda plan: None
+    sleep_s: float = 0.0
+    noise_sd: float = 0.0
+    seed: int = 0
+    seconds: float = 0.0
+    calls: list[tuple[str, int | None, int]] = field(default_factory=list)
+    plans: list[Plan] = field(default_factory=list)
+    resumed: list[bool] = field(default_factory=list)
+
+    def now(self) -> float:
+        return self.seconds
+
+    def __call__(
+        self, plan: Plan, output_dir: Path, *, resume: bool, time_limit_s: float | None, on_event: Any
+    ) -> Measurement:
+        config, rows = plan.strategy, plan.data_profile.train_rows
+        self.calls.append((config.method, config.rank, rows))
+        self.plans.append(plan)
+        self.resumed.append(resume)
+        output_dir.mkdir(parents=True, exist_ok=True)
+        (output_dir / "weights").write_text("x")
+        answer = self.respond(plan)
+        if answer is not None:
+            self.seconds += answer.total_s
+            return answer
+        duration_s = run_s(config, rows)
+        if time_limit_s is not None and duration_s > time_limit_s:
+            self.seconds += time_limit_s
+            return Measurement("over_time", "the limit was reached", total_s=time_limit_s)
+        self.seconds += duration_s
+        time.sleep(self.sleep_s)
+        noise = random.Random(f"{self.seed} {config} {rows}").gauss(0, self.noise_sd) if self.noise_sd else 0.0
+        nll = true_nll(config, rows) + noise
+        return Measurement(
+            "completed",
+            device_peak_bytes=memory_bytes(config),
+            step_times_s=((duration_s - 3.0) / max(1, rows * 3 // 32),) * 4,
+            loading_s=1.0,
+            evaluation_s=1.0,
+            saving_s=1.0,
+            total_s=duration_s,
+            metrics={"eval_loss": nll, "accuracy": 1 - nll / 2},
+        )
+
+
+def tune(folder: Path, runner: FakeRunner, *, time_budget_s: float = 3000.0, **changes: Any) -> TuneResult:
+    """A study on the fakes."""
+    options: dict[str, Any] = {
+        "budget": Budget(memory_bytes=600 * MIB),
+        "cost_model": FakeCostModel(),
+        "strategies": strategies(),
+        "solve": solve,
+        "now": runner.now,
+        **changes,
+    }
+    budget, cost_model = options.pop("budget"), options.pop("cost_model")
+    model, data, profile = options.pop("model", MODEL), options.pop("data", DATA), options.pop("profile", PROFILE)
+    return tune_study(
+        model,
+        data,
+        profile,
+        cost_model,
+        budget,
+        time_budget_s=time_budget_s,
+        study_dir=folder,
+        runner=runner,
+        **options,
+    )
+
+
+if __name__ == "__main__":
+    tune(
+        Path(sys.argv[1]),
+        FakeRunner(sleep_s=float(sys.argv[2])),
+        time_budget_s=1e6,
+        max_trials=int(sys.argv[3]),
+        resume="--resume" in sys.argv,
+    )
