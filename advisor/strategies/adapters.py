@@ -76,17 +76,33 @@ class AdapterStrategy(Strategy):
 class RankedStrategy(AdapterStrategy):
     """An adapter with a rank, checked against the layers it is put on."""
 
+    highest_rank = 64
+    """Largest rank worth searching."""
+
+    def largest_rank(self, model: ModelSpec) -> int:
+        """Largest rank of the search: ``highest_rank``, or the narrowest linear layer where that is less."""
+        from advisor.strategies.skeleton import build_skeleton
+        from advisor.strategies.targets import backbone_linears
+
+        skeleton = build_skeleton(model)
+        return min([self.highest_rank, *_widths(skeleton, backbone_linears(skeleton)).values()])
+
     def problems(self, config: StrategyConfig, model: ModelSpec) -> list[str]:
         from advisor.strategies.skeleton import build_skeleton
-        from advisor.strategies.targets import linear_shape
 
         skeleton = build_skeleton(model)
         try:
-            names = self.target_names(skeleton, config)
+            widths = _widths(skeleton, self.target_names(skeleton, config))
         except InputError as failure:
             return [str(failure)]
-        widths = {name: min(linear_shape(skeleton.get_submodule(name))) for name in names}
         narrowest = min(widths, key=lambda name: widths[name])
         if (config.rank or 1) > widths[narrowest]:
             return [f"rank <= {widths[narrowest]} (the smaller side of {narrowest}) must hold, but got {config.rank}"]
         return []
+
+
+def _widths(model: nn.Module, names: tuple[str, ...]) -> dict[str, int]:
+    """The smaller side of each linear layer: a larger rank would have more parameters than the layer itself."""
+    from advisor.strategies.targets import linear_shape
+
+    return {name: min(linear_shape(model.get_submodule(name))) for name in names}

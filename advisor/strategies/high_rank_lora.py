@@ -22,7 +22,7 @@ class HighRankLora(Lora):
     highest_rank = 128
 
     def search_space(self, model: ModelSpec) -> dict[str, Dimension]:
-        highest = min(self.highest_rank, model.hidden_size)
+        highest = self.largest_rank(model)
         return {
             "rank": IntDimension(min(self.lowest_rank, highest), highest, log=True),
             "target_modules": CategoricalDimension(("attention", "all-linear")),

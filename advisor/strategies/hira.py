@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 DEFAULT_RANK = 32
-HIGHEST_RANK = 128
 
 
 class Hira(RankedStrategy):
@@ -27,18 +26,20 @@ class Hira(RankedStrategy):
         "the default of peft.HiraConfig; query and value as LoRA here; dropout 0.1 as LoRA"
     )
 
+    highest_rank = 128
+
     def default_config(self, model: ModelSpec) -> StrategyConfig:
         return StrategyConfig(
             method=self.name,
             learning_rate=1e-3,
-            rank=min(DEFAULT_RANK, model.hidden_size),
+            rank=min(DEFAULT_RANK, self.largest_rank(model)),
             lora_dropout=0.1,
             target_modules="attention",
         )
 
     def search_space(self, model: ModelSpec) -> dict[str, Dimension]:
         return {
-            "rank": IntDimension(1, min(HIGHEST_RANK, model.hidden_size), log=True),
+            "rank": IntDimension(1, self.largest_rank(model), log=True),
             "target_modules": CategoricalDimension(("attention", "all-linear")),
             "lr_rel": LR_REL,
         }

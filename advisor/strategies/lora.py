@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import nn
 
-MAX_RANK = 64
 SMALL_PARAMETERS = 50_000_000
 
 
@@ -43,18 +42,19 @@ class Lora(RankedStrategy):
     default_dropout = 0.1
 
     def default_config(self, model: ModelSpec) -> StrategyConfig:
+        rank = min(self.default_rank, self.largest_rank(model))
         return StrategyConfig(
             method=self.name,
             learning_rate=lora_learning_rate(model),
-            rank=self.default_rank,
-            lora_alpha=self.default_alpha,
+            rank=rank,
+            lora_alpha=max(1, self.default_alpha * rank // self.default_rank),
             lora_dropout=self.default_dropout,
             target_modules="attention",
         )
 
     def search_space(self, model: ModelSpec) -> dict[str, Dimension]:
         return {
-            "rank": IntDimension(1, min(MAX_RANK, model.hidden_size), log=True),
+            "rank": IntDimension(1, self.largest_rank(model), log=True),
             "target_modules": CategoricalDimension(("attention", "all-linear")),
             "lr_rel": LR_REL,
         }

@@ -38,6 +38,7 @@ def model_config(spec: ModelSpec, *, num_hidden_layers: int | None = None) -> Pr
     text = config.get_text_config()
     if spec.task == "sequence-classification":
         config.num_labels = spec.num_labels
+        config.problem_type = "single_label_classification"
         if config.pad_token_id is None:
             end = text.eos_token_id
             config.pad_token_id = (end[0] if isinstance(end, list) else end) if end is not None else 0

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from advisor.core.errors import ModelError
 from advisor.core.model import TASKS, ModelSpec, SourceKind, Task
-from advisor.core.serialization import read_json
 from advisor.training.hub import forbid_kernel_downloads
 
 if TYPE_CHECKING:
@@ -41,14 +40,17 @@ def inspect_model(
 
     if task not in TASKS:
         raise ModelError(f"the task must be one of {', '.join(TASKS)}, but got {task!r}")
+    if task == "sequence-classification" and num_labels < 2:
+        raise ModelError(f"classification needs at least two labels, but got {num_labels}")
     kind = source_kind(source)
     found = read_source(source, kind, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, revision=revision)
+    config = _with_labels(found.config, num_labels) if task == "sequence-classification" else found.config
     draft = ModelSpec(
         source=source,
         kind=kind,
         task=task,
-        config=found.config,
-        model_type=found.config["model_type"],
+        config=config,
+        model_type=config["model_type"],
         total_parameters=0,
         hidden_size=0,
         num_hidden_layers=0,
@@ -62,6 +64,16 @@ def inspect_model(
         revision=revision,
     )
     return _completed(draft, build_skeleton(draft))
+
+
+def _with_labels(config: dict[str, Any], num_labels: int) -> dict[str, Any]:
+    """The configuration with this many labels; names of a head that is replaced are dropped."""
+    kept = {key: value for key, value in config.items() if key not in ("id2label", "label2id", "num_labels")}
+    names = config.get("id2label")
+    if isinstance(names, dict) and len(names) == num_labels:
+        kept |= {"id2label": names, "label2id": config.get("label2id", {name: int(index) for index, name in names.items()})}
+        return kept
+    return kept | {"num_labels": num_labels}
 
 
 def source_kind(source: str) -> SourceKind:
@@ -102,9 +114,9 @@ def _completed(draft: ModelSpec, skeleton: Any) -> ModelSpec:
 
 
 def _max_positions(config: Any) -> int | None:
-    """Longest sequence the position table allows; models with rotary or relative positions have no table.
+    """Longest sequence the configuration allows; ``None`` for architectures that state none (T5's relative positions).
 
-    RoBERTa's table starts behind the padding index: 514 rows hold 512 tokens.
+    RoBERTa's position table starts behind the padding index: 514 rows hold 512 tokens.
     """
     rows = getattr(config, "max_position_embeddings", None)
     if not isinstance(rows, int) or rows <= 0:
