@@ -13,7 +13,7 @@ TORCH_LOWEST := $(shell sed -n 's/^torch==//p' constraints-lowest.txt)
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PIP_FLAGS := --quiet --disable-pip-version-check
+PIP_FLAGS := -qq --disable-pip-version-check
 DEMO := .demo
 QUICKSTART_ASSETS := minilm movie-sentences
 TEST_ASSETS ?= minilm smollm2 movie-sentences wikipedia

@@ -1,0 +1,54 @@
+"""``advisor devices`` and ``advisor methods``: what the other commands can be told."""
+
+from __future__ import annotations
+
+import click
+
+from advisor.cli.options import json_option
+
+
+@click.command("devices")
+@json_option
+def devices_command(as_json: bool) -> None:
+    """List the devices that plans can be made for.
+
+    JSON: a list of device profiles.
+
+    \b
+    Example:
+      advisor devices
+    """
+    from advisor.cli.output import answer_console, print_json
+    from advisor.hardware import load_profile, profile_names
+
+    profiles = [load_profile(name) for name in profile_names()]
+    if as_json:
+        print_json(profiles)
+        return
+    from advisor.reporting.device import print_device_list
+
+    print_device_list(answer_console(), profiles)
+
+
+@click.command("methods")
+@json_option
+def methods_command(as_json: bool) -> None:
+    """List the fine-tuning strategies, built in and installed.
+
+    JSON: a list with name, title and defaults_source.
+
+    \b
+    Example:
+      advisor methods
+    """
+    from advisor.cli.output import answer_console, print_json
+    from advisor.strategies import get_strategy, strategy_names
+
+    strategies = [get_strategy(name) for name in strategy_names()]
+    rows = [{"name": s.name, "title": s.title, "defaults_source": s.defaults_source} for s in strategies]
+    if as_json:
+        print_json(rows)
+        return
+    from advisor.reporting.methods import print_methods
+
+    print_methods(answer_console(), rows)

@@ -1,0 +1,173 @@
+"""``advisor predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from advisor.cli.options import (
+    NAMES,
+    data_options,
+    data_source,
+    device_option,
+    json_option,
+    memory_option,
+    model_options,
+    model_source,
+    read_peft_config,
+    stacked,
+    time_option,
+)
+from advisor.core.errors import InputError
+
+if TYPE_CHECKING:
+    from advisor.core.cost import CostEstimate
+    from advisor.pipeline.events import OnEvent
+
+_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_ATTENTION = ("eager", "sdpa", "flash_attention_2")
+_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "adafactor", "adamw_bnb_8bit", "paged_adamw_8bit")
+_SHARE = click.FloatRange(0, 1, max_open=True)
+
+_KNOBS = ("rank", "lora_alpha", "lora_dropout", "target_modules", "unfrozen_layers", "sparsity", "num_train_epochs")
+_EXECUTION = (
+    "micro_batch_size",
+    "gradient_accumulation_steps",
+    "padded",
+    "amp",
+    "gradient_checkpointing",
+    "attn_implementation",
+    "optim",
+)
+
+_knob_options = stacked(
+    click.option("--method", default="lora", show_default=True, help="Strategy; `advisor methods` lists them."),
+    click.option("--rank", type=click.IntRange(1), help="Rank of the adapters."),
+    click.option("--lora-alpha", type=click.IntRange(1), help="Scale of the adapters."),
+    click.option("--lora-dropout", type=_SHARE, help="Dropout in front of the adapters."),
+    click.option("--target-modules", type=NAMES, help="attention, all-linear, or module names: q_proj,v_proj."),
+    click.option("--unfrozen-layers", type=click.IntRange(1), help="For partial: how many last layers train."),
+    click.option("--sparsity", type=_SHARE, help="For sparse_lora: share of zeroed adapter weights."),
+    click.option("--peft-config", type=click.Path(path_type=Path), help="For peft: a PEFT configuration as JSON."),
+    click.option("--epochs", "num_train_epochs", type=click.FloatRange(0, min_open=True), help="Passes over the data."),
+)
+
+_execution_options = stacked(
+    click.option(
+        "--micro-batch-size", type=click.IntRange(1), default=8, show_default=True, help="Rows per forward pass."
+    ),
+    click.option(
+        "--gradient-accumulation-steps",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        help="Forward passes per optimizer step.",
+    ),
+    click.option(
+        "--padding/--no-padding", "padded", default=True, show_default=True, help="Whether batches hold padding."
+    ),
+    click.option(
+        "--dtype", type=click.Choice(list(_DTYPES)), default="fp32", show_default=True, help="Of the stored weights."
+    ),
+    click.option(
+        "--amp", type=click.Choice(["none", "bf16", "fp16"]), default="none", show_default=True, help="Mixed precision."
+    ),
+    click.option(
+        "--gradient-checkpointing/--no-gradient-checkpointing",
+        default=False,
+        show_default=True,
+        help="Recompute activations instead of keeping them.",
+    ),
+    click.option("--attn-implementation", type=click.Choice(_ATTENTION), default="sdpa", show_default=True),
+    click.option("--optim", type=click.Choice(_OPTIMIZERS), default="adamw_torch_fused", show_default=True),
+)
+
+
+@click.command("predict")
+@model_options(required=False)
+@_knob_options
+@_execution_options
+@data_options(required=False)
+@click.option(
+    "--num-labels", type=click.IntRange(2), default=2, show_default=True, help="Classes, when there is no --data."
+)
+@click.option("--plan", "plan_path", type=click.Path(path_type=Path), help="Predict this plan.json instead of MODEL.")
+@device_option
+@memory_option
+@time_option
+@json_option
+def predict_command(as_json: bool, plan_path: Path | None, **options: Any) -> None:
+    """Predict peak memory, time and quality of one exact configuration, without training it.
+
+    A bare config.json is enough: the real training step is traced without weights. Instead of MODEL and options, --plan
+    takes a plan.json. JSON: the cost of the configuration.
+
+    \b
+    Examples:
+      advisor predict ./bert-base/config.json --method qlora --rank 16 --seq-length 256 --device t4
+      advisor predict --plan plan.json --device rtx-4060 --json
+    """
+    from advisor.cli.output import answer_console, print_json, progress
+
+    if (plan_path is None) == (options["model"] is None):
+        raise InputError(
+            "predict needs either MODEL or --plan, but got " + ("neither" if plan_path is None else "both"),
+            fix="`advisor predict --help` has examples",
+        )
+    with progress() as on_event:
+        if plan_path is not None:
+            estimate, title = _predict_plan(plan_path, options, on_event), str(plan_path)
+        else:
+            estimate, title = _predict_model(options, on_event), f"{options['method']} on {options['model']}"
+    if as_json:
+        print_json(estimate)
+        return
+    from advisor.reporting.cost import print_cost
+
+    print_cost(answer_console(), estimate, title=title)
+
+
+def _predict_plan(plan_path: Path, options: dict[str, Any], on_event: OnEvent) -> CostEstimate:
+    from advisor.pipeline.predicting import predict_plan
+
+    device = None if options["device"] == "auto" else options["device"]
+    return predict_plan(plan_path, device=device, on_event=on_event)
+
+
+def _predict_model(options: dict[str, Any], on_event: OnEvent) -> CostEstimate:
+    from advisor.core.budget import Budget
+    from advisor.pipeline import predict
+
+    return predict(
+        model_source(options),
+        method=options["method"],
+        knobs=_knobs(options),
+        execution=_execution(options),
+        data=data_source(options) if options["data"] is not None else None,
+        num_labels=options["num_labels"],
+        device=options["device"],
+        budget=Budget(memory_bytes=options["memory_bytes"], time_s=options["time_s"]),
+        on_event=on_event,
+    )
+
+
+def _knobs(options: dict[str, Any]) -> dict[str, Any]:
+    """The strategy's fields that were named; everything else keeps the method's own default."""
+    knobs = {name: options[name] for name in _KNOBS if options[name] is not None}
+    targets = knobs.get("target_modules")
+    if targets in (("attention",), ("all-linear",)):
+        knobs["target_modules"] = targets[0]
+    peft_config = read_peft_config(options["peft_config"])
+    if peft_config is not None:
+        knobs["peft_config"] = peft_config
+    return knobs
+
+
+def _execution(options: dict[str, Any]) -> dict[str, Any]:
+    values = {name: options[name] for name in _EXECUTION}
+    values["dtype"] = _DTYPES[options["dtype"]]
+    if options["max_seq_length"] is not None:
+        values["max_seq_length"] = options["max_seq_length"]
+    return values

@@ -1,0 +1,37 @@
+"""The jobs, wired in one place: each is a function that takes what a user says and returns a record.
+
+Nothing is imported before it is asked for, so that the command line starts at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from advisor.pipeline.calibrating import calibrate
+    from advisor.pipeline.inputs import DataSource, ModelSource
+    from advisor.pipeline.predicting import predict
+    from advisor.pipeline.probing import probe
+    from advisor.pipeline.recommending import recommend
+    from advisor.pipeline.running import run
+    from advisor.pipeline.tuning import tune
+
+_HOMES = {
+    "DataSource": "inputs",
+    "ModelSource": "inputs",
+    "calibrate": "calibrating",
+    "predict": "predicting",
+    "probe": "probing",
+    "recommend": "recommending",
+    "run": "running",
+    "tune": "tuning",
+}
+
+__all__ = ["DataSource", "ModelSource", "calibrate", "predict", "probe", "recommend", "run", "tune"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,77 @@
+"""What a figure depends on besides its inputs: library versions, and the device it is for."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+from advisor.core.device import DeviceProfile
+from advisor.core.errors import DeviceError
+from advisor.core.plan import Plan
+from advisor.pipeline.events import OnEvent, note, phase, progress
+
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "optuna", "safetensors")
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that decides what a run does; packages that are not installed are left out."""
+    from advisor import __version__
+
+    found = {"finetune-advisor": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def check_device(name: str) -> None:
+    """Refuse an unknown device name before anything is loaded.
+
+    Raises:
+        DeviceError: no such profile, with near matches.
+    """
+    from advisor.hardware import load_profile
+
+    if name != "auto":
+        load_profile(name)
+
+
+def resolve_device(name: str, on_event: OnEvent | None = None) -> DeviceProfile:
+    """The profile of a named device; ``"auto"`` is this machine, probed quickly if it never was.
+
+    Raises:
+        DeviceError: no such profile.
+    """
+    from advisor.hardware import load_profile, probe_device, this_device
+
+    if name != "auto":
+        return load_profile(name)
+    try:
+        return this_device()
+    except DeviceError:
+        note(on_event, "this machine has not been probed yet: a quick probe comes first (about 15 s)")
+        phase(on_event, "probing this machine")
+        return probe_device(quick=True, on_progress=progress(on_event))
+
+
+def check_runs_here(plan: Plan, *, any_device: bool) -> str:
+    """The id of the device that a run of this plan would use here.
+
+    Raises:
+        DeviceError: the plan was made for another device, and that was not allowed.
+    """
+    from advisor.hardware import this_device
+
+    try:
+        here = this_device().id
+    except DeviceError:
+        # Never probed: the plan's own device is the best name there is for this machine.
+        return plan.device
+    if plan.device != here and not any_device:
+        raise DeviceError(
+            f"the plan was made for {plan.device!r}, but this machine is {here!r}",
+            fix="make the plan again with --device auto, or pass --any-device to run it here without its promises",
+        )
+    return here

@@ -1,0 +1,134 @@
+"""Job: what one exact configuration costs."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from advisor.core.budget import Budget
+from advisor.core.cost import CostEstimate
+from advisor.core.data import DataProfile
+from advisor.core.device import DeviceProfile
+from advisor.core.errors import InputError
+from advisor.core.model import ModelSpec
+from advisor.core.plan import ExecutionPlan, Plan, load_plan
+from advisor.core.strategy import StrategyConfig
+from advisor.pipeline.environment import check_device, resolve_device
+from advisor.pipeline.events import OnEvent, phase
+from advisor.pipeline.inputs import (
+    DataSource,
+    ModelSource,
+    check_length,
+    check_strategy,
+    inspect,
+    load_inputs,
+)
+
+DEFAULT_SEQ_LENGTH = 128
+"""Padded length that is assumed when neither data nor caller names one."""
+
+
+def predict(
+    model: str | ModelSource,
+    *,
+    method: str = "lora",
+    knobs: dict[str, Any] | None = None,
+    execution: dict[str, Any] | None = None,
+    data: str | DataSource | None = None,
+    num_labels: int = 2,
+    device: str = "auto",
+    budget: Budget | None = None,
+    on_event: OnEvent | None = None,
+) -> CostEstimate:
+    """Predict peak memory, time and quality of one configuration; a bare ``config.json`` is enough.
+
+    Args:
+        model: Folder, ``config.json``, GGUF file, hub id or demo model.
+        method: Registered strategy.
+        knobs: Fields of :class:`StrategyConfig` that differ from the method's defaults.
+        execution: Fields of :class:`ExecutionPlan` that differ from its defaults.
+        data: Without it, step time and memory are answered for full batches, and the whole run is one step.
+        num_labels: Classes of the head when there is no data.
+        device: Profile to predict for; ``"auto"`` is this machine.
+        budget: Answers ``fits``; without one, the device's capacity does.
+        on_event: Told what is being done (:mod:`advisor.pipeline.events`).
+
+    Raises:
+        InputError: anything about the inputs that cannot be used, all problems of one input together.
+        UntraceableError: the cost model cannot trace the configuration.
+    """
+    from advisor.strategies import get_strategy
+
+    strategy = get_strategy(method)
+    check_device(device)
+    profile: DataProfile | None = None
+    if data is not None:
+        inputs = load_inputs(model, data, on_event)
+        spec, profile = inputs.model, inputs.profile
+    else:
+        phase(on_event, "looking at the model")
+        spec = inspect(model, num_labels=num_labels)
+    config = strategy.configured(spec, **(knobs or {}))
+    check_strategy(strategy, config, spec)
+    execution_plan = _execution_plan(execution or {}, spec, profile)
+    return _estimate(resolve_device(device, on_event), spec, config, execution_plan, profile, budget, on_event)
+
+
+def predict_plan(
+    plan: Plan | Path | str, *, device: str | None = None, on_event: OnEvent | None = None
+) -> CostEstimate:
+    """Predict the cost of a plan, for the device it was made for or another.
+
+    Raises:
+        PlanError: the file is damaged, newer than this version, or inconsistent.
+    """
+    from advisor.strategies import get_strategy
+
+    plan = plan if isinstance(plan, Plan) else load_plan(Path(plan))
+    check_strategy(get_strategy(plan.strategy.method), plan.strategy, plan.model)
+    check_length(plan.model, plan.execution.max_seq_length)
+    profile = resolve_device(device or plan.device, on_event)
+    return _estimate(profile, plan.model, plan.strategy, plan.execution, plan.data_profile, plan.budget, on_event)
+
+
+def cost_model_for(device: DeviceProfile) -> Any:
+    """The cost model of a device, calibrated as far as this machine or the package knows it."""
+    from advisor.costmodel.calibration import load_calibration
+    from advisor.costmodel.model import CostModel
+
+    return CostModel(device, load_calibration(device.id))
+
+
+def _estimate(
+    device: DeviceProfile,
+    model: ModelSpec,
+    config: StrategyConfig,
+    execution: ExecutionPlan,
+    data: DataProfile | None,
+    budget: Budget | None,
+    on_event: OnEvent | None,
+) -> CostEstimate:
+    budget = budget or Budget()
+    cost_model = cost_model_for(device)
+    phase(on_event, "tracing the training step")
+    estimate: CostEstimate = cost_model.estimate(model, config, execution, data, min_quality=budget.min_quality)
+    limit = budget.memory_bytes if budget.memory_bytes is not None else device.memory_bytes
+    fits = cost_model.memory_quantile_bytes(estimate, budget.safety_level) <= limit
+    if budget.time_s is not None and estimate.time is not None:
+        fits = fits and estimate.time.total_s <= budget.time_s
+    return dataclasses.replace(estimate, fits=bool(fits))
+
+
+def _execution_plan(values: dict[str, Any], model: ModelSpec, data: DataProfile | None) -> ExecutionPlan:
+    measured = data.max_seq_length if data is not None else min(DEFAULT_SEQ_LENGTH, model.max_positions or 2**31)
+    settings = {"micro_batch_size": 8, "max_seq_length": measured, **values}
+    known = {field.name for field in dataclasses.fields(ExecutionPlan)}
+    if unknown := sorted(set(settings) - known):
+        fix = f"use some of {', '.join(sorted(known))}"
+        raise InputError(f"an execution plan has no field {', '.join(unknown)}", fix=fix)
+    check_length(model, settings["max_seq_length"])
+    try:
+        return ExecutionPlan(**settings)
+    except ValueError as failure:
+        raise InputError(str(failure)) from None

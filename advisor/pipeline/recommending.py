@@ -1,0 +1,102 @@
+"""Job: which plan, under a budget."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from advisor.core.budget import Budget
+from advisor.core.recommendation import RankedPlan, Recommendation
+from advisor.pipeline.environment import check_device, resolve_device, versions
+from advisor.pipeline.events import OnEvent, phase, progress
+from advisor.pipeline.inputs import DataSource, ModelSource, load_inputs
+from advisor.pipeline.outputs import refuse_existing_file
+from advisor.pipeline.predicting import cost_model_for
+
+
+def recommend(
+    model: str | ModelSource,
+    data: str | DataSource,
+    *,
+    budget: Budget | None = None,
+    device: str = "auto",
+    methods: Sequence[str] | None = None,
+    effective_batch_size: int = 32,
+    num_train_epochs: float | None = None,
+    evidence_s: float | None = None,
+    seed: int = 42,
+    output: Path | str | None = None,
+    force: bool = False,
+    on_event: OnEvent | None = None,
+) -> Recommendation:
+    """Rank plans inside a budget, say why every other method lost, and write the best as ``plan.json``.
+
+    Args:
+        model: Folder, ``config.json`` with a tokenizer beside it, GGUF file, hub id or demo model.
+        data: File, ``datasets`` folder, hub id or demo data set.
+        budget: Upper bounds; without one only the device's capacity counts.
+        device: Profile to plan for; ``"auto"`` is this machine.
+        methods: Consider only these.
+        effective_batch_size: Micro-batch x accumulation, kept the same for all methods.
+        num_train_epochs: Instead of each method's default.
+        evidence_s: Spend so much time on short real runs that sharpen the quality prediction.
+        seed: Of the plans' training, and of the short runs.
+        output: Where to write the best plan; nothing is written when nothing fits.
+        force: Replace an existing ``output``.
+        on_event: Told what is being done (:mod:`advisor.pipeline.events`).
+
+    Returns:
+        Ranked plans, best first; ``ranked`` is empty when nothing fits, and ``advice`` says what would.
+
+    Raises:
+        InputError: anything about the inputs that cannot be used.
+    """
+    from advisor.search.planner import recommend_plans
+
+    check_device(device)
+    check_methods(methods)
+    target = Path(output) if output is not None else None
+    if target is not None and not force:
+        refuse_existing_file(target)
+    inputs = load_inputs(model, data, on_event)
+    profile = resolve_device(device, on_event)
+    phase(on_event, "comparing strategies")
+    recommendation: Recommendation = recommend_plans(
+        inputs.model,
+        inputs.data,
+        inputs.profile,
+        cost_model_for(profile),
+        budget or Budget(),
+        effective_batch_size=effective_batch_size,
+        methods=methods,
+        seed=seed,
+        evidence=None,
+        on_progress=progress(on_event),
+    )
+    recommendation = with_versions(recommendation)
+    if target is not None and recommendation.best is not None:
+        recommendation.best.save(target)
+    return recommendation
+
+
+def check_methods(methods: Sequence[str] | None) -> None:
+    """Refuse unknown methods before anything is loaded.
+
+    Raises:
+        InputError: with near matches.
+    """
+    from advisor.strategies import get_strategy
+
+    for method in methods or ():
+        get_strategy(method)
+
+
+def with_versions(recommendation: Recommendation) -> Recommendation:
+    """The same recommendation whose plans say which libraries made them."""
+    found = versions()
+
+    def stamped(ranked: RankedPlan) -> RankedPlan:
+        return dataclasses.replace(ranked, plan=dataclasses.replace(ranked.plan, versions=found))
+
+    return dataclasses.replace(recommendation, ranked=tuple(stamped(ranked) for ranked in recommendation.ranked))

@@ -1,0 +1,60 @@
+"""A device profile as a table: each figure with where it comes from."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from advisor.core.device import DeviceProfile
+from advisor.core.units import format_bytes, format_duration
+
+
+def print_device(console: Console, profile: DeviceProfile) -> None:
+    """Print capacity, rates and facts of one device."""
+    table = Table(
+        title=f"{profile.name}  ({profile.id}, {profile.basis})", title_justify="left", box=None, pad_edge=False
+    )
+    table.add_column("")
+    table.add_column("value", justify="right")
+    table.add_column("source", style="dim")
+    for row in _rows(profile):
+        table.add_row(*row)
+    console.print(table)
+    for name, fact in profile.facts.items():
+        console.print(f"[dim]{name}: {fact}[/dim]")
+    for warning in profile.warnings:
+        console.print(f"[yellow]warning:[/yellow] {warning}")
+
+
+def _rows(profile: DeviceProfile) -> list[tuple[str, str, str]]:
+    sources = profile.sources
+    rows = [("memory", format_bytes(profile.memory_bytes), sources.get("memory_bytes", ""))]
+    if profile.available_bytes is not None:
+        rows.append(("free now", format_bytes(profile.available_bytes), sources.get("available_bytes", "")))
+    if profile.compute_capability is not None:
+        capability = ".".join(str(part) for part in profile.compute_capability)
+        rows.append(("compute capability", capability, sources.get("compute_capability", "")))
+    rows.append(("held by a process", format_bytes(profile.context_bytes), sources.get("context_bytes", "")))
+    rows += [
+        (f"{name} matrix rate", f"{rate.value / 1e12:.3g} TFLOP/s", rate.source)
+        for name, rate in profile.flops_per_s.items()
+    ]
+    rows += [
+        (f"{name.replace('_', ' ')} bandwidth", f"{rate.value / 1e9:.3g} GB/s", rate.source)
+        for name, rate in profile.bytes_per_s.items()
+    ]
+    if profile.launch_s:
+        rows.append(("launch of one operator", format_duration(profile.launch_s), sources.get("launch_s", "")))
+    rows.append(("trains in", ", ".join(profile.dtypes), sources.get("dtypes", "")))
+    rows.append(("attention kernels", ", ".join(profile.attention_kernels), sources.get("attention_kernels", "")))
+    return rows
+
+
+def print_device_list(console: Console, profiles: list[DeviceProfile]) -> None:
+    """Print the known devices, one line each."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("device", "name", "memory", "figures"):
+        table.add_column(column, justify="right" if column == "memory" else "left")
+    for profile in profiles:
+        table.add_row(profile.id, profile.name, format_bytes(profile.memory_bytes), profile.basis)
+    console.print(table)

@@ -1,0 +1,101 @@
+"""Shows what a long job is doing: a live line on a terminal, an occasional plain line anywhere else."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+PLAIN_INTERVAL_S = 10.0
+"""Without a terminal, one line of progress at most this often: a log stays readable."""
+
+
+class ProgressView:
+    """A context manager whose :meth:`on_event` takes the events of a job (``advisor.pipeline.events``)."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = console.is_terminal
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[detail]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+        self._phase = ""
+        self._last_plain_s = 0.0
+
+    def __enter__(self) -> ProgressView:
+        if self._live:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._bars.stop()
+
+    def on_event(self, event: dict[str, Any]) -> None:
+        """Show one event; kinds that are not known are ignored, so that jobs may say more than views show."""
+        show = {
+            "phase": self._show_phase,
+            "progress": self._show_share,
+            "step": self._show_step,
+            "metrics": self._show_metrics,
+            "note": self._show_note,
+        }.get(str(event.get("kind")))
+        if show is not None:
+            show(event)
+
+    def _show_phase(self, event: dict[str, Any]) -> None:
+        self._phase = str(event.get("name", "")).replace("_", " ")
+        if self._live:
+            if self._task is not None:
+                self._bars.remove_task(self._task)
+            self._task = self._bars.add_task(escape(self._phase), total=None, detail="")
+        else:
+            self._last_plain_s = 0.0
+            self._console.print(f"{escape(self._phase)} ...", highlight=False)
+
+    def _show_share(self, event: dict[str, Any]) -> None:
+        share = event.get("share")
+        self._advance(share, str(event.get("text", "")))
+
+    def _show_step(self, event: dict[str, Any]) -> None:
+        step, total, loss = event.get("step", 0), event.get("total"), event.get("loss")
+        detail = f"step {step}" + (f" of {total}" if total else "")
+        if isinstance(loss, int | float):
+            detail += f", loss {loss:.4f}"
+        self._advance(step / total if total else None, detail)
+
+    def _show_metrics(self, event: dict[str, Any]) -> None:
+        metrics = event.get("metrics") or {}
+        text = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if isinstance(value, int | float))
+        if text:
+            self._console.print(f"  held-out: {escape(text)}", highlight=False)
+
+    def _show_note(self, event: dict[str, Any]) -> None:
+        self._console.print(f"  {escape(str(event.get('text', '')))}", highlight=False)
+
+    def _advance(self, share: float | None, detail: str) -> None:
+        if self._live:
+            if self._task is None:
+                self._task = self._bars.add_task(escape(self._phase or "working"), total=None, detail="")
+            self._bars.update(
+                self._task, total=1.0 if share is not None else None, completed=share or 0.0, detail=escape(detail)
+            )
+            return
+        now_s = time.monotonic()
+        if now_s - self._last_plain_s >= PLAIN_INTERVAL_S:
+            self._last_plain_s = now_s
+            percent = f"{share:4.0%} " if share is not None else ""
+            self._console.print(f"  {percent}{escape(detail)}", highlight=False)

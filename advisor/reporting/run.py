@@ -1,0 +1,73 @@
+"""A finished run: predicted against measured, with a verdict on every promised figure."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from advisor.core.run import RunRecord, Verification
+from advisor.core.units import format_duration
+from advisor.reporting.text import format_quantity
+from advisor.reporting.verification import QUALITY_QUANTITY
+
+_LABELS = {
+    "memory.allocated_bytes": "allocated peak",
+    "memory.reserved_bytes": "reserved peak",
+    "memory.device_bytes": "device peak",
+    "time.step_s": "one optimizer step",
+    "time.total_s": "whole run",
+    "trainable_parameters": "trainable parameters",
+}
+_VERDICT_STYLES = {"inside": "green", "outside": "bold red", "not measured": "dim"}
+
+
+def print_run(console: Console, record: RunRecord) -> None:
+    """Print what the run reached, then the predicted-against-measured table."""
+    measurement = record.measurement
+    metrics = ", ".join(f"{name} {value:.4g}" for name, value in measurement.metrics.items())
+    console.print(f"[bold]{record.plan.strategy.method}[/bold] trained in {format_duration(measurement.total_s)}")
+    if metrics:
+        console.print(f"held-out: {metrics}", highlight=False)
+    if measurement.achieved_sparsity is not None:
+        console.print(f"achieved sparsity {measurement.achieved_sparsity:.1%}", highlight=False)
+    if record.verifications:
+        console.print(verification_table(record))
+    else:
+        console.print("[dim]The plan promised nothing, so there is nothing to verify.[/dim]")
+
+
+def verification_table(record: RunRecord) -> Table:
+    """Predicted, interval, measured, error and verdict, one row per promised figure."""
+    table = Table(title="Predicted against measured", title_justify="left", box=None, pad_edge=False)
+    for column in ("", "predicted", "90 % interval", "measured", "error", "verdict"):
+        table.add_column(column, justify="left" if column in ("", "verdict") else "right", no_wrap=True)
+    quality = record.plan.predicted.quality if record.plan.predicted is not None else None
+    for verification in record.verifications:
+        metric = quality.metric if quality is not None and verification.quantity == QUALITY_QUANTITY else None
+        table.add_row(*_row(verification, metric))
+    return table
+
+
+def _row(verification: Verification, metric: str | None) -> tuple[str, ...]:
+    def show(value: float | None) -> str:
+        return "–" if value is None else format_quantity(verification.quantity, value, metric)
+
+    style = _VERDICT_STYLES[verification.verdict]
+    exact = verification.low == verification.high
+    return (
+        metric or _LABELS.get(verification.quantity, verification.quantity),
+        show(verification.predicted),
+        "exact" if exact else f"{show(verification.low)} – {show(verification.high)}",
+        show(verification.measured),
+        _error_text(verification, metric),
+        f"[{style}]{verification.verdict}[/{style}]",
+    )
+
+
+def _error_text(verification: Verification, metric: str | None) -> str:
+    error = verification.relative_error
+    if error is None:
+        return "–"
+    if verification.quantity != QUALITY_QUANTITY:
+        return f"{error:+.1%}".replace("%", " %")
+    return f"{error * 100:+.1f} points" if metric != "perplexity" else f"{error:+.3g}"

@@ -1,0 +1,84 @@
+"""Small pieces of text that every table shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from advisor.core.cost import Interval, QualityEstimate
+from advisor.core.plan import ExecutionPlan
+from advisor.core.strategy import StrategyConfig
+from advisor.core.units import format_bytes, format_duration
+
+
+def format_share(value: float) -> str:
+    """A share as a percentage: ``"1.1 %"``."""
+    return f"{value:.2%}".replace("%", " %") if value < 0.01 else f"{value:.1%}".replace("%", " %")
+
+
+def format_metric(metric: str, value: float) -> str:
+    """Accuracies with three decimals, perplexities with four significant digits."""
+    return f"{value:.4g}" if metric == "perplexity" else f"{value:.3f}"
+
+
+def format_interval(interval: Interval | None, show: Callable[[float], str]) -> str:
+    """Both ends of an interval, or a dash when there is none."""
+    return f"{show(interval.low)} – {show(interval.high)}" if interval is not None else "–"
+
+
+def format_quality(quality: QualityEstimate | None) -> str:
+    """``"0.812 (0.77 – 0.85)"``, or why there is no figure."""
+    if quality is None:
+        return "–"
+    if quality.value is None:
+        return "unknown"
+    value = format_metric(quality.metric, quality.value)
+    if quality.interval is None:
+        return value
+    low, high = (format_metric(quality.metric, end) for end in (quality.interval.low, quality.interval.high))
+    return f"{value} ({low} – {high})"
+
+
+def format_strategy(config: StrategyConfig) -> str:
+    """A method with the knobs that set it apart: ``"lora r=8, alpha=16, attention, lr 1e-03, 2 epochs"``."""
+    parts = []
+    if config.rank is not None:
+        parts.append(f"r={config.rank}")
+    if config.lora_alpha is not None:
+        parts.append(f"alpha={config.lora_alpha}")
+    if isinstance(config.target_modules, str):
+        parts.append(config.target_modules)
+    elif config.target_modules:
+        parts.append("+".join(config.target_modules))
+    if config.unfrozen_layers is not None:
+        parts.append(f"last {config.unfrozen_layers} layers")
+    if config.sparsity is not None:
+        parts.append(f"sparsity {config.sparsity:g}")
+    if config.peft_config is not None:
+        parts.append(str(config.peft_config.get("peft_type", "")).lower())
+    parts.append(f"lr {config.learning_rate:.2g}")
+    parts.append(f"{config.num_train_epochs:g} epoch{'' if config.num_train_epochs == 1 else 's'}")
+    return ", ".join(part for part in parts if part)
+
+
+def format_execution(execution: ExecutionPlan) -> str:
+    """Execution knobs in one line: ``"16 x 2 rows, 128 tokens, checkpointing, sdpa, bfloat16"``."""
+    parts = [
+        f"{execution.micro_batch_size} x {execution.gradient_accumulation_steps} rows",
+        f"{execution.max_seq_length} tokens",
+        *(["checkpointing"] if execution.gradient_checkpointing else []),
+        execution.attn_implementation,
+        execution.dtype if execution.amp == "none" else f"{execution.dtype} + {execution.amp} amp",
+        execution.optim,
+    ]
+    return ", ".join(parts)
+
+
+def format_quantity(quantity: str, value: float, metric: str | None = None) -> str:
+    """A verified figure in its own unit, chosen by the suffix of its name."""
+    if quantity.endswith("_bytes"):
+        return format_bytes(value)
+    if quantity.endswith("_s"):
+        return format_duration(value)
+    if quantity.endswith("parameters"):
+        return f"{value:,.0f}"
+    return format_metric(metric or "", value)

@@ -1,0 +1,93 @@
+"""Predicted against measured: every promised figure beside the one that the run produced."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator
+
+from advisor.core.cost import CostEstimate, Interval
+from advisor.core.plan import Plan
+from advisor.core.run import Measurement, Verification
+
+QUALITY_QUANTITY = "quality.value"
+
+
+def verify(plan: Plan, measurement: Measurement, *, resumed: bool = False) -> tuple[Verification, ...]:
+    """Compare what a plan promised with what its run measured.
+
+    Args:
+        plan: With ``predicted`` filled in; a hand-written plan promises nothing and gives an empty result.
+        measurement: Of the run of this very plan.
+        resumed: The run continued from a checkpoint, so its wall clock is not that of a whole run.
+
+    Returns:
+        One verification per promised figure: allocated, reserved and device peak, step and total time, quality,
+        trainable parameters. A figure that was promised without an interval is not a promise and is left out.
+    """
+    if plan.predicted is None:
+        return ()
+    return tuple(_verifications(plan.predicted, measurement, resumed=resumed))
+
+
+def _verifications(predicted: CostEstimate, measurement: Measurement, *, resumed: bool) -> Iterator[Verification]:
+    memory = predicted.memory
+    measured_memory: dict[str, float | None] = {
+        "allocated_bytes": measurement.allocated_peak_bytes,
+        "reserved_bytes": measurement.reserved_peak_bytes,
+        "device_bytes": measurement.device_peak_bytes,
+    }
+    for name, measured in measured_memory.items():
+        if name in memory.intervals and not (name == "reserved_bytes" and measured is None):
+            yield _compare(f"memory.{name}", getattr(memory, name), measured, memory.intervals[name])
+    if predicted.time is not None:
+        steps = measurement.step_times_s
+        whole = measurement.outcome == "completed" and not resumed
+        measured_time = {
+            "step_s": statistics.median(steps) if steps else None,
+            "total_s": measurement.total_s if whole else None,
+        }
+        for name, measured in measured_time.items():
+            interval = predicted.time.intervals.get(name)
+            if interval is not None:
+                yield _compare(f"time.{name}", getattr(predicted.time, name), measured, interval)
+    quality = predicted.quality
+    if quality is not None and quality.value is not None and quality.interval is not None:
+        measured_quality = measured_metric(quality.metric, measurement.metrics)
+        yield _compare(QUALITY_QUANTITY, quality.value, measured_quality, quality.interval, difference=True)
+    if measurement.trainable_parameters:
+        count = predicted.trainable_parameters
+        exact = Interval(count, count, level=1.0)
+        yield _compare("trainable_parameters", count, measurement.trainable_parameters, exact)
+
+
+def measured_metric(metric: str, metrics: dict[str, float]) -> float | None:
+    """The metric among a run's held-out metrics, with or without the Trainer's ``eval_`` prefix.
+
+    Perplexity is ``exp`` of the held-out loss (mean negative log-likelihood per token, in nats) when only that is there.
+    """
+    for name in (metric, f"eval_{metric}"):
+        if name in metrics:
+            return metrics[name]
+    loss = metrics.get("eval_loss", metrics.get("loss"))
+    return math.exp(loss) if metric == "perplexity" and loss is not None and loss < 700 else None
+
+
+def _compare(
+    quantity: str, predicted: float, measured: float | None, interval: Interval, *, difference: bool = False
+) -> Verification:
+    error: float | None = None
+    if measured is not None:
+        if difference:
+            error = predicted - measured
+        elif measured:
+            error = predicted / measured - 1
+    return Verification(
+        quantity=quantity,
+        predicted=predicted,
+        measured=measured,
+        low=interval.low,
+        high=interval.high,
+        verdict="not measured" if measured is None else "inside" if interval.contains(measured) else "outside",
+        relative_error=error,
+    )
