@@ -24,7 +24,7 @@ class EncodedRow:
 
     Attributes:
         input_ids: With special tokens.
-        token_type_ids: Only where the tokenizer makes them.
+        token_type_ids: Which text of a pair a token belongs to; only for models that look at it.
         target: Per token, whether it counts in the loss; ``None`` when the label is a class.
         label: Class index; ``None`` for language modelling.
     """
@@ -95,13 +95,16 @@ class BlockDataset:
         return item
 
 
-def encode(rows: Sequence[Row], tokenizer: Any, *, max_seq_length: int | None) -> Iterator[EncodedRow]:
+def encode(
+    rows: Sequence[Row], tokenizer: Any, *, max_seq_length: int | None, token_types: bool = False
+) -> Iterator[EncodedRow]:
     """Tokenise labelled rows, completions or conversations.
 
     Args:
         rows: All of one kind.
         tokenizer: The model's own.
         max_seq_length: Where rows are cut; ``None`` leaves them whole.
+        token_types: Whether labelled rows get ``token_type_ids``.
 
     Raises:
         DataError: the tokenizer's chat template refuses a conversation.
@@ -109,9 +112,8 @@ def encode(rows: Sequence[Row], tokenizer: Any, *, max_seq_length: int | None) -
     for start in range(0, len(rows), _CHUNK_ROWS):
         chunk = rows[start : start + _CHUNK_ROWS]
         if isinstance(chunk[0], LabelledText):
-            yield from _encode_labelled(
-                [row for row in chunk if isinstance(row, LabelledText)], tokenizer, max_seq_length
-            )
+            labelled = [row for row in chunk if isinstance(row, LabelledText)]
+            yield from _encode_labelled(labelled, tokenizer, max_seq_length, token_types)
         else:
             spoken = [row for row in chunk if isinstance(row, Completion | Conversation)]
             yield from _encode_targets(spoken, tokenizer, max_seq_length)
@@ -136,7 +138,9 @@ def _specials(tokenizer: Any) -> tuple[list[int], list[int]]:
     return [], []
 
 
-def _encode_labelled(rows: Sequence[LabelledText], tokenizer: Any, max_seq_length: int | None) -> Iterator[EncodedRow]:
+def _encode_labelled(
+    rows: Sequence[LabelledText], tokenizer: Any, max_seq_length: int | None, token_types: bool
+) -> Iterator[EncodedRow]:
     texts = [row.text for row in rows]
     pairs = [row.pair or "" for row in rows] if rows[0].pair is not None else None
     encoded = tokenizer(
@@ -145,9 +149,10 @@ def _encode_labelled(rows: Sequence[LabelledText], tokenizer: Any, max_seq_lengt
         truncation=max_seq_length is not None,
         max_length=max_seq_length,
         return_attention_mask=False,
+        return_token_type_ids=token_types,
         verbose=False,
     )
-    types = encoded.get("token_type_ids") or [None] * len(rows)
+    types = encoded["token_type_ids"] if token_types else [None] * len(rows)
     for row, ids, kinds in zip(rows, encoded["input_ids"], types, strict=True):
         yield EncodedRow(list(ids), kinds, label=row.label)
 

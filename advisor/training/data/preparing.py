@@ -48,7 +48,7 @@ class PreparedData:
     pad_token_id: int
 
     def longest_batch(self, micro_batch_size: int) -> dict[str, torch.Tensor]:
-        """The most expensive training batch there can be: the longest rows together, repeated when there are too few."""
+        """The most expensive training batch there can be: the longest rows together (repeated when too few)."""
         order = np.argsort(-self.train_dataset.lengths, kind="stable")
         chosen = [self.train_dataset[int(order[i % len(order)])] for i in range(micro_batch_size)]
         with torch.random.fork_rng(devices=[]):  # dynamic masking must not disturb the run
@@ -79,8 +79,10 @@ def prepare_data(spec: DataSpec, model: ModelSpec, tokenizer: Any, *, max_seq_le
         )
     pad_token_id = padding_id(tokenizer)
 
+    token_types = uses_token_types(model)
+
     def dataset(part: Sequence[Row]) -> EncodedDataset:
-        return EncodedDataset(list(encode(part, tokenizer, max_seq_length=max_seq_length)))
+        return EncodedDataset(list(encode(part, tokenizer, max_seq_length=max_seq_length, token_types=token_types)))
 
     return PreparedData(
         train_dataset=dataset(rows.train),
@@ -91,6 +93,11 @@ def prepare_data(spec: DataSpec, model: ModelSpec, tokenizer: Any, *, max_seq_le
         padded=True,
         pad_token_id=pad_token_id,
     )
+
+
+def uses_token_types(model: ModelSpec) -> bool:
+    """Whether the model tells the two texts of a pair apart: more than one kind of ``token_type_ids``."""
+    return int(model.config.get("type_vocab_size") or 0) > 1
 
 
 def padding_id(tokenizer: Any) -> int:

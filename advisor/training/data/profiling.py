@@ -24,15 +24,15 @@ SMALL_MODEL_PARAMETERS = 200_000_000
 """Models below this get blocks of 128 tokens by default, larger ones of 512: long blocks are slow on the machines that
 small models are trained on. Any length can be asked for."""
 EXACT_TEXT_BYTES = 8_000_000
-"""Up to this size all text is tokenised to count its blocks (two seconds or so); beyond, the count is extrapolated."""
+"""Up to this size all text is tokenised to count its blocks (about two seconds); beyond, it is extrapolated."""
 _ROUND_TOKENS = 8
 
 
 def profile_data(spec: DataSpec, model: ModelSpec, tokenizer: Any, *, max_seq_length: int | None = None) -> DataProfile:
     """Measure a data set with the model's own tokenizer.
 
-    Lengths come from at most 2,000 training rows (a seeded sample; the rows are already in seeded order). Truncated rows
-    are exact when all training rows are in the sample, and scaled up from it otherwise.
+    Lengths come from at most 2,000 training rows: the first, since the rows are already in seeded order. Truncated
+    rows are exact when all training rows are in the sample, and scaled up from it otherwise.
 
     Args:
         spec: As ``resolve_data`` made it.
