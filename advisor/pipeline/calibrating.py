@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from advisor.pipeline.environment import resolve_device
 from advisor.pipeline.events import OnEvent, phase, progress
@@ -32,7 +32,7 @@ def calibrate(
         ModelError: the model cannot be found, read or trusted.
         RunFailed: a measuring process ended without a result.
     """
-    from advisor.costmodel.calibration import calibrate_device, save_calibration
+    from advisor.costmodel.calibration import calibrate_device
 
     spec = None
     if model is not None:
@@ -40,7 +40,4 @@ def calibrate(
         spec = inspect(model)
     device = resolve_device("auto", on_event)
     phase(on_event, f"calibrating {device.name}")
-    options: dict[str, Any] = {"quick": quick, "on_progress": progress(on_event)}
-    calibration = calibrate_device(device, model=spec, **options)
-    save_calibration(calibration)
-    return calibration
+    return calibrate_device(spec, quick=quick, device=device, on_progress=progress(on_event))

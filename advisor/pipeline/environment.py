@@ -56,17 +56,24 @@ def resolve_device(name: str, on_event: OnEvent | None = None) -> DeviceProfile:
         return probe_device(quick=True, on_progress=progress(on_event))
 
 
+def this_device_id() -> str | None:
+    """The id of this machine's probed device; ``None`` when it never was probed."""
+    from advisor.hardware import this_device
+
+    try:
+        return this_device().id
+    except DeviceError:
+        return None
+
+
 def check_runs_here(plan: Plan, *, any_device: bool) -> str:
     """The id of the device that a run of this plan would use here.
 
     Raises:
         DeviceError: the plan was made for another device, and that was not allowed.
     """
-    from advisor.hardware import this_device
-
-    try:
-        here = this_device().id
-    except DeviceError:
+    here = this_device_id()
+    if here is None:
         # Never probed: the plan's own device is the best name there is for this machine.
         return plan.device
     if plan.device != here and not any_device:

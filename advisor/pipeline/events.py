@@ -7,13 +7,16 @@ kind            further keys                                         meaning
 ``"progress"``  ``text``, ``share`` (0 to 1)                         how far the current part is
 ``"step"``      ``step``, ``total``, ``loss`` (may be absent)        an optimizer step is done
 ``"metrics"``   ``step``, ``metrics``                                held-out figures along the way
+``"evaluation"``  ``batch``, ``total``                               held-out rows are being predicted
+``"resumed"``   ``step``                                             a run goes on from a checkpoint
+``"trial"``     ``trial``, ``method``, ``state``                     a trial of a study begins or ends
 ``"note"``      ``text``                                             something worth knowing
 ==============  ===================================================  ==========================================
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -41,3 +44,33 @@ def progress(on_event: OnEvent | None) -> Callable[[str, float], None]:
         listener({"kind": "progress", "text": text, "share": share})
 
     return report
+
+
+def counted_progress(on_event: OnEvent | None, rows: str = "") -> Callable[[Mapping[str, object]], None]:
+    """The same listener for rooms that count ``done`` of ``total`` methods.
+
+    Args:
+        on_event: The listener.
+        rows: Key of the number of rows that belongs to the text, if any.
+    """
+    report = progress(on_event)
+
+    def count(event: Mapping[str, object]) -> None:
+        total = int(str(event.get("total") or 1))
+        text = str(event.get("method", ""))
+        if rows and event.get(rows):
+            text += f" on {event[rows]} rows"
+        report(text, int(str(event.get("done") or 0)) / max(1, total))
+
+    return count
+
+
+def steps_only(on_event: OnEvent | None) -> OnEvent:
+    """Passes on the steps of a run inside a larger job, but not its phases and figures."""
+    listener = on_event or ignore
+
+    def passed(event: dict[str, Any]) -> None:
+        if event.get("kind") == "step":
+            listener(event)
+
+    return passed

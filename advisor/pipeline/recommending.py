@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from advisor.core.budget import Budget
+from advisor.core.model import ModelSpec
 from advisor.core.recommendation import RankedPlan, Recommendation
+from advisor.core.strategy import StrategyConfig
 from advisor.pipeline.environment import check_device, resolve_device, versions
-from advisor.pipeline.events import OnEvent, phase, progress
+from advisor.pipeline.events import OnEvent, counted_progress, phase
+from advisor.pipeline.evidence import check_evidence, with_evidence
 from advisor.pipeline.inputs import DataSource, ModelSource, load_inputs
 from advisor.pipeline.outputs import refuse_existing_file
 from advisor.pipeline.predicting import cost_model_for
@@ -61,23 +64,46 @@ def recommend(
         refuse_existing_file(target)
     inputs = load_inputs(model, data, on_event)
     profile = resolve_device(device, on_event)
+    if evidence_s is not None:
+        check_evidence(inputs.model, profile)
     phase(on_event, "comparing strategies")
-    recommendation: Recommendation = recommend_plans(
+    recommendation = recommend_plans(
         inputs.model,
         inputs.data,
         inputs.profile,
         cost_model_for(profile),
         budget or Budget(),
         effective_batch_size=effective_batch_size,
-        methods=methods,
+        methods=configurations(inputs.model, methods, num_train_epochs),
         seed=seed,
-        evidence=None,
-        on_progress=progress(on_event),
+        on_progress=counted_progress(on_event),
     )
+    if evidence_s is not None and recommendation.ranked:
+        recommendation = with_evidence(recommendation, evidence_s, on_event)
     recommendation = with_versions(recommendation)
     if target is not None and recommendation.best is not None:
         recommendation.best.save(target)
     return recommendation
+
+
+def configurations(
+    model: ModelSpec, methods: Sequence[str] | None, num_train_epochs: float | None
+) -> list[str | StrategyConfig] | None:
+    """What the planner is asked about: names, or configurations where the number of epochs was named.
+
+    Methods that do not apply to the model stay names: the planner says why.
+    """
+    if num_train_epochs is None:
+        return list(methods) if methods is not None else None
+    from advisor.strategies import get_strategy, strategy_names
+
+    asked: list[str | StrategyConfig] = []
+    for name in methods or strategy_names():
+        strategy = get_strategy(name)
+        usable = name != "peft" and strategy.applies_to(model) is None
+        config = strategy.configured(model, num_train_epochs=num_train_epochs) if usable else None
+        asked.append(config if config is not None and not strategy.problems(config, model) else name)
+    return asked
 
 
 def check_methods(methods: Sequence[str] | None) -> None:

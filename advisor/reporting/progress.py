@@ -52,6 +52,9 @@ class ProgressView:
             "step": self._show_step,
             "metrics": self._show_metrics,
             "note": self._show_note,
+            "evaluation": self._show_evaluation,
+            "resumed": self._show_resumed,
+            "trial": self._show_trial,
         }.get(str(event.get("kind")))
         if show is not None:
             show(event)
@@ -85,6 +88,17 @@ class ProgressView:
 
     def _show_note(self, event: dict[str, Any]) -> None:
         self._console.print(f"  {escape(str(event.get('text', '')))}", highlight=False)
+
+    def _show_evaluation(self, event: dict[str, Any]) -> None:
+        batch, total = event.get("batch", 0), event.get("total")
+        self._advance(batch / total if total else None, "predicting held-out rows")
+
+    def _show_resumed(self, event: dict[str, Any]) -> None:
+        self._console.print(f"  going on after step {event.get('step')}", highlight=False)
+
+    def _show_trial(self, event: dict[str, Any]) -> None:
+        words = [str(event[name]) for name in ("method", "state", "reason") if event.get(name)]
+        self._console.print(f"  trial {event.get('trial')}: {escape(', '.join(words))}", highlight=False)
 
     def _advance(self, share: float | None, detail: str) -> None:
         if self._live:

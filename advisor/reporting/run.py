@@ -32,6 +32,8 @@ def print_run(console: Console, record: RunRecord) -> None:
         console.print(f"achieved sparsity {measurement.achieved_sparsity:.1%}", highlight=False)
     if record.verifications:
         console.print(verification_table(record))
+        for note in record.plan.predicted.notes if record.plan.predicted is not None else ():
+            console.print(f"[dim]{note}[/dim]", highlight=False)
     else:
         console.print("[dim]The plan promised nothing, so there is nothing to verify.[/dim]")
 

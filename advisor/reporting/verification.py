@@ -64,7 +64,7 @@ def _verifications(predicted: CostEstimate, measurement: Measurement, *, resumed
 def measured_metric(metric: str, metrics: dict[str, float]) -> float | None:
     """The metric among a run's held-out metrics, with or without the Trainer's ``eval_`` prefix.
 
-    Perplexity is ``exp`` of the held-out loss (mean negative log-likelihood per token, in nats) when only that is there.
+    Perplexity is ``exp`` of the held-out loss (mean negative log-likelihood per token, in nats) if only that is there.
     """
     for name in (metric, f"eval_{metric}"):
         if name in metrics:
