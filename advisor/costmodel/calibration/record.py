@@ -37,7 +37,8 @@ class ReplayPoint:
 class ClassFit:
     """Seconds of one operator of a class: a non-negative linear form of its work.
 
-    ``overhead_s + s_per_flop * flops + s_per_near_byte * min(bytes, near_bytes) + s_per_far_byte * max(bytes - near_bytes, 0)``
+    ``overhead_s + s_per_flop * flops + s_per_near_byte * min(bytes, near_bytes) + s_per_far_byte * max(bytes -
+    near_bytes, 0)``
 
     Attributes:
         near_bytes: Where traffic leaves the cache (chosen per class from the data); infinite traffic classes use 0.
@@ -65,7 +66,7 @@ class ClassFit:
 
 @dataclass(frozen=True)
 class StepPoint:
-    """A few real Trainer steps of one configuration, and what the class table says of them.
+    """A few real Trainer steps of one configuration, and the operators they consist of.
 
     Attributes:
         model_key: Identity of the architecture (``model_key`` of ``costmodel.time``).
@@ -73,8 +74,8 @@ class StepPoint:
         execution_key: Execution knobs that change the operators (``execution_key`` of ``costmodel.time``).
         micro_batch_size, seq_length: Shape of one micro-batch.
         step_times_s: Raw, after warm-up.
-        table_s: Sum over the step's operators by the class table alone.
-        operators: Operators of the step.
+        work: The step's operators as ``(key, flops, moved_bytes, count)``, one entry per distinct call, so that any
+            class table can be held against the measurement later.
         allocated_peak_bytes: From the memory profiler; ``None`` when it was not asked for.
         resident_peak_bytes, baseline_resident_bytes: Of the measuring process.
         held_back: Measured to test the fit, not used for it.
@@ -86,12 +87,16 @@ class StepPoint:
     micro_batch_size: int
     seq_length: int
     step_times_s: tuple[float, ...]
-    table_s: float
-    operators: int
+    work: tuple[tuple[str, int, int, int], ...]
     allocated_peak_bytes: int | None = None
     resident_peak_bytes: int = 0
     baseline_resident_bytes: int = 0
     held_back: bool = False
+
+    @property
+    def operators(self) -> int:
+        """How many operators the step makes."""
+        return sum(count for _, _, _, count in self.work)
 
     @property
     def median_s(self) -> float:

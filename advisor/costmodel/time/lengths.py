@@ -40,18 +40,18 @@ def padded_lengths(
 ) -> PaddedLengths:
     """Distribution of the padded length of a micro-batch of ``rows`` random rows.
 
-    The longest of B independent rows has the distribution function F(x)^B, so its u-quantile is the rows' u^(1/B)-quantile;
-    it is then rounded up to what the collator pads to and cut at ``max_seq_length``.
+    The longest of B independent rows has the distribution function F(x)^B, so its u-quantile is the rows'
+    u^(1/B)-quantile; it is then rounded up to what the collator pads to and cut at ``max_seq_length``.
 
     Args:
         data: Measured token lengths.
         rows: Micro-batch size B.
         max_seq_length: Where rows are cut.
-        padded: False when all rows have the full length (blocks of text).
+        padded: False when all rows are equally long (blocks of text).
         multiple: What the collator rounds up to.
     """
     if not padded:
-        return PaddedLengths((max_seq_length,), (1.0,))
+        return PaddedLengths((min(data.token_length_quantiles[-1], max_seq_length),), (1.0,))
     counts: dict[int, int] = {}
     for cell in range(GRID):
         longest = row_quantile(data, ((cell + 0.5) / GRID) ** (1 / rows))

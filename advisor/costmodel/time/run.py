@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,8 +75,8 @@ def run_time(
 ) -> TimeEstimate:
     """Predict the whole run.
 
-    ``step_s`` is the median optimizer step over the data's length distribution: with one micro-batch the step at the median
-    padded length, with several the mean, because sums of independent micro-batches are nearly symmetric.
+    ``step_s`` is the median optimizer step over the data's length distribution: with one micro-batch the step at the
+    median padded length, with several the mean, because sums of independent micro-batches are nearly symmetric.
 
     Args:
         step_time_of: Time of an optimizer step at one padded length (all its micro-batches, and the update).
@@ -95,7 +96,9 @@ def run_time(
     steps = optimizer_steps(data, strategy, execution)
     storage = device.bytes_per_s["storage"].value if "storage" in device.bytes_per_s else STORAGE_BYTES_PER_S
     parts = {
-        "loading": parts_of.loading_s if parts_of.loading_s is not None else START_UP_S + parts_of.weights_bytes / storage,
+        "loading": parts_of.loading_s
+        if parts_of.loading_s is not None
+        else START_UP_S + parts_of.weights_bytes / storage,
         "training": steps * mean_s,
         "evaluation": parts_of.evaluations * _evaluation_s(evaluation_time_of, curve, data, execution),
         "saving": parts_of.saves * parts_of.saved_bytes / storage,
@@ -172,10 +175,8 @@ class _Curve:
 
     def __call__(self, length: int) -> float:
         nodes, times = self._nodes, self._times
-        if length <= nodes[0] or len(nodes) == 1:
-            return times[0] * (length / nodes[0] if length < nodes[0] else 1.0)
-        for left, right in zip(range(len(nodes) - 1), range(1, len(nodes)), strict=True):
-            if length <= nodes[right] or right == len(nodes) - 1:
-                slope = (times[right] - times[left]) / (nodes[right] - nodes[left])
-                return times[left] + slope * (length - nodes[left])
-        raise AssertionError("unreachable")
+        if len(nodes) == 1:
+            return times[0]
+        right = min(max(bisect.bisect_left(nodes, length), 1), len(nodes) - 1)
+        slope = (times[right] - times[right - 1]) / (nodes[right] - nodes[right - 1])
+        return max(times[right - 1] + slope * (length - nodes[right - 1]), 0.0)

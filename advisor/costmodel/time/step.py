@@ -17,21 +17,21 @@ HOST_S_PER_OPERATOR = 12e-6
 eight tokens on one 2 GHz server core took 10-14 us per operator (torch 2.13, transformers 5.23)."""
 
 DATASHEET_HALF_WIDTH = 0.35
-"""90 % half width from a datasheet alone. Decoders at 4,096 tokens came out within 9 % (see ``time.table``); encoders, small
-batches and other cards were not checked, hence wider."""
+"""90 % half width from a datasheet alone. Decoders at 4,096 tokens came out within 9 % (see ``time.table``); encoders,
+small batches and other cards were not checked, hence wider."""
 HOST_BOUND_HALF_WIDTH = 0.60
 """The same when the host decides: host speeds of the machines that hold the same card differ by a factor of two."""
 ROOFLINE_LOW, ROOFLINE_HIGH = 0.7, 2.2
-"""Interval factors of a probe's rates without a calibration: on CPU a two-ceiling roofline was off by 18 % on average and
-low nearly always, because elementwise work of unfused models misses the bandwidth ceiling."""
+"""Interval factors of a probe's rates without a calibration: on CPU a two-ceiling roofline was off by 18 % on average
+and low nearly always, because elementwise work of unfused models misses the bandwidth ceiling."""
 TRANSFER_SIGMA = 0.14
-"""Relative standard deviation added for a model that was not measured: a class table from MiniLM predicted DistilBERT with 7 %
-mean error; doubled, because one pair of models is little evidence."""
+"""Relative standard deviation added for a model that was not measured: a class table from MiniLM predicted DistilBERT
+with 7 % mean error; doubled, because one pair of models is little evidence."""
 UNCOVERED_SIGMA = 0.5
 """Relative standard deviation of the share of time that comes from operator classes that were not calibrated."""
 SHAPE_SIGMA_PER_DOUBLING = 0.05
-"""Relative standard deviation added per doubling of the tokens in a micro-batch beyond the measured range; the class fits are
-linear, real kernels are not quite."""
+"""Relative standard deviation added per doubling of the tokens in a micro-batch beyond the measured range; the class
+fits are linear, real kernels are not quite."""
 T_QUANTILES_95 = (6.31, 2.92, 2.35, 2.13, 2.02, 1.94, 1.89, 1.86, 1.83, 1.81)
 """95 % quantiles of Student's t for 1 to 10 degrees of freedom (any table); 1.645 in the limit."""
 
@@ -75,7 +75,8 @@ def phase_seconds(operators: Iterable[TracedOp], clock: OperatorClock) -> dict[s
 def optimizer_step(phases: Mapping[str, OperatorSeconds], gradient_accumulation_steps: int = 1) -> OperatorSeconds:
     """All operators of one optimizer step: first micro-batch, further micro-batches, update.
 
-    With accumulation the trace holds two micro-batches: the first (no gradients yet) and one that stands for all others.
+    With accumulation the trace holds two micro-batches: the first (no gradients yet) and one that stands for all
+    others.
     """
     nothing = OperatorSeconds()
     further = phases.get("forward", nothing) + phases.get("backward", nothing)

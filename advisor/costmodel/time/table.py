@@ -7,15 +7,14 @@ from dataclasses import dataclass
 
 from advisor.core.cost import Basis
 from advisor.core.device import DeviceProfile, Rate
-from advisor.costmodel.calibration.record import Calibration, ClassFit
+from advisor.costmodel.calibration.record import Calibration, ClassFit, StepPoint
 from advisor.costmodel.trace.ops import TracedOp, op_class
 
 GEMM_EFFICIENCY, ATTENTION_EFFICIENCY, BANDWIDTH_EFFICIENCY = 0.80, 0.55, 0.80
-"""Shares of a datasheet's peaks that training kernels reach. Guessed beforehand and then checked on the traced operators of
-3B and 7B decoders (4,096 tokens, checkpointing, flash attention) against eleven public A100 step times of full
-fine-tuning, LoRA and QLoRA: all within 9 %, eight within 6 %."""
+"""Shares of a datasheet's peaks that training kernels reach. Guessed beforehand and then checked on the traced
+operators of 3B and 7B decoders (4,096 tokens, checkpointing, flash attention) against eleven public A100 step times of
+full fine-tuning, LoRA and QLoRA: all within 9 %, eight within 6 %."""
 
-MATRIX_CLASSES = frozenset({"gemm", "gemm_skinny", "bmm", "conv", "gemm_4bit"})
 ATTENTION_CLASSES = frozenset({"attention", "attention_backward"})
 
 
@@ -61,7 +60,9 @@ class OperatorClock:
             raise ValueError(f"the calibration must be of {device.id}, but it is of {calibration.device_id}")
         self.device = device
         self.classes: dict[str, ClassFit] = dict(calibration.classes) if calibration is not None else {}
-        self.basis: Basis = "calibrated" if self.classes else "transferred" if device.basis == "measured" else "datasheet"
+        self.basis: Basis = (
+            "calibrated" if self.classes else "transferred" if device.basis == "measured" else "datasheet"
+        )
         self._kinds: dict[str, str] = {}
 
     @property
@@ -80,11 +81,21 @@ class OperatorClock:
 
     def seconds(self, op: TracedOp) -> tuple[float, bool]:
         """Time of one call, and whether its class was calibrated."""
-        kind = self.kind(op)
-        fit = self.classes.get(f"{kind}/{op.dtype}")
+        return self.seconds_of(f"{self.kind(op)}/{op.dtype}", op.flops, op.moved_bytes)
+
+    def seconds_of(self, key: str, flops: int, moved_bytes: int) -> tuple[float, bool]:
+        """The same for a row of the class table and an amount of work."""
+        fit = self.classes.get(key)
         if fit is not None:
-            return fit.seconds(op.flops, op.moved_bytes), True
-        return self._by_rates(op, kind), False
+            return fit.seconds(flops, moved_bytes), True
+        if not self.knows_rates:
+            return 0.0, False
+        kind, _, dtype = key.partition("/")
+        return self._by_rates(kind, dtype, flops, moved_bytes), False
+
+    def point_seconds(self, point: StepPoint) -> float:
+        """Time of a measured step's operators."""
+        return sum(self.seconds_of(key, flops, moved)[0] * count for key, flops, moved, count in point.work)
 
     def total(self, operators: Iterable[TracedOp]) -> OperatorSeconds:
         """Time of all of them."""
@@ -98,19 +109,19 @@ class OperatorClock:
                 uncovered_s += seconds * op.count
         return OperatorSeconds(device_s, count, uncovered_s)
 
-    def _by_rates(self, op: TracedOp, kind: str) -> float:
+    def _by_rates(self, kind: str, dtype: str, flops: int, moved_bytes: int) -> float:
         """Launch plus the slower of arithmetic and traffic (roofline, Williams et al. 2009)."""
-        if kind == "fill" and op.base_name.startswith(("empty", "new_empty")):
+        if kind == "allocation":
             return self.device.launch_s
         datasheet = self.device.basis == "datasheet"
         arithmetic_s = 0.0
-        if op.flops:
+        if flops:
             efficiency = 1.0
             if datasheet:
                 efficiency = ATTENTION_EFFICIENCY if kind in ATTENTION_CLASSES else GEMM_EFFICIENCY
-            arithmetic_s = op.flops / (self._flops_rate(op.dtype, kind).value * efficiency)
+            arithmetic_s = flops / (self._flops_rate(dtype, kind).value * efficiency)
         bandwidth = self.device.bytes_per_s["memory"].value * (BANDWIDTH_EFFICIENCY if datasheet else 1.0)
-        return self.device.launch_s + max(arithmetic_s, op.moved_bytes / bandwidth)
+        return self.device.launch_s + max(arithmetic_s, moved_bytes / bandwidth)
 
     def _flops_rate(self, dtype: str, kind: str) -> Rate:
         """Rate of the data type; float32 where the device lists none (it is emulated there at best)."""

@@ -42,7 +42,8 @@ MEMBERS = {
     " expand_copy"
     " split_copy view_copy repeat_interleave slice_scatter select_scatter as_strided_scatter",
     "fill": "zeros ones full zeros_like ones_like full_like new_zeros new_ones new_full fill_ zero_ fill arange"
-    " scalar_tensor new_empty empty empty_like new_empty_strided empty_strided eye linspace",
+    " scalar_tensor eye linspace",
+    "allocation": "empty empty_like new_empty empty_strided new_empty_strided",
 }
 """Operators by class, for those that their name alone decides."""
 
@@ -95,7 +96,7 @@ def op_class(op: TracedOp) -> str:
     Returns:
         One of ``gemm``, ``gemm_skinny``, ``bmm``, ``conv``, ``gemm_4bit``, ``quantization``, ``attention``,
         ``attention_backward``, ``norm``, ``softmax``, ``rng``, ``transcendental``, ``embedding``, ``index``,
-        ``reduction``, ``copy``, ``fill``, ``optimizer_fused``, ``optimizer_foreach``, ``elementwise``.
+        ``reduction``, ``copy``, ``fill``, ``allocation``, ``optimizer_fused``, ``optimizer_foreach``, ``elementwise``.
     """
     name = op.base_name
     kind = CLASS_OF.get(name)
