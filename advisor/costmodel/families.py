@@ -1,0 +1,150 @@
+"""Traced families by configuration: in memory, and on disk by content hash and library versions."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from advisor.core.model import ModelSpec
+from advisor.core.plan import ExecutionPlan
+from advisor.core.serialization import to_dict
+from advisor.core.strategy import StrategyConfig
+from advisor.costmodel.depth import StepFamily, shallow_depth
+
+if TYPE_CHECKING:
+    from advisor.costmodel.trace.family import TraceFamily
+    from advisor.costmodel.trace.step import TraceRequest
+
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
+
+
+class FamilyStore:
+    """Hands out the traced family of a configuration.
+
+    Args:
+        semantics: ``"cpu"`` or ``"cuda"``.
+        compute_capability: Of the CUDA device; only whether it is at least 8.0 changes a trace.
+        cache_dir: Where traces are kept between processes; ``None`` keeps them in memory only.
+    """
+
+    def __init__(self, semantics: str, compute_capability: tuple[int, int] | None, cache_dir: Path | None) -> None:
+        self.semantics = semantics
+        self.compute_capability = _capability_class(compute_capability) if semantics == "cuda" else None
+        self._cache_dir = cache_dir
+        self._families: dict[str, StepFamily] = {}
+
+    def get(self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan) -> StepFamily:
+        """The family of a configuration, traced when it is new.
+
+        Raises:
+            UntraceableError: it cannot be traced.
+        """
+        key = self._key(model, strategy, execution)
+        if key not in self._families:
+            self._families[key] = self._build(model, strategy, execution)
+        return self._families[key]
+
+    def _build(self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan) -> StepFamily:
+        depth = shallow_depth(model, strategy)
+        if depth is None:
+            return StepFamily(self._traced(model, strategy, execution, None))
+        return StepFamily(
+            shallow=self._traced(model, strategy, execution, depth),
+            deeper=self._traced(model, strategy, execution, depth + 1),
+            extra_layers=model.num_hidden_layers - depth,
+        )
+
+    def _traced(
+        self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, depth: int | None
+    ) -> TraceFamily:
+        from advisor.costmodel.trace.family_file import load_family, save_family
+
+        path = None
+        if self._cache_dir is not None:
+            path = self._cache_dir / f"{self._key(model, strategy, execution, depth=depth)}.npz"
+            stored = load_family(path)
+            if stored is not None:
+                return stored
+        family = self._trace(model, strategy, execution, depth)
+        if path is not None:
+            save_family(path, family)
+        return family
+
+    def _trace(
+        self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, depth: int | None
+    ) -> TraceFamily:
+        from advisor.costmodel.trace.family import trace_family
+        from advisor.costmodel.trace.step import TraceRequest
+
+        request: TraceRequest = TraceRequest(
+            model=model,
+            strategy=strategy,
+            execution=execution,
+            seq_length=execution.max_seq_length,
+            semantics=self.semantics,
+            compute_capability=self.compute_capability,
+            num_hidden_layers=depth,
+        )
+        return trace_family(request)
+
+    def _key(
+        self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, *, depth: int | None = None
+    ) -> str:
+        config = {key: value for key, value in model.config.items() if key not in ("_name_or_path", "transformers_version")}
+        content = {
+            "config": config,
+            "task": model.task,
+            "labels": model.num_labels,
+            "strategy": _structural(strategy),
+            "execution": _structural_execution(execution),
+            "semantics": self.semantics,
+            "capability": self.compute_capability,
+            "depth": depth,
+            "code": trace_version(),
+        }
+        return hashlib.sha256(json.dumps(to_dict(content), sort_keys=True).encode()).hexdigest()
+
+
+def _capability_class(capability: tuple[int, int] | None) -> tuple[int, int]:
+    return (8, 0) if (capability or (8, 0)) >= (8, 0) else (7, 5)
+
+
+def _structural(strategy: StrategyConfig) -> dict[str, Any]:
+    """The knobs that change operators or storages; the rank is symbolic."""
+    return {
+        "method": strategy.method,
+        "ranked": strategy.rank is not None,
+        "targets": strategy.target_modules,
+        "dropout": bool(strategy.lora_dropout),
+        "unfrozen_layers": strategy.unfrozen_layers,
+        "peft_config": strategy.peft_config,
+        "clips": strategy.max_grad_norm > 0,
+        "decays": strategy.weight_decay > 0,
+    }
+
+
+def _structural_execution(execution: ExecutionPlan) -> dict[str, Any]:
+    sizes = {"micro_batch_size", "gradient_accumulation_steps", "max_seq_length", "eval_batch_size", "num_threads"}
+    knobs = {f.name: getattr(execution, f.name) for f in dataclasses.fields(execution) if f.name not in sizes}
+    return {**knobs, "accumulates": execution.gradient_accumulation_steps > 1}
+
+
+@cache
+def trace_version() -> str:
+    """Hash of the code and libraries that make a trace: another version traces anew."""
+    digest = hashlib.sha256()
+    rooms = Path(__file__).resolve().parents[1]
+    for folder in (rooms / "costmodel" / "trace", rooms / "strategies", rooms / "training"):
+        for file in sorted(folder.glob("*.py")):
+            digest.update(file.read_bytes())
+    for name in LIBRARIES:
+        try:
+            digest.update(f"{name}={importlib.metadata.version(name)}".encode())
+        except importlib.metadata.PackageNotFoundError:
+            digest.update(f"{name} is absent".encode())
+    return digest.hexdigest()

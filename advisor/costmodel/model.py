@@ -1,0 +1,216 @@
+"""The cost model: one configuration in, its memory, time and quality out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from advisor.core.cost import Basis, CostEstimate, Evidence, Interval, MemoryEstimate, QualityEstimate, TimeEstimate
+from advisor.core.data import DataProfile
+from advisor.core.device import DeviceProfile
+from advisor.core.model import ModelSpec
+from advisor.core.plan import ExecutionPlan
+from advisor.core.store import user_data_dir
+from advisor.core.strategy import StrategyConfig
+from advisor.costmodel.calibration.record import Calibration
+from advisor.costmodel.depth import StepFamily
+from advisor.costmodel.families import FamilyStore
+from advisor.costmodel.memory import RunShapes, estimate_memory, memory_quantile_bytes
+from advisor.costmodel.time import (
+    OperatorClock,
+    RunShape,
+    Setting,
+    StepTime,
+    execution_key,
+    model_key,
+    optimizer_step,
+    phase_seconds,
+    run_time,
+    step_time,
+)
+from advisor.costmodel.trace.symbolic import Shape
+
+if TYPE_CHECKING:
+    from advisor.costmodel.quality.model import QualityModel
+
+LENGTH_MULTIPLE = 8
+"""The collator pads to multiples of this many tokens."""
+BYTES_PER_TOKEN_ID = 8
+"""Token ids, masks and labels are int64."""
+FULL_PRECISION_BYTES = 4
+
+_EVIDENCE_ORDER: tuple[Evidence, ...] = ("measured", "interpolated", "extrapolated")
+_BASIS_ORDER: tuple[Basis, ...] = ("measured", "calibrated", "transferred", "datasheet", "prior")
+
+
+class CostModel:
+    """Predicts the cost of configurations on one device.
+
+    The first configuration of a family (same model, method, checkpointing, data types, attention kernel, optimizer) costs a
+    few traces of one to three seconds; further ones, at any batch, length and rank, milliseconds.
+
+    Args:
+        device: Where plans will run; its type decides the semantics of the trace.
+        calibration: What ``calibrate`` found on this device.
+        quality: Prior and evidence; the shipped prior when ``None``.
+        cache_dir: Where traces are kept; the user's data directory when ``None``.
+    """
+
+    def __init__(
+        self,
+        device: DeviceProfile,
+        calibration: Calibration | None = None,
+        *,
+        quality: QualityModel | None = None,
+        cache_dir: Path | None = None,
+    ) -> None:
+        self.device = device
+        self.calibration = calibration
+        self.quality = quality
+        self._clock = OperatorClock(device, calibration)
+        self._families = FamilyStore(device.type, device.compute_capability, cache_dir or user_data_dir("traces"))
+
+    def estimate(
+        self,
+        model: ModelSpec,
+        strategy: StrategyConfig,
+        execution: ExecutionPlan,
+        data: DataProfile | None,
+        *,
+        with_quality: bool = True,
+        min_quality: float | None = None,
+    ) -> CostEstimate:
+        """The cost of one exact configuration.
+
+        Args:
+            data: Without it, time is that of one optimizer step at full length and quality is left out.
+            with_quality: Leave quality out when only cost matters.
+            min_quality: Wanted minimum of the metric, answered as a probability.
+
+        Raises:
+            UntraceableError: the configuration cannot be traced.
+        """
+        family = self._families.get(model, strategy, execution)
+        memory = self._memory(family, model, strategy, execution)
+        time = self._time(family, model, strategy, execution, data)
+        quality = self._quality(model, strategy, data, min_quality) if with_quality and data is not None else None
+        parts = [part for part in (memory, time, quality) if part is not None]
+        rank = _rank(strategy)
+        return CostEstimate(
+            memory=memory,
+            time=time,
+            quality=quality,
+            fits=None,
+            trainable_parameters=family.trainable_parameters(rank),
+            total_parameters=family.total_parameters(rank),
+            evidence=max((part.evidence for part in parts), key=_EVIDENCE_ORDER.index),
+            basis=max((part.basis for part in parts), key=_BASIS_ORDER.index),
+            notes=() if data is not None else ("no data set was given: the time is that of one optimizer step at full length",),
+        )
+
+    def memory_quantile_bytes(self, estimate: CostEstimate, level: float) -> int:
+        """What is compared with a memory budget: ``device_bytes`` stays below it with probability ``level``."""
+        return memory_quantile_bytes(estimate.memory, level)
+
+    def step_seconds(
+        self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, seq_length: int
+    ) -> StepTime:
+        """Time of one optimizer step whose micro-batches all have ``seq_length`` tokens per row."""
+        family = self._families.get(model, strategy, execution)
+        return self._step_time(family, model, strategy, execution, seq_length)
+
+    def _memory(
+        self, family: StepFamily, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan
+    ) -> MemoryEstimate:
+        rank = _rank(strategy)
+        length = _padded(execution.max_seq_length)
+        untraced = max(0, execution.gradient_accumulation_steps - 2)
+        batch_bytes = 3 * BYTES_PER_TOKEN_ID * execution.micro_batch_size * length
+        return estimate_memory(
+            family,
+            RunShapes((execution.micro_batch_size, length, rank), (execution.eval_batch_size, length, rank)),
+            model,
+            self.device,
+            self.calibration,
+            extra_batch_bytes=untraced * batch_bytes,
+        )
+
+    def _time(
+        self,
+        family: StepFamily,
+        model: ModelSpec,
+        strategy: StrategyConfig,
+        execution: ExecutionPlan,
+        data: DataProfile | None,
+    ) -> TimeEstimate:
+        if data is None:
+            return _single_step(self._step_time(family, model, strategy, execution, execution.max_seq_length), execution)
+        trainable = family.trainable_parameters(_rank(strategy))
+        shape = RunShape(
+            weights_bytes=model.weights_bytes or FULL_PRECISION_BYTES * model.total_parameters,
+            saved_bytes=FULL_PRECISION_BYTES * trainable,
+            evaluations=max(1, round(strategy.num_train_epochs)),
+        )
+        return run_time(
+            lambda length: self._step_time(family, model, strategy, execution, length),
+            data,
+            strategy,
+            execution,
+            self.device,
+            evaluation_time_of=lambda length: self._evaluation_time(family, model, strategy, execution, length),
+            shape=shape,
+        )
+
+    def _step_time(
+        self, family: StepFamily, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, seq_length: int
+    ) -> StepTime:
+        operators = family.operators((execution.micro_batch_size, _padded(seq_length), _rank(strategy)))
+        phases = phase_seconds(operators, self._clock)
+        work = optimizer_step(phases, execution.gradient_accumulation_steps)
+        setting = _setting(model, strategy, execution, execution.micro_batch_size * seq_length)
+        return step_time(work, self.device, self.calibration, setting)
+
+    def _evaluation_time(
+        self, family: StepFamily, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, seq_length: int
+    ) -> StepTime:
+        operators = family.operators((execution.eval_batch_size, _padded(seq_length), _rank(strategy)))
+        forward = [op for op in operators if op.phase == "evaluation"]
+        setting = _setting(model, strategy, execution, execution.eval_batch_size * seq_length)
+        return step_time(self._clock.total(forward), self.device, self.calibration, setting)
+
+    def _quality(
+        self, model: ModelSpec, strategy: StrategyConfig, data: DataProfile, min_quality: float | None
+    ) -> QualityEstimate:
+        if self.quality is None:
+            from advisor.costmodel.quality.model import QualityModel, default_prior
+
+            self.quality = QualityModel(default_prior())
+        return self.quality.estimate(model, strategy, data, min_quality=min_quality)
+
+
+def _rank(strategy: StrategyConfig) -> int:
+    """The symbolic rank of the family; 1 where the method has none."""
+    return strategy.rank if strategy.rank is not None and strategy.method != "peft" else 1
+
+
+def _padded(seq_length: int) -> int:
+    return -(-seq_length // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+
+
+def _setting(model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, tokens: int) -> Setting:
+    return Setting(model_key(model), strategy.method, execution_key(execution), tokens)
+
+
+def _single_step(step: StepTime, execution: ExecutionPlan) -> TimeEstimate:
+    interval = Interval(step.low, step.high)
+    rows = execution.effective_batch_size
+    return TimeEstimate(
+        step_s=step.seconds,
+        samples_per_s=rows / step.seconds,
+        tokens_per_s=rows * execution.max_seq_length / step.seconds,
+        total_s=step.seconds,
+        intervals={"step_s": interval, "total_s": interval},
+        parts={"training": step.seconds},
+        evidence=step.evidence,
+        basis=step.basis,
+    )
