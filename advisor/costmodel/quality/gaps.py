@@ -5,12 +5,12 @@ Model, all in points (for ``nll`` tables: per cent of the loss, which is what a 
     figure[table, method] = level[table] + gap[method] + by_task_type[method, type] + by_scale[method, bucket]
                           + by_study[method, study] + error
 
-The level of a table is free. Every other effect is normal around zero, and zero for full fine-tuning, so a method with little
-evidence is drawn towards "no difference" and a method seen only on other scales borrows what it shares. The effect of a study
-stands for its learning rates and for who measured (authors usually win with their own method): it does not shrink with the
-number of tables of one study. The error adds up seed noise, the binomial error of the held-out items and what a method
-happens to gain on one task. The four standard deviations are those that make the tables most likely (marginal likelihood);
-posterior means and variances are then exact (linear Gaussian).
+The level of a table is free. Every other effect is normal around zero, and zero for full fine-tuning, so a method
+with little evidence is drawn towards "no difference" and a method seen only on other scales borrows what it shares.
+The effect of a study stands for its learning rates and for who measured (authors usually win with their own method):
+it does not shrink with the number of tables of one study. The error adds up seed noise, the binomial error of the
+held-out items and what a method happens to gain on one task. The four standard deviations are those that make the
+tables most likely (marginal likelihood); posterior means and variances are then exact (linear Gaussian).
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ class EffectSpread:
 
 @dataclass(frozen=True)
 class Gap:
-    """Expected difference to full fine-tuning in points (negative: worse), and the standard deviation of the prediction."""
+    """Expected difference to full fine-tuning in points (negative: worse), and the standard deviation of the
+    prediction.
+    """
 
     mean_points: float
     sd_points: float
@@ -81,7 +83,9 @@ class GapModel:
         spread: Standard deviations of the effects; estimated when ``None``.
     """
 
-    def __init__(self, tables: Sequence[PublishedTable], *, seed_sd_points: float, spread: EffectSpread | None = None) -> None:
+    def __init__(
+        self, tables: Sequence[PublishedTable], *, seed_sd_points: float, spread: EffectSpread | None = None
+    ) -> None:
         self.seed_sd_points = seed_sd_points
         self._figures = [figure for table in tables for figure in _figures(table, seed_sd_points)]
         self._points = np.array([figure.points for figure in self._figures])
@@ -147,7 +151,9 @@ def _figures(table: PublishedTable, seed_sd_points: float) -> list[_Figure]:
         if not row.used:
             continue
         share = row.value / 100
-        binomial = 1e4 * share * (1 - share) / table.eval_items if table.eval_items and table.metric == "accuracy" else 0.0
+        binomial = (
+            1e4 * share * (1 - share) / table.eval_items if table.eval_items and table.metric == "accuracy" else 0.0
+        )
         figures.append(
             _Figure(table.id, row.method, table.task_type, scale_bucket(table.total_parameters), table.study,
                     to_points(row.value, table.metric), binomial + seed_sd_points**2)

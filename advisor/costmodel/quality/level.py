@@ -5,9 +5,9 @@ Accuracy is put on the scale between always answering the most frequent class (0
     log_odds[table] = mean + per_decade_of_rows * log10(rows / 1e4) + per_decade_of_parameters * log10(parameters / 1e8)
                       + effect[task] + error[table]
 
-fitted over the published classification tables (``calibration/quality-prior.json``). The two slopes have a wide normal prior
-around zero; the standard deviations of the task effect and of the error are those of highest marginal likelihood. A new task
-draws a new effect, so the prediction interval is Student's t with the task as the unit.
+fitted over the published classification tables (``calibration/quality-prior.json``). The two slopes have a wide
+normal prior around zero; the standard deviations of the task effect and of the error are those of highest marginal
+likelihood. A new task draws a new effect, so the prediction interval is Student's t with the task as the unit.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ from advisor.costmodel.quality.student import student_t_quantile
 from advisor.costmodel.quality.tables import PublishedTable
 
 _EDGE = 0.005
-"""Shares closer than this to either end are moved inside, so that their log-odds stay finite (half a point of accuracy)."""
+"""Shares closer than this to either end are moved inside, so that their log-odds stay finite (half a point of
+accuracy)."""
 
 _MEAN_SD = 10.0
 _SLOPE_SD = 1.0
-"""Prior of the two slopes, log-odds per decade: ten times the rows or parameters hardly ever change the odds more than e-fold."""
+"""Prior of the two slopes, log-odds per decade: ten times the rows or parameters hardly ever change the odds more
+than e-fold."""
 
 _SD_GRID = (0.1, 0.15, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4)
 MINIMUM_TASKS = 3
@@ -63,7 +65,9 @@ class LevelModel:
         self._same_task = np.array([[float(a.task == b.task) for b in known] for a in known])
         self._design = np.array([_covariates(table.train_rows or 0, table.total_parameters) for table in known])
         self._values = np.array([_log_odds(gaps.level(table.id) / 100, table.majority_share or 0.0) for table in known])
-        self.task_sd, self.error_sd = max(itertools.product(_SD_GRID, _SD_GRID), key=lambda pair: self._log_likelihood(*pair))
+        self.task_sd, self.error_sd = max(
+            itertools.product(_SD_GRID, _SD_GRID), key=lambda pair: self._log_likelihood(*pair)
+        )
         self._inverse = np.linalg.inv(self._covariance(self.task_sd, self.error_sd))
 
     def predict(self, *, majority_share: float, train_rows: int, total_parameters: int) -> Level:

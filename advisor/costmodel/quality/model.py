@@ -1,21 +1,20 @@
 """Expected held-out quality of a strategy: prior from published tables, sharpened by short runs when they were bought.
 
 Unknowns are the level b of full fine-tuning on the task and the gap g[m] of every method to it; before any run they are
-independent normal variables (``level``, ``gaps``). A short run of method e, carried to the full run (``curves``), observes
-b + g[e] with a known error. Conditioning a normal distribution on these observations gives every method its estimate: its own
-runs where it has some, else the task's level as the other methods' runs show it plus its prior gap.
+independent normal variables (``level``, ``gaps``). A short run of method e, carried to the full run (``curves``),
+observes b + g[e] with a known error. Conditioning a normal distribution on these observations gives every method its
+estimate: its own runs where it has some, else the task's level as the other methods' runs show it plus its prior gap.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
-from advisor.core.cost import Evidence, Interval, QualityEstimate
+from advisor.core.cost import Basis, Interval, QualityEstimate
 from advisor.core.data import DataProfile
 from advisor.core.model import ModelSpec
 from advisor.core.strategy import StrategyConfig
@@ -27,8 +26,9 @@ from advisor.costmodel.quality.student import NORMAL_95, normal_cdf
 from advisor.costmodel.quality.tables import PublishedTables, TaskType, load_tables
 
 CERTIFYING_TASKS = 9
-"""Split-conformal intervals over K exchangeable tasks certify at most K / (K + 1): 90 % needs nine. Published benchmarks are no
-sample of users' tasks, so only tasks that the advisor ran to the end itself count; none ship with it."""
+"""Split-conformal intervals over K exchangeable tasks certify at most K / (K + 1): 90 % needs nine. Published
+benchmarks are no sample of users' tasks, so only tasks that the advisor ran to the end itself count; none ship with
+it."""
 
 _PEFT_TYPES = {"LORA": "lora", "IA3": "ia3", "HIRA": "hira"}
 
@@ -98,12 +98,16 @@ class QualityModel:
         return self._perplexity(model, strategy, min_quality)
 
     def expected_gap(self, model: ModelSpec, strategy: StrategyConfig) -> float:
-        """Expected difference to full fine-tuning on the ranking scale: accuracy (0-1), or share of the loss; negative is worse."""
+        """Expected difference to full fine-tuning on the ranking scale: accuracy (0-1), or share of the loss;
+        negative is worse.
+        """
         return self._gap(model, strategy.method, strategy).mean_points / 100
 
     @property
     def tie_margin(self) -> float:
-        """Differences below this are inside the noise between seeds: the standard deviation of the difference of two runs."""
+        """Differences below this are inside the noise between seeds: the standard deviation of the difference of two
+        runs.
+        """
         return math.sqrt(2) * self.prior.seed_sd
 
     def _gap(self, model: ModelSpec, method: str, strategy: StrategyConfig | None = None) -> Gap:
@@ -118,7 +122,9 @@ class QualityModel:
     ) -> QualityEstimate:
         majority = (data.majority_share if data else None) or 1 / max(model.num_labels, 2)
         rows = data.train_rows if data else _UNKNOWN_ROWS
-        level = self.prior.levels.predict(majority_share=majority, train_rows=rows, total_parameters=model.total_parameters)
+        level = self.prior.levels.predict(
+            majority_share=majority, train_rows=rows, total_parameters=model.total_parameters
+        )
         if self.evidence is not None and self.evidence.diverged(strategy.method):
             return _abstain("accuracy", f"the short run of {strategy.method} diverged: lower its learning rate")
         observed = self._observed_accuracies(data, model)
@@ -129,10 +135,10 @@ class QualityModel:
         value = min(max(posterior.value, majority), _HIGHEST_ACCURACY)
         low, high = value - NORMAL_95 * posterior.low_sd, value + NORMAL_95 * posterior.high_sd
         interval = Interval(max(low, 0.0), min(high, 1.0), 0.9)
-        basis = "measured" if strategy.method in observed else "transferred" if observed else "prior"
+        basis: Basis = "measured" if strategy.method in observed else "transferred" if observed else "prior"
         return QualityEstimate(
             "accuracy", value, interval, _p_at_least(min_quality, value, posterior), self.certified,
-            self._reason(model, strategy, majority, observed), _state(observed), basis,
+            self._reason(model, strategy, majority, observed), "extrapolated", basis,
         )  # fmt: skip
 
     @property
@@ -160,7 +166,9 @@ class QualityModel:
         gaps = [self._gap(model, method, strategy if method == strategy.method else None) for method in methods]
         level_sd = level.interval.half_width / NORMAL_95
         mean = np.array([level.accuracy + gap.mean_points / 100 for gap in gaps])
-        covariance = np.full((len(methods), len(methods)), level_sd**2) + np.diag([(gap.sd_points / 100) ** 2 for gap in gaps])
+        covariance = np.full((len(methods), len(methods)), level_sd**2) + np.diag(
+            [(gap.sd_points / 100) ** 2 for gap in gaps]
+        )
         seen = len(observed)
         errors = np.diag([item.sd**2 + self.prior.seed_sd**2 for item in observed.values()])
         gain = covariance[:, :seen] @ np.linalg.inv(covariance[:seen, :seen] + errors)
@@ -193,7 +201,8 @@ class QualityModel:
         against = f"{gap.mean_points:+.1f} points against full fine-tuning in {tables} published tables"
         if observed:
             return f"level of the task from short runs of {', '.join(observed)}; {strategy.method} {against}"
-        return f"{self.prior.levels.tasks} published tasks above a majority share of {majority:.2f}; {strategy.method} {against}"
+        tasks = f"{self.prior.levels.tasks} published tasks above a majority share of {majority:.2f}"
+        return f"{tasks}; {strategy.method} {against}"
 
     # --- perplexity -----------------------------------------------------------------------------------------------
 
@@ -214,9 +223,10 @@ class QualityModel:
         low, high = math.exp(max(loss - NORMAL_95 * sd, 0.0)), math.exp(loss + NORMAL_95 * sd)
         wanted = None if min_quality is None else normal_cdf((math.log(max(min_quality, 1e-9)) - loss) / sd)
         source = "short runs" if own else f"short runs of {method}"
+        reason = f"{source}, largest on {evidence.of(method)[-1].train_rows} rows"
         return QualityEstimate(
-            "perplexity", math.exp(loss), Interval(low, high, 0.9), wanted, self.certified,
-            f"{source}, largest on {evidence.of(method)[-1].train_rows} rows", "extrapolated", "measured" if own else "transferred",
+            "perplexity", math.exp(loss), Interval(low, high, 0.9), wanted, self.certified, reason,
+            "extrapolated", "measured" if own else "transferred",
         )  # fmt: skip
 
 
@@ -247,8 +257,3 @@ def _p_at_least(minimum: float | None, value: float, posterior: _Posterior) -> f
 
 def _abstain(metric: str, reason: str) -> QualityEstimate:
     return QualityEstimate(metric, None, None, None, False, reason, "extrapolated", "prior")
-
-
-def _state(observed: Sequence[str] | dict[str, curves.Extrapolation]) -> Evidence:
-    """The full run lies beyond what was run in either case: prefixes, or other people's tasks."""
-    return "extrapolated" if not observed else "interpolated" if len(observed) == 0 else "extrapolated"

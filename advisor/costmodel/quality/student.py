@@ -18,14 +18,15 @@ NORMAL_95 = _NORMAL.inv_cdf(0.95)
 
 
 def student_t_quantile(p: float, degrees_of_freedom: int) -> float:
-    """Quantile of Student's t: Cornish-Fisher start (Abramowitz & Stegun 26.7.5), then Newton steps on the exact density.
+    """Quantile of Student's t: Cornish-Fisher start (Abramowitz & Stegun 26.7.5), then Newton steps on the exact
+    density.
 
     Args:
         p: Between 0.5 and 1.
         degrees_of_freedom: At least 1.
     """
     if not 0.5 <= p < 1 or degrees_of_freedom < 1:
-        raise ValueError(f"0.5 <= p < 1 and degrees_of_freedom >= 1 must hold, but got p={p}, degrees_of_freedom={degrees_of_freedom}")
+        raise ValueError(f"0.5 <= p < 1 <= degrees_of_freedom must hold, but got p={p} and {degrees_of_freedom}")
     z, v = _NORMAL.inv_cdf(p), degrees_of_freedom
     t = z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v * v)
     for _ in range(60):

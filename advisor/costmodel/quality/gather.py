@@ -1,0 +1,180 @@
+"""Buying evidence: short real runs of the leading plans on nested prefixes of the training rows.
+
+All runs share seed, data order and held-out items, so that what differs is the method and the number of rows. The
+prefixes are a quarter and an eighth of the rows where the time budget allows it, smaller otherwise; every run goes
+through as many epochs as the full one, because that is what its figure is carried over to.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from advisor.core.errors import AdvisorError, InterruptedByUser
+from advisor.core.plan import Plan
+from advisor.core.run import Measurement
+from advisor.costmodel.quality.evidence import EvidenceRun, QualityEvidence
+
+LARGEST_SHARE = 1 / 4
+"""Of the training rows, for the larger prefix; the smaller one has half of it."""
+
+FEWEST_STEPS = 4
+"""Optimizer steps below which a run shows nothing but its warm-up."""
+
+MAX_EVAL_ROWS = 400
+"""Held-out items of a short run: their sampling error (2.0 points at 80 % accuracy) is then no larger than that of
+extrapolating."""
+
+STARTUP_S = 3.0
+"""Assumed for starting a process and loading a small model until the first run has shown it."""
+
+BACKWARD_SHARE = 2 / 3
+"""Of a training step is spent in the backward pass (forward : backward = 1 : 2), which evaluation does not run."""
+
+MAX_CONTENDERS = 3
+
+Measure = Callable[[Plan], Measurement]
+"""Runs a plan for real, for example ``advisor.measurement.measure_run`` with an output folder of its own."""
+
+
+@dataclass(frozen=True)
+class _ShortRun:
+    plan: Plan
+    target_rows: int
+    rows: int
+    expected_s: float
+
+
+def gather_evidence(
+    plans: Sequence[Plan],
+    *,
+    budget_s: float,
+    measure: Measure,
+    on_progress: Callable[[Mapping[str, object]], None] | None = None,
+    max_contenders: int = MAX_CONTENDERS,
+) -> QualityEvidence:
+    """Run the leading plans briefly and keep what came out, failures too.
+
+    The best plan is bought two prefixes first; the next ones follow while the time lasts.
+
+    Args:
+        plans: Best first (``ranked`` of a recommendation), all of one task.
+        budget_s: Wall-clock time that may be spent; a run that is not expected to end in time is not started.
+        measure: Runs a plan and returns what was measured.
+        on_progress: Takes ``{"kind": "evidence", "method": ..., "rows": ..., "done": i, "total": n}``.
+        max_contenders: How many methods to look at.
+    """
+    contenders = list(plans)[:max_contenders]
+    if not contenders or budget_s <= 0:
+        return QualityEvidence(budget_s=max(budget_s, 0.0))
+    started, overhead_s = time.monotonic(), STARTUP_S
+    runs: list[EvidenceRun] = []
+    schedule = _schedule(contenders, budget_s)
+    notes: list[str] = []
+    for index, short in enumerate(schedule):
+        left_s = budget_s - (time.monotonic() - started)
+        if runs and short.expected_s + overhead_s > left_s:
+            notes.append(
+                f"{short.plan.strategy.method} on {short.rows} rows was not run: {left_s:.0f} s of the budget were left"
+            )
+            continue
+        if on_progress is not None:
+            on_progress(
+                {
+                    "kind": "evidence",
+                    "method": short.plan.strategy.method,
+                    "rows": short.rows,
+                    "done": index,
+                    "total": len(schedule),
+                }
+            )
+        run, overhead_s = _run(short, measure)
+        runs.append(run)
+    first = contenders[0]
+    return QualityEvidence(
+        tuple(runs), first.data_profile.fingerprint, first.data_profile.eval_rows,
+        time.monotonic() - started, budget_s, first.seed, tuple(notes),
+    )  # fmt: skip
+
+
+def diverged(losses: Sequence[tuple[int, float]]) -> bool:
+    """Whether the training loss is not finite, or ends clearly above where it started (last against first third)."""
+    values = [loss for _, loss in losses]
+    if any(not math.isfinite(value) for value in values):
+        return True
+    third = len(values) // 3
+    if third < 1:
+        return False
+    start, end = sum(values[:third]) / third, sum(values[-third:]) / third
+    spread = (max(values[:third]) - min(values[:third])) / 2
+    return end > 1.1 * start + spread
+
+
+def _schedule(plans: Sequence[Plan], budget_s: float) -> list[_ShortRun]:
+    """Two prefixes of the best plan, then of the others; shares shrink together until the whole fits the budget."""
+    share = LARGEST_SHARE
+    while True:
+        wanted = [_short_run(plan, share * part) for plan in plans for part in (0.5, 1.0)]
+        unique = {(repr(run.plan.strategy), run.rows): run for run in wanted}
+        total = sum(run.expected_s + STARTUP_S for run in unique.values())
+        smallest = share * min(plan.data_profile.train_rows for plan in plans) / 2
+        if total <= budget_s or smallest <= FEWEST_STEPS * plans[0].execution.effective_batch_size:
+            break
+        if len(plans) > 1 and share <= LARGEST_SHARE / 2:
+            plans, share = plans[:-1], LARGEST_SHARE  # better one contender seen well than two badly
+        else:
+            share /= 2**0.5
+    return list(unique.values())
+
+
+def _short_run(plan: Plan, share: float) -> _ShortRun:
+    profile = plan.data_profile
+    fewest = math.ceil(FEWEST_STEPS * plan.execution.effective_batch_size / plan.strategy.num_train_epochs)
+    rows = min(max(round(share * profile.train_rows), fewest), profile.train_rows)
+    eval_rows = min(profile.eval_rows, MAX_EVAL_ROWS)
+    short = replace(
+        plan,
+        data=replace(plan.data, max_train_rows=rows, max_eval_rows=eval_rows),
+        data_profile=replace(profile, train_rows=rows, eval_rows=eval_rows),
+        predicted=None,
+    )
+    return _ShortRun(short, profile.train_rows, rows, _expected_s(plan, rows, eval_rows))
+
+
+def _expected_s(plan: Plan, rows: int, eval_rows: int) -> float:
+    time_estimate = plan.predicted.time if plan.predicted is not None else None
+    if time_estimate is None:
+        return 0.0
+    per_row = time_estimate.step_s / plan.execution.effective_batch_size
+    return per_row * (rows * plan.strategy.num_train_epochs + eval_rows * (1 - BACKWARD_SHARE))
+
+
+def _run(short: _ShortRun, measure: Measure) -> tuple[EvidenceRun, float]:
+    """One run as evidence, and its time beside training and evaluation."""
+    started = time.monotonic()
+    try:
+        measured = measure(short.plan)
+    except InterruptedByUser:
+        raise
+    except AdvisorError as failure:
+        measured = Measurement("failed", str(failure.message))
+    elapsed_s = time.monotonic() - started
+    return _evidence_run(short, measured, elapsed_s), max(elapsed_s - measured.training_s - measured.evaluation_s, 0.0)
+
+
+def _evidence_run(short: _ShortRun, measured: Measurement, elapsed_s: float) -> EvidenceRun:
+    return EvidenceRun(
+        strategy=short.plan.strategy,
+        train_rows=short.rows,
+        target_train_rows=short.target_rows,
+        eval_rows=short.plan.data_profile.eval_rows,
+        eval_loss=measured.metrics.get("eval_loss", measured.metrics.get("loss")),
+        accuracy=measured.metrics.get("accuracy"),
+        elapsed_s=elapsed_s,
+        outcome=measured.outcome,
+        reason=measured.reason,
+        diverged=diverged(measured.train_losses),
+        train_losses=measured.train_losses,
+    )

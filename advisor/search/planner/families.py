@@ -1,0 +1,146 @@
+"""Which data types, attention kernels and optimizers are open to a strategy on a device, in the order to try them."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+
+from advisor.core.device import DeviceProfile
+from advisor.core.model import ModelSpec
+from advisor.core.plan import Amp, AttentionImplementation, Dtype, ExecutionPlan, Optimizer
+from advisor.core.strategy import StrategyConfig
+
+LARGE_DECODER_PARAMETERS = 1_000_000_000
+"""From here on decoders are published, and their adapters trained, in half precision (Llama, Mistral and Qwen model
+cards)."""
+
+WORTHWHILE_HALF_SPEED = 1.3
+"""bf16 mixed precision casts weights and activations on every step; below this matrix speed-up on a CPU it cannot
+pay."""
+
+_DTYPE_BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Rung:
+    """Data types and optimizer: one step of the ladder from the preferred set-up to the smallest one.
+
+    Attributes:
+        dtype, amp, optim: As in ``ExecutionPlan``.
+        note: What is given up against the rung before; empty for the first.
+    """
+
+    dtype: Dtype
+    amp: Amp
+    optim: Optimizer = "adamw_torch_fused"
+    note: str = ""
+
+    def least_bytes(self, model: ModelSpec, *, trains_everything: bool, quantized: bool) -> int:
+        """Memory that is needed whatever the batch: weights, and for full fine-tuning gradients and AdamW's two
+        moments.
+
+        Sources: torch.optim.AdamW keeps two moments in the parameter's data type; bitsandbytes keeps them in one byte
+            each (block statistics left out), paged ones may lie in host memory.
+        """
+        if quantized:
+            return 0
+        size = _DTYPE_BYTES[self.dtype]
+        moments = {"adamw_bnb_8bit": 2, "paged_adamw_8bit": 0}.get(self.optim, 2 * size)
+        per_parameter = size + (size + moments if trains_everything else 0)
+        return model.total_parameters * per_parameter
+
+
+def is_decoder(model: ModelSpec) -> bool:
+    """Whether the backbone is a decoder: a language-modelling task, or an architecture that says so."""
+    names = model.config.get("architectures") or []
+    return model.task == "causal-lm" or any("CausalLM" in str(name) for name in names)
+
+
+def is_frozen_base(strategy: StrategyConfig) -> bool:
+    """Whether only adapters (kept in float32 by PEFT) and the head train, so that half-precision weights lose no
+    updates.
+    """
+    return strategy.method not in ("full", "partial", "head")
+
+
+def ladder(device: DeviceProfile, model: ModelSpec, strategy: StrategyConfig) -> tuple[Rung, ...]:
+    """Rungs in the order to try them.
+
+    On CUDA adapters and decoders above 1B get half-precision weights where the device has bfloat16; what trains the
+    weights themselves keeps float32 master weights under mixed precision, then 8-bit moments, then pure bfloat16.
+    float16 weights only hold adapters: the gradient scaler refuses trainable float16 parameters
+    (torch.amp.GradScaler).
+    """
+    if device.type == "cpu":
+        return (Rung("float32", "none"),)
+    frozen = is_frozen_base(strategy)
+    large = is_decoder(model) and model.total_parameters > LARGE_DECODER_PARAMETERS
+    if "bfloat16" in device.dtypes:
+        pure = Rung("bfloat16", "none", note="pure bfloat16 weights instead of float32 master weights")
+        if frozen:
+            return (Rung("bfloat16", "bf16"),)
+        if large and strategy.method != "full":
+            return (Rung("bfloat16", "bf16"), _eight_bit(Rung("bfloat16", "bf16")))
+        master = Rung("float32", "bf16")
+        return (master, _eight_bit(master), pure, _eight_bit(pure), _paged(pure))
+    if "float16" in device.dtypes:
+        if frozen:
+            return (Rung("float16", "fp16"),)
+        return (Rung("float32", "fp16"), _eight_bit(Rung("float32", "fp16")), _paged(Rung("float32", "fp16")))
+    return (Rung("float32", "none"), _eight_bit(Rung("float32", "none")))
+
+
+def cpu_precisions(device: DeviceProfile) -> tuple[Rung, ...]:
+    """What to compare on a CPU: float32, and bf16 mixed precision where the probe found it clearly faster."""
+    plain, half = device.flops_per_s.get("float32"), device.flops_per_s.get("bfloat16")
+    rungs = (Rung("float32", "none"),)
+    if plain and half and "bfloat16" in device.dtypes and half.value >= WORTHWHILE_HALF_SPEED * plain.value:
+        rungs += (Rung("float32", "bf16"),)
+    return rungs
+
+
+def attention_kernels(device: DeviceProfile, model: ModelSpec, rung: Rung) -> tuple[AttentionImplementation, ...]:
+    """Kernels to try, preferred first: flash attention 2 where device, data type and package allow it, SDPA, eager."""
+    if not supports_sdpa(model):
+        return ("eager",)
+    half = rung.dtype != "float32" or rung.amp != "none"
+    flash = device.type == "cuda" and half and "flash" in device.attention_kernels
+    if flash and importlib.util.find_spec("flash_attn") is not None:
+        return ("flash_attention_2", "sdpa")
+    return ("sdpa", "eager") if device.type == "cpu" else ("sdpa",)
+
+
+def supports_sdpa(model: ModelSpec) -> bool:
+    """Whether transformers implements SDPA for the architecture (its classes say so)."""
+    try:
+        from advisor.strategies.skeleton import auto_class, model_config
+
+        implementation = auto_class(model.task)._model_mapping[type(model_config(model))]
+        return bool(implementation._supports_sdpa)
+    except (KeyError, AttributeError, ValueError):
+        return True  # an architecture unknown to transformers: the build says what it lacks
+
+
+def is_padded(quantiles: tuple[int, ...]) -> bool:
+    """Whether batches hold padding: rows differ in length."""
+    return len(set(quantiles)) > 1
+
+
+def describe(execution: ExecutionPlan) -> str:
+    """``"micro-batch 4 with checkpointing"``: how a plan is named in reasons."""
+    text = f"micro-batch {execution.micro_batch_size}"
+    if execution.gradient_checkpointing:
+        text += " with checkpointing"
+    if execution.optim in ("adamw_bnb_8bit", "paged_adamw_8bit"):
+        text += ", 8-bit optimizer states" if execution.optim == "adamw_bnb_8bit" else ", paged 8-bit optimizer states"
+    if execution.dtype == "bfloat16" and execution.amp == "none":
+        text += ", pure bfloat16"
+    return text
+
+
+def _eight_bit(rung: Rung) -> Rung:
+    return Rung(rung.dtype, rung.amp, "adamw_bnb_8bit", "8-bit optimizer states")
+
+
+def _paged(rung: Rung) -> Rung:
+    return Rung(rung.dtype, rung.amp, "paged_adamw_8bit", "optimizer states paged to host memory")

@@ -1,0 +1,107 @@
+"""Why a method has no plan, and what would give it one, in plain words with numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from advisor.core.budget import Budget
+from advisor.core.device import DeviceProfile
+from advisor.core.errors import AdvisorError
+from advisor.core.units import GIB, MIB, format_bytes, format_duration
+from advisor.search.planner.families import describe
+from advisor.search.planner.solver import Point, Solution
+
+
+def known_devices() -> tuple[DeviceProfile, ...]:
+    """All device profiles that can be read, smallest first."""
+    from advisor.hardware.profiles import load_profile, profile_names
+
+    profiles = []
+    for name in profile_names():
+        try:
+            profiles.append(load_profile(name))
+        except AdvisorError:
+            continue  # a damaged file of the user must not spoil an answer about another device
+    return tuple(sorted(profiles, key=lambda profile: profile.memory_bytes))
+
+
+def why_rejected(
+    solution: Solution, budget: Budget, limit_bytes: int, device: DeviceProfile, devices: Sequence[DeviceProfile]
+) -> str:
+    """The broken bound, by how much, and what would fit."""
+    if solution.fastest is not None:
+        return _too_slow(solution.fastest, budget)
+    if solution.smallest is None:
+        return f"cannot be predicted: {solution.failure}"
+    return _too_large(solution.smallest, budget, limit_bytes, device, devices)
+
+
+def what_to_change(solutions: Sequence[Solution], budget: Budget) -> tuple[str, ...]:
+    """Advice when nothing fits: the smallest plan of all, or the fastest."""
+    advice = []
+    smallest = min((s for s in solutions if s.smallest), key=lambda s: _memory(s.smallest), default=None)
+    fastest = min((s for s in solutions if s.fastest), key=lambda s: _time(s.fastest), default=None)
+    if fastest is not None and fastest.fastest is not None:
+        needs = _time(fastest.fastest)
+        advice.append(
+            f"the fastest plan that fits the memory takes up to {format_duration(needs)}: {fastest.strategy.method}, "
+            f"{describe(fastest.fastest.execution)}; raise --time to {round_up_duration(needs)}, "
+            "or train on fewer rows or epochs"
+        )
+    elif smallest is not None and smallest.smallest is not None:
+        needs = smallest.smallest.memory_bytes
+        length = smallest.smallest.execution.max_seq_length
+        advice.append(
+            f"the smallest plan needs {format_bytes(needs)}: {smallest.strategy.method}, "
+            f"{describe(smallest.smallest.execution)}; "
+            f"raise --memory to {round_up_memory(needs)}, or use a --max-seq-length below {length}"
+        )
+    return tuple(advice)
+
+
+def round_up_memory(value_bytes: int) -> str:
+    """A memory budget that is enough, as the user would type it: ``"3.3GiB"``."""
+    if value_bytes >= GIB:
+        return f"{math.ceil(value_bytes / GIB * 10) / 10:.1f}GiB"
+    return f"{math.ceil(value_bytes / MIB / 10) * 10}MiB"
+
+
+def round_up_duration(value_s: float) -> str:
+    """A time budget that is enough, as the user would type it: ``"12min"``."""
+    if value_s < 60:
+        return f"{math.ceil(value_s)}s"
+    return f"{math.ceil(value_s / 60)}min" if value_s < 10 * 3600 else f"{math.ceil(value_s / 3600)}h"
+
+
+def _too_slow(point: Point, budget: Budget) -> str:
+    return (
+        f"takes up to {format_duration(_time(point))} at {describe(point.execution)}, "
+        f"its fastest set-up inside the memory; the time budget is {format_duration(budget.time_s or 0.0)}"
+    )
+
+
+def _too_large(
+    point: Point, budget: Budget, limit_bytes: int, device: DeviceProfile, devices: Sequence[DeviceProfile]
+) -> str:
+    own_budget = budget.memory_bytes is not None and budget.memory_bytes <= device.memory_bytes
+    bound = (
+        f"the budget is {format_bytes(limit_bytes)}" if own_budget else f"{device.id} has {format_bytes(limit_bytes)}"
+    )
+    text = f"needs {format_bytes(point.memory_bytes)} at {describe(point.execution)}; {bound}"
+    if own_budget and point.memory_bytes <= device.memory_bytes:
+        return f"{text}; --memory {round_up_memory(point.memory_bytes)} would fit it"
+    fitting = [profile for profile in devices if profile.type == "cuda" and profile.memory_bytes >= point.memory_bytes]
+    if device.type == "cuda" and fitting:
+        return f"{text}; {fitting[0].id} ({format_bytes(fitting[0].memory_bytes)}) would fit it"
+    return text
+
+
+def _memory(point: Point | None) -> float:
+    return point.memory_bytes if point is not None else math.inf
+
+
+def _time(point: Point | None) -> float:
+    if point is None:
+        return math.inf
+    return point.time_s if point.time_s is not None else math.inf

@@ -1,0 +1,183 @@
+"""``recommend_plans``: solve every strategy under the budget, then rank what fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+
+from advisor.core.budget import Budget
+from advisor.core.data import DataProfile, DataSpec
+from advisor.core.device import DeviceProfile
+from advisor.core.errors import InputError
+from advisor.core.model import ModelSpec
+from advisor.core.plan import ExecutionPlan, Plan
+from advisor.core.recommendation import Recommendation, RejectedMethod
+from advisor.core.strategy import StrategyConfig
+from advisor.costmodel.quality import QualityEvidence, QualityModel
+from advisor.search.planner.candidates import Candidate, candidates
+from advisor.search.planner.protocol import Predictor
+from advisor.search.planner.ranking import expectation, rank
+from advisor.search.planner.reasons import known_devices, what_to_change, why_rejected
+from advisor.search.planner.solver import Point, Solution, Solver
+
+Progress = Callable[[Mapping[str, object]], None]
+"""Takes ``{"kind": "planning", "method": name, "done": i, "total": n}``."""
+
+_VERSIONED = ("finetune-advisor", "torch", "transformers", "peft", "bitsandbytes", "accelerate")
+
+
+def recommend_plans(
+    model: ModelSpec,
+    data_spec: DataSpec,
+    data_profile: DataProfile,
+    cost_model: Predictor,
+    budget: Budget,
+    *,
+    effective_batch_size: int = 32,
+    methods: Sequence[str | StrategyConfig] | None = None,
+    num_train_epochs: float | None = None,
+    seed: int = 42,
+    evidence: QualityEvidence | None = None,
+    quality: QualityModel | None = None,
+    devices: Sequence[DeviceProfile] | None = None,
+    on_progress: Progress | None = None,
+) -> Recommendation:
+    """Ranked plans inside the budget, and why every other method lost.
+
+    Args:
+        model, data_spec, data_profile: What is to be trained, on what.
+        cost_model: Predicts for the device that the plans are made for.
+        budget: Upper bounds; the device's capacity always counts.
+        effective_batch_size: Rows per optimizer step, the same for all methods.
+        methods: Names or complete configurations; all registered methods when ``None``.
+        num_train_epochs: Instead of each method's default.
+        seed: Training seed of the plans.
+        evidence: Short runs on this task; sharpens the quality.
+        quality: Replaces the quality model (prior and ``evidence``).
+        devices: Devices to name when something does not fit; the known profiles when ``None``.
+        on_progress: Called before every method.
+
+    Returns:
+        ``ranked`` is empty when nothing fits; ``advice`` then says what to change.
+
+    Raises:
+        InputError: an unknown method, knobs that do not fit the model, or an effective batch size below 1.
+    """
+    if effective_batch_size < 1:
+        raise InputError(
+            f"the effective batch size must be at least 1, but got {effective_batch_size}", fix="name another one"
+        )
+    found, unusable = candidates(model, cost_model.device, methods, num_train_epochs)
+    solver = Solver(model, data_profile, cost_model, budget, effective_batch_size=effective_batch_size)
+    solutions = _solve_all(solver, found, on_progress)
+    quality = quality if quality is not None else QualityModel(evidence=evidence)
+    shell = _PlanShell(model, data_spec, data_profile, cost_model.device.id, seed, budget)
+    expectations = {name: expectation(quality, shell.plan(item, None)) for name, item in solutions.items()}
+    plans = {name: shell.plan(item, item.best) for name, item in solutions.items() if item.best is not None}
+    ranked = rank(plans, expectations, quality.tie_margin)
+    known = tuple(devices) if devices is not None else known_devices()
+    rejected = tuple(
+        shell.rejected(item, solver.limit_bytes, cost_model.device, known)
+        for item in solutions.values()
+        if item.best is None
+    )
+    advice = _notes(plans, budget) if ranked else what_to_change(list(solutions.values()), budget)
+    return Recommendation(cost_model.device.id, budget, ranked, (*rejected, *unusable), solver.considered, advice)
+
+
+def rerank(recommendation: Recommendation, quality: QualityModel) -> Recommendation:
+    """The same plans ordered by another quality model, for example one with evidence; nothing is solved again."""
+    plans = {str(index): item.plan for index, item in enumerate(recommendation.ranked)}
+    others = {
+        f"rejected {item.method}": item.smallest_plan
+        for item in recommendation.rejected
+        if item.smallest_plan is not None
+    }
+    expectations = {name: expectation(quality, plan) for name, plan in (plans | others).items()}
+    return replace(recommendation, ranked=rank(plans, expectations, quality.tie_margin))
+
+
+def solve_execution(
+    model: ModelSpec,
+    data_spec: DataSpec,
+    data_profile: DataProfile,
+    strategy: StrategyConfig,
+    cost_model: Predictor,
+    budget: Budget,
+    *,
+    effective_batch_size: int = 32,
+    seed: int = 42,
+) -> Plan | RejectedMethod:
+    """The fastest plan of one configuration inside the budget, or why there is none."""
+    from advisor.strategies import get_strategy
+
+    device = cost_model.device
+    quantized = get_strategy(strategy.method).quantization(strategy, device_type=device.type) is not None
+    solver = Solver(model, data_profile, cost_model, budget, effective_batch_size=effective_batch_size)
+    solution = solver.solve(strategy, quantized=quantized)
+    shell = _PlanShell(model, data_spec, data_profile, device.id, seed, budget)
+    if solution.best is not None:
+        return shell.plan(solution, solution.best)
+    return shell.rejected(solution, solver.limit_bytes, device, ())
+
+
+class _PlanShell:
+    """All of a plan but its strategy and set-up."""
+
+    def __init__(
+        self, model: ModelSpec, data: DataSpec, profile: DataProfile, device: str, seed: int, budget: Budget
+    ) -> None:
+        self._parts = (model, data, profile, device, seed, budget)
+        self._versions = _versions()
+
+    def plan(self, solution: Solution, point: Point | None) -> Plan:
+        """The plan of ``point``; without one the closest that was found stands in (only its strategy is looked at)."""
+        model, data, profile, device, seed, budget = self._parts
+        execution = point.execution if point is not None else ExecutionPlan(1, max_seq_length=profile.max_seq_length)
+        predicted = point.estimate if point is not None else None
+        return Plan(
+            model, data, profile, solution.strategy, execution, device, seed, budget, predicted, dict(self._versions)
+        )
+
+    def rejected(
+        self, solution: Solution, limit_bytes: int, device: DeviceProfile, devices: Sequence[DeviceProfile]
+    ) -> RejectedMethod:
+        """The method as a loser, with its reason."""
+        closest = solution.fastest or solution.smallest
+        reason = why_rejected(solution, self._parts[5], limit_bytes, device, devices)
+        plan = self.plan(solution, closest) if closest is not None else None
+        return RejectedMethod(solution.strategy.method, reason, plan)
+
+
+def _solve_all(solver: Solver, found: Sequence[Candidate], on_progress: Progress | None) -> dict[str, Solution]:
+    """Solutions by a key that keeps two configurations of one method apart."""
+    solutions: dict[str, Solution] = {}
+    for index, candidate in enumerate(found):
+        if on_progress is not None:
+            on_progress({"kind": "planning", "method": candidate.strategy.method, "done": index, "total": len(found)})
+        name = candidate.strategy.method
+        key = name if name not in solutions else f"{name} ({index})"
+        solutions[key] = solver.solve(candidate.strategy, quantized=candidate.quantized)
+    return solutions
+
+
+def _notes(plans: Mapping[str, Plan], budget: Budget) -> tuple[str, ...]:
+    notes = []
+    if budget.time_s is not None and any(plan.predicted and plan.predicted.time is None for plan in plans.values()):
+        notes.append(
+            "times are unknown on this device, so the time budget was not checked; run `advisor calibrate` on it"
+        )
+    if budget.min_quality is not None:
+        notes.append(f"the wanted minimum of {budget.min_quality:g} is answered as a probability; it excludes no plan")
+    return tuple(notes)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _VERSIONED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,141 @@
+"""An analytic cost model: the planner's logic is tested against arithmetic that a reader can follow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from advisor.core.cost import CostEstimate, Interval, MemoryBreakdown, MemoryEstimate, TimeEstimate
+from advisor.core.data import DataProfile, DataSpec
+from advisor.core.device import DeviceProfile, Rate
+from advisor.core.errors import UntraceableError
+from advisor.core.model import ModelSpec
+from advisor.core.plan import ExecutionPlan
+from advisor.core.strategy import StrategyConfig
+
+GIB = 2**30
+
+TRAINABLE_SHARE = {
+    "full": 1.0, "partial": 0.22, "head": 0.009, "lora": 0.011, "high_rank_lora": 0.018, "hira": 0.018,
+    "sparse_lora": 0.011, "qlora": 0.011, "ia3": 0.010,
+}  # fmt: skip
+STORED_ACTIVATIONS = {"partial": 0.4, "head": 0.1, "hira": 1.5}
+SLOWNESS = {"full": 1.25, "partial": 0.6, "head": 0.45, "qlora": 1.5, "hira": 1.6, "sparse_lora": 1.02}
+SIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def distilbert(task: str = "sequence-classification") -> ModelSpec:
+    config = {
+        "model_type": "distilbert",
+        "architectures": ["DistilBertForMaskedLM"],
+        "n_layers": 6,
+        "dim": 768,
+        "n_heads": 12,
+    }
+    return ModelSpec("distilbert", "config", task, config, "distilbert", 66_955_010, 768, 6, 30522, 512)
+
+
+def mistral(task: str = "sequence-classification") -> ModelSpec:
+    config = {
+        "model_type": "mistral",
+        "architectures": ["MistralForCausalLM"],
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+    }
+    return ModelSpec("mistral-7b", "config", task, config, "mistral", 7_241_732_096, 4096, 32, 32000, 32768)
+
+
+def data_profile(*, length: int = 128, train_rows: int = 9000, classes: int = 2) -> DataProfile:
+    counts = {f"class {index}": train_rows // classes for index in range(classes)}
+    return DataProfile(train_rows, 1000, (8, length // 3, length), length, length, 1000, counts, fingerprint="rows")
+
+
+DATA = DataSpec("movie-sentences", "demo")
+
+
+def cuda(memory_gib: float, *, bf16: bool = True, name: str = "card") -> DeviceProfile:
+    dtypes = ("float32", "bfloat16", "float16") if bf16 else ("float32", "float16")
+    return DeviceProfile(
+        name,
+        name,
+        "cuda",
+        int(memory_gib * GIB),
+        None,
+        (8, 0) if bf16 else (7, 5),
+        dtypes,
+        ("math", "efficient", "flash"),
+    )
+
+
+def cpu(memory_gib: float = 16, *, half_speed: float | None = None) -> DeviceProfile:
+    rates = {"float32": Rate(1e11, "probed")}
+    dtypes: tuple[str, ...] = ("float32",)
+    if half_speed is not None:
+        rates["bfloat16"], dtypes = Rate(half_speed * 1e11, "probed"), ("float32", "bfloat16")
+    return DeviceProfile(
+        "cpu-test", "test host", "cpu", int(memory_gib * GIB), dtypes=dtypes, flops_per_s=rates, basis="measured"
+    )
+
+
+@dataclass
+class FakeCostModel:
+    """Memory and time in closed form; counts the families it would have had to trace."""
+
+    device: DeviceProfile
+    untraceable: frozenset[str] = frozenset()
+    timed: bool = True
+    eager_pace: float = 1.2
+    families: set[tuple[object, ...]] = field(default_factory=set)
+
+    def estimate(
+        self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, data: DataProfile | None,
+        *, with_quality: bool = True, min_quality: float | None = None,
+    ) -> CostEstimate:  # fmt: skip
+        if strategy.method in self.untraceable:
+            raise UntraceableError(f"aten::nonzero in {strategy.method} depends on values")
+        self.families.add(
+            (strategy.method, execution.gradient_checkpointing, execution.attn_implementation, execution.dtype,
+             execution.amp, execution.optim, execution.micro_batch_size == 1)
+        )  # fmt: skip
+        memory = self._memory(model, strategy, execution)
+        time = self._time(model, strategy, execution, data) if self.timed else None
+        trainable = int(model.total_parameters * TRAINABLE_SHARE[strategy.method])
+        return CostEstimate(memory, time, None, None, trainable, model.total_parameters, "extrapolated", "datasheet")
+
+    def memory_quantile_bytes(self, estimate: CostEstimate, level: float) -> int:
+        return int(estimate.memory.device_bytes * (1 + (level - 0.5) * 0.1))
+
+    def _memory(self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan) -> MemoryEstimate:
+        per_weight = 0.6 if strategy.method == "qlora" else SIZE[execution.dtype]
+        weights = int(model.total_parameters * per_weight)
+        trainable = int(model.total_parameters * TRAINABLE_SHARE[strategy.method])
+        adapter_size = SIZE[execution.dtype] if strategy.method in ("full", "partial", "head") else 4
+        moments = {"adamw_bnb_8bit": 2, "paged_adamw_8bit": 0}.get(execution.optim, 2 * adapter_size)
+        layer = (
+            execution.micro_batch_size * execution.max_seq_length * model.hidden_size * 34
+        )  # Korthikanti et al. 2022
+        layers = 1 + model.num_hidden_layers / 17 if execution.gradient_checkpointing else model.num_hidden_layers
+        activations = int(layer * layers * STORED_ACTIVATIONS.get(strategy.method, 1.0))
+        parts = MemoryBreakdown(weights, trainable * adapter_size, trainable * moments, activations, 0, 0, GIB // 4)
+        total = parts.total_bytes
+        interval = {"device_bytes": Interval(total * 0.95, total * 1.05)}
+        return MemoryEstimate(
+            total - GIB // 4, total - GIB // 4, total, parts, interval, "backward", "extrapolated", "datasheet"
+        )
+
+    def _time(
+        self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, data: DataProfile | None
+    ) -> TimeEstimate:
+        rate = self.device.flops_per_s.get(
+            "bfloat16" if execution.amp == "bf16" else "float32", Rate(1e13, "assumed")
+        ).value
+        row = 6 * model.total_parameters * execution.max_seq_length / rate * SLOWNESS.get(strategy.method, 1.0)
+        row *= (4 / 3 if execution.gradient_checkpointing else 1) * (
+            self.eager_pace if execution.attn_implementation == "eager" else 1
+        )
+        step = execution.effective_batch_size * row + execution.gradient_accumulation_steps * 0.004
+        rows = data.train_rows if data else 1000
+        total = step * rows * strategy.num_train_epochs / execution.effective_batch_size + 5
+        interval = {"step_s": Interval(step * 0.9, step * 1.1), "total_s": Interval(total * 0.9, total * 1.1)}
+        return TimeEstimate(
+            step, execution.effective_batch_size / step, 0.0, total, interval, {}, "extrapolated", "datasheet"
+        )

@@ -1,0 +1,219 @@
+"""What is recommended, what is rejected and in which words."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from planner_fakes import DATA, GIB, FakeCostModel, cpu, cuda, data_profile, distilbert, mistral
+
+from advisor.core.budget import Budget
+from advisor.core.errors import InputError
+from advisor.core.plan import Plan
+from advisor.core.recommendation import Recommendation, RejectedMethod
+from advisor.core.strategy import StrategyConfig
+from advisor.core.units import parse_memory_bytes
+from advisor.search.planner import recommend_plans, rerank, solve_execution
+from advisor.strategies import get_strategy, strategy_names
+
+CARDS = tuple(
+    cuda(size, name=name) for name, size in (("rtx-4060", 8), ("t4", 16), ("rtx-4090", 24), ("a100-sxm4-80gb", 80))
+)
+
+
+def recommend(model, device, *, memory_gib=None, time_s=None, fake=None, **options) -> Recommendation:
+    profile = options.pop("profile", data_profile())
+    budget = Budget(int(memory_gib * GIB) if memory_gib else None, time_s, options.pop("min_quality", None))
+    return recommend_plans(model, DATA, profile, fake or FakeCostModel(device), budget, devices=CARDS, **options)
+
+
+def test_every_method_is_ranked_or_rejected_with_a_reason():
+    answer = recommend(distilbert(), cuda(80))
+    named = [item.plan.strategy.method for item in answer.ranked] + [item.method for item in answer.rejected]
+    assert sorted(named) == sorted(strategy_names())
+    assert all(item.reason for item in (*answer.ranked, *answer.rejected))
+    peft = next(item for item in answer.rejected if item.method == "peft")
+    assert "configuration of your own" in peft.reason
+
+
+@pytest.mark.parametrize("memory_gib", [8, 12, 14])
+def test_qlora_wins_where_a_7b_model_fits_no_other_way(memory_gib):
+    answer = recommend(mistral(), cuda(24), memory_gib=memory_gib, profile=data_profile(length=512))
+    assert answer.best is not None
+    assert answer.best.strategy.method == "qlora"
+
+
+def test_qlora_is_not_recommended_for_a_small_model_on_a_large_card():
+    answer = recommend(distilbert(), CARDS[3])
+    methods = [item.plan.strategy.method for item in answer.ranked]
+    assert methods[0] != "qlora"
+    qlora = answer.ranked[methods.index("qlora")]
+    assert "as long" in qlora.reason
+
+
+def test_full_fine_tuning_of_7b_on_24_gb_is_rejected_and_the_reason_says_what_would_fit():
+    answer = recommend(mistral(), CARDS[2], profile=data_profile(length=512))
+    full = next(item for item in answer.rejected if item.method == "full")
+    assert full.smallest_plan is not None
+    assert "a100-sxm4-80gb" in full.reason
+    assert "micro-batch 1 with checkpointing" in full.reason
+    assert re.search(r"needs \d+\.\d GiB", full.reason)
+
+
+def test_within_a_budget_below_the_card_the_reason_names_the_budget_that_fits():
+    answer = recommend(distilbert(), cuda(24), memory_gib=0.45)
+    full = next(item for item in answer.rejected if item.method == "full")
+    needed = parse_memory_bytes(re.search(r"--memory (\S+) would fit", full.reason)[1])
+    wider = recommend(distilbert(), cuda(24), memory_gib=needed / GIB, methods=["full"])
+    assert wider.best is not None
+
+
+def test_nothing_fits_tells_the_smallest_plan_and_what_to_change():
+    answer = recommend(mistral(), cuda(24), memory_gib=1.5)
+    assert answer.ranked == ()
+    assert answer.best is None
+    assert re.search(r"the smallest plan needs [\d.]+ GiB: qlora, micro-batch 1 with checkpointing", answer.advice[0])
+    memory = float(re.search(r"raise --memory to ([\d.]+)GiB", answer.advice[0])[1])
+    assert recommend(mistral(), cuda(24), memory_gib=memory).best is not None
+
+
+def test_time_budget_rejects_with_the_time_it_would_take():
+    free = recommend(distilbert(), cuda(24), methods=["full", "head"])
+    times = {item.plan.strategy.method: item.plan.predicted.time.intervals["total_s"].high for item in free.ranked}
+    answer = recommend(distilbert(), cuda(24), time_s=(times["full"] + times["head"]) / 2, methods=["full", "head"])
+    assert [item.plan.strategy.method for item in answer.ranked] == ["head"]
+    assert "the time budget is" in answer.rejected[0].reason
+    nothing = recommend(distilbert(), cuda(24), time_s=1.0, methods=["full", "head"])
+    assert "raise --time to" in nothing.advice[0]
+    assert "head" in nothing.advice[0]
+
+
+def test_unknown_times_are_said_and_no_time_is_invented():
+    answer = recommend(distilbert(), cuda(24), time_s=60, fake=FakeCostModel(cuda(24), timed=False), methods=["lora"])
+    assert answer.best is not None
+    assert "not checked" in answer.advice[0]
+
+
+def test_an_untraceable_method_is_rejected_in_the_tracers_words():
+    answer = recommend(
+        distilbert(), cuda(24), fake=FakeCostModel(cuda(24), untraceable=frozenset({"hira"})), methods=["hira", "lora"]
+    )
+    assert [item.method for item in answer.rejected] == ["hira"]
+    assert "aten::nonzero" in answer.rejected[0].reason
+    assert answer.rejected[0].smallest_plan is None
+
+
+def test_checkpointing_is_only_traced_when_the_largest_micro_batch_does_not_fit():
+    roomy = FakeCostModel(cuda(80))
+    recommend(distilbert(), roomy.device, fake=roomy)
+    assert not any(family[1] for family in roomy.families)
+    assert len(roomy.families) == 9
+    tight = FakeCostModel(cuda(80))
+    answer = recommend(distilbert(), tight.device, fake=tight, memory_gib=0.45, methods=["lora"])
+    assert any(family[1] for family in tight.families)
+    assert answer.best is not None
+
+
+def test_plans_keep_the_effective_batch_and_the_length_of_the_data():
+    for batch in (6, 32):
+        answer = recommend(distilbert(), cuda(8), memory_gib=1.2, effective_batch_size=batch)
+        for item in answer.ranked:
+            assert item.plan.execution.effective_batch_size == batch
+            assert item.plan.execution.max_seq_length == 128
+            assert item.plan.execution.padded
+
+
+def test_data_types_follow_device_and_method():
+    bf16 = {item.plan.strategy.method: item.plan.execution for item in recommend(distilbert(), cuda(80)).ranked}
+    assert (bf16["full"].dtype, bf16["full"].amp) == ("float32", "bf16")
+    assert (bf16["lora"].dtype, bf16["lora"].amp) == ("bfloat16", "bf16")
+    fp16 = {
+        item.plan.strategy.method: item.plan.execution for item in recommend(distilbert(), cuda(80, bf16=False)).ranked
+    }
+    assert (fp16["full"].dtype, fp16["full"].amp) == ("float32", "fp16")
+    assert (fp16["lora"].dtype, fp16["lora"].amp) == ("float16", "fp16")
+
+
+def test_full_fine_tuning_goes_to_pure_bf16_only_when_master_weights_do_not_fit():
+    short = data_profile(length=64)
+    small = recommend(mistral(), cuda(160), profile=short, methods=["full"]).best
+    assert (small.execution.dtype, small.execution.amp, small.execution.optim) == (
+        "float32",
+        "bf16",
+        "adamw_torch_fused",
+    )
+    tight = recommend(mistral(), cuda(60), profile=short, methods=["full"]).best
+    assert (tight.execution.dtype, tight.execution.amp) == ("bfloat16", "none")
+
+
+def test_cpu_compares_kernels_and_data_types_once():
+    slow_half = FakeCostModel(cpu())
+    answer = recommend(distilbert(), slow_half.device, fake=slow_half)
+    assert {item.plan.execution.attn_implementation for item in answer.ranked} == {"sdpa"}
+    assert len([family for family in slow_half.families if family[2] == "eager"]) == 1
+    fast_half = FakeCostModel(cpu(half_speed=3.0))
+    answer = recommend(distilbert(), fast_half.device, fake=fast_half)
+    assert {item.plan.execution.amp for item in answer.ranked} == {"bf16"}
+    assert {item.plan.execution.dtype for item in answer.ranked} == {"float32"}
+
+
+def test_complete_configurations_are_taken_and_checked():
+    lora = get_strategy("lora").configured(distilbert(), rank=16)
+    answer = recommend(distilbert(), cuda(24), methods=[lora, "lora"])
+    assert [item.plan.strategy.rank for item in answer.ranked].count(16) == 1
+    assert len(answer.ranked) == 2
+    with pytest.raises(InputError, match="lora"):
+        recommend(distilbert(), cuda(24), methods=[get_strategy("lora").configured(distilbert(), rank=100_000)])
+    with pytest.raises(InputError, match="no strategy"):
+        recommend(distilbert(), cuda(24), methods=["lorra"])
+
+
+def test_minimum_quality_is_a_probability_and_excludes_nothing():
+    free = recommend(distilbert(), cuda(24))
+    asked = recommend(distilbert(), cuda(24), min_quality=0.99)
+    assert len(asked.ranked) == len(free.ranked)
+    assert all(0 <= item.plan.predicted.quality.p_at_least < 0.5 for item in asked.ranked)
+
+
+def test_ties_are_inside_the_noise_and_the_best_is_the_cheapest_of_them():
+    answer = recommend(distilbert(), cuda(24))
+    tied = [item for item in answer.ranked if item.tied]
+    assert len(tied) > 1
+    assert max(item.score for item in tied) - min(item.score for item in tied) <= 0.0157
+    costs = [item.plan.predicted.time.total_s for item in tied]
+    assert costs == sorted(costs)
+    assert all(item.score < min(other.score for other in tied) for item in answer.ranked if not item.tied)
+
+
+def test_perplexity_is_not_promised_without_runs_but_plans_are_ranked():
+    answer = recommend(distilbert("masked-lm"), cuda(24), profile=data_profile(classes=1))
+    assert answer.best is not None
+    assert answer.best.predicted.quality.value is None
+    assert "text" in answer.ranked[0].reason
+
+
+def test_solve_execution_answers_with_a_plan_or_a_reason():
+    strategy = StrategyConfig("lora", 1e-4, rank=8, lora_alpha=16, lora_dropout=0.1, target_modules="attention")
+    fake = FakeCostModel(cuda(24))
+    plan = solve_execution(
+        distilbert(), DATA, data_profile(), strategy, fake, Budget(), effective_batch_size=16, seed=3
+    )
+    assert isinstance(plan, Plan)
+    assert (plan.seed, plan.execution.effective_batch_size, plan.predicted.fits) == (3, 16, True)
+    refused = solve_execution(distilbert(), DATA, data_profile(), strategy, fake, Budget(1000))
+    assert isinstance(refused, RejectedMethod)
+    assert "needs" in refused.reason
+    assert refused.smallest_plan.predicted is not None
+
+
+def test_epochs_replace_the_defaults():
+    answer = recommend(distilbert(), cuda(24), num_train_epochs=2)
+    assert {item.plan.strategy.num_train_epochs for item in answer.ranked} == {2}
+
+
+def test_reranking_without_new_knowledge_changes_nothing():
+    from advisor.costmodel.quality import QualityModel
+
+    answer = recommend(distilbert(), cuda(24))
+    again = rerank(answer, QualityModel())
+    assert [item.plan.strategy.method for item in again.ranked] == [item.plan.strategy.method for item in answer.ranked]
