@@ -152,15 +152,22 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(os.path.expanduser(folder), **options)
     except Exception as failure:
-        raise ModelError(
-            f"the model needs its tokenizer, but {spec.source} has none that can be loaded: {_first_line(failure)}",
-            fix="put tokenizer.json and tokenizer_config.json into the model's folder",
-        ) from failure
+        raise _no_tokenizer(spec, _first_line(failure)) from failure
+    # Without vocabulary files transformers makes up a tokenizer that knows its special tokens and nothing else.
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise _no_tokenizer(spec, "there is no vocabulary")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token is None:
         raise ModelError(f"the tokenizer of {spec.source} has neither a pad token nor an end-of-text token to pad with")
     return tokenizer
+
+
+def _no_tokenizer(spec: ModelSpec, reason: str) -> ModelError:
+    return ModelError(
+        f"the model needs its tokenizer, but {spec.source} has none that can be loaded: {reason}",
+        fix="put tokenizer.json and tokenizer_config.json into the model's folder",
+    )
 
 
 def _first_line(failure: Exception) -> str:

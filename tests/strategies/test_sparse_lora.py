@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from advisor.core.model import ModelSpec
+from advisor.strategies import get_strategy
+from advisor.strategies.sparsity import CubicSchedule, SparsityCallback, achieved_sparsity, adapter_weights, prune_, schedule_for
+from advisor.training.build import build_model
+from tests.strategies.conformance import EXECUTION, save_tiny_model, train
+
+STEPS = 24
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
+    return save_tiny_model("bert", tmp_path_factory.mktemp("bert"))
+
+
+def test_schedule_is_cubic() -> None:
+    schedule = CubicSchedule(0.5, first_step=10, last_step=20)
+    assert schedule.sparsity(10) == 0
+    assert schedule.sparsity(15) == pytest.approx(0.5 * (1 - 0.5**3))
+    assert schedule.sparsity(20) == schedule.sparsity(1000) == 0.5
+    steps = [schedule.sparsity(step) for step in range(30)]
+    assert steps == sorted(steps)
+
+
+def test_masks_are_fixed_after_the_last_step() -> None:
+    schedule = schedule_for(0.5, max_steps=1000)
+    events = [step for step in range(1, 1001) if schedule.prunes_after(step)]
+    assert events[-1] == schedule.last_step == 750
+    assert events[0] > schedule.first_step == 100
+    assert 25 <= len(events) <= 60
+
+
+@pytest.mark.parametrize("max_steps", [1, 2, 3, 7])
+def test_short_runs_reach_the_final_sparsity(max_steps: int) -> None:
+    schedule = schedule_for(0.5, max_steps)
+    assert schedule.prunes_after(schedule.last_step)
+    assert schedule.last_step <= max_steps
+
+
+def test_smallest_magnitudes_go_and_an_untrained_matrix_stays() -> None:
+    weight = torch.tensor([[0.1, -3.0], [0.2, 1.0]])
+    prune_(weight, 0.5)
+    assert weight.tolist() == [[0.0, -3.0], [0.0, 1.0]]
+    zero = torch.zeros(2, 2)
+    prune_(zero, 0.5)
+    assert not zero.any()
+
+
+def test_run_ends_at_the_wanted_sparsity(spec: ModelSpec, tmp_path: Path) -> None:
+    strategy = get_strategy("sparse_lora")
+    config = strategy.configured(spec, learning_rate=1e-2, sparsity=0.7)
+    model = build_model(spec, config, EXECUTION)
+    assert achieved_sparsity(model) == 0, "B is zero before training, which is not sparsity"
+    train(model, config, spec.task, tmp_path, max_steps=STEPS)
+    assert achieved_sparsity(model) == pytest.approx(0.7, abs=0.005)
+    for weight in adapter_weights(model):
+        assert float((weight == 0).float().mean()) == pytest.approx(0.7, abs=0.005), "every matrix keeps its share"
+    head = dict(model.named_parameters())["base_model.model.classifier.modules_to_save.default.weight"]
+    assert bool((head != 0).all()), "the head is not pruned"
+
+
+def test_mask_does_not_move_in_the_last_quarter(spec: ModelSpec, tmp_path: Path) -> None:
+    config = get_strategy("sparse_lora").configured(spec, learning_rate=1e-2)
+    model = build_model(spec, config, EXECUTION)
+    masks: dict[int, list[torch.Tensor]] = {}
+
+    class Recorder(SparsityCallback):
+        def on_step_end(self, args, state, control, **kwargs) -> None:
+            masks[state.global_step] = [weight != 0 for weight in adapter_weights(kwargs["model"])]
+
+    from transformers import Trainer
+
+    from tests.strategies.conformance import arguments, rows
+
+    callback = Recorder(0.5, 1e-5)
+    Trainer(model=model, args=arguments(tmp_path, config, max_steps=STEPS), train_dataset=rows(spec.task), callbacks=[callback]).train()
+    fixed_from = schedule_for(0.5, STEPS).last_step
+    for step in range(fixed_from, STEPS):
+        assert all(torch.equal(a, b) for a, b in zip(masks[step], masks[step + 1], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(masks[fixed_from // 2], masks[fixed_from], strict=True))
+
+
+@pytest.mark.parametrize("stopped_at", [1, 10, 20])
+def test_resumed_run_equals_the_uninterrupted_one(spec: ModelSpec, tmp_path: Path, stopped_at: int) -> None:
+    config = get_strategy("sparse_lora").configured(spec, learning_rate=1e-2)
+
+    def fresh() -> torch.nn.Module:
+        torch.manual_seed(2)
+        return build_model(spec, config, EXECUTION)
+
+    whole = fresh()
+    train(whole, config, spec.task, tmp_path / "whole", max_steps=STEPS, save_strategy="steps", save_steps=stopped_at)
+    resumed = fresh()
+    from transformers import Trainer
+
+    from tests.strategies.conformance import arguments, rows
+
+    trainer = Trainer(
+        model=resumed,
+        args=arguments(tmp_path / "resumed", config, max_steps=STEPS),
+        train_dataset=rows(spec.task),
+        callbacks=get_strategy("sparse_lora").callbacks(config),
+    )
+    trainer.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{stopped_at}"))
+    for expected, got in zip(whole.parameters(), resumed.parameters(), strict=True):
+        torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+def test_l1_pulls_weights_down(spec: ModelSpec, tmp_path: Path) -> None:
+    sizes = []
+    for l1_lambda in (0.0, 1.0):
+        torch.manual_seed(2)
+        config = get_strategy("sparse_lora").configured(spec, learning_rate=1e-3, l1_lambda=l1_lambda, sparsity=0.0)
+        model = build_model(spec, config, EXECUTION)
+        train(model, config, spec.task, tmp_path, max_steps=STEPS)
+        sizes.append(sum(float(weight.detach().abs().sum()) for weight in adapter_weights(model)))
+    assert sizes[1] < 0.9 * sizes[0]
+
+
+def test_negative_l1_is_refused(spec: ModelSpec) -> None:
+    strategy = get_strategy("sparse_lora")
+    assert strategy.problems(strategy.configured(spec, l1_lambda=-1.0), spec) == ["l1_lambda >= 0 must hold, but got -1.0"]
