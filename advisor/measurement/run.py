@@ -52,6 +52,7 @@ def measure_run(
     on_event: OnEvent | None = None,
     time_limit_s: float | None = None,
     save_every_s: float = SAVE_EVERY_S,
+    profile: bool = True,
 ) -> Measurement:
     """Run a plan and measure it.
 
@@ -62,6 +63,7 @@ def measure_run(
         output_dir: Empty, or with ``resume`` the folder of the same plan's earlier run.
         on_event: Receives ``phase``, ``step``, ``evaluation`` and ``metrics`` events.
         time_limit_s: Of the training process; the checkpoint of what was done is kept.
+        profile: Measure the allocated peak on CPU, too.
 
     Returns:
         The figures; ``outcome`` says how the run ended, ``reason`` why and what to do about it.
@@ -73,7 +75,7 @@ def measure_run(
     folder.claim(plan, resume=resume)
     if (finished := folder.finished()) is not None:
         return finished
-    profiled = _profiled_step(plan, folder, on_event or _ignore)
+    profiled = _profiled_step(plan, folder, on_event or _ignore) if profile else None
     if isinstance(profiled, Measurement):
         return profiled
     result = isolated(
