@@ -144,7 +144,7 @@ def solve(
     model: ModelSpec,
     data_spec: DataSpec,
     data_profile: DataProfile,
-    strategy_config: StrategyConfig,
+    strategy: StrategyConfig,
     cost_model: FakeCostModel,
     budget: Budget,
     *,
@@ -152,12 +152,12 @@ def solve(
     seed: int,
 ) -> Plan | RejectedMethod:
     execution = ExecutionPlan(effective_batch_size)
-    predicted = cost_model.estimate(model, strategy_config, execution, data_profile)
-    plan = Plan(model, data_spec, data_profile, strategy_config, execution, "cpu", seed, budget, predicted)
+    predicted = cost_model.estimate(model, strategy, execution, data_profile)
+    plan = Plan(model, data_spec, data_profile, strategy, execution, "cpu", seed, budget, predicted)
     if budget.memory_bytes is not None and predicted.memory.device_bytes > budget.memory_bytes:
-        return RejectedMethod(strategy_config.method, "it needs too much memory", plan)
+        return RejectedMethod(strategy.method, "it needs too much memory", plan)
     if budget.time_s is not None and predicted.time is not None and predicted.time.total_s > budget.time_s:
-        return RejectedMethod(strategy_config.method, "it takes too long", plan)
+        return RejectedMethod(strategy.method, "it takes too long", plan)
     return plan
 
 

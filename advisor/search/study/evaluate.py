@@ -9,7 +9,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from advisor.core.errors import AdvisorError, InterruptedByUser
+from advisor.core.errors import AdvisorError, InterruptedByUser, OutputError
 from advisor.core.plan import Plan
 from advisor.core.run import Measurement
 from advisor.search.study.records import Evaluation
@@ -37,6 +37,7 @@ def run_evaluation(
 
     Raises:
         InterruptedByUser: the run was interrupted; its checkpoints stay in ``run_dir``.
+        OutputError: the study's folder is full or read-only.
     """
     trial_plan = setting.trial_plan(plan, train_rows)
     limit_s = min(time_limit_s, setting.budget.time_s or math.inf)
@@ -54,6 +55,11 @@ def _measure(runner: Runner, plan: Plan, run_dir: Path, limit_s: float, on_event
         return runner(plan, run_dir, resume=resume, time_limit_s=limit_s, on_event=on_event)
     except (KeyboardInterrupt, InterruptedByUser):
         raise InterruptedByUser("the trial was interrupted") from None
+    except OutputError:
+        if not resume:
+            raise
+        discard(run_dir)  # left by a run whose plan has changed since, for example after a new calibration
+        return _measure(runner, plan, run_dir, limit_s, on_event)
     except AdvisorError as failure:
         return Measurement("failed", failure.message)
     except Exception as failure:  # a broken run must not end the study

@@ -50,6 +50,9 @@ def _declared(setting: Setting) -> tuple[Space, list[NeverStarted]]:
     spaces: list[MethodSpace] = []
     unusable: list[NeverStarted] = []
     for name, strategy in setting.strategies.items():
+        if getattr(strategy, "needs_user_config", False):
+            unusable.append(NeverStarted(None, name, "not considered: it needs a configuration of your own"))
+            continue
         try:
             spaces.extend(declared_space([strategy], setting.model).methods)
         except AdvisorError as failure:

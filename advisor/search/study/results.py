@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from advisor.search.study.ladder import SEED_NOISE_SD
+from advisor.search.study.noise import metric_sd
 from advisor.search.study.records import Evaluation, ParetoPoint, TrialSummary
 
 
@@ -25,7 +25,7 @@ def winner(trials: Iterable[TrialSummary], metric_name: str) -> TrialSummary | N
         return None
     if metric_name == "accuracy":
         best = max(top.metric or 0.0 for _, top in field)
-        field = [(trial, top) for trial, top in field if (top.metric or 0.0) >= best - SEED_NOISE_SD]
+        field = [(trial, top) for trial, top in field if (top.metric or 0.0) >= best - metric_sd()]
     return min(field, key=lambda pair: (pair[1].nll, pair[0].number))[0]
 
 

@@ -55,7 +55,7 @@ class ExecutionSolver(Protocol):
         model: ModelSpec,
         data_spec: DataSpec,
         data_profile: DataProfile,
-        strategy_config: StrategyConfig,
+        strategy: StrategyConfig,
         cost_model: Any,
         budget: Budget,
         *,
@@ -117,11 +117,15 @@ class Setting:
         return max(1, round(self.data_profile.train_rows * self.data_spec.eval_fraction))
 
     def plan(self, config: StrategyConfig) -> Plan | Misfit:
-        """The final run's plan of a configuration, execution knobs solved; remembered, because it is asked often."""
-        key = _digest(config)
+        """The final run's plan of a configuration, execution knobs solved.
+
+        Solutions are remembered, and shared by configurations that differ in nothing but the learning rate.
+        """
+        key = _digest(dataclasses.replace(config, learning_rate=1.0, lr_rel=1.0))
         if key not in self._plans:
             self._plans[key] = self._solve(config)
-        return self._plans[key]
+        found = self._plans[key]
+        return dataclasses.replace(found, strategy=config) if isinstance(found, Plan) else found
 
     def _solve(self, config: StrategyConfig) -> Plan | Misfit:
         problems = self.strategies[config.method].problems(config, self.model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from advisor.search.study.ladder import SEED_NOISE_SD
+from advisor.search.study.noise import relative_loss_sd
 
 MIN_SAMPLES = 10
 """Sampled trials before a gain is estimated; TPE itself samples at random until it has as many trials."""
@@ -37,4 +37,6 @@ def expected_gain(best: float, sampled: Sequence[float], affordable_trials: int)
 
 def worth_going_on(best: float, sampled: Sequence[float], affordable_trials: int) -> bool:
     """Whether the rest of the budget can be expected to find something that seeds alone would not explain."""
-    return len(sampled) < MIN_SAMPLES or expected_gain(best, sampled, affordable_trials) >= SEED_NOISE_SD
+    if len(sampled) < MIN_SAMPLES:
+        return True
+    return expected_gain(best, sampled, affordable_trials) >= relative_loss_sd() * abs(best)

@@ -1,0 +1,30 @@
+"""The noise between training seeds, below which two trials cannot be told apart.
+
+Its figures belong to the quality prior, which is imported on first use, because reading it is slow.
+"""
+
+from __future__ import annotations
+
+import math
+
+OVERLAP_Z = 1.645
+"""Half width of a 90 % interval in standard deviations."""
+
+
+def metric_sd() -> float:
+    """Standard deviation of a held-out accuracy between seeds (collected from published re-runs)."""
+    from advisor.costmodel.quality import default_prior
+
+    return default_prior().seed_sd
+
+
+def relative_loss_sd() -> float:
+    """Standard deviation of a held-out loss between seeds, as a share of the loss."""
+    from advisor.costmodel.quality.curves import LOSS_NOISE
+
+    return LOSS_NOISE
+
+
+def overlap_reach(loss: float) -> float:
+    """Up to which loss another trial's interval overlaps: a difference has sqrt(2) times the noise of one run."""
+    return loss + OVERLAP_Z * math.sqrt(2) * relative_loss_sd() * abs(loss)
