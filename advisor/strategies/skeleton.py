@@ -93,8 +93,8 @@ class _Key:
 def _build_skeleton(config_json: str, task: Task, key: _Key) -> nn.Module:
     import torch
 
-    config = model_config(key.spec)
     try:
+        config = model_config(key.spec)
         with torch.device("meta"):
             built: nn.Module = auto_class(task).from_config(config, trust_remote_code=key.spec.trust_remote_code)
     except ValueError as failure:
@@ -103,7 +103,11 @@ def _build_skeleton(config_json: str, task: Task, key: _Key) -> nn.Module:
                 f"the task {task} needs an architecture with such a head, but transformers has none for {key.spec.model_type!r}",
                 fix="choose another task or model",
             ) from None
-        raise ModelError(f"transformers cannot build {key.spec.model_type!r} from its configuration: {failure}") from failure
+        raise ModelError(f"transformers cannot build {key.spec.model_type!r} from its configuration: {_one_line(failure)}") from failure
     except Exception as failure:
-        raise ModelError(f"transformers cannot build {key.spec.model_type!r} from its configuration: {failure}") from failure
+        raise ModelError(f"transformers cannot build {key.spec.model_type!r} from its configuration: {_one_line(failure)}") from failure
     return built
+
+
+def _one_line(failure: Exception) -> str:
+    return " ".join(str(failure).split()) or type(failure).__name__

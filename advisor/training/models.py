@@ -83,7 +83,7 @@ def source_kind(source: str) -> SourceKind:
         ModelError: it looks like a path, but nothing is there.
     """
     path = Path(source).expanduser()
-    if path.is_dir():
+    if source and path.is_dir():
         return "folder"
     if path.is_file():
         if path.suffix == ".gguf":
