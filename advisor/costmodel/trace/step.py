@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -73,10 +74,16 @@ def trace_step(request: TraceRequest) -> StepTrace:
     Raises:
         UntraceableError: a library's operator cannot run on fake tensors; the message names it.
     """
+    with _failures_named(request), fake_device(request.semantics, request.compute_capability) as device_type:
+        model = _build(request, device_type)
+        return _trace_on(model, request, device_type)
+
+
+@contextlib.contextmanager
+def _failures_named(request: TraceRequest) -> Iterator[None]:
+    """A library's failure on fake tensors as an ``UntraceableError`` that names where."""
     try:
-        with fake_device(request.semantics, request.compute_capability) as device_type:
-            model = _build(request, device_type)
-            return _trace_on(model, request, device_type)
+        yield
     except AdvisorError:
         raise
     except Exception as failure:
@@ -101,7 +108,8 @@ class TraceSession:
     def __enter__(self) -> TraceSession:
         self._device_type = self._stack.enter_context(fake_device(self.request.semantics, self.request.compute_capability))
         try:
-            self._model = _build(self.request, self._device_type)
+            with _failures_named(self.request):
+                self._model = _build(self.request, self._device_type)
         except BaseException as failure:
             self._stack.__exit__(type(failure), failure, failure.__traceback__)
             raise
@@ -113,7 +121,8 @@ class TraceSession:
     def trace(self, micro_batch_size: int, seq_length: int) -> StepTrace:
         execution = dataclasses.replace(self.request.execution, micro_batch_size=micro_batch_size)
         request = dataclasses.replace(self.request, execution=execution, seq_length=seq_length)
-        return _trace_on(self._model, request, self._device_type)
+        with _failures_named(request):
+            return _trace_on(self._model, request, self._device_type)
 
 
 def _build(request: TraceRequest, device_type: str) -> torch.nn.Module:

@@ -93,7 +93,7 @@ def ladder(device: DeviceProfile, model: ModelSpec, strategy: StrategyConfig) ->
 def cpu_precisions(device: DeviceProfile) -> tuple[Rung, ...]:
     """What to compare on a CPU: float32, and bf16 mixed precision where the probe found it clearly faster."""
     plain, half = device.flops_per_s.get("float32"), device.flops_per_s.get("bfloat16")
-    rungs = (Rung("float32", "none"),)
+    rungs: tuple[Rung, ...] = (Rung("float32", "none"),)
     if plain and half and "bfloat16" in device.dtypes and half.value >= WORTHWHILE_HALF_SPEED * plain.value:
         rungs += (Rung("float32", "bf16"),)
     return rungs

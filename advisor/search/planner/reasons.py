@@ -9,8 +9,9 @@ from advisor.core.budget import Budget
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import AdvisorError
 from advisor.core.units import GIB, MIB, format_bytes, format_duration
+from advisor.search.planner.evaluator import Point
 from advisor.search.planner.families import describe
-from advisor.search.planner.solver import Point, Solution
+from advisor.search.planner.solver import Solution
 
 
 def known_devices() -> tuple[DeviceProfile, ...]:

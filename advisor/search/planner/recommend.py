@@ -16,10 +16,11 @@ from advisor.core.recommendation import Recommendation, RejectedMethod
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.quality import QualityEvidence, QualityModel
 from advisor.search.planner.candidates import Candidate, candidates
+from advisor.search.planner.evaluator import Evaluator, Point
 from advisor.search.planner.protocol import Predictor
 from advisor.search.planner.ranking import expectation, rank
 from advisor.search.planner.reasons import known_devices, what_to_change, why_rejected
-from advisor.search.planner.solver import Point, Solution, Solver
+from advisor.search.planner.solver import Solution, Solver
 
 Progress = Callable[[Mapping[str, object]], None]
 """Takes ``{"kind": "planning", "method": name, "done": i, "total": n}``."""
@@ -46,7 +47,9 @@ def recommend_plans(
     """Ranked plans inside the budget, and why every other method lost.
 
     Args:
-        model, data_spec, data_profile: What is to be trained, on what.
+        model: What is to be trained.
+        data_spec: How a run reads the data.
+        data_profile: What the data looks like.
         cost_model: Predicts for the device that the plans are made for.
         budget: Upper bounds; the device's capacity always counts.
         effective_batch_size: Rows per optimizer step, the same for all methods.
@@ -69,8 +72,8 @@ def recommend_plans(
             f"the effective batch size must be at least 1, but got {effective_batch_size}", fix="name another one"
         )
     found, unusable = candidates(model, cost_model.device, methods, num_train_epochs)
-    solver = Solver(model, data_profile, cost_model, budget, effective_batch_size=effective_batch_size)
-    solutions = _solve_all(solver, found, on_progress)
+    evaluator = Evaluator(model, data_profile, cost_model, budget, effective_batch_size)
+    solutions = _solve_all(Solver(evaluator), found, on_progress)
     quality = quality if quality is not None else QualityModel(evidence=evidence)
     shell = _PlanShell(model, data_spec, data_profile, cost_model.device.id, seed, budget)
     expectations = {name: expectation(quality, shell.plan(item, None)) for name, item in solutions.items()}
@@ -78,12 +81,12 @@ def recommend_plans(
     ranked = rank(plans, expectations, quality.tie_margin)
     known = tuple(devices) if devices is not None else known_devices()
     rejected = tuple(
-        shell.rejected(item, solver.limit_bytes, cost_model.device, known)
+        shell.rejected(item, evaluator.limit_bytes, cost_model.device, known)
         for item in solutions.values()
         if item.best is None
     )
     advice = _notes(plans, budget) if ranked else what_to_change(list(solutions.values()), budget)
-    return Recommendation(cost_model.device.id, budget, ranked, (*rejected, *unusable), solver.considered, advice)
+    return Recommendation(cost_model.device.id, budget, ranked, (*rejected, *unusable), evaluator.considered, advice)
 
 
 def rerank(recommendation: Recommendation, quality: QualityModel) -> Recommendation:
@@ -114,12 +117,12 @@ def solve_execution(
 
     device = cost_model.device
     quantized = get_strategy(strategy.method).quantization(strategy, device_type=device.type) is not None
-    solver = Solver(model, data_profile, cost_model, budget, effective_batch_size=effective_batch_size)
-    solution = solver.solve(strategy, quantized=quantized)
+    evaluator = Evaluator(model, data_profile, cost_model, budget, effective_batch_size)
+    solution = Solver(evaluator).solve(strategy, quantized=quantized)
     shell = _PlanShell(model, data_spec, data_profile, device.id, seed, budget)
     if solution.best is not None:
         return shell.plan(solution, solution.best)
-    return shell.rejected(solution, solver.limit_bytes, device, ())
+    return shell.rejected(solution, evaluator.limit_bytes, device, ())
 
 
 class _PlanShell:

@@ -1,0 +1,154 @@
+"""Set-ups and what they cost: each evaluated once, none twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from advisor.core.budget import Budget
+from advisor.core.cost import CostEstimate
+from advisor.core.data import DataProfile
+from advisor.core.model import ModelSpec
+from advisor.core.plan import AttentionImplementation, ExecutionPlan
+from advisor.core.strategy import StrategyConfig
+from advisor.search.planner.families import Rung, is_padded
+from advisor.search.planner.protocol import Predictor
+
+MAX_EVAL_BATCH = 64
+"""Evaluation keeps no activations, so it takes a larger batch than training; beyond this nothing is gained on small
+models."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One evaluated set-up.
+
+    Attributes:
+        memory_bytes: Upper quantile of the device's peak memory at the budget's safety level.
+        time_s: Upper bound of the whole run; ``None`` when the device's speed is unknown.
+    """
+
+    execution: ExecutionPlan
+    estimate: CostEstimate
+    memory_bytes: int
+    time_s: float | None
+
+    @property
+    def pace(self) -> float:
+        """What is minimised: time of the run, or of a step; without times, larger micro-batches are taken to be
+        faster.
+        """
+        time = self.estimate.time
+        return time.total_s if time is not None else 1.0 / self.execution.micro_batch_size
+
+
+@dataclass(frozen=True)
+class Family:
+    """Set-ups that one trace covers: all micro-batches of a data type, kernel, optimizer and checkpointing choice."""
+
+    rung: Rung
+    attention: AttentionImplementation
+    checkpointing: bool
+
+
+class Evaluator:
+    """Evaluates set-ups of one model, data set, device and budget.
+
+    Args:
+        model, data, cost_model, budget: The question.
+        effective_batch_size: Rows per optimizer step; micro-batches are its divisors.
+    """
+
+    def __init__(
+        self, model: ModelSpec, data: DataProfile, cost_model: Predictor, budget: Budget, effective_batch_size: int
+    ) -> None:
+        self.model, self.data, self.cost_model, self.budget = model, data, cost_model, budget
+        self.effective_batch_size = effective_batch_size
+        self.micro_batches = _micro_batches(effective_batch_size, data.train_rows)
+        self._points: dict[tuple[str, ExecutionPlan], Point] = {}
+
+    @property
+    def considered(self) -> int:
+        """How many set-ups were evaluated."""
+        return len(self._points)
+
+    @property
+    def limit_bytes(self) -> int:
+        """What the plan may use: the budget, and never more than the device has."""
+        capacity = self.cost_model.device.memory_bytes
+        return min(self.budget.memory_bytes, capacity) if self.budget.memory_bytes is not None else capacity
+
+    def evaluate(self, strategy: StrategyConfig, family: Family, micro_batch: int) -> Point:
+        """Cost of one set-up; evaluation's batch is made small enough not to be the peak.
+
+        Raises:
+            InputError: it cannot be traced or built.
+        """
+        point = self._point(strategy, self._execution(family, micro_batch, self._eval_batch(micro_batch)))
+        if (
+            point.estimate.memory.peak_phase == "evaluation"
+            and point.memory_bytes > self.limit_bytes
+            and micro_batch > 1
+        ):
+            smaller = self._point(strategy, self._execution(family, micro_batch, micro_batch))
+            point = min(point, smaller, key=lambda item: item.memory_bytes)
+        return point
+
+    def seen(self, strategy: StrategyConfig, family: Family, micro_batch: int) -> bool:
+        """Whether this set-up was evaluated already."""
+        return (repr(strategy), self._execution(family, micro_batch, self._eval_batch(micro_batch))) in self._points
+
+    def fits(self, point: Point) -> bool:
+        """Whether the memory stays inside the limit at the budget's safety level."""
+        return point.memory_bytes <= self.limit_bytes
+
+    def in_time(self, point: Point) -> bool:
+        """Whether the run ends in time; unknown times pass (the recommendation says so)."""
+        return self.budget.time_s is None or point.time_s is None or point.time_s <= self.budget.time_s
+
+    def _eval_batch(self, micro_batch: int) -> int:
+        """Language models hold logits of every token, so their evaluation gets no larger batch than training."""
+        if self.model.task != "sequence-classification":
+            return micro_batch
+        return max(micro_batch, min(2 * micro_batch, MAX_EVAL_BATCH))
+
+    def _execution(self, family: Family, micro_batch: int, eval_batch: int) -> ExecutionPlan:
+        return ExecutionPlan(
+            micro_batch_size=micro_batch,
+            gradient_accumulation_steps=self.effective_batch_size // micro_batch,
+            max_seq_length=self.data.max_seq_length,
+            padded=is_padded(self.data.token_length_quantiles),
+            gradient_checkpointing=family.checkpointing,
+            attn_implementation=family.attention,
+            dtype=family.rung.dtype,
+            amp=family.rung.amp,
+            optim=family.rung.optim,
+            eval_batch_size=eval_batch,
+        )
+
+    def _point(self, strategy: StrategyConfig, execution: ExecutionPlan) -> Point:
+        key = (repr(strategy), execution)
+        if key not in self._points:
+            estimate = self.cost_model.estimate(self.model, strategy, execution, self.data, with_quality=False)
+            memory = self.cost_model.memory_quantile_bytes(estimate, self.budget.safety_level)
+            time = estimate.time
+            bound = (
+                None
+                if time is None
+                else time.intervals["total_s"].high
+                if "total_s" in time.intervals
+                else time.total_s
+            )
+            self._points[key] = Point(execution, replace(estimate, fits=memory <= self.limit_bytes), memory, bound)
+        return self._points[key]
+
+
+def _micro_batches(effective_batch_size: int, train_rows: int) -> tuple[int, ...]:
+    """Divisors of the effective batch size, largest first; none larger than the data set."""
+    return tuple(_divisors(effective_batch_size, max(train_rows, 1)))
+
+
+def _divisors(number: int, limit: int) -> Iterator[int]:
+    for size in range(number, 0, -1):
+        if number % size == 0 and size <= limit:
+            yield size
