@@ -15,6 +15,10 @@ from advisor.training.data.records import labelled_texts, nothing_left, open_tab
 from advisor.training.data.rows import Findings, LabelledText, PlainText, Row, RowKind, Rows
 from advisor.training.data.splitting import count_copies, drop_shared, hold_out, hold_out_tail, shuffled
 
+RUNNING_TEXT_CHARACTERS = 100
+"""Paragraphs of running text shorter than this repeat by nature (headings, "Yes."): they are neither counted as copies
+nor taken out of the text around them."""
+
 
 def load_rows(spec: DataSpec, task: Task) -> Rows:
     """Read, clean, split, order and cap a data set.
@@ -97,12 +101,13 @@ def _finish(
     """Split, drop what is on both sides, order, cap."""
     if evaluation is None:
         train, evaluation = _split(spec, train)
-    train, shared = drop_shared(train, evaluation)
+    shortest = RUNNING_TEXT_CHARACTERS if spec.kind == "text" else 0
+    train, shared = drop_shared(train, evaluation, min_characters=shortest)
     if not train:
         raise nothing_left(spec.source)
     if spec.inner_holdout:
         train, evaluation = _split(spec, train)
-        train, also_shared = drop_shared(train, evaluation)
+        train, also_shared = drop_shared(train, evaluation, min_characters=shortest)
         shared += also_shared
     if spec.kind != "text":
         train, evaluation = shuffled(train, spec.split_seed), shuffled(evaluation, spec.split_seed)
@@ -113,7 +118,7 @@ def _finish(
         train=tuple(train),
         eval=tuple(evaluation),
         label_names=label_names,
-        findings=Findings(empty_rows, count_copies(train), shared),
+        findings=Findings(empty_rows, count_copies(train, min_characters=shortest), shared),
         columns=tuple(filter(None, (spec.text_column, spec.text_pair_column, spec.label_column))),
     )
     _require_trainable(spec, rows)

@@ -158,20 +158,24 @@ def _classification_columns(spec: DataSpec, table: Table) -> DataSpec:
         found = next((names for names in TEXT_PAIRS if set(names) <= set(table.columns)), None)
         if found is not None and not set(TEXT_COLUMNS) & set(table.columns):
             text, pair = found
-    text = text or _detect(table, TEXT_COLUMNS, "text", taken=(spec.label_column,))
-    label = spec.label_column or _detect(table, LABEL_COLUMNS, "label", taken=(text, pair))
+    label = spec.label_column or _named(table, LABEL_COLUMNS, taken=(text, pair))
+    text = text or _detect(table, TEXT_COLUMNS, "text", taken=(pair, label))
+    label = label or _detect(table, LABEL_COLUMNS, "label", taken=(text, pair))
     return replace(spec, text_column=text, text_pair_column=pair, label_column=label)
 
 
 def _detect(table: Table, candidates: tuple[str, ...], what: str, taken: tuple[str | None, ...] = ()) -> str:
+    """The column with a usual name, or else the only one that is left."""
     free = [name for name in table.columns if name not in taken]
-    lowered = {name.lower(): name for name in free}
-    for candidate in candidates:
-        if candidate in lowered:
-            return lowered[candidate]
-    if len(free) == 1 and (taken != () or what == "text"):
-        return free[0]
-    raise DataError(
-        f"the {what} column must be known, but no column of {table.name} is called {' or '.join(candidates[:2])}",
-        fix=f"name one of {', '.join(map(repr, table.columns))} with --{what}-column",
-    )
+    found = _named(table, candidates, taken) or (free[0] if len(free) == 1 else None)
+    if found is None:
+        raise DataError(
+            f"the {what} column must be known, but no column of {table.name} is called {' or '.join(candidates[:2])}",
+            fix=f"name one of {', '.join(map(repr, table.columns))} with --{what}-column",
+        )
+    return found
+
+
+def _named(table: Table, candidates: tuple[str, ...], taken: tuple[str | None, ...]) -> str | None:
+    lowered = {name.lower(): name for name in table.columns if name not in taken}
+    return next((lowered[candidate] for candidate in candidates if candidate in lowered), None)

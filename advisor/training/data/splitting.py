@@ -78,13 +78,18 @@ def hold_out_tail(rows: Sequence[PlainText], fraction: float, *, name: str) -> t
     return list(rows[:start]), list(rows[start:])
 
 
-def drop_shared(train: Sequence[R], evaluation: Sequence[Row]) -> tuple[list[R], int]:
-    """Training rows whose text is not in the held-out split, and how many were dropped."""
-    held = {row_key(row) for row in evaluation}
+def drop_shared(train: Sequence[R], evaluation: Sequence[Row], *, min_characters: int = 0) -> tuple[list[R], int]:
+    """Training rows whose text is not in the held-out split, and how many were dropped; shorter ones may be shared."""
+    held = {row_key(row) for row in evaluation if _characters(row) >= min_characters}
     kept = [row for row in train if row_key(row) not in held]
     return kept, len(train) - len(kept)
 
 
-def count_copies(rows: Sequence[Row]) -> int:
-    """Rows beyond the first of their text."""
-    return len(rows) - len({row_key(row) for row in rows})
+def count_copies(rows: Sequence[Row], *, min_characters: int = 0) -> int:
+    """Rows beyond the first of their text; shorter ones do not count."""
+    keys = [row_key(row) for row in rows if _characters(row) >= min_characters]
+    return len(keys) - len(set(keys))
+
+
+def _characters(row: Row) -> int:
+    return sum(len(text) for text in row.texts)

@@ -31,13 +31,11 @@ class Table:
         name: How messages call it.
         columns: Values by column; ``None`` stands for a missing one.
         class_names: Declared names of integer labels by column (``datasets`` sources only).
-        first_line: Line of the file that holds the first row, for messages.
     """
 
     name: str
     columns: Mapping[str, Sequence[Any]]
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    first_line: int = 1
 
     @property
     def num_rows(self) -> int:
@@ -100,10 +98,10 @@ def read_text(path: Path) -> str:
         raise DataError(f"the data file must be readable, but {path} is not: {failure.strerror}") from None
 
 
-def table_from_records(name: str, records: Sequence[Mapping[str, Any]], *, first_line: int = 1) -> Table:
+def table_from_records(name: str, records: Sequence[Mapping[str, Any]]) -> Table:
     """Columns of records; every key that occurs becomes a column."""
     keys = dict.fromkeys(key for record in records for key in record)
-    return Table(name, {key: [record.get(key) for record in records] for key in keys}, first_line=first_line)
+    return Table(name, {key: [record.get(key) for record in records] for key in keys})
 
 
 def _read_csv(path: Path) -> Table:
@@ -131,7 +129,7 @@ def _read_csv(path: Path) -> Table:
             fix="quote fields that hold the delimiter",
         )
     columns = {name: [line[i] if i < len(line) else None for line in lines] for i, name in enumerate(names)}
-    return Table(str(path), columns, first_line=2)
+    return Table(str(path), columns)
 
 
 def _read_jsonl(path: Path) -> Table:
