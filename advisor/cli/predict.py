@@ -59,6 +59,9 @@ _execution_options = stacked(
         "--micro-batch-size", type=click.IntRange(1), default=8, show_default=True, help="Rows per forward pass."
     ),
     click.option(
+        "--eval-batch-size", type=click.IntRange(1), help="Rows per evaluation pass; by default as in training."
+    ),
+    click.option(
         "--gradient-accumulation-steps",
         type=click.IntRange(1),
         default=1,
@@ -168,6 +171,7 @@ def _knobs(options: dict[str, Any]) -> dict[str, Any]:
 def _execution(options: dict[str, Any]) -> dict[str, Any]:
     values = {name: options[name] for name in _EXECUTION}
     values["dtype"] = _DTYPES[options["dtype"]]
+    values["eval_batch_size"] = options["eval_batch_size"] or options["micro_batch_size"]
     if options["max_seq_length"] is not None:
         values["max_seq_length"] = options["max_seq_length"]
     return values

@@ -74,6 +74,8 @@ def format_bytes(value_bytes: float) -> str:
 
 def format_duration(value_s: float) -> str:
     """Seconds as a person would say them: ``"340 ms"``, ``"12.3 s"``, ``"4 min 05 s"``, ``"2 h 10 min"``."""
+    if value_s < 1e-3:
+        return f"{value_s * 1e6:.3g} µs"
     if value_s < 1:
         return f"{value_s * 1e3:.3g} ms"
     if value_s < 60:

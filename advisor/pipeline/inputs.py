@@ -149,7 +149,11 @@ def resolve_task(model: ModelSource, data: DataSource | None) -> Task:
 
     Raises:
         InputError: nothing says what to train for.
+        ModelError: the model's path does not exist.
     """
+    from advisor.training.models import source_kind
+
+    source_kind(model_path(model.source))
     if model.task is not None:
         return model.task
     if data is not None and _is_labelled(data):

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from advisor.core.budget import Budget
 from advisor.core.cost import CostEstimate
 from advisor.core.data import DataProfile
 from advisor.core.device import DeviceProfile
-from advisor.core.errors import InputError
+from advisor.core.errors import DeviceError, InputError
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan, Plan, load_plan
 from advisor.core.strategy import StrategyConfig
 from advisor.pipeline.environment import check_device, resolve_device
-from advisor.pipeline.events import OnEvent, phase
+from advisor.pipeline.events import OnEvent, note, phase
 from advisor.pipeline.inputs import (
     DataSource,
     ModelSource,
@@ -24,6 +24,9 @@ from advisor.pipeline.inputs import (
     inspect,
     load_inputs,
 )
+
+if TYPE_CHECKING:
+    from advisor.costmodel.model import CostModel
 
 DEFAULT_SEQ_LENGTH = 128
 """Padded length that is assumed when neither data nor caller names one."""
@@ -92,12 +95,17 @@ def predict_plan(
     return _estimate(profile, plan.model, plan.strategy, plan.execution, plan.data_profile, plan.budget, on_event)
 
 
-def cost_model_for(device: DeviceProfile) -> Any:
-    """The cost model of a device, calibrated as far as this machine or the package knows it."""
+def cost_model_for(device: DeviceProfile, on_event: OnEvent | None = None) -> CostModel:
+    """The cost model of a device, with its calibration if there is one that was made with the libraries in use now."""
     from advisor.costmodel.calibration import load_calibration
     from advisor.costmodel.model import CostModel
 
-    return CostModel(device, load_calibration(device.id))
+    try:
+        calibration = load_calibration(device.id, device=device)
+    except DeviceError as failure:
+        note(on_event, f"the calibration of {device.id} is not used: {failure.message}; run `advisor calibrate` again")
+        calibration = None
+    return CostModel(device, calibration)
 
 
 def _estimate(
@@ -110,9 +118,9 @@ def _estimate(
     on_event: OnEvent | None,
 ) -> CostEstimate:
     budget = budget or Budget()
-    cost_model = cost_model_for(device)
+    cost_model = cost_model_for(device, on_event)
     phase(on_event, "tracing the training step")
-    estimate: CostEstimate = cost_model.estimate(model, config, execution, data, min_quality=budget.min_quality)
+    estimate = cost_model.estimate(model, config, execution, data, min_quality=budget.min_quality)
     limit = budget.memory_bytes if budget.memory_bytes is not None else device.memory_bytes
     fits = cost_model.memory_quantile_bytes(estimate, budget.safety_level) <= limit
     if budget.time_s is not None and estimate.time is not None:

@@ -71,7 +71,7 @@ def recommend(
         inputs.model,
         inputs.data,
         inputs.profile,
-        cost_model_for(profile),
+        cost_model_for(profile, on_event),
         budget or Budget(),
         effective_batch_size=effective_batch_size,
         methods=configurations(inputs.model, methods, num_train_epochs),

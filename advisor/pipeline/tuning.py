@@ -75,7 +75,7 @@ def tune(
         inputs.model,
         inputs.data,
         inputs.profile,
-        cost_model_for(device),
+        cost_model_for(device, on_event),
         budget or Budget(),
         study_dir=directory,
         time_budget_s=wall_clock_s,

@@ -30,12 +30,13 @@ def _step_lines(calibration: Calibration) -> list[str]:
     if (step := calibration.step) is not None:
         lines.append(
             f"whole steps: {step.factor:.2f} x operators + {format_duration(step.host_s_per_operator)} each,"
-            f" from {step.samples} configurations, error {step.residual_relative:.1%}, repeat noise {step.noise_relative:.1%}"
+            f" from {step.samples} configurations,"
+            f" error {step.residual_relative:.1%}, repeat noise {step.noise_relative:.1%}"
         )
     if (resident := calibration.resident) is not None:
         lines.append(
-            f"resident set: {format_bytes(resident.baseline_bytes)} + {resident.bytes_per_allocated_byte:.2f} x allocated,"
-            f" error {resident.residual_relative:.1%}"
+            f"resident set: {format_bytes(resident.baseline_bytes)} + {resident.bytes_per_allocated_byte:.2f} x"
+            f" allocated, error {resident.residual_relative:.1%}"
         )
     if (held_out := calibration.held_out) is not None:
         lines.append(

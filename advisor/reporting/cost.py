@@ -57,7 +57,8 @@ def _add_time(table: Table, time: TimeEstimate) -> None:
     step, total = (format_interval(time.intervals.get(name), format_duration) for name in ("step_s", "total_s"))
     table.add_row("one optimizer step", format_duration(time.step_s), step, time.evidence, time.basis)
     table.add_row("samples per second", f"{time.samples_per_s:.3g}", "", time.evidence, time.basis)
-    table.add_row("whole run", format_duration(time.total_s), total, time.evidence, time.basis)
+    if time.total_s != time.step_s:
+        table.add_row("whole run", format_duration(time.total_s), total, time.evidence, time.basis)
 
 
 def _add_quality(table: Table, estimate: CostEstimate) -> None:
@@ -81,4 +82,4 @@ def _print_breakdown(console: Console, memory: MemoryEstimate) -> None:
         for name, label in _BREAKDOWN_NAMES.items()
         if getattr(breakdown, name)
     ]
-    console.print(f"device peak during {memory.peak_phase} = {' + '.join(parts)}")
+    console.print(f"device peak during {memory.peak_phase} = {' + '.join(parts)}", highlight=False, soft_wrap=True)

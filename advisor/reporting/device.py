@@ -21,9 +21,10 @@ def print_device(console: Console, profile: DeviceProfile) -> None:
         table.add_row(*row)
     console.print(table)
     for name, fact in profile.facts.items():
-        console.print(f"[dim]{name}: {fact}[/dim]")
+        if not name.startswith("rate "):  # every single timing: in the profile's file and under --json
+            console.print(f"[dim]{name}: {fact}[/dim]", highlight=False, soft_wrap=True)
     for warning in profile.warnings:
-        console.print(f"[yellow]warning:[/yellow] {warning}")
+        console.print(f"[yellow]warning:[/yellow] {warning}", highlight=False, soft_wrap=True)
 
 
 def _rows(profile: DeviceProfile) -> list[tuple[str, str, str]]:

@@ -1,0 +1,59 @@
+"""plan.json: written whole, read back equal, and refused with all its problems when it is not one."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from advisor.core.errors import PlanError
+from advisor.core.plan import SCHEMA_VERSION, load_plan
+from tests.core.records import make_plan
+
+
+def written(tmp_path: Path, **changes: object) -> Path:
+    path = tmp_path / "plan.json"
+    make_plan().save(path)
+    values = json.loads(path.read_text())
+    values.update(changes)
+    path.write_text(json.dumps(values))
+    return path
+
+
+def test_a_saved_plan_is_read_back_equal(tmp_path: Path) -> None:
+    make_plan().save(tmp_path / "deep" / "plan.json")
+    assert load_plan(tmp_path / "deep" / "plan.json") == make_plan()
+
+
+def test_the_effective_batch_is_the_product() -> None:
+    assert make_plan().execution.effective_batch_size == 32
+
+
+def test_a_newer_plan_is_refused_whatever_else_it_holds(tmp_path: Path) -> None:
+    path = written(tmp_path, schema_version=SCHEMA_VERSION + 1, from_the_future=True)
+    with pytest.raises(PlanError) as refused:
+        load_plan(path)
+    assert str(SCHEMA_VERSION + 1) in refused.value.message
+    assert "upgrade" in str(refused.value.fix)
+
+
+def test_several_problems_are_reported_at_once(tmp_path: Path) -> None:
+    path = written(tmp_path, seed="lucky", extra=1, execution={"micro_batch_size": "many"})
+    with pytest.raises(PlanError) as refused:
+        load_plan(path)
+    assert len(refused.value.problems) == 3
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"plan"', '{"schema_version": 1}', "\x00\x01"])
+def test_files_that_are_no_plan_are_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(text)
+    with pytest.raises(PlanError):
+        load_plan(path)
+
+
+def test_a_truncated_plan_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    make_plan().save(path)
+    path.write_text(path.read_text()[:-200])
+    with pytest.raises(PlanError, match="line"):
+        load_plan(path)
