@@ -1,0 +1,88 @@
+"""Every promised figure gets a verdict, and only what was measured."""
+
+import math
+
+import pytest
+
+from advisor.core.cost import Interval
+from advisor.core.run import Measurement, Verification
+from advisor.reporting.verification import measured_metric, verify
+from tests.core.records import MIB, cost_estimate, make_plan, measurement
+
+
+def verdicts(plan=None, measured: Measurement | None = None, **options: bool) -> dict[str, Verification]:
+    found = verify(plan or make_plan(), measured or measurement(), **options)
+    return {verification.quantity: verification for verification in found}
+
+
+def test_everything_promised_is_verified() -> None:
+    found = verdicts()
+    assert set(found) == {
+        "memory.allocated_bytes",
+        "memory.device_bytes",
+        "time.step_s",
+        "time.total_s",
+        "quality.value",
+        "trainable_parameters",
+    }
+    assert {item.verdict for item in found.values()} == {"inside"}
+
+
+def test_errors_are_relative_to_what_was_measured() -> None:
+    found = verdicts()
+    assert found["memory.allocated_bytes"].relative_error == pytest.approx(100 / 101 - 1)
+    assert found["time.step_s"].measured == pytest.approx(0.51)  # the median: the slow first step does not count
+    assert found["quality.value"].relative_error == pytest.approx(-0.02)  # points, not a ratio
+
+
+def test_figures_outside_their_interval_are_called_so() -> None:
+    measured = measurement(
+        allocated_peak_bytes=103 * MIB, device_peak_bytes=549 * MIB, total_s=75.1, trainable_parameters=999
+    )
+    found = verdicts(measured=measured)
+    outside = {name for name, item in found.items() if item.verdict == "outside"}
+    assert outside == {"memory.allocated_bytes", "memory.device_bytes", "time.total_s", "trainable_parameters"}
+
+
+def test_what_was_not_measured_is_not_judged() -> None:
+    found = verdicts(measured=Measurement(outcome="out_of_memory", device_peak_bytes=2**31))
+    assert found["memory.device_bytes"].verdict == "outside"
+    for name in ("memory.allocated_bytes", "time.step_s", "time.total_s", "quality.value"):
+        assert found[name].verdict == "not measured"
+        assert found[name].relative_error is None
+    assert "trainable_parameters" not in found
+
+
+def test_a_resumed_run_has_no_total_time() -> None:
+    found = verdicts(resumed=True)
+    assert found["time.total_s"].verdict == "not measured"
+    assert found["time.step_s"].verdict == "inside"
+
+
+def test_reserved_memory_counts_where_there_is_an_allocator() -> None:
+    assert verdicts(measured=measurement(reserved_peak_bytes=99 * MIB))["memory.reserved_bytes"].verdict == "inside"
+
+
+def test_a_plan_without_promises_verifies_nothing() -> None:
+    assert verify(make_plan(predicted=None), measurement()) == ()
+
+
+def test_abstaining_from_quality_promises_nothing() -> None:
+    estimate = cost_estimate()
+    assert estimate.quality is not None
+    abstained = cost_estimate(
+        quality=type(estimate.quality)("accuracy", None, None, None, False, "?", "extrapolated", "prior")
+    )
+    assert "quality.value" not in verdicts(make_plan(predicted=abstained))
+
+
+def test_metrics_are_found_under_the_trainers_names() -> None:
+    assert measured_metric("accuracy", {"eval_accuracy": 0.5}) == 0.5
+    assert measured_metric("perplexity", {"eval_loss": 1.0}) == pytest.approx(math.e)
+    assert measured_metric("perplexity", {"perplexity": 3.0, "eval_loss": 1.0}) == 3.0
+    assert measured_metric("accuracy", {"eval_loss": 1.0}) is None
+
+
+def test_the_ends_of_an_interval_are_inside() -> None:
+    assert Interval(1.0, 2.0).contains(2.0)
+    assert verdicts(measured=measurement(total_s=75.0))["time.total_s"].verdict == "inside"
