@@ -70,7 +70,7 @@ def make_agenda(model: ModelSpec, device: DeviceProfile, *, quick: bool) -> Agen
         items = (
             _item(model, "lora", large, measured=True, profiled=True, evaluated=True),
             _item(model, "full", middle, measured=True, profiled=True),
-            _item(model, "head", middle, measured=True),
+            _item(model, "head", middle, measured=True, profiled=True),
             _item(model, "lora", small),
             _item(model, "full", small),
             _item(model, "qlora", small),

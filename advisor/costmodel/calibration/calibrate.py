@@ -13,7 +13,7 @@ from advisor.core.device import DeviceProfile
 from advisor.core.errors import AdvisorError, DeviceError, InterruptedByUser
 from advisor.core.model import ModelSpec
 from advisor.costmodel.calibration.agenda import Agenda, Item, make_agenda
-from advisor.costmodel.calibration.fit import fit_classes, fit_resident, fit_step, held_out_error
+from advisor.costmodel.calibration.fit import fit_classes, fit_model_ratios, fit_resident, fit_step, held_out_error
 from advisor.costmodel.calibration.record import Calibration, ReplayPoint, StepPoint
 from advisor.costmodel.calibration.replay import ReplayTask, replay_all
 from advisor.costmodel.calibration.store import current_versions, load_calibration, save_calibration
@@ -111,6 +111,9 @@ def default_model() -> ModelSpec:
 
 
 def _work_through(agenda: Agenda, state: _Progress) -> None:
+    from advisor.measurement.server import context
+
+    context()  # the server of the measuring processes imports while this process traces
     traced: list[tuple[Item, list[TracedOp]]] = []
     for index, item in enumerate(agenda.items):
         state.report(f"tracing {item.strategy.method}, {_shape(item)}", 0.2 * index / len(agenda.items))
@@ -282,11 +285,12 @@ def _finish(state: _Progress, partial: str) -> Calibration:
     """Join with what is known from other models under the same versions, fit everything, and judge the fit."""
     versions = current_versions(state.device)
     replays, points = _with_earlier(state, versions)
-    classes = fit_classes(replays)
-    table = Calibration(state.device.id, versions, "", classes)
+    classes, single = fit_classes(replays)
+    table = Calibration(state.device.id, versions, "", classes, single)
     clock = OperatorClock(state.device, table)
     used = [p for p in points if not p.held_back]
     notes = list(dict.fromkeys(state.notes))
+    step = fit_step(used, clock)
     noise = [p.noise_relative for p in state.points]
     if noise and max(noise) > NOISY_STEPS:
         notes.append(
@@ -295,7 +299,8 @@ def _finish(state: _Progress, partial: str) -> Calibration:
     return dataclasses.replace(
         table,
         created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        step=fit_step(used, clock),
+        step=step,
+        model_ratios=fit_model_ratios(used, step, clock),
         resident=fit_resident(points) if state.device.type == "cpu" else None,
         held_out=held_out_error(points, clock),
         replays=tuple(replays),

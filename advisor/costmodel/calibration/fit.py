@@ -21,6 +21,8 @@ Floats = npt.NDArray[np.float64]
 CACHE_CANDIDATES_BYTES = (2**18, 2**20, 2**22, 2**24, 2**25)
 """Where traffic may change from cache to memory, or the C allocator from reused to fresh pages (glibc: 32 MiB)."""
 MIN_POINTS_FOR_KINK = 8
+MIN_POINTS_PER_OPERATOR = 3
+"""Fewer replays than this cannot tell an operator's overhead from its rate; its class then speaks for it."""
 PRIOR_FACTOR_SIGMA = 0.5
 """A real step takes about as long as its operators alone; half of it either way is believed only on evidence."""
 PRIOR_HOST_S, PRIOR_HOST_SIGMA_S = 10e-6, 10e-6
@@ -31,12 +33,16 @@ SMALLEST_S = 2e-6
 """Weights are relative down to this: below it the clock's own resolution and the dispatcher dominate."""
 
 
-def fit_classes(replays: Iterable[ReplayPoint]) -> dict[str, ClassFit]:
-    """The class table: one fit per key."""
-    groups: dict[str, list[ReplayPoint]] = {}
+def fit_classes(replays: Iterable[ReplayPoint]) -> tuple[dict[str, ClassFit], dict[str, ClassFit]]:
+    """The class table: fits by class and data type, and by operator where there are enough replays of one."""
+    classes: dict[str, list[ReplayPoint]] = {}
+    operators: dict[str, list[ReplayPoint]] = {}
     for point in replays:
-        groups.setdefault(point.key, []).append(point)
-    return {key: fit_class(points) for key, points in sorted(groups.items())}
+        classes.setdefault(point.key.rpartition("/")[0], []).append(point)
+        operators.setdefault(point.key, []).append(point)
+    by_class = {key: fit_class(points) for key, points in sorted(classes.items())}
+    enough = {key: points for key, points in sorted(operators.items()) if len(points) >= MIN_POINTS_PER_OPERATOR}
+    return by_class, {key: fit_class(points) for key, points in enough.items()}
 
 
 def fit_class(points: list[ReplayPoint]) -> ClassFit:
@@ -91,6 +97,20 @@ def fit_step(points: list[StepPoint], clock: OperatorClock) -> StepFit | None:
         noise_relative=statistics.median(p.noise_relative for p in points),
         samples=len(points),
     )
+
+
+def fit_model_ratios(points: list[StepPoint], fit: StepFit | None, clock: OperatorClock) -> dict[str, float]:
+    """How much longer each model's measured steps took than the fit over all models says (geometric mean).
+
+    One point in addition that says "no longer" keeps a single noisy measurement from deciding.
+    """
+    logs: dict[str, list[float]] = {}
+    if fit is None:
+        return {}
+    for p in points:
+        expected_s = fit.factor * clock.point_seconds(p) + fit.host_s_per_operator * p.operators
+        logs.setdefault(p.model_key, []).append(math.log(p.median_s / expected_s))
+    return {key: math.exp(sum(values) / (len(values) + 1)) for key, values in logs.items()}
 
 
 def held_out_error(points: list[StepPoint], clock: OperatorClock) -> HeldOutError | None:

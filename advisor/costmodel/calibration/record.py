@@ -17,7 +17,7 @@ class ReplayPoint:
 
     Attributes:
         name: Operator, ``"addmm.default"``.
-        key: Row of the class table, ``"gemm/float32"``.
+        key: Row of the class table, ``"gemm/float32/addmm"``.
         flops, moved_bytes: Of the call.
         median_s: Median of the repeats.
         spread: Half interquartile range of the repeats over the median.
@@ -171,8 +171,10 @@ class Calibration:
         device_id: Profile it belongs to.
         versions: Libraries, driver and thread count that decide speed; predictions refuse to mix them.
         created_at: ISO 8601, UTC.
-        classes: Class table by key.
+        classes: Class table by class and data type, ``"norm/float32"``.
+        operators: The same for single operators with enough replays of their own, ``"norm/float32/native_layer_norm"``.
         step: From operators to steps; ``None`` when no real step was measured.
+        model_ratios: By model key: how much longer that model's own steps took than ``step`` says.
         resident: CPU only.
         held_out: How well it predicts what it did not see.
         replays, points: Raw data.
@@ -185,7 +187,9 @@ class Calibration:
     versions: dict[str, str]
     created_at: str
     classes: dict[str, ClassFit]
+    operators: dict[str, ClassFit] = field(default_factory=dict)
     step: StepFit | None = None
+    model_ratios: dict[str, float] = field(default_factory=dict)
     resident: ResidentFit | None = None
     held_out: HeldOutError | None = None
     replays: tuple[ReplayPoint, ...] = ()

@@ -115,8 +115,10 @@ def op_class(op: TracedOp) -> str:
 
 
 def class_key(op: TracedOp) -> str:
-    """Row of the class table: class and data type, ``"gemm/float32"``."""
-    return f"{op_class(op)}/{op.dtype}"
+    """Row of the class table, from the general to the special: class, data type, operator
+    (``"gemm/float32/addmm"``).
+    """
+    return f"{op_class(op)}/{op.dtype}/{op.base_name}"
 
 
 def encode_signature(func: Any, args: Any, kwargs: Any) -> str:
