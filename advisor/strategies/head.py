@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from advisor.core.model import ModelSpec, Task
@@ -39,6 +40,11 @@ class HeadOnly(Strategy):
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in trained)
         return model
+
+    def save(self, model: nn.Module, directory: Path) -> None:
+        from advisor.strategies.untie import unshared_state
+
+        model.save_pretrained(directory, state_dict=unshared_state(model))  # type: ignore[operator]
 
     def declared_trainable(self, model: nn.Module, config: StrategyConfig) -> set[str]:
         from advisor.strategies.targets import head_modules

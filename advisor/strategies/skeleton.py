@@ -60,8 +60,10 @@ def _parse_config(spec: ModelSpec) -> PreTrainedConfig:
 
 
 def _set_depth(config: Any, num_hidden_layers: int) -> None:
-    """Depth under the architecture's own name (``n_layer``, ``n_layers``, ``num_layers``), and per-layer lists with it."""
+    """Depth under the architecture's own name (``n_layer``, ``n_layers``, ``num_layers``), and a decoder and per-layer lists with it."""
     config.num_hidden_layers = num_hidden_layers
+    if hasattr(config, "num_decoder_layers"):
+        config.num_decoder_layers = num_hidden_layers
     layer_types = getattr(config, "layer_types", None)
     if isinstance(layer_types, list):
         config.layer_types = (layer_types * num_hidden_layers)[:num_hidden_layers]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 
@@ -21,3 +22,17 @@ def untie_output_embeddings(model: nn.Module) -> bool:
     model.config.tie_word_embeddings = False  # type: ignore[union-attr]
     model.all_tied_weights_keys = {}  # type: ignore[assignment]
     return True
+
+
+def unshared_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The state with a copy of its own for every name.
+
+    Masked-LM heads share their bias under two names. transformers stores a shared tensor once and ties it again on
+    loading, which it no longer does for a model whose embeddings are untied.
+    """
+    seen: set[int] = set()
+    state = {}
+    for name, value in model.state_dict().items():
+        state[name] = value.clone() if value.data_ptr() in seen else value
+        seen.add(value.data_ptr())
+    return state

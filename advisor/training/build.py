@@ -76,6 +76,7 @@ def build_base(
         "attn_implementation": execution.attn_implementation,
         "trust_remote_code": spec.trust_remote_code,
     }
+    _check_attention(spec, execution)
     try:
         if empty or spec.kind == "config":
             model = _from_config(spec, options, quantization, device, empty, num_hidden_layers)
@@ -88,6 +89,26 @@ def build_base(
 
         keep_unpacked_on_cpu(model)
     return model
+
+
+def attention_implementations(spec: ModelSpec) -> tuple[str, ...]:
+    """What the architecture supports of ``ExecutionPlan.attn_implementation``; some only know ``"eager"``."""
+    skeleton = build_skeleton(spec)
+    supported = {
+        "eager": True,
+        "sdpa": bool(getattr(skeleton, "_supports_sdpa", False)),
+        "flash_attention_2": bool(getattr(skeleton, "_supports_flash_attn", False)),
+    }
+    return tuple(name for name, works in supported.items() if works)
+
+
+def _check_attention(spec: ModelSpec, execution: ExecutionPlan) -> None:
+    supported = attention_implementations(spec)
+    if execution.attn_implementation not in supported:
+        raise InputError(
+            f"attn_implementation must be {' or '.join(supported)} for {spec.model_type}, but got {execution.attn_implementation}",
+            fix=f"plan with {'sdpa' if 'sdpa' in supported else 'eager'}",
+        )
 
 
 def load_trained(spec: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, directory: Path, *, device: str = "cpu") -> nn.Module:
@@ -129,9 +150,13 @@ def _from_config(
 
 
 def quantizable_linears(model: nn.Module) -> tuple[str, ...]:
-    """Linear layers that 4-bit storage replaces: all but the head and the output projection."""
+    """Linear layers that 4-bit storage replaces: all but the head, the output projection, and what must stay float32.
+
+    The last are transformers' own exceptions (T5's ``wo``, whose weight's type the model itself looks at).
+    """
     kept = set(head_linears(model))
-    return tuple(name for name in backbone_linears(model) if name not in kept)
+    exceptions = set(getattr(model, "_keep_in_fp32_modules", None) or ())
+    return tuple(name for name in backbone_linears(model) if name not in kept and not exceptions & set(name.split(".")))
 
 
 def _from_weights(spec: ModelSpec, options: dict[str, Any], quantization: Quantization | None, device: str) -> nn.Module:

@@ -29,7 +29,9 @@ CONFIGS: dict[str, transformers.PreTrainedConfig] = {
         hidden_size=32, num_hidden_layers=3, num_attention_heads=2, ffn_dim=64, vocab_size=100, word_embed_proj_dim=32
     ),
     "bloom": transformers.BloomConfig(hidden_size=32, n_layer=3, n_head=2, vocab_size=100),
-    "t5": transformers.T5Config(d_model=32, num_layers=3, num_heads=2, d_ff=64, d_kv=16, vocab_size=100),
+    "t5": transformers.T5Config(
+        d_model=32, num_layers=3, num_heads=2, d_ff=64, d_kv=16, vocab_size=100, decoder_start_token_id=0
+    ),
 }
 
 
