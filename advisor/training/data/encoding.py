@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,20 +38,33 @@ class EncodedRow:
 class EncodedDataset:
     """A map-style data set of tokenised rows, as ``torch.utils.data.DataLoader`` wants it.
 
+    Args:
+        rows: At least one, all of one kind.
+
     Attributes:
         lengths: Tokens of each row, int64 array of shape (rows,).
     """
 
-    def __init__(self, rows: Sequence[EncodedRow]) -> None:
-        self.lengths: NDArray[np.int64] = np.array([len(row.input_ids) for row in rows], dtype=np.int64)
+    def __init__(self, rows: Iterable[EncodedRow]) -> None:
+        # Rows become arrays one by one: as lists of numbers, long texts would take ten times the memory meanwhile.
+        ids: list[NDArray[np.int32]] = []
+        types: list[NDArray[np.int8]] = []
+        target: list[NDArray[np.bool_]] = []
+        labels: list[int] = []
+        for row in rows:
+            ids.append(np.array(row.input_ids, dtype=np.int32))
+            if row.token_type_ids is not None:
+                types.append(np.array(row.token_type_ids, dtype=np.int8))
+            if row.target is not None:
+                target.append(np.array(row.target, dtype=np.bool_))
+            if row.label is not None:
+                labels.append(row.label)
+        self.lengths: NDArray[np.int64] = np.array([len(part) for part in ids], dtype=np.int64)
         self._ends = np.cumsum(self.lengths)
-        self._input_ids = _flat((row.input_ids for row in rows), np.int32)
-        with_types = bool(rows) and rows[0].token_type_ids is not None
-        self._token_type_ids = _flat((row.token_type_ids or [] for row in rows), np.int8) if with_types else None
-        with_target = bool(rows) and rows[0].target is not None
-        self._target = _flat((row.target or [] for row in rows), np.bool_) if with_target else None
-        with_label = bool(rows) and rows[0].label is not None
-        self._labels = np.array([row.label for row in rows], dtype=np.int64) if with_label else None
+        self._input_ids = np.concatenate(ids)
+        self._token_type_ids = np.concatenate(types) if types else None
+        self._target = np.concatenate(target) if target else None
+        self._labels = np.array(labels, dtype=np.int64) if labels else None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -187,7 +200,3 @@ def _cut(tokens: list[int], target: list[bool], max_seq_length: int | None) -> E
         start = max(min(first - max_seq_length // 2, len(tokens) - max_seq_length), 0)
     part = slice(start, start + max_seq_length)
     return EncodedRow(tokens[part], target=target[part])
-
-
-def _flat(parts: Iterator[Any], dtype: Any) -> NDArray[Any]:
-    return np.fromiter((value for part in parts for value in part), dtype=dtype)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.core.errors import DataError
-from advisor.training.data.tables import Table
+from advisor.training.data.tables import LazyColumns, Table
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?|[\w.-]+:[\w.-]+")
 """``owner/name``, optionally with ``:configuration``; the old names without an owner need the configuration."""
@@ -76,10 +76,10 @@ def _load_hub(source: str) -> Any:
 
 
 def _table(name: str, split: Any) -> Table:
-    columns = {column: list(split[column]) for column in split.column_names}
+    columns = LazyColumns(split.column_names, lambda column: list(split[column]))
     names = {
         column: tuple(feature.names) for column, feature in split.features.items() if getattr(feature, "names", None)
     }
     if not split.num_rows:
         raise DataError(f"a data set must have at least one row, but {name} has none", fix="name another split")
-    return Table(name, columns, names)
+    return Table(name, columns, split.num_rows, names)

@@ -82,7 +82,7 @@ def prepare_data(spec: DataSpec, model: ModelSpec, tokenizer: Any, *, max_seq_le
     token_types = uses_token_types(model)
 
     def dataset(part: Sequence[Row]) -> EncodedDataset:
-        return EncodedDataset(list(encode(part, tokenizer, max_seq_length=max_seq_length, token_types=token_types)))
+        return EncodedDataset(encode(part, tokenizer, max_seq_length=max_seq_length, token_types=token_types))
 
     return PreparedData(
         train_dataset=dataset(rows.train),

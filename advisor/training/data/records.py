@@ -120,7 +120,7 @@ def _texts(table: Table, column: str) -> list[str]:
         if value is not None and not isinstance(value, str | int | float):
             raise DataError(
                 f"column {column!r} of {table.name} must hold text, but row {row} has a {type(value).__name__}",
-                fix="name the column that holds the text",
+                fix=f"name the column that holds the text; conversations go into one called {CONVERSATION_COLUMN!r}",
             )
         missing = value is None or value != value  # Parquet writers turn missing text into NaN
         texts.append("" if missing else str(value).strip())

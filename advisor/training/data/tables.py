@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,31 @@ SUFFIX_KINDS: dict[str, DataKind] = {
 }  # fmt: skip
 _DELIMITERS = ",\t;|"
 _CSV_FIELD_LIMIT_CHARACTERS = 2**30
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+class LazyColumns(Mapping[str, Sequence[Any]]):
+    """Columns that are turned into Python values only when they are asked for (tables may hold much that is not).
+
+    Args:
+        names: Of the columns.
+        read: Makes the values of one column.
+    """
+
+    def __init__(self, names: Sequence[str], read: Callable[[str], Sequence[Any]]) -> None:
+        self._names = tuple(names)
+        self._read = lru_cache(maxsize=None)(read)
+
+    def __getitem__(self, name: str) -> Sequence[Any]:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 @dataclass(frozen=True)
@@ -30,16 +57,14 @@ class Table:
     Attributes:
         name: How messages call it.
         columns: Values by column; ``None`` stands for a missing one.
+        num_rows: Length of every column.
         class_names: Declared names of integer labels by column (``datasets`` sources only).
     """
 
     name: str
     columns: Mapping[str, Sequence[Any]]
+    num_rows: int
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-    @property
-    def num_rows(self) -> int:
-        return len(next(iter(self.columns.values()), ()))
 
     def column(self, name: str) -> Sequence[Any]:
         """Values of one column.
@@ -101,7 +126,7 @@ def read_text(path: Path) -> str:
 def table_from_records(name: str, records: Sequence[Mapping[str, Any]]) -> Table:
     """Columns of records; every key that occurs becomes a column."""
     keys = dict.fromkeys(key for record in records for key in record)
-    return Table(name, {key: [record.get(key) for record in records] for key in keys})
+    return Table(name, {key: [record.get(key) for record in records] for key in keys}, len(records))
 
 
 def _read_csv(path: Path) -> Table:
@@ -129,7 +154,7 @@ def _read_csv(path: Path) -> Table:
             fix="quote fields that hold the delimiter",
         )
     columns = {name: [line[i] if i < len(line) else None for line in lines] for i, name in enumerate(names)}
-    return Table(str(path), columns)
+    return Table(str(path), columns, len(lines))
 
 
 def _read_jsonl(path: Path) -> Table:
@@ -147,12 +172,24 @@ def _read_jsonl(path: Path) -> Table:
 
 def _parse_json(path: Path, text: str, *, line: int) -> Any:
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        return _without_lone_surrogates(value) if _SURROGATE.search(text) else value
     except (json.JSONDecodeError, RecursionError) as failure:
         reason = getattr(failure, "msg", "nested too deeply")
         raise DataError(
             f"every line must be JSON, but line {line} of {path} is not: {reason}", fix="write one object a line"
         ) from None
+
+
+def _without_lone_surrogates(value: Any) -> Any:
+    """Half characters (from texts that were cut inside an emoji) as the replacement character: they are not text."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_without_lone_surrogates(part) for part in value]
+    if isinstance(value, dict):
+        return {_without_lone_surrogates(key): _without_lone_surrogates(part) for key, part in value.items()}
+    return value
 
 
 def _read_parquet(path: Path) -> Table:
@@ -163,4 +200,5 @@ def _read_parquet(path: Path) -> Table:
         table = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as failure:
         raise DataError(f"the data must be Parquet, but {path} cannot be read as such: {failure}") from None
-    return Table(str(path), {name: table.column(name).to_pylist() for name in table.column_names})
+    columns = LazyColumns(table.column_names, lambda name: list(table.column(name).to_pylist()))
+    return Table(str(path), columns, table.num_rows)

@@ -23,7 +23,7 @@ def chat(*turns: str) -> Conversation:
 
 def learned(tokenizer: Any, row: Row, max_seq_length: int | None = None) -> tuple[str, str]:
     """The whole text that the model sees, and what of it counts in the loss."""
-    item = EncodedDataset(list(encode([row], tokenizer, max_seq_length=max_seq_length)))[0]
+    item = EncodedDataset(encode([row], tokenizer, max_seq_length=max_seq_length))[0]
     targets = [token for token in item["labels"] if token != IGNORED_LABEL]
     assert all(label in (IGNORED_LABEL, token) for label, token in zip(item["labels"], item["input_ids"], strict=True))
     return (
@@ -34,7 +34,7 @@ def learned(tokenizer: Any, row: Row, max_seq_length: int | None = None) -> tupl
 
 def test_labelled_rows(encoder_tokenizer: Any) -> None:
     rows = [LabelledText("good film", None, 1), LabelledText("bad", None, 0)]
-    data = EncodedDataset(list(encode(rows, encoder_tokenizer, max_seq_length=16, token_types=True)))
+    data = EncodedDataset(encode(rows, encoder_tokenizer, max_seq_length=16, token_types=True))
     assert encoder_tokenizer.convert_ids_to_tokens(data[0]["input_ids"]) == ["[CLS]", "good", "film", "[SEP]"]
     assert [data[0]["labels"], data[1]["labels"], data[-1]["labels"]] == [1, 0, 0]
     assert data[1]["token_type_ids"] == [0, 0, 0]

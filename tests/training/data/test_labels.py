@@ -12,7 +12,7 @@ from advisor.training.data.tables import Table
 
 
 def texts_of(values: list[Any], **options: Any) -> list[str]:
-    return label_texts(Table("data", {"label": values}, **options), "label")
+    return label_texts(Table("data", {"label": values}, len(values), **options), "label")
 
 
 @pytest.mark.parametrize(

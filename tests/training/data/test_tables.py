@@ -69,7 +69,15 @@ def test_parquet(tmp_path: Path) -> None:
 
     path = tmp_path / "rows.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a", None], "label": [1, 0]}), path)
-    assert read_table(path, "parquet").columns == {"text": ["a", None], "label": [1, 0]}
+    table = read_table(path, "parquet")
+    assert dict(table.columns) == {"text": ["a", None], "label": [1, 0]}
+    assert (table.num_rows, list(table.columns)) == (2, ["text", "label"])
+
+
+def test_half_characters_become_text(tmp_path: Path) -> None:
+    path = tmp_path / "cut.jsonl"
+    path.write_text('{"text": "cut \\ud83d", "label": "a"}\n{"text": "whole \\ud83d\\ude00", "label": "b"}\n')
+    assert read_table(path, "jsonl").column("text") == ["cut \ufffd", "whole \U0001f600"]
 
 
 @pytest.mark.parametrize(
