@@ -1,0 +1,178 @@
+"""Fits on a machine whose true costs are known, because the test made them up."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from advisor.core.device import DeviceProfile
+from advisor.costmodel.calibration.fit import (
+    fit_class,
+    fit_classes,
+    fit_model_ratios,
+    fit_resident,
+    fit_step,
+    held_out_error,
+)
+from advisor.costmodel.calibration.record import Calibration, ReplayPoint, StepPoint
+from advisor.costmodel.time import OperatorClock
+
+DEVICE = DeviceProfile("cpu-x-2c", "x", "cpu", 2**34, basis="measured")
+
+
+def replay(flops: int, moved: int, seconds: float, key: str = "gemm/float32/mm") -> ReplayPoint:
+    return ReplayPoint("mm.default", key, flops, moved, seconds, 0.01)
+
+
+def products(noise: float = 0.0, seed: int = 0) -> list[ReplayPoint]:
+    """20 us a call, 100 GFLOP/s, 20 GB/s."""
+    chance = random.Random(seed)
+    points = []
+    for exponent in range(10, 22):
+        flops, moved = 2**exponent * 600, 2**exponent * 4
+        seconds = (20e-6 + flops / 1e11 + moved / 2e10) * (1 + chance.gauss(0, noise))
+        points.append(replay(flops, moved, seconds))
+    return points
+
+
+def clock_of(points: list[ReplayPoint]) -> OperatorClock:
+    classes, operators = fit_classes(points)
+    return OperatorClock(DEVICE, Calibration("cpu-x-2c", {}, "", classes, operators))
+
+
+def step_point(calls: int, seconds: float, **changes: object) -> StepPoint:
+    values: dict[str, object] = {
+        "model_key": "m",
+        "method": "lora",
+        "execution_key": "e",
+        "micro_batch_size": 8,
+        "seq_length": 64,
+        "step_times_s": (seconds,) * 5,
+        "work": (("gemm/float32/mm", 600 * 2**16, 2**18, calls),),
+    }
+    return StepPoint(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_a_class_is_recovered() -> None:
+    fit = fit_class(products())
+    for flops, moved in ((600 * 2**15, 2**17), (600 * 2**20, 2**22)):
+        assert fit.seconds(flops, moved) == pytest.approx(20e-6 + flops / 1e11 + moved / 2e10, rel=0.02)
+    assert fit.residual_relative < 0.01
+    assert (fit.samples, fit.max_flops) == (12, 600 * 2**21)
+
+
+def test_a_break_between_cache_and_memory_is_found() -> None:
+    points = [replay(0, moved, 5e-6 + min(moved, 2**22) / 4e10 + max(moved - 2**22, 0) / 5e9)
+              for moved in (2**10, 2**14, 2**16, 2**18, 2**19, 2**20, 2**21, 2**22, 2**23, 2**24, 2**25)]  # fmt: skip
+    fit = fit_class(points)
+    assert fit.near_bytes == 2**22
+    assert fit.seconds(0, 2**26) == pytest.approx(5e-6 + 2**22 / 4e10 + (2**26 - 2**22) / 5e9, rel=0.02)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6), noise=st.floats(0, 0.5))
+def test_no_fit_ever_has_a_negative_cost(seed: int, noise: float) -> None:
+    points = products(noise, seed)
+    points = [p for p in points if p.median_s > 0]
+    fit = fit_class(points)
+    assert min(fit.overhead_s, fit.s_per_flop, fit.s_per_near_byte, fit.s_per_far_byte) >= 0
+    assert fit.seconds(10**12, 10**9) >= fit.seconds(10**11, 10**8) >= 0
+
+
+def test_operators_with_enough_replays_get_a_fit_of_their_own() -> None:
+    slow = [replay(0, 2**n, 1e-4 + 2**n / 1e9, "norm/float32/slow") for n in (12, 16, 20)]
+    fast = [replay(0, 2**n, 1e-6 + 2**n / 1e10, "norm/float32/fast") for n in (12, 20)]
+    classes, operators = fit_classes([*slow, *fast])
+    assert set(classes) == {"norm/float32"}
+    assert set(operators) == {"norm/float32/slow"}
+    assert operators["norm/float32/slow"].seconds(0, 2**16) == pytest.approx(1e-4 + 2**16 / 1e9, rel=0.05)
+
+
+def test_factor_and_host_time_are_recovered_from_steps() -> None:
+    clock = clock_of(products())
+    one_call = clock.point_seconds(step_point(1, 1.0))
+    points = [step_point(n, 1.3 * one_call * n + 25e-6 * n * extra, work=work)
+              for n, extra, work in (
+                  (200, 1, (("gemm/float32/mm", 600 * 2**16, 2**18, 200),)),
+                  (400, 3, (("gemm/float32/mm", 600 * 2**16, 2**18, 400), ("none/int/none", 0, 0, 800))),
+                  (800, 2, (("gemm/float32/mm", 600 * 2**16, 2**18, 800), ("none/int/none", 0, 0, 800))),
+                  (100, 9, (("gemm/float32/mm", 600 * 2**16, 2**18, 100), ("none/int/none", 0, 0, 800))),
+              )]  # fmt: skip
+    fit = fit_step(points, clock)
+    assert fit is not None
+    assert fit.factor == pytest.approx(1.3, rel=0.03)
+    assert fit.host_s_per_operator == pytest.approx(25e-6, rel=0.12), "shrunk a little towards ten microseconds"
+    assert fit.residual_relative < 0.05
+    assert fit.samples == 4
+
+
+def test_one_point_still_gives_a_fit() -> None:
+    clock = clock_of(products())
+    one_call = clock.point_seconds(step_point(1, 1.0))
+    fit = fit_step([step_point(500, 1.5 * one_call * 500)], clock)
+    assert fit is not None
+    predicted = fit.factor * one_call * 500 + fit.host_s_per_operator * 500
+    assert predicted == pytest.approx(1.5 * one_call * 500, rel=0.05)
+    assert fit.residual_relative > 0.1, "one point cannot show that it predicts anything"
+
+
+def test_no_points_give_no_fit() -> None:
+    clock = clock_of(products())
+    assert fit_step([], clock) is None
+    assert held_out_error([], clock) is None
+    assert fit_resident([]) is None
+    assert fit_model_ratios([], None, clock) == {}
+
+
+def test_held_back_points_judge_and_do_not_teach() -> None:
+    clock = clock_of(products())
+    one_call = clock.point_seconds(step_point(1, 1.0))
+    used = [step_point(n, 1.2 * one_call * n) for n in (100, 200, 400)]
+    strange = step_point(300, 2.4 * one_call * 300, held_back=True)
+    error = held_out_error([*used, strange], clock)
+    assert error is not None
+    assert (error.how, error.samples) == ("held back", 1)
+    assert error.worst == pytest.approx(0.5, abs=0.03)
+    left_out = held_out_error(used, clock)
+    assert left_out is not None
+    assert left_out.how == "leave one out"
+    assert left_out.worst < 0.05
+
+
+def test_a_model_that_is_slower_than_others_gets_a_ratio() -> None:
+    clock = clock_of(products())
+    one_call = clock.point_seconds(step_point(1, 1.0))
+    others = [step_point(n, 1.2 * one_call * n) for n in (100, 200, 300, 400, 500)]
+    slower = [step_point(n, 1.5 * one_call * n, model_key="slow") for n in (100, 200, 300)]
+    fit = fit_step([*others, *slower], clock)
+    ratios = fit_model_ratios([*others, *slower], fit, clock)
+    assert ratios["slow"] > 1.05
+    assert ratios["m"] < 1.0
+
+
+def test_the_resident_set_follows_allocated_bytes() -> None:
+    points = [
+        step_point(
+            1,
+            1.0,
+            allocated_peak_bytes=allocated,
+            resident_peak_bytes=round(400e6 + 120e6 + 1.15 * allocated),
+            baseline_resident_bytes=400_000_000,
+        )
+        for allocated in (50_000_000, 200_000_000, 400_000_000, 800_000_000)
+    ]
+    fit = fit_resident(points)
+    assert fit is not None
+    assert fit.baseline_bytes == pytest.approx(520e6, rel=0.01)
+    assert fit.bytes_per_allocated_byte == pytest.approx(1.15, rel=0.01)
+    assert fit.residual_relative < 0.01
+
+
+def test_what_is_allocated_is_resident() -> None:
+    points = [step_point(1, 1.0, allocated_peak_bytes=10**9, resident_peak_bytes=9 * 10**8, baseline_resident_bytes=10**8)]
+    fit = fit_resident(points)
+    assert fit is not None
+    assert fit.bytes_per_allocated_byte >= 1

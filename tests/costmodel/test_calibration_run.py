@@ -1,0 +1,156 @@
+"""Calibrating for real: tiny model on this machine, interrupted, repeated with a second model; and the held-out error."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from tiny import tiny_spec
+
+from advisor.core.device import DeviceProfile, Rate
+from advisor.core.errors import DeviceError, InterruptedByUser
+from advisor.core.model import ModelSpec
+from advisor.costmodel.calibration import Calibration, calibrate_device, load_calibration
+from advisor.costmodel.calibration import calibrate as calibrating
+from advisor.costmodel.calibration.agenda import Agenda, feasible_shapes, make_agenda
+from advisor.costmodel.time import OperatorClock, Setting, model_key, step_time
+from advisor.costmodel.time.table import OperatorSeconds
+from advisor.hardware import load_profile
+from advisor.training.models import inspect_model
+
+DEVICE = DeviceProfile(
+    "cpu-test-2c",
+    "the machine that tests",
+    "cpu",
+    2**34,
+    flops_per_s={"float32": Rate(5e10, "assumed by the test")},
+    bytes_per_s={"memory": Rate(5e9, "assumed by the test")},
+    launch_s=5e-6,
+    basis="measured",
+)
+
+
+def short_agenda(model: ModelSpec, device: DeviceProfile, *, quick: bool) -> Agenda:
+    """The first three items of the quick agenda, with little time for replays."""
+    agenda = make_agenda(model, device, quick=True)
+    return dataclasses.replace(agenda, items=agenda.items[:3], replay_s=5.0, call_s=0.005)
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
+    return tiny_spec("bert", "sequence-classification", tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="module")
+def calibrated(bert: ModelSpec) -> Calibration:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibrating, "make_agenda", short_agenda)
+        return calibrate_device(bert, quick=True, device=DEVICE)
+
+
+def test_every_part_is_measured(calibrated: Calibration, bert: ModelSpec) -> None:
+    assert calibrated.partial == ""
+    assert {p.method for p in calibrated.points} == {"lora", "full", "head"}
+    assert all(p.model_key == model_key(bert) for p in calibrated.points)
+    assert any(key.startswith("gemm") for key in calibrated.classes)
+    assert "optimizer_fused/float32" in calibrated.classes
+    assert calibrated.step is not None
+    assert calibrated.step.samples == 3
+    assert calibrated.resident is not None
+    assert calibrated.resident.bytes_per_allocated_byte >= 1
+    assert calibrated.held_out is not None
+    assert calibrated.versions["torch"]
+
+
+def test_all_operators_of_the_steps_are_covered(calibrated: Calibration) -> None:
+    clock = OperatorClock(DEVICE, calibrated)
+    for point in calibrated.points:
+        missing = [key for key, flops, moved, _ in point.work if not clock.seconds_of(key, flops, moved)[1]]
+        assert missing == []
+        assert point.operators > 100
+
+
+def test_the_steps_themselves_come_out(calibrated: Calibration) -> None:
+    """In-sample, so this tests the plumbing, not the model: everything wrong by half would show."""
+    clock = OperatorClock(DEVICE, calibrated)
+    for point in calibrated.points:
+        work = OperatorSeconds(clock.point_seconds(point), point.operators)
+        tokens = point.micro_batch_size * point.seq_length
+        setting = Setting(point.model_key, point.method, point.execution_key, tokens)
+        step = step_time(work, DEVICE, calibrated, setting)
+        assert step.basis == "calibrated"
+        assert 0.4 * point.median_s < step.seconds < 2.5 * point.median_s
+
+
+def test_it_is_stored(calibrated: Calibration) -> None:
+    assert load_calibration("cpu-test-2c", device=DEVICE) == calibrated
+
+
+def test_a_second_model_adds_to_the_first(
+    calibrated: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tiny_agenda(model: ModelSpec, device: DeviceProfile, *, quick: bool) -> Agenda:
+        agenda = short_agenda(model, device, quick=quick)
+        return dataclasses.replace(agenda, items=agenda.items[2:3], replay_s=1.0)
+
+    monkeypatch.setattr(calibrating, "make_agenda", tiny_agenda)
+    llama = tiny_spec("llama", "causal-lm", tmp_path)
+    both = calibrate_device(llama, quick=True, device=DEVICE, save=False)
+    assert {p.model_key for p in both.points} == {model_key(llama)} | {p.model_key for p in calibrated.points}
+    assert len(both.replays) > len(calibrated.replays)
+    assert set(both.model_ratios) == {p.model_key for p in both.points}
+
+
+def test_ctrl_c_keeps_what_was_measured(bert: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrating, "make_agenda", short_agenda)
+    other = dataclasses.replace(DEVICE, id="cpu-interrupted-2c")
+
+    def interrupt(text: str, share: float) -> None:
+        if text.startswith("running"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(InterruptedByUser, match="interrupted") as stopped:
+        calibrate_device(bert, quick=True, device=other, on_progress=interrupt)
+    assert "marked partial" in (stopped.value.fix or "")
+    kept = load_calibration("cpu-interrupted-2c")
+    assert kept is not None
+    assert kept.partial == "interrupted"
+    assert kept.step is None
+    assert kept.classes
+
+
+def test_a_datasheet_cannot_be_calibrated(bert: ModelSpec) -> None:
+    with pytest.raises(DeviceError, match="datasheet"):
+        calibrate_device(bert, quick=True, device=load_profile("t4"))
+
+
+def test_shapes_follow_the_size_of_the_model(bert: ModelSpec) -> None:
+    small = feasible_shapes(bert, DEVICE, 0.8)
+    large = feasible_shapes(dataclasses.replace(bert, total_parameters=10**9), DEVICE, 0.8)
+    assert large == [(2, 16)]
+    assert small[-1][0] * small[-1][1] > 1000
+    assert all(length <= 16 for _, length in feasible_shapes(dataclasses.replace(bert, max_positions=16), DEVICE, 0.8))
+
+
+def test_a_full_agenda_holds_points_back(bert: ModelSpec) -> None:
+    agenda = make_agenda(bert, DEVICE, quick=False)
+    held = [item for item in agenda.items if item.held_back]
+    assert len(held) >= 3
+    assert sum(item.measured for item in agenda.items) >= 12
+    assert any(item.execution.gradient_checkpointing for item in agenda.items)
+    assert any(item.execution.amp == "bf16" for item in agenda.items)
+
+
+@pytest.mark.slow
+def test_the_held_out_error_of_a_full_calibration_is_small(minilm_dir: Path) -> None:
+    """On an idle machine: configurations that the fit did not see come out within 20 %."""
+    spec = inspect_model(str(minilm_dir), "sequence-classification")
+    from advisor.hardware import probe_device
+
+    found = calibrate_device(spec, quick=False, device=probe_device(quick=True, device="cpu", save=False), save=False)
+    assert found.held_out is not None
+    assert found.held_out.how == "held back"
+    noise = max(p.noise_relative for p in found.points)
+    assert found.held_out.median <= max(0.08, 1.5 * noise)
+    assert found.held_out.worst <= max(0.25, 3 * noise)

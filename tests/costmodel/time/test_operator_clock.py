@@ -1,0 +1,132 @@
+"""Seconds of operators: calibrated classes first, rates otherwise; and the classes themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from advisor.core.device import DeviceProfile, Rate
+from advisor.costmodel.calibration.record import Calibration, ClassFit
+from advisor.costmodel.time import OperatorClock, OperatorSeconds
+from advisor.costmodel.trace.ops import TracedOp, class_key, op_class
+from advisor.hardware import load_profile
+
+FIT = ClassFit(1e-6, 1e-11, 1e-10, 4e-10, 1000, 9, 0.1, 10**9, 10**7)
+PROBED = DeviceProfile(
+    "cpu-x-2c",
+    "x",
+    "cpu",
+    2**34,
+    flops_per_s={"float32": Rate(1e11, "probed"), "float32/skinny": Rate(2e10, "probed")},
+    bytes_per_s={"memory": Rate(1e10, "probed")},
+    launch_s=5e-6,
+    basis="measured",
+)
+
+
+def product(m: int, k: int, n: int, dtype: str = "float32", item: int = 4) -> TracedOp:
+    return TracedOp("mm.default", "forward", 2 * m * k * n, item * (m * k + k * n), item * m * n, dtype)
+
+
+def op(name: str, moved: int = 1000, dtype: str = "float32") -> TracedOp:
+    return TracedOp(name, "forward", 0, moved // 2, moved - moved // 2, dtype)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("bmm.default", "bmm"),
+        ("native_layer_norm_backward.default", "norm"),
+        ("_fused_rms_norm.default", "norm"),
+        ("_fused_adamw_.default", "optimizer_fused"),
+        ("_foreach_norm.Scalar", "optimizer_foreach"),
+        ("_scaled_dot_product_flash_attention_for_cpu.default", "attention"),
+        ("_scaled_dot_product_efficient_attention_backward.default", "attention_backward"),
+        ("bernoulli_.float", "rng"),
+        ("native_dropout.default", "rng"),
+        ("gelu_backward.default", "transcendental"),
+        ("embedding_dense_backward.default", "embedding"),
+        ("nll_loss_forward.default", "index"),
+        ("_to_copy.default", "copy"),
+        ("_log_softmax.default", "softmax"),
+        ("gemm_4bit.default", "gemm_4bit"),
+        ("dequantize_4bit.default", "quantization"),
+        ("sum.dim_IntList", "reduction"),
+        ("empty_like.default", "allocation"),
+        ("zeros.default", "fill"),
+        ("mul.Tensor", "elementwise"),
+        ("something_new.default", "elementwise"),
+    ],
+)
+def test_operators_find_their_class(name: str, kind: str) -> None:
+    assert op_class(op(name)) == kind
+
+
+def test_products_with_a_small_side_are_skinny() -> None:
+    assert op_class(product(512, 384, 1536)) == "gemm"
+    assert op_class(product(512, 384, 8)) == "gemm_skinny"
+    assert op_class(product(512, 8, 384)) == "gemm_skinny"
+    assert op_class(product(2, 384, 384)) == "gemm_skinny"
+    assert op_class(product(512, 384, 8, "bfloat16", 2)) == "gemm_skinny"
+    assert class_key(product(512, 384, 8)) == "gemm_skinny/float32/mm"
+
+
+def test_a_class_fit_is_linear_with_a_break() -> None:
+    assert FIT.seconds(0, 0) == 1e-6
+    assert FIT.seconds(10**6, 1000) == pytest.approx(1e-6 + 1e-5 + 1e-7)
+    assert FIT.seconds(0, 3000) == pytest.approx(1e-6 + 1e-7 + 8e-7)
+
+
+def test_calibrated_classes_come_first_and_single_operators_before_them() -> None:
+    single = dataclasses.replace(FIT, overhead_s=1.0)
+    calibration = Calibration("cpu-x-2c", {}, "", {"gemm/float32": FIT}, {"gemm/float32/addmm": single})
+    clock = OperatorClock(PROBED, calibration)
+    assert clock.basis == "calibrated"
+    by_class = clock.seconds(product(512, 384, 384))
+    assert by_class == (pytest.approx(FIT.seconds(2 * 512 * 384 * 384, 4 * (512 * 384 * 2 + 384 * 384))), True)
+    addmm = dataclasses.replace(product(512, 384, 384), name="addmm.default")
+    assert clock.seconds(addmm)[0] > 1.0
+    assert clock.seconds(op("mul.Tensor"))[1] is False
+
+
+def test_rates_make_a_roofline() -> None:
+    clock = OperatorClock(PROBED)
+    assert clock.basis == "transferred"
+    assert clock.seconds(product(1000, 1000, 1000))[0] == pytest.approx(5e-6 + 2e9 / 1e11)
+    assert clock.seconds(op("mul.Tensor", 10**8))[0] == pytest.approx(5e-6 + 1e-2)
+    assert clock.seconds(product(4096, 4096, 8))[0] == pytest.approx(5e-6 + 2 * 4096 * 4096 * 8 / 2e10, rel=0.02)
+    assert clock.seconds(op("empty.memory_format", 10**9))[0] == 5e-6
+
+
+def test_a_datasheet_is_derated() -> None:
+    clock = OperatorClock(load_profile("a100-sxm4-80gb"))
+    assert clock.basis == "datasheet"
+    big = product(8192, 8192, 8192, "bfloat16", 2)
+    assert clock.seconds(big)[0] == pytest.approx(2 * 8192**3 / (312e12 * 0.8) + 4e-6)
+    assert clock.seconds(op("add.Tensor", 10**9))[0] == pytest.approx(1e9 / (2039e9 * 0.8) + 4e-6)
+    attention = TracedOp("_scaled_dot_product_flash_attention.default", "forward", 10**12, 10, 10, "bfloat16")
+    assert clock.seconds(attention)[0] == pytest.approx(1e12 / (312e12 * 0.55) + 4e-6)
+
+
+def test_a_data_type_that_the_card_lacks_runs_at_float32_rate() -> None:
+    clock = OperatorClock(load_profile("t4"))
+    assert clock.seconds(product(4096, 4096, 4096, "bfloat16", 2))[0] == pytest.approx(
+        clock.seconds(product(4096, 4096, 4096))[0], rel=0.01
+    )
+
+
+def test_another_devices_calibration_is_refused() -> None:
+    with pytest.raises(ValueError, match="cpu-x-2c"):
+        OperatorClock(PROBED, Calibration("cpu-y-4c", {}, "", {}))
+
+
+def test_bags_of_operators_are_linear() -> None:
+    clock = OperatorClock(PROBED)
+    operators = [product(64, 64, 64), op("mul.Tensor"), dataclasses.replace(op("add.Tensor"), count=3)]
+    total = clock.total(operators)
+    assert total.operators == 5
+    assert total.device_s == pytest.approx(sum(clock.seconds(o)[0] * o.count for o in operators))
+    assert total.uncovered_s == total.device_s
+    assert (total + total * 2.0 - total).device_s == pytest.approx(2 * total.device_s)
+    assert OperatorSeconds() + total == total

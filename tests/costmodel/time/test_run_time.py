@@ -1,0 +1,113 @@
+"""Whole runs: step counts, the length distribution, and where the time goes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+import statistics
+
+import pytest
+
+from advisor.core.data import DataProfile
+from advisor.core.device import DeviceProfile, Rate
+from advisor.core.plan import ExecutionPlan
+from advisor.core.strategy import StrategyConfig
+from advisor.costmodel.time import RunShape, StepTime, optimizer_steps, run_time
+from advisor.costmodel.time.lengths import row_quantile
+
+DATA = DataProfile(1000, 200, (4, 8, 12, 15, 19, 23, 26, 30, 35, 42, 70), 70, 128, 1000)
+STRATEGY = StrategyConfig("lora", 1e-3, num_train_epochs=2)
+DEVICE = DeviceProfile("cpu-x-2c", "x", "cpu", 2**34, bytes_per_s={"storage": Rate(1e8, "probed")}, basis="measured")
+
+
+def quadratic(length: int) -> float:
+    return 0.01 + 1e-4 * length + 5e-7 * length**2
+
+
+def step_of(length: int) -> StepTime:
+    seconds = quadratic(length)
+    return StepTime(seconds, 0.9 * seconds, 1.1 * seconds, "interpolated", "calibrated")
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch", "accumulation", "epochs", "expected"),
+    [(1000, 16, 1, 2.0, 126), (1000, 16, 4, 2.0, 32), (7, 8, 1, 3.0, 3), (1000, 10, 1, 0.5, 50), (5, 8, 8, 0.1, 1)],
+)
+def test_steps_are_counted_as_the_trainer_counts_them(
+    rows: int, batch: int, accumulation: int, epochs: float, expected: int
+) -> None:
+    data = dataclasses.replace(DATA, train_rows=rows)
+    strategy = dataclasses.replace(STRATEGY, num_train_epochs=epochs)
+    assert optimizer_steps(data, strategy, ExecutionPlan(batch, accumulation)) == expected
+
+
+def test_training_time_agrees_with_simulated_epochs() -> None:
+    execution = ExecutionPlan(16, 1, 128)
+    estimate = run_time(step_of, DATA, STRATEGY, execution, DEVICE)
+    chance = random.Random(3)
+    drawn = []
+    for _ in range(3000):
+        longest = max(row_quantile(DATA, chance.random()) for _ in range(16))
+        drawn.append(quadratic(math.ceil(longest / 8) * 8))
+    assert estimate.parts["training"] == pytest.approx(126 * statistics.fmean(drawn), rel=0.03)
+    assert estimate.step_s == pytest.approx(statistics.median(drawn), rel=0.06)
+
+
+def test_total_is_the_sum_of_its_parts() -> None:
+    shape = RunShape(weights_bytes=10**8, saved_bytes=5 * 10**7, saves=2, evaluations=3)
+    estimate = run_time(step_of, DATA, STRATEGY, ExecutionPlan(16, 2, 128), DEVICE, shape=shape)
+    assert estimate.total_s == pytest.approx(sum(estimate.parts.values()))
+    assert estimate.parts["saving"] == pytest.approx(2 * 0.5)
+    assert estimate.parts["loading"] > 1.0
+    low, high = estimate.intervals["total_s"].low, estimate.intervals["total_s"].high
+    assert low < estimate.total_s < high
+    assert estimate.intervals["step_s"].low == pytest.approx(0.9 * estimate.step_s)
+    assert (estimate.evidence, estimate.basis) == ("interpolated", "calibrated")
+
+
+def test_a_measured_loading_time_is_taken_as_it_is() -> None:
+    shape = RunShape(weights_bytes=10**9, loading_s=3.5)
+    assert run_time(step_of, DATA, STRATEGY, ExecutionPlan(16), DEVICE, shape=shape).parts["loading"] == 3.5
+
+
+def test_throughput_counts_real_tokens() -> None:
+    execution = ExecutionPlan(16, 1, 128)
+    estimate = run_time(step_of, DATA, STRATEGY, execution, DEVICE)
+    assert estimate.samples_per_s == pytest.approx(16 / estimate.step_s)
+    assert estimate.tokens_per_s == pytest.approx(16 * DATA.mean_token_length / estimate.step_s)
+
+
+def test_evaluation_is_forward_only() -> None:
+    def forward_of(length: int) -> StepTime:
+        return StepTime(0.3 * quadratic(length), 0, 1, "interpolated", "calibrated")
+
+    execution = ExecutionPlan(16, 1, 128, eval_batch_size=16)
+    traced = run_time(step_of, DATA, STRATEGY, execution, DEVICE, evaluation_time_of=forward_of)
+    guessed = run_time(step_of, DATA, STRATEGY, execution, DEVICE)
+    per_row = guessed.parts["training"] / 2000
+    assert traced.parts["evaluation"] == pytest.approx(200 * per_row * 0.3, rel=0.1)
+    assert guessed.parts["evaluation"] == pytest.approx(200 * per_row / 3, rel=0.1)
+
+
+def test_no_held_out_rows_cost_nothing() -> None:
+    data = dataclasses.replace(DATA, eval_rows=0)
+    assert run_time(step_of, data, STRATEGY, ExecutionPlan(16), DEVICE).parts["evaluation"] == 0
+
+
+def test_few_lengths_are_evaluated() -> None:
+    asked: list[int] = []
+
+    def counted(length: int) -> StepTime:
+        asked.append(length)
+        return step_of(length)
+
+    run_time(counted, DATA, STRATEGY, ExecutionPlan(4), DEVICE)
+    assert len(asked) <= 7
+    assert all(length % 8 == 0 for length in asked)
+
+
+def test_equally_long_blocks_need_one_length() -> None:
+    blocks = dataclasses.replace(DATA, token_length_quantiles=(128, 128, 128))
+    estimate = run_time(step_of, blocks, STRATEGY, ExecutionPlan(4, 1, 128, padded=False), DEVICE)
+    assert estimate.step_s == pytest.approx(quadratic(128))

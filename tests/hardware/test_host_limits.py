@@ -1,0 +1,99 @@
+"""Limits of the host, replayed from files of machines that are not here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from advisor.hardware.host import cpu_quota, inspect_host, memory_limit, resident_bytes
+
+MEMINFO = "MemTotal:       16384 kB\nMemFree:        9000 kB\nMemAvailable:   12288 kB\n"
+CPUINFO = "processor : 0\nmodel name : Example CPU 9000\nflags : fpu avx2 fma avx512f\n"
+
+
+def machine(root: Path, files: dict[str, str]) -> Path:
+    for name, text in {"proc/meminfo": MEMINFO, "proc/cpuinfo": CPUINFO, **files}.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def test_without_limits_the_machine_itself_counts(tmp_path: Path) -> None:
+    host = inspect_host(machine(tmp_path, {}), affinity=4)
+    assert (host.cores, host.core_quota) == (4, None)
+    assert (host.memory_bytes, host.available_bytes) == (16384 * 1024, 12288 * 1024)
+    assert host.model_name == "Example CPU 9000"
+    assert host.vector_flags == ("avx2", "fma", "avx512f")
+    assert "MemTotal" in host.reasons["memory_bytes"]
+
+
+def test_version_2_limits_of_an_ancestor_count(tmp_path: Path) -> None:
+    root = machine(
+        tmp_path,
+        {
+            "proc/self/cgroup": "0::/user/job\n",
+            "sys/fs/cgroup/user/cpu.max": "150000 100000\n",
+            "sys/fs/cgroup/user/job/cpu.max": "max 100000\n",
+            "sys/fs/cgroup/user/memory.max": "8388608\n",
+            "sys/fs/cgroup/user/memory.current": "6291456\n",
+            "sys/fs/cgroup/user/memory.stat": "inactive_file 1048576\nactive_file 1048576\nanon 4194304\n",
+            "sys/fs/cgroup/user/job/memory.max": "max\n",
+        },
+    )
+    host = inspect_host(root, affinity=8)
+    assert host.core_quota == 1.5
+    assert host.cores == 2
+    assert host.memory_bytes == 8388608
+    assert host.available_bytes == 8388608 - (6291456 - 2 * 1048576)
+    assert "sys/fs/cgroup/user" in host.reasons["memory_bytes"]
+
+
+def test_version_1_limits_count(tmp_path: Path) -> None:
+    root = machine(
+        tmp_path,
+        {
+            "proc/self/cgroup": "4:memory:/box\n2:cpu,cpuacct:/box\n",
+            "sys/fs/cgroup/cpu,cpuacct/box/cpu.cfs_quota_us": "50000\n",
+            "sys/fs/cgroup/cpu,cpuacct/box/cpu.cfs_period_us": "100000\n",
+            "sys/fs/cgroup/memory/box/memory.limit_in_bytes": "4194304\n",
+            "sys/fs/cgroup/memory/box/memory.usage_in_bytes": "1048576\n",
+        },
+    )
+    host = inspect_host(root, affinity=2)
+    assert host.core_quota == 0.5
+    assert host.cores == 1, "half a core still runs one thread"
+    assert (host.memory_bytes, host.available_bytes) == (4194304, 3145728)
+
+
+def test_unlimited_version_1_values_are_no_limits(tmp_path: Path) -> None:
+    files = {
+        "proc/self/cgroup": "4:memory:/\n2:cpu:/\n",
+        "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+        "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+        "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+    }
+    root = machine(tmp_path, files)
+    assert cpu_quota(root) == (None, "no cgroup quota")
+    assert memory_limit(root)[0] == 16384 * 1024
+
+
+@pytest.mark.parametrize("content", ["", "garbage\n", "max\n", "12"])
+def test_damaged_control_files_are_no_limits(tmp_path: Path, content: str) -> None:
+    root = machine(tmp_path, {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": content})
+    assert cpu_quota(root)[0] is None
+
+
+def test_a_machine_without_proc_still_answers(tmp_path: Path) -> None:
+    host = inspect_host(tmp_path, affinity=3)
+    assert host.cores == 3
+    assert host.vector_flags == ()
+    assert host.model_name
+
+
+def test_this_process_has_a_resident_set() -> None:
+    before = resident_bytes()
+    block = bytearray(32 * 2**20)
+    block[::4096] = b"x" * len(block[::4096])
+    assert resident_bytes() - before > 24 * 2**20
