@@ -223,12 +223,21 @@ def _train(
         raise
 
 
+FULL_DISK_PHRASES = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "File too large",
+    "PytorchStreamWriter failed",
+    "unexpected pos",  # the same writer, when a write came back short
+)
+
+
 def _is_full_disk(failure: Exception) -> bool:
     """``torch.save`` and safetensors wrap the operating system's error in types and words of their own."""
     if isinstance(failure, OSError) and failure.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
         return True
     text = str(failure)
-    return any(phrase in text for phrase in ("No space left on device", "Disk quota exceeded", "failed writing file", "File too large"))
+    return any(phrase in text for phrase in FULL_DISK_PHRASES)
 
 
 def _profiled_step(plan: Plan, folder: RunFolder, on_event: OnEvent) -> ProfiledStep | Measurement | None:

@@ -48,6 +48,25 @@ class StepClock(TrainerCallback):
             self._started_s = None
 
 
+class NeutralEvaluation(TrainerCallback):
+    """Keeps an evaluation from moving the random numbers of the training that follows.
+
+    A data loader draws its seed from torch's global generator when it is iterated. Without this, a run that resumes
+    behind an evaluation would go on with other numbers than one that was never interrupted.
+    """
+
+    def __init__(self) -> None:
+        self._before: torch.Tensor | None = None
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._before = torch.get_rng_state()
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self._before is not None:
+            torch.set_rng_state(self._before)
+            self._before = None
+
+
 class ProgressEvents(TrainerCallback):
     """Turns the Trainer's callbacks into event dictionaries for whoever draws the progress.
 

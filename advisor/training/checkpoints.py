@@ -22,6 +22,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from advisor.core.store import write_text_atomically
 
 MARKER = "advisor-complete.json"
+SAMPLES = "samples.json"
+"""What was measured up to the checkpoint. Written as a whole and not part of what the marker vouches for, because the evaluation
+that follows a checkpoint adds its metrics."""
+
 DIGESTED_BELOW_BYTES = 2**20
 """Files up to this size are compared by content; larger ones by size, to keep saving fast."""
 
@@ -35,7 +39,7 @@ SAVING_SHARE = 0.05
 def mark_complete(folder: Path) -> None:
     """Flush every file of ``folder`` to the disk, then write the marker."""
     files = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MARKER):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in (MARKER, SAMPLES)):
         _flush(path)
         files[str(path.relative_to(folder))] = _fingerprint(path)
     write_text_atomically(folder / MARKER, json.dumps({"files": files}, indent=1))
@@ -82,7 +86,7 @@ class CheckpointKeeper(TrainerCallback):
 
     Args:
         root: Where the Trainer writes its ``checkpoint-*`` folders.
-        samples: Gives what is measured so far, to be kept in the checkpoint (``samples.json``).
+        samples: Gives what is measured so far, to be kept beside the checkpoint.
         save_every_s: Longest time between two checkpoints, unless writing takes more than ``SAVING_SHARE`` of it.
 
     Attributes:
@@ -113,17 +117,22 @@ class CheckpointKeeper(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         folder = self._root / f"checkpoint-{state.global_step}"
-        (folder / "samples.json").write_text(json.dumps(self._samples()), encoding="utf-8")
+        write_text_atomically(folder / SAMPLES, json.dumps(self._samples()))
         mark_complete(folder)
         self._last_save_s = time.perf_counter()
         took_s = self._last_save_s - self._save_began_s
         self.saving_s += took_s
         self._interval_s = max(self._least_interval_s, took_s / SAVING_SHARE)
 
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        folder = self._root / f"checkpoint-{state.global_step}"
+        if (folder / MARKER).exists():
+            write_text_atomically(folder / SAMPLES, json.dumps(self._samples()))
+
 
 def read_samples(folder: Path) -> dict[str, Any]:
     """What had been measured when the checkpoint was written."""
-    samples: dict[str, Any] = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
+    samples: dict[str, Any] = json.loads((folder / SAMPLES).read_text(encoding="utf-8"))
     return samples
 
 

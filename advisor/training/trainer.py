@@ -24,7 +24,7 @@ from advisor.strategies.sparsity import achieved_sparsity
 from advisor.training.arguments import CHECKPOINTS_KEPT, training_arguments
 from advisor.training.assembly import assemble_trainer, count_parameters
 from advisor.training.build import build_model
-from advisor.training.callbacks import OnEvent, ProgressEvents, StepClock
+from advisor.training.callbacks import NeutralEvaluation, OnEvent, ProgressEvents, StepClock
 from advisor.training.checkpoints import SAVE_EVERY_S, CheckpointKeeper, discard_incomplete, newest_complete, read_samples, step_of
 from advisor.training.data import PreparedData, prepare_data
 from advisor.training.metrics import held_out_metrics
@@ -162,6 +162,7 @@ class _Run:
         callbacks: list[TrainerCallback] = [
             *get_strategy(plan.strategy.method).callbacks(plan.strategy),
             self.clock,
+            NeutralEvaluation(),
             self.progress,
             self.switch,
             self.keeper,  # after the switch: it saves what the switch stops

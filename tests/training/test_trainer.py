@@ -1,0 +1,141 @@
+"""A run end to end: it learns, it reports what it did, and what it saves comes back the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.training import training_runs
+
+from advisor.core.errors import DeviceError, OutputError, PlanError
+from advisor.core.plan import Plan
+from advisor.core.run import Measurement
+from advisor.training.run_folder import RunFolder
+from advisor.training.trainer import device_type_of, train
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    return training_runs.tiny_plan(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def finished(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Measurement, list[dict[str, Any]]]:
+    output, events = tmp_path_factory.mktemp("runs") / "run", []
+    return output, train(plan, output, on_event=events.append), events
+
+
+def test_the_run_learns_and_accounts_for_every_step(finished: tuple[Path, Measurement, list[dict[str, Any]]]) -> None:
+    _, measurement, _ = finished
+    assert measurement.outcome == "completed"
+    assert measurement.metrics["accuracy"] > 0.8
+    assert {"accuracy", "f1_macro", "eval_loss"} == set(measurement.metrics)
+    assert len(measurement.step_times_s) == 2 * 40
+    assert [step for step, _ in measurement.metric_history] == [40, 80]
+    parts_s = measurement.loading_s + measurement.training_s + measurement.evaluation_s + measurement.saving_s
+    assert 0 < sum(measurement.step_times_s) <= measurement.training_s <= parts_s <= measurement.total_s
+    assert 0 < measurement.trainable_parameters < measurement.total_parameters
+
+
+def test_events_tell_phases_steps_and_metrics(finished: tuple[Path, Measurement, list[dict[str, Any]]]) -> None:
+    _, measurement, events = finished
+    assert [event["name"] for event in events if event["kind"] == "phase"] == ["loading", "training", "saving"]
+    steps = [event for event in events if event["kind"] == "step"]
+    assert steps[-1]["step"] == steps[-1]["total"] == 80
+    assert [event["metrics"] for event in events if event["kind"] == "metrics"][-1] == measurement.metrics
+
+
+def test_the_saved_model_reloads_with_peft_alone_and_answers_the_same(
+    plan: Plan, finished: tuple[Path, Measurement, list[dict[str, Any]]]
+) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from advisor.training.data import prepare_data
+
+    output, measurement, _ = finished
+    folder = RunFolder(output)
+    tokenizer = AutoTokenizer.from_pretrained(folder.model)
+    model = PeftModel.from_pretrained(AutoModelForSequenceClassification.from_pretrained(plan.model.source), folder.model)
+    data = prepare_data(plan.data, plan.model, tokenizer, max_seq_length=32)
+    batch = data.collator([data.eval_dataset[index] for index in range(len(data.eval_dataset))])
+    with torch.no_grad():
+        output_of_reloaded = model.eval()(**batch)
+    assert float(output_of_reloaded.loss) == pytest.approx(measurement.metrics["eval_loss"], abs=1e-5)
+    assert not list(output.rglob("*.bin")) or all(path.name == "training_args.bin" for path in output.rglob("*.bin"))
+
+
+def test_an_occupied_folder_is_refused_and_left_alone(plan: Plan, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(OutputError, match=r"must be empty.*thesis\.txt"):
+        train(plan, tmp_path)
+    with pytest.raises(OutputError, match=r"thesis\.txt"):
+        train(plan, tmp_path, resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_finished_run_is_not_run_again(plan: Plan, finished: tuple[Path, Measurement, list[dict[str, Any]]]) -> None:
+    output, measurement, _ = finished
+    with pytest.raises(OutputError, match="holds a run of this plan"):
+        train(plan, output)
+    assert train(plan, output, resume=True).metrics == measurement.metrics
+
+
+def test_another_plan_cannot_continue_the_run(plan: Plan, finished: tuple[Path, Measurement, list[dict[str, Any]]]) -> None:
+    output, _, _ = finished
+    other = dataclasses.replace(plan, seed=8, strategy=dataclasses.replace(plan.strategy, learning_rate=1e-4))
+    with pytest.raises(OutputError, match="strategy, seed differ"):
+        train(other, output, resume=True)
+
+
+def test_the_time_limit_leaves_a_checkpoint(plan: Plan, tmp_path: Path) -> None:
+    from advisor.training.checkpoints import newest_complete, step_of
+
+    slow = dataclasses.replace(plan, strategy=dataclasses.replace(plan.strategy, num_train_epochs=500.0))
+    measurement = train(slow, tmp_path / "run", time_limit_s=4)
+    assert measurement.outcome == "over_time"
+    assert "time limit" in measurement.reason
+    checkpoint = newest_complete(RunFolder(tmp_path / "run").checkpoints)
+    assert checkpoint is not None
+    assert step_of(checkpoint) == len(measurement.step_times_s)
+
+
+def test_two_runs_of_one_plan_are_the_same_to_the_bit(
+    plan: Plan, finished: tuple[Path, Measurement, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    output, measurement, _ = finished
+    again = train(plan, tmp_path / "again")
+    assert again.metrics == measurement.metrics
+    assert again.train_losses == measurement.train_losses
+    weights = "model/adapter_model.safetensors"
+    assert (tmp_path / "again" / weights).read_bytes() == (output / weights).read_bytes()
+
+
+def test_whole_models_are_saved_with_the_users_labels(plan: Plan, tmp_path: Path) -> None:
+    from advisor.core.strategy import StrategyConfig
+
+    strategy = StrategyConfig("full", 1e-3, num_train_epochs=0.5)
+    full = dataclasses.replace(plan, strategy=strategy)
+    measurement = train(full, tmp_path / "run")
+    assert len(measurement.step_times_s) == 20
+    config = json.loads((tmp_path / "run/model/config.json").read_text())
+    assert set(config["label2id"]) == {"negative", "positive"}
+    assert (tmp_path / "run/model/model.safetensors").exists()
+
+
+def test_a_plan_for_a_gpu_is_refused_without_one(plan: Plan) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(DeviceError, match="made for t4"):
+        device_type_of(dataclasses.replace(plan, device="t4"))
+
+
+def test_fp16_needs_a_gpu(plan: Plan) -> None:
+    with pytest.raises(PlanError, match="fp16"):
+        device_type_of(dataclasses.replace(plan, execution=dataclasses.replace(plan.execution, amp="fp16")))
