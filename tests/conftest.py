@@ -47,8 +47,8 @@ def demo_dir() -> Path:
 
 def _asset(demo_dir: Path, name: str) -> Path:
     from advisor.training.data.asset_catalog import find_asset
+    from advisor.training.data.asset_store import asset_folder, is_present
     from advisor.training.data.asset_unpack import ROWS_FILE
-    from advisor.training.data.assets import asset_folder, is_present
 
     asset = find_asset(name)
     if not is_present(asset, demo_dir):

@@ -9,7 +9,7 @@ from typing import Any
 from advisor.core.data import DataSpec
 from advisor.core.errors import DataError
 from advisor.core.model import Task
-from advisor.training.data.assets import asset_path
+from advisor.training.data.asset_store import asset_path
 from advisor.training.data.labels import label_order, require_classes
 from advisor.training.data.records import labelled_texts, nothing_left, open_table, row_kind, unlabelled_rows
 from advisor.training.data.rows import Findings, LabelledText, PlainText, Row, RowKind, Rows

@@ -10,7 +10,7 @@ from typing import Any
 from advisor.core.data import DataSpec
 from advisor.core.errors import DataError
 from advisor.core.model import Task
-from advisor.training.data.assets import asset_path
+from advisor.training.data.asset_store import asset_path
 from advisor.training.data.hub import read_split
 from advisor.training.data.labels import label_texts
 from advisor.training.data.rows import Completion, Conversation, Message, PlainText, Row, RowKind

@@ -10,7 +10,7 @@ from advisor.core.data import DataKind, DataSpec
 from advisor.core.errors import DataError
 from advisor.core.model import Task
 from advisor.training.data.asset_catalog import ASSETS, demo_data_names
-from advisor.training.data.assets import asset_path
+from advisor.training.data.asset_store import asset_path
 from advisor.training.data.hub import HUB_ID, is_saved_dataset
 from advisor.training.data.records import CONVERSATION_COLUMN, open_table
 from advisor.training.data.tables import SUFFIX_KINDS, Table, require_file

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from advisor.core.errors import DataError, OutputError
-from advisor.training.data import assets, resolve_data
+from advisor.training.data import resolve_data
 from advisor.training.data.asset_catalog import ASSETS, Artifact, Asset, demo_data_names, find_asset
 from advisor.training.data.asset_download import ensure_artifact, file_sha256, require_free_space
-from advisor.training.data.assets import asset_path, demo_dir, fetch, is_present, main
+from advisor.training.data.asset_store import DEMO_VARIABLE, asset_path, demo_dir, fetch, is_present
+from advisor.training.data.assets import main
 from advisor.training.data.tables import read_table
 
 
@@ -153,9 +154,9 @@ def test_articles_out_of_a_dump(packages: Path, tmp_path: Path) -> None:
 
 def test_where_assets_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(assets.DEMO_VARIABLE, str(tmp_path / "named"))
+    monkeypatch.setenv(DEMO_VARIABLE, str(tmp_path / "named"))
     assert demo_dir() == tmp_path / "named"
-    monkeypatch.delenv(assets.DEMO_VARIABLE)
+    monkeypatch.delenv(DEMO_VARIABLE)
     monkeypatch.setenv("ADVISOR_HOME", str(tmp_path / "home"))
     assert demo_dir() == tmp_path / "home/demo"
     (tmp_path / ".demo").mkdir()
