@@ -37,6 +37,9 @@ def build_model(
     """Build the model to train, in training mode.
 
     Args:
+        spec: The model.
+        strategy: The method and its knobs.
+        execution: Data types, attention kernel and checkpointing are read from it.
         device: Where the weights go.
         empty: Build from the configuration alone, without reading or initialising weights. Works under a
             ``FakeTensorMode`` and a ``torch.device`` context that the caller has entered.
@@ -53,6 +56,10 @@ def build_model(
     base = build_base(spec, strategy, execution, device=device, empty=empty, num_hidden_layers=num_hidden_layers)
     quantized = bool(getattr(base, "is_loaded_in_4bit", False))
     model = method.apply(base, strategy, spec.task, quantized=quantized)
+    if spec.task != "causal-lm":
+        # These heads take keyword arguments but average over their own micro-batch: without this the Trainer would
+        # believe that they had divided by the whole batch, and accumulation would multiply the gradients.
+        base.accepts_loss_kwargs = False
     if execution.gradient_checkpointing:
         _enable_checkpointing(base, method)
     model.train()
@@ -83,7 +90,9 @@ def build_base(
         else:
             model = _from_weights(spec, options, quantization, device)
     except (ValueError, ImportError, OSError) as failure:
-        raise ModelError(f"{spec.source} cannot be built with {execution.attn_implementation}, {execution.dtype}: {failure}") from failure
+        raise ModelError(
+            f"{spec.source} cannot be built with {execution.attn_implementation}, {execution.dtype}: {failure}"
+        ) from failure
     if quantization is not None:
         from advisor.training.quantization import keep_unpacked_on_cpu
 
@@ -106,12 +115,15 @@ def _check_attention(spec: ModelSpec, execution: ExecutionPlan) -> None:
     supported = attention_implementations(spec)
     if execution.attn_implementation not in supported:
         raise InputError(
-            f"attn_implementation must be {' or '.join(supported)} for {spec.model_type}, but got {execution.attn_implementation}",
+            f"attn_implementation must be {' or '.join(supported)} for {spec.model_type}, "
+            f"but got {execution.attn_implementation}",
             fix=f"plan with {'sdpa' if 'sdpa' in supported else 'eager'}",
         )
 
 
-def load_trained(spec: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, directory: Path, *, device: str = "cpu") -> nn.Module:
+def load_trained(
+    spec: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, directory: Path, *, device: str = "cpu"
+) -> nn.Module:
     """What a run saved in ``directory``, in evaluation mode."""
     base = build_base(spec, strategy, execution, device=device)
     return get_strategy(strategy.method).load(base, directory, strategy, spec.task).to(device)
@@ -139,7 +151,7 @@ def _from_config(
     if empty:
         with _without_initialisation(), _without_kernel_checks():
             model: nn.Module = auto_class(spec.task).from_config(config, **options)
-            model.tie_weights()  # type: ignore[operator]
+            model.tie_weights()
     else:
         model = auto_class(spec.task).from_config(config, **options).to(device)
     if quantization is not None:
@@ -159,9 +171,13 @@ def quantizable_linears(model: nn.Module) -> tuple[str, ...]:
     return tuple(name for name in backbone_linears(model) if name not in kept and not exceptions & set(name.split(".")))
 
 
-def _from_weights(spec: ModelSpec, options: dict[str, Any], quantization: Quantization | None, device: str) -> nn.Module:
+def _from_weights(
+    spec: ModelSpec, options: dict[str, Any], quantization: Quantization | None, device: str
+) -> nn.Module:
     if not spec.has_weights:
-        raise ModelError(f"training needs weights, but {spec.source} has none", fix="name a folder or hub id with weights")
+        raise ModelError(
+            f"training needs weights, but {spec.source} has none", fix="name a folder or hub id with weights"
+        )
     source = str(Path(spec.source).expanduser()) if spec.kind != "hub" else spec.source
     options |= {"config": model_config(spec), "revision": spec.revision or "main", "ignore_mismatched_sizes": True}
     if spec.kind == "gguf":
@@ -221,8 +237,8 @@ def _without_kernel_checks() -> Iterator[None]:
             return attn_implementation
         return original(self, attn_implementation, *args, **kwargs)
 
-    PreTrainedModel._check_and_adjust_attn_implementation = accept  # type: ignore[method-assign, assignment]
+    PreTrainedModel._check_and_adjust_attn_implementation = accept
     try:
         yield
     finally:
-        PreTrainedModel._check_and_adjust_attn_implementation = original  # type: ignore[method-assign]
+        PreTrainedModel._check_and_adjust_attn_implementation = original
