@@ -1,7 +1,7 @@
 """Buying evidence: short real runs of the leading plans on nested prefixes of the training rows.
 
 All runs share seed, data order and held-out items, so that what differs is the method and the number of rows. The
-prefixes are a quarter and an eighth of the rows where the time budget allows it, smaller otherwise; every run goes
+prefixes are a half and a quarter of the rows where the time budget allows it, smaller otherwise; every run goes
 through as many epochs as the full one, because that is what its figure is carried over to.
 """
 
@@ -17,8 +17,8 @@ from advisor.core.plan import Plan
 from advisor.core.run import Measurement
 from advisor.costmodel.quality.evidence import EvidenceRun, QualityEvidence
 
-LARGEST_SHARE = 1 / 4
-"""Of the training rows, for the larger prefix; the smaller one has half of it."""
+USUAL_SHARE, LARGEST_SHARE = 1 / 4, 1 / 2
+"""Of the training rows, for the larger prefix (the smaller one has half of it): usually, and when there is time."""
 
 FEWEST_STEPS = 4
 """Optimizer steps below which a run shows nothing but its warm-up."""
@@ -113,20 +113,31 @@ def diverged(losses: Sequence[tuple[int, float]]) -> bool:
 
 
 def _schedule(plans: Sequence[Plan], budget_s: float) -> list[_ShortRun]:
-    """Two prefixes of the best plan, then of the others; contenders are dropped and shares shrink until all fit."""
-    share = LARGEST_SHARE
-    while True:
-        wanted = [_short_run(plan, share * part) for plan in plans for part in (0.5, 1.0)]
-        unique = {(repr(run.plan.strategy), run.rows): run for run in wanted}
-        total = sum(run.expected_s + STARTUP_S for run in unique.values())
-        smallest = share * min(plan.data_profile.train_rows for plan in plans) / 2
-        if total <= budget_s or smallest <= FEWEST_STEPS * plans[0].execution.effective_batch_size:
-            break
-        if len(plans) > 1:
-            plans = plans[:-1]  # better one contender seen well than two badly
-        else:
-            share /= 2**0.5
-    return list(unique.values())
+    """Two prefixes of the best plan, then of the others.
+
+    As many contenders as fit at the usual share; then a larger share if there is time for it (the less is
+    extrapolated, the narrower the interval). A single contender that does not fit gets smaller prefixes, down to a few optimizer steps.
+    """
+    for count in range(len(plans), 0, -1):
+        if _total_s(wanted := _prefixes(plans[:count], USUAL_SHARE)) <= budget_s:
+            larger = _prefixes(plans[:count], LARGEST_SHARE)
+            return larger if _total_s(larger) <= budget_s else wanted
+    share = USUAL_SHARE
+    fewest_rows = FEWEST_STEPS * plans[0].execution.effective_batch_size / plans[0].strategy.num_train_epochs
+    while share / 2 * plans[0].data_profile.train_rows > fewest_rows:
+        share /= 2**0.5
+        if _total_s(wanted := _prefixes(plans[:1], share)) <= budget_s:
+            return wanted
+    return _prefixes(plans[:1], share)
+
+
+def _prefixes(plans: Sequence[Plan], share: float) -> list[_ShortRun]:
+    runs = [_short_run(plan, share * part) for plan in plans for part in (0.5, 1.0)]
+    return list({(repr(run.plan.strategy), run.rows): run for run in runs}.values())
+
+
+def _total_s(runs: Sequence[_ShortRun]) -> float:
+    return sum(run.expected_s + STARTUP_S for run in runs)
 
 
 def _short_run(plan: Plan, share: float) -> _ShortRun:
