@@ -24,7 +24,8 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         signature = encode_signature(func, args, kwargs or {})
         out = func(*args, **(kwargs or {}))
-        self.calls.append((signature, out))
+        if func.namespace == "aten":
+            self.calls.append((signature, out))
         return out
 
 

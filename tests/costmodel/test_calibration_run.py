@@ -6,7 +6,6 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from tiny import tiny_spec
 
 from advisor.core.device import DeviceProfile, Rate
 from advisor.core.errors import DeviceError, InterruptedByUser
@@ -18,6 +17,7 @@ from advisor.costmodel.time import OperatorClock, Setting, model_key, step_time
 from advisor.costmodel.time.table import OperatorSeconds
 from advisor.hardware import load_profile
 from advisor.training.models import inspect_model
+from tests.costmodel.tiny import tiny_spec
 
 DEVICE = DeviceProfile(
     "cpu-test-2c",

@@ -7,13 +7,14 @@ For the latter a machine with a GPU uses fake ``cuda`` tensors; elsewhere a Pyth
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from advisor.costmodel.trace.attention import CudaAttention
 
@@ -67,6 +68,10 @@ def _patches(device_type: str) -> Iterator[Any]:
     # Under a dispatch mode transformers believes it is being exported and keeps a mask it would really drop.
     if hasattr(transformers.masking_utils, "is_tracing"):
         yield patched(transformers.masking_utils, "is_tracing", lambda *_: False)
+    # Optimizers and clipping choose their multi-tensor kernels by the exact tensor type.
+    for name in ("torch.optim.optimizer", "torch.utils._foreach_utils"):
+        module: Any = importlib.import_module(name)
+        yield patched(module, "_foreach_supported_types", [*module._foreach_supported_types, FakeTensor])
     # A checkpoint keeps the generator's state; the real one is a host tensor that fake mode does not see.
     for module in (torch, torch.random):
         yield patched(module, "get_rng_state", _fake_rng_state)
