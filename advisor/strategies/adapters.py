@@ -37,6 +37,8 @@ class AdapterStrategy(Strategy):
         """The method's PEFT configuration.
 
         Args:
+            model: Freshly built, before wrapping.
+            config: The strategy's knobs.
             shared: ``task_type``, ``target_modules``, ``modules_to_save`` and ``fan_in_fan_out`` for this model.
         """
 
@@ -45,7 +47,7 @@ class AdapterStrategy(Strategy):
 
         try:
             wanted = self.peft_config(model, config, self._shared(model, config, task))
-            return peft.get_peft_model(model, wanted)  # type: ignore[arg-type]
+            return peft.get_peft_model(model, wanted)
         except (ValueError, TypeError, NotImplementedError) as failure:
             raise InputError(f"PEFT refuses {self.name} on {type(model).__name__}: {failure}") from failure
 
@@ -63,14 +65,14 @@ class AdapterStrategy(Strategy):
     def declared_trainable(self, model: nn.Module, config: StrategyConfig) -> set[str]:
         from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 
-        kind = model.active_peft_config.peft_type  # type: ignore[union-attr]
+        kind = model.active_peft_config.peft_type
         marks = (PEFT_TYPE_TO_PREFIX_MAPPING[kind], ".modules_to_save.default.")
         return {name for name, _ in model.named_parameters() if any(mark in name for mark in marks)}
 
     def load(self, base: nn.Module, directory: Path, config: StrategyConfig, task: Task) -> nn.Module:
         import peft
 
-        return peft.PeftModel.from_pretrained(base, directory).eval()  # type: ignore[arg-type]
+        return peft.PeftModel.from_pretrained(base, directory).eval()
 
 
 class RankedStrategy(AdapterStrategy):

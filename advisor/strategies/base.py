@@ -89,6 +89,8 @@ class Strategy(ABC):
 
         Args:
             model: Freshly built, real, meta or fake.
+            config: This method's knobs.
+            task: Which head the model has.
             quantized: Whether frozen linear layers are stored in 4 bits.
 
         Raises:
@@ -117,13 +119,16 @@ class Strategy(ABC):
 
     def save(self, model: nn.Module, directory: Path) -> None:
         """Write what was trained in the format of transformers (whole model, safetensors)."""
-        model.save_pretrained(directory)  # type: ignore[operator]
+        model.save_pretrained(directory)
 
     def load(self, base: nn.Module, directory: Path, config: StrategyConfig, task: Task) -> nn.Module:
         """The trained model again.
 
         Args:
             base: The model before ``apply``, freshly built (for whole-model formats its weights are replaced).
+            directory: Where ``save`` wrote.
+            config: The knobs it was trained with.
+            task: Which head the model has.
         """
         from advisor.strategies.checkpoint import load_whole_model
 
@@ -142,7 +147,9 @@ class Strategy(ABC):
         default = self.default_config(model)
         known = {field.name for field in fields(StrategyConfig)}
         if unknown := sorted(set(knobs) - known):
-            raise InputError(f"a strategy has no knob {', '.join(unknown)}", fix=f"use some of {', '.join(sorted(known))}")
+            raise InputError(
+                f"a strategy has no knob {', '.join(unknown)}", fix=f"use some of {', '.join(sorted(known))}"
+            )
         if "lr_rel" in knobs and "learning_rate" not in knobs:
             knobs["learning_rate"] = default.learning_rate * knobs["lr_rel"]
         if default.rank and default.lora_alpha and knobs.get("rank") and "lora_alpha" not in knobs:

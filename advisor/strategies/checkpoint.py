@@ -9,5 +9,5 @@ from torch import nn
 
 def load_whole_model(base: nn.Module, directory: Path) -> nn.Module:
     """A model saved whole, of the same class as ``base``, in evaluation mode."""
-    loaded: nn.Module = type(base).from_pretrained(directory, use_safetensors=True)  # type: ignore[attr-defined]
+    loaded: nn.Module = type(base).from_pretrained(directory, use_safetensors=True)
     return loaded.eval()

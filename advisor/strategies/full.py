@@ -18,8 +18,8 @@ class FullFineTuning(Strategy):
     name = "full"
     title = "full fine-tuning"
     defaults_source = (
-        "learning rate 5e-5: upper end of the grid of Devlin et al. 2019 (BERT, appendix A.3) and the default of "
-        "transformers.TrainingArguments; 2e-5 from one billion parameters on: Stanford Alpaca's 7B recipe; 3 epochs: both"
+        "learning rate 5e-5: upper end of the grid of Devlin et al. 2019 (BERT, appendix A.3), the default of "
+        "transformers.TrainingArguments; 2e-5 from one billion parameters on: Stanford Alpaca's 7B; 3 epochs: both"
     )
 
     def default_config(self, model: ModelSpec) -> StrategyConfig:

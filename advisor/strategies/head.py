@@ -23,7 +23,9 @@ class HeadOnly(Strategy):
 
     name = "head"
     title = "head only"
-    defaults_source = "learning rate 1e-3: torch.optim.Adam's default, usual for linear probes (Kumar et al. 2022 search 1e-2 .. 1e-4)"
+    defaults_source = (
+        "learning rate 1e-3: the default of torch.optim.Adam; a head on frozen features is a convex problem"
+    )
     backpropagates_to_inputs = False
 
     def default_config(self, model: ModelSpec) -> StrategyConfig:
@@ -44,7 +46,7 @@ class HeadOnly(Strategy):
     def save(self, model: nn.Module, directory: Path) -> None:
         from advisor.strategies.untie import unshared_state
 
-        model.save_pretrained(directory, state_dict=unshared_state(model))  # type: ignore[operator]
+        model.save_pretrained(directory, state_dict=unshared_state(model))
 
     def declared_trainable(self, model: nn.Module, config: StrategyConfig) -> set[str]:
         from advisor.strategies.targets import head_modules

@@ -22,8 +22,8 @@ class Hira(RankedStrategy):
     name = "hira"
     title = "HiRA"
     defaults_source = (
-        "rank 32 and learning rate 1e-3: the authors' published training command (Llama-3-8B, commonsense 170k), rank also "
-        "the default of peft.HiraConfig; query and value as LoRA here; dropout 0.1 as LoRA"
+        "rank 32 and learning rate 1e-3: the authors' published training command (Llama-3-8B, commonsense 170k); the "
+        "rank is also the default of peft.HiraConfig; query and value as LoRA here; dropout 0.1 as LoRA"
     )
 
     highest_rank = 128

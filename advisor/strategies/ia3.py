@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class IA3(AdapterStrategy):
-    """One vector per key and value projection (on its output) and per feed-forward block (on its last layer's input)."""
+    """One vector per key and value projection (on its output) and per feed-forward block (its last layer's input)."""
 
     name = "ia3"
     title = "IA3"
     defaults_source = (
-        "keys, values and feed-forward: Liu et al. 2022; learning rate 3e-3 from one billion parameters on: their T-Few "
-        "recipe (T0-3B, 11B); 8e-3 below: the IA3 guide of the PEFT documentation"
+        "keys, values and feed-forward: Liu et al. 2022; learning rate 3e-3 from one billion parameters on: their "
+        "T-Few recipe (T0-3B, 11B); 8e-3 below: the IA3 guide of the PEFT documentation"
     )
 
     def default_config(self, model: ModelSpec) -> StrategyConfig:
@@ -40,7 +40,9 @@ class IA3(AdapterStrategy):
     def peft_config(self, model: nn.Module, config: StrategyConfig, shared: dict[str, Any]) -> PeftConfig:
         import peft
 
-        return peft.IA3Config(feedforward_modules=self.feedforward_targets(model, config, shared["target_modules"]), **shared)
+        return peft.IA3Config(
+            feedforward_modules=self.feedforward_targets(model, config, shared["target_modules"]), **shared
+        )
 
     def feedforward_targets(self, model: nn.Module, config: StrategyConfig, targets: list[str]) -> list[str]:
         """Those of ``targets`` that are feed-forward outputs, in the same spelling (PEFT wants a subset)."""

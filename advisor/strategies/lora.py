@@ -34,9 +34,10 @@ class Lora(RankedStrategy):
     name = "lora"
     title = "LoRA"
     defaults_source = (
-        "rank 8 on query and value: Hu et al. 2021, table 9 (RoBERTa-base); alpha = 2 r and dropout 0.1: the DistilBERT "
-        "comparison of Lee et al. (Efficient Fine-Tuning of Transformer Models Under Resource Constraints); learning rate by "
-        "size: Hu et al. 2021 (5e-4, RoBERTa-base), Dettmers et al. 2023 (2e-4 from 1B on), measured on MiniLM (1e-3)"
+        "rank 8 on query and value: Hu et al. 2021, table 9 (RoBERTa-base); alpha = 2 r and dropout 0.1: the "
+        "DistilBERT comparison of Lee et al. (Efficient Fine-Tuning of Transformer Models Under Resource Constraints); "
+        "learning rate by size: Hu et al. 2021 (5e-4, RoBERTa-base), Dettmers et al. 2023 (2e-4 from 1B on), "
+        "measured on MiniLM (1e-3)"
     )
     default_rank = 8
     default_alpha = 16

@@ -29,7 +29,9 @@ class AnyPeft(AdapterStrategy):
     needs_user_config = True
 
     def default_config(self, model: ModelSpec) -> StrategyConfig:
-        return StrategyConfig(method=self.name, learning_rate=lora_learning_rate(model), peft_config=dict(DEFAULT_PEFT_CONFIG))
+        return StrategyConfig(
+            method=self.name, learning_rate=lora_learning_rate(model), peft_config=dict(DEFAULT_PEFT_CONFIG)
+        )
 
     def search_space(self, model: ModelSpec) -> dict[str, Dimension]:
         return {"lr_rel": LR_REL}
@@ -100,4 +102,6 @@ def _refuse_unknown_keys(values: dict[str, Any], known: set[str], class_name: st
         near = difflib.get_close_matches(key, sorted(known), n=1)
         problems.append(f"{key!r} is no field of it" + (f"; did you mean {near[0]!r}?" if near else ""))
     if problems:
-        raise InputError(f"the configuration must fit {class_name}", problems=problems, fix="correct or remove these keys")
+        raise InputError(
+            f"the configuration must fit {class_name}", problems=problems, fix="correct or remove these keys"
+        )

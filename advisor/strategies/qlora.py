@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from advisor.core.model import ModelSpec
 from advisor.core.strategy import Quantization, StrategyConfig
 from advisor.strategies.lora import Lora
 
@@ -18,8 +17,8 @@ class QLora(Lora):
     name = "qlora"
     title = "QLoRA"
     defaults_source = (
-        "NF4 and double quantisation: Dettmers et al. 2023, section 3; rank, alpha, dropout, query and value, and learning "
-        "rate as LoRA, so that the two differ in storage only (their own 2e-4 for 7B and 13B is LoRA's default there)"
+        "NF4 and double quantisation: Dettmers et al. 2023, section 3; rank, alpha, dropout, query and value, and "
+        "learning rate as LoRA, so that the two differ in storage only (their 2e-4 for 7B and 13B is LoRA's there too)"
     )
 
     def quantization(self, config: StrategyConfig, *, device_type: str) -> Quantization | None:

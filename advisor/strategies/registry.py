@@ -35,7 +35,9 @@ _BUILT_IN = {
 def _entry_points() -> dict[str, EntryPoint]:
     """Entry points by name; a built-in name cannot be taken over by another package."""
     found = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
-    built_in = {name: EntryPoint(name, f"advisor.strategies.{value}", ENTRY_POINT_GROUP) for name, value in _BUILT_IN.items()}
+    built_in = {
+        name: EntryPoint(name, f"advisor.strategies.{value}", ENTRY_POINT_GROUP) for name, value in _BUILT_IN.items()
+    }
     return built_in | {name: point for name, point in found.items() if name not in built_in}
 
 
@@ -61,5 +63,7 @@ def get_strategy(name: str) -> Strategy:
     except (ImportError, AttributeError, TypeError) as failure:
         raise InputError(f"the strategy {name!r} could not be loaded from {point.value}: {failure}") from failure
     if not isinstance(strategy, Strategy):
-        raise InputError(f"the strategy {name!r} must be a subclass of advisor.strategies.Strategy, but {point.value} is not")
+        raise InputError(
+            f"the strategy {name!r} must be a subclass of advisor.strategies.Strategy, but {point.value} is not"
+        )
     return strategy

@@ -32,6 +32,7 @@ def model_config(spec: ModelSpec, *, num_hidden_layers: int | None = None) -> Pr
     token (decoders that classify read the last token that is not padding).
 
     Args:
+        spec: The model; only its configuration and task are read.
         num_hidden_layers: Overrides the depth.
     """
     config = _parse_config(spec)
@@ -60,7 +61,7 @@ def _parse_config(spec: ModelSpec) -> PreTrainedConfig:
 
 
 def _set_depth(config: Any, num_hidden_layers: int) -> None:
-    """Depth under the architecture's own name (``n_layer``, ``n_layers``, ``num_layers``), and a decoder and per-layer lists with it."""
+    """Depth under the architecture's own name (``n_layer``, ``num_layers``); decoder and per-layer lists follow."""
     config.num_hidden_layers = num_hidden_layers
     if hasattr(config, "num_decoder_layers"):
         config.num_decoder_layers = num_hidden_layers
@@ -102,12 +103,17 @@ def _build_skeleton(config_json: str, task: Task, key: _Key) -> nn.Module:
     except ValueError as failure:
         if "Unrecognized configuration class" in str(failure):
             raise ModelError(
-                f"the task {task} needs an architecture with such a head, but transformers has none for {key.spec.model_type!r}",
+                f"the task {task} needs an architecture with such a head, "
+                f"but transformers has none for {key.spec.model_type!r}",
                 fix="choose another task or model",
             ) from None
-        raise ModelError(f"transformers cannot build {key.spec.model_type!r} from its configuration: {_one_line(failure)}") from failure
+        raise ModelError(
+            f"transformers cannot build {key.spec.model_type!r} from its configuration: {_one_line(failure)}"
+        ) from failure
     except Exception as failure:
-        raise ModelError(f"transformers cannot build {key.spec.model_type!r} from its configuration: {_one_line(failure)}") from failure
+        raise ModelError(
+            f"transformers cannot build {key.spec.model_type!r} from its configuration: {_one_line(failure)}"
+        ) from failure
     return built
 
 

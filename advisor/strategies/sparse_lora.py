@@ -17,13 +17,13 @@ DEFAULT_L1_LAMBDA = 1e-5
 
 
 class SparseLora(Lora):
-    """LoRA, a cubic schedule of magnitude masks, and an L1 penalty on A and B; the mask is fixed for the last quarter."""
+    """LoRA with a cubic schedule of magnitude masks and an L1 penalty; the mask is fixed for the last quarter."""
 
     name = "sparse_lora"
     title = "sparse LoRA"
     defaults_source = (
-        "final sparsity 0.5, cubic schedule, L1 1e-5: Yadav et al. 2025 (Benchmarking Parameter-Efficient Fine-Tuning); "
-        "everything else as LoRA"
+        "final sparsity 0.5, cubic schedule, L1 1e-5: Yadav et al. 2025 (Benchmarking Parameter-Efficient "
+        "Fine-Tuning); everything else as LoRA"
     )
 
     def default_config(self, model: ModelSpec) -> StrategyConfig:

@@ -1,7 +1,7 @@
 """Magnitude pruning of adapter weights while they train. Stock Trainer callbacks only.
 
-The state is derived from the weights and the step alone, so a run that resumes from a checkpoint goes on exactly as if it
-had not been interrupted: once pruning has begun, a weight that is zero is a pruned one.
+The state is derived from the weights and the step alone, so a run that resumes from a checkpoint goes on exactly as if
+it had not been interrupted: once pruning has begun, a weight that is zero is a pruned one.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class SparsityCallback(TrainerCallback):
     """L1 on the gradients, masks after the optimizer step.
 
     Every matrix A and B is pruned to the same share on its own: B starts at zero and stays far smaller than A, so one
-    threshold for all would empty B and switch the adapter off. A matrix that is all zero has not been trained yet and is
-    neither pruned nor counted as sparse.
+    threshold for all would empty B and switch the adapter off. A matrix that is all zero has not been trained yet; it
+    is neither pruned nor counted as sparse.
 
     Args:
         final_sparsity: Share of adapter weights that end as zero.
@@ -73,7 +73,9 @@ class SparsityCallback(TrainerCallback):
         self._kept: list[tuple[nn.Parameter, torch.Tensor]] = []
 
     @torch.no_grad()
-    def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         started = self._schedule(state).sparsity(state.global_step) > 0
         self._kept = []
         for weight in adapter_weights(kwargs["model"]):
@@ -83,7 +85,9 @@ class SparsityCallback(TrainerCallback):
                 self._kept.append((weight, weight != 0))
 
     @torch.no_grad()
-    def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         for weight, kept in self._kept:
             weight.mul_(kept)
         self._kept = []

@@ -40,7 +40,7 @@ def linear_shape(module: nn.Module) -> tuple[int, int]:
     if is_conv1d(module):
         weight: Any = module.weight
         return int(weight.shape[0]), int(weight.shape[1])
-    return int(module.in_features), int(module.out_features)  # type: ignore[arg-type]
+    return int(module.in_features), int(module.out_features)
 
 
 def backbone(model: nn.Module) -> nn.Module:
@@ -61,7 +61,9 @@ def head_modules(model: nn.Module) -> tuple[str, ...]:
         names = [name for name in names if re.search(r"class|score|head|pooler|^cls$", name)]
         return tuple(names)
     prefix = next((name for name, child in model.named_children() if child is body), "")
-    pooled = [f"{prefix}.{name}" for name, child in body.named_children() if name == "pooler" and _has_parameters(child)]
+    pooled = [
+        f"{prefix}.{name}" for name, child in body.named_children() if name == "pooler" and _has_parameters(child)
+    ]
     return tuple(pooled + names)
 
 
@@ -83,7 +85,11 @@ def backbone_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """
     found: list[tuple[int, str, nn.ModuleList]] = []
     for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) and not any(name.startswith(f"{outer}.") for _, outer, _ in found):
+        if (
+            isinstance(module, nn.ModuleList)
+            and len(module)
+            and not any(name.startswith(f"{outer}.") for _, outer, _ in found)
+        ):
             found.append((sum(parameter.numel() for parameter in module.parameters()), name, module))
     if not found:
         raise InputError(f"{type(model).__name__} has no list of layers that could be unfrozen one by one")
@@ -129,7 +135,7 @@ def feedforward_outputs(model: nn.Module) -> tuple[str, ...]:
     """Full names of the feed-forward blocks' last projections: outside attention, back to the residual width."""
     layers_name, _ = backbone_layers(model)
     groups: dict[str, list[tuple[int, str]]] = {}
-    width = int(getattr(model.config, "hidden_size", 0) or 0)  # type: ignore[union-attr, arg-type]
+    width = int(getattr(model.config, "hidden_size", 0) or 0)
     for name in backbone_linears(model):
         if not re.match(rf"{re.escape(layers_name.split('.')[0])}\b", name) or not re.search(r"\.\d+\.", name):
             continue
@@ -158,7 +164,8 @@ def resolve_targets(model: nn.Module, target_modules: str | tuple[str, ...] | No
     if unmatched or not suffixes:
         known = ", ".join(sorted({_last(name) for name in linears}))
         raise InputError(
-            f"target_modules must name linear layers of the model, but {', '.join(map(repr, unmatched)) or 'nothing'} matches none",
+            "target_modules must name linear layers of the model, "
+            f"but {', '.join(map(repr, unmatched)) or 'nothing'} matches none",
             fix=f'use "attention", "all-linear", or some of: {known}',
         )
     return tuple(name for name in linears if any(_matches(name, suffix) for suffix in suffixes))
@@ -175,7 +182,9 @@ def shortest_suffixes(model: nn.Module, names: tuple[str, ...]) -> list[str]:
 def _output_embeddings_name(model: nn.Module) -> str | None:
     getter = getattr(model, "get_output_embeddings", None)
     output = getter() if getter is not None else None
-    return next((name for name, module in model.named_modules() if module is output), None) if output is not None else None
+    return (
+        next((name for name, module in model.named_modules() if module is output), None) if output is not None else None
+    )
 
 
 def _has_parameters(module: nn.Module) -> bool:

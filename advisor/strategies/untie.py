@@ -19,8 +19,8 @@ def untie_output_embeddings(model: nn.Module) -> bool:
     if output is None or inputs is None or output.weight is not inputs.weight:
         return False
     output.weight = nn.Parameter(output.weight.detach().clone(), requires_grad=output.weight.requires_grad)
-    model.config.tie_word_embeddings = False  # type: ignore[union-attr]
-    model.all_tied_weights_keys = {}  # type: ignore[assignment]
+    model.config.tie_word_embeddings = False
+    model.all_tied_weights_keys = {}
     return True
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +26,11 @@ def inspect_model(
 
     Args:
         source: Folder, ``config.json``, hub id or GGUF file. A path that exists is never taken for a hub id.
+        task: Which head the model gets.
         num_labels: Classes of the classification head.
         trust_remote_code: Allow Python code that comes with the model.
         allow_pickle: Allow weights that are only there as pickles, which can execute code when loaded.
+        revision: Hub revision.
 
     Raises:
         ModelError: missing, unreadable, not trusted, damaged, or without a head for the task.
@@ -71,7 +72,10 @@ def _with_labels(config: dict[str, Any], num_labels: int) -> dict[str, Any]:
     kept = {key: value for key, value in config.items() if key not in ("id2label", "label2id", "num_labels")}
     names = config.get("id2label")
     if isinstance(names, dict) and len(names) == num_labels:
-        kept |= {"id2label": names, "label2id": config.get("label2id", {name: int(index) for index, name in names.items()})}
+        kept |= {
+            "id2label": names,
+            "label2id": config.get("label2id", {name: int(index) for index, name in names.items()}),
+        }
         return kept
     return kept | {"num_labels": num_labels}
 
@@ -94,7 +98,12 @@ def source_kind(source: str) -> SourceKind:
             f"a model file must be a config.json or a .gguf file, but got {source}",
             fix="name the folder that holds config.json and the weights",
         )
-    if source.count("/") > 1 or source.startswith((".", "/", "~")) or path.suffix in (".gguf", ".json", ".safetensors") or not source:
+    if (
+        source.count("/") > 1
+        or source.startswith((".", "/", "~"))
+        or path.suffix in (".gguf", ".json", ".safetensors")
+        or not source
+    ):
         raise ModelError(f"there is no model at {source!r}", fix="check the path")
     return "hub"
 
@@ -126,7 +135,18 @@ def _max_positions(config: Any) -> int | None:
 
 
 _OFFSET_POSITIONS = frozenset(
-    {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "mpnet", "xmod", "data2vec-text", "roberta-prelayernorm", "ibert"}
+    {
+        "roberta",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "camembert",
+        "longformer",
+        "mpnet",
+        "xmod",
+        "data2vec-text",
+        "roberta-prelayernorm",
+        "ibert",
+    }
 )
 
 
@@ -139,6 +159,8 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
     forbid_kernel_downloads()
     from transformers import AutoTokenizer
 
+    from advisor.training.sources import first_line
+
     if spec.kind == "config":
         raise ModelError(
             f"a tokenizer is needed to measure token lengths, but {spec.source} is a bare configuration",
@@ -150,9 +172,11 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
         path = Path(spec.source).expanduser()
         folder, options["gguf_file"] = str(path.parent), path.name
     try:
-        tokenizer = AutoTokenizer.from_pretrained(os.path.expanduser(folder), **options)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder if spec.kind == "hub" else Path(folder).expanduser(), **options
+        )
     except Exception as failure:
-        raise _no_tokenizer(spec, _first_line(failure)) from failure
+        raise _no_tokenizer(spec, first_line(failure)) from failure
     # Without vocabulary files transformers makes up a tokenizer that knows its special tokens and nothing else.
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise _no_tokenizer(spec, "there is no vocabulary")
@@ -168,7 +192,3 @@ def _no_tokenizer(spec: ModelSpec, reason: str) -> ModelError:
         f"the model needs its tokenizer, but {spec.source} has none that can be loaded: {reason}",
         fix="put tokenizer.json and tokenizer_config.json into the model's folder",
     )
-
-
-def _first_line(failure: Exception) -> str:
-    return str(failure).strip().splitlines()[0] if str(failure).strip() else type(failure).__name__

@@ -31,6 +31,7 @@ def bitsandbytes_config(quantization: Quantization, skip_modules: Iterable[str])
     """The transformers configuration that quantises while loading.
 
     Args:
+        quantization: What to store how.
         skip_modules: Full names of modules that keep their data type. Always given: with ``None`` transformers also
             quantises a freshly initialised classifier.
     """
@@ -49,6 +50,8 @@ def quantize_linears(model: nn.Module, quantization: Quantization, names: Iterab
     """Replace linear layers of a built model by 4-bit ones, in place, as loading with 4 bits would have left it.
 
     Args:
+        model: With its weights, or fake.
+        quantization: What to store how.
         names: Full names of the layers to replace. Fake parameters get a stand-in of the same shapes and types.
     """
     for name in names:
@@ -57,7 +60,7 @@ def quantize_linears(model: nn.Module, quantization: Quantization, names: Iterab
         replacement = StandInLinear4bit(linear, quantization) if _is_fake(linear) else _quantized(linear, quantization)
         setattr(model.get_submodule(parent) if parent else model, child, replacement)
     model.requires_grad_(False)
-    model.is_loaded_in_4bit = True  # type: ignore[assignment]
+    model.is_loaded_in_4bit = True
     return model
 
 
@@ -77,7 +80,7 @@ def keep_unpacked_on_cpu(model: nn.Module) -> int:
 
 
 def _is_fake(linear: nn.Module) -> bool:
-    return isinstance(linear.weight, FakeTensor) or linear.weight.device.type == "meta"  # type: ignore[union-attr]
+    return isinstance(linear.weight, FakeTensor) or linear.weight.device.type == "meta"
 
 
 def _out_in(linear: nn.Module) -> tuple[int, int]:

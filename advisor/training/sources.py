@@ -1,4 +1,4 @@
-"""Reading a model's configuration and checking its weight files, without loading them and without executing anything."""
+"""Reading a model's configuration and checking its weight files, without loading them or executing anything."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ class FoundModel:
     weights_bytes: int
 
 
-def read_source(source: str, kind: SourceKind, *, trust_remote_code: bool, allow_pickle: bool, revision: str | None) -> FoundModel:
+def read_source(
+    source: str, kind: SourceKind, *, trust_remote_code: bool, allow_pickle: bool, revision: str | None
+) -> FoundModel:
     """Read and check a model's source.
 
     Raises:
@@ -41,7 +43,9 @@ def read_source(source: str, kind: SourceKind, *, trust_remote_code: bool, allow
     """
     path = Path(source).expanduser()
     if kind == "folder":
-        config = _checked_config(read_json(path / "config.json", what="the model's config.json", error=ModelError), source, trust_remote_code)
+        config = _checked_config(
+            read_json(path / "config.json", what="the model's config.json", error=ModelError), source, trust_remote_code
+        )
         return FoundModel(config, *_folder_weights(path, allow_pickle))
     if kind == "config":
         values = read_json(path, what="the model configuration", error=ModelError)
@@ -63,7 +67,10 @@ def _checked_config(values: Any, source: str, trust_remote_code: bool) -> dict[s
         )
     model_type = values.get("model_type")
     if not isinstance(model_type, str):
-        raise ModelError(f"a model configuration must name its model_type, but {source} does not", fix="use the config.json of the model itself")
+        raise ModelError(
+            f"a model configuration must name its model_type, but {source} does not",
+            fix="use the config.json of the model itself",
+        )
     if model_type not in CONFIG_MAPPING and not trust_remote_code:
         import difflib
 
@@ -86,7 +93,8 @@ def _folder_weights(folder: Path, allow_pickle: bool) -> tuple[bool, int]:
         return False, 0
     if not allow_pickle:
         raise ModelError(
-            f"weights must be safetensors, but {folder} has only pickles ({pickles[0].name}), which can execute code when loaded",
+            f"weights must be safetensors, but {folder} has only pickles ({pickles[0].name}), "
+            "which can execute code when loaded",
             fix="convert them to safetensors, or pass --allow-pickle if you trust their author",
         )
     return True, sum(file.stat().st_size for file in pickles)
@@ -101,7 +109,8 @@ def _safetensors_files(folder: Path) -> list[Path]:
     missing = [name for name in shards if not (folder / name).is_file()]
     if missing or not shards:
         raise ModelError(
-            f"all shards of {index} must be there, but {', '.join(missing) or 'it names none'} is missing", fix="download the model again"
+            f"all shards of {index} must be there, but {', '.join(missing) or 'it names none'} is missing",
+            fix="download the model again",
         )
     return [folder / name for name in shards]
 
@@ -140,9 +149,13 @@ def _gguf_config(path: Path) -> dict[str, Any]:
 
         values: dict[str, Any] = dict(load_gguf_checkpoint(str(path), return_tensors=False)["config"])
     except ImportError as failure:
-        raise ModelError(f"reading {path} needs the gguf package", fix="pip install 'finetune-advisor[gguf]'") from failure
+        raise ModelError(
+            f"reading {path} needs the gguf package", fix="pip install 'finetune-advisor[gguf]'"
+        ) from failure
     except Exception as failure:
-        raise ModelError(f"{path} must be a whole GGUF file of an architecture that transformers knows: {failure}") from failure
+        raise ModelError(
+            f"{path} must be a whole GGUF file of an architecture that transformers knows: {failure}"
+        ) from failure
     return values
 
 
@@ -153,7 +166,7 @@ def _hub_model(source: str, trust_remote_code: bool, allow_pickle: bool, revisio
         values, _ = PreTrainedConfig.get_config_dict(source, revision=revision or "main")
     except Exception as failure:
         raise ModelError(
-            f"{source!r} is neither a path here nor a model that can be reached: {str(failure).strip().splitlines()[0]}",
+            f"{source!r} is neither a path here nor a model that can be reached: {first_line(failure)}",
             fix="check the name; offline, name a local folder or a model that is in the cache",
         ) from None
     config = _checked_config({k: v for k, v in values.items() if k != "_commit_hash"}, source, trust_remote_code)
@@ -168,7 +181,9 @@ def _hub_weights(source: str, allow_pickle: bool, revision: str | None) -> tuple
     try:
         siblings = HfApi().model_info(source, revision=revision, files_metadata=True).siblings or []
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError):
-        cached = [try_to_load_from_cache(source, name, revision=revision) for name in ("model.safetensors", SAFETENSORS_INDEX)]
+        cached = [
+            try_to_load_from_cache(source, name, revision=revision) for name in ("model.safetensors", SAFETENSORS_INDEX)
+        ]
         folder = next((Path(file).parent for file in cached if isinstance(file, str)), None)
         return _folder_weights(folder, allow_pickle) if folder else (False, 0)
     sizes = {file.rfilename: file.size or 0 for file in siblings}
@@ -176,8 +191,15 @@ def _hub_weights(source: str, allow_pickle: bool, revision: str | None) -> tuple
     pickles = [name for name in sizes if name.endswith((".bin", ".pt", ".pth")) and "/" not in name]
     if not safe and pickles and not allow_pickle:
         raise ModelError(
-            f"weights must be safetensors, but {source} has only pickles ({pickles[0]}), which can execute code when loaded",
+            f"weights must be safetensors, but {source} has only pickles ({pickles[0]}), "
+            "which can execute code when loaded",
             fix="choose a revision with safetensors, or pass --allow-pickle if you trust their author",
         )
     chosen = safe or pickles
     return bool(chosen), sum(sizes[name] for name in chosen)
+
+
+def first_line(failure: Exception) -> str:
+    """What an error says first, for errors whose text runs over several lines."""
+    text = str(failure).strip()
+    return text.splitlines()[0] if text else type(failure).__name__

@@ -8,7 +8,13 @@ import transformers
 
 from advisor.core.model import ModelSpec, Task
 
-SMALL: dict[str, Any] = {"num_hidden_layers": 3, "num_attention_heads": 2, "hidden_size": 32, "intermediate_size": 64, "vocab_size": 100}
+SMALL: dict[str, Any] = {
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "vocab_size": 100,
+}
 
 CONFIGS: dict[str, transformers.PreTrainedConfig] = {
     "bert": transformers.BertConfig(**SMALL),

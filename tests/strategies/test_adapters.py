@@ -54,7 +54,9 @@ def test_pooler_of_bert_trains_with_the_classifier(fake_device) -> None:
     spec = published("bert-base-uncased")
     for method in ("lora", "ia3", "hira", "qlora", "head", "partial"):
         counts = trainable(spec, get_strategy(method).default_config(spec), fake_device)
-        assert any("pooler.dense.weight" in name or "pooler.modules_to_save.default.dense.weight" in name for name in counts), method
+        assert any(
+            "pooler.dense.weight" in name or "pooler.modules_to_save.default.dense.weight" in name for name in counts
+        ), method
 
 
 def test_ia3_learns_one_vector_per_target(fake_device) -> None:
@@ -143,7 +145,11 @@ def test_unknown_and_invalid_knobs_are_refused() -> None:
 
 
 def test_default_learning_rate_falls_with_size() -> None:
-    small, base, large = published("distilbert-base-uncased"), published("bert-base-uncased"), published("mistral-7b-v0.1", "causal-lm")
+    small, base, large = (
+        published("distilbert-base-uncased"),
+        published("bert-base-uncased"),
+        published("mistral-7b-v0.1", "causal-lm"),
+    )
     lora, full = get_strategy("lora"), get_strategy("full")
     assert lora.default_config(small).learning_rate == lora.default_config(base).learning_rate == 5e-4
     assert lora.default_config(spec_of("bert")).learning_rate == 1e-3
@@ -159,17 +165,27 @@ class TestAnyPeft:
     def problems(self, values: dict) -> list[str]:
         return self.strategy.problems(self.config(values), spec_of("llama", "causal-lm"))
 
-    @pytest.mark.parametrize("kind", ["LORA", "IA3", "LOHA", "LOKR", "OFT", "BOFT", "VERA", "HIRA", "LN_TUNING", "FOURIERFT", "lora"])
+    @pytest.mark.parametrize(
+        "kind", ["LORA", "IA3", "LOHA", "LOKR", "OFT", "BOFT", "VERA", "HIRA", "LN_TUNING", "FOURIERFT", "lora"]
+    )
     def test_many_methods_build_with_targets_filled_in(self, kind: str, fake_device) -> None:
         spec = spec_of("llama", "causal-lm")
-        values = {"peft_type": kind} | ({"n_frequency": 8} if kind == "FOURIERFT" else {}) | ({"oft_block_size": 8, "r": 0} if kind == "OFT" else {})
+        values = (
+            {"peft_type": kind}
+            | ({"n_frequency": 8} if kind == "FOURIERFT" else {})
+            | ({"oft_block_size": 8, "r": 0} if kind == "OFT" else {})
+        )
         assert self.problems(values) == []
         model = build_model(spec, self.config(values), EXECUTION)
         assert self.strategy.declared_trainable(model, self.config(values))
 
     def test_dora_through_lora(self, fake_device) -> None:
         spec = spec_of("llama", "causal-lm")
-        counts = trainable(spec, self.config({"peft_type": "LORA", "r": 2, "use_dora": True, "target_modules": ["q_proj"]}), fake_device)
+        counts = trainable(
+            spec,
+            self.config({"peft_type": "LORA", "r": 2, "use_dora": True, "target_modules": ["q_proj"]}),
+            fake_device,
+        )
         assert sum("lora_magnitude_vector" in name for name in counts) == 3
 
     def test_unknown_type_gets_near_matches(self) -> None:

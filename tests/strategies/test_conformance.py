@@ -1,4 +1,4 @@
-"""Every registered strategy: builds, trains, changes only what it declares, saves, reloads, and builds without weights."""
+"""Every registered strategy: builds, trains, changes only what it declares, saves, reloads, builds without weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ from advisor.core.model import ModelSpec
 from advisor.core.strategy import StrategyConfig
 from advisor.strategies import FloatDimension, IntDimension, get_strategy
 from advisor.training.build import build_model, load_trained
-from tests.strategies.conformance import CASES, EXECUTION, MODELS, Case, loss_and_logits, save_tiny_model, snapshot, train
+from tests.strategies.conformance import (
+    CASES,
+    EXECUTION,
+    MODELS,
+    Case,
+    loss_and_logits,
+    save_tiny_model,
+    snapshot,
+    train,
+)
 
 LEARNING_RATE = 1e-2
 
@@ -46,7 +55,9 @@ def test_trains_what_it_declares_and_comes_back(case: Case, specs: dict[str, Mod
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed, "nothing was trained"
     assert {name for name in changed if name not in declared} == set()
-    assert len(changed) >= 0.8 * len(declared), f"hardly any of the declared parameters moved: {sorted(declared - changed)}"
+    assert len(changed) >= 0.8 * len(declared), (
+        f"hardly any of the declared parameters moved: {sorted(declared - changed)}"
+    )
 
     strategy.save(model, tmp_path / "saved")
     assert not list((tmp_path / "saved").glob("*.bin")), "only safetensors are written"
@@ -67,7 +78,8 @@ def test_builds_from_the_configuration_alone(case: Case, specs: dict[str, ModelS
 def described(model: torch.nn.Module) -> dict[str, tuple]:
     """Names, sizes, types and gradients of all parameters; a tied one once."""
     return {
-        name: (tuple(parameter.shape), parameter.dtype, parameter.requires_grad) for name, parameter in model.named_parameters()
+        name: (tuple(parameter.shape), parameter.dtype, parameter.requires_grad)
+        for name, parameter in model.named_parameters()
     }
 
 
@@ -96,7 +108,11 @@ def test_defaults_lie_inside_the_search_space(case: Case, specs: dict[str, Model
 def test_the_ends_of_the_search_space_are_valid(case: Case, specs: dict[str, ModelSpec]) -> None:
     spec, strategy = specs[case.model], get_strategy(case.strategy)
     for name, dimension in strategy.search_space(spec).items():
-        ends = (dimension.low, dimension.high) if isinstance(dimension, IntDimension | FloatDimension) else dimension.choices
+        ends = (
+            (dimension.low, dimension.high)
+            if isinstance(dimension, IntDimension | FloatDimension)
+            else dimension.choices
+        )
         for value in ends:
             changes = {"rank": 8} if name == "target_modules" and strategy.default_config(spec).rank else {}
             assert strategy.problems(strategy.configured(spec, **(changes | {name: value})), spec) == []

@@ -4,12 +4,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import Trainer, TrainerCallback
 
 from advisor.core.model import ModelSpec
 from advisor.strategies import get_strategy
-from advisor.strategies.sparsity import CubicSchedule, SparsityCallback, achieved_sparsity, adapter_weights, prune_, schedule_for
+from advisor.strategies.sparsity import (
+    CubicSchedule,
+    SparsityCallback,
+    achieved_sparsity,
+    adapter_weights,
+    prune_,
+    schedule_for,
+)
 from advisor.training.build import build_model
-from tests.strategies.conformance import EXECUTION, save_tiny_model, train
+from tests.strategies.conformance import EXECUTION, arguments, rows, save_tiny_model, train
 
 STEPS = 24
 
@@ -74,41 +82,59 @@ def test_mask_does_not_move_in_the_last_quarter(spec: ModelSpec, tmp_path: Path)
         def on_step_end(self, args, state, control, **kwargs) -> None:
             masks[state.global_step] = [weight != 0 for weight in adapter_weights(kwargs["model"])]
 
-    from transformers import Trainer
-
-    from tests.strategies.conformance import arguments, rows
-
     callback = Recorder(0.5, 1e-5)
-    Trainer(model=model, args=arguments(tmp_path, config, max_steps=STEPS), train_dataset=rows(spec.task), callbacks=[callback]).train()
+    Trainer(
+        model=model,
+        args=arguments(tmp_path, config, max_steps=STEPS),
+        train_dataset=rows(spec.task),
+        callbacks=[callback],
+    ).train()
     fixed_from = schedule_for(0.5, STEPS).last_step
     for step in range(fixed_from, STEPS):
         assert all(torch.equal(a, b) for a, b in zip(masks[step], masks[step + 1], strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(masks[fixed_from // 2], masks[fixed_from], strict=True))
 
 
-@pytest.mark.parametrize("stopped_at", [1, 10, 20])
-def test_resumed_run_equals_the_uninterrupted_one(spec: ModelSpec, tmp_path: Path, stopped_at: int) -> None:
-    config = get_strategy("sparse_lora").configured(spec, learning_rate=1e-2)
+class SaveAt(TrainerCallback):
+    """Writes checkpoints after these steps and no others."""
 
-    def fresh() -> torch.nn.Module:
-        torch.manual_seed(2)
-        return build_model(spec, config, EXECUTION)
+    def __init__(self, steps: set[int]) -> None:
+        self.steps = steps
 
-    whole = fresh()
-    train(whole, config, spec.task, tmp_path / "whole", max_steps=STEPS, save_strategy="steps", save_steps=stopped_at)
-    resumed = fresh()
-    from transformers import Trainer
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        control.should_save = state.global_step in self.steps
 
-    from tests.strategies.conformance import arguments, rows
 
-    trainer = Trainer(
-        model=resumed,
-        args=arguments(tmp_path / "resumed", config, max_steps=STEPS),
+STOPS = (1, 10, 20)
+"""Before pruning, while masks move, and after they are fixed."""
+
+
+def trainer_of(spec: ModelSpec, folder: Path, callbacks: list[TrainerCallback]) -> Trainer:
+    strategy = get_strategy("sparse_lora")
+    config = strategy.configured(spec, learning_rate=1e-2)
+    torch.manual_seed(2)
+    return Trainer(
+        model=build_model(spec, config, EXECUTION),
+        args=arguments(folder, config, max_steps=STEPS, save_strategy="steps", save_steps=1000),
         train_dataset=rows(spec.task),
-        callbacks=get_strategy("sparse_lora").callbacks(config),
+        callbacks=[*strategy.callbacks(config), *callbacks],
     )
-    trainer.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{stopped_at}"))
-    for expected, got in zip(whole.parameters(), resumed.parameters(), strict=True):
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    trainer = trainer_of(spec, tmp_path_factory.mktemp("whole"), [SaveAt(set(STOPS))])
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("stopped_at", STOPS)
+def test_resumed_run_equals_the_uninterrupted_one(
+    spec: ModelSpec, uninterrupted: Trainer, tmp_path: Path, stopped_at: int
+) -> None:
+    resumed = trainer_of(spec, tmp_path, [])
+    resumed.train(resume_from_checkpoint=str(Path(uninterrupted.args.output_dir) / f"checkpoint-{stopped_at}"))
+    for expected, got in zip(uninterrupted.model.parameters(), resumed.model.parameters(), strict=True):
         torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
 
@@ -125,4 +151,6 @@ def test_l1_pulls_weights_down(spec: ModelSpec, tmp_path: Path) -> None:
 
 def test_negative_l1_is_refused(spec: ModelSpec) -> None:
     strategy = get_strategy("sparse_lora")
-    assert strategy.problems(strategy.configured(spec, l1_lambda=-1.0), spec) == ["l1_lambda >= 0 must hold, but got -1.0"]
+    assert strategy.problems(strategy.configured(spec, l1_lambda=-1.0), spec) == [
+        "l1_lambda >= 0 must hold, but got -1.0"
+    ]

@@ -22,7 +22,8 @@ from advisor.strategies.targets import (
 from tests.strategies.architectures import CONFIGS, spec_of
 
 QUERY_VALUE = {
-    "bert": {"query", "value"}, "roberta": {"query", "value"}, "electra": {"query", "value"}, "albert": {"query", "value"},
+    "bert": {"query", "value"}, "roberta": {"query", "value"}, "electra": {"query", "value"},
+    "albert": {"query", "value"},
     "distilbert": {"q_lin", "v_lin"}, "deberta-v2": {"query_proj", "value_proj"}, "modernbert": {"Wqkv"},
     "llama": {"q_proj", "v_proj"}, "mistral": {"q_proj", "v_proj"}, "qwen2": {"q_proj", "v_proj"},
     "gemma2": {"q_proj", "v_proj"}, "opt": {"q_proj", "v_proj"}, "phi3": {"qkv_proj"}, "gpt2": {"c_attn"},
@@ -44,8 +45,10 @@ HEADS = {
 }  # fmt: skip
 
 FINAL_NORM = {
-    "llama": "model.norm", "gpt2": "transformer.ln_f", "gpt_neox": "gpt_neox.final_layer_norm", "bloom": "transformer.ln_f",
-    "opt": "model.decoder.final_layer_norm", "modernbert": "model.final_norm", "t5": "transformer.decoder.final_layer_norm",
+    "llama": "model.norm", "gpt2": "transformer.ln_f", "gpt_neox": "gpt_neox.final_layer_norm",
+    "bloom": "transformer.ln_f",
+    "opt": "model.decoder.final_layer_norm", "modernbert": "model.final_norm",
+    "t5": "transformer.decoder.final_layer_norm",
 }  # fmt: skip
 
 
@@ -127,14 +130,18 @@ def test_suffixes_mean_exactly_the_wanted_layers() -> None:
     skeleton = build_skeleton(spec_of("bert"))
     assert shortest_suffixes(skeleton, attention_linears(skeleton)) == ["query", "value"]
     outputs = feedforward_outputs(skeleton)
-    assert shortest_suffixes(skeleton, outputs) == sorted(outputs), "output.dense would also mean attention.output.dense"
+    assert shortest_suffixes(skeleton, outputs) == sorted(outputs), (
+        "output.dense would also mean attention.output.dense"
+    )
 
 
 def test_unnamed_attention_falls_back_to_all_linears_of_attention_modules() -> None:
     class Odd(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.layers = nn.ModuleList([nn.ModuleDict({"attn": nn.ModuleDict({"alpha": nn.Linear(4, 4)}), "up": nn.Linear(4, 4)})])
+            self.layers = nn.ModuleList(
+                [nn.ModuleDict({"attn": nn.ModuleDict({"alpha": nn.Linear(4, 4)}), "up": nn.Linear(4, 4)})]
+            )
 
     assert attention_linears(Odd()) == ("layers.0.attn.alpha",)
 

@@ -51,14 +51,18 @@ def test_gradient_of_the_first_layers_is_not_computed_for_frozen_ones() -> None:
         config = get_strategy(method).default_config(spec)
         model = build_model(spec, config, replace(EXECUTION, gradient_checkpointing=True))
         seen = []
-        model.get_input_embeddings().register_forward_hook(lambda _m, _i, output: seen.append(output.requires_grad))
+        model.get_input_embeddings().register_forward_hook(
+            lambda _m, _i, output, seen=seen: seen.append(output.requires_grad)
+        )
         model(input_ids=torch.randint(3, 90, (2, 6)), labels=torch.tensor([0, 1])).loss.backward()
         assert seen[0] is wanted, method
 
 
 def test_checkpointing_recomputes_layers() -> None:
     spec, calls = spec_of("llama", "causal-lm"), []
-    model = build_model(spec, get_strategy("lora").default_config(spec), replace(EXECUTION, gradient_checkpointing=True))
+    model = build_model(
+        spec, get_strategy("lora").default_config(spec), replace(EXECUTION, gradient_checkpointing=True)
+    )
     _, layers = backbone_layers(model.get_base_model())
     layers[0].self_attn.register_forward_pre_hook(lambda *_: calls.append(1))
     ids = torch.randint(3, 90, (2, 6))
@@ -85,7 +89,9 @@ def test_key_value_cache_is_off_and_classifying_decoders_can_pad() -> None:
 def test_depth_can_be_overridden(name: str) -> None:
     spec = spec_of(name)
     with torch.device("meta"):
-        model = build_model(spec, get_strategy("full").default_config(spec), execution_for(name), empty=True, num_hidden_layers=2)
+        model = build_model(
+            spec, get_strategy("full").default_config(spec), execution_for(name), empty=True, num_hidden_layers=2
+        )
     if name != "albert":
         assert len(backbone_layers(model)[1]) == 2
     assert model.config.get_text_config().num_hidden_layers == 2
@@ -94,7 +100,9 @@ def test_depth_can_be_overridden(name: str) -> None:
 def test_more_layers_than_the_configuration_has() -> None:
     spec = spec_of("gemma2", "causal-lm")
     with torch.device("meta"):
-        model = build_model(spec, get_strategy("lora").default_config(spec), execution_for("gemma2"), empty=True, num_hidden_layers=5)
+        model = build_model(
+            spec, get_strategy("lora").default_config(spec), execution_for("gemma2"), empty=True, num_hidden_layers=5
+        )
     assert len(backbone_layers(model)[1]) == 5
 
 
@@ -118,7 +126,12 @@ def test_attention_that_an_architecture_lacks_is_an_error() -> None:
 def stored(folder: Path, num_labels: int = 3) -> None:
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, num_labels=num_labels
+        vocab_size=100,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        num_labels=num_labels,
     )
     AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
 
@@ -162,7 +175,12 @@ def test_no_weights_no_training(tmp_path: Path) -> None:
 def test_untied_head_survives_saving(tmp_path: Path) -> None:
     from advisor.training.build import load_trained
 
-    for name, task in (("llama", "causal-lm"), ("bert", "masked-lm"), ("roberta", "masked-lm"), ("distilbert", "masked-lm")):
+    for name, task in (
+        ("llama", "causal-lm"),
+        ("bert", "masked-lm"),
+        ("roberta", "masked-lm"),
+        ("distilbert", "masked-lm"),
+    ):
         spec = spec_of(name, task)
         strategy = get_strategy("head")
         config = strategy.default_config(spec)
@@ -175,7 +193,9 @@ def test_untied_head_survives_saving(tmp_path: Path) -> None:
         ids = torch.randint(3, 90, (2, 6))
         expected = model.eval()(input_ids=ids).logits
         strategy.save(model, tmp_path / name)
-        torch.testing.assert_close(load_trained(spec, config, EXECUTION, tmp_path / name)(input_ids=ids).logits, expected)
+        torch.testing.assert_close(
+            load_trained(spec, config, EXECUTION, tmp_path / name)(input_ids=ids).logits, expected
+        )
 
 
 def test_gradients_of_an_untied_masked_head(tmp_path: Path) -> None:

@@ -52,7 +52,13 @@ def storages(model: nn.Module) -> dict[str, dict[str, tuple]]:
             kept = {"weight": module.weight, "absmax": state.absmax, "code": state.code, "offset": state.offset}
             kept |= {"absmax2": state.state2.absmax, "code2": state.state2.code}
             found[name] = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in kept.items()}
-            found[name]["state"] = (tuple(state.shape), state.blocksize, state.quant_type, state.dtype, state.state2.blocksize)
+            found[name]["state"] = (
+                tuple(state.shape),
+                state.blocksize,
+                state.quant_type,
+                state.dtype,
+                state.state2.blocksize,
+            )
     return found
 
 

@@ -54,7 +54,9 @@ def test_specification_survives_json() -> None:
 
 
 def tiny_bert(folder: Path, **changes: object) -> Path:
-    config = BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, **changes)
+    config = BertConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, **changes
+    )
     AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
     return folder
 
@@ -68,7 +70,9 @@ def test_folder_with_weights(tmp_path: Path) -> None:
 
 
 def test_sharded_folder(tmp_path: Path) -> None:
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32))
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+    )
     model.save_pretrained(tmp_path, max_shard_size="5KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     assert inspect_model(str(tmp_path), "causal-lm").has_weights
@@ -88,7 +92,10 @@ def test_other_number_of_labels_drops_the_old_names(tmp_path: Path) -> None:
     assert inspect_model(str(tmp_path), "sequence-classification", num_labels=3).config["id2label"]["1"] == "so-so"
     two = inspect_model(str(tmp_path), "sequence-classification", num_labels=2)
     assert "id2label" not in two.config
-    assert two.total_parameters == inspect_model(str(tmp_path), "sequence-classification", num_labels=3).total_parameters - 17
+    assert (
+        two.total_parameters
+        == inspect_model(str(tmp_path), "sequence-classification", num_labels=3).total_parameters - 17
+    )
 
 
 def test_kinds_of_source(tmp_path: Path) -> None:
@@ -106,7 +113,8 @@ def tiny_gguf(path: Path) -> dict[str, torch.Tensor]:
     writer = gguf.GGUFWriter(path, "llama")
     tokens = ["<unk>", "<s>", "</s>", *(chr(97 + i) for i in range(26)), "▁"]
     for name, value in {
-        "vocab_size": len(tokens), "context_length": 64, "embedding_length": 32, "block_count": 1, "feed_forward_length": 64,
+        "vocab_size": len(tokens), "context_length": 64, "embedding_length": 32, "block_count": 1,
+        "feed_forward_length": 64,
         "head_count": 2, "head_count_kv": 2, "rope_dimension_count": 16,
     }.items():  # fmt: skip
         getattr(writer, f"add_{name}")(value)

@@ -35,7 +35,9 @@ def edit(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
 
 
-@pytest.mark.parametrize("source", ["./nowhere", "/nowhere/at/all", "a/b/c", "nowhere.gguf", "nowhere.json", "~/nowhere", ""])
+@pytest.mark.parametrize(
+    "source", ["./nowhere", "/nowhere/at/all", "a/b/c", "nowhere.gguf", "nowhere.json", "~/nowhere", ""]
+)
 def test_missing_path(source: str) -> None:
     assert "there is no model" in refusal(source).message
 
