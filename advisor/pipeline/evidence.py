@@ -73,7 +73,8 @@ class _Measure:
         from advisor.measurement import measure_run
 
         self._runs += 1
-        return measure_run(plan, self._scratch / f"run-{self._runs}", on_event=steps_only(self._on_event))
+        folder = self._scratch / f"run-{self._runs}"
+        return measure_run(plan, folder, on_event=steps_only(self._on_event), profile=False)
 
 
 def _key(plan: Plan) -> tuple[str, str]:

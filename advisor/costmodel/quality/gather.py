@@ -116,7 +116,8 @@ def _schedule(plans: Sequence[Plan], budget_s: float) -> list[_ShortRun]:
     """Two prefixes of the best plan, then of the others.
 
     As many contenders as fit at the usual share; then a larger share if there is time for it (the less is
-    extrapolated, the narrower the interval). A single contender that does not fit gets smaller prefixes, down to a few optimizer steps.
+    extrapolated, the narrower the interval). A single contender that does not fit gets smaller prefixes, down to a few
+    optimizer steps.
     """
     for count in range(len(plans), 0, -1):
         if _total_s(wanted := _prefixes(plans[:count], USUAL_SHARE)) <= budget_s:
