@@ -1,6 +1,7 @@
 """Hand-written fakes for the study: strategies, a cost model, a planner and a runner with synthetic learning curves.
 
-Run as a script, it works on a study until it is killed or done: ``python study_fakes.py FOLDER SECONDS [--resume]``.
+Run as a script, it works on a study until it is killed or done:
+``python -m tests.search.study_fakes FOLDER SECONDS TRIALS [--resume]``.
 """
 
 from __future__ import annotations
@@ -87,15 +88,46 @@ def run_s(config: StrategyConfig, train_rows: int) -> float:
     return 3.0 + step_s * train_rows / 32 * config.num_train_epochs
 
 
-def true_nll(config: StrategyConfig, train_rows: int) -> float:
-    """Synthetic response surface: per-method level, optimal learning rate and rank, and a power law in the rows."""
-    level = {"full": 0.40, "lora": 0.39, "hira": 0.41, "partial": 0.43, "head": 0.55, "ia3": 0.48}[config.method]
-    best_rate = {"full": 0.8, "lora": -1.2, "hira": 0.6, "partial": 0.4, "head": 0.9, "ia3": 1.1}[config.method]
-    off_rate = 0.03 * (math.log2(config.lr_rel) - best_rate) ** 2
-    off_rank = 0.006 * (math.log2(config.rank) - 4.5) ** 2 if config.rank else 0.0
-    off_target = 0.02 if config.target_modules == "attention" else 0.0
-    off_layers = 0.006 * (config.unfrozen_layers - 4) ** 2 if config.unfrozen_layers else 0.0
-    return level + off_rate + off_rank + off_target + off_layers + 0.02 * (train_rows / TRAIN_ROWS) ** -0.5
+@dataclass(frozen=True)
+class Surface:
+    """Synthetic response surface: per-method level, optimal learning rate, rank and depth, and a power law in the rows.
+
+    Attributes:
+        levels: Loss of each method at its best.
+        best_rates: Octaves from the default learning rate to the best one.
+        best_log2_rank, best_layers: Where adapters and partial fine-tuning are best.
+    """
+
+    levels: dict[str, float]
+    best_rates: dict[str, float]
+    best_log2_rank: float = 4.5
+    best_layers: float = 4.0
+
+    def nll(self, config: StrategyConfig, train_rows: int) -> float:
+        """True held-out loss."""
+        off_rate = 0.03 * (math.log2(config.lr_rel) - self.best_rates[config.method]) ** 2
+        off_rank = 0.006 * (math.log2(config.rank) - self.best_log2_rank) ** 2 if config.rank else 0.0
+        off_target = 0.02 if config.target_modules == "attention" else 0.0
+        off_layers = 0.006 * (config.unfrozen_layers - self.best_layers) ** 2 if config.unfrozen_layers else 0.0
+        rows = 0.02 * (train_rows / TRAIN_ROWS) ** -0.5
+        return self.levels[config.method] + off_rate + off_rank + off_target + off_layers + rows
+
+
+SURFACE = Surface(
+    {"full": 0.40, "lora": 0.39, "hira": 0.41, "partial": 0.43, "head": 0.55, "ia3": 0.48},
+    {"full": 0.8, "lora": -1.2, "hira": 0.6, "partial": 0.4, "head": 0.9, "ia3": 1.1},
+)
+
+
+def random_surface(seed: int) -> Surface:
+    """Another task: levels and optima differ, defaults are right on average only."""
+    draw = random.Random(seed)
+    return Surface(
+        {name: level + draw.gauss(0, 0.03) for name, level in SURFACE.levels.items()},
+        {name: draw.gauss(0, 1) for name in SURFACE.levels},
+        draw.gauss(3.5, 1.5),
+        draw.uniform(1, 6),
+    )
 
 
 class FakeCostModel:
@@ -172,16 +204,23 @@ class FakeRunner:
         respond: Called first; an answer of its own replaces the run.
         sleep_s: Real time that a run takes.
         noise_sd: Of the reported loss.
+        surface: The task.
     """
 
     respond: Callable[[Plan], Measurement | None] = lambda plan: None
     sleep_s: float = 0.0
     noise_sd: float = 0.0
     seed: int = 0
+    surface: Surface = SURFACE
     seconds: float = 0.0
     calls: list[tuple[str, int | None, int]] = field(default_factory=list)
     plans: list[Plan] = field(default_factory=list)
     resumed: list[bool] = field(default_factory=list)
+
+    @property
+    def runs(self) -> list[tuple[StrategyConfig, int]]:
+        """What was trained on how many rows."""
+        return [(plan.strategy, plan.data_profile.train_rows) for plan in self.plans]
 
     def now(self) -> float:
         return self.seconds
@@ -206,7 +245,7 @@ class FakeRunner:
         self.seconds += duration_s
         time.sleep(self.sleep_s)
         noise = random.Random(f"{self.seed} {config} {rows}").gauss(0, self.noise_sd) if self.noise_sd else 0.0
-        nll = true_nll(config, rows) + noise
+        nll = self.surface.nll(config, rows) + noise
         return Measurement(
             "completed",
             device_peak_bytes=memory_bytes(config),

@@ -17,7 +17,7 @@ KEEP = 3
 
 FULL_PASS_SHARE = 0.2
 """Share of the time that a pass of all defaults over all three rungs may take; above it, too few sampled trials follow.
-On the tests' synthetic surface (10 seeds) random search won at a share of 0.44, drew at 0.23, lost at 0.12."""
+On a synthetic surface (10 seeds) random search won at a share of 0.44, drew at 0.23 and lost at 0.12."""
 
 SHORT_PASS_SHARE = 0.65
 """The same for the lower two rungs, scaled down: with so little time the defaults are most of what can be tried."""

@@ -24,8 +24,8 @@ def winner(trials: Iterable[TrialSummary], metric_name: str) -> TrialSummary | N
     if not field:
         return None
     if metric_name == "accuracy":
-        best = max(top.metric or 0.0 for _, top in field)
-        field = [(trial, top) for trial, top in field if (top.metric or 0.0) >= best - metric_sd()]
+        least = max(top.metric or 0.0 for _, top in field) - metric_sd()
+        field = [(trial, top) for trial, top in field if (top.metric or 0.0) >= least]
     return min(field, key=lambda pair: (pair[1].nll, pair[0].number))[0]
 
 

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 LOCK_PATIENCE_S = 5.0
 """How long to wait for the lock: the children of a killed study die with it, but not in the same instant."""
 
+STARTUP_TRIALS = 10
+"""Random samples before TPE's model is used: Optuna's own default, here not counting the defaults of the methods."""
+
 
 @contextlib.contextmanager
 def owned(study_dir: Path) -> Iterator[None]:
@@ -93,12 +96,19 @@ def _whole(line: bytes) -> bool:
 
 
 def open_study(
-    study_dir: Path, name: str, direction: str, seed: int
+    study_dir: Path, name: str, direction: str, *, seed: int, defaults: int
 ) -> tuple[optuna.Study, optuna.storages.BaseStorage]:
     """Create or load the study in its journal; call while the study is ``owned``.
 
     The sampler is the multivariate TPE with one group per conditional branch of the space. Its seed moves with the
     number of trials, so that a resumed study does not draw the same points again.
+
+    Args:
+        study_dir: Holds ``journal.log``.
+        name: Of the study in the journal.
+        direction: Of the stored objective.
+        seed: Of the sampler.
+        defaults: How many trials are not the sampler's own choice; so many more come before it trusts its model.
     """
     import optuna
     from optuna.storages.journal import JournalFileBackend, JournalStorage
@@ -110,8 +120,13 @@ def open_study(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study = optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
-        seed += len(study.trials)
-        study.sampler = optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
+        study.sampler = optuna.samplers.TPESampler(
+            multivariate=True,
+            group=True,
+            constant_liar=True,
+            n_startup_trials=STARTUP_TRIALS + defaults,
+            seed=seed + len(study.trials),
+        )
     return study, storage
 
 

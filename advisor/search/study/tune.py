@@ -99,7 +99,9 @@ def tune_study(
     with owned(study_dir), _interruptible(study_dir, resume_command):
         header = open_header(setting, study_dir, resume=resume, time_s=clock.remaining_s)
         files = TrialFiles(study_dir)
-        study, storage = open_study(study_dir, header.name, header.direction, seed)
+        study, storage = open_study(
+            study_dir, header.name, header.direction, seed=seed, defaults=len(header.space.methods)
+        )
         teller = Teller(study, storage, header.direction)
         teller.restore_lost(files)
         for space in header.space.methods:
