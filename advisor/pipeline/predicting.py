@@ -72,6 +72,8 @@ def predict(
     else:
         phase(on_event, "looking at the model")
         spec = inspect(model, num_labels=num_labels)
+    if getattr(strategy, "needs_user_config", False) and "peft_config" not in (knobs or {}):
+        raise InputError(f"{method} needs a configuration of your own, but got none", fix="pass --peft-config FILE")
     config = strategy.configured(spec, **(knobs or {}))
     check_strategy(strategy, config, spec)
     execution_plan = _execution_plan(execution or {}, spec, profile)
