@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import pytest
-from planner_fakes import DATA, GIB, FakeCostModel, cpu, cuda, data_profile, distilbert, mistral
 
 from advisor.core.budget import Budget
 from advisor.core.errors import InputError
@@ -15,6 +14,7 @@ from advisor.core.strategy import StrategyConfig
 from advisor.core.units import parse_memory_bytes
 from advisor.search.planner import recommend_plans, rerank, solve_execution
 from advisor.strategies import get_strategy, strategy_names
+from tests.search.planner_fakes import DATA, GIB, FakeCostModel, cpu, cuda, data_profile, distilbert, mistral
 
 CARDS = tuple(
     cuda(size, name=name) for name, size in (("rtx-4060", 8), ("t4", 16), ("rtx-4090", 24), ("a100-sxm4-80gb", 80))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planner_fakes import DATA, GIB, FakeCostModel, cpu, cuda, data_profile, distilbert, mistral
 
 from advisor.core.budget import Budget
 from advisor.core.recommendation import Recommendation
 from advisor.search.planner import recommend_plans
+from tests.search.planner_fakes import DATA, GIB, FakeCostModel, cpu, cuda, data_profile, distilbert, mistral
 
 MODELS = st.sampled_from([distilbert(), mistral(), distilbert("masked-lm"), mistral("causal-lm")])
 DEVICES = st.sampled_from([cuda(8), cuda(16, bf16=False), cuda(24), cuda(80), cpu(16), cpu(32, half_speed=2.0)])

@@ -1,0 +1,75 @@
+"""The planner on the traced cost model and published configurations: the answers users would act on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from advisor.core.budget import Budget
+from advisor.core.recommendation import Recommendation
+from advisor.costmodel.model import CostModel
+from advisor.hardware.profiles import load_profile
+from advisor.search.planner import recommend_plans
+from advisor.training.models import inspect_model
+from tests.search.planner_fakes import DATA, GIB, data_profile
+
+CONFIGS = Path(__file__).parents[1] / "fixtures" / "configs"
+
+
+@pytest.fixture(scope="module")
+def cost_models(tmp_path_factory) -> dict[str, CostModel]:
+    traces = tmp_path_factory.mktemp("traces")
+    return {
+        name: CostModel(load_profile(name), cache_dir=traces) for name in ("rtx-4060", "rtx-4090", "a100-sxm4-80gb")
+    }
+
+
+def recommend(
+    cost_model: CostModel, config: str, methods: list[str], *, memory_gib: float | None = None
+) -> Recommendation:
+    model = inspect_model(str(CONFIGS / f"{config}.json"), "sequence-classification")
+    budget = Budget(int(memory_gib * GIB) if memory_gib else None)
+    return recommend_plans(model, DATA, data_profile(length=128), cost_model, budget, methods=methods)
+
+
+def inside_budget(answer: Recommendation, cost_model: CostModel) -> bool:
+    limit = min(answer.budget.memory_bytes or 2**63, cost_model.device.memory_bytes)
+    costs = [item.plan.predicted for item in answer.ranked]
+    return all(cost_model.memory_quantile_bytes(cost, answer.budget.safety_level) <= limit for cost in costs)
+
+
+def test_qlora_is_not_recommended_for_distilbert_on_80_gb(cost_models):
+    cost_model = cost_models["a100-sxm4-80gb"]
+    answer = recommend(cost_model, "distilbert-base-uncased", ["lora", "qlora", "partial"])
+    assert answer.best.strategy.method != "qlora"
+    assert len(answer.ranked) == 3
+    assert inside_budget(answer, cost_model)
+
+
+def test_mistral_7b_takes_qlora_on_8_gb(cost_models):
+    cost_model = cost_models["rtx-4060"]
+    answer = recommend(cost_model, "mistral-7b-v0.1", ["lora", "qlora", "head"])
+    assert answer.best.strategy.method == "qlora"
+    assert {item.method for item in answer.rejected} == {"lora", "head"}
+    assert inside_budget(answer, cost_model)
+
+
+def test_full_fine_tuning_of_mistral_7b_does_not_fit_24_gb_and_the_reason_says_what_would(cost_models):
+    answer = recommend(cost_models["rtx-4090"], "mistral-7b-v0.1", ["full"])
+    assert answer.ranked == ()
+    reason = answer.rejected[0].reason
+    assert "a100-sxm4-80gb" in reason
+    assert "would fit it" in reason
+    assert "the smallest plan needs" in answer.advice[0]
+
+
+def test_a_smaller_budget_never_yields_a_plan_that_needs_more(cost_models):
+    cost_model = cost_models["a100-sxm4-80gb"]
+    needs = []
+    for memory_gib in (0.8, 1.1, 1.4, 2.0, 8.0):
+        answer = recommend(cost_model, "distilbert-base-uncased", ["lora", "qlora", "partial"], memory_gib=memory_gib)
+        assert inside_budget(answer, cost_model)
+        needs.append(answer.best.predicted.memory.device_bytes if answer.best else 0)
+    assert needs == sorted(needs)
+    assert needs[-1] > 0
