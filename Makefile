@@ -16,7 +16,7 @@ STAMP := $(VENV)/.installed
 PIP_FLAGS := -qq --disable-pip-version-check
 DEMO := .demo
 QUICKSTART_ASSETS := minilm movie-sentences
-TEST_ASSETS ?= minilm smollm2 movie-sentences wikipedia
+TEST_ASSETS ?= minilm smollm2 movie-sentences bbc-news wikipedia
 QUICKSTART := runs/quickstart
 
 # Everything stays inside the repository, and no library asks a hub for anything.
