@@ -26,6 +26,8 @@ class AdapterStrategy(Strategy):
     alone would leave as it is); language models keep their head.
     """
 
+    saves_whole_model = False
+
     def target_names(self, model: nn.Module, config: StrategyConfig) -> tuple[str, ...]:
         """Full names of the layers that get an adapter."""
         from advisor.strategies.targets import resolve_targets
@@ -68,6 +70,10 @@ class AdapterStrategy(Strategy):
         kind = model.active_peft_config.peft_type
         marks = (PEFT_TYPE_TO_PREFIX_MAPPING[kind], ".modules_to_save.default.")
         return {name for name, _ in model.named_parameters() if any(mark in name for mark in marks)}
+
+    def save(self, model: nn.Module, directory: Path) -> None:
+        """The adapter in PEFT's format. No embeddings are resized here, which PEFT would ask a hub about."""
+        model.save_pretrained(directory, save_embedding_layers=False)
 
     def load(self, base: nn.Module, directory: Path, config: StrategyConfig, task: Task) -> nn.Module:
         import peft

@@ -67,6 +67,7 @@ class Strategy(ABC):
             layers alone must not pay for a backward pass through them.
         needs_user_config: Whether the method means nothing without the user's own configuration; such a method is never
             recommended unasked.
+        saves_whole_model: Whether ``save`` writes all weights, so that ``load`` needs none of the base model's.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Strategy(ABC):
     defaults_source: str
     backpropagates_to_inputs: bool = True
     needs_user_config: bool = False
+    saves_whole_model: bool = True
 
     @abstractmethod
     def default_config(self, model: ModelSpec) -> StrategyConfig:
@@ -125,7 +127,7 @@ class Strategy(ABC):
         """The trained model again.
 
         Args:
-            base: The model before ``apply``, freshly built (for whole-model formats its weights are replaced).
+            base: The model before ``apply``, freshly built; without weights where ``saves_whole_model``.
             directory: Where ``save`` wrote.
             config: The knobs it was trained with.
             task: Which head the model has.

@@ -125,8 +125,10 @@ def load_trained(
     spec: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, directory: Path, *, device: str = "cpu"
 ) -> nn.Module:
     """What a run saved in ``directory``, in evaluation mode."""
-    base = build_base(spec, strategy, execution, device=device)
-    return get_strategy(strategy.method).load(base, directory, strategy, spec.task).to(device)
+    method = get_strategy(strategy.method)
+    with torch.device("meta") if method.saves_whole_model else contextlib.nullcontext():
+        base = build_base(spec, strategy, execution, device=device, empty=method.saves_whole_model)
+    return method.load(base, directory, strategy, spec.task).to(device)
 
 
 def _quantization(strategy: StrategyConfig, execution: ExecutionPlan, device: str) -> Quantization | None:

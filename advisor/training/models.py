@@ -64,7 +64,9 @@ def inspect_model(
         allow_pickle=allow_pickle,
         revision=revision,
     )
-    return _completed(draft, build_skeleton(draft))
+    skeleton = build_skeleton(draft)
+    _refuse_encoder_as_decoder(draft, skeleton)
+    return _completed(draft, skeleton)
 
 
 def _with_labels(config: dict[str, Any], num_labels: int) -> dict[str, Any]:
@@ -78,6 +80,20 @@ def _with_labels(config: dict[str, Any], num_labels: int) -> dict[str, Any]:
         }
         return kept
     return kept | {"num_labels": num_labels}
+
+
+def _refuse_encoder_as_decoder(draft: ModelSpec, skeleton: Any) -> None:
+    """BERT and its kin get a causal head from transformers, but attend to the very words they would have to predict."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    encoder = draft.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(
+        skeleton.config, "is_decoder", False
+    )
+    if draft.task == "causal-lm" and encoder:
+        raise ModelError(
+            f"causal-lm needs a decoder, but {draft.source} is an encoder ({draft.model_type})",
+            fix="use the task masked-lm, or a decoder",
+        )
 
 
 def source_kind(source: str) -> SourceKind:

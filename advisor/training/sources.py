@@ -79,6 +79,12 @@ def _checked_config(values: Any, source: str, trust_remote_code: bool) -> dict[s
             f"the model type must be one that transformers knows, but {source} has {model_type!r}",
             fix=f"did you mean {' or '.join(near)}?" if near else "upgrade transformers, or choose another model",
         )
+    if "quantization_config" in values:
+        method = (values["quantization_config"] or {}).get("quant_method", "an unknown method")
+        raise ModelError(
+            f"weights must not be quantised already, but those of {source} are ({method})",
+            fix="name the original model; the method qlora quantises it itself",
+        )
     return values
 
 

@@ -198,6 +198,21 @@ def test_untied_head_survives_saving(tmp_path: Path) -> None:
         )
 
 
+def test_whole_models_are_reloaded_without_the_base_weights(tmp_path: Path) -> None:
+    from advisor.training.build import load_trained
+
+    stored(tmp_path / "base")
+    spec = inspect_model(str(tmp_path / "base"), "sequence-classification", num_labels=3)
+    for method in ("full", "partial", "head"):
+        strategy = get_strategy(method)
+        model = build_model(spec, strategy.default_config(spec), EXECUTION)
+        strategy.save(model, tmp_path / method)
+    (tmp_path / "base" / "model.safetensors").unlink()
+    for method in ("full", "partial", "head"):
+        reloaded = load_trained(spec, get_strategy(method).default_config(spec), EXECUTION, tmp_path / method)
+        assert all(torch.isfinite(p).all() and p.device.type == "cpu" for p in reloaded.parameters())
+
+
 def test_gradients_of_an_untied_masked_head(tmp_path: Path) -> None:
     spec = spec_of("bert", "masked-lm")
     model = build_model(spec, get_strategy("head").default_config(spec), EXECUTION)

@@ -80,6 +80,18 @@ def test_architecture_without_a_head_for_the_task(folder: Path) -> None:
     assert "none for 't5'" in refusal(folder, "masked-lm").message
 
 
+def test_encoder_is_no_causal_language_model(folder: Path) -> None:
+    error = refusal(folder, "causal-lm")
+    assert "encoder (bert)" in error.message and "masked-lm" in str(error.fix)
+    edit(folder, is_decoder=True)
+    assert inspect_model(str(folder), "causal-lm").task == "causal-lm"
+
+
+def test_weights_that_are_quantised_already(folder: Path) -> None:
+    edit(folder, quantization_config={"quant_method": "gptq", "bits": 4})
+    assert "(gptq)" in refusal(folder).message
+
+
 def test_unknown_task(folder: Path) -> None:
     assert "sequence-classification" in refusal(folder, "translation").message
 
