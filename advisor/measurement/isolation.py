@@ -102,8 +102,7 @@ def isolated(
     lifeline_reader, lifeline_writer = context.Pipe(duplex=False)
     request = child.Request(function, args, kwargs, sends_events=on_event is not None, log_path=log_path)
     process = context.Process(target=child.main, args=(request, sender, lifeline_reader), daemon=True)
-    with server.lean_start():
-        process.start()
+    server.start(process)
     sender.close()
     lifeline_reader.close()
     watch = _Watch(process, receiver, on_event, started_s + timeout_s if timeout_s is not None else None)

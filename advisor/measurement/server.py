@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import sys
 import threading
+import time
 import types
 from collections.abc import Iterator
 from multiprocessing import forkserver
@@ -16,6 +17,12 @@ from typing import Any
 import advisor
 
 PRELOADED = "advisor.measurement.preload"
+SERVER_VARIABLE = "ADVISOR_FORK_SERVER"
+"""Set in the server's environment alone."""
+
+
+RESTART_ATTEMPTS = 20
+RESTART_WAIT_S = 0.1
 
 _starting = threading.Lock()
 
@@ -30,15 +37,24 @@ def context() -> Any:
     return chosen
 
 
-@contextlib.contextmanager
-def lean_start() -> Iterator[None]:
-    """Start a process without its importing the user's main script again.
+def start(process: Any) -> None:
+    """Start a process of ``context()`` without its importing the user's main script again.
 
-    The standard library re-imports ``__main__`` in every child so that functions defined there can be found; a script without
-    an ``if __name__ == "__main__"`` guard would start itself over. Only importable functions are isolated here.
+    The standard library re-imports ``__main__`` in every child so that functions defined there can be found; a script
+    without an ``if __name__ == "__main__"`` guard would start itself over. Only importable functions are isolated here.
+
+    A server that has just been killed (by the kernel, out of memory) refuses connections for a moment until the standard
+    library has noticed and starts another.
     """
-    with _starting, _without_main_module():
-        yield
+    for attempts_left in reversed(range(RESTART_ATTEMPTS)):
+        try:
+            with _starting, _environment(), _without_main_module():
+                process.start()
+            return
+        except (ConnectionError, EOFError):
+            if not attempts_left:
+                raise
+            time.sleep(RESTART_WAIT_S)
 
 
 def server_environment(current: dict[str, str]) -> dict[str, str]:
@@ -56,6 +72,7 @@ def server_environment(current: dict[str, str]) -> dict[str, str]:
         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "KINETO_LOG_LEVEL": "5",
+        SERVER_VARIABLE: "1",
     }
     added = {name: value for name, value in wanted.items() if name not in current}
     visible = current.get("CUDA_VISIBLE_DEVICES", "0")

@@ -47,8 +47,7 @@ def assert_same_result(resumed: Measurement, output: Path, whole: tuple[Path, Me
 def started(function: Callable[..., Any], *args: Any) -> Any:
     """The function in a process of its own that nobody waits for."""
     process = server.context().Process(target=function, args=args)
-    with server.lean_start():
-        process.start()
+    server.start(process)
     return process
 
 
