@@ -166,7 +166,7 @@ def _rates(points: list[dict[str, Any]]) -> tuple[dict[str, Rate], dict[str, Rat
         rate = Rate(statistics.median(point["work"] / point["median_s"] for point in members), "probed", spread)
         if key == "launch":
             launch_s = members[0]["median_s"]
-        elif key in ("memory", "cache", "host_to_device"):
+        elif key in ("memory", "cache", "host_to_device", "storage"):
             bandwidths[key] = rate
         else:
             flops[key] = rate

@@ -4,8 +4,11 @@ operator.
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from advisor.hardware.timing import Timing, time_call
@@ -18,6 +21,7 @@ CPU_SQUARES, CUDA_SQUARES = (256, 512, 1024), (1024, 2048, 4096, 8192)
 CPU_ROWS, CUDA_ROWS = 1024, 8192
 LAYER_WIDTHS = ((384, 1536), (768, 3072))
 """Input and output widths of the feed-forward layers of MiniLM-L6 and BERT-base."""
+STORAGE_BYTES = 16 * 2**20
 SKINNY_RANK = 8
 """LoRA's usual rank: the shape class that runs far from the peak."""
 CPU_STREAM_BYTES, CUDA_STREAM_BYTES = 64 * 2**20, 1024 * 2**20
@@ -64,6 +68,24 @@ def measure_rates(device: str, dtypes: tuple[str, ...], *, budget_s: float) -> I
     for key, label, work, make in points:
         with torch.inference_mode():
             yield RatePoint(key, label, work, time_call(make(), budget_s=budget_s / len(points), synchronize=sync))
+
+
+def measure_storage(folder: Path) -> RatePoint:
+    """Writing a file and flushing it to the disk, as saving a model does; three times, because disks vary.
+
+    Args:
+        folder: On the disk in question.
+    """
+    data = b"\0" * STORAGE_BYTES
+
+    def write() -> None:
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    timing = time_call(write, budget_s=0.0, min_repeats=2)
+    return RatePoint("storage", f"write and flush {STORAGE_BYTES // 2**20} MiB", float(STORAGE_BYTES), timing)
 
 
 Maker = Callable[[], Callable[[], object]]

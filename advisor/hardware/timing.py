@@ -69,7 +69,7 @@ def time_call(
     once = max(clock() - begin, 1e-9)
     inner = max(1, round(target_s / once))
     repeats_needed = min_repeats if once * inner < budget_s else 2
-    samples: list[float] = []
+    samples: list[float] = [once] if inner == 1 else []
     while len(samples) < repeats_needed or clock() - start < budget_s:
         begin = clock()
         for _ in range(inner):

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from advisor.core.store import user_data_dir
 from advisor.hardware.host import inspect_host, resident_bytes
 
 TRAINING_IMPORTS = ("torch", "transformers", "transformers.trainer", "peft", "accelerate", "safetensors.torch")
@@ -119,7 +120,7 @@ def _cuda_context(device: str, emit: Emit) -> None:
 
 def _probe(device: str, grid_s: float, emit: Emit) -> None:
     from advisor.hardware.kernels import DTYPES, KERNELS, try_attention_kernel, try_bitsandbytes, try_dtype
-    from advisor.hardware.rates import measure_rates
+    from advisor.hardware.rates import measure_rates, measure_storage
 
     works = []
     for dtype in DTYPES:
@@ -140,6 +141,8 @@ def _probe(device: str, grid_s: float, emit: Emit) -> None:
             median_s=point.timing.median_s,
             spread=point.timing.spread,
         )
+    point = measure_storage(user_data_dir("profiles"))
+    emit(kind="rate", key=point.key, label=point.label, work=point.work, median_s=point.timing.median_s, spread=0.0)
     if device != "cpu":
         _cuda_context(device, emit)
     emit(kind="trying", name="bitsandbytes")

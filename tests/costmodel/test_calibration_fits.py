@@ -172,7 +172,15 @@ def test_the_resident_set_follows_allocated_bytes() -> None:
 
 
 def test_what_is_allocated_is_resident() -> None:
-    points = [step_point(1, 1.0, allocated_peak_bytes=10**9, resident_peak_bytes=9 * 10**8, baseline_resident_bytes=10**8)]
+    points = [
+        step_point(1, 1.0, allocated_peak_bytes=10**9, resident_peak_bytes=9 * 10**8, baseline_resident_bytes=10**8)
+    ]
     fit = fit_resident(points)
     assert fit is not None
     assert fit.bytes_per_allocated_byte >= 1
+
+
+def test_a_single_replay_is_taken_for_work_and_not_for_overhead() -> None:
+    fit = fit_class([replay(10**9, 10**6, 3e-3)])
+    assert fit.seconds(10**9, 10**6) == pytest.approx(3e-3, rel=0.02)
+    assert fit.seconds(10**8, 10**5) < 6e-4

@@ -61,7 +61,11 @@ def describe(value: Any) -> Any:
 def test_every_call_of_a_step_can_be_replayed() -> None:
     calls = recorded(a_step)
     names = {json.loads(signature)[0] for signature, _ in calls}
-    assert {"aten.embedding_dense_backward.default", "aten._fused_adamw_.default", "aten.native_layer_norm.default"} <= names
+    assert {
+        "aten.embedding_dense_backward.default",
+        "aten._fused_adamw_.default",
+        "aten.native_layer_norm.default",
+    } <= names
     for signature, out in calls:
         function, args, kwargs = materialize(signature, "cpu")
         with torch.no_grad():
@@ -70,9 +74,7 @@ def test_every_call_of_a_step_can_be_replayed() -> None:
 
 
 def test_strides_survive() -> None:
-    [(signature, _)] = [
-        call for call in recorded(lambda: torch.rand(6, 4).t().contiguous()) if "clone" in call[0]
-    ]
+    [(signature, _)] = [call for call in recorded(lambda: torch.rand(6, 4).t().contiguous()) if "clone" in call[0]]
     _, args, _ = materialize(signature, "cpu")
     assert args[0].shape == (4, 6)
     assert args[0].stride() == (1, 4)
@@ -105,7 +107,12 @@ def test_equal_calls_are_one_task_and_big_ones_come_first() -> None:
     def op(name: str, flops: int, signature: str, phase: str = "forward") -> TracedOp:
         return TracedOp(name, phase, flops, 100, 100, "float32", signature)  # type: ignore[arg-type]
 
-    operators = [op("mm.default", 10**9, "big"), op("mm.default", 10, "small"), op("mm.default", 10, "small"), op("tanh.default", 0, "t")]
+    operators = [
+        op("mm.default", 10**9, "big"),
+        op("mm.default", 10, "small"),
+        op("mm.default", 10, "small"),
+        op("tanh.default", 0, "t"),
+    ]
     tasks = distinct_tasks(operators)
     assert [(task.signature, task.share) for task in tasks if task.key.startswith("gemm/")] == [("big", 1)]
     assert {task.signature: task.share for task in tasks} == {"big": 1, "small": 2, "t": 1}
@@ -130,7 +137,9 @@ def test_what_cannot_be_replayed_is_reported_and_the_rest_goes_on() -> None:
 def test_the_budget_ends_the_replay() -> None:
     good = encode_signature(torch.ops.aten.add.Tensor, (torch.rand(8), torch.rand(8)), {})
     tasks = [ReplayTask(good, "x.default", "elementwise/float32/x", 0, 64, 1)] * 1000
-    reached = replay_all(tasks, device="cpu", num_threads=None, budget_s=0.2, per_call_s=0.02, on_event=lambda _event: None)
+    reached = replay_all(
+        tasks, device="cpu", num_threads=None, budget_s=0.2, per_call_s=0.02, on_event=lambda _event: None
+    )
     assert 0 < reached < 200
 
 

@@ -33,7 +33,14 @@ def test_every_number_of_a_shipped_profile_has_a_source(name: str) -> None:
     for rate in [*profile.flops_per_s.values(), *profile.bytes_per_s.values()]:
         assert rate.value > 0
         assert len(rate.source) > 15
-    for field in ("memory_bytes", "compute_capability", "dtypes", "attention_kernels", "context_bytes", "workspace_bytes"):
+    for field in (
+        "memory_bytes",
+        "compute_capability",
+        "dtypes",
+        "attention_kernels",
+        "context_bytes",
+        "workspace_bytes",
+    ):
         assert len(profile.sources[field]) > 15, field
     assert profile.sources["launch_s"]
     assert "float32" in profile.flops_per_s
@@ -112,7 +119,9 @@ def test_a_users_file_wins_over_a_shipped_one(own_home: Path) -> None:
 
 
 def test_a_damaged_profile_names_file_and_field(own_home: Path) -> None:
-    (user_data_dir("profiles") / "mine.json").write_text('{"id": "mine", "name": "x", "type": "tpu", "memory_bytes": 1}')
+    (user_data_dir("profiles") / "mine.json").write_text(
+        '{"id": "mine", "name": "x", "type": "tpu", "memory_bytes": 1}'
+    )
     with pytest.raises(DeviceError) as failure:
         load_profile("mine")
     assert "mine.json" in failure.value.message

@@ -16,7 +16,9 @@ class FakeError(Exception):
     pass
 
 
-def fake_library(*, init_fails: bool = False, clocks_fail: bool = False, processes: dict[int, int | None] | None = None) -> ModuleType:
+def fake_library(
+    *, init_fails: bool = False, clocks_fail: bool = False, processes: dict[int, int | None] | None = None
+) -> ModuleType:
     library = ModuleType("pynvml")
 
     def init() -> None:

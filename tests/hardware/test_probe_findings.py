@@ -10,9 +10,19 @@ from advisor.core.errors import DeviceError
 from advisor.hardware.findings import build_profile
 from advisor.hardware.host import Host
 
-HOST = Host(2, None, 2**34, 2**33, "Intel(R) Xeon(R) Processor", ("avx2",), {
-    "cores": "2 in the affinity mask; no cgroup quota", "memory_bytes": "physical memory", "vector_flags": "/proc/cpuinfo",
-})  # fmt: skip
+HOST = Host(
+    2,
+    None,
+    2**34,
+    2**33,
+    "Intel(R) Xeon(R) Processor",
+    ("avx2",),
+    {
+        "cores": "2 in the affinity mask; no cgroup quota",
+        "memory_bytes": "physical memory",
+        "vector_flags": "/proc/cpuinfo",
+    },
+)
 
 
 def rate(key: str, work: float, median_s: float, spread: float = 0.01) -> dict[str, Any]:
@@ -35,10 +45,18 @@ CPU = [
 ]
 CUDA = [
     {"kind": "device", "device": "cuda:0", "torch": "2.13.0+cu130", "threads": 16},
-    {"kind": "cuda", "name": "NVIDIA H200", "capability": [9, 0], "total_bytes": 150_000_000_000, "free_bytes": 149_000_000_000,
-     "uuid": "nobody-has-this", "multi_processors": 132, "cuda": "13.0"},
+    {
+        "kind": "cuda",
+        "name": "NVIDIA H200",
+        "capability": [9, 0],
+        "total_bytes": 150_000_000_000,
+        "free_bytes": 149_000_000_000,
+        "uuid": "nobody-has-this",
+        "multi_processors": 132,
+        "cuda": "13.0",
+    },
     *CPU[2:],
-]  # fmt: skip
+]
 
 
 def test_a_cpu_profile() -> None:

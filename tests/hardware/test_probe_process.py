@@ -43,6 +43,7 @@ def test_it_finds_this_machine(probed: tuple[DeviceProfile, list[tuple[str, floa
     assert "math" in profile.attention_kernels
     assert 1e8 < profile.flops_per_s["float32"].value < 1e14
     assert 1e8 < profile.bytes_per_s["memory"].value < 1e13
+    assert 1e6 < profile.bytes_per_s["storage"].value < 1e12
     assert 1e-7 < profile.launch_s < 1e-3
     assert 100e6 < profile.context_bytes < 3e9
     assert profile.memory_bytes >= (profile.available_bytes or 0) > 0
@@ -64,7 +65,10 @@ def test_it_tells_what_it_does(probed: tuple[DeviceProfile, list[tuple[str, floa
 
 
 def test_nothing_heavy_stays_in_this_process(probed: tuple[DeviceProfile, list[tuple[str, float]]]) -> None:
-    script = "import sys, advisor.hardware; print([m for m in ('torch', 'transformers', 'peft', 'pynvml') if m in sys.modules])"
+    script = (
+        "import sys, advisor.hardware; print([m for m in ('torch', 'transformers', 'peft', 'pynvml') if m "
+        "in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
 
@@ -81,7 +85,7 @@ def test_ctrl_c_keeps_what_was_found(tmp_path: Path) -> None:
     )
     assert done.returncode == 130, done.stderr
     assert "marked partial" in done.stdout
-    kept = [path for path in (tmp_path / "profiles").glob("*.json")]
+    kept = list((tmp_path / "profiles").glob("*.json"))
     assert len(kept) == 1
     assert '"partial": "interrupted"' in kept[0].read_text()
 

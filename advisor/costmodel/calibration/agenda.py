@@ -10,14 +10,16 @@ from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 
-SHAPES = ((2, 16), (4, 32), (8, 32), (8, 64), (16, 64), (16, 128), (32, 128), (8, 512), (16, 512))
+SHAPES = ((2, 16), (4, 32), (8, 32), (8, 64), (16, 64), (16, 128), (32, 128), (16, 256))
 """Candidates for (micro-batch size, padded length); the largest whose step stays short enough are taken."""
 QUICK_STEP_S, FULL_STEP_S = 0.8, 3.0
 """Longest step that is worth repeating: a quick calibration has a minute for everything, a full one ten."""
 QUICK_REPLAY_S, FULL_REPLAY_S = 16.0, 150.0
 QUICK_CALL_S, FULL_CALL_S = 0.03, 0.12
-REFERENCE_FLOPS_PER_S = 5e10
+REFERENCE_FLOPS_PER_S, REFERENCE_BYTES_PER_S = 5e10, 5e9
 """Assumed before anything was measured, only to choose shapes: a slow server core or two."""
+ACTIVATION_PASSES = 200
+"""How often a step reads or writes a tensor of one layer's activations (traced BERT-like encoders: 150 to 250)."""
 
 
 @dataclass(frozen=True)
@@ -67,17 +69,20 @@ def make_agenda(model: ModelSpec, device: DeviceProfile, *, quick: bool) -> Agen
     small, large = shapes[0], shapes[-1]
     middle = shapes[len(shapes) // 2]
     if quick:
-        items = (
+        items: list[Item | None] = [
             _item(model, "lora", large, measured=True, profiled=True, evaluated=True),
             _item(model, "full", middle, measured=True, profiled=True),
-            _item(model, "head", middle, measured=True, profiled=True),
-            _item(model, "lora", small),
+            _item(model, "head", middle, measured=True, profiled=True, evaluated=True),
+            _item(model, "lora", small, evaluated=True),
             _item(model, "full", small),
             _item(model, "qlora", small),
-        )
-        return Agenda(tuple(i for i in items if i is not None), QUICK_REPLAY_S, QUICK_CALL_S, steps=4)
-    items = tuple(item for item in _full_items(model, (small, middle, large)) if item is not None)
-    return Agenda(items, FULL_REPLAY_S, FULL_CALL_S, steps=7)
+        ]
+        return Agenda(_applicable(items), QUICK_REPLAY_S, QUICK_CALL_S, steps=4)
+    return Agenda(_applicable(_full_items(model, (small, middle, large))), FULL_REPLAY_S, FULL_CALL_S, steps=7)
+
+
+def _applicable(items: list[Item | None]) -> tuple[Item, ...]:
+    return tuple(item for item in items if item is not None)
 
 
 def _full_items(model: ModelSpec, shapes: tuple[tuple[int, int], ...]) -> list[Item | None]:
@@ -101,16 +106,18 @@ def _full_items(model: ModelSpec, shapes: tuple[tuple[int, int], ...]) -> list[I
 def feasible_shapes(model: ModelSpec, device: DeviceProfile, step_s: float) -> list[tuple[int, int]]:
     """Shapes whose full fine-tuning step is estimated to stay under ``step_s``; at least the smallest one.
 
-    Estimate: 6 FLOPs per parameter and token (Kaplan et al. 2020), embeddings left out because they are looked up.
+    The estimate is 6 FLOPs per parameter and token (Kaplan et al. 2020; embeddings left out because they are looked
+    up), plus the traffic of activations.
     """
     rate = device.flops_per_s["float32"].value if "float32" in device.flops_per_s else REFERENCE_FLOPS_PER_S
-    computed = max(model.total_parameters - model.vocab_size * model.hidden_size, 1)
-    if model.task != "sequence-classification":
-        computed += model.vocab_size * model.hidden_size
+    bandwidth = device.bytes_per_s["memory"].value if "memory" in device.bytes_per_s else REFERENCE_BYTES_PER_S
+    embedding = model.vocab_size * model.hidden_size
+    looked_up = embedding if model.task == "sequence-classification" else 0
+    computed = max(model.total_parameters - looked_up, 1)
+    traffic_bytes = 4 * ACTIVATION_PASSES * model.hidden_size * model.num_hidden_layers
+    token_s = 6 * computed / rate + traffic_bytes / bandwidth
     limit = model.max_positions or 1 << 30
-    shapes = [
-        (rows, length) for rows, length in SHAPES if length <= limit and 6 * computed * rows * length / rate <= step_s
-    ]
+    shapes = [(rows, length) for rows, length in SHAPES if length <= limit and token_s * rows * length <= step_s]
     return sorted(shapes, key=lambda shape: shape[0] * shape[1]) or [SHAPES[0]]
 
 

@@ -179,14 +179,18 @@ def distinct_tasks(operators: list[TracedOp]) -> list[ReplayTask]:
 
 
 def _interleaved(tasks: list[ReplayTask]) -> list[ReplayTask]:
-    """Every class's largest calls first, classes taking turns, so that a budget that ends early starves none."""
+    """Operators take turns, so that a budget that ends early starves none: each one's middle call, its largest, its
+    smallest.
+    """
     by_key: dict[str, list[ReplayTask]] = {}
-    for task in sorted(tasks, key=lambda t: -(t.flops + 8 * t.moved_bytes) * t.share):
+    for task in sorted(tasks, key=lambda t: -(t.flops + 8 * t.moved_bytes)):
         by_key.setdefault(task.key, []).append(task)
-    ordered = sorted(
-        ((position, -len(members), key) for key, members in by_key.items() for position in range(len(members)))
-    )
-    return [by_key[key][position] for position, _, key in ordered]
+    turns: list[tuple[int, str, ReplayTask]] = []
+    for key, members in by_key.items():
+        first = list(dict.fromkeys((len(members) // 2, 0, len(members) - 1)))
+        order = [*first, *(index for index in range(len(members)) if index not in first)]
+        turns += [(turn, key, members[index]) for turn, index in enumerate(order)]
+    return [task for _, _, task in sorted(turns, key=lambda entry: entry[:2])]
 
 
 def _replay(tasks: list[ReplayTask], agenda: Agenda, state: _Progress) -> None:

@@ -21,6 +21,9 @@ Floats = npt.NDArray[np.float64]
 CACHE_CANDIDATES_BYTES = (2**18, 2**20, 2**22, 2**24, 2**25)
 """Where traffic may change from cache to memory, or the C allocator from reused to fresh pages (glibc: 32 MiB)."""
 MIN_POINTS_FOR_KINK = 8
+EMPTY_CALL_S, EMPTY_CALL_WEIGHT = 4e-6, 0.05
+"""A call without work takes about the dispatcher's time. Weak, but it decides where one replay alone could be all
+overhead or all work: then it is work, and smaller calls come out shorter."""
 MIN_POINTS_PER_OPERATOR = 3
 """Fewer replays than this cannot tell an operator's overhead from its rate; its class then speaks for it."""
 PRIOR_FACTOR_SIGMA = 0.5
@@ -57,11 +60,14 @@ def fit_class(points: list[ReplayPoint]) -> ClassFit:
     shares = np.array([p.share for p in points], dtype=np.float64)
     weights = np.sqrt(shares * np.maximum(seconds, SMALLEST_S))
     weights /= weights.max() * np.maximum(seconds, SMALLEST_S)
+    if len(points) < MIN_POINTS_PER_OPERATOR:
+        flops, moved, seconds = np.append(flops, 0.0), np.append(moved, 0.0), np.append(seconds, EMPTY_CALL_S)
+        weights = np.append(weights, EMPTY_CALL_WEIGHT / EMPTY_CALL_S)
     candidates = CACHE_CANDIDATES_BYTES if len(points) >= MIN_POINTS_FOR_KINK else (2**62,)
     fits = {size: _non_negative(_features(flops, moved, size), seconds, weights) for size in candidates}
     near_bytes = min(fits, key=lambda size: fits[size][1])
     c = fits[near_bytes][0]
-    predicted = _features(flops, moved, near_bytes) @ c
+    predicted = (_features(flops, moved, near_bytes) @ c)[: len(points)]
     return ClassFit(
         overhead_s=float(c[0]),
         s_per_flop=float(c[1]),
@@ -69,7 +75,7 @@ def fit_class(points: list[ReplayPoint]) -> ClassFit:
         s_per_far_byte=float(c[3]) if (moved > near_bytes).any() else float(c[2]),
         near_bytes=near_bytes,
         samples=len(points),
-        residual_relative=float(np.median(np.abs(predicted / np.maximum(seconds, 1e-12) - 1))),
+        residual_relative=float(np.median(np.abs(predicted / np.maximum(seconds[: len(points)], 1e-12) - 1))),
         max_flops=int(flops.max()),
         max_bytes=int(moved.max()),
     )

@@ -125,7 +125,8 @@ def _real(value: Any, device: str, rows: int) -> Any:
         if "torch" in value:
             return getattr(torch, value["torch"])
         if "tensor" in value:
-            return _tensor(*value["tensor"], device, rows)
+            shape, strides, dtype_name = value["tensor"]
+            return _tensor(shape, strides, dtype_name, device, rows)
         return {key: _real(item, device, rows) for key, item in value.items()}
     return value
 

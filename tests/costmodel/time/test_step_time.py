@@ -18,7 +18,9 @@ PROBED = DeviceProfile(
     bytes_per_s={"memory": Rate(1e10, "probed")}, launch_s=5e-6, basis="measured",
 )  # fmt: skip
 FIT = ClassFit(2e-6, 1e-11, 1e-10, 1e-10, 2**62, 20, 0.05, 10**10, 10**8)
-POINT = StepPoint("bert/384x6", "lora", "plain", 16, 64, (0.5, 0.51, 0.49, 0.5), (("gemm/float32/mm", 10**9, 10**6, 40),))
+POINT = StepPoint(
+    "bert/384x6", "lora", "plain", 16, 64, (0.5, 0.51, 0.49, 0.5), (("gemm/float32/mm", 10**9, 10**6, 40),)
+)
 CALIBRATED = Calibration(
     "cpu-x-2c", {}, "", {"gemm/float32": FIT}, step=StepFit(1.2, 1e-5, 0.04, 0.01, 6), points=(POINT,)
 )
@@ -59,7 +61,9 @@ def test_a_calibrated_step() -> None:
 def test_the_models_own_ratio_is_used() -> None:
     own = dataclasses.replace(CALIBRATED, model_ratios={"bert/384x6": 1.1})
     work = OperatorSeconds(0.4, 1000)
-    assert step_time(work, PROBED, own, NEAR).seconds == pytest.approx(1.1 * step_time(work, PROBED, CALIBRATED, NEAR).seconds)
+    assert step_time(work, PROBED, own, NEAR).seconds == pytest.approx(
+        1.1 * step_time(work, PROBED, CALIBRATED, NEAR).seconds
+    )
     other = dataclasses.replace(NEAR, model_key="bert/768x12")
     assert step_time(work, PROBED, own, other).seconds == step_time(work, PROBED, CALIBRATED, other).seconds
 
@@ -86,7 +90,9 @@ def test_few_points_mean_a_wide_interval() -> None:
     few = dataclasses.replace(CALIBRATED, step=StepFit(1.2, 1e-5, 0.04, 0.01, 3))
     many = dataclasses.replace(CALIBRATED, step=StepFit(1.2, 1e-5, 0.04, 0.01, 20))
     work = OperatorSeconds(0.4, 1000)
-    assert relative_width(step_time(work, PROBED, few, NEAR)) > 1.3 * relative_width(step_time(work, PROBED, many, NEAR))
+    assert relative_width(step_time(work, PROBED, few, NEAR)) > 1.3 * relative_width(
+        step_time(work, PROBED, many, NEAR)
+    )
 
 
 def test_without_calibration_the_interval_is_wide_and_says_so() -> None:
