@@ -182,16 +182,12 @@ def _hub_model(source: str, trust_remote_code: bool, allow_pickle: bool, revisio
 def _hub_weights(source: str, allow_pickle: bool, revision: str | None) -> tuple[bool, int]:
     """Weights on the hub, by its file list; offline by what is in the cache."""
     from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     try:
         siblings = HfApi().model_info(source, revision=revision, files_metadata=True).siblings or []
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError):
-        cached = [
-            try_to_load_from_cache(source, name, revision=revision) for name in ("model.safetensors", SAFETENSORS_INDEX)
-        ]
-        folder = next((Path(file).parent for file in cached if isinstance(file, str)), None)
-        return _folder_weights(folder, allow_pickle) if folder else (False, 0)
+    except Exception:  # offline, unreachable or not allowed, each in words of its own: the cache is what there is
+        cached = try_to_load_from_cache(source, "config.json", revision=revision)
+        return _folder_weights(Path(cached).parent, allow_pickle) if isinstance(cached, str) else (False, 0)
     sizes = {file.rfilename: file.size or 0 for file in siblings}
     safe = [name for name in sizes if name.endswith(".safetensors") and "/" not in name]
     pickles = [name for name in sizes if name.endswith((".bin", ".pt", ".pth")) and "/" not in name]

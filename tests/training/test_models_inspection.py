@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,6 +99,30 @@ def test_other_number_of_labels_drops_the_old_names(tmp_path: Path) -> None:
         two.total_parameters
         == inspect_model(str(tmp_path), "sequence-classification", num_labels=3).total_parameters - 17
     )
+
+
+def test_hub_model_is_read_from_the_cache_when_offline(tmp_path: Path) -> None:
+    """In a process of its own, because the cache's place and the offline switch are read on import."""
+    snapshot = tmp_path / "hub" / "models--someone--tiny" / "snapshots" / "0123abc"
+    snapshot.mkdir(parents=True)
+    tiny_bert(snapshot)
+    refs = snapshot.parents[1] / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("0123abc")
+    code = (
+        "from advisor.training.models import inspect_model\n"
+        "from advisor.training.build import build_model\n"
+        "from advisor.core.plan import ExecutionPlan\n"
+        "from advisor.strategies import get_strategy\n"
+        "spec = inspect_model('someone/tiny', 'sequence-classification')\n"
+        "model = build_model(spec, get_strategy('lora').configured(spec, rank=2), ExecutionPlan(micro_batch_size=1))\n"
+        "print(spec.kind, spec.has_weights, spec.weights_bytes, spec.total_parameters)"
+    )
+    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, env=environment)
+    assert done.returncode == 0, done.stderr
+    size = (snapshot / "model.safetensors").stat().st_size
+    assert done.stdout.split()[:3] == ["hub", "True", str(size)]
 
 
 def test_kinds_of_source(tmp_path: Path) -> None:

@@ -108,7 +108,10 @@ def test_code_that_comes_with_the_model(folder: Path) -> None:
     assert not (folder / "executed").exists(), "nothing of the model's code may run"
 
 
-def test_code_is_run_when_it_is_allowed(folder: Path) -> None:
+def test_code_is_run_when_it_is_allowed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers.dynamic_module_utils
+
+    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     edit(
         folder,
         model_type="their_own",
