@@ -12,6 +12,7 @@ from advisor.core.plan import Plan
 from advisor.core.recommendation import Recommendation, RejectedMethod
 from advisor.core.strategy import StrategyConfig
 from advisor.core.units import parse_memory_bytes
+from advisor.costmodel.quality import EvidenceRun, QualityEvidence, QualityModel
 from advisor.search.planner import recommend_plans, rerank, solve_execution
 from advisor.strategies import get_strategy, strategy_names
 from tests.search.planner_fakes import DATA, GIB, FakeCostModel, cpu, cuda, data_profile, distilbert, mistral
@@ -211,9 +212,23 @@ def test_epochs_replace_the_defaults():
     assert {item.plan.strategy.num_train_epochs for item in answer.ranked} == {2}
 
 
-def test_reranking_without_new_knowledge_changes_nothing():
-    from advisor.costmodel.quality import QualityModel
+def test_a_method_that_was_tried_stands_before_one_that_only_looks_a_little_better():
+    answer = recommend(distilbert(), cuda(24), methods=["lora", "hira", "full"])
+    lora = get_strategy("lora").default_config(distilbert())
+    runs = tuple(
+        EvidenceRun(lora, rows, 9000, 500, loss, accuracy, 10.0, "completed")
+        for rows, loss, accuracy in ((1125, 0.62, 0.64), (2250, 0.58, 0.68))
+    )
+    after = rerank(answer, QualityModel(evidence=QualityEvidence(runs, target_eval_rows=1000)))
+    assert after.best.strategy.method == "lora"
+    assert after.best.predicted.quality.basis == "measured"
+    assert after.best.predicted.quality.value < answer.best.predicted.quality.value
+    hira = next(item for item in after.ranked if item.plan.strategy.method == "hira")
+    assert hira.score > after.ranked[0].score
+    assert "not tried here" in hira.reason
 
+
+def test_reranking_without_new_knowledge_changes_nothing():
     answer = recommend(distilbert(), cuda(24))
     again = rerank(answer, QualityModel())
     assert [item.plan.strategy.method for item in again.ranked] == [item.plan.strategy.method for item in answer.ranked]

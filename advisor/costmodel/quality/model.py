@@ -103,6 +103,16 @@ class QualityModel:
         """
         return self._gap(model, strategy.method, strategy).mean_points / 100
 
+    def caution(self, model: ModelSpec, strategy: StrategyConfig) -> float:
+        """What an estimate that only rests on other methods' runs is marked down by when plans are ordered.
+
+        The standard deviation of its gap, on the ranking scale; 0 for a method with runs of its own, and as long as
+        nothing was run.
+        """
+        if self.evidence is None or not self.evidence.methods or strategy.method in self.evidence.methods:
+            return 0.0
+        return self._gap(model, strategy.method, strategy).sd_points / 100
+
     @property
     def tie_margin(self) -> float:
         """Differences below this are inside the noise between seeds: the standard deviation of the difference of two

@@ -14,19 +14,33 @@ from advisor.costmodel.quality import QualityModel
 
 @dataclass(frozen=True)
 class Expectation:
-    """What to expect of a method, fit or not: its estimate and its place on the ranking scale (higher is better)."""
+    """What to expect of a method, fit or not.
+
+    Attributes:
+        quality: Its estimate.
+        score: Expected value on the ranking scale, higher is better.
+        caution: What it is marked down by for the order: short runs of other methods say less about it than its own.
+    """
 
     quality: QualityEstimate
     score: float
+    caution: float = 0.0
+
+    @property
+    def standing(self) -> float:
+        """What the order goes by."""
+        return self.score - self.caution
 
 
 def expectation(quality: QualityModel, plan: Plan) -> Expectation:
     """Expected quality of a plan; where the estimate abstains, its gap to full fine-tuning ranks it."""
     estimate = quality.estimate(plan.model, plan.strategy, plan.data_profile, min_quality=plan.budget.min_quality)
-    gap = quality.expected_gap(plan.model, plan.strategy)
+    caution = quality.caution(plan.model, plan.strategy)
     if estimate.value is None:
-        return Expectation(estimate, gap)
-    return Expectation(estimate, estimate.value if estimate.metric == "accuracy" else -estimate.value)
+        return Expectation(estimate, quality.expected_gap(plan.model, plan.strategy), caution)
+    if estimate.metric == "accuracy":
+        return Expectation(estimate, estimate.value, caution)
+    return Expectation(estimate, -estimate.value, caution * estimate.value)
 
 
 def noise_groups(expectations: Mapping[str, Expectation], margin: float) -> dict[str, int]:
@@ -37,41 +51,40 @@ def noise_groups(expectations: Mapping[str, Expectation], margin: float) -> dict
     """
     groups: dict[str, int] = {}
     top, index = float("inf"), -1
-    for name, item in sorted(expectations.items(), key=lambda pair: -pair[1].score):
+    for name, item in sorted(expectations.items(), key=lambda pair: -pair[1].standing):
         width = (
             margin * abs(item.score)
             if item.quality.metric == "perplexity" and item.quality.value is not None
             else margin
         )
-        if top - item.score > width:
-            top, index = item.score, index + 1
+        if top - item.standing > width:
+            top, index = item.standing, index + 1
         groups[name] = index
     return groups
 
 
 def rank(plans: Mapping[str, Plan], expectations: Mapping[str, Expectation], margin: float) -> tuple[RankedPlan, ...]:
-    """Plans best first, with reasons; ``plans`` and ``expectations`` share their keys, the latter may have more."""
+    """Plans best first, with reasons; ``plans`` and ``expectations`` share their keys, the latter may have more.
+
+    Inside a group, methods that were tried come first, then the cheaper ones.
+    """
     groups = noise_groups(expectations, margin)
-    names = sorted(plans, key=lambda name: (groups[name], *_cost(plans[name]), -expectations[name].score, name))
+    names = sorted(plans, key=lambda name: (groups[name], expectations[name].caution > 0, *_cost(plans[name]), name))
     if not names:
         return ()
     best = names[0]
+    ties = [name for name in names[1:] if groups[name] == groups[best]]
     ranked = []
     for name in names:
-        tied = groups[name] == groups[best] and len(names) > 1
-        partners = [other for other in names if other != name and groups[other] == groups[best]]
-        reason = (
-            _reason_of_best(
-                plans[best], expectations[best], [plans[other].strategy.method for other in partners], margin
+        if name == best:
+            tried = [plans[other].strategy.method for other in ties if expectations[other].caution == 0]
+            reason = _reason_of_best(plans[best], expectations[best], tried, margin)
+        else:
+            reason = _reason_of_other(
+                plans[name], expectations[name], plans[best], expectations[best], name in ties, margin
             )
-            if name == best
-            else _reason_of_other(plans[name], expectations[name], plans[best], expectations[best], tied, margin)
-        )
-        ranked.append(
-            RankedPlan(_with_quality(plans[name], expectations[name].quality), expectations[name].score, tied, reason)
-        )
-    if len([item for item in ranked if item.tied]) == 1:
-        ranked[0] = replace(ranked[0], tied=False)
+        plan = _with_quality(plans[name], expectations[name].quality)
+        ranked.append(RankedPlan(plan, expectations[name].score, bool(ties) and name in (best, *ties), reason))
     return tuple(ranked)
 
 
@@ -107,19 +120,19 @@ def _reason_of_best(plan: Plan, expected: Expectation, ties: Sequence[str], marg
 def _reason_of_other(
     plan: Plan, expected: Expectation, best: Plan, best_expected: Expectation, tied: bool, margin: float
 ) -> str:
+    costs, name = _cost_difference(plan, best), best.strategy.method
     difference = 100 * (expected.score - best_expected.score)
-    costs = _cost_difference(plan, best)
+    if expected.caution > best_expected.caution:
+        error = f"standard error {100 * expected.caution:.1f}"
+        return f"not tried here, {difference:+.1f} points to {name} from published tables ({error}); {costs}"
     if tied:
         noise = f"({difference:+.1f} of {100 * margin:.1f} points)"
-        return f"within the noise between seeds of {best.strategy.method} {noise}, but {costs}"
-    if (
-        expected.quality.metric == "perplexity"
-        and expected.quality.value is not None
-        and best_expected.quality.value is not None
-    ):
-        return f"expected perplexity {expected.quality.value:.2f} against {best_expected.quality.value:.2f}; {costs}"
+        return f"within the noise between seeds of {name} {noise}, but {costs}"
+    values = expected.quality.value, best_expected.quality.value
+    if expected.quality.metric == "perplexity" and values[0] is not None and values[1] is not None:
+        return f"expected perplexity {values[0]:.2f} against {values[1]:.2f}; {costs}"
     side = "below" if difference < 0 else "above"
-    return f"{abs(difference):.1f} points {side} {best.strategy.method} in expectation; {costs}"
+    return f"{abs(difference):.1f} points {side} {name} in expectation; {costs}"
 
 
 def _cost_difference(plan: Plan, best: Plan) -> str:
@@ -130,11 +143,4 @@ def _cost_difference(plan: Plan, best: Plan) -> str:
     if mine.time is None or other.time is None:
         return f"takes {memory}"
     ratio = mine.time.total_s / other.time.total_s
-    pace = (
-        f"{ratio:.1f} times as long"
-        if ratio >= 1.05
-        else f"{1 / ratio:.1f} times as fast"
-        if ratio <= 0.95
-        else "as long"
-    )
-    return f"takes {pace} ({format_duration(mine.time.total_s)}) and {memory}"
+    return f"takes {ratio:.2f} times as long ({format_duration(mine.time.total_s)}) and {memory}"
