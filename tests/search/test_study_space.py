@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from advisor.core.budget import Budget
 from advisor.core.strategy import StrategyConfig
+from advisor.search.study.clock import StudyClock
 from advisor.search.study.feasible import feasible_space, warm_start
 from advisor.search.study.setting import Misfit, Setting
 from advisor.search.study.space import Axis, axis_of, declared_space
@@ -18,6 +19,7 @@ from advisor.strategies import get_strategy
 from advisor.strategies.base import CategoricalDimension, FloatDimension, IntDimension
 from tests.search import study_fakes as fakes
 
+CLOCK = StudyClock(1e6)
 ADAPTER = {"rank": 1, "target_modules": "attention"}
 CHEAPEST: dict[str, dict[str, Any]] = {"lora": ADAPTER, "hira": ADAPTER, "partial": {"unfrozen_layers": 1}}
 
@@ -77,7 +79,7 @@ def test_the_default_of_a_registered_method_is_a_point_of_its_own_space(name: st
 def test_ranks_are_cut_at_the_largest_that_fits() -> None:
     # lora: 400 MiB + 2 MiB a rank on the cheaper targets
     space, cut = feasible_space(
-        setting(Budget(memory_bytes=440 * fakes.MIB)), declared_space([fakes.strategies()["lora"]], fakes.MODEL)
+        setting(Budget(memory_bytes=440 * fakes.MIB)), declared_space([fakes.strategies()["lora"]], fakes.MODEL), CLOCK
     )
     axis = next(axis for axis in space.methods[0].axes if axis.field == "rank")
     assert axis.decode(int(axis.high)) == 16
@@ -89,7 +91,7 @@ def test_everything_below_a_cut_fits_and_everything_above_does_not(budget_mib: i
     budget = Budget(memory_bytes=budget_mib * fakes.MIB)
     ask = setting(budget)
     declared = declared_space(fakes.strategies().values(), fakes.MODEL)
-    space, _ = feasible_space(ask, declared)
+    space, _ = feasible_space(ask, declared, CLOCK)
     kept = {method.method for method in space.methods}
     for method in declared.methods:
         smallest = method.config(CHEAPEST.get(method.method, {}), 1.0)
@@ -102,14 +104,14 @@ def test_everything_below_a_cut_fits_and_everything_above_does_not(budget_mib: i
 
 def test_the_first_trial_of_a_method_fits_even_where_its_default_does_not() -> None:
     ask = setting(Budget(memory_bytes=410 * fakes.MIB))  # the default rank 8 needs 416 MiB
-    space, _ = feasible_space(ask, declared_space([fakes.strategies()["lora"]], fakes.MODEL))
+    space, _ = feasible_space(ask, declared_space([fakes.strategies()["lora"]], fakes.MODEL), CLOCK)
     config = space.config(warm_start(ask, space.methods[0]))
     assert not isinstance(ask.plan(config), Misfit)
     assert config.rank is not None and config.rank < 8
 
 
 def test_better_methods_come_first_and_cheaper_ones_among_equals() -> None:
-    space, _ = feasible_space(setting(Budget()), declared_space(fakes.strategies().values(), fakes.MODEL))
+    space, _ = feasible_space(setting(Budget()), declared_space(fakes.strategies().values(), fakes.MODEL), CLOCK)
     assert [method.method for method in space.methods] == ["head", "partial", "ia3", "lora", "hira", "full"]
 
 
@@ -126,3 +128,13 @@ def test_equal_solutions_are_shared_over_learning_rates_only() -> None:
     assert not isinstance(one, Misfit) and not isinstance(two, Misfit)
     assert (one.strategy.learning_rate, two.strategy.learning_rate) == (5e-5, 1e-4)
     assert one.predicted is two.predicted
+
+
+def test_slow_predictions_leave_time_for_trials() -> None:
+    ticks = iter(range(100))
+    clock = StudyClock(6.0, now=lambda: float(next(ticks)))
+    declared = declared_space(fakes.strategies().values(), fakes.MODEL)
+    space, cut = feasible_space(setting(Budget()), declared, clock)
+    assert 1 <= len(space.methods) < len(declared.methods)
+    assert all("half of the time" in entry.reason for entry in cut)
+    assert len(space.methods) + len(cut) == len(declared.methods)

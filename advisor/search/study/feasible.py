@@ -8,12 +8,19 @@ from collections.abc import Iterator
 from typing import Any
 
 from advisor.core.plan import Plan
+from advisor.search.study.clock import StudyClock
 from advisor.search.study.records import NeverStarted, ParamValue
-from advisor.search.study.setting import Misfit, Setting
+from advisor.search.study.setting import Misfit, OnEvent, Setting
 from advisor.search.study.space import Axis, MethodSpace, Space
 
+PLANNING_SHARE = 0.5
+"""Share of the time budget after which no further method is looked at, once one fits: a study of few methods is better
+than none. A method's first prediction traces the model (seconds to a minute); later ones are read from the cache."""
 
-def feasible_space(setting: Setting, declared: Space) -> tuple[Space, tuple[NeverStarted, ...]]:
+
+def feasible_space(
+    setting: Setting, declared: Space, clock: StudyClock, on_event: OnEvent | None = None
+) -> tuple[Space, tuple[NeverStarted, ...]]:
     """The part of the space that can fit, and what was cut off.
 
     Memory and time never fall when a rank or the number of unfrozen layers rises, so each integer axis is cut at the
@@ -22,9 +29,16 @@ def feasible_space(setting: Setting, declared: Space) -> tuple[Space, tuple[Neve
     """
     kept: list[MethodSpace] = []
     cut: list[NeverStarted] = []
-    for space in declared.methods:
-        reason = setting.strategies[space.method].applies_to(setting.model)
-        outcome = _capped(setting, space, cut) if reason is None else reason
+    for index, space in enumerate(declared.methods):
+        if kept and clock.elapsed_s > PLANNING_SHARE * clock.budget_s:
+            reason = "not looked at: predicting the other methods took half of the time; a new study will be faster"
+            cut.append(NeverStarted(None, space.method, reason))
+            continue
+        if on_event is not None:
+            text = f"predicting what {space.method} needs"
+            on_event({"kind": "progress", "text": text, "share": index / len(declared.methods)})
+        unusable = setting.strategies[space.method].applies_to(setting.model)
+        outcome = _capped(setting, space, cut) if unusable is None else unusable
         if isinstance(outcome, str):
             cut.append(NeverStarted(None, space.method, outcome))
         else:

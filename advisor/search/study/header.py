@@ -6,16 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from advisor.core.errors import AdvisorError, InputError, NothingFitsError, OutputError
+from advisor.search.study.clock import StudyClock
 from advisor.search.study.feasible import feasible_space, warm_start
 from advisor.search.study.files import StudyHeader, load_header
 from advisor.search.study.ladder import choose_ladder
 from advisor.search.study.pace import run_cost
 from advisor.search.study.records import NeverStarted
-from advisor.search.study.setting import Setting, identity_hash
+from advisor.search.study.setting import OnEvent, Setting, identity_hash
 from advisor.search.study.space import MethodSpace, Space, declared_space
 
 
-def open_header(setting: Setting, study_dir: Path, *, resume: bool, time_s: float) -> StudyHeader:
+def open_header(
+    setting: Setting, study_dir: Path, *, resume: bool, clock: StudyClock, on_event: OnEvent | None
+) -> StudyHeader:
     """The study in the folder when resuming, else a new one.
 
     Raises:
@@ -26,7 +29,7 @@ def open_header(setting: Setting, study_dir: Path, *, resume: bool, time_s: floa
     identity = setting.identity(declared)
     known = load_header(study_dir)
     if known is None:
-        header = _new_header(setting, declared, unusable, identity, time_s)
+        header = _new_header(setting, declared, unusable, identity, clock, on_event)
         header.save(study_dir)
         return header
     if not resume:
@@ -61,9 +64,14 @@ def _declared(setting: Setting) -> tuple[Space, list[NeverStarted]]:
 
 
 def _new_header(
-    setting: Setting, declared: Space, unusable: Sequence[NeverStarted], identity: dict[str, str], time_s: float
+    setting: Setting,
+    declared: Space,
+    unusable: Sequence[NeverStarted],
+    identity: dict[str, str],
+    clock: StudyClock,
+    on_event: OnEvent | None,
 ) -> StudyHeader:
-    space, cut = feasible_space(setting, declared)
+    space, cut = feasible_space(setting, declared, clock, on_event)
     never_started = (*unusable, *cut)
     if not space.methods:
         raise NothingFitsError(
@@ -73,7 +81,7 @@ def _new_header(
         )
     costs = [run_cost(setting, space.config(warm_start(setting, one))) for one in space.methods]
     known = [cost for cost in costs if cost is not None]
-    ladder = choose_ladder(setting.full_rows, setting.effective_batch_size, known, time_s)
+    ladder = choose_ladder(setting.full_rows, setting.effective_batch_size, known, clock.remaining_s)
     complete = ladder[-1] >= setting.full_rows
     return StudyHeader(
         name=f"tune-{identity_hash(identity)}",

@@ -97,7 +97,7 @@ def tune_study(
         model, data_spec, data_profile, cost_model, budget, seed, effective_batch_size, solve or _planner(), available
     )
     with owned(study_dir), _interruptible(study_dir, resume_command):
-        header = open_header(setting, study_dir, resume=resume, time_s=clock.remaining_s)
+        header = open_header(setting, study_dir, resume=resume, clock=clock, on_event=on_event)
         files = TrialFiles(study_dir)
         study, storage = open_study(
             study_dir, header.name, header.direction, seed=seed, defaults=len(header.space.methods)
