@@ -13,6 +13,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 PLAIN_INTERVAL_S = 10.0
 """Without a terminal, one line of progress at most this often: a log stays readable."""
 
+_TRIAL_FIGURES = ("train_rows", "metric", "nll")
+
 
 class ProgressView:
     """A context manager whose :meth:`on_event` takes the events of a job (``advisor.pipeline.events``)."""
@@ -45,7 +47,12 @@ class ProgressView:
             self._bars.stop()
 
     def on_event(self, event: dict[str, Any]) -> None:
-        """Show one event; kinds that are not known are ignored, so that jobs may say more than views show."""
+        """Show one event; kinds that are not known are ignored, so that jobs may say more than views show.
+
+        Of the runs inside a study only the steps are shown: their phases and figures would bury the trials.
+        """
+        if "trial" in event and event.get("kind") in ("phase", "metrics", "evaluation"):
+            return
         show = {
             "phase": self._show_phase,
             "progress": self._show_share,
@@ -97,8 +104,12 @@ class ProgressView:
         self._console.print(f"  going on after step {event.get('step')}", highlight=False)
 
     def _show_trial(self, event: dict[str, Any]) -> None:
-        words = [str(event[name]) for name in ("method", "state", "reason") if event.get(name)]
-        self._console.print(f"  trial {event.get('trial')}: {escape(', '.join(words))}", highlight=False)
+        words = [str(event.get("method", "")), str(event.get("state", ""))]
+        words += [
+            f"{name.replace('_', ' ')} {event[name]:.4g}" for name in _TRIAL_FIGURES if _is_number(event.get(name))
+        ]
+        words += [str(event["reason"])] if event.get("reason") else []
+        self._console.print(f"  trial {event.get('trial')}: {escape(', '.join(filter(None, words)))}", highlight=False)
 
     def _advance(self, share: float | None, detail: str) -> None:
         if self._live:
@@ -113,3 +124,7 @@ class ProgressView:
             self._last_plain_s = now_s
             percent = f"{share:4.0%} " if share is not None else ""
             self._console.print(f"  {percent}{escape(detail)}", highlight=False)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -207,7 +207,9 @@ def test_progress_on_a_terminal_survives_every_kind_of_event() -> None:
             {"kind": "evaluation", "batch": 1, "total": None},
             {"kind": "progress", "text": "tracing", "share": 0.5},
             {"kind": "resumed", "step": 7},
-            {"kind": "trial", "trial": 3, "method": "lora", "state": "pruned"},
+            {"kind": "trial", "trial": 3, "method": "lora", "state": "evaluated", "train_rows": 160, "metric": 0.5},
+            {"kind": "metrics", "trial": 3, "metrics": {"accuracy": 0.123}},
         ):
             view.on_event(event)
-    assert "trial 3: lora, pruned" in console.file.getvalue()
+    assert "trial 3: lora, evaluated, train rows 160, metric 0.5" in console.file.getvalue()
+    assert "0.123" not in console.file.getvalue()
