@@ -28,8 +28,8 @@ MIN_POINTS_PER_OPERATOR = 3
 """Fewer replays than this cannot tell an operator's overhead from its rate; its class then speaks for it."""
 PRIOR_FACTOR_SIGMA = 0.5
 """A real step takes about as long as its operators alone; half of it either way is believed only on evidence."""
-PRIOR_HOST_S, PRIOR_HOST_SIGMA_S = 10e-6, 10e-6
-"""Host time per operator before any step was measured: of the order of ten microseconds in eager torch."""
+PRIOR_HOST_S, PRIOR_HOST_SIGMA_S = 20e-6, 15e-6
+"""Host time per operator before any step was measured (see ``HOST_S_PER_OPERATOR`` of ``time.step``)."""
 POINT_SIGMA = 0.04
 """Relative weight of one measured step against the two priors above."""
 SMALLEST_S = 2e-6
@@ -89,7 +89,7 @@ def _features(flops: Floats, moved: Floats, near_bytes: int) -> Floats:
 def fit_step(points: list[StepPoint], clock: OperatorClock) -> StepFit | None:
     """Factor and host time per operator from measured steps; ``None`` without points.
 
-    Two weak priors (the factor near one, ten microseconds per operator) decide what few points leave open.
+    Two weak priors (the factor near one, twenty microseconds per operator) decide what few points leave open.
     """
     if not points:
         return None

@@ -12,11 +12,12 @@ from advisor.costmodel.calibration.record import Calibration, StepFit, StepPoint
 from advisor.costmodel.time.table import OperatorClock, OperatorSeconds
 from advisor.costmodel.trace.ops import TracedOp
 
-HOST_S_PER_OPERATOR = {"cuda": 50e-6, "cpu": 12e-6}
+HOST_S_PER_OPERATOR = {"cuda": 50e-6, "cpu": 25e-6}
 """Python, autograd, dispatch and Trainer per operator where no step was measured. CUDA: public A100 step times of a 3B
 decoder with 512-1,024 tokens per step, which hardly depend on the batch (LLMFineTuningBench, LoRA and full,
-checkpointing), over their traced operators: 51-57 us. CPU: real Trainer steps of MiniLM with tiny batches on a 2 GHz
-server core."""
+checkpointing), over their traced operators: 51-57 us. CPU: LoRA steps of MiniLM with 16 tokens took 49 ms of CPU time
+for 662 operators on one busy server core; a third of that is reading the weights and launching, which are counted
+apart."""
 OVERLAP_POWER = 4
 """Host and device work side by side: ``step = (host^4 + device^4)^(1/4)``, close to the larger one. The maximum alone
 is 6-18 % low where both are alike, because one stretch of a step waits for the host and another for the device (same

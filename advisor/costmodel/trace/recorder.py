@@ -168,6 +168,8 @@ class StepRecorder(TorchDispatchMode):
         written = [_touched_bytes(t) for t in outputs]
         if not outputs and args and isinstance(args[0], list | tuple):
             written = [_touched_bytes(t) for t in args[0] if isinstance(t, torch.Tensor)]
+        if func._schema.name == "bitsandbytes::gemm_4bit":
+            written.append(_dequantized_traffic_bytes(args))
         signature = encode_signature(func, args, kwargs) if self.keep_signatures else ""
         self.recording.operators.append(
             RecordedOperator(
@@ -189,6 +191,12 @@ def _flops(func: Any, args: Any, kwargs: Any, out: Any) -> int:
         return 2 * activations.numel() * int(weight_shape[0])
     formula = flop_registry.get(func._overloadpacket)
     return int(formula(*args, **kwargs, out_val=out)) if formula is not None else 0
+
+
+def _dequantized_traffic_bytes(args: Any) -> int:
+    """A 4-bit product writes a de-quantised copy of its weight (N, K) in the activations' type and reads it again."""
+    activations, weight_shape = args[0], args[2]
+    return 2 * int(weight_shape[0]) * int(weight_shape[1]) * int(activations.element_size())
 
 
 def _touched_bytes(tensor: torch.Tensor) -> int:
