@@ -80,8 +80,8 @@ def die_with_parent() -> None:
 def classify(failure: BaseException) -> Answer:
     """An exception as an answer.
 
-    Out of memory is torch's typed error on CUDA, ``MemoryError`` from Python and numpy, and a plain ``RuntimeError`` from
-    torch's CPU allocator.
+    Out of memory is torch's typed error on CUDA, ``MemoryError`` from Python and numpy, and a plain ``RuntimeError``
+    from torch's CPU allocator.
     """
     text = f"{failure}".strip()
     line = text.splitlines()[0] if text else type(failure).__name__

@@ -1,9 +1,9 @@
 """Run a function in a fresh process that dies with its parent and whose end is always a typed outcome.
 
-The process is forked from a server (the standard library's ``forkserver``) that has only imported: it starts in milliseconds, with
-no model, no thread pool and no CUDA context of anybody else in it. Three things end it when its parent goes, whatever the
-parent died of: the kernel kills it when the server goes (``PR_SET_PDEATHSIG``), a thread kills it when the parent's end of a pipe
-closes, and the server itself leaves when nobody holds its own pipe any more.
+The process is forked from a server (the standard library's ``forkserver``) that has only imported: it starts in
+milliseconds, with no model, no thread pool and no CUDA context of anybody else in it. Three things end it when its
+parent goes, whatever the parent died of: the kernel kills it when the server goes (``PR_SET_PDEATHSIG``), a thread
+kills it when the parent's end of a pipe closes, and the server leaves when nobody holds its own pipe any more.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ class Result(Generic[T]):
         if self.outcome == "interrupted":
             raise InterruptedByUser(self.reason)
         if self.outcome != "completed":
-            raise RunFailed(f"the process ended with {self.outcome.replace('_', ' ')}: {self.reason}", fix=ADVICE[self.outcome])
+            raise RunFailed(
+                f"the process ended with {self.outcome.replace('_', ' ')}: {self.reason}", fix=ADVICE[self.outcome]
+            )
         return self.value  # type: ignore[return-value]
 
 
@@ -86,15 +88,17 @@ def isolated(
 ) -> Result[T]:
     """Call ``function(*args, **kwargs)`` in a process of its own and wait for it.
 
-    Ctrl-C (and SIGTERM) here is passed on as one SIGINT, which the function may use to finish cleanly; a second one kills
-    the process. The terminal's own Ctrl-C does not reach it, because it is in a session of its own.
+    Ctrl-C (and SIGTERM) here is passed on as one SIGINT, which the function may use to finish cleanly; a second one
+    kills the process. The terminal's own Ctrl-C does not reach it, because it is in a session of its own.
 
     Args:
-        function: Importable by name; arguments and result must be picklable.
-        on_event: Receives event dictionaries in this process; the function is then called with an ``on_event`` of its own
-            that sends them.
+        function: Importable by name.
+        *args: Its arguments; they and the result must be picklable.
+        on_event: Receives event dictionaries in this process; the function is then called with an ``on_event`` of its
+            own that sends them.
         timeout_s: The process is killed after this long.
-        log_path: Where its standard output and error go (appended); by default only its last words are kept.
+        log_path: Where its standard output and error go (appended); by default nowhere.
+        **kwargs: Its keyword arguments.
     """
     started_s = time.perf_counter()
     context = server.context()
@@ -182,7 +186,9 @@ class _Watch:
         if self.interrupts:
             return Result("interrupted", reason="stopped at once by Ctrl-C", wall_s=wall_s)
         if self._timed_out:
-            return Result("over_time", reason=f"it did not end within {format_duration(timeout_s or 0.0)}", wall_s=wall_s)
+            return Result(
+                "over_time", reason=f"it did not end within {format_duration(timeout_s or 0.0)}", wall_s=wall_s
+            )
         outcome, reason = _meaning_of_exit(exit_code)
         return Result(outcome, reason=reason, wall_s=wall_s)
 
@@ -217,4 +223,3 @@ def _forwarding_interrupts(watch: _Watch) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-

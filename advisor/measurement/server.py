@@ -43,8 +43,8 @@ def start(process: Any) -> None:
     The standard library re-imports ``__main__`` in every child so that functions defined there can be found; a script
     without an ``if __name__ == "__main__"`` guard would start itself over. Only importable functions are isolated here.
 
-    A server that has just been killed (by the kernel, out of memory) refuses connections for a moment until the standard
-    library has noticed and starts another.
+    A server that has just been killed (by the kernel, out of memory) refuses connections for a moment until the
+    standard library has noticed and starts another.
     """
     for attempts_left in reversed(range(RESTART_ATTEMPTS)):
         try:
@@ -61,8 +61,8 @@ def server_environment(current: dict[str, str]) -> dict[str, str]:
     """What the server's environment adds; what the user has set stays.
 
     ``OMP_WAIT_POLICY``: on a busy machine, spinning OpenMP threads cost a factor of 5 to 10. ``USE_HUB_KERNELS``:
-    transformers would fetch kernels from a hub. ``PYTORCH_NVML_BASED_CUDA_CHECK``: asking the CUDA runtime whether there is
-    a GPU would spoil CUDA for every process forked later. One visible GPU: the run is pinned to it.
+    transformers would fetch kernels from a hub. ``PYTORCH_NVML_BASED_CUDA_CHECK``: asking the CUDA runtime whether
+    there is a GPU would spoil CUDA for every process forked later. One visible GPU: the run is pinned to it.
     ``PYTHONPATH``: the server must find this very package.
     """
     wanted = {
@@ -77,7 +77,9 @@ def server_environment(current: dict[str, str]) -> dict[str, str]:
     added = {name: value for name, value in wanted.items() if name not in current}
     visible = current.get("CUDA_VISIBLE_DEVICES", "0")
     added["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
-    added["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(advisor.__file__).parents[1]), current.get("PYTHONPATH")]))
+    added["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(Path(advisor.__file__).parents[1]), current.get("PYTHONPATH")])
+    )
     return added
 
 

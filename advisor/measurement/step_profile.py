@@ -1,8 +1,9 @@
 """How many bytes of tensors one real, unpatched Trainer step keeps alive at its worst moment.
 
-On CPU there is no allocator statistic, but ``torch.profiler`` records every allocation and release of the CPU allocator as a
-``[memory]`` event. Their running sum over one optimizer step, on top of what was alive before it, is the allocated peak. The
-step's own operators and tensors are untouched by the profiler, so this is an independent measure of what the cost model traces.
+On CPU there is no allocator statistic, but ``torch.profiler`` records every allocation and release of the CPU
+allocator as a ``[memory]`` event. Their running sum over one optimizer step, on top of what was alive before it, is
+the allocated peak. The step's own operators and tensors are untouched by the profiler, so this is an independent
+measure of what the cost model traces.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ class StepProfiler(TrainerCallback):
     Make it before the model is built: tensors that are already alive then belong to somebody else and are not counted.
 
     Args:
-        at_step: Which optimizer step, counted from 1; the first one creates the optimizer states and differs from the rest.
+        at_step: Which optimizer step, counted from 1; the first one creates the optimizer states and differs from the
+            rest.
 
     Attributes:
         result: Set once the step is over.
@@ -62,7 +64,9 @@ class StepProfiler(TrainerCallback):
         self._profile: Any = None
         self._before: dict[str, int] = {}
 
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if state.global_step + 1 != self._at_step:
             return
         self._before = live_parts(kwargs["model"], kwargs["optimizer"], ignoring=self._foreign)
@@ -99,8 +103,15 @@ def live_storages() -> dict[int, torch.UntypedStorage]:
 
 
 def live_parts(model: nn.Module, optimizer: Any, *, ignoring: dict[int, torch.UntypedStorage]) -> dict[str, int]:
-    """Live bytes by owner: parameters (and gradients), buffers and quantisation statistics, optimizer states, the rest."""
-    owners: dict[str, dict[int, torch.UntypedStorage]] = {"parameters": {}, "buffers": {}, "optimizer_states": {}, "other": {}}
+    """Live bytes by owner: parameters (and gradients), buffers and quantisation statistics, optimizer states, the
+    rest.
+    """
+    owners: dict[str, dict[int, torch.UntypedStorage]] = {
+        "parameters": {},
+        "buffers": {},
+        "optimizer_states": {},
+        "other": {},
+    }
     for parameter in model.parameters():
         _add(owners["parameters"], parameter)
         if parameter.grad is not None:

@@ -1,4 +1,6 @@
-"""A few real steps of a model, method and execution plan on synthetic batches: how long they take and what they hold."""
+"""A few real steps of a model, method and execution plan on synthetic batches: how long they take and what they
+hold.
+"""
 
 from __future__ import annotations
 
@@ -147,7 +149,11 @@ def profile_step_memory(
 
     Args:
         spec: Weights are loaded when it has them.
+        strategy: The method; its callbacks take part in the step.
+        execution: All of it, accumulation included.
         seq_length: Padded length of every micro-batch.
+        num_hidden_layers: Another depth, with random weights.
+        seed: Of weights and tokens.
     """
     request = StepRequest(
         spec,
@@ -218,7 +224,9 @@ class _HighWater(TrainerCallback):
         self.reserved_bytes: int | None = None
         self._at_step = at_step
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if args.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(args.device)
 

@@ -33,8 +33,9 @@ def training_arguments(
 ) -> TrainingArguments:
     """The stock Trainer's arguments for one strategy and one execution plan.
 
-    Gradient checkpointing is not among them: the built model already has it switched on, so that the traced model and the
-    trained one are the same object graph. Checkpoints are requested by a callback, never by the Trainer's own schedule.
+    Gradient checkpointing is not among them: the built model already has it switched on, so that the traced model and
+    the trained one are the same object graph. Checkpoints are requested by a callback, never by the Trainer's own
+    schedule.
 
     Args:
         strategy: Learning rate, schedule, epochs, clipping.

@@ -28,6 +28,12 @@ def assemble_trainer(
 
     Args:
         model: With adapter, quantisation and checkpointing already in place.
+        arguments: As ``training_arguments`` makes them.
+        task: Decides the metrics.
+        train_dataset: Map-style.
+        collator: Makes batches of both data sets.
+        eval_dataset: Held-out rows; ``None`` when nothing is evaluated.
+        callbacks: In the order in which they are called.
         tokenizer: Saved beside every checkpoint when given.
     """
     trainer = Trainer(

@@ -37,7 +37,9 @@ class StepClock(TrainerCallback):
         self.step_times_s: list[float] = []
         self._started_s: float | None = None
 
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         synchronize(args.device)
         self._started_s = time.perf_counter()
 
@@ -58,7 +60,9 @@ class NeutralEvaluation(TrainerCallback):
     def __init__(self) -> None:
         self._before: torch.Tensor | None = None
 
-    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._before = torch.get_rng_state()
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -103,7 +107,9 @@ class ProgressEvents(TrainerCallback):
         loss = self.train_losses[-1][1] if self.train_losses else None
         self._on_event({"kind": "step", "step": state.global_step, "total": state.max_steps, "loss": loss})
 
-    def on_prediction_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._evaluated_batches += 1
         now_s = time.perf_counter()
         if now_s - self._last_sent_s < EVENT_SPACING_S:
@@ -111,7 +117,11 @@ class ProgressEvents(TrainerCallback):
         self._last_sent_s = now_s
         loader = kwargs.get("eval_dataloader")
         self._on_event(
-            {"kind": "evaluation", "batch": self._evaluated_batches, "total": len(loader) if loader is not None else None}
+            {
+                "kind": "evaluation",
+                "batch": self._evaluated_batches,
+                "total": len(loader) if loader is not None else None,
+            }
         )
 
     def on_evaluate(

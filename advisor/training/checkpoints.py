@@ -1,8 +1,8 @@
 """Checkpoints that are whole or worthless, never in between.
 
-The Trainer writes a checkpoint file by file; a process can be killed between any two of them. A marker that lists every file with its
-size (small ones also with their digest) is therefore written last. Resuming takes the newest folder whose marker agrees with
-its content, and clears away the others.
+The Trainer writes a checkpoint file by file; a process can be killed between any two of them. A marker that lists
+every file with its size (small ones also with their digest) is therefore written last. Resuming takes the newest
+folder whose marker agrees with its content, and clears away the others.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from advisor.core.store import write_text_atomically
 
 MARKER = "advisor-complete.json"
 SAMPLES = "samples.json"
-"""What was measured up to the checkpoint. Written as a whole and not part of what the marker vouches for, because the evaluation
-that follows a checkpoint adds its metrics."""
+"""What was measured up to the checkpoint. Written as a whole and not part of what the marker vouches for, because the
+evaluation that follows a checkpoint adds its metrics."""
 
 DIGESTED_BELOW_BYTES = 2**20
 """Files up to this size are compared by content; larger ones by size, to keep saving fast."""
@@ -82,7 +82,8 @@ def step_of(folder: Path) -> int:
 class CheckpointKeeper(TrainerCallback):
     """Asks for a checkpoint about every minute and at the end of every epoch, and marks it when it is whole.
 
-    The one at the end of an epoch is written before the evaluation, so that a kill during a long evaluation loses nothing.
+    The one at the end of an epoch is written before the evaluation, so that a kill during a long evaluation loses
+    nothing.
 
     Args:
         root: Where the Trainer writes its ``checkpoint-*`` folders.
@@ -93,7 +94,9 @@ class CheckpointKeeper(TrainerCallback):
         saving_s: Time spent on checkpoints so far.
     """
 
-    def __init__(self, root: Path, samples: Callable[[], dict[str, Any]], *, save_every_s: float = SAVE_EVERY_S) -> None:
+    def __init__(
+        self, root: Path, samples: Callable[[], dict[str, Any]], *, save_every_s: float = SAVE_EVERY_S
+    ) -> None:
         self.saving_s = 0.0
         self._root = root
         self._samples = samples
@@ -102,7 +105,9 @@ class CheckpointKeeper(TrainerCallback):
         self._last_save_s = math.inf
         self._save_began_s = 0.0
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._last_save_s = time.perf_counter()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

@@ -1,7 +1,7 @@
 """Held-out metrics that hold two numbers per row instead of its logits, whatever the vocabulary.
 
-The mean negative log-likelihood is taken over items (rows of a classification, predicted tokens of a language model), so that
-it depends on neither the evaluation batch size nor the order of the rows.
+The mean negative log-likelihood is taken over items (rows of a classification, predicted tokens of a language model),
+so that it depends on neither the evaluation batch size nor the order of the rows.
 """
 
 from __future__ import annotations
@@ -92,11 +92,14 @@ def _language_model_metrics(prediction: EvalPrediction) -> dict[str, float]:
 
 
 MAX_EXPONENT = 700.0
-"""``math.exp`` overflows just above 709; a perplexity of e**700 says "diverged" as well as infinity does, and is JSON."""
+"""``math.exp`` overflows just above 709; a perplexity of e**700 says "diverged" as well as infinity does, and is
+JSON."""
 
 
 def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Unweighted mean of the F1 of every class that occurs in either (as ``sklearn.metrics.f1_score(average="macro")``)."""
+    """Unweighted mean of the F1 of every class that occurs in either (as
+    ``sklearn.metrics.f1_score(average="macro")``).
+    """
     scores = []
     for label in np.union1d(labels, predicted):
         hits = int(((labels == label) & (predicted == label)).sum())

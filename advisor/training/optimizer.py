@@ -34,5 +34,7 @@ def create_optimizer(model: nn.Module, strategy: StrategyConfig, execution: Exec
 
 
 def _without_precision(execution: ExecutionPlan) -> ExecutionPlan:
-    """The same plan in full precision: mixed precision is checked against the local device, which may not be the target."""
+    """The same plan in full precision: mixed precision is checked against the local device, which may not be the
+    target.
+    """
     return dataclasses.replace(execution, amp="none")

@@ -16,7 +16,8 @@ class RunFolder:
     """The files of one run.
 
     ``plan.json``: what was asked for. ``checkpoints/``: the Trainer's. ``model/``: the result, there only when whole.
-    ``measurement.json``: raw figures, written last. ``step_profile.json``: the profiled step. ``run.log``: what libraries said.
+    ``measurement.json``: raw figures, written last. ``step_profile.json``: the profiled step. ``run.log``: what
+    libraries said.
     """
 
     def __init__(self, path: Path) -> None:

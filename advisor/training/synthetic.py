@@ -16,20 +16,23 @@ IGNORED_LABEL = -100
 """Label that the loss skips (``torch.nn.functional.cross_entropy``)."""
 
 
-def synthetic_batch(spec: ModelSpec, rows: int, seq_length: int, *, padded: bool, seed: int = 0) -> dict[str, torch.Tensor]:
+def synthetic_batch(
+    spec: ModelSpec, rows: int, seq_length: int, *, padded: bool, seed: int = 0
+) -> dict[str, torch.Tensor]:
     """One micro-batch of random tokens, as the task's collator would make it.
 
     Args:
         spec: Decides vocabulary, labels and whether there are ``token_type_ids``.
         rows: Micro-batch size.
         seq_length: Padded length in tokens.
-        padded: Whether the last row is half padding (with a single row: its last token). Without padding, language models
-            get packed blocks, which come without a mask.
+        padded: Whether the last row is half padding (with a single row: its last token). Without padding, language
+            models get packed blocks, which come without a mask.
         seed: Of the tokens and labels.
 
     Returns:
         ``input_ids`` and ``labels``, and unless packed ``attention_mask`` and, for models with two segments,
-        ``token_type_ids``; all int64, of shape ``(rows, seq_length)`` except the labels of a classification, ``(rows,)``.
+        ``token_type_ids``; all int64, of shape ``(rows, seq_length)`` except the labels of a classification,
+        ``(rows,)``.
     """
     generator = torch.Generator().manual_seed(seed)
     pad = int(spec.config.get("pad_token_id") or 0)

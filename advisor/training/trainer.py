@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -14,29 +13,32 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, set_seed
 
-from advisor.core.device import DeviceType
-from advisor.core.errors import DeviceError, PlanError
 from advisor.core.plan import Plan
 from advisor.core.run import Measurement
 from advisor.core.store import ensure_writable_dir
 from advisor.strategies import get_strategy
 from advisor.strategies.sparsity import achieved_sparsity
-from advisor.training.arguments import CHECKPOINTS_KEPT, training_arguments
+from advisor.training.arguments import training_arguments
 from advisor.training.assembly import assemble_trainer, count_parameters
 from advisor.training.build import build_model
 from advisor.training.callbacks import NeutralEvaluation, OnEvent, ProgressEvents, StepClock
-from advisor.training.checkpoints import SAVE_EVERY_S, CheckpointKeeper, discard_incomplete, newest_complete, read_samples, step_of
+from advisor.training.checkpoints import (
+    SAVE_EVERY_S,
+    CheckpointKeeper,
+    discard_incomplete,
+    newest_complete,
+    read_samples,
+    step_of,
+)
 from advisor.training.data import PreparedData, prepare_data
 from advisor.training.metrics import held_out_metrics
 from advisor.training.models import load_tokenizer
+from advisor.training.placement import device_type_of, disk_bytes
 from advisor.training.run_folder import RunFolder
 from advisor.training.stopping import StopRun, StopSwitch
 
 LOGGED_LOSSES = 200
 """About how many losses of a run are logged; each is the mean over the steps since the one before."""
-
-ADAM_STATES = 2
-"""Moments per trainable parameter, float32 (Kingma and Ba 2015): what a checkpoint holds besides the weights."""
 
 
 def train(
@@ -54,7 +56,9 @@ def train(
     masked language modelling are drawn anew for the first batch after the checkpoint.
 
     Args:
+        plan: What to run.
         output_dir: Empty, or with ``resume`` the folder of the same plan's earlier run.
+        resume: Continue an earlier run of the plan; a finished one is not run again.
         on_event: Receives ``phase``, ``step``, ``evaluation`` and ``metrics`` events.
         time_limit_s: No step is begun after this long; the run then ends ``over_time`` with a checkpoint.
         save_every_s: About how often a checkpoint is written.
@@ -79,25 +83,6 @@ def train(
     return measurement
 
 
-def device_type_of(plan: Plan) -> DeviceType:
-    """Where the plan trains.
-
-    Raises:
-        DeviceError: it was made for a GPU and there is none here.
-        PlanError: its precision does not exist on that device.
-    """
-    if plan.device.startswith("cpu"):
-        if plan.execution.amp == "fp16":
-            raise PlanError("fp16 mixed precision needs a GPU, but the plan is for a CPU", fix="use amp bf16 or none")
-        return "cpu"
-    if not torch.cuda.is_available():
-        raise DeviceError(
-            f"the plan was made for {plan.device}, but there is no CUDA device here",
-            fix="run it on that machine, or recommend a plan for this one",
-        )
-    return "cuda"
-
-
 @dataclass
 class _Run:
     """One training run in progress."""
@@ -109,16 +94,20 @@ class _Run:
     save_every_s: float
     began_s: float = field(default_factory=time.perf_counter)
     clock: StepClock = field(default_factory=StepClock)
-    times_s: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("loading", "training", "evaluation", "saving"), 0.0))
+    times_s: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("loading", "training", "evaluation", "saving"), 0.0)
+    )
     earlier_s: float = 0.0
     counts: tuple[int, int] = (0, 0)
     sparsity: float | None = None
+    checkpoint: Path | None = None
 
     def __post_init__(self) -> None:
         self.progress = ProgressEvents(self.on_event)
         self.keeper = CheckpointKeeper(self.folder.checkpoints, self._samples, save_every_s=self.save_every_s)
 
     def execute(self) -> Measurement:
+        self._find_checkpoint()
         try:
             data, tokenizer, model = self._load()
             trainer = self._assemble(data, tokenizer, model)
@@ -178,24 +167,28 @@ class _Run:
             tokenizer=tokenizer,
         )
 
-    def _train(self, trainer: Trainer) -> None:
+    def _find_checkpoint(self) -> None:
         self.folder.checkpoints.mkdir(exist_ok=True)
         discard_incomplete(self.folder.checkpoints)
-        checkpoint = newest_complete(self.folder.checkpoints)
-        if checkpoint is not None:
-            self._restore(read_samples(checkpoint))
-            self.on_event({"kind": "resumed", "step": step_of(checkpoint)})
+        self.checkpoint = newest_complete(self.folder.checkpoints)
+        if self.checkpoint is not None:
+            self._restore(read_samples(self.checkpoint))
+            self.on_event({"kind": "resumed", "step": step_of(self.checkpoint)})
+
+    def _train(self, trainer: Trainer) -> None:
         self._phase("training")
         started_s = time.perf_counter()
         try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            trainer.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)
         finally:
             self.times_s["training"] += time.perf_counter() - started_s
         if self.switch.reason is not None and trainer.state.global_step < trainer.state.max_steps:
             raise StopRun(self.switch.reason)
 
     def _final_metrics(self, trainer: Trainer) -> dict[str, float]:
-        """Those of the last epoch's evaluation; evaluated again only when the run was resumed after training had ended."""
+        """Those of the last epoch's evaluation; evaluated again only when the run was resumed after training had
+        ended.
+        """
         history = self.progress.metric_history
         if history and history[-1][0] == trainer.state.global_step:
             return history[-1][1]
@@ -211,7 +204,7 @@ class _Run:
             shutil.rmtree(left_over, ignore_errors=True)
         get_strategy(self.plan.strategy.method).save(model, partial)
         tokenizer.save_pretrained(partial)
-        os.rename(partial, self.folder.model)
+        partial.rename(self.folder.model)
         if self.plan.strategy.sparsity is not None:
             self.sparsity = achieved_sparsity(model)
         self.times_s["saving"] += time.perf_counter() - started_s
@@ -238,7 +231,9 @@ class _Run:
         done = len(self.clock.step_times_s)
         return Measurement(
             outcome=outcome,
-            reason="" if outcome == "completed" else f"{STOPPED[outcome]} after {done} optimizer steps; resume to continue from there",
+            reason=""
+            if outcome == "completed"
+            else f"{STOPPED[outcome]} after {done} optimizer steps; resume to continue from there",
             step_times_s=tuple(self.clock.step_times_s),
             loading_s=self.times_s["loading"],
             training_s=max(0.0, self.times_s["training"] - evaluation_s - self.keeper.saving_s),
@@ -255,17 +250,6 @@ class _Run:
 
 
 STOPPED = {"interrupted": "stopped by Ctrl-C", "over_time": "the time limit was reached"}
-
-
-def disk_bytes(model: nn.Module) -> int:
-    """What a run writes at most at one time: the kept checkpoints and the one being written, and the result.
-
-    An adapter is saved alone; a model without one is saved whole. Each checkpoint adds the optimizer's states.
-    """
-    trainable_bytes = sum(4 * parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    whole_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    weights_bytes = trainable_bytes if hasattr(model, "peft_config") else whole_bytes
-    return (CHECKPOINTS_KEPT + 1) * (weights_bytes + ADAM_STATES * trainable_bytes) + weights_bytes
 
 
 def _name_classes(model: nn.Module, label_names: tuple[str, ...]) -> None:

@@ -97,9 +97,8 @@ def spin(path: Path) -> None:
 
 
 if __name__ == "__main__":  # no guard would be needed: isolated processes do not import this again
-    from tests.measurement import isolation_functions
-
     from advisor.measurement import isolated
+    from tests.measurement import isolation_functions
 
     print("parent started", flush=True)
     isolated(getattr(isolation_functions, sys.argv[1]), Path(sys.argv[2]))

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.measurement import isolation_functions as functions
 
 from advisor.core.errors import DataError, InterruptedByUser, RunFailed
 from advisor.measurement import Result, isolated
 from advisor.measurement.isolation import _meaning_of_exit
 from advisor.measurement.server import server_environment
+from tests.measurement import isolation_functions as functions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -54,7 +54,9 @@ def test_out_of_memory_is_an_outcome_with_advice(function: Any, reason: str) -> 
     assert "--memory" in str(failure.value)
 
 
-def test_a_defect_is_one_line_here_and_a_traceback_in_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_defect_is_one_line_here_and_a_traceback_in_the_log(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     log = tmp_path / "logs" / "run.log"
     result = isolated(functions.raise_with_traceback, log_path=log)
     assert (result.outcome, result.reason) == ("failed", "ValueError: the seventh layer is missing")

@@ -6,7 +6,6 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from tests.training.training_runs import lora_strategy, save_model
 
 from advisor.core.errors import ModelError
 from advisor.core.model import ModelSpec
@@ -14,6 +13,7 @@ from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.measurement import StepRequest, measure_steps, profile_step_memory
 from advisor.measurement.step_profile import ProfiledStep
+from tests.training.training_runs import lora_strategy, save_model
 
 EXECUTION = ExecutionPlan(8, max_seq_length=32, num_threads=1)
 
@@ -30,7 +30,9 @@ def profiled(spec: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan
 
 
 def test_steps_are_timed_without_the_warm_up(spec: ModelSpec) -> None:
-    measured = measure_steps(StepRequest(spec, lora_strategy(), EXECUTION, 32, steps=6, warmup_steps=3, profile_memory=True))
+    measured = measure_steps(
+        StepRequest(spec, lora_strategy(), EXECUTION, 32, steps=6, warmup_steps=3, profile_memory=True)
+    )
     assert len(measured.step_times_s) == 6
     assert 0 < min(measured.step_times_s) <= measured.median_step_s
     assert 0 < measured.baseline_resident_bytes < measured.resident_peak_bytes

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.training import training_runs
 
 from advisor.core.errors import DeviceError, OutputError, PlanError
 from advisor.core.plan import Plan
 from advisor.core.run import Measurement
+from advisor.training.placement import device_type_of
 from advisor.training.run_folder import RunFolder
-from advisor.training.trainer import device_type_of, train
+from advisor.training.trainer import train
+from tests.training import training_runs
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,9 @@ def test_the_saved_model_reloads_with_peft_alone_and_answers_the_same(
     output, measurement, _ = finished
     folder = RunFolder(output)
     tokenizer = AutoTokenizer.from_pretrained(folder.model)
-    model = PeftModel.from_pretrained(AutoModelForSequenceClassification.from_pretrained(plan.model.source), folder.model)
+    model = PeftModel.from_pretrained(
+        AutoModelForSequenceClassification.from_pretrained(plan.model.source), folder.model
+    )
     data = prepare_data(plan.data, plan.model, tokenizer, max_seq_length=32)
     batch = data.collator([data.eval_dataset[index] for index in range(len(data.eval_dataset))])
     with torch.no_grad():
@@ -85,7 +88,9 @@ def test_a_finished_run_is_not_run_again(plan: Plan, finished: tuple[Path, Measu
     assert train(plan, output, resume=True).metrics == measurement.metrics
 
 
-def test_another_plan_cannot_continue_the_run(plan: Plan, finished: tuple[Path, Measurement, list[dict[str, Any]]]) -> None:
+def test_another_plan_cannot_continue_the_run(
+    plan: Plan, finished: tuple[Path, Measurement, list[dict[str, Any]]]
+) -> None:
     output, _, _ = finished
     other = dataclasses.replace(plan, seed=8, strategy=dataclasses.replace(plan.strategy, learning_rate=1e-4))
     with pytest.raises(OutputError, match="strategy, seed differ"):

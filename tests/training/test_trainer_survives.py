@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.training import training_runs
 
 from advisor.core.errors import OutputError
 from advisor.core.plan import Plan
@@ -20,7 +19,7 @@ from advisor.core.run import Measurement
 from advisor.measurement import isolated, server
 from advisor.training.checkpoints import discard_incomplete, incompleteness, newest_complete, step_of
 from advisor.training.run_folder import RunFolder
-from advisor.training.trainer import train
+from tests.training import training_runs
 
 WEIGHTS = "model/adapter_model.safetensors"
 

@@ -103,7 +103,7 @@ def train_and_die_while_saving(plan: Plan, output_dir: Path, save_every_s: float
         original(value, path, **options)
         calls[0] += 1
         if calls[0] == on_call:
-            os.truncate(path, os.path.getsize(path) // 2)
+            os.truncate(path, Path(path).stat().st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
 
     torch.save = half_written

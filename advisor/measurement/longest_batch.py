@@ -1,0 +1,72 @@
+"""The memory of a plan's most expensive step: its longest batch, through the stock Trainer, under the profiler."""
+
+from __future__ import annotations
+
+import tempfile
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from transformers import set_seed
+
+from advisor.core.plan import Plan
+from advisor.measurement.step_profile import ProfiledStep, StepProfiler
+from advisor.strategies import get_strategy
+from advisor.training.arguments import training_arguments
+from advisor.training.assembly import assemble_trainer
+from advisor.training.build import build_model
+from advisor.training.data import PreparedData, prepare_data
+from advisor.training.models import load_tokenizer
+from advisor.training.placement import device_type_of
+
+
+def profile_longest_batch(plan: Plan) -> ProfiledStep:
+    """Two optimizer steps of the plan on its longest batch, the second one under the memory profiler."""
+    if plan.execution.num_threads is not None:
+        torch.set_num_threads(plan.execution.num_threads)
+    data = prepare_data(plan.data, plan.model, load_tokenizer(plan.model), max_seq_length=plan.execution.max_seq_length)
+    worst = _WorstRows(data, plan.execution.micro_batch_size, 3 * plan.execution.gradient_accumulation_steps)
+    profiler = StepProfiler(at_step=2)
+    set_seed(plan.seed)
+    model = build_model(plan.model, plan.strategy, plan.execution, device=device_type_of(plan))
+    with tempfile.TemporaryDirectory(prefix="advisor-profile-") as scratch:
+        arguments = training_arguments(
+            plan.strategy, plan.execution, scratch, seed=plan.seed, max_steps=2, logging_steps=3
+        )
+        trainer = assemble_trainer(
+            model,
+            arguments,
+            plan.model.task,
+            train_dataset=worst,
+            collator=worst.collate,
+            callbacks=[*get_strategy(plan.strategy.method).callbacks(plan.strategy), profiler],
+        )
+        trainer.train()
+    if profiler.result is None:
+        raise RuntimeError("the Trainer ended before the profiled step")
+    return profiler.result
+
+
+class _WorstRows(Dataset[int]):
+    """Micro-batches as wide as the data's longest row, each with one such row and, where there are any, shorter ones.
+
+    Since rows are shuffled, every epoch has such a batch. The shorter rows bring the padding that decides whether an
+    attention mask is built; only the shape matters to memory besides.
+    """
+
+    def __init__(self, data: PreparedData, rows: int, batches: int) -> None:
+        order = np.argsort(-np.asarray(data.train_dataset.lengths), kind="stable")
+        chosen = [int(order[0]), *(int(order[-1 - index % len(order)]) for index in range(rows - 1))]
+        self._features = [data.train_dataset[index] for index in chosen]
+        self._collator = data.collator
+        self._length = rows * batches
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+    def collate(self, rows: list[Any]) -> dict[str, torch.Tensor]:
+        return self._collator(self._features[: len(rows)])

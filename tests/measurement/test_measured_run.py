@@ -1,0 +1,117 @@
+"""A measured run: figures of its own process, typed ends, nothing overwritten."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from advisor.core.errors import DataError, OutputError
+from advisor.core.plan import Plan
+from advisor.core.run import Measurement
+from advisor.measurement import measure_run
+from tests.training.training_runs import tiny_plan
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    return tiny_plan(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def measured(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Measurement, list[dict[str, Any]]]:
+    output, events = tmp_path_factory.mktemp("runs") / "run", []
+    return output, measure_run(plan, output, on_event=events.append), events
+
+
+def test_every_figure_is_there(measured: tuple[Path, Measurement, list[dict[str, Any]]]) -> None:
+    output, measurement, events = measured
+    assert measurement.outcome == "completed"
+    assert measurement.allocated_peak_bytes is not None
+    assert measurement.baseline_bytes is not None
+    assert measurement.device_peak_bytes is not None
+    assert 0 < measurement.allocated_peak_bytes < measurement.baseline_bytes < measurement.device_peak_bytes
+    assert measurement.reserved_peak_bytes is None
+    phases = [event["name"] for event in events if event["kind"] == "phase"]
+    assert phases == ["profiling", "loading", "training", "saving"]
+    stored = json.loads((output / "measurement.json").read_text())
+    assert stored["allocated_peak_bytes"] == measurement.allocated_peak_bytes
+    assert len(stored["step_times_s"]) == 80
+
+
+def test_the_profiled_batch_is_the_longest_one(plan: Plan, measured: tuple[Path, Measurement, Any]) -> None:
+    """A step on synthetic rows of that length holds the same, but for the batch's own few bytes."""
+    from advisor.measurement import profile_step_memory
+    from advisor.training.data import prepare_data
+    from advisor.training.models import load_tokenizer
+
+    data = prepare_data(plan.data, plan.model, load_tokenizer(plan.model), max_seq_length=32)
+    longest = data.longest_batch(4)["input_ids"].shape[1]
+    step = profile_step_memory(plan.model, plan.strategy, plan.execution, longest)
+    assert measured[1].allocated_peak_bytes == pytest.approx(step.peak_bytes, rel=0.02)
+
+
+def test_a_finished_run_is_only_read(plan: Plan, measured: tuple[Path, Measurement, list[dict[str, Any]]]) -> None:
+    output, measurement, _ = measured
+    with pytest.raises(OutputError, match="holds a run of this plan"):
+        measure_run(plan, output)
+    again = measure_run(plan, output, resume=True)
+    assert again.step_times_s == measurement.step_times_s
+
+
+def test_over_time_and_resume(plan: Plan, tmp_path: Path) -> None:
+    slow = dataclasses.replace(plan, strategy=dataclasses.replace(plan.strategy, num_train_epochs=20.0))
+    first = measure_run(slow, tmp_path / "run", time_limit_s=4, profile=False)
+    assert first.outcome == "over_time"
+    done = len(first.step_times_s)
+    resumed: list[int] = []
+    measure_run(
+        slow,
+        tmp_path / "run",
+        resume=True,
+        time_limit_s=1,
+        profile=False,
+        on_event=lambda event: resumed.append(event["step"]) if event["kind"] == "resumed" else None,
+    )
+    assert resumed == ([done] if done else [])
+
+
+def test_data_that_went_away_is_the_users_error(plan: Plan, tmp_path: Path) -> None:
+    gone = dataclasses.replace(plan, data=dataclasses.replace(plan.data, source=str(tmp_path / "gone.jsonl")))
+    with pytest.raises(DataError):
+        measure_run(gone, tmp_path / "run", profile=False)
+
+
+def test_a_run_that_breaks_names_the_reason_and_the_log(plan: Plan, tmp_path: Path) -> None:
+    from tests.training.training_runs import save_model
+
+    broken = save_model(tmp_path / "model")
+    other = dataclasses.replace(plan, model=dataclasses.replace(plan.model, source=str(broken)))
+    (broken / "model.safetensors").write_bytes(b"not tensors at all")
+    try:
+        measurement = measure_run(other, tmp_path / "run", profile=False)
+    except Exception as failure:  # a typed error of the input is as good
+        assert "safetensors" in str(failure).lower() or "header" in str(failure).lower()
+    else:
+        assert measurement.outcome == "failed"
+        assert "run.log" in measurement.reason
+
+
+def test_a_read_only_folder_is_refused_before_anything_is_loaded(plan: Plan, tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may write anywhere")
+    tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    with pytest.raises(OutputError, match="permission denied"):
+        measure_run(plan, tmp_path / "run")
+
+
+def test_a_file_in_the_way_is_refused(plan: Plan, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(OutputError, match="is a file"):
+        measure_run(plan, tmp_path / "run")
+    assert (tmp_path / "run").read_text() == "a file"
