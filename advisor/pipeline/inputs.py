@@ -13,6 +13,8 @@ from advisor.core.model import ModelSpec, Task
 from advisor.pipeline.events import OnEvent, note, phase
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from advisor.strategies import Strategy
 
 
@@ -73,7 +75,7 @@ def load_inputs(model: str | ModelSource, data: str | DataSource, on_event: OnEv
         DataError: the data cannot be found, read or used for the task.
     """
     from advisor.training.data import load_rows, profile_data, resolve_data
-    from advisor.training.models import inspect_model, load_tokenizer
+    from advisor.training.models import inspect_model
 
     model, data = as_model_source(model), as_data_source(data)
     task = resolve_task(model, data)
@@ -100,10 +102,21 @@ def load_inputs(model: str | ModelSource, data: str | DataSource, on_event: OnEv
         revision=model.revision,
     )
     phase(on_event, "measuring token lengths")
-    profile = profile_data(spec, model_spec, load_tokenizer(model_spec), max_seq_length=data.max_seq_length)
+    profile = profile_data(spec, model_spec, _tokenizer(model_spec, on_event), max_seq_length=data.max_seq_length)
     for finding in data_findings(profile):
         note(on_event, finding)
     return Inputs(model_spec, spec, profile)
+
+
+def _tokenizer(model: ModelSpec, on_event: OnEvent | None) -> PreTrainedTokenizerBase:
+    """The model's own, or one that only measures lengths where nothing but a configuration is here."""
+    from advisor.training.data.stand_in_tokenizer import stand_in_tokenizer
+    from advisor.training.models import load_tokenizer
+
+    if model.kind != "config":
+        return load_tokenizer(model)
+    note(on_event, f"{model.source} has no tokenizer: token lengths are estimated from the text, within about 5 %")
+    return stand_in_tokenizer(model)
 
 
 def inspect(model: str | ModelSource, *, task: Task | None = None, num_labels: int = 2) -> ModelSpec:
@@ -250,7 +263,7 @@ def data_findings(profile: DataProfile) -> list[str]:
         "empty rows were dropped": profile.empty_rows,
         "rows occur more than once in the training split": profile.duplicate_rows,
         "training rows also in the held-out split were dropped": profile.cross_split_duplicates,
-        f"rows of {profile.sampled_rows} measured are cut at {profile.max_seq_length} tokens": profile.truncated_rows,
+        f"training rows are cut at {profile.max_seq_length} tokens": profile.truncated_rows,
     }
     findings = [f"{count} {text}" for text, count in counted.items() if count]
     share = profile.majority_share

@@ -6,7 +6,7 @@ import datetime
 from pathlib import Path
 from typing import Any
 
-from advisor.core.errors import InterruptedByUser, OutputError, RunFailed
+from advisor.core.errors import InterruptedByUser, ModelError, OutputError, RunFailed
 from advisor.core.plan import Plan, load_plan
 from advisor.core.run import Measurement, RunRecord
 from advisor.core.serialization import from_dict, read_json, to_json
@@ -50,6 +50,7 @@ def run(
     plan = plan if isinstance(plan, Plan) else load_plan(Path(plan))
     check_strategy(get_strategy(plan.strategy.method), plan.strategy, plan.model)
     check_length(plan.model, plan.execution.max_seq_length)
+    _require_weights(plan)
     device_id = check_runs_here(plan, any_device=any_device)
 
     from advisor.measurement import measure_run
@@ -78,6 +79,19 @@ def run(
     if measurement.outcome != "completed":
         raise _failure(measurement, directory)
     return record
+
+
+def _require_weights(plan: Plan) -> None:
+    """Refuse a plan that was made from a bare configuration: there is nothing to fine-tune.
+
+    Raises:
+        ModelError: it was.
+    """
+    if not plan.model.has_weights:
+        raise ModelError(
+            f"a run fine-tunes weights, but {plan.model.source} has none",
+            fix="make the plan again with the model's folder or hub id",
+        )
 
 
 class _ResumeListener:
