@@ -8,6 +8,7 @@ import pytest
 
 from advisor.core.budget import Budget
 from advisor.core.errors import InputError
+from advisor.core.model import ModelSpec
 from advisor.core.plan import Plan
 from advisor.core.recommendation import Recommendation, RejectedMethod
 from advisor.core.strategy import StrategyConfig
@@ -145,6 +146,15 @@ def test_full_fine_tuning_goes_to_pure_bf16_only_when_master_weights_do_not_fit(
     )
     tight = recommend(mistral(), cuda(60), profile=short, methods=["full"]).best
     assert (tight.execution.dtype, tight.execution.amp) == ("bfloat16", "none")
+
+
+def test_an_architecture_without_sdpa_gets_eager_attention():
+    config = {"model_type": "deberta-v2"}
+    deberta = ModelSpec(
+        "deberta", "config", "sequence-classification", config, "deberta-v2", 10**8, 768, 12, 10**5, 512
+    )
+    answer = recommend(deberta, cuda(24), methods=["full", "head"])
+    assert {item.plan.execution.attn_implementation for item in answer.ranked} == {"eager"}
 
 
 def test_cpu_compares_kernels_and_data_types_once():

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
+from functools import lru_cache
 
 from advisor.core.device import DeviceProfile
-from advisor.core.model import ModelSpec
+from advisor.core.model import ModelSpec, Task
 from advisor.core.plan import Amp, AttentionImplementation, Dtype, ExecutionPlan, Optimizer
 from advisor.core.strategy import StrategyConfig
 
@@ -112,12 +113,18 @@ def attention_kernels(device: DeviceProfile, model: ModelSpec, rung: Rung) -> tu
 
 def supports_sdpa(model: ModelSpec) -> bool:
     """Whether transformers implements SDPA for the architecture (its classes say so)."""
-    try:
-        from advisor.strategies.skeleton import auto_class, model_config
+    return _supports_sdpa(model.model_type, model.task)
 
-        implementation = auto_class(model.task)._model_mapping[type(model_config(model))]
-        return bool(implementation._supports_sdpa)
-    except (KeyError, AttributeError, ValueError):
+
+@lru_cache
+def _supports_sdpa(model_type: str, task: Task) -> bool:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    from advisor.strategies.skeleton import auto_class
+
+    try:
+        return bool(auto_class(task)._model_mapping[CONFIG_MAPPING[model_type]]._supports_sdpa)
+    except (KeyError, AttributeError):
         return True  # an architecture unknown to transformers: the build says what it lacks
 
 
