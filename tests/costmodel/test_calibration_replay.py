@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from advisor.costmodel.calibration.calibrate import distinct_tasks, work_of
+from advisor.costmodel.calibration.gathering import distinct_tasks, work_of
 from advisor.costmodel.calibration.replay import ReplayTask, materialize, replay_all
 from advisor.costmodel.trace.ops import TracedOp, encode_signature
 

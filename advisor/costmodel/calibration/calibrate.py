@@ -5,45 +5,22 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import AdvisorError, DeviceError, InterruptedByUser
 from advisor.core.model import ModelSpec
 from advisor.costmodel.calibration.agenda import Agenda, Item, make_agenda
 from advisor.costmodel.calibration.fit import fit_classes, fit_model_ratios, fit_resident, fit_step, held_out_error
+from advisor.costmodel.calibration.gathering import STEP_PHASES, Gathered, Progress, distinct_tasks, replay, work_of
 from advisor.costmodel.calibration.record import Calibration, ReplayPoint, StepPoint
-from advisor.costmodel.calibration.replay import ReplayTask, replay_all
 from advisor.costmodel.calibration.store import current_versions, load_calibration, save_calibration
 from advisor.costmodel.time.keys import execution_key, model_key
 from advisor.costmodel.time.table import OperatorClock
-from advisor.costmodel.trace.ops import TracedOp, class_key
+from advisor.costmodel.trace.ops import TracedOp
 
-Progress = Callable[[str, float], None]
-"""Called with what is being done and the share that is done, 0 to 1."""
-
-MAX_CRASHES = 3
-"""Replays that may kill their process before the rest is given up."""
 NOISY_STEPS = 0.15
 """Repeat noise of real steps above which the user is told that the machine is too busy."""
 STEP_TIMEOUT_S = 180.0
-STEP_PHASES = ("forward", "backward", "optimizer")
-
-
-@dataclass
-class _Progress:
-    """Work so far; turned into a record also when the work is interrupted."""
-
-    device: DeviceProfile
-    model: ModelSpec
-    quick: bool
-    report: Progress
-    started_s: float = field(default_factory=time.perf_counter)
-    replays: list[ReplayPoint] = field(default_factory=list)
-    points: list[StepPoint] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
 def calibrate_device(
@@ -77,7 +54,7 @@ def calibrate_device(
             fix="run `advisor probe`",
         )
     subject = model or default_model()
-    state = _Progress(profile, subject, quick, on_progress or (lambda _text, _share: None))
+    state = Gathered(profile, subject, quick, on_progress or (lambda _text, _share: None))
     agenda = make_agenda(subject, profile, quick=quick)
     try:
         _work_through(agenda, state)
@@ -110,7 +87,7 @@ def default_model() -> ModelSpec:
     )
 
 
-def _work_through(agenda: Agenda, state: _Progress) -> None:
+def _work_through(agenda: Agenda, state: Gathered) -> None:
     from advisor.measurement.server import context
 
     context()  # the server of the measuring processes imports while this process traces
@@ -121,7 +98,7 @@ def _work_through(agenda: Agenda, state: _Progress) -> None:
         if operators:
             traced.append((item, operators))
     tasks = distinct_tasks([op for _, operators in traced for op in operators])
-    _replay(tasks, agenda, state)
+    replay(tasks, agenda, state)
     measured = [(item, operators) for item, operators in traced if item.measured]
     for index, (item, operators) in enumerate(measured):
         share = 0.5 + 0.48 * index / len(measured)
@@ -129,7 +106,7 @@ def _work_through(agenda: Agenda, state: _Progress) -> None:
         _measure(item, operators, agenda, state)
 
 
-def _traced(item: Item, state: _Progress) -> list[TracedOp]:
+def _traced(item: Item, state: Gathered) -> list[TracedOp]:
     """Operators of one step with their replay signatures; empty (and noted) when it cannot be traced."""
     from advisor.costmodel.trace.step import TraceRequest, trace_step
 
@@ -163,82 +140,7 @@ def _traced(item: Item, state: _Progress) -> list[TracedOp]:
     ]
 
 
-def distinct_tasks(operators: list[TracedOp]) -> list[ReplayTask]:
-    """One task per distinct call, those with the most work (arithmetic, traffic, number) first."""
-    counts: dict[str, int] = {}
-    examples: dict[str, TracedOp] = {}
-    for op in operators:
-        counts[op.signature] = counts.get(op.signature, 0) + 1
-        examples.setdefault(op.signature, op)
-    tasks = [
-        ReplayTask(signature, op.name, class_key(op), op.flops, op.moved_bytes, counts[signature])
-        for signature, op in examples.items()
-        if signature
-    ]
-    return _interleaved(tasks)
-
-
-def _interleaved(tasks: list[ReplayTask]) -> list[ReplayTask]:
-    """Operators take turns, so that a budget that ends early starves none: each one's middle call, its largest, its
-    smallest.
-    """
-    by_key: dict[str, list[ReplayTask]] = {}
-    for task in sorted(tasks, key=lambda t: -(t.flops + 8 * t.moved_bytes)):
-        by_key.setdefault(task.key, []).append(task)
-    turns: list[tuple[int, str, ReplayTask]] = []
-    for key, members in by_key.items():
-        first = list(dict.fromkeys((len(members) // 2, 0, len(members) - 1)))
-        order = [*first, *(index for index in range(len(members)) if index not in first)]
-        turns += [(turn, key, members[index]) for turn, index in enumerate(order)]
-    return [task for _, _, task in sorted(turns, key=lambda entry: entry[:2])]
-
-
-def _replay(tasks: list[ReplayTask], agenda: Agenda, state: _Progress) -> None:
-    """Replay in isolated processes; one that a call kills is started again behind that call."""
-    from advisor.measurement import isolated
-
-    first, crashes, deadline = 0, 0, time.perf_counter() + agenda.replay_s
-    while first < len(tasks) and crashes < MAX_CRASHES:
-        seen = _Seen(state, first, len(tasks))
-        result = isolated(
-            replay_all,
-            tasks[first:],
-            device=state.device.type,
-            num_threads=None,
-            budget_s=max(deadline - time.perf_counter(), 0.0),
-            per_call_s=agenda.call_s,
-            on_event=seen,
-            timeout_s=agenda.replay_s * 3 + 60,
-        )
-        if result.outcome == "interrupted":
-            raise InterruptedByUser("replaying was interrupted")
-        if result.outcome == "completed":
-            return
-        crashes += 1
-        state.notes.append(f"replaying {tasks[first + seen.last].name} ended its process: {result.reason}")
-        first += seen.last + 1
-
-
-class _Seen:
-    """Collects the events of a replaying process."""
-
-    def __init__(self, state: _Progress, first: int, total: int) -> None:
-        self.last = 0
-        self._state, self._first, self._total = state, first, total
-
-    def __call__(self, event: dict[str, Any]) -> None:
-        kind = event["kind"]
-        if kind == "begin":
-            self.last = event["index"]
-        elif kind == "point":
-            self._state.replays.append(event["point"])
-            done = (self._first + event["index"] + 1) / self._total
-            self._state.report(f"timing operators: {event['point'].name}", 0.2 + 0.3 * done)
-        elif kind == "skipped":
-            self._state.notes.append(f"not replayed: {event['reason']}")
-
-
-def _measure(item: Item, operators: list[TracedOp], agenda: Agenda, state: _Progress) -> None:
+def _measure(item: Item, operators: list[TracedOp], agenda: Agenda, state: Gathered) -> None:
     from advisor.measurement import StepRequest, measure_steps
 
     request = StepRequest(
@@ -275,17 +177,7 @@ def _measure(item: Item, operators: list[TracedOp], agenda: Agenda, state: _Prog
     )
 
 
-def work_of(operators: list[TracedOp]) -> tuple[tuple[str, int, int, int], ...]:
-    """Operators of the training step as ``(key, flops, moved_bytes, count)``, equal calls together."""
-    counts: dict[tuple[str, int, int], int] = {}
-    for op in operators:
-        if op.phase in STEP_PHASES:
-            entry = (class_key(op), op.flops, op.moved_bytes)
-            counts[entry] = counts.get(entry, 0) + op.count
-    return tuple((key, flops, moved, count) for (key, flops, moved), count in counts.items())
-
-
-def _finish(state: _Progress, partial: str) -> Calibration:
+def _finish(state: Gathered, partial: str) -> Calibration:
     """Join with what is known from other models under the same versions, fit everything, and judge the fit."""
     versions = current_versions(state.device)
     replays, points = _with_earlier(state, versions)
@@ -315,7 +207,7 @@ def _finish(state: _Progress, partial: str) -> Calibration:
     )
 
 
-def _with_earlier(state: _Progress, versions: dict[str, str]) -> tuple[list[ReplayPoint], list[StepPoint]]:
+def _with_earlier(state: Gathered, versions: dict[str, str]) -> tuple[list[ReplayPoint], list[StepPoint]]:
     """New data, plus stored data of other models if the versions are the same."""
     try:
         earlier = load_calibration(state.device.id)
@@ -330,7 +222,7 @@ def _with_earlier(state: _Progress, versions: dict[str, str]) -> tuple[list[Repl
     return [*state.replays, *replays], [*state.points, *points]
 
 
-def _keep_partial(state: _Progress, save: bool) -> str:
+def _keep_partial(state: Gathered, save: bool) -> str:
     if not save or not state.replays:
         return "nothing was measured yet; run `advisor calibrate` again"
     try:

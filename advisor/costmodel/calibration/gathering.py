@@ -1,0 +1,122 @@
+"""What a calibration gathers: distinct calls replayed in isolated processes, and the work of a step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from advisor.core.device import DeviceProfile
+from advisor.core.errors import InterruptedByUser
+from advisor.core.model import ModelSpec
+from advisor.costmodel.calibration.agenda import Agenda
+from advisor.costmodel.calibration.record import ReplayPoint, StepPoint
+from advisor.costmodel.calibration.replay import ReplayTask, replay_all
+from advisor.costmodel.trace.ops import TracedOp, class_key
+
+Progress = Callable[[str, float], None]
+"""Called with what is being done and the share that is done, 0 to 1."""
+
+MAX_CRASHES = 3
+"""Replays that may kill their process before the rest is given up."""
+STEP_PHASES = ("forward", "backward", "optimizer")
+
+
+@dataclass
+class Gathered:
+    """Work so far; turned into a record also when the work is interrupted."""
+
+    device: DeviceProfile
+    model: ModelSpec
+    quick: bool
+    report: Progress
+    started_s: float = field(default_factory=time.perf_counter)
+    replays: list[ReplayPoint] = field(default_factory=list)
+    points: list[StepPoint] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def distinct_tasks(operators: list[TracedOp]) -> list[ReplayTask]:
+    """One task per distinct call, those with the most work (arithmetic, traffic, number) first."""
+    counts: dict[str, int] = {}
+    examples: dict[str, TracedOp] = {}
+    for op in operators:
+        counts[op.signature] = counts.get(op.signature, 0) + 1
+        examples.setdefault(op.signature, op)
+    tasks = [
+        ReplayTask(signature, op.name, class_key(op), op.flops, op.moved_bytes, counts[signature])
+        for signature, op in examples.items()
+        if signature
+    ]
+    return _interleaved(tasks)
+
+
+def _interleaved(tasks: list[ReplayTask]) -> list[ReplayTask]:
+    """Operators take turns, so that a budget that ends early starves none: each one's middle call, its largest, its
+    smallest.
+    """
+    by_key: dict[str, list[ReplayTask]] = {}
+    for task in sorted(tasks, key=lambda t: -(t.flops + 8 * t.moved_bytes)):
+        by_key.setdefault(task.key, []).append(task)
+    turns: list[tuple[int, str, ReplayTask]] = []
+    for key, members in by_key.items():
+        first = list(dict.fromkeys((len(members) // 2, 0, len(members) - 1)))
+        order = [*first, *(index for index in range(len(members)) if index not in first)]
+        turns += [(turn, key, members[index]) for turn, index in enumerate(order)]
+    return [task for _, _, task in sorted(turns, key=lambda entry: entry[:2])]
+
+
+def replay(tasks: list[ReplayTask], agenda: Agenda, state: Gathered) -> None:
+    """Replay in isolated processes; one that a call kills is started again behind that call."""
+    from advisor.measurement import isolated
+
+    first, crashes, deadline = 0, 0, time.perf_counter() + agenda.replay_s
+    while first < len(tasks) and crashes < MAX_CRASHES:
+        seen = _Seen(state, first, len(tasks))
+        result = isolated(
+            replay_all,
+            tasks[first:],
+            device=state.device.type,
+            num_threads=None,
+            budget_s=max(deadline - time.perf_counter(), 0.0),
+            per_call_s=agenda.call_s,
+            on_event=seen,
+            timeout_s=agenda.replay_s * 3 + 60,
+        )
+        if result.outcome == "interrupted":
+            raise InterruptedByUser("replaying was interrupted")
+        if result.outcome == "completed":
+            return
+        crashes += 1
+        state.notes.append(f"replaying {tasks[first + seen.last].name} ended its process: {result.reason}")
+        first += seen.last + 1
+
+
+class _Seen:
+    """Collects the events of a replaying process."""
+
+    def __init__(self, state: Gathered, first: int, total: int) -> None:
+        self.last = 0
+        self._state, self._first, self._total = state, first, total
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        kind = event["kind"]
+        if kind == "begin":
+            self.last = event["index"]
+        elif kind == "point":
+            self._state.replays.append(event["point"])
+            done = (self._first + event["index"] + 1) / self._total
+            self._state.report(f"timing operators: {event['point'].name}", 0.2 + 0.3 * done)
+        elif kind == "skipped":
+            self._state.notes.append(f"not replayed: {event['reason']}")
+
+
+def work_of(operators: list[TracedOp]) -> tuple[tuple[str, int, int, int], ...]:
+    """Operators of the training step as ``(key, flops, moved_bytes, count)``, equal calls together."""
+    counts: dict[tuple[str, int, int], int] = {}
+    for op in operators:
+        if op.phase in STEP_PHASES:
+            entry = (class_key(op), op.flops, op.moved_bytes)
+            counts[entry] = counts.get(entry, 0) + op.count
+    return tuple((key, flops, moved, count) for (key, flops, moved), count in counts.items())
