@@ -38,7 +38,7 @@ class Gathered:
 
 
 def distinct_tasks(operators: list[TracedOp]) -> list[ReplayTask]:
-    """One task per distinct call, those with the most work (arithmetic, traffic, number) first."""
+    """One task per distinct call, in the order in which to replay them."""
     counts: dict[str, int] = {}
     examples: dict[str, TracedOp] = {}
     for op in operators:
