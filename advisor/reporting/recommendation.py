@@ -92,5 +92,6 @@ def _print_best_intervals(console: Console, ranked: RankedPlan) -> None:
         lines.append(f"whole run {format_duration(cost.time.total_s)} (90 %: {total})")
     if cost.quality is not None:
         lines.append(f"{cost.quality.metric} {format_quality(cost.quality)}: {cost.quality.reason}")
+    lines += cost.notes
     for line in lines:
         console.print(f"  {line}", highlight=False)
