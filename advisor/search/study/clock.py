@@ -38,6 +38,11 @@ class StudyClock:
         """What runs may still use."""
         return self.budget_s - self.elapsed_s - min(FINISHING_S, self.budget_s / 50)
 
+    @property
+    def has_measured(self) -> bool:
+        """Whether any run was completed yet."""
+        return bool(self._rates)
+
     def note(self, predicted_s: float | None, measured_s: float, train_rows: int) -> None:
         """Learn from a completed run."""
         if measured_s <= 0:

@@ -48,7 +48,13 @@ def feasible_space(
 
 
 def _capped(setting: Setting, space: MethodSpace, cut: list[NeverStarted]) -> MethodSpace | str:
-    """``space`` with its integer axes cut to what fits, or why nothing fits."""
+    """``space`` with its integer axes cut to what fits, or why nothing fits.
+
+    The top of every axis is asked first: where it fits, which is the rule, that is the only question.
+    """
+    tops = {axis.field: axis.decode(_whole(axis.high)) for axis in space.axes if axis.integer}
+    if isinstance(_fits_somehow(setting, space, tops), Plan):
+        return space
     smallest = _fits_somehow(setting, space, {})
     if isinstance(smallest, Misfit):
         return smallest.reason
@@ -69,7 +75,7 @@ def _capped_axis(setting: Setting, space: MethodSpace, axis: Axis) -> Axis:
     low, high = 0, len(grid) - 1
     while low < high:
         middle = (low + high + 1) // 2
-        fits = not isinstance(_fits_somehow(setting, space, {axis.field: axis.decode(grid[middle])}), Misfit)
+        fits = isinstance(_fits_somehow(setting, space, {axis.field: axis.decode(grid[middle])}), Plan)
         low, high = (middle, high) if fits else (low, middle - 1)
     return dataclasses.replace(axis, high=grid[low])
 

@@ -7,17 +7,17 @@ from pathlib import Path
 
 from advisor.core.errors import AdvisorError, InputError, NothingFitsError, OutputError
 from advisor.search.study.clock import StudyClock
-from advisor.search.study.feasible import feasible_space, warm_start
+from advisor.search.study.feasible import feasible_space
 from advisor.search.study.files import StudyHeader, load_header
 from advisor.search.study.ladder import choose_ladder
-from advisor.search.study.pace import run_cost
+from advisor.search.study.pilot import ladder_costs
 from advisor.search.study.records import NeverStarted
-from advisor.search.study.setting import OnEvent, Setting, identity_hash
+from advisor.search.study.setting import OnEvent, Runner, Setting, identity_hash
 from advisor.search.study.space import MethodSpace, Space, declared_space
 
 
 def open_header(
-    setting: Setting, study_dir: Path, *, resume: bool, clock: StudyClock, on_event: OnEvent | None
+    setting: Setting, study_dir: Path, *, resume: bool, runner: Runner, clock: StudyClock, on_event: OnEvent | None
 ) -> StudyHeader:
     """The study in the folder when resuming, else a new one.
 
@@ -29,7 +29,7 @@ def open_header(
     identity = setting.identity(declared)
     known = load_header(study_dir)
     if known is None:
-        header = _new_header(setting, declared, unusable, identity, clock, on_event)
+        header = _new_header(setting, declared, unusable, identity, study_dir, runner, clock, on_event)
         header.save(study_dir)
         return header
     if not resume:
@@ -68,6 +68,8 @@ def _new_header(
     declared: Space,
     unusable: Sequence[NeverStarted],
     identity: dict[str, str],
+    study_dir: Path,
+    runner: Runner,
     clock: StudyClock,
     on_event: OnEvent | None,
 ) -> StudyHeader:
@@ -79,9 +81,8 @@ def _new_header(
             problems=[f"{entry.method}: {entry.reason}" for entry in never_started],
             fix="raise --memory or --time, or shorten the sequences",
         )
-    costs = [run_cost(setting, space.config(warm_start(setting, one))) for one in space.methods]
-    known = [cost for cost in costs if cost is not None]
-    ladder = choose_ladder(setting.full_rows, setting.effective_batch_size, known, clock.remaining_s)
+    costs = ladder_costs(setting, space, runner, clock, study_dir, on_event)
+    ladder = choose_ladder(setting.full_rows, setting.effective_batch_size, costs, clock.remaining_s)
     complete = ladder[-1] >= setting.full_rows
     return StudyHeader(
         name=f"tune-{identity_hash(identity)}",

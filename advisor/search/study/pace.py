@@ -63,6 +63,8 @@ class Pace:
 
     def default_needs_s(self) -> float:
         """Time that must be left to start a default: its run, and as much of one climb as can still be afforded."""
+        if not self.clock.has_measured:
+            return 0.0  # a prediction that was never checked must not keep the first run from checking it
         climb_s = 0.0
         for rung in range(1, len(self.ledger.ladder_rows)):
             step_s = self.typical_s(rung)

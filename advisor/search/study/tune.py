@@ -97,7 +97,8 @@ def tune_study(
         model, data_spec, data_profile, cost_model, budget, seed, effective_batch_size, solve or _planner(), available
     )
     with owned(study_dir), _interruptible(study_dir, resume_command):
-        header = open_header(setting, study_dir, resume=resume, clock=clock, on_event=on_event)
+        trains = runner or _measure_run()
+        header = open_header(setting, study_dir, resume=resume, runner=trains, clock=clock, on_event=on_event)
         files = TrialFiles(study_dir)
         study, storage = open_study(
             study_dir, header.name, header.direction, seed=seed, defaults=len(header.space.methods)
@@ -108,7 +109,6 @@ def tune_study(
             teller.enqueue_default(space.method, warm_start(setting, space))
         ledger = Ledger(header.ladder_rows)
         pace = Pace(setting, header.space, ledger, clock)
-        trains = runner or _measure_run()
         loop = StudyLoop(setting, header.space, files, teller, ledger, pace, trains, max_trials, on_event)
         loop.run()
         return _result(setting, header, loop, study_dir)
