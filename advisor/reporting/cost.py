@@ -37,7 +37,7 @@ def print_cost(console: Console, estimate: CostEstimate, *, title: str) -> None:
         f" ({format_share(share)})" + _fits_text(estimate.fits)
     )
     for note in estimate.notes:
-        console.print(f"[dim]note: {note}[/dim]")
+        console.print(f"[dim]note: {note}[/dim]", highlight=False, soft_wrap=True)
 
 
 def _fits_text(fits: bool | None) -> str:

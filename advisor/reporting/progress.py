@@ -74,7 +74,7 @@ class ProgressView:
             self._task = self._bars.add_task(escape(self._phase), total=None, detail="")
         else:
             self._last_plain_s = 0.0
-            self._console.print(f"{escape(self._phase)} ...", highlight=False)
+            self._console.print(f"{escape(self._phase)} ...", highlight=False, soft_wrap=True)
 
     def _show_share(self, event: dict[str, Any]) -> None:
         share = event.get("share")
@@ -91,17 +91,17 @@ class ProgressView:
         metrics = event.get("metrics") or {}
         text = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if isinstance(value, int | float))
         if text:
-            self._console.print(f"  held-out: {escape(text)}", highlight=False)
+            self._console.print(f"  held-out: {escape(text)}", highlight=False, soft_wrap=True)
 
     def _show_note(self, event: dict[str, Any]) -> None:
-        self._console.print(f"  {escape(str(event.get('text', '')))}", highlight=False)
+        self._console.print(f"  {escape(str(event.get('text', '')))}", highlight=False, soft_wrap=True)
 
     def _show_evaluation(self, event: dict[str, Any]) -> None:
         batch, total = event.get("batch", 0), event.get("total")
         self._advance(batch / total if total else None, "predicting held-out rows")
 
     def _show_resumed(self, event: dict[str, Any]) -> None:
-        self._console.print(f"  going on after step {event.get('step')}", highlight=False)
+        self._console.print(f"  going on after step {event.get('step')}", highlight=False, soft_wrap=True)
 
     def _show_trial(self, event: dict[str, Any]) -> None:
         words = [str(event.get("method", "")), str(event.get("state", ""))]
@@ -109,7 +109,9 @@ class ProgressView:
             f"{name.replace('_', ' ')} {event[name]:.4g}" for name in _TRIAL_FIGURES if _is_number(event.get(name))
         ]
         words += [str(event["reason"])] if event.get("reason") else []
-        self._console.print(f"  trial {event.get('trial')}: {escape(', '.join(filter(None, words)))}", highlight=False)
+        self._console.print(
+            f"  trial {event.get('trial')}: {escape(', '.join(filter(None, words)))}", highlight=False, soft_wrap=True
+        )
 
     def _advance(self, share: float | None, detail: str) -> None:
         if self._live:
@@ -123,7 +125,7 @@ class ProgressView:
         if now_s - self._last_plain_s >= PLAIN_INTERVAL_S:
             self._last_plain_s = now_s
             percent = f"{share:4.0%} " if share is not None else ""
-            self._console.print(f"  {percent}{escape(detail)}", highlight=False)
+            self._console.print(f"  {percent}{escape(detail)}", highlight=False, soft_wrap=True)
 
 
 def _is_number(value: object) -> bool:

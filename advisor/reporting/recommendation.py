@@ -42,7 +42,7 @@ def print_recommendation(console: Console, recommendation: Recommendation, *, li
             table.add_row(rejected.method, rejected.reason)
         console.print(table)
     for advice in recommendation.advice:
-        console.print(f"- {advice}")
+        console.print(f"- {advice}", highlight=False, soft_wrap=True)
 
 
 def _print_ranked(console: Console, recommendation: Recommendation, limit: int) -> None:
@@ -55,7 +55,9 @@ def _print_ranked(console: Console, recommendation: Recommendation, limit: int) 
         table.add_row(*_ranked_row(index, ranked))
     console.print(table)
     for index, ranked in enumerate(recommendation.ranked[:limit], start=1):
-        console.print(f"[bold]{index}[/bold] {ranked.plan.strategy.method}: {ranked.reason}", highlight=False)
+        console.print(
+            f"[bold]{index}[/bold] {ranked.plan.strategy.method}: {ranked.reason}", highlight=False, soft_wrap=True
+        )
     best = recommendation.ranked[0].plan
     console.print(f"\n[bold green]Recommended: {best.strategy.method}[/bold green] {format_strategy(best.strategy)}")
     console.print(f"run as {format_execution(best.execution)}")
@@ -94,4 +96,4 @@ def _print_best_intervals(console: Console, ranked: RankedPlan) -> None:
         lines.append(f"{cost.quality.metric} {format_quality(cost.quality)}: {cost.quality.reason}")
     lines += cost.notes
     for line in lines:
-        console.print(f"  {line}", highlight=False)
+        console.print(f"  {line}", highlight=False, soft_wrap=True)

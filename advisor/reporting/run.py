@@ -33,7 +33,7 @@ def print_run(console: Console, record: RunRecord) -> None:
     if record.verifications:
         console.print(verification_table(record))
         for note in record.plan.predicted.notes if record.plan.predicted is not None else ():
-            console.print(f"[dim]{note}[/dim]", highlight=False)
+            console.print(f"[dim]{note}[/dim]", highlight=False, soft_wrap=True)
     else:
         console.print("[dim]The plan promised nothing, so there is nothing to verify.[/dim]")
 

@@ -29,7 +29,7 @@ def print_study(console: Console, result: TuneResult) -> None:
     console.print(table)
     _print_pareto(console, result)
     for never in result.never_started:
-        console.print(f"[dim]never started: {never.method}: {never.reason}[/dim]", highlight=False)
+        console.print(f"[dim]never started: {never.method}: {never.reason}[/dim]", highlight=False, soft_wrap=True)
     best = result.best.strategy
     console.print(
         f"\n[bold green]Winner: {best.method}[/bold green] {format_strategy(best)} (trial {result.best_trial})"
