@@ -69,7 +69,7 @@ def test_fidelities_are_nested_prefixes_of_the_training_split_only(
     assert result.ladder_rows == (810, 2430, 8100)
     for plan in runner.plans:
         assert plan.data == dataclasses.replace(
-            fakes.DATA, inner_holdout=True, max_train_rows=plan.data_profile.train_rows, max_eval_rows=900
+            fakes.DATA, inner_holdout=True, max_train_rows=plan.data_profile.train_rows, max_eval_rows=500
         )
         assert plan.data_profile.train_rows in result.ladder_rows
 
@@ -292,3 +292,23 @@ def test_ctrl_c_keeps_the_study_and_says_how_to_go_on(tmp_path: Path, signal: An
     assert all(run not in runner.runs[:3] for run in again.runs), "what was finished is not run again"
     assert set(states(tmp_path / "s").values()) <= {"COMPLETE", "PRUNED"}
     assert len(result.trials) >= 6
+
+
+def test_an_uncalibrated_device_gets_a_pilot_run_and_a_ladder_at_its_pace(tmp_path: Path) -> None:
+    class Uncalibrated(FakeCostModel):
+        def estimate(self, *args: Any, **options: Any) -> Any:
+            cost = super().estimate(*args, **options)
+            assert cost.time is not None
+            return dataclasses.replace(cost, time=dataclasses.replace(cost.time, basis="datasheet"))
+
+    runner = FakeRunner()
+    result = tune(tmp_path / "s", runner, time_budget_s=240.0, cost_model=Uncalibrated(time_factor=20.0))
+    assert runner.calls[0] == ("head", None, 128)
+    assert result.ladder_rows[0] > 128, "the pessimistic prediction did not shrink the ladder"
+    assert runner.seconds <= 240
+    assert len(result.trials) >= 5
+
+
+def test_hopeless_predictions_do_not_keep_the_first_run_from_being_tried(tmp_path: Path) -> None:
+    result = tune(tmp_path / "s", FakeRunner(), time_budget_s=240.0, cost_model=FakeCostModel(time_factor=100.0))
+    assert sum(trial.started for trial in result.trials) >= 5
