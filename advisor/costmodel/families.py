@@ -15,6 +15,7 @@ from advisor.core.plan import ExecutionPlan
 from advisor.core.serialization import to_dict
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.depth import StepFamily, shallow_depth
+from advisor.strategies import get_strategy
 
 if TYPE_CHECKING:
     from advisor.costmodel.trace.family import TraceFamily
@@ -117,7 +118,7 @@ def _capability_class(capability: tuple[int, int] | None) -> tuple[int, int]:
 def _structural(strategy: StrategyConfig) -> dict[str, Any]:
     """The knobs that change operators or storages; the rank is symbolic."""
     return {
-        "method": strategy.method,
+        "method": get_strategy(strategy.method).builds_as or strategy.method,
         "ranked": strategy.rank is not None,
         "targets": strategy.target_modules,
         "dropout": bool(strategy.lora_dropout),

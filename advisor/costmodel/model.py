@@ -28,7 +28,7 @@ from advisor.costmodel.time import (
     run_time,
     step_time,
 )
-from advisor.costmodel.trace.symbolic import Shape
+from advisor.strategies import get_strategy
 
 if TYPE_CHECKING:
     from advisor.costmodel.quality.model import QualityModel
@@ -145,11 +145,11 @@ class CostModel:
     ) -> TimeEstimate:
         if data is None:
             return _single_step(self._step_time(family, model, strategy, execution, execution.max_seq_length), execution)
-        trainable = family.trainable_parameters(_rank(strategy))
+        epochs = max(1, round(strategy.num_train_epochs))
         shape = RunShape(
             weights_bytes=model.weights_bytes or FULL_PRECISION_BYTES * model.total_parameters,
-            saved_bytes=FULL_PRECISION_BYTES * trainable,
-            evaluations=max(1, round(strategy.num_train_epochs)),
+            saved_bytes=_saved_bytes(family, strategy, epochs),
+            evaluations=epochs,
         )
         return run_time(
             lambda length: self._step_time(family, model, strategy, execution, length),
@@ -191,6 +191,14 @@ class CostModel:
 def _rank(strategy: StrategyConfig) -> int:
     """The symbolic rank of the family; 1 where the method has none."""
     return strategy.rank if strategy.rank is not None and strategy.method != "peft" else 1
+
+
+def _saved_bytes(family: StepFamily, strategy: StrategyConfig, epochs: int) -> int:
+    """A checkpoint per epoch (weights to save and two optimizer states) and the result."""
+    trainable = family.trainable_parameters(_rank(strategy))
+    whole = get_strategy(strategy.method).saves_whole_model
+    saved = family.total_parameters(_rank(strategy)) if whole else trainable
+    return FULL_PRECISION_BYTES * (saved * (epochs + 1) + 2 * trainable * epochs)
 
 
 def _padded(seq_length: int) -> int:

@@ -67,6 +67,7 @@ class Strategy(ABC):
             layers alone must not pay for a backward pass through them.
         needs_user_config: Whether the method means nothing without the user's own configuration; such a method is never
             recommended unasked.
+        builds_as: Another method whose model and step have the same operators at the same rank, so that its trace serves.
         saves_whole_model: Whether ``save`` writes all weights, so that ``load`` needs none of the base model's.
     """
 
@@ -75,6 +76,7 @@ class Strategy(ABC):
     defaults_source: str
     backpropagates_to_inputs: bool = True
     needs_user_config: bool = False
+    builds_as: str | None = None
     saves_whole_model: bool = True
 
     @abstractmethod

@@ -12,6 +12,7 @@ class HighRankLora(Lora):
 
     name = "high_rank_lora"
     title = "high-rank LoRA"
+    builds_as = "lora"
     defaults_source = (
         'rank 32, alpha 64, dropout 0.1, query and value: the "High-Rank LoRA" of Yadav et al. 2025 (Benchmarking '
         "Parameter-Efficient Fine-Tuning); learning rate as LoRA, because alpha / r is the same"

@@ -21,6 +21,7 @@ class SparseLora(Lora):
 
     name = "sparse_lora"
     title = "sparse LoRA"
+    builds_as = "lora"
     defaults_source = (
         "final sparsity 0.5, cubic schedule, L1 1e-5: Yadav et al. 2025 (Benchmarking Parameter-Efficient "
         "Fine-Tuning); everything else as LoRA"

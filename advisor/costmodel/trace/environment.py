@@ -36,7 +36,9 @@ def tracing_device_type(semantics: str) -> str:
 
 @contextlib.contextmanager
 def fake_device(semantics: str, compute_capability: tuple[int, int] | None) -> Iterator[str]:
-    """Enter fake mode on the right device; yields its device type.
+    """Enter fake mode with the right device's behaviour; yields its device type.
+
+    No default device is set, as in a real run: build the model under ``torch.device`` yourself.
 
     Args:
         semantics: ``"cpu"`` or ``"cuda"``.
@@ -53,7 +55,6 @@ def fake_device(semantics: str, compute_capability: tuple[int, int] | None) -> I
         # The engine's device threads were counted at the first backward of the process, perhaps before the stand-in was there.
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-        stack.enter_context(torch.device(device_type))
         yield device_type
 
 

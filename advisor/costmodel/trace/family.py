@@ -17,8 +17,9 @@ from advisor.costmodel.trace.temporaries import hidden_bytes
 
 PHASES = ("weights", "states", "first_forward", "first_backward", "forward", "backward", "optimizer", "evaluation")
 KINDS = ("weight", "optimizer_state", "gradient", "activation", "temporary")
-SAMPLED = ((3, 40, 5), (5, 24, 11), (2, 104, 5), (7, 56, 11))
-"""Shapes that determine the formulas: no two share a ratio, lengths are multiples of 8, two ranks need two builds."""
+SAMPLED = ((3, 40, 5), (5, 24, 11), (2, 104, 5))
+"""Shapes that determine the formulas: the first and third fix the exponents of batch and length, the second that of the rank.
+Lengths are multiples of 8 that every pad rounds differently; two ranks need two builds."""
 
 
 @dataclass(frozen=True)
@@ -122,10 +123,10 @@ def trace_family(request: TraceRequest) -> TraceFamily:
 
 
 def _sampled_shapes(request: TraceRequest, ranked: bool) -> list[Shape]:
-    shapes = list(SAMPLED if ranked else SAMPLED[:3])
+    shapes = list(SAMPLED)
     limit = request.model.max_positions or 1 << 30
     if limit < max(length for _, length, _ in shapes):
-        shapes = [(batch, min(8 * index, limit), rank) for index, (batch, _, rank) in zip((2, 1, 4, 3), shapes, strict=False)]
+        shapes = [(batch, min(8 * index, limit), rank) for index, (batch, _, rank) in zip((2, 1, 4), shapes, strict=True)]
     return [(batch, length, rank if ranked else 1) for batch, length, rank in shapes]
 
 

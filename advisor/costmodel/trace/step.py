@@ -126,14 +126,15 @@ class TraceSession:
 
 
 def _build(request: TraceRequest, device_type: str) -> torch.nn.Module:
-    return build_model(
-        request.model,
-        request.strategy,
-        request.execution,
-        device=device_type,
-        empty=True,
-        num_hidden_layers=request.num_hidden_layers,
-    )
+    with torch.device(device_type):
+        return build_model(
+            request.model,
+            request.strategy,
+            request.execution,
+            device=device_type,
+            empty=True,
+            num_hidden_layers=request.num_hidden_layers,
+        )
 
 
 def _trace_on(model: torch.nn.Module, request: TraceRequest, device_type: str) -> StepTrace:

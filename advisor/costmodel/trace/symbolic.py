@@ -2,8 +2,8 @@
 
 Within a regime (same depth, method, checkpointing, data types, attention kernel; batch > 1; length a multiple of 8) a step
 runs the same operators on the same storages for every batch B, length S and rank r, and each size is one monomial
-c · B^i · P^j · r^k, where P is S rounded up to what a kernel pads to. Three points determine i, j, k and c; a fourth checks.
-A sum of two monomials is tried where one does not fit. What does not fit is refused, never approximated.
+c · B^i · P^j · r^k, where P is S rounded up to what a kernel pads to. Three points determine i, j, k and c. A sum of two
+monomials is tried where one does not fit. What does not fit is refused, never approximated.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import numpy.typing as npt
 Shape = tuple[int, int, int]
 """``(micro_batch_size, seq_length, rank)``; rank 1 where the method has none."""
 
-PADS = (1, 8, 32, 64, 128)
-"""Kernels round the length up to these: masks to 8, log-sum-exp to 32, flash backward to 128."""
+PADS = (1, 32)
+"""The memory-efficient kernel rounds the length of its log-sum-exp up to 32 (attention.cu); lengths themselves come in
+multiples of 8, to which masks are padded. Other roundings sit inside kernels and have rules of their own (temporaries)."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def _basis() -> tuple[Monomial, ...]:
     basis = []
     for pad in PADS:
         for rank, (batch, padded, length) in itertools.product(
-            (0, 1, 2), ((0, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1, 0), (0, 2, 0), (1, 2, 0), (0, 1, 1), (1, 1, 1), (2, 2, 0))
+            (0, 1, 2), ((0, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1, 0), (0, 2, 0), (1, 2, 0), (0, 1, 1), (1, 1, 1))
         ):
             if pad > 1 and padded == 0 or pad == 1 and length:
                 continue
