@@ -53,9 +53,10 @@ quickstart: setup
 	$(BIN)/advisor probe --quick
 	@echo; echo "[quickstart] 2/4 how fast are this model's operators here?"
 	$(BIN)/advisor calibrate $(DEMO)/models/minilm --quick
-	@echo; echo "[quickstart] 3/4 which strategy, within 2 GiB?"
-	$(BIN)/advisor recommend $(DEMO)/models/minilm --data movie-sentences --memory 2GiB --time 10min \
-	  --max-train-rows 2000 --max-eval-rows 1000 --epochs 2 --evidence 60s --output $(QUICKSTART)/plan.json
+	@echo; echo "[quickstart] 3/4 which strategy, within 1 GiB?"
+	$(BIN)/advisor recommend $(DEMO)/models/minilm --data movie-sentences --memory 1GiB --time 10min \
+	  --max-train-rows 2000 --max-eval-rows 1000 --epochs 2 --effective-batch-size 16 --evidence 75s \
+	  --output $(QUICKSTART)/plan.json
 	@echo; echo "[quickstart] 4/4 train it, and compare with what was promised"
 	$(BIN)/advisor run $(QUICKSTART)/plan.json --output $(QUICKSTART)/run
 

@@ -34,4 +34,7 @@ __all__ = ["DataSource", "ModelSource", "calibrate", "predict", "probe", "recomm
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from advisor.training.hub import forbid_kernel_downloads
+
+    forbid_kernel_downloads()  # before any job imports transformers, peft or bitsandbytes
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -54,7 +54,8 @@ def with_evidence(recommendation: Recommendation, budget_s: float, on_event: OnE
     before = {_key(ranked.plan): ranked for ranked in recommendation.ranked}
     after = rerank(recommendation, QualityModel(evidence=evidence))
     ranked_plans = tuple(_with_prior_note(ranked, before[_key(ranked.plan)]) for ranked in after.ranked)
-    spent = f"evidence: {len(evidence.runs)} short runs in {evidence.elapsed_s:.0f} s"
+    count = len(evidence.runs)
+    spent = f"evidence: {count} short run{'' if count == 1 else 's'} in {evidence.elapsed_s:.0f} s"
     failed = [
         f"{run.strategy.method} on {run.train_rows} rows: {run.reason}" for run in evidence.runs if not run.usable
     ]
