@@ -1,8 +1,9 @@
 """A model of torch's CUDA caching allocator: what ``max_memory_reserved`` will say for a sequence of allocations.
 
-Source: c10/cuda/CUDACachingAllocator.cpp, native back end with default settings, one stream: 512-byte rounding, a pool of
-2 MiB segments for requests up to 1 MiB, 20 MiB segments up to 10 MiB and multiples of 2 MiB above, best fit, splitting when
-the rest is at least 512 bytes (small pool) or more than 1 MiB (large pool), coalescing of free neighbours.
+Source: c10/cuda/CUDACachingAllocator.cpp, native back end with default settings, one stream: 512-byte rounding, a pool
+of 2 MiB segments for requests up to 1 MiB, 20 MiB segments up to 10 MiB and multiples of 2 MiB above, best fit,
+splitting when the rest is at least 512 bytes (small pool) or more than 1 MiB (large pool), coalescing of free
+neighbours.
 """
 
 from __future__ import annotations

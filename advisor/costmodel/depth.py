@@ -1,4 +1,4 @@
-"""A deep stack from two shallow ones: which depths to trace, and how to carry memory and operators to the full depth."""
+"""A deep stack from two shallow ones: which depths to trace, and how to carry memory and operators to full depth."""
 
 from __future__ import annotations
 
@@ -15,14 +15,29 @@ from advisor.costmodel.trace.ops import TracedOp
 from advisor.costmodel.trace.symbolic import Shape
 
 SHALLOW_LAYERS = 2
-"""Layers of the shallower trace beyond the unfrozen ones: with a first and a last layer every repeated position occurs."""
+"""Layers of the shallower trace beyond the unfrozen ones: with a first and a last layer every repeated position
+occurs."""
 
 PERIODIC_KEYS = frozenset(
-    "layer_types sliding_window_pattern global_attn_every_n_layers full_attention_interval attn_layer_period "
-    "first_k_dense_replace moe_layer_freq decoder_sparse_step mlp_only_layers attention_layers num_layers_per_block "
-    "hybrid_override_pattern layers_block_type no_rope_layers".split()
+    [
+        "layer_types",
+        "sliding_window_pattern",
+        "global_attn_every_n_layers",
+        "full_attention_interval",
+        "attn_layer_period",
+        "first_k_dense_replace",
+        "moe_layer_freq",
+        "decoder_sparse_step",
+        "mlp_only_layers",
+        "attention_layers",
+        "num_layers_per_block",
+        "hybrid_override_pattern",
+        "layers_block_type",
+        "no_rope_layers",
+    ]
 )
-"""Configuration keys by which architectures mix kinds of layers; unless trivial, such a model is traced at full depth."""
+"""Configuration keys by which architectures mix kinds of layers; unless trivial, such a model is traced at full
+depth."""
 
 TRAINING_PHASES = tuple(phase for phase in PHASES if phase != "evaluation")
 
@@ -48,7 +63,14 @@ def _uniform(config: dict[str, Any], layers: int) -> bool:
 
 def _names_layers(peft_config: dict[str, Any] | None) -> bool:
     """Whether a PEFT configuration treats layers differently."""
-    keys = ("layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "exclude_modules", "layer_replication")
+    keys = (
+        "layers_to_transform",
+        "layers_pattern",
+        "rank_pattern",
+        "alpha_pattern",
+        "exclude_modules",
+        "layer_replication",
+    )
     return any((peft_config or {}).get(key) for key in keys)
 
 
@@ -88,13 +110,15 @@ class StepFamily:
         return deep_operators(operators, self.deeper.operators(shape), self.extra_layers)
 
     def trainable_parameters(self, rank: int) -> int:
-        return self._linear(self.shallow.trainable_parameters(rank), self.deeper and self.deeper.trainable_parameters(rank))
+        shallow = self.shallow.trainable_parameters(rank)
+        return shallow if self.deeper is None else self._deep(shallow, self.deeper.trainable_parameters(rank))
 
     def total_parameters(self, rank: int) -> int:
-        return self._linear(self.shallow.total_parameters(rank), self.deeper and self.deeper.total_parameters(rank))
+        shallow = self.shallow.total_parameters(rank)
+        return shallow if self.deeper is None else self._deep(shallow, self.deeper.total_parameters(rank))
 
-    def _linear(self, shallow: int, deeper: int | None) -> int:
-        return shallow if deeper is None else shallow + self.extra_layers * (deeper - shallow)
+    def _deep(self, shallow: int, deeper: int) -> int:
+        return shallow + self.extra_layers * (deeper - shallow)
 
 
 def deep_operators(shallow: list[TracedOp], deeper: list[TracedOp], extra_layers: int) -> list[TracedOp]:

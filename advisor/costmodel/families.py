@@ -96,7 +96,9 @@ class FamilyStore:
     def _key(
         self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, *, depth: int | None = None
     ) -> str:
-        config = {key: value for key, value in model.config.items() if key not in ("_name_or_path", "transformers_version")}
+        config = {
+            key: value for key, value in model.config.items() if key not in ("_name_or_path", "transformers_version")
+        }
         content = {
             "config": config,
             "task": model.task,

@@ -1,8 +1,8 @@
 """From traced peaks to what the device must hold over the whole run.
 
-CUDA: allocated = traced peak in 512-byte blocks + cuBLAS workspaces; reserved = allocated x what the caching allocator keeps
-on top (replayed); device = reserved + CUDA context. CPU: device is the resident set of the whole process, imports included,
-from this machine's calibration.
+CUDA: allocated = traced peak in 512-byte blocks + cuBLAS workspaces; reserved = allocated x what the caching allocator
+keeps on top (replayed); device = reserved + CUDA context. CPU: device is the resident set of the whole process,
+imports included, from this machine's calibration.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ TRACE_HALF_WIDTH_CUDA = 0.02
 """The same on CUDA: full, LoRA and QLoRA runs of a 7B model published for one A100-80GB came out within 1 %; doubled,
 because that is one device and one architecture."""
 CACHE_HALF_WIDTH = 0.12
-"""Share of the reserved bytes that the replay of one step may miss: two depths of six decoders and encoders differed by up
-to 11 % in (reserved / allocated), and lengths that change from batch to batch fragment further."""
+"""Share of the reserved bytes that the replay of one step may miss: two depths of six decoders and encoders differed
+by up to 11 % in (reserved / allocated), and lengths that change from batch to batch fragment further."""
 CONTEXT_LOW, CONTEXT_HIGH = 0.6, 1.5
 """Factors on a datasheet's CUDA context: it depends on the driver and on which kernels were loaded."""
 WORKSPACES = 2

@@ -1,9 +1,10 @@
 """From allocation events to peaks: live bytes over the step, at the model's depth.
 
-A deep stack repeats its layers, so two shallow depths determine the rest: positions before the repeated block are aligned
-from the start of a phase, positions after it from its end, and live bytes at either grow linearly with depth. The peak of
-a phase is the largest of all aligned positions; between the two alignments live bytes move linearly from layer to layer,
-so no inner position can exceed both. Exact when each traced depth has at least (unfrozen layers + 2) layers.
+A deep stack repeats its layers, so two shallow depths determine the rest: positions before the repeated block are
+aligned from the start of a phase, positions after it from its end, and live bytes at either grow linearly with depth.
+The peak of a phase is the largest of all aligned positions; between the two alignments live bytes move linearly from
+layer to layer, so no inner position can exceed both. Exact when each traced depth has at least (unfrozen layers + 2)
+layers.
 """
 
 from __future__ import annotations

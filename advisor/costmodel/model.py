@@ -46,8 +46,8 @@ _BASIS_ORDER: tuple[Basis, ...] = ("measured", "calibrated", "transferred", "dat
 class CostModel:
     """Predicts the cost of configurations on one device.
 
-    The first configuration of a family (same model, method, checkpointing, data types, attention kernel, optimizer) costs a
-    few traces of one to three seconds; further ones, at any batch, length and rank, milliseconds.
+    The first configuration of a family (same model, method, checkpointing, data types, attention kernel, optimizer)
+    costs a few traces of one to three seconds; further ones, at any batch, length and rank, milliseconds.
 
     Args:
         device: Where plans will run; its type decides the semantics of the trace.
@@ -83,6 +83,8 @@ class CostModel:
         """The cost of one exact configuration.
 
         Args:
+            model: Needs no weights.
+            strategy, execution: The configuration.
             data: Without it, time is that of one optimizer step at full length and quality is left out.
             with_quality: Leave quality out when only cost matters.
             min_quality: Wanted minimum of the metric, answered as a probability.
@@ -105,7 +107,9 @@ class CostModel:
             total_parameters=family.total_parameters(rank),
             evidence=max((part.evidence for part in parts), key=_EVIDENCE_ORDER.index),
             basis=max((part.basis for part in parts), key=_BASIS_ORDER.index),
-            notes=() if data is not None else ("no data set was given: the time is that of one optimizer step at full length",),
+            notes=()
+            if data is not None
+            else ("no data set was given: the time is that of one optimizer step at full length",),
         )
 
     def memory_quantile_bytes(self, estimate: CostEstimate, level: float) -> int:
@@ -144,7 +148,9 @@ class CostModel:
         data: DataProfile | None,
     ) -> TimeEstimate:
         if data is None:
-            return _single_step(self._step_time(family, model, strategy, execution, execution.max_seq_length), execution)
+            return _single_step(
+                self._step_time(family, model, strategy, execution, execution.max_seq_length), execution
+            )
         epochs = max(1, round(strategy.num_train_epochs))
         shape = RunShape(
             weights_bytes=model.weights_bytes or FULL_PRECISION_BYTES * model.total_parameters,

@@ -5,6 +5,7 @@ hold.
 from __future__ import annotations
 
 import dataclasses
+import random
 import statistics
 import tempfile
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ class StepRequest:
         model: Weights are loaded when it has them, else drawn at random: time and memory do not depend on their values.
         seq_length: Padded length of every micro-batch in tokens.
         steps: Timed optimizer steps, after ``warmup_steps`` that are thrown away.
+        mixed_length_steps: Steps before these whose micro-batches differ in length, as real text does: the C
+            allocator's free lists then look like a run's, and so does the resident set.
         profile_memory: Add one step under the memory profiler (CPU).
         num_hidden_layers: Builds a shallower or deeper model than the config says.
     """
@@ -45,6 +48,7 @@ class StepRequest:
     seq_length: int
     steps: int = 5
     warmup_steps: int = 2
+    mixed_length_steps: int = 0
     profile_memory: bool = False
     device_type: DeviceType = "cpu"
     num_hidden_layers: int | None = None
@@ -118,14 +122,15 @@ def run_steps(request: StepRequest) -> StepMeasurement:
     template = synthetic_batch(
         request.model, execution.micro_batch_size, request.seq_length, padded=execution.padded, seed=request.seed
     )
-    timed_steps = request.warmup_steps + request.steps
+    untimed_steps = request.mixed_length_steps + request.warmup_steps
+    timed_steps = untimed_steps + request.steps
     clock, high_water = StepClock(), _HighWater(timed_steps)
     profiler = StepProfiler(at_step=timed_steps + 1) if request.profile_memory else None
     callbacks = [clock, high_water, *([profiler] if profiler else [])]
     counts = _train_on_copies(request, template, timed_steps + (1 if profiler else 0), callbacks)
     profiled = profiler.result if profiler else None
     return StepMeasurement(
-        step_times_s=tuple(clock.step_times_s[request.warmup_steps : timed_steps]),
+        step_times_s=tuple(clock.step_times_s[untimed_steps:timed_steps]),
         allocated_peak_bytes=high_water.allocated_bytes or (profiled.peak_bytes if profiled else None),
         reserved_peak_bytes=high_water.reserved_bytes,
         resident_peak_bytes=high_water.resident_bytes,
@@ -185,7 +190,8 @@ def _train_on_copies(
         device=request.device_type,
         num_hidden_layers=request.num_hidden_layers,
     )
-    dataset = RepeatedBatch(template, (steps + 1) * execution.effective_batch_size)
+    rows = (steps + 1) * execution.effective_batch_size
+    dataset = RepeatedBatch(template, rows, first_lengths=_mixed_lengths(request))
     with tempfile.TemporaryDirectory(prefix="advisor-steps-") as folder:
         arguments = training_arguments(
             request.strategy,
@@ -206,6 +212,13 @@ def _train_on_copies(
         )
         trainer.train()
     return count_parameters(model)
+
+
+def _mixed_lengths(request: StepRequest) -> list[int]:
+    """Lengths of the first micro-batches: multiples of 8 from a quarter of the full length up, in no order."""
+    batches = request.mixed_length_steps * request.execution.gradient_accumulation_steps
+    choices = range(max(8, request.seq_length // 32 * 8), request.seq_length + 1, 8)
+    return random.Random(request.seed).choices(choices, k=batches) if choices else []
 
 
 def _buildable(request: StepRequest) -> ModelSpec:

@@ -67,7 +67,8 @@ class Strategy(ABC):
             layers alone must not pay for a backward pass through them.
         needs_user_config: Whether the method means nothing without the user's own configuration; such a method is never
             recommended unasked.
-        builds_as: Another method whose model and step have the same operators at the same rank, so that its trace serves.
+        builds_as: Another method whose model and step have the same operators at the same rank, so that its trace
+            serves.
         saves_whole_model: Whether ``save`` writes all weights, so that ``load`` needs none of the base model's.
     """
 

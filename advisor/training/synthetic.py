@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -63,11 +64,18 @@ def _labels(spec: ModelSpec, tokens: torch.Tensor, mask: torch.Tensor, generator
 
 
 class RepeatedBatch(Dataset[int]):
-    """Stands for ``rows`` rows whose every batch is a fresh copy of one template; pair it with ``collate``."""
+    """Stands for ``rows`` rows whose every batch is a fresh copy of one template; pair it with ``collate``.
 
-    def __init__(self, template: dict[str, torch.Tensor], rows: int) -> None:
+    Args:
+        template: Tensors of one micro-batch.
+        rows: Length of the data set.
+        first_lengths: The first batches are cut to these lengths, as batches of real text differ in length.
+    """
+
+    def __init__(self, template: dict[str, torch.Tensor], rows: int, first_lengths: Sequence[int] = ()) -> None:
         self._template = template
         self._rows = rows
+        self._first_lengths = list(reversed(first_lengths))
 
     def __len__(self) -> int:
         return self._rows
@@ -77,4 +85,6 @@ class RepeatedBatch(Dataset[int]):
 
     def collate(self, rows: list[Any]) -> dict[str, torch.Tensor]:
         """A new batch of as many rows as were asked for."""
-        return {name: values[: len(rows)].clone() for name, values in self._template.items()}
+        length = self._first_lengths.pop() if self._first_lengths else None
+        cut = {name: values[: len(rows)] for name, values in self._template.items()}
+        return {name: (v[:, :length] if v.dim() > 1 else v).clone() for name, v in cut.items()}

@@ -34,7 +34,8 @@ def estimate(cost_model: CostModel, spec: ModelSpec, method: str, **knobs: objec
 
 @pytest.mark.parametrize(("name", "memory_ratio"), [("bert-base-uncased", 1.2), ("distilbert-base-uncased", 1.05)])
 def test_partial_costs_less_than_lora_on_encoders(name: str, memory_ratio: float, cache: Path) -> None:
-    """Malipiero and Stärk, LoRA vs partial fine-tuning on SNLI: LoRA took 1.36-1.82x the memory and 1.5-1.66x the time."""
+    """Malipiero and Stärk, LoRA vs partial fine-tuning on SNLI: LoRA took 1.36-1.82x the memory and 1.5-1.66x the
+    time."""
     cost_model, spec = CostModel(load_profile("a100-sxm4-80gb"), cache_dir=cache), classifier(name)
     partial, lora = estimate(cost_model, spec, "partial"), estimate(cost_model, spec, "lora")
     assert lora.memory.allocated_bytes > memory_ratio * partial.memory.allocated_bytes
@@ -43,7 +44,8 @@ def test_partial_costs_less_than_lora_on_encoders(name: str, memory_ratio: float
 
 
 def test_snli_figures(cache: Path) -> None:
-    """The same source, BERT-base at batch 8: 0.89 GB partial, 1.57 GB LoRA (allocator or NVML not stated, length not stated)."""
+    """The same source, BERT-base at batch 8: 0.89 GB partial, 1.57 GB LoRA (allocator or NVML not stated, length not
+    stated)."""
     cost_model, spec = CostModel(load_profile("a100-sxm4-80gb"), cache_dir=cache), classifier("bert-base-uncased")
     partial, lora = estimate(cost_model, spec, "partial"), estimate(cost_model, spec, "lora")
     assert 0.5e9 < partial.memory.allocated_bytes < 0.95e9
@@ -53,8 +55,8 @@ def test_snli_figures(cache: Path) -> None:
 def test_published_distilbert_full_fine_tuning(cache: Path) -> None:
     """Lee et al., DistilBERT on SST-2, full fine-tuning, batch 8: 1305.9 MiB by max_memory_allocated.
 
-    Batches are padded dynamically; the longest SST-2 sentence has 66 tokens. Their optimizer was the default of its time,
-    foreach AdamW, whose temporaries are copies of the parameters.
+    Batches are padded dynamically; the longest SST-2 sentence has 66 tokens. Their optimizer was the default of its
+    time, foreach AdamW, whose temporaries are copies of the parameters.
     """
     cost_model, spec = CostModel(load_profile("a100-sxm4-80gb"), cache_dir=cache), classifier("distilbert-base-uncased")
     cost = estimate(cost_model, spec, "full", max_seq_length=72, optim="adamw_torch")
@@ -85,11 +87,18 @@ def test_more_of_anything_costs_more(cache: Path) -> None:
 def test_weights_of_a_large_decoder(cache: Path) -> None:
     spec = inspect_model(str(CONFIGS / "mistral-7b-v0.1.json"), "causal-lm")
     cost_model = CostModel(load_profile("rtx-4090"), cache_dir=cache)
-    knobs = {"micro_batch_size": 1, "max_seq_length": 512, "gradient_checkpointing": True, "dtype": "bfloat16", "eval_batch_size": 1}
+    knobs = {
+        "micro_batch_size": 1,
+        "max_seq_length": 512,
+        "gradient_checkpointing": True,
+        "dtype": "bfloat16",
+        "eval_batch_size": 1,
+    }
     lora, qlora = (estimate(cost_model, spec, method, **knobs) for method in ("lora", "qlora"))
     assert lora.memory.breakdown.weights_bytes == pytest.approx(2 * 7.2417e9, rel=0.01)
-    # 6.98e9 linear weights at half a byte and double-quantised statistics (0.127 bits per weight), 2 x 131e6 in bfloat16.
-    assert qlora.memory.breakdown.weights_bytes == pytest.approx(6.98e9 * (0.5 + 0.127 / 8) + 2 * 2 * 131.1e6, rel=0.02)
+    # 6.98e9 linear weights at half a byte and double-quantised statistics (0.127 bits each), 2 x 131e6 in bfloat16.
+    packed_bytes = 6.98e9 * (0.5 + 0.127 / 8) + 2 * 2 * 131.1e6
+    assert qlora.memory.breakdown.weights_bytes == pytest.approx(packed_bytes, rel=0.02)
     assert qlora.memory.device_bytes < 8 * GIB < lora.memory.device_bytes
     assert qlora.total_parameters == lora.total_parameters == 7_241_732_096 + lora.trainable_parameters
 

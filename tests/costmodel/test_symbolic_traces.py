@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.costmodel.tiny import tiny_spec
 
 from advisor.core.plan import ExecutionPlan
 from advisor.costmodel.depth import deep_operators
@@ -21,6 +20,7 @@ from advisor.costmodel.trace.ops import TracedOp
 from advisor.costmodel.trace.step import TraceRequest, trace_step
 from advisor.costmodel.trace.symbolic import BASIS, UnfitError, fit_sizes
 from advisor.strategies import get_strategy
+from tests.costmodel.tiny import tiny_spec
 
 UNSEEN = ((2, 16, 2), (16, 128, 8), (9, 256, 32))
 
@@ -96,7 +96,9 @@ def test_two_shallow_depths_are_the_deep_model(
     direct = families[2].operators(shape)
     assert sum(op.count for op in operators) == pytest.approx(len(direct), rel=0.005)
     assert sum(op.flops * op.count for op in operators) == sum(op.flops for op in direct)
-    assert sum(op.moved_bytes * op.count for op in operators) == pytest.approx(sum(op.moved_bytes for op in direct), rel=1e-6)
+    assert sum(op.moved_bytes * op.count for op in operators) == pytest.approx(
+        sum(op.moved_bytes for op in direct), rel=1e-6
+    )
 
 
 def test_a_family_survives_its_file(tmp_path: Path) -> None:
@@ -119,7 +121,11 @@ def test_a_damaged_file_is_traced_again(tmp_path: Path) -> None:
 SHAPES = list(SAMPLED)
 
 
-@given(st.integers(0, len(BASIS) - 1), st.integers(1, 10**6), st.tuples(st.integers(1, 64), st.integers(1, 256), st.integers(1, 64)))
+@given(
+    st.integers(0, len(BASIS) - 1),
+    st.integers(1, 10**6),
+    st.tuples(st.integers(1, 64), st.integers(1, 256), st.integers(1, 64)),
+)
 def test_a_monomial_is_recovered(index: int, coefficient: int, unseen: tuple[int, int, int]) -> None:
     monomial = BASIS[index]
     shape = (unseen[0], 32 * unseen[1], unseen[2])  # a multiple of every pad: where roundings agree
@@ -133,7 +139,16 @@ def test_what_follows_no_formula_is_refused() -> None:
 
 
 def test_phases_are_complete() -> None:
-    assert set(PHASES) == {"weights", "states", "first_forward", "first_backward", "forward", "backward", "optimizer", "evaluation"}
+    assert set(PHASES) == {
+        "weights",
+        "states",
+        "first_forward",
+        "first_backward",
+        "forward",
+        "backward",
+        "optimizer",
+        "evaluation",
+    }
 
 
 def test_an_added_layer_is_repeated() -> None:

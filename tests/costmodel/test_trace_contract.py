@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.costmodel.tiny import tiny_spec
 
 from advisor.core.model import Task
 from advisor.core.plan import ExecutionPlan
 from advisor.costmodel.trace.step import TraceRequest, trace_step
 from advisor.measurement.steps import profile_step_memory
 from advisor.strategies import get_strategy
+from tests.costmodel.tiny import tiny_spec
 
 LENGTH = 64
 TOLERANCE = 1e-3
@@ -38,26 +38,17 @@ CLASSIFY: Task = "sequence-classification"
 CHECKPOINTED = {"gradient_checkpointing": True}
 EAGER = {"attn_implementation": "eager"}
 CASES = [
-    *(Case("bert", CLASSIFY, method) for method in ("full", "partial", "head", "lora", "high_rank_lora", "hira", "sparse_lora", "qlora", "ia3")),
-    *(Case("bert", CLASSIFY, method, CHECKPOINTED) for method in ("full", "partial", "lora", "qlora")),
-    *(Case("bert", CLASSIFY, method, EAGER) for method in ("full", "lora")),
-    Case("bert", CLASSIFY, "full", {"amp": "bf16"}),
-    Case("bert", CLASSIFY, "lora", {"amp": "bf16"}),
-    Case("bert", CLASSIFY, "full", {"gradient_accumulation_steps": 2}),
-    Case("bert", CLASSIFY, "full", {"optim": "adamw_torch"}),
-    Case("bert", CLASSIFY, "lora", {"padded": False}),
-    Case("bert", "masked-lm", "full"),
-    Case("distilbert", CLASSIFY, "full"),
-    Case("distilbert", CLASSIFY, "lora", CHECKPOINTED),
-    Case("roberta", "masked-lm", "lora"),
-    Case("deberta-v2", CLASSIFY, "lora", EAGER),
-    Case("deberta-v2", CLASSIFY, "full", {**EAGER, **CHECKPOINTED}),
-    Case("gpt2", "causal-lm", "lora"),
-    Case("llama", CLASSIFY, "lora"),
-    *(Case("llama", "causal-lm", method) for method in ("full", "lora", "qlora", "ia3")),
-    Case("llama", "causal-lm", "lora", CHECKPOINTED),
-    Case("llama", "causal-lm", "full", EAGER),
-    Case("llama", "causal-lm", "full", {"dtype": "bfloat16", "gradient_accumulation_steps": 2}),
+    *(Case("bert", CLASSIFY, method) for method in ("full", "partial", "head", "lora", "high_rank_lora", "hira",
+    "sparse_lora", "qlora", "ia3")), *(Case("bert", CLASSIFY, method, CHECKPOINTED) for method in ("full", "partial",
+    "lora", "qlora")), *(Case("bert", CLASSIFY, method, EAGER) for method in ("full", "lora")), Case("bert", CLASSIFY,
+    "full", {"amp": "bf16"}), Case("bert", CLASSIFY, "lora", {"amp": "bf16"}), Case("bert", CLASSIFY, "full",
+    {"gradient_accumulation_steps": 2}), Case("bert", CLASSIFY, "full", {"optim": "adamw_torch"}), Case("bert",
+    CLASSIFY, "lora", {"padded": False}), Case("bert", "masked-lm", "full"), Case("distilbert", CLASSIFY, "full"),
+    Case("distilbert", CLASSIFY, "lora", CHECKPOINTED), Case("roberta", "masked-lm", "lora"), Case("deberta-v2",
+    CLASSIFY, "lora", EAGER), Case("deberta-v2", CLASSIFY, "full", {**EAGER, **CHECKPOINTED}), Case("gpt2",
+    "causal-lm", "lora"), Case("llama", CLASSIFY, "lora"), *(Case("llama", "causal-lm", method) for method in ("full",
+    "lora", "qlora", "ia3")), Case("llama", "causal-lm", "lora", CHECKPOINTED), Case("llama", "causal-lm", "full",
+    EAGER), Case("llama", "causal-lm", "full", {"dtype": "bfloat16", "gradient_accumulation_steps": 2}),
 ]  # fmt: skip
 
 

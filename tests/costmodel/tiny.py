@@ -25,7 +25,9 @@ def _config(name: str) -> transformers.PreTrainedConfig:
     if name == "roberta":
         return transformers.RobertaConfig(**encoder)
     if name == "distilbert":
-        return transformers.DistilBertConfig(dim=WIDTH, n_layers=LAYERS, n_heads=HEADS, hidden_dim=4 * WIDTH, vocab_size=VOCAB)
+        return transformers.DistilBertConfig(
+            dim=WIDTH, n_layers=LAYERS, n_heads=HEADS, hidden_dim=4 * WIDTH, vocab_size=VOCAB
+        )
     if name == "deberta-v2":
         relative = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 64}
         return transformers.DebertaV2Config(**encoder, **relative, norm_rel_ebd="layer_norm", share_att_key=True)

@@ -31,10 +31,7 @@ class CudaAttention:
         width, value_width = query.shape[-1], value.shape[-1]
         if self.ampere and mask is None and half and width == value_width and width <= FLASH_MAX_HEAD_WIDTH:
             return "flash"
-        if self.ampere:
-            alignment = 8 if half else 4
-        else:
-            alignment = 8 if half else 1
+        alignment = 8 if half else 4 if self.ampere else 1
         supported = (torch.float16, torch.float32, torch.bfloat16) if self.ampere else (torch.float16, torch.float32)
         if query.dtype in supported and width % alignment == 0 and value_width % alignment == 0:
             return "efficient"

@@ -1,7 +1,7 @@
 """A device without memory that autograd and autocast treat as an accelerator: traces CUDA steps on a CPU-only torch.
 
-Built on torch's Python back end for PrivateUse1 (no compiler). Autocast rules are CUDA's: the operator lists are read from
-the installed torch headers (include/ATen/autocast_mode.h), so they follow the installed version.
+Built on torch's Python back end for PrivateUse1 (no compiler). Autocast rules are CUDA's: the operator lists are read
+from the installed torch headers (include/ATen/autocast_mode.h), so they follow the installed version.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _register_autocast() -> None:
         _casts.clear()
         clear()
 
-    torch.clear_autocast_cache = clear_both  # type: ignore[assignment]
+    torch.clear_autocast_cache = clear_both
 
 
 def _listed_operators(header: str, macro: str) -> list[tuple[str, str]]:
@@ -148,7 +148,9 @@ def _to_widest(operator: Any) -> Callable[..., Any]:
     def autocast(*args: Any, **kwargs: Any) -> Any:
         with _excluded():
             eligible = [t for t in tree_leaves((args, kwargs)) if _eligible(t)]
-            widest = torch.float32 if any(t.dtype == torch.float32 for t in eligible) else torch.get_autocast_dtype(NAME)
+            widest = (
+                torch.float32 if any(t.dtype == torch.float32 for t in eligible) else torch.get_autocast_dtype(NAME)
+            )
             return _call(operator, widest, args, kwargs)
 
     return autocast

@@ -1,7 +1,8 @@
 """Makes fake tensors behave like the device a step will really run on, and undoes it afterwards.
 
-Two semantics: ``cpu`` (plain CPU fakes decompose exactly as the CPU does) and ``cuda`` (the operators that CUDA would run).
-For the latter a machine with a GPU uses fake ``cuda`` tensors; elsewhere a Python-only device stands in (``cuda_standin``).
+Two semantics: ``cpu`` (plain CPU fakes decompose exactly as the CPU does) and ``cuda`` (the operators that CUDA would
+run). For the latter a machine with a GPU uses fake ``cuda`` tensors; elsewhere a Python-only device stands in
+(``cuda_standin``).
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from advisor.costmodel.trace.attention import CudaAttention
-
 
 CPU_RNG_STATE_BYTES = torch.get_rng_state().numel()
 """What gradient checkpointing keeps per checkpoint in host memory (the Mersenne twister's state)."""
@@ -52,10 +52,9 @@ def fake_device(semantics: str, compute_capability: tuple[int, int] | None) -> I
         if semantics == "cuda":
             attention = CudaAttention(device_type, compute_capability or (8, 0))
             stack.enter_context(patched(torch.nn.functional, "scaled_dot_product_attention", attention))
-        # The engine's device threads were counted at the first backward of the process, perhaps before the stand-in was there.
-        stack.enter_context(torch.autograd.set_multithreading_enabled(False))
-        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-        yield device_type
+        # The engine's device threads were counted at the first backward of the process, perhaps before the stand-in
+        # was there. stack.enter_context(torch.autograd.set_multithreading_enabled(False))
+        # stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True)) yield device_type
 
 
 def _patches(device_type: str) -> Iterator[Any]:

@@ -18,8 +18,8 @@ from advisor.costmodel.trace.temporaries import hidden_bytes
 PHASES = ("weights", "states", "first_forward", "first_backward", "forward", "backward", "optimizer", "evaluation")
 KINDS = ("weight", "optimizer_state", "gradient", "activation", "temporary")
 SAMPLED = ((3, 40, 5), (5, 24, 11), (2, 104, 5))
-"""Shapes that determine the formulas: the first and third fix the exponents of batch and length, the second that of the rank.
-Lengths are multiples of 8 that every pad rounds differently; two ranks need two builds."""
+"""Shapes that determine the formulas: the first and third fix the exponents of batch and length, the second that of
+the rank. Lengths are multiples of 8 that every pad rounds differently; two ranks need two builds."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,9 @@ class TraceFamily:
     def operators(self, shape: Shape) -> list[TracedOp]:
         """The operators at ``shape``, in order, without replay signatures."""
         values = self.operator_sizes(shape)
-        columns = zip(self.operator_names, self.operator_phases, self.operator_dtypes, self.operator_slices, strict=True)
+        columns = zip(
+            self.operator_names, self.operator_phases, self.operator_dtypes, self.operator_slices, strict=True
+        )
         return [
             TracedOp(
                 name=name,
@@ -95,8 +97,8 @@ class TraceFamily:
 def trace_family(request: TraceRequest) -> TraceFamily:
     """Trace a few shapes of ``request`` and fit them.
 
-    Batch 1 and lengths that are no multiple of 8 are evaluated with the same formulas: their events differ a little, their
-    peaks by less than 0.03 % (measured on BERT and Llama).
+    Batch 1 and lengths that are no multiple of 8 are evaluated with the same formulas: their events differ a little,
+    their peaks by less than 0.03 % (measured on BERT and Llama).
 
     Args:
         request: The configuration; its own batch, length and rank do not matter.
@@ -126,7 +128,9 @@ def _sampled_shapes(request: TraceRequest, ranked: bool) -> list[Shape]:
     shapes = list(SAMPLED)
     limit = request.model.max_positions or 1 << 30
     if limit < max(length for _, length, _ in shapes):
-        shapes = [(batch, min(8 * index, limit), rank) for index, (batch, _, rank) in zip((2, 1, 4), shapes, strict=True)]
+        shapes = [
+            (batch, min(8 * index, limit), rank) for index, (batch, _, rank) in zip((2, 1, 4), shapes, strict=True)
+        ]
     return [(batch, length, rank if ranked else 1) for batch, length, rank in shapes]
 
 
@@ -164,7 +168,9 @@ def _fit(traces: dict[Shape, StepTrace]) -> TraceFamily:
 
 def _kernel_rules(recording: Recording) -> tuple[tuple[tuple[int, str, int, int], ...], set[int]]:
     """``(first storage, rule, slice of the rule's numbers)`` of each kernel call, and all storages they own."""
-    rules, hidden, offset = [], set(), 0
+    rules: list[tuple[int, str, int, int]] = []
+    hidden: set[int] = set()
+    offset = 0
     for start, call in recording.kernel_calls:
         rules.append((start, call.rule, offset, offset + len(call.sizes)))
         offset += len(call.sizes)

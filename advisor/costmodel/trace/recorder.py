@@ -22,8 +22,32 @@ from advisor.costmodel.trace.temporaries import KernelCall, hidden_bytes, kernel
 aten = torch.ops.aten
 
 VIEW_OPERATORS = frozenset(
-    "view _unsafe_view reshape t transpose permute expand slice select unsqueeze squeeze detach alias as_strided split "
-    "split_with_sizes unbind lift_fresh diagonal unfold chunk _reshape_alias view_as_real view_as_complex".split()
+    [
+        "view",
+        "_unsafe_view",
+        "reshape",
+        "t",
+        "transpose",
+        "permute",
+        "expand",
+        "slice",
+        "select",
+        "unsqueeze",
+        "squeeze",
+        "detach",
+        "alias",
+        "as_strided",
+        "split",
+        "split_with_sizes",
+        "unbind",
+        "lift_fresh",
+        "diagonal",
+        "unfold",
+        "chunk",
+        "_reshape_alias",
+        "view_as_real",
+        "view_as_complex",
+    ]
 )
 
 
@@ -163,7 +187,9 @@ class StepRecorder(TorchDispatchMode):
     def _concerns_device(self, name: str, outputs: list[torch.Tensor]) -> bool:
         return any(t.device.type == self.device_type for t in outputs) or name.startswith(("_foreach", "_fused"))
 
-    def _record_operator(self, func: Any, name: str, args: Any, kwargs: Any, out: Any, outputs: list[torch.Tensor]) -> None:
+    def _record_operator(
+        self, func: Any, name: str, args: Any, kwargs: Any, out: Any, outputs: list[torch.Tensor]
+    ) -> None:
         inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
         written = [_touched_bytes(t) for t in outputs]
         if not outputs and args and isinstance(args[0], list | tuple):
@@ -205,4 +231,3 @@ def _touched_bytes(tensor: torch.Tensor) -> int:
         if stride != 0:
             size *= int(length)
     return size
-

@@ -106,7 +106,9 @@ class TraceSession:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> TraceSession:
-        self._device_type = self._stack.enter_context(fake_device(self.request.semantics, self.request.compute_capability))
+        self._device_type = self._stack.enter_context(
+            fake_device(self.request.semantics, self.request.compute_capability)
+        )
         try:
             with _failures_named(self.request):
                 self._model = _build(self.request, self._device_type)
@@ -241,7 +243,7 @@ def _autocast(device_type: str, dtype: torch.dtype) -> Any:
 
 
 def _accepts_loss_kwargs(model: torch.nn.Module) -> bool:
-    """As ``Trainer.model_accepts_loss_kwargs``: such models divide the loss by the items of the whole batch themselves."""
+    """As ``Trainer.model_accepts_loss_kwargs``: such models divide the loss by the whole batch's items themselves."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     if hasattr(base, "accepts_loss_kwargs"):
         return bool(base.accepts_loss_kwargs)

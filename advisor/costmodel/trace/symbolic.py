@@ -1,9 +1,9 @@
 """Sizes as functions of batch, length and rank: a few traces determine them, so any other point needs no trace.
 
-Within a regime (same depth, method, checkpointing, data types, attention kernel; batch > 1; length a multiple of 8) a step
-runs the same operators on the same storages for every batch B, length S and rank r, and each size is one monomial
-c · B^i · P^j · r^k, where P is S rounded up to what a kernel pads to. Three points determine i, j, k and c. A sum of two
-monomials is tried where one does not fit. What does not fit is refused, never approximated.
+Within a regime (same depth, method, checkpointing, data types, attention kernel; batch > 1; length a multiple of 8) a
+step runs the same operators on the same storages for every batch B, length S and rank r, and each size is one monomial
+c · B^i · P^j · r^k, where P is S rounded up to what a kernel pads to. Three points determine i, j, k and c. A sum of
+two monomials is tried where one does not fit. What does not fit is refused, never approximated.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ Shape = tuple[int, int, int]
 
 PADS = (1, 32)
 """The memory-efficient kernel rounds the length of its log-sum-exp up to 32 (attention.cu); lengths themselves come in
-multiples of 8, to which masks are padded. Other roundings sit inside kernels and have rules of their own (temporaries)."""
+multiples of 8, to which masks are padded. Other roundings sit inside kernels and have rules of their own
+(temporaries)."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def _basis() -> tuple[Monomial, ...]:
         for rank, (batch, padded, length) in itertools.product(
             (0, 1, 2), ((0, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1, 0), (0, 2, 0), (1, 2, 0), (0, 1, 1), (1, 1, 1))
         ):
-            if pad > 1 and padded == 0 or pad == 1 and length:
+            if (pad > 1 and padded == 0) or (pad == 1 and length):
                 continue
             basis.append(Monomial(batch, padded, length, rank, pad))
     return tuple(sorted(basis, key=lambda m: (m.pad > 1, m.batch + m.padded + m.length + m.rank, m.pad)))

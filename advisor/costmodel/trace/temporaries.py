@@ -6,7 +6,7 @@ bitsandbytes' dispatch of ``gemm_4bit``; each rule names its threshold, because 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +48,7 @@ def kernel_call(name: str, args: Any, kwargs: Any, out: Any, device_type: str) -
 
 
 def hidden_bytes(rule: str, sizes: Sequence[int]) -> tuple[int, ...]:
-    """Bytes of each allocation inside one call; a fixed number of slots per rule, 0 where a threshold leaves one out."""
+    """Bytes of each allocation inside one call; as many as the rule has slots, 0 where a threshold leaves one out."""
     return RULES[rule](*sizes)
 
 
@@ -63,7 +63,7 @@ def _flash_backward(batch: int, heads: int, length: int, width: int, item_bytes:
 
 
 def _efficient_backward(batch: int, heads: int, length: int, width: int, item_bytes: int) -> tuple[int, ...]:
-    """delta and, for half types, the fp32 gradient accumulator (mem_eff_attention/kernel_backward.h)."""
+    """Delta and, for half types, the fp32 gradient accumulator (mem_eff_attention/kernel_backward.h)."""
     delta = batch * heads * length * 4
     if item_bytes < 4:
         return delta, batch * heads * _round_up(length, 64) * width * 4
@@ -86,7 +86,7 @@ def _gemm_4bit(rows: int, outputs: int, inputs: int, item_bytes: int, nested: in
     return block_statistics, block_statistics, outputs * inputs * item_bytes
 
 
-RULES = {
+RULES: dict[str, Callable[..., tuple[int, ...]]] = {
     "_scaled_dot_product_flash_attention_backward": _flash_backward,
     "_scaled_dot_product_efficient_attention_backward": _efficient_backward,
     "embedding_dense_backward": _embedding_backward,

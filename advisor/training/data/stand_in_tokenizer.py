@@ -1,8 +1,8 @@
 """A tokenizer for models of which only the configuration is here: right lengths, meaningless ids.
 
-It cuts text at spaces and punctuation and long words into pieces. Against real tokenizers on the demo texts (movie sentences
-and Wikipedia) the mean number of tokens came out within a few percent of BERT's WordPiece and SmolLM2's byte-pair encoding;
-``tests/training/data/test_stand_in_tokenizer.py`` measures it.
+It cuts text at spaces and punctuation and long words into pieces. Against real tokenizers on the demo texts (movie
+sentences and Wikipedia) the mean number of tokens came out within a few percent of BERT's WordPiece and SmolLM2's
+byte-pair encoding; ``tests/training/data/test_stand_in_tokenizer.py`` measures it.
 """
 
 from __future__ import annotations
