@@ -84,7 +84,8 @@ class CostModel:
 
         Args:
             model: Needs no weights.
-            strategy, execution: The configuration.
+            strategy: What is learned.
+            execution: How it is run.
             data: Without it, time is that of one optimizer step at full length and quality is left out.
             with_quality: Leave quality out when only cost matters.
             min_quality: Wanted minimum of the metric, answered as a probability.

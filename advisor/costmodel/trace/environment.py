@@ -52,9 +52,10 @@ def fake_device(semantics: str, compute_capability: tuple[int, int] | None) -> I
         if semantics == "cuda":
             attention = CudaAttention(device_type, compute_capability or (8, 0))
             stack.enter_context(patched(torch.nn.functional, "scaled_dot_product_attention", attention))
-        # The engine's device threads were counted at the first backward of the process, perhaps before the stand-in
-        # was there. stack.enter_context(torch.autograd.set_multithreading_enabled(False))
-        # stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True)) yield device_type
+        # The engine counted device threads at the process's first backward, perhaps before the stand-in was there.
+        stack.enter_context(torch.autograd.set_multithreading_enabled(False))
+        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        yield device_type
 
 
 def _patches(device_type: str) -> Iterator[Any]:
@@ -109,7 +110,7 @@ def _swap_or_assign(swap: Any) -> Any:
             swap(first, second)
         except RuntimeError:
             first.data = second.data
-            first.fake_device = second.fake_device  # type: ignore[attr-defined]
+            first.fake_device = second.fake_device
 
     return swapped
 
