@@ -1,6 +1,4 @@
-"""Imported once by the server that isolated processes are forked from; importing starts no thread and touches no
-GPU.
-"""
+"""Imported once by the server that isolated processes are forked from; starts no thread and touches no GPU."""
 
 from __future__ import annotations
 
