@@ -14,15 +14,22 @@ from advisor.search.planner import recommend_plans
 from advisor.training.models import inspect_model
 from tests.search.planner_fakes import DATA, GIB, data_profile
 
+DEVICES = ("rtx-4060", "t4", "rtx-4090", "a100-sxm4-80gb")
+PUBLISHED = {
+    "distilbert-base-uncased": "lora",
+    "bert-base-uncased": "partial",
+    "roberta-base": "lora",
+    "deberta-v3-base": "lora",
+    "llama-3.2-1b": "lora",
+    "mistral-7b-v0.1": "qlora",
+}
 CONFIGS = Path(__file__).parents[1] / "fixtures" / "configs"
 
 
 @pytest.fixture(scope="module")
 def cost_models(tmp_path_factory) -> dict[str, CostModel]:
     traces = tmp_path_factory.mktemp("traces")
-    return {
-        name: CostModel(load_profile(name), cache_dir=traces) for name in ("rtx-4060", "rtx-4090", "a100-sxm4-80gb")
-    }
+    return {name: CostModel(load_profile(name), cache_dir=traces) for name in DEVICES}
 
 
 def recommend(
@@ -37,6 +44,15 @@ def inside_budget(answer: Recommendation, cost_model: CostModel) -> bool:
     limit = min(answer.budget.memory_bytes or 2**63, cost_model.device.memory_bytes)
     costs = [item.plan.predicted for item in answer.ranked]
     return all(cost_model.memory_quantile_bytes(cost, answer.budget.safety_level) <= limit for cost in costs)
+
+
+@pytest.mark.parametrize("config", PUBLISHED)
+def test_every_published_configuration_has_a_plan_on_every_device(config: str, cost_models):
+    for name in DEVICES:
+        answer = recommend(cost_models[name], config, [PUBLISHED[config]])
+        assert answer.best is not None, (name, answer.advice)
+        assert inside_budget(answer, cost_models[name])
+        assert answer.best.predicted.time.basis == "datasheet"
 
 
 def test_qlora_is_not_recommended_for_distilbert_on_80_gb(cost_models):
