@@ -55,7 +55,7 @@ quickstart: setup
 	$(BIN)/advisor calibrate $(DEMO)/models/minilm --quick
 	@echo; echo "[quickstart] 3/4 which strategy, within 1 GiB?"
 	$(BIN)/advisor recommend $(DEMO)/models/minilm --data movie-sentences --memory 1GiB --time 10min \
-	  --max-train-rows 2000 --max-eval-rows 1000 --epochs 2 --effective-batch-size 16 --evidence 75s \
+	  --max-train-rows 1600 --max-eval-rows 800 --epochs 2 --effective-batch-size 16 --evidence 80s \
 	  --output $(QUICKSTART)/plan.json
 	@echo; echo "[quickstart] 4/4 train it, and compare with what was promised"
 	$(BIN)/advisor run $(QUICKSTART)/plan.json --output $(QUICKSTART)/run

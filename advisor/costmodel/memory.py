@@ -36,8 +36,8 @@ RESIDENT_HALF_WIDTH = 0.20
 """90 % half width of the resident set on CPU without a calibration of this machine."""
 RESIDENT_FLOOR = 0.03
 """Resident sets of the same run differ by this much between repeats (thread arenas, page cache)."""
-RESIDENT_BYTES_PER_ALLOCATED_BYTE = 1.05
-"""Resident growth per live tensor byte without a calibration: glibc keeps some freed pages."""
+RESIDENT_BYTES_PER_TRANSIENT_BYTE = 1.0
+"""What glibc holds beyond the live bytes of a step, without a calibration (MiniLM, see ``ResidentFit``)."""
 
 PHASE_NAMES = {"first_forward": "forward", "first_backward": "backward", "weights": "loading", "states": "optimizer"}
 
@@ -123,8 +123,8 @@ def _on_cpu(
 ) -> MemoryEstimate:
     fit = calibration.resident if calibration is not None else None
     baseline_bytes = fit.baseline_bytes if fit is not None else device.context_bytes
-    growth = fit.bytes_per_allocated_byte if fit is not None else RESIDENT_BYTES_PER_ALLOCATED_BYTE
-    device_bytes = round(baseline_bytes + growth * live_bytes)
+    held_per_byte = fit.bytes_per_transient_byte if fit is not None else RESIDENT_BYTES_PER_TRANSIENT_BYTE
+    device_bytes = round(baseline_bytes + live_bytes + held_per_byte * _transient_bytes(peak, live_bytes))
     # While a file of weights is read, its mapped pages and the tensors made from them are both resident.
     loading_bytes = baseline_bytes + 2 * model.weights_bytes
     if loading_bytes > device_bytes:
@@ -149,6 +149,12 @@ def _on_cpu(
         evidence=_evidence(evidence),
         basis=_basis(basis),
     )
+
+
+def _transient_bytes(peak: Peak, live_bytes: int) -> int:
+    """What the step allocated itself: everything but weights and optimizer states."""
+    weights, states, *_ = peak.by_kind
+    return live_bytes - weights - states
 
 
 def _breakdown(peak: Peak, device_bytes: int, workspace_bytes: int, context_bytes: int) -> MemoryBreakdown:

@@ -36,7 +36,7 @@ class StepRequest:
         model: Weights are loaded when it has them, else drawn at random: time and memory do not depend on their values.
         seq_length: Padded length of every micro-batch in tokens.
         steps: Timed optimizer steps, after ``warmup_steps`` that are thrown away.
-        mixed_length_steps: Steps before these whose micro-batches differ in length, as real text does: the C
+        mixed_length_steps: Steps before these (and then one before each timed step) whose micro-batches differ in length, as real text does: the C
             allocator's free lists then look like a run's, and so does the resident set.
         profile_memory: Add one step under the memory profiler (CPU).
         num_hidden_layers: Builds a shallower or deeper model than the config says.
@@ -122,15 +122,15 @@ def run_steps(request: StepRequest) -> StepMeasurement:
     template = synthetic_batch(
         request.model, execution.micro_batch_size, request.seq_length, padded=execution.padded, seed=request.seed
     )
-    untimed_steps = request.mixed_length_steps + request.warmup_steps
-    timed_steps = untimed_steps + request.steps
+    timed = _timed_steps(request)
+    timed_steps = max(timed, default=request.mixed_length_steps + request.warmup_steps - 1) + 1
     clock, high_water = StepClock(), _HighWater(timed_steps)
     profiler = StepProfiler(at_step=timed_steps + 1) if request.profile_memory else None
     callbacks = [clock, high_water, *([profiler] if profiler else [])]
     counts = _train_on_copies(request, template, timed_steps + (1 if profiler else 0), callbacks)
     profiled = profiler.result if profiler else None
     return StepMeasurement(
-        step_times_s=tuple(clock.step_times_s[untimed_steps:timed_steps]),
+        step_times_s=tuple(clock.step_times_s[index] for index in timed),
         allocated_peak_bytes=high_water.allocated_bytes or (profiled.peak_bytes if profiled else None),
         reserved_peak_bytes=high_water.reserved_bytes,
         resident_peak_bytes=high_water.resident_bytes,
@@ -214,11 +214,30 @@ def _train_on_copies(
     return count_parameters(model)
 
 
+def _timed_steps(request: StepRequest) -> list[int]:
+    """Which steps are timed, counted from 0; with mixed lengths a step of another length goes before each."""
+    first = request.mixed_length_steps + request.warmup_steps
+    stride = 2 if request.mixed_length_steps else 1
+    return [first + stride * (index + 1) - 1 for index in range(request.steps)]
+
+
 def _mixed_lengths(request: StepRequest) -> list[int]:
-    """Lengths of the first micro-batches: multiples of 8 from a quarter of the full length up, in no order."""
-    batches = request.mixed_length_steps * request.execution.gradient_accumulation_steps
+    """Length of every micro-batch up to the last timed step; empty when all have the full length.
+
+    Lengths are multiples of 8 from a quarter of the full length up, in no order.
+    """
     choices = range(max(8, request.seq_length // 32 * 8), request.seq_length + 1, 8)
-    return random.Random(request.seed).choices(choices, k=batches) if choices else []
+    if not request.mixed_length_steps or not choices:
+        return []
+    timed, draw = _timed_steps(request), random.Random(request.seed)
+    first = request.mixed_length_steps + request.warmup_steps
+    full = {*timed, *range(request.mixed_length_steps, first)}
+    micro_batches = request.execution.gradient_accumulation_steps
+    return [
+        request.seq_length if step in full else draw.choice(choices)
+        for step in range(max(timed, default=first - 1) + 1)
+        for _ in range(micro_batches)
+    ]
 
 
 def _buildable(request: StepRequest) -> ModelSpec:

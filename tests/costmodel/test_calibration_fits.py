@@ -153,31 +153,40 @@ def test_a_model_that_is_slower_than_others_gets_a_ratio() -> None:
     assert ratios["m"] < 1.0
 
 
-def test_the_resident_set_follows_allocated_bytes() -> None:
+def test_the_resident_set_follows_what_a_step_allocates() -> None:
     points = [
         step_point(
             1,
             1.0,
-            allocated_peak_bytes=allocated,
-            resident_peak_bytes=round(400e6 + 120e6 + 1.15 * allocated),
+            allocated_peak_bytes=lasting + transient,
+            transient_peak_bytes=transient,
+            resident_peak_bytes=round(400e6 + 120e6 + lasting + 1.9 * transient),
             baseline_resident_bytes=400_000_000,
         )
-        for allocated in (50_000_000, 200_000_000, 400_000_000, 800_000_000)
+        for lasting, transient in ((90_000_000, 4_000_000), (90_000_000, 200_000_000), (260_000_000, 90_000_000))
     ]
     fit = fit_resident(points)
     assert fit is not None
     assert fit.baseline_bytes == pytest.approx(520e6, rel=0.01)
-    assert fit.bytes_per_allocated_byte == pytest.approx(1.15, rel=0.01)
+    assert fit.bytes_per_transient_byte == pytest.approx(0.9, rel=0.01)
     assert fit.residual_relative < 0.01
 
 
 def test_what_is_allocated_is_resident() -> None:
     points = [
-        step_point(1, 1.0, allocated_peak_bytes=10**9, resident_peak_bytes=9 * 10**8, baseline_resident_bytes=10**8)
+        step_point(
+            1,
+            1.0,
+            allocated_peak_bytes=10**9,
+            transient_peak_bytes=10**8,
+            resident_peak_bytes=9 * 10**8,
+            baseline_resident_bytes=10**8,
+        )
     ]
     fit = fit_resident(points)
     assert fit is not None
-    assert fit.bytes_per_allocated_byte >= 1
+    assert fit.bytes_per_transient_byte >= 0
+    assert fit.baseline_bytes >= 10**8
 
 
 def test_a_single_replay_is_taken_for_work_and_not_for_overhead() -> None:

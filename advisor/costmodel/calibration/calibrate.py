@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import time
+from typing import TYPE_CHECKING
 
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import AdvisorError, DeviceError, InterruptedByUser
@@ -17,6 +18,9 @@ from advisor.costmodel.calibration.store import current_versions, load_calibrati
 from advisor.costmodel.time.keys import execution_key, model_key
 from advisor.costmodel.time.table import OperatorClock
 from advisor.costmodel.trace.ops import TracedOp
+
+if TYPE_CHECKING:
+    from advisor.measurement import StepMeasurement
 
 NOISY_STEPS = 0.15
 """Repeat noise of real steps above which the user is told that the machine is too busy."""
@@ -173,11 +177,16 @@ def _measure(item: Item, operators: list[TracedOp], agenda: Agenda, state: Gathe
             step_times_s=found.step_times_s,
             work=work_of(operators),
             allocated_peak_bytes=found.allocated_peak_bytes,
+            transient_peak_bytes=_transient_bytes(found),
             resident_peak_bytes=found.resident_peak_bytes,
             baseline_resident_bytes=found.baseline_resident_bytes,
             held_back=item.held_back,
         )
     )
+
+
+def _transient_bytes(found: StepMeasurement) -> int | None:
+    return found.profiled.peak_bytes - found.profiled.live_before_bytes if found.profiled is not None else None
 
 
 def _finish(state: Gathered, partial: str) -> Calibration:

@@ -150,22 +150,22 @@ def _leave_one_out(points: list[StepPoint], tables: list[float]) -> list[float]:
 
 
 def fit_resident(points: list[StepPoint]) -> ResidentFit | None:
-    """Resident set over allocated bytes; ``None`` without points that measured both.
+    """Resident set over allocated and transient bytes; ``None`` without points that measured them.
 
-    The slope is at least one: what is allocated and used is resident.
+    What is allocated and used is resident, so only the part beyond it is fitted, and it is never negative.
     """
-    known = [p for p in points if p.allocated_peak_bytes and p.resident_peak_bytes]
+    known = [p for p in points if p.allocated_peak_bytes and p.transient_peak_bytes is not None]
     if not known:
         return None
     allocated = np.array([p.allocated_peak_bytes for p in known], dtype=np.float64)
+    transient = np.array([p.transient_peak_bytes for p in known], dtype=np.float64)
     resident = np.array([p.resident_peak_bytes for p in known], dtype=np.float64)
     start = float(statistics.median(p.baseline_resident_bytes for p in known))
-    features = np.stack([np.ones_like(allocated), allocated], axis=1)
+    features = np.stack([np.ones_like(transient), transient], axis=1)
     remainder = np.maximum(resident - start - allocated, 0.0)
     extra, _ = _non_negative(features, remainder, 1 / resident)
-    slope = 1 + float(extra[1])
-    baseline = start + float(extra[0])
-    errors = (baseline + slope * allocated) / resident - 1
+    baseline, slope = start + float(extra[0]), float(extra[1])
+    errors = (baseline + allocated + slope * transient) / resident - 1
     return ResidentFit(round(baseline), slope, float(np.sqrt(np.mean(errors**2))), len(known))
 
 
