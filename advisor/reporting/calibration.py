@@ -36,7 +36,8 @@ def _step_lines(calibration: Calibration) -> list[str]:
     if (resident := calibration.resident) is not None:
         lines.append(
             f"resident set: {format_bytes(resident.baseline_bytes)} + allocated"
-            f" + {resident.bytes_per_transient_byte:.2f} x what a step allocates, error {resident.residual_relative:.1%}"
+            f" + {resident.bytes_per_transient_byte:.2f} x what a step allocates,"
+            f" error {resident.residual_relative:.1%}"
         )
     if (held_out := calibration.held_out) is not None:
         lines.append(
