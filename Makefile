@@ -1,5 +1,6 @@
 # One command checks everything, one tests everything, one shows everything.
 #   make quickstart   probe -> calibrate -> recommend -> run -> predicted vs measured, on real weights and real text
+#   make strategies   all ten strategies for real, as a table
 #   make setup        the environment alone (.venv)
 #   make check        ruff, mypy, import-linter
 #   make test         the everyday test suite        make test-slow    what takes longer than that
@@ -25,7 +26,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup assets quickstart check test test-slow test-lowest clean
+.PHONY: setup assets quickstart strategies check test test-slow test-lowest clean
 .DEFAULT_GOAL := quickstart
 
 setup: $(STAMP)
@@ -59,6 +60,29 @@ quickstart: setup
 	  --output $(QUICKSTART)/plan.json
 	@echo; echo "[quickstart] 4/4 train it, and compare with what was promised"
 	$(BIN)/advisor run $(QUICKSTART)/plan.json --output $(QUICKSTART)/run
+
+# Every strategy for real, predicted against measured (about half an hour on two cores): the tables of the README.
+STRATEGIES ?= full partial head lora high_rank_lora hira sparse_lora qlora ia3 peft
+strategies: export ADVISOR_HOME ?= $(CURDIR)/.advisor
+strategies: assets
+	$(BIN)/advisor probe --quick
+	$(BIN)/advisor calibrate $(DEMO)/models/minilm --quick
+	$(BIN)/advisor calibrate $(DEMO)/models/smollm2 --task causal-lm --quick
+	@rm -rf runs/strategies
+	@for method in $(STRATEGIES); do \
+	  $(BIN)/advisor recommend $(DEMO)/models/minilm --data movie-sentences --methods $$method --epochs 1 \
+	    --max-train-rows 800 --max-eval-rows 500 --effective-batch-size 16 --peft-config tests/fixtures/peft/dora.json \
+	    --output runs/strategies/minilm-$$method.json && \
+	  $(BIN)/advisor run runs/strategies/minilm-$$method.json --output runs/strategies/minilm-$$method; \
+	done
+	@for method in $(STRATEGIES); do \
+	  $(BIN)/advisor recommend $(DEMO)/models/smollm2 --data wikipedia --methods $$method --epochs 1 \
+	    --max-train-rows 48 --max-eval-rows 16 --effective-batch-size 4 --peft-config tests/fixtures/peft/dora.json \
+	    --output runs/strategies/smollm2-$$method.json && \
+	  $(BIN)/advisor run runs/strategies/smollm2-$$method.json --output runs/strategies/smollm2-$$method; \
+	done
+	$(BIN)/python -m advisor.reporting.record_table $(STRATEGIES:%=runs/strategies/minilm-%)
+	$(BIN)/python -m advisor.reporting.record_table $(STRATEGIES:%=runs/strategies/smollm2-%)
 
 check: setup
 	@echo "[check] ruff";          $(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .

@@ -17,6 +17,7 @@ from advisor.cli.options import (
     memory_option,
     model_options,
     model_source,
+    read_peft_config,
     stacked,
     time_option,
 )
@@ -43,6 +44,12 @@ search_options = stacked(
 @time_option
 @click.option("--min-quality", type=float, metavar="X", help="Wanted minimum of the metric; answered as a chance.")
 @click.option("--evidence", "evidence_s", type=DURATION, metavar="DURATION", help="Spend this on short real runs.")
+@click.option(
+    "--peft-config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Consider the method peft too, with this PEFT configuration (JSON).",
+)
 @click.option("--epochs", type=click.FloatRange(0, min_open=True), help="Passes over the data, for every method.")
 @search_options
 @click.option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE", help="Write the best plan here.")
@@ -80,6 +87,7 @@ def recommend_command(context: click.Context, as_json: bool, output: Path | None
             num_train_epochs=options["epochs"],
             evidence_s=options["evidence_s"],
             seed=options["seed"],
+            peft_config=read_peft_config(options["peft_config"]),
             output=output,
             force=options["force"],
             on_event=on_event,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from advisor.core.budget import Budget
 from advisor.core.model import ModelSpec
@@ -13,7 +14,7 @@ from advisor.core.strategy import StrategyConfig
 from advisor.pipeline.environment import check_device, resolve_device, versions
 from advisor.pipeline.events import OnEvent, counted_progress, phase
 from advisor.pipeline.evidence import check_evidence, with_evidence
-from advisor.pipeline.inputs import DataSource, ModelSource, load_inputs
+from advisor.pipeline.inputs import DataSource, ModelSource, check_strategy, load_inputs
 from advisor.pipeline.outputs import refuse_existing_file
 from advisor.pipeline.predicting import cost_model_for
 
@@ -29,6 +30,7 @@ def recommend(
     num_train_epochs: float | None = None,
     evidence_s: float | None = None,
     seed: int = 42,
+    peft_config: Mapping[str, Any] | None = None,
     output: Path | str | None = None,
     force: bool = False,
     on_event: OnEvent | None = None,
@@ -45,6 +47,7 @@ def recommend(
         num_train_epochs: Instead of each method's default.
         evidence_s: Spend so much time on short real runs that sharpen the quality prediction.
         seed: Of the plans' training, and of the short runs.
+        peft_config: Configuration of the method ``peft``, which is considered only with one.
         output: Where to write the best plan; nothing is written when nothing fits.
         force: Replace an existing ``output``.
         on_event: Told what is being done (:mod:`advisor.pipeline.events`).
@@ -74,7 +77,7 @@ def recommend(
         cost_model_for(profile, on_event),
         budget or Budget(),
         effective_batch_size=effective_batch_size,
-        methods=configurations(inputs.model, methods, num_train_epochs),
+        methods=configurations(inputs.model, methods, num_train_epochs, peft_config),
         seed=seed,
         on_progress=counted_progress(on_event),
     )
@@ -87,21 +90,29 @@ def recommend(
 
 
 def configurations(
-    model: ModelSpec, methods: Sequence[str] | None, num_train_epochs: float | None
+    model: ModelSpec,
+    methods: Sequence[str] | None,
+    num_train_epochs: float | None,
+    peft_config: Mapping[str, Any] | None = None,
 ) -> list[str | StrategyConfig] | None:
-    """What the planner is asked about: names, or configurations where the number of epochs was named.
+    """What the planner is asked about: names, or configurations where epochs or a PEFT configuration were named.
 
     Methods that do not apply to the model stay names: the planner says why.
     """
-    if num_train_epochs is None:
+    if num_train_epochs is None and peft_config is None:
         return list(methods) if methods is not None else None
     from advisor.strategies import get_strategy, strategy_names
 
     asked: list[str | StrategyConfig] = []
     for name in methods or strategy_names():
         strategy = get_strategy(name)
-        usable = name != "peft" and strategy.applies_to(model) is None
-        config = strategy.configured(model, num_train_epochs=num_train_epochs) if usable else None
+        knobs: dict[str, Any] = {"num_train_epochs": num_train_epochs} if num_train_epochs is not None else {}
+        if strategy.needs_user_config and peft_config is not None:
+            knobs["peft_config"] = dict(peft_config)
+        usable = strategy.applies_to(model) is None and (not strategy.needs_user_config or "peft_config" in knobs)
+        config = strategy.configured(model, **knobs) if usable else None
+        if config is not None and strategy.needs_user_config:
+            check_strategy(strategy, config, model)
         asked.append(config if config is not None and not strategy.problems(config, model) else name)
     return asked
 
