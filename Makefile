@@ -61,7 +61,7 @@ quickstart: setup
 	@echo; echo "[quickstart] 4/4 train it, and compare with what was promised"
 	$(BIN)/advisor run $(QUICKSTART)/plan.json --output $(QUICKSTART)/run
 
-# Every strategy for real, predicted against measured (about half an hour on two cores): the tables of the README.
+# Every strategy for real, predicted against measured (about 20 minutes on two cores): the tables of the README.
 STRATEGIES ?= full partial head lora high_rank_lora hira sparse_lora qlora ia3 peft
 strategies: export ADVISOR_HOME ?= $(CURDIR)/.advisor
 strategies: assets
@@ -71,13 +71,13 @@ strategies: assets
 	@rm -rf runs/strategies
 	@for method in $(STRATEGIES); do \
 	  $(BIN)/advisor recommend $(DEMO)/models/minilm --data movie-sentences --methods $$method --epochs 1 \
-	    --max-train-rows 800 --max-eval-rows 500 --effective-batch-size 16 --peft-config tests/fixtures/peft/dora.json \
+	    --max-train-rows 640 --max-eval-rows 400 --effective-batch-size 16 --peft-config tests/fixtures/peft/dora.json \
 	    --output runs/strategies/minilm-$$method.json && \
 	  $(BIN)/advisor run runs/strategies/minilm-$$method.json --output runs/strategies/minilm-$$method; \
 	done
 	@for method in $(STRATEGIES); do \
 	  $(BIN)/advisor recommend $(DEMO)/models/smollm2 --data wikipedia --methods $$method --epochs 1 \
-	    --max-train-rows 48 --max-eval-rows 16 --effective-batch-size 4 --peft-config tests/fixtures/peft/dora.json \
+	    --max-train-rows 24 --max-eval-rows 8 --effective-batch-size 4 --peft-config tests/fixtures/peft/dora.json \
 	    --output runs/strategies/smollm2-$$method.json && \
 	  $(BIN)/advisor run runs/strategies/smollm2-$$method.json --output runs/strategies/smollm2-$$method; \
 	done
