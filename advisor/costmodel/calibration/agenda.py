@@ -19,8 +19,8 @@ QUICK_CALL_S, FULL_CALL_S = 0.03, 0.12
 REFERENCE_FLOPS_PER_S, REFERENCE_BYTES_PER_S = 5e10, 5e9
 """Assumed before anything was measured, only to choose shapes: a slow server core or two."""
 ACTIVATION_PASSES = 200
-"""How often a step reads or writes a tensor of one layer's activations. Traced on MiniLM: 250 to 260 at 64 tokens, 380 to
-400 at 256; caches serve some of them, and the estimate only chooses shapes."""
+"""How often a step reads or writes a tensor of one layer's activations. Traced on MiniLM: 250 to 260 at 64 tokens, 380
+to 400 at 256; caches serve some of them, and the estimate only chooses shapes."""
 
 
 @dataclass(frozen=True)
