@@ -191,8 +191,9 @@ def test_ties_are_inside_the_noise_and_the_best_is_the_cheapest_of_them():
     tied = [item for item in answer.ranked if item.tied]
     assert len(tied) > 1
     assert max(item.score for item in tied) - min(item.score for item in tied) <= 0.0157
-    costs = [item.plan.predicted.time.total_s for item in tied]
-    assert costs == sorted(costs)
+    seconds = {item.plan.strategy.method: item.plan.predicted.time.total_s for item in tied}
+    handicapped = [1.2 * value if method == "qlora" else value for method, value in seconds.items()]
+    assert handicapped == sorted(handicapped)
     assert all(item.score < min(other.score for other in tied) for item in answer.ranked if not item.tied)
 
 
