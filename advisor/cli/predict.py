@@ -83,7 +83,11 @@ _execution_options = stacked(
         show_default=True,
         help="Recompute activations instead of keeping them.",
     ),
-    click.option("--attn-implementation", type=click.Choice(_ATTENTION), default="sdpa", show_default=True),
+    click.option(
+        "--attn-implementation",
+        type=click.Choice(_ATTENTION),
+        show_default="sdpa, eager where the architecture has no sdpa",
+    ),
     click.option("--optim", type=click.Choice(_OPTIMIZERS), default="adamw_torch_fused", show_default=True),
 )
 
@@ -169,7 +173,7 @@ def _knobs(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _execution(options: dict[str, Any]) -> dict[str, Any]:
-    values = {name: options[name] for name in _EXECUTION}
+    values = {name: options[name] for name in _EXECUTION if options[name] is not None}
     values["dtype"] = _DTYPES[options["dtype"]]
     values["eval_batch_size"] = options["eval_batch_size"] or options["micro_batch_size"]
     if options["max_seq_length"] is not None:

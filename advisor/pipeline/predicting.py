@@ -131,8 +131,11 @@ def _estimate(
 
 
 def _execution_plan(values: dict[str, Any], model: ModelSpec, data: DataProfile | None) -> ExecutionPlan:
+    from advisor.search.planner.families import supports_sdpa
+
     measured = data.max_seq_length if data is not None else min(DEFAULT_SEQ_LENGTH, model.max_positions or 2**31)
-    settings = {"micro_batch_size": 8, "max_seq_length": measured, **values}
+    kernel = "sdpa" if supports_sdpa(model) else "eager"
+    settings = {"micro_batch_size": 8, "max_seq_length": measured, "attn_implementation": kernel, **values}
     known = {field.name for field in dataclasses.fields(ExecutionPlan)}
     if unknown := sorted(set(settings) - known):
         fix = f"use some of {', '.join(sorted(known))}"

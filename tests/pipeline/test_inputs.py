@@ -82,3 +82,17 @@ def test_findings_in_words() -> None:
         data_profile(empty_rows=2, duplicate_rows=3, truncated_rows=4, class_counts={"a": 95, "b": 5})
     )
     assert [text.split()[0] for text in found] == ["2", "3", "4", "95%"]
+
+
+def test_predict_chooses_an_attention_kernel_that_the_architecture_has() -> None:
+    from advisor import predict
+
+    config = Path(__file__).parents[1] / "fixtures" / "configs" / "deberta-v3-base.json"
+    cost = predict(
+        ModelSource(str(config), "sequence-classification"),
+        method="head",
+        execution={"micro_batch_size": 2, "max_seq_length": 16},
+        device="t4",
+    )
+    assert cost.fits
+    assert cost.total_parameters == 184_423_682
