@@ -21,6 +21,7 @@ from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.trace.environment import fake_device, patched
+from advisor.costmodel.trace.lasting import frozen_tensors, logical_parameters, state_tensors
 from advisor.costmodel.trace.recorder import Recording, StepRecorder
 from advisor.training.build import build_model
 from advisor.training.optimizer import create_optimizer
@@ -148,9 +149,9 @@ def _trace_on(model: torch.nn.Module, request: TraceRequest, device_type: str) -
     _create_states(optimizer, trainable)
     with recorder:
         recorder.watch((p for p in model.parameters() if p.requires_grad), "weight")
-        recorder.watch(_frozen_tensors(model), "weight")
+        recorder.watch(frozen_tensors(model), "weight")
         recorder.phase = "states"
-        recorder.watch(_state_tensors(optimizer), "optimizer_state")
+        recorder.watch(state_tensors(optimizer), "optimizer_state")
         _step(model, optimizer, trainable, request, recorder)
         if request.evaluation:
             _evaluate(model, request, recorder)
@@ -158,7 +159,7 @@ def _trace_on(model: torch.nn.Module, request: TraceRequest, device_type: str) -
     return StepTrace(
         recording=recorder.recording,
         trainable_parameters=sum(p.numel() for p in trainable),
-        total_parameters=_logical_parameters(model),
+        total_parameters=logical_parameters(model),
     )
 
 
@@ -271,36 +272,6 @@ def _batch(request: TraceRequest, device_type: str) -> dict[str, torch.Tensor]:
         # Tokenizers of two-segment models (BERT) hand these over too.
         batch["token_type_ids"] = torch.zeros_like(ids)
     return batch
-
-
-def _frozen_tensors(model: torch.nn.Module) -> list[torch.Tensor]:
-    tensors = [p for p in model.parameters() if not p.requires_grad]
-    tensors.extend(model.buffers())
-    for parameter in list(tensors):
-        state = getattr(parameter, "quant_state", None)
-        if state is not None:
-            tensors.extend(_quantization_tensors(state))
-    return tensors
-
-
-def _quantization_tensors(state: Any) -> list[torch.Tensor]:
-    nested = state.state2
-    candidates = [state.absmax, state.code, state.offset]
-    if nested is not None:
-        candidates += [nested.absmax, nested.code]
-    return [t for t in candidates if isinstance(t, torch.Tensor)]
-
-
-def _state_tensors(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
-    return [v for state in optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor)]
-
-
-def _logical_parameters(model: torch.nn.Module) -> int:
-    total = 0
-    for parameter in model.parameters():
-        state = getattr(parameter, "quant_state", None)
-        total += int(torch.Size(state.shape).numel()) if state is not None else parameter.numel()
-    return total
 
 
 def _innermost_module(failure: BaseException) -> str:
