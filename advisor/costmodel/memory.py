@@ -130,7 +130,9 @@ def _on_cpu(
     loading_bytes = baseline_bytes + 2 * model.weights_bytes
     if loading_bytes > device_bytes:
         device_bytes, phase = loading_bytes, "loading"
-    half_width, evidence, basis = RESIDENT_HALF_WIDTH, "extrapolated", "prior"
+    half_width = RESIDENT_HALF_WIDTH
+    evidence: Evidence = "extrapolated"
+    basis: Basis = "prior"
     if fit is not None:
         half_width = max(RESIDENT_FLOOR, t_quantile_95(fit.samples - 1) * fit.residual_relative)
         evidence, basis = "interpolated", "calibrated"
@@ -147,8 +149,8 @@ def _on_cpu(
             "device_bytes": Interval(max(0.0, device_bytes - half_bytes), device_bytes + half_bytes),
         },
         peak_phase=phase,
-        evidence=_evidence(evidence),
-        basis=_basis(basis),
+        evidence=evidence,
+        basis=basis,
     )
 
 
@@ -171,11 +173,3 @@ def _breakdown(peak: Peak, device_bytes: int, workspace_bytes: int, context_byte
         workspace_bytes=workspace_bytes,
         context_bytes=context_bytes,
     )
-
-
-def _evidence(value: str) -> Evidence:
-    return "interpolated" if value == "interpolated" else "extrapolated"
-
-
-def _basis(value: str) -> Basis:
-    return "calibrated" if value == "calibrated" else "prior"
