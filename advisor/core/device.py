@@ -35,6 +35,8 @@ class DeviceProfile:
         dtypes: Data types that train there, for example ``("float32", "bfloat16")``.
         attention_kernels: Kernels that work there: ``"math"``, ``"efficient"``, ``"flash"``.
         context_bytes: Memory that a process holds besides tensors (CUDA context; CPU: resident set after imports).
+        context_interval_bytes: Least and most that driver, CUDA version and loaded kernels make of ``context_bytes``;
+            ``None`` where it was measured on the machine itself.
         workspace_bytes: cuBLAS workspace of one handle.
         flops_per_s: Matrix rates by data type (``"float32"``, ``"tf32"``, ``"bfloat16"``, ``"float16"``).
         bytes_per_s: Memory bandwidth by class; at least ``"memory"``, CUDA also ``"host_to_device"``.
@@ -54,6 +56,7 @@ class DeviceProfile:
     dtypes: tuple[str, ...] = ("float32",)
     attention_kernels: tuple[str, ...] = ("math",)
     context_bytes: int = 0
+    context_interval_bytes: tuple[int, int] | None = None
     workspace_bytes: int = 0
     flops_per_s: dict[str, Rate] = field(default_factory=dict)
     bytes_per_s: dict[str, Rate] = field(default_factory=dict)

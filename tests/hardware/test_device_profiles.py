@@ -50,7 +50,8 @@ def test_every_number_of_a_shipped_profile_has_a_source(name: str) -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_figures_are_consistent(name: str) -> None:
     profile = load_profile(name)
-    low, high = (int(part) for part in profile.facts["context_interval_bytes"].split(":")[0].split(".."))
+    assert profile.context_interval_bytes is not None
+    low, high = profile.context_interval_bytes
     assert low <= profile.context_bytes <= high
     assert ("bfloat16" in profile.dtypes) == (profile.compute_capability >= (8, 0))
     assert ("flash" in profile.attention_kernels) == (profile.compute_capability >= (8, 0))
