@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Task = Literal["sequence-classification", "causal-lm", "masked-lm"]
-TASKS: tuple[Task, ...] = ("sequence-classification", "causal-lm", "masked-lm")
+Task = Literal["sequence-classification", "causal-lm", "masked-lm", "token-classification", "seq2seq-lm"]
+TASKS: tuple[Task, ...] = ("sequence-classification", "causal-lm", "masked-lm", "token-classification", "seq2seq-lm")
 
 SourceKind = Literal["folder", "config", "hub", "gguf"]
 

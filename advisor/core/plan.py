@@ -20,7 +20,10 @@ SCHEMA_VERSION = 1
 Dtype = Literal["float32", "bfloat16", "float16"]
 Amp = Literal["none", "bf16", "fp16"]
 AttentionImplementation = Literal["eager", "sdpa", "flash_attention_2"]
-Optimizer = Literal["adamw_torch", "adamw_torch_fused", "sgd", "adafactor", "adamw_bnb_8bit", "paged_adamw_8bit"]
+Optimizer = Literal[
+    "adamw_torch", "adamw_torch_fused", "sgd", "adafactor", "adamw_bnb_8bit", "paged_adamw_8bit", "lorafa"
+]
+Loss = Literal["standard", "fused-linear"]
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,20 @@ class ExecutionPlan:
         gradient_accumulation_steps: Forward passes per optimizer step; their product is the effective batch size.
         max_seq_length: Rows are truncated here.
         padded: Whether batches hold padding (decides mask and attention kernel).
-        gradient_checkpointing: Recompute activations (non-reentrant).
+        gradient_checkpointing: Recompute activations.
+        reentrant_checkpointing: Recompute with autograd's reentrant variant instead of the non-reentrant one.
         attn_implementation: As in transformers.
         dtype: Data type of the (unquantised) weights.
         amp: Automatic mixed precision of the forward pass.
-        optim: As in ``transformers.TrainingArguments.optim``.
+        optim: As in ``transformers.TrainingArguments.optim``; ``"lorafa"`` is PEFT's LoRA-FA optimizer (only the second
+            factor of each adapter trains).
+        kbit_upcast: Pass a 4-bit model through PEFT's ``prepare_model_for_kbit_training`` (norms, embeddings and head in
+            float32).
+        zero_grad_set_to_none: Drop gradients between steps (torch's and the Trainer's default) instead of zeroing them.
+        hold_outputs: Keep the forward pass's outputs until the backward pass is over, as training loops of their own and
+            older Trainers do; the Trainer of transformers 5 does not.
+        loss: ``"fused-linear"`` computes output projection and cross-entropy together, in chunks of rows, and never
+            holds all logits.
         eval_batch_size: Rows per forward pass of evaluation.
         num_threads: Intra-op threads on CPU; ``None`` leaves torch's choice.
     """
@@ -46,10 +58,15 @@ class ExecutionPlan:
     max_seq_length: int = 128
     padded: bool = True
     gradient_checkpointing: bool = False
+    reentrant_checkpointing: bool = False
     attn_implementation: AttentionImplementation = "sdpa"
     dtype: Dtype = "float32"
     amp: Amp = "none"
     optim: Optimizer = "adamw_torch_fused"
+    kbit_upcast: bool = False
+    zero_grad_set_to_none: bool = True
+    hold_outputs: bool = False
+    loss: Loss = "standard"
     eval_batch_size: int = 32
     num_threads: int | None = None
 

@@ -22,6 +22,8 @@ def auto_class(task: Task) -> Any:
         "sequence-classification": transformers.AutoModelForSequenceClassification,
         "causal-lm": transformers.AutoModelForCausalLM,
         "masked-lm": transformers.AutoModelForMaskedLM,
+        "token-classification": transformers.AutoModelForTokenClassification,
+        "seq2seq-lm": transformers.AutoModelForSeq2SeqLM,
     }[task]
 
 
