@@ -42,11 +42,11 @@ class ExecutionPlan:
         amp: Automatic mixed precision of the forward pass.
         optim: As in ``transformers.TrainingArguments.optim``; ``"lorafa"`` is PEFT's LoRA-FA optimizer (only the second
             factor of each adapter trains).
-        kbit_upcast: Pass a 4-bit model through PEFT's ``prepare_model_for_kbit_training`` (norms, embeddings and head in
-            float32).
+        kbit_upcast: Pass a 4-bit model through PEFT's ``prepare_model_for_kbit_training`` (norms, embeddings and head
+            in float32).
         zero_grad_set_to_none: Drop gradients between steps (torch's and the Trainer's default) instead of zeroing them.
-        hold_outputs: Keep the forward pass's outputs until the backward pass is over, as training loops of their own and
-            older Trainers do; the Trainer of transformers 5 does not.
+        hold_outputs: Keep the forward pass's outputs until the backward pass is over, as hand-written training loops
+            and older Trainers do; the Trainer of transformers 5 does not.
         loss: ``"fused-linear"`` computes output projection and cross-entropy together, in chunks of rows, and never
             holds all logits.
         eval_batch_size: Rows per forward pass of evaluation.
