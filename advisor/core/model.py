@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 Task = Literal["sequence-classification", "causal-lm", "masked-lm", "token-classification", "seq2seq-lm"]
 TASKS: tuple[Task, ...] = ("sequence-classification", "causal-lm", "masked-lm", "token-classification", "seq2seq-lm")
+LABELLED_TASKS: frozenset[Task] = frozenset({"sequence-classification", "token-classification"})
+"""Tasks whose head is new and has ``num_labels`` outputs: it always trains."""
 
 SourceKind = Literal["folder", "config", "hub", "gguf"]
 

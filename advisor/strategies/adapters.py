@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advisor.core.errors import InputError
-from advisor.core.model import ModelSpec, Task
+from advisor.core.model import LABELLED_TASKS, ModelSpec, Task
 from advisor.core.strategy import StrategyConfig
 from advisor.strategies.base import Strategy
 
@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import nn
 
-TASK_TYPES: dict[Task, str | None] = {"sequence-classification": "SEQ_CLS", "causal-lm": "CAUSAL_LM", "masked-lm": None}
+TASK_TYPES: dict[Task, str | None] = {
+    "sequence-classification": "SEQ_CLS",
+    "causal-lm": "CAUSAL_LM",
+    "masked-lm": None,
+    "token-classification": "TOKEN_CLS",
+    "seq2seq-lm": "SEQ_2_SEQ_LM",
+}
 """PEFT has no masked-LM task type; a plain ``PeftModel`` is what its documentation uses there."""
 
 
@@ -60,7 +66,7 @@ class AdapterStrategy(Strategy):
         return {
             "task_type": TASK_TYPES[task],
             "target_modules": shortest_suffixes(model, names),
-            "modules_to_save": list(head_modules(model)) if task == "sequence-classification" else None,
+            "modules_to_save": list(head_modules(model)) if task in LABELLED_TASKS else None,
             "fan_in_fan_out": all(is_conv1d(model.get_submodule(name)) for name in names),
         }
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from advisor.core.errors import ModelError
-from advisor.core.model import ModelSpec, Task
+from advisor.core.model import LABELLED_TASKS, ModelSpec, Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,8 +39,9 @@ def model_config(spec: ModelSpec, *, num_hidden_layers: int | None = None) -> Pr
     """
     config = _parse_config(spec)
     text = config.get_text_config()
-    if spec.task == "sequence-classification":
+    if spec.task in LABELLED_TASKS:
         config.num_labels = spec.num_labels
+    if spec.task == "sequence-classification":
         config.problem_type = "single_label_classification"
         if config.pad_token_id is None:
             end = text.eos_token_id

@@ -25,18 +25,24 @@ def reduce_logits(task: Task) -> Callable[[Any, torch.Tensor], torch.Tensor]:
 
     Returns:
         A function from logits and labels to a float32 tensor of shape ``(rows, 2)``: predicted class and negative
-        log-likelihood of the label (nats), or summed negative log-likelihood and number of predicted tokens.
+        log-likelihood of the label (nats), or summed negative log-likelihood and number of predicted tokens. For labels
+        of tokens a third column counts the tokens that were labelled right.
     """
     return {
         "sequence-classification": _reduce_classes,
         "causal-lm": _reduce_shifted_tokens,
         "masked-lm": _reduce_tokens,
+        "seq2seq-lm": _reduce_tokens,
+        "token-classification": _reduce_labelled_tokens,
     }[task]
 
 
 def compute_metrics(task: Task) -> Callable[[EvalPrediction], dict[str, float]]:
     """What ``Trainer(compute_metrics=...)`` makes of all kept rows."""
-    return _classification_metrics if task == "sequence-classification" else _language_model_metrics
+    return {
+        "sequence-classification": _classification_metrics,
+        "token-classification": _token_classification_metrics,
+    }.get(task, _language_model_metrics)
 
 
 def held_out_metrics(logged: Mapping[str, float]) -> dict[str, float]:
@@ -75,6 +81,13 @@ def _reduce_shifted_tokens(logits: Any, labels: torch.Tensor) -> torch.Tensor:
     return _reduce_tokens(_first(logits)[:, :-1], labels[:, 1:])
 
 
+def _reduce_labelled_tokens(logits: Any, labels: torch.Tensor) -> torch.Tensor:
+    scores = _first(logits)
+    hits = ((scores.argmax(dim=-1) == labels) & (labels != IGNORED_LABEL)).sum(dim=-1, keepdim=True)
+    reduced = _reduce_tokens(scores, labels)
+    return torch.cat([reduced, hits.to(reduced.dtype)], dim=-1)
+
+
 def _classification_metrics(prediction: EvalPrediction) -> dict[str, float]:
     rows, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
     predicted = rows[:, 0].astype(np.int64)
@@ -83,6 +96,11 @@ def _classification_metrics(prediction: EvalPrediction) -> dict[str, float]:
         "f1_macro": macro_f1(labels, predicted),
         "nll": float(rows[:, 1].astype(np.float64).mean()),
     }
+
+
+def _token_classification_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    nll, tokens, hits = np.asarray(prediction.predictions, dtype=np.float64).sum(axis=0)
+    return {"accuracy": float(hits / max(tokens, 1.0)), "nll": float(nll / max(tokens, 1.0))}
 
 
 def _language_model_metrics(prediction: EvalPrediction) -> dict[str, float]:

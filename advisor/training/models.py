@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advisor.core.errors import ModelError
-from advisor.core.model import TASKS, ModelSpec, SourceKind, Task
+from advisor.core.model import LABELLED_TASKS, TASKS, ModelSpec, SourceKind, Task
 from advisor.training.hub import forbid_kernel_downloads
 
 if TYPE_CHECKING:
@@ -41,11 +41,11 @@ def inspect_model(
 
     if task not in TASKS:
         raise ModelError(f"the task must be one of {', '.join(TASKS)}, but got {task!r}")
-    if task == "sequence-classification" and num_labels < 2:
+    if task in LABELLED_TASKS and num_labels < 2:
         raise ModelError(f"classification needs at least two labels, but got {num_labels}")
     kind = source_kind(source)
     found = read_source(source, kind, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, revision=revision)
-    config = _with_labels(found.config, num_labels) if task == "sequence-classification" else found.config
+    config = _with_labels(found.config, num_labels) if task in LABELLED_TASKS else found.config
     draft = ModelSpec(
         source=source,
         kind=kind,

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch._meta_registrations
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from advisor.costmodel.trace.attention import CudaAttention
@@ -73,6 +74,10 @@ def _patches(device_type: str) -> Iterator[Any]:
     for name in ("torch.optim.optimizer", "torch.utils._foreach_utils"):
         module: Any = importlib.import_module(name)
         yield patched(module, "_foreach_supported_types", [*module._foreach_supported_types, FakeTensor])
+    # The fake of grouped products knows bfloat16 only; the kernels take any type (and loop over the groups).
+    if hasattr(torch._meta_registrations, "_meta_grouped_mm_common"):
+        common = torch._meta_registrations._meta_grouped_mm_common
+        yield patched(torch._meta_registrations, "_meta_grouped_mm_common", _any_type_grouped(common))
     # A checkpoint keeps the generator's state; the real one is a host tensor that fake mode does not see.
     for module in (torch, torch.random):
         yield patched(module, "get_rng_state", _fake_rng_state)
@@ -80,6 +85,19 @@ def _patches(device_type: str) -> Iterator[Any]:
     if device_type not in ("cpu", "cuda"):
         # torch.tensor(...) must not be materialised on a device that has no memory.
         yield patched(FakeTensorMode, "avoid_device_init", property(lambda self: True))
+
+
+def _any_type_grouped(common: Any) -> Any:
+    def grouped(first: torch.Tensor, second: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The result of a grouped product; what is not bfloat16 borrows the shapes of what is."""
+        if first.dtype in (torch.float32, torch.float16):
+            as_half = [t.new_empty_strided(t.size(), t.stride(), dtype=torch.bfloat16) for t in (first, second)]
+            half: torch.Tensor = common(*as_half, *args, **kwargs)
+            return half.new_empty_strided(half.size(), half.stride(), dtype=first.dtype)
+        result: torch.Tensor = common(first, second, *args, **kwargs)
+        return result
+
+    return grouped
 
 
 def _fake_rng_state() -> torch.Tensor:

@@ -25,6 +25,7 @@ from advisor.costmodel.trace.lasting import frozen_tensors, logical_parameters, 
 from advisor.costmodel.trace.recorder import Recording, StepRecorder
 from advisor.training.build import build_model
 from advisor.training.optimizer import create_optimizer
+from advisor.training.synthetic import batch_shapes
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -262,16 +263,9 @@ def _drawn_batches(request: TraceRequest, device_type: str) -> list[dict[str, to
 
 
 def _batch(request: TraceRequest, device_type: str) -> dict[str, torch.Tensor]:
-    rows, length = request.execution.micro_batch_size, request.seq_length
-    ids = torch.zeros(rows, length, dtype=torch.long, device=device_type)
-    mask = torch.ones(rows, length, dtype=torch.long, device=device_type)
-    shape = (rows,) if request.model.task == "sequence-classification" else (rows, length)
-    labels = torch.zeros(shape, dtype=torch.long, device=device_type)
-    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
-    if int(request.model.config.get("type_vocab_size") or 0) > 1:
-        # Tokenizers of two-segment models (BERT) hand these over too.
-        batch["token_type_ids"] = torch.zeros_like(ids)
-    return batch
+    execution = request.execution
+    shapes = batch_shapes(request.model, execution.micro_batch_size, request.seq_length, padded=execution.padded)
+    return {name: torch.zeros(shape, dtype=torch.long, device=device_type) for name, shape in shapes.items()}
 
 
 def _innermost_module(failure: BaseException) -> str:
