@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from advisor.core.device import DeviceProfile
@@ -15,6 +16,15 @@ from advisor.core.serialization import from_dict, read_json, to_json
 from advisor.core.store import resource_dir, user_data_dir, write_text_atomically
 
 THIS_DEVICE = "this-device.txt"
+DRIVER_NAMES = {
+    "a100-80gb-pcie": "a100-pcie-80gb",
+    "amd-instinct-mi300x": "mi300x",
+    "h100-80gb-hbm3": "h100-sxm5-80gb",
+    "h100-pcie": "h100-pcie-80gb",
+    "h200": "h200-sxm",
+    "rtx-6000-ada-generation": "rtx-6000-ada",
+}
+"""What drivers call a card, as :func:`slug` writes it, where that differs from the id of the shipped profile."""
 
 
 def slug(text: str) -> str:
@@ -36,7 +46,9 @@ def profile_names() -> tuple[str, ...]:
 
 
 def load_profile(name: str) -> DeviceProfile:
-    """A device profile by id (``"t4"``, ``"rtx-4090"``); spelling variants such as ``"RTX 4090"`` are understood.
+    """A device profile by id (``"t4"``, ``"rtx-4090"``).
+
+    Spelling variants (``"RTX 4090"``) and the names that drivers report (``"NVIDIA H100 80GB HBM3"``) are understood.
 
     Raises:
         DeviceError: no such profile (near matches are named), or a damaged file.
@@ -44,11 +56,13 @@ def load_profile(name: str) -> DeviceProfile:
     paths = _profile_paths()
     key = name if name in paths else slug(name)
     if key not in paths:
-        near = difflib.get_close_matches(key, paths, n=3, cutoff=0.4)
+        key = DRIVER_NAMES.get(key, key)
+    if key not in paths:
+        near = _near_matches(key, paths)
         meant = f"did you mean {' or '.join(near)}? " if near else ""
         raise DeviceError(
             f"the device must be one of the known profiles, but got {name!r}",
-            fix=f"{meant}Known: {', '.join(sorted(paths))}. `advisor probe` adds the machine you are on",
+            fix=f"{meant}`advisor devices` lists all {len(paths)}, `advisor probe` adds the machine you are on",
         )
     return from_dict(
         DeviceProfile,
@@ -79,6 +93,13 @@ def this_device() -> DeviceProfile:
             "this machine must have been probed, but there is no saved profile of it", fix="run `advisor probe`"
         )
     return load_profile(marker.read_text(encoding="utf-8").strip())
+
+
+def _near_matches(key: str, names: Collection[str]) -> list[str]:
+    """At most four names: first those that contain every word of the key (``"a100"``), else those spelt alike."""
+    words = set(key.split("-"))
+    containing = sorted(name for name in names if words <= set(name.split("-")))
+    return containing[:4] or difflib.get_close_matches(key, names, n=3, cutoff=0.4)
 
 
 def _profile_paths() -> dict[str, Path]:

@@ -52,10 +52,33 @@ def _rows(profile: DeviceProfile) -> list[tuple[str, str, str]]:
 
 
 def print_device_list(console: Console, profiles: list[DeviceProfile]) -> None:
-    """Print the known devices, one line each."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("device", "name", "memory", "figures"):
-        table.add_column(column, justify="right" if column == "memory" else "left")
+    """Print the known devices, one line each, narrow enough for 80 columns."""
+    table = Table(
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        caption="TFLOP/s: dense matrices, fastest data type that trains; GB/s: device memory",
+        caption_justify="left",
+    )
+    for column in ("device", "name", "memory", "TFLOP/s", "GB/s", "figures"):
+        right = column in ("memory", "TFLOP/s", "GB/s")
+        table.add_column(column, justify="right" if right else "left", no_wrap=True)
     for profile in profiles:
-        table.add_row(profile.id, profile.name, format_bytes(profile.memory_bytes), profile.basis)
+        name = profile.name.removeprefix("NVIDIA ")
+        rates = _fastest_rates(profile)
+        table.add_row(profile.id, name, format_bytes(profile.memory_bytes), *rates, profile.basis)
     console.print(table)
+
+
+def _fastest_rates(profile: DeviceProfile) -> tuple[str, str]:
+    """Matrix rate (TFLOP/s) and memory bandwidth (GB/s) as text; ``"?"`` where the profile has none."""
+    matrix = max((rate.value for dtype, rate in profile.flops_per_s.items() if dtype in profile.dtypes), default=None)
+    memory = profile.bytes_per_s.get("memory")
+    return (
+        "?" if matrix is None else _three_digits(matrix / 1e12),
+        "?" if memory is None else _three_digits(memory.value / 1e9),
+    )
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
