@@ -96,10 +96,17 @@ def this_device() -> DeviceProfile:
 
 
 def _near_matches(key: str, names: Collection[str]) -> list[str]:
-    """At most four names: first those that contain every word of the key (``"a100"``), else those spelt alike."""
+    """At most four names: first those that contain every word of the key (``"a100"``), else the three spelt most alike.
+
+    Swapped digits (``"rtx-4600"`` for ``"rtx-4060"``) are the usual slip, so the letters without their order count too.
+    """
     words = set(key.split("-"))
     containing = sorted(name for name in names if words <= set(name.split("-")))
-    return containing[:4] or difflib.get_close_matches(key, names, n=3, cutoff=0.4)
+    if containing:
+        return containing[:4]
+    alike = difflib.get_close_matches(key, names, n=len(names), cutoff=0.4)
+    unordered = {name: difflib.SequenceMatcher(None, sorted(key), sorted(name)).ratio() for name in alike}
+    return sorted(alike, key=lambda name: -unordered[name])[:3]
 
 
 def _profile_paths() -> dict[str, Path]:

@@ -150,7 +150,8 @@ def test_spellings_and_driver_names_are_understood(own_home: Path, name: str, ex
 @pytest.mark.parametrize(
     ("name", "near"),
     [
-        ("rtx-4800", "rtx-4080"),
+        ("rtx-4800", "did you mean rtx-4080 or"),
+        ("rtx-4600", "did you mean rtx-4060 or"),
         ("a100", "a100-pcie-40gb or a100-pcie-80gb or a100-sxm4-40gb or a100-sxm4-80gb?"),
         ("3090", "rtx-3090?"),
         ("h100", "h100-sxm5-80gb?"),
