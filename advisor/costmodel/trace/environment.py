@@ -19,6 +19,7 @@ import torch._meta_registrations
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from advisor.costmodel.trace.attention import CudaAttention
+from advisor.costmodel.trace.flash_package import flash_package
 
 CPU_RNG_STATE_BYTES = torch.get_rng_state().numel()
 """What gradient checkpointing keeps per checkpoint in host memory (the Mersenne twister's state)."""
@@ -53,6 +54,7 @@ def fake_device(semantics: str, compute_capability: tuple[int, int] | None) -> I
         if semantics == "cuda":
             attention = CudaAttention(device_type, compute_capability or (8, 0))
             stack.enter_context(patched(torch.nn.functional, "scaled_dot_product_attention", attention))
+            stack.enter_context(flash_package())
         # The engine counted device threads at the process's first backward, perhaps before the stand-in was there.
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))

@@ -34,9 +34,15 @@ def kernel_call(name: str, args: Any, kwargs: Any, out: Any, device_type: str) -
     """What the rule of this operator needs, or ``None`` for an operator without hidden memory (all of them on CPU)."""
     if device_type == "cpu":
         return None
-    if name in ("_scaled_dot_product_flash_attention_backward", "_scaled_dot_product_efficient_attention_backward"):
+    if name == "_scaled_dot_product_flash_attention_backward":
+        query, key = args[1], args[2]
+        groups = int(query.shape[1] != key.shape[1])
+        return KernelCall(name, (*(int(n) for n in query.shape), int(key.shape[2]), groups, query.element_size()))
+    if name == "_scaled_dot_product_efficient_attention_backward":
         query = args[1]
         return KernelCall(name, (*(int(n) for n in query.shape), query.element_size()))
+    if name == "_flash_attention_backward":
+        return _flash_package_call(args[1], args[2], args[6])
     if name == "embedding_dense_backward":
         return KernelCall(name, (int(args[1].numel()), *(int(n) for n in out.shape)))
     if name == "gemm_4bit":
@@ -45,6 +51,17 @@ def kernel_call(name: str, args: Any, kwargs: Any, out: Any, device_type: str) -
         rows = int(activations.numel() // activations.shape[-1])
         return KernelCall(name, (rows, int(shape[0]), int(shape[1]), activations.element_size(), int(nested)))
     return None
+
+
+def _flash_package_call(query: Any, key: Any, starts: Any) -> KernelCall:
+    """Of (batch, length, heads, width) tensors, or of (tokens, heads, width) ones with the rows' starts."""
+    heads, width, item_bytes = int(query.shape[-2]), int(query.shape[-1]), query.element_size()
+    groups = int(heads != key.shape[-2])
+    if query.dim() == 3:
+        sizes = (int(starts.shape[0]) - 1, heads, int(query.shape[0]), width, int(key.shape[0]), groups, item_bytes)
+        return KernelCall("_flash_attention_backward_varlen", sizes)
+    batch, length = int(query.shape[0]), int(query.shape[1])
+    return KernelCall("_flash_attention_backward", (batch, heads, length, width, int(key.shape[1]), groups, item_bytes))
 
 
 def hidden_bytes(rule: str, sizes: Sequence[int]) -> tuple[int, ...]:
@@ -56,10 +73,22 @@ def _round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-def _flash_backward(batch: int, heads: int, length: int, width: int, item_bytes: int) -> tuple[int, ...]:
-    """softmax_d and the fp32 dq accumulator (flash_api.cpp, mha_bwd)."""
+def _flash_backward(
+    batch: int, heads: int, length: int, width: int, key_length: int, grouped: int, item_bytes: int
+) -> tuple[int, ...]:
+    """softmax_d, the fp32 dq accumulator, and with fewer key heads dk and dv of every head (flash_api.cpp, mha_bwd)."""
     rows = batch * heads * _round_up(length, 128)
-    return rows * 4, rows * _round_up(width, 32) * 4
+    expanded = grouped * batch * key_length * heads * width * item_bytes
+    return rows * 4, rows * _round_up(width, 32) * 4, expanded, expanded
+
+
+def _flash_backward_varlen(
+    batch: int, heads: int, tokens: int, width: int, key_tokens: int, grouped: int, item_bytes: int
+) -> tuple[int, ...]:
+    """The same over rows without padding (flash_api.cpp, mha_varlen_bwd): 128 spare tokens for each row."""
+    rows = heads * (tokens + 128 * batch)
+    expanded = grouped * key_tokens * heads * width * item_bytes
+    return rows * 4, rows * _round_up(width, 32) * 4, expanded, expanded
 
 
 def _efficient_backward(batch: int, heads: int, length: int, width: int, item_bytes: int) -> tuple[int, ...]:
@@ -88,6 +117,8 @@ def _gemm_4bit(rows: int, outputs: int, inputs: int, item_bytes: int, nested: in
 
 RULES: dict[str, Callable[..., tuple[int, ...]]] = {
     "_scaled_dot_product_flash_attention_backward": _flash_backward,
+    "_flash_attention_backward": _flash_backward,
+    "_flash_attention_backward_varlen": _flash_backward_varlen,
     "_scaled_dot_product_efficient_attention_backward": _efficient_backward,
     "embedding_dense_backward": _embedding_backward,
     "gemm_4bit": _gemm_4bit,
