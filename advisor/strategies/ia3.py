@@ -31,22 +31,28 @@ class IA3(AdapterStrategy):
         return {"lr_rel": LR_REL}
 
     def target_names(self, model: nn.Module, config: StrategyConfig) -> tuple[str, ...]:
-        from advisor.strategies.targets import attention_linears, feedforward_outputs, resolve_targets
+        from advisor.strategies.targets import resolve_targets
 
-        if config.target_modules is not None:
-            return resolve_targets(model, config.target_modules)
-        return tuple(dict.fromkeys([*attention_linears(model, ("key", "value")), *feedforward_outputs(model)]))
+        return (
+            rescaled_modules(model) if config.target_modules is None else resolve_targets(model, config.target_modules)
+        )
 
     def peft_config(self, model: nn.Module, config: StrategyConfig, shared: dict[str, Any]) -> PeftConfig:
         import peft
 
-        return peft.IA3Config(
-            feedforward_modules=self.feedforward_targets(model, config, shared["target_modules"]), **shared
-        )
+        return peft.IA3Config(feedforward_modules=feedforward_targets(model, shared["target_modules"]), **shared)
 
-    def feedforward_targets(self, model: nn.Module, config: StrategyConfig, targets: list[str]) -> list[str]:
-        """Those of ``targets`` that are feed-forward outputs, in the same spelling (PEFT wants a subset)."""
-        from advisor.strategies.targets import feedforward_outputs
 
-        outputs = feedforward_outputs(model)
-        return [target for target in targets if any(name == target or name.endswith(f".{target}") for name in outputs)]
+def rescaled_modules(model: nn.Module) -> tuple[str, ...]:
+    """Full names of the key and value projections and the feed-forward outputs."""
+    from advisor.strategies.targets import attention_linears, feedforward_outputs
+
+    return tuple(dict.fromkeys([*attention_linears(model, ("key", "value")), *feedforward_outputs(model)]))
+
+
+def feedforward_targets(model: nn.Module, targets: list[str]) -> list[str]:
+    """Those of ``targets`` that are feed-forward outputs, in the same spelling (PEFT wants a subset)."""
+    from advisor.strategies.targets import feedforward_outputs
+
+    outputs = feedforward_outputs(model)
+    return [target for target in targets if any(name == target or name.endswith(f".{target}") for name in outputs)]

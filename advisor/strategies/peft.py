@@ -7,17 +7,21 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from advisor.core.errors import InputError
-from advisor.core.model import ModelSpec
+from advisor.core.model import LABELLED_TASKS, ModelSpec, Task
 from advisor.core.strategy import StrategyConfig
-from advisor.strategies.adapters import AdapterStrategy
+from advisor.strategies.adapters import TASK_TYPES, AdapterStrategy
 from advisor.strategies.base import LR_REL, Dimension
 from advisor.strategies.lora import lora_learning_rate
+from advisor.strategies.peft_rules import PeftUse, broken_rules
 
 if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import nn
 
 DEFAULT_PEFT_CONFIG = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "lora_dropout": 0.1}
+
+_WITHOUT_VALUES = ("meta tensor", "tensor subclass", "data is not allocated yet")
+"""How torch says that a tensor without values was asked for them."""
 
 
 class AnyPeft(AdapterStrategy):
@@ -45,39 +49,61 @@ class AnyPeft(AdapterStrategy):
             self.apply(copy.deepcopy(build_skeleton(model)), config, model.task)
         except InputError as failure:
             return [failure.message, *failure.problems]
+        except Exception:
+            # ``apply`` lets only this through: the method looks at weights (AdaMSS clusters them); a skeleton has none.
+            return []
         return []
 
     def target_names(self, model: nn.Module, config: StrategyConfig) -> tuple[str, ...]:
-        from advisor.strategies.ia3 import IA3
-        from advisor.strategies.targets import resolve_targets
+        from advisor.strategies.peft_targets import default_targets
 
-        wanted = (config.peft_config or {}).get("target_modules", config.target_modules)
-        if wanted is None and str((config.peft_config or {}).get("peft_type", "")).upper() == "IA3":
-            return IA3().target_names(model, config)
-        return resolve_targets(model, tuple(wanted) if isinstance(wanted, list) else wanted)
+        return default_targets(model, peft_kind(config.peft_config))
+
+    def apply(self, model: nn.Module, config: StrategyConfig, task: Task, *, quantized: bool = False) -> nn.Module:
+        import peft
+        import torch
+
+        wanted = self.peft_config(model, config, self._shared(model, config, task))
+        try:
+            return peft.get_peft_model(model, wanted)
+        except Exception as failure:
+            if _misses_values(failure) or isinstance(failure, MemoryError | torch.OutOfMemoryError):
+                raise
+            reason = " ".join(str(failure).split()) or type(failure).__name__
+            raise InputError(f"PEFT refuses {wanted.peft_type.value} on {type(model).__name__}: {reason}") from failure
+
+    def _shared(self, model: nn.Module, config: StrategyConfig, task: Task) -> dict[str, Any]:
+        from advisor.strategies.targets import head_modules
+
+        return {
+            "task": task,
+            "task_type": TASK_TYPES[task],
+            "modules_to_save": list(head_modules(model)) if task in LABELLED_TASKS else [],
+        }
 
     def peft_config(self, model: nn.Module, config: StrategyConfig, shared: dict[str, Any]) -> PeftConfig:
         values, config_class = _parsed(config.peft_config)
+        kind = peft_kind(config.peft_config)
         known = {field.name for field in fields(config_class)}
         _refuse_unknown_keys(values, known, config_class.__name__)
+        _refuse_broken_rules(PeftUse(kind, values, shared["task"], _model_type(model), _learns_prompts(config_class)))
         if shared["modules_to_save"]:
             values["modules_to_save"] = sorted({*(values.get("modules_to_save") or ()), *shared["modules_to_save"]})
         values |= {"task_type": shared["task_type"]}
-        if not values.get("target_parameters"):
-            values["target_modules"] = shared["target_modules"]
-        values.setdefault("fan_in_fan_out", shared["fan_in_fan_out"])
-        if "feedforward_modules" in known and "feedforward_modules" not in values:
-            from advisor.strategies.ia3 import IA3
-
-            values["feedforward_modules"] = IA3().feedforward_targets(model, config, shared["target_modules"])
+        _fill_in(model, kind, values, config.target_modules)
         try:
             return config_class(**{key: value for key, value in values.items() if key in known})
-        except (TypeError, ValueError) as failure:
+        except Exception as failure:
             raise InputError(f"{config_class.__name__} refuses its values: {failure}") from failure
 
     def declared_trainable(self, model: nn.Module, config: StrategyConfig) -> set[str]:
         """What PEFT marked: a configuration may also train biases, norms or prompt embeddings."""
         return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def peft_kind(given: dict[str, Any] | None) -> str:
+    """The configuration's ``peft_type`` in upper case; empty where it names none."""
+    return str((given or {}).get("peft_type", "")).upper()
 
 
 def _parsed(given: dict[str, Any] | None) -> tuple[dict[str, Any], Any]:
@@ -86,7 +112,8 @@ def _parsed(given: dict[str, Any] | None) -> tuple[dict[str, Any], Any]:
 
     values = dict(given or {})
     classes = {str(kind.value).upper(): config_class for kind, config_class in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
-    kind = str(values.pop("peft_type", "")).upper()
+    values.pop("peft_type", None)
+    kind = peft_kind(given)
     if kind not in classes:
         near = difflib.get_close_matches(kind, list(classes), n=3, cutoff=0.5) or sorted(classes)
         raise InputError(
@@ -105,3 +132,53 @@ def _refuse_unknown_keys(values: dict[str, Any], known: set[str], class_name: st
         raise InputError(
             f"the configuration must fit {class_name}", problems=problems, fix="correct or remove these keys"
         )
+
+
+def _refuse_broken_rules(use: PeftUse) -> None:
+    broken = broken_rules(use)
+    if broken:
+        (message, fix), *others = broken
+        raise InputError(message, fix=fix, problems=[problem for problem, _ in others])
+
+
+def _fill_in(model: nn.Module, kind: str, values: dict[str, Any], preset: Any) -> None:
+    """Add, in place, what PEFT would want to be told about this model: targets, storage order, IA3's feed-forward."""
+    from advisor.strategies.peft_targets import stored_transposed, target_modules
+
+    if not values.get("target_parameters"):
+        given = values.get("target_modules") or preset
+        values["target_modules"] = target_modules(model, kind, given, values.get("layers_to_transform"))
+    targets = values.get("target_modules")
+    values.setdefault("fan_in_fan_out", stored_transposed(model, targets))
+    values.setdefault("hidden_size", getattr(model.config, "hidden_size", None))
+    if kind == "IA3" and "feedforward_modules" not in values and isinstance(targets, list):
+        from advisor.strategies.ia3 import feedforward_targets
+
+        values["feedforward_modules"] = feedforward_targets(model, targets)
+
+
+def _model_type(model: nn.Module) -> str:
+    return str(getattr(model.config, "model_type", type(model).__name__))
+
+
+def _learns_prompts(config_class: Any) -> bool:
+    from peft import PromptLearningConfig
+
+    return isinstance(config_class, type) and issubclass(config_class, PromptLearningConfig)
+
+
+def _misses_values(failure: Exception) -> bool:
+    """Whether a method failed only because it looked at values that a fake or meta tensor does not have."""
+    from torch._subclasses import fake_tensor
+
+    unsupported = tuple(value for value in vars(fake_tensor).values() if _is_exception(value))
+    cause: BaseException | None = failure
+    while cause is not None:
+        if isinstance(cause, unsupported) or any(mark in str(cause).lower() for mark in _WITHOUT_VALUES):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def _is_exception(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, Exception) and value.__module__.startswith("torch._subclasses")

@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from advisor.costmodel.trace.attention import CudaAttention
 from advisor.costmodel.trace.flash_package import flash_package
+from advisor.costmodel.trace.peft_fakes import EveryElement, peft_patches
 
 CPU_RNG_STATE_BYTES = torch.get_rng_state().numel()
 """What gradient checkpointing keeps per checkpoint in host memory (the Mersenne twister's state)."""
@@ -58,6 +59,7 @@ def fake_device(semantics: str, compute_capability: tuple[int, int] | None) -> I
         # The engine counted device threads at the process's first backward, perhaps before the stand-in was there.
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        stack.enter_context(EveryElement())
         yield device_type
 
 
@@ -84,6 +86,7 @@ def _patches(device_type: str) -> Iterator[Any]:
     for module in (torch, torch.random):
         yield patched(module, "get_rng_state", _fake_rng_state)
         yield patched(module, "set_rng_state", lambda state: None)
+    yield from (patched(*patch) for patch in peft_patches())
     if device_type not in ("cpu", "cuda"):
         # torch.tensor(...) must not be materialised on a device that has no memory.
         yield patched(FakeTensorMode, "avoid_device_init", property(lambda self: True))

@@ -6,11 +6,14 @@ from typing import Any
 
 import torch
 
+from advisor.costmodel.trace.peft_fakes import kept_tensors
+
 
 def frozen_tensors(model: torch.nn.Module) -> list[torch.Tensor]:
-    """Parameters that do not train, buffers, and the statistics of 4-bit weights."""
+    """Parameters that do not train, buffers, what PEFT's layers keep beside them, and statistics of 4-bit weights."""
     tensors = [p for p in model.parameters() if not p.requires_grad]
     tensors.extend(model.buffers())
+    tensors.extend(kept_tensors(model))
     for parameter in list(tensors):
         state = getattr(parameter, "quant_state", None)
         if state is not None:
