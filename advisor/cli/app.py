@@ -21,6 +21,7 @@ _COMMANDS = {
     "recommend": "recommend",
     "tune": "tune",
     "run": "run",
+    "validate": "validate",
     "devices": "listings",
     "methods": "listings",
 }

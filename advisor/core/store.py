@@ -35,7 +35,7 @@ def user_data_dir(*parts: str) -> Path:
     shared = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share")
     base = Path(override) if override else shared / "finetune-advisor"
     folder = base.expanduser().joinpath(*parts)
-    with _output_errors(folder):
+    with output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -46,7 +46,7 @@ def write_text_atomically(path: Path, text: str) -> None:
     Raises:
         OutputError: the folder is missing, read-only or full; an existing file is left as it was.
     """
-    with _output_errors(path):
+    with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
@@ -68,7 +68,7 @@ def ensure_writable_dir(path: Path, *, needed_bytes: int = 0) -> None:
     Raises:
         OutputError: it is a file, read-only, or too full.
     """
-    with _output_errors(path):
+    with output_errors(path):
         if path.exists() and not path.is_dir():
             raise OutputError(f"the output must be a folder, but {path} is a file", fix="name another --output")
         path.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,8 @@ def ensure_writable_dir(path: Path, *, needed_bytes: int = 0) -> None:
 
 
 @contextlib.contextmanager
-def _output_errors(path: Path) -> Iterator[None]:
+def output_errors(path: Path) -> Iterator[None]:
+    """Turns the system's refusal to write ``path`` into an ``OutputError`` that says why."""
     try:
         yield
     except OSError as failure:

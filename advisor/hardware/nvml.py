@@ -124,6 +124,21 @@ def process_memory_bytes(pid: int | None = None, *, uuid: str | None = None) -> 
     )
 
 
+def used_bytes_by_gpu() -> dict[str, int]:
+    """Used memory of every GPU by UUID (without the ``GPU-`` prefix), as NVML counts it: all processes and the driver.
+
+    Raises:
+        NvmlUnavailable: NVML cannot be used.
+    """
+    used: dict[str, int] = {}
+    with _library() as nvml:
+        for index in range(nvml.nvmlDeviceGetCount()):
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            uuid = _text(nvml.nvmlDeviceGetUUID(handle)) or ""
+            used[uuid.removeprefix("GPU-")] = int(nvml.nvmlDeviceGetMemoryInfo(handle).used)
+    return used
+
+
 @contextlib.contextmanager
 def _library() -> Iterator[Any]:
     try:

@@ -8,6 +8,7 @@ import dataclasses
 import random
 import statistics
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,8 +115,13 @@ def measure_steps(request: StepRequest, *, timeout_s: float | None = None) -> St
     return isolated(run_steps, request, timeout_s=timeout_s).unwrap()
 
 
-def run_steps(request: StepRequest) -> StepMeasurement:
-    """Run the steps in this process, through ``Trainer.train()`` on copies of one synthetic batch."""
+def run_steps(request: StepRequest, *, callbacks: Sequence[TrainerCallback] = ()) -> StepMeasurement:
+    """Run the steps in this process, through ``Trainer.train()`` on copies of one synthetic batch.
+
+    Args:
+        request: What to run.
+        callbacks: Called before this module's own.
+    """
     execution = request.execution
     if execution.num_threads is not None:
         torch.set_num_threads(execution.num_threads)
@@ -127,8 +133,8 @@ def run_steps(request: StepRequest) -> StepMeasurement:
     timed_steps = max(timed, default=request.mixed_length_steps + request.warmup_steps - 1) + 1
     clock, high_water = StepClock(), _HighWater(timed_steps)
     profiler = StepProfiler(at_step=timed_steps + 1) if request.profile_memory else None
-    callbacks = [clock, high_water, *([profiler] if profiler else [])]
-    counts = _train_on_copies(request, template, timed_steps + (1 if profiler else 0), callbacks)
+    watching = [*callbacks, clock, high_water, *([profiler] if profiler else [])]
+    counts = _train_on_copies(request, template, timed_steps + (1 if profiler else 0), watching)
     profiled = profiler.result if profiler else None
     return StepMeasurement(
         step_times_s=tuple(clock.step_times_s[index] for index in timed),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from advisor.pipeline.recommending import recommend
     from advisor.pipeline.running import run
     from advisor.pipeline.tuning import tune
+    from advisor.pipeline.validating import validate_memory
 
 _HOMES = {
     "DataSource": "inputs",
@@ -26,9 +27,10 @@ _HOMES = {
     "recommend": "recommending",
     "run": "running",
     "tune": "tuning",
+    "validate_memory": "validating",
 }
 
-__all__ = ["DataSource", "ModelSource", "calibrate", "predict", "probe", "recommend", "run", "tune"]
+__all__ = ["DataSource", "ModelSource", "calibrate", "predict", "probe", "recommend", "run", "tune", "validate_memory"]
 
 
 def __getattr__(name: str) -> Any:

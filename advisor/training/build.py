@@ -155,7 +155,9 @@ def _from_config(
             model: nn.Module = auto_class(spec.task).from_config(config, **options)
             model.tie_weights()
     else:
-        model = auto_class(spec.task).from_config(config, **options).to(device)
+        with torch.device(device):  # drawn where it will train: on the host an 8B model takes minutes and 32 GB
+            drawn = auto_class(spec.task).from_config(config, **options)
+        model = drawn.to(device)
     if quantization is not None:
         from advisor.training.quantization import quantize_linears
 

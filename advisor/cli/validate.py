@@ -1,0 +1,109 @@
+"""``advisor validate``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from advisor.cli.options import DURATION, json_option
+from advisor.core.errors import EXIT_INTERRUPTED, InputError
+
+if TYPE_CHECKING:
+    from advisor.pipeline.validating import Validation
+
+WHAT = ("memory",)
+
+
+class ShardType(click.ParamType):
+    """``2/3`` as ``(2, 3)``."""
+
+    name = "shard"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"\s*(\d{1,6})\s*/\s*(\d{1,6})\s*", value)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise InputError(
+                f"--shard must be i/n with 1 <= i <= n, but got {value!r}", fix="write for example --shard 1/2"
+            )
+        return int(match[1]), int(match[2])
+
+
+@click.command("validate")
+@click.argument("what", type=click.Choice(WHAT))
+@click.option(
+    "--grid", type=click.Choice(("cpu", "cuda", "quick")), show_default="that of the device here", help="What to run."
+)
+@click.option(
+    "--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto", show_default=True, help="Where to run it."
+)
+@click.option("--shard", type=ShardType(), default="1/1", metavar="i/n", help="Every n-th case from the i-th on.")
+@click.option(
+    "--time-limit", "time_limit_s", type=DURATION, metavar="DURATION", help="Begin no case that would end later: 8min."
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    show_default="the user's data directory",
+    help="Folder of the records.",
+)
+@click.option("--resume/--no-resume", default=True, show_default=True, help="Keep what was measured before.")
+@json_option
+@click.pass_context
+def validate_command(
+    context: click.Context,
+    what: str,
+    grid: Any,
+    device: Any,
+    shard: tuple[int, int],
+    time_limit_s: float | None,
+    output: Path | None,
+    resume: bool,
+    as_json: bool,
+) -> None:
+    """Run a grid of configurations for real and compare them with what was predicted beforehand.
+
+    Every case runs in a process of its own, a few steps of the stock Trainer with random weights; nothing is
+    downloaded. Running out of memory is a result. Every case is on disk as soon as it has ended: stop at any time, and
+    the same command goes on. The grid `cuda` has configurations from 66M to 8B parameters and suits any card.
+
+    JSON keys: header, path, remaining, stopped, comparison (outcomes, groups[], fits, bars[], worst[]), records[].
+
+    \b
+    Examples:
+      advisor validate memory --grid quick
+      advisor validate memory --grid cuda --shard 1/2 --time-limit 8min --output calibration/validation
+    """
+    from advisor.cli.output import answer_console, print_json, progress
+    from advisor.pipeline import validate_memory
+
+    with progress() as on_event:
+        validation = validate_memory(
+            grid=grid,
+            device=device,
+            shard=shard,
+            time_limit_s=time_limit_s,
+            output=output,
+            resume=resume,
+            on_event=on_event,
+        )
+    if as_json:
+        print_json(validation)
+    else:
+        from advisor.reporting.validation import print_validation
+
+        print_validation(answer_console(), validation.header, validation.records, validation.comparison)
+    _say_what_is_left(validation)
+    if validation.stopped == "interrupted":
+        context.exit(EXIT_INTERRUPTED)
+
+
+def _say_what_is_left(validation: Validation) -> None:
+    if validation.remaining:
+        reason = f"stopped by {'Ctrl-C' if validation.stopped == 'interrupted' else 'the time limit'}"
+        click.echo(f"{reason}: {validation.remaining} cases are left; the same command goes on with them", err=True)

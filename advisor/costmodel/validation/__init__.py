@@ -1,0 +1,3 @@
+"""Validation: grids of exact configurations, what was predicted for each, what was measured, and how far apart they
+are.
+"""
