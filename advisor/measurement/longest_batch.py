@@ -41,6 +41,8 @@ def profile_longest_batch(plan: Plan) -> ProfiledStep:
             train_dataset=worst,
             collator=worst.collate,
             callbacks=[*get_strategy(plan.strategy.method).callbacks(plan.strategy), profiler],
+            strategy=plan.strategy,
+            execution=plan.execution,
         )
         trainer.train()
     if profiler.result is None:

@@ -60,6 +60,7 @@ class StepProfiler(TrainerCallback):
     def __init__(self, at_step: int = 2) -> None:
         self.result: ProfiledStep | None = None
         self._at_step = at_step
+        gc.collect()
         self._foreign = live_storages()  # held, so that their addresses are not used again
         self._profile: Any = None
         self._before: dict[str, int] = {}
@@ -69,6 +70,7 @@ class StepProfiler(TrainerCallback):
     ) -> None:
         if state.global_step + 1 != self._at_step:
             return
+        gc.collect()  # what an earlier run left in cycles must not die while this one is profiled
         self._before = live_parts(kwargs["model"], kwargs["optimizer"], ignoring=self._foreign)
         self._profile = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
         self._profile.__enter__()

@@ -216,6 +216,8 @@ def _train_on_copies(
             train_dataset=dataset,
             collator=dataset.collate,
             callbacks=[*get_strategy(request.strategy.method).callbacks(request.strategy), *callbacks],
+            strategy=request.strategy,
+            execution=request.execution,
         )
         trainer.train()
     return count_parameters(model)

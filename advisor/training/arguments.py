@@ -34,8 +34,8 @@ def training_arguments(
     """The stock Trainer's arguments for one strategy and one execution plan.
 
     Gradient checkpointing is not among them: the built model already has it switched on, so that the traced model and
-    the trained one are the same object graph. Checkpoints are requested by a callback, never by the Trainer's own
-    schedule.
+    the trained one are the same object graph. Nor is LoRA-FA's optimizer, which the Trainer is handed ready made.
+    Checkpoints are requested by a callback, never by the Trainer's own schedule.
 
     Args:
         strategy: Learning rate, schedule, epochs, clipping.
@@ -53,7 +53,7 @@ def training_arguments(
         per_device_train_batch_size=execution.micro_batch_size,
         per_device_eval_batch_size=execution.eval_batch_size,
         gradient_accumulation_steps=execution.gradient_accumulation_steps,
-        optim=execution.optim,
+        optim="adamw_torch" if execution.optim == "lorafa" else execution.optim,
         bf16=execution.amp == "bf16",
         fp16=execution.amp == "fp16",
         use_cpu=device_type == "cpu",

@@ -1,8 +1,9 @@
-"""A stock ``transformers.Trainer``, put together the same way for real runs, timed steps and profiled steps."""
+"""A ``transformers.Trainer``, put together the same way for real runs, timed steps and profiled steps."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,10 @@ from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from advisor.core.model import Task
+from advisor.core.plan import ExecutionPlan
+from advisor.core.strategy import StrategyConfig
 from advisor.training.metrics import compute_metrics, reduce_logits
+from advisor.training.optimizer import forget_earlier_overrides, own_optimizer
 
 
 def assemble_trainer(
@@ -23,8 +27,12 @@ def assemble_trainer(
     eval_dataset: Any = None,
     callbacks: Sequence[TrainerCallback] = (),
     tokenizer: Any = None,
+    strategy: StrategyConfig | None = None,
+    execution: ExecutionPlan | None = None,
 ) -> Trainer:
-    """The unpatched Trainer around a built model; nothing of its training step is overridden.
+    """The stock Trainer around a built model.
+
+    Nothing of its training step is overridden unless ``execution`` asks for another loop's habits (``OtherLoop``).
 
     Args:
         model: With adapter, quantisation and checkpointing already in place.
@@ -35,8 +43,17 @@ def assemble_trainer(
         eval_dataset: Held-out rows; ``None`` when nothing is evaluated.
         callbacks: In the order in which they are called.
         tokenizer: Saved beside every checkpoint when given.
+        strategy: Options of an optimizer that the Trainer cannot make by itself.
+        execution: Whether there is such an optimizer, and whose loop it is.
     """
-    trainer = Trainer(
+    optimizer = None
+    trainer_class: Callable[..., Trainer] = Trainer
+    if strategy is not None and execution is not None:
+        optimizer = own_optimizer(model, strategy, execution)
+        forget_earlier_overrides(execution)
+        if execution.hold_outputs or not execution.zero_grad_set_to_none:
+            trainer_class = partial(OtherLoop, execution=execution)
+    trainer: Trainer = trainer_class(
         model=model,
         args=arguments,
         data_collator=collator,
@@ -46,9 +63,38 @@ def assemble_trainer(
         compute_metrics=compute_metrics(task),
         preprocess_logits_for_metrics=reduce_logits(task),
         callbacks=list(callbacks),
+        optimizers=(optimizer, None),
     )
     trainer.remove_callback(PrinterCallback)  # it prints every log line to the screen
     return trainer
+
+
+class OtherLoop(Trainer):
+    """The Trainer with the memory habits of hand-written training loops.
+
+    Args:
+        execution: ``hold_outputs`` keeps what the model returned until the backward pass is over (as ``outputs =
+            model(...)`` in a loop's body does); without ``zero_grad_set_to_none`` gradients are zeroed and stay.
+    """
+
+    def __init__(self, *args: Any, execution: ExecutionPlan, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._holds_outputs = execution.hold_outputs
+        self._held: Any = None
+        if not execution.zero_grad_set_to_none:
+            # The Trainer calls it without arguments after every step.
+            self.model.zero_grad = partial(self.model.zero_grad, set_to_none=False)
+
+    def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        if self._holds_outputs and model.training:
+            self._held = outputs
+        return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        self._held = None
+        return loss
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:

@@ -19,10 +19,16 @@ from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import Quantization, StrategyConfig
 from advisor.strategies import get_strategy
-from advisor.strategies.base import Strategy
 from advisor.strategies.skeleton import auto_class, build_skeleton, model_config
 from advisor.strategies.targets import backbone_linears, head_linears, head_modules
 from advisor.training.hub import forbid_kernel_downloads
+from advisor.training.switches import (
+    check_execution,
+    check_scalable,
+    enable_checkpointing,
+    freeze_first_factors,
+    upcast_unquantized,
+)
 
 
 def build_model(
@@ -53,15 +59,21 @@ def build_model(
         ModelError, InputError: the model or the method cannot be built.
     """
     method = get_strategy(strategy.method)
+    check_execution(spec, strategy, execution, device_type=torch.device(device).type, traced=empty)
     base = build_base(spec, strategy, execution, device=device, empty=empty, num_hidden_layers=num_hidden_layers)
     quantized = bool(getattr(base, "is_loaded_in_4bit", False))
+    if execution.kbit_upcast:
+        upcast_unquantized(base)
     model = method.apply(base, strategy, spec.task, quantized=quantized)
     if spec.task != "causal-lm":
         # These heads take keyword arguments but average over their own micro-batch: without this the Trainer would
         # believe that they had divided by the whole batch, and accumulation would multiply the gradients.
         base.accepts_loss_kwargs = False
     if execution.gradient_checkpointing:
-        _enable_checkpointing(base, method)
+        enable_checkpointing(base, method, reentrant=execution.reentrant_checkpointing)
+    if execution.optim == "lorafa":
+        freeze_first_factors(model)
+    check_scalable(model, execution)
     model.train()
     return model
 
@@ -205,20 +217,6 @@ def _from_weights(
 
         quantize_linears(model, quantization, quantizable_linears(model))
     return model if getattr(model, "is_loaded_in_4bit", False) else model.to(device)
-
-
-def _enable_checkpointing(base: Any, method: Strategy) -> None:
-    """Non-reentrant checkpointing of every layer.
-
-    transformers makes the embeddings' output require gradients with it, which only reentrant checkpointing needs. Where
-    the first layers are frozen and hold no adapter this would run a backward pass through all of them for nothing.
-    """
-    if not base.supports_gradient_checkpointing:
-        raise InputError(f"{type(base).__name__} does not support gradient checkpointing", fix="plan without it")
-    enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
-    if not method.backpropagates_to_inputs:
-        base.disable_input_require_grads()
 
 
 @contextlib.contextmanager

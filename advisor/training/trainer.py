@@ -165,6 +165,8 @@ class _Run:
             collator=data.collator,
             callbacks=callbacks,
             tokenizer=tokenizer,
+            strategy=plan.strategy,
+            execution=plan.execution,
         )
 
     def _find_checkpoint(self) -> None:

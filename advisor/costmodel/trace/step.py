@@ -1,33 +1,28 @@
 """Traces one training step and one evaluation pass of what ``run`` executes.
 
-The step is the stock ``transformers.Trainer`` step: forward in accelerate's autocast, loss divided by the accumulation
-steps unless the model scales it itself, backward, clipping by norm, optimizer, gradients set to None. A contract test
-compares its memory with the profiler's events of the real, unpatched Trainer step.
+The model is built by the same code as for a run, and stepped as the stock ``transformers.Trainer`` steps it (``loop``).
+A contract test compares the memory with the profiler's events of the real, unpatched Trainer step.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from accelerate.utils.operations import convert_to_fp32
 
 from advisor.core.errors import AdvisorError, UntraceableError
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
-from advisor.costmodel.trace.environment import fake_device, patched
+from advisor.costmodel.trace.environment import fake_device
 from advisor.costmodel.trace.lasting import frozen_tensors, logical_parameters, state_tensors
+from advisor.costmodel.trace.loop import TracedLoop
 from advisor.costmodel.trace.recorder import Recording, StepRecorder
 from advisor.training.build import build_model
-from advisor.training.optimizer import create_optimizer
 from advisor.training.synthetic import batch_shapes
-
-AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,22 +58,32 @@ class StepTrace:
         recording: Operators and storage events by phase (``weights``, ``states``, ``forward``, ``backward``,
             ``optimizer``, ``evaluation``).
         trainable_parameters, total_parameters: Logical counts (4-bit weights at their unpacked size).
+        host_state_bytes: Optimizer states outside of the device's memory: what a paged optimizer pages out.
     """
 
     recording: Recording
     trainable_parameters: int
     total_parameters: int
+    host_state_bytes: int = 0
 
 
-def trace_step(request: TraceRequest) -> StepTrace:
+RecorderOf = Callable[[torch.nn.Module, str], StepRecorder]
+"""Makes the recorder of a built model on a device type."""
+
+
+def trace_step(request: TraceRequest, recorder_of: RecorderOf | None = None) -> StepTrace:
     """Trace one configuration without weights, memory or the device.
+
+    Args:
+        request: What to trace.
+        recorder_of: Makes another recorder than the plain one.
 
     Raises:
         UntraceableError: a library's operator cannot run on fake tensors; the message names it.
     """
     with _failures_named(request), fake_device(request.semantics, request.compute_capability) as device_type:
         model = _build(request, device_type)
-        return _trace_on(model, request, device_type)
+        return _trace_on(model, request, device_type, recorder_of)
 
 
 @contextlib.contextmanager
@@ -122,6 +127,11 @@ class TraceSession:
     def __exit__(self, *details: Any) -> None:
         self._stack.__exit__(*details)
 
+    def parameter_counts(self) -> tuple[int, int]:
+        """Trainable and all parameters of the built model (4-bit weights at their unpacked size)."""
+        trainable = sum(p.numel() for p in self._model.parameters() if p.requires_grad)
+        return trainable, logical_parameters(self._model)
+
     def trace(self, micro_batch_size: int, seq_length: int) -> StepTrace:
         execution = dataclasses.replace(self.request.execution, micro_batch_size=micro_batch_size)
         request = dataclasses.replace(self.request, execution=execution, seq_length=seq_length)
@@ -141,116 +151,38 @@ def _build(request: TraceRequest, device_type: str) -> torch.nn.Module:
         )
 
 
-def _trace_on(model: torch.nn.Module, request: TraceRequest, device_type: str) -> StepTrace:
-    execution = request.execution
-    recorder = StepRecorder(device_type, padded=execution.padded, keep_signatures=request.keep_signatures)
-    trainable = [p for p in model.parameters() if p.requires_grad]
+def _trace_on(
+    model: torch.nn.Module, request: TraceRequest, device_type: str, recorder_of: RecorderOf | None = None
+) -> StepTrace:
+    if recorder_of is not None:
+        recorder = recorder_of(model, device_type)
+    else:
+        recorder = StepRecorder(
+            device_type, padded=request.execution.padded, keep_signatures=request.keep_signatures
+        )
     model.train()
-    optimizer = create_optimizer(model, request.strategy, execution)
-    _create_states(optimizer, trainable)
+    loop = TracedLoop(model, request.strategy, request.execution, device_type)
+    host_state_bytes = sum(
+        t.untyped_storage().nbytes() for t in state_tensors(loop.optimizer) if t.device.type != device_type
+    )
     with recorder:
-        recorder.watch((p for p in model.parameters() if p.requires_grad), "weight")
+        recorder.watch(loop.trainable, "weight")
         recorder.watch(frozen_tensors(model), "weight")
         recorder.phase = "states"
-        recorder.watch(state_tensors(optimizer), "optimizer_state")
-        _step(model, optimizer, trainable, request, recorder)
+        recorder.watch(state_tensors(loop.optimizer), "optimizer_state")
+        recorder.watch(loop.gradients(), "gradient")
+        recorder.phase = "forward"
+        loop.step(_drawn_batches(request, device_type), recorder)
         if request.evaluation:
-            _evaluate(model, request, recorder)
+            loop.evaluate(_batch(request, device_type), recorder)
     recorder.close()
+    model.zero_grad(set_to_none=True)
     return StepTrace(
         recording=recorder.recording,
-        trainable_parameters=sum(p.numel() for p in trainable),
+        trainable_parameters=sum(p.numel() for p in loop.trainable),
         total_parameters=logical_parameters(model),
+        host_state_bytes=host_state_bytes,
     )
-
-
-def _create_states(optimizer: torch.optim.Optimizer, trainable: list[torch.nn.Parameter]) -> None:
-    """One unrecorded optimizer step, so that the recorded one sees the steady state."""
-    for parameter in trainable:
-        parameter.grad = torch.empty_like(parameter)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-
-
-def _step(
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    trainable: list[torch.nn.Parameter],
-    request: TraceRequest,
-    recorder: StepRecorder,
-) -> None:
-    strategy, execution = request.strategy, request.execution
-    recorder.phase = "forward"
-    batches = _drawn_batches(request, recorder.device_type)
-    # With accumulation the second micro-batch is the expensive one: gradients are already there.
-    micro_batches = 2 if execution.gradient_accumulation_steps > 1 else 1
-    total_loss = None
-    for index in range(micro_batches):
-        recorder.phase = "forward" if index == micro_batches - 1 else "first_forward"
-        loss = _forward_loss(model, batches[index], request, recorder.device_type)
-        recorder.phase = "backward" if index == micro_batches - 1 else "first_backward"
-        loss.backward()
-        for parameter in trainable:
-            if parameter.grad is not None:
-                recorder.label(parameter.grad, "gradient")
-        detached = loss.detach()
-        del loss
-        torch.isnan(detached)
-        total_loss = detached if total_loss is None else total_loss + detached
-    recorder.phase = "optimizer"
-    if strategy.max_grad_norm > 0:
-        torch.nn.utils.clip_grad_norm_(trainable, strategy.max_grad_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    torch.clear_autocast_cache()
-    del batches
-
-
-def _evaluate(model: torch.nn.Module, request: TraceRequest, recorder: StepRecorder) -> None:
-    recorder.phase = "evaluation"
-    model.eval()
-    with torch.no_grad():
-        _forward_loss(model, _batch(request, recorder.device_type), request, recorder.device_type)
-    model.train()
-
-
-def _forward_loss(
-    model: torch.nn.Module, batch: dict[str, torch.Tensor], request: TraceRequest, device_type: str
-) -> torch.Tensor:
-    execution = request.execution
-    scaled_by_model = _accepts_loss_kwargs(model)
-    extra = {"num_items_in_batch": 1.0} if scaled_by_model else {}
-    dtype = AMP_DTYPES.get(execution.amp)
-    if dtype is None:
-        outputs = model(**batch, **extra)
-    else:
-        with _autocast(device_type, dtype):
-            outputs = model(**batch, **extra)
-        outputs = convert_to_fp32(outputs)
-    loss = outputs["loss"]
-    del outputs, batch
-    return loss if scaled_by_model else loss / execution.gradient_accumulation_steps
-
-
-@contextlib.contextmanager
-def _autocast(device_type: str, dtype: torch.dtype) -> Any:
-    """Autocast that does not switch itself off because this machine has no CUDA, not even in a recomputed forward."""
-    import torch.cuda.amp.common
-
-    with contextlib.ExitStack() as stack:
-        if device_type == "cuda" and not torch.cuda.is_available():
-            stack.enter_context(patched(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False))
-        stack.enter_context(torch.autocast(device_type, dtype=dtype))
-        yield
-
-
-def _accepts_loss_kwargs(model: torch.nn.Module) -> bool:
-    """As ``Trainer.model_accepts_loss_kwargs``: such models divide the loss by the whole batch's items themselves."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if hasattr(base, "accepts_loss_kwargs"):
-        return bool(base.accepts_loss_kwargs)
-    parameters = inspect.signature(base.forward).parameters.values()
-    return any(p.kind == inspect.Parameter.VAR_KEYWORD for p in parameters)
 
 
 def _drawn_batches(request: TraceRequest, device_type: str) -> list[dict[str, torch.Tensor]]:

@@ -1,0 +1,164 @@
+"""Execution switches: which of them go together, and what they do to a built model."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import torch
+from torch import nn
+
+from advisor.core.errors import InputError
+from advisor.core.model import ModelSpec
+from advisor.core.plan import ExecutionPlan
+from advisor.core.strategy import StrategyConfig
+from advisor.strategies import get_strategy
+from advisor.strategies.base import Strategy
+
+BITSANDBYTES_OPTIMIZERS = frozenset({"adamw_bnb_8bit", "paged_adamw_8bit"})
+
+LORA_FA_METHODS = frozenset({"lora", "high_rank_lora", "qlora", "peft"})
+"""Methods whose adapters are PEFT's LoRA, unchanged; sparse LoRA's masks and penalty want both factors to train."""
+
+
+def check_execution(
+    spec: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, *, device_type: str, traced: bool
+) -> None:
+    """Refuse combinations that cannot run, before anything is loaded.
+
+    Args:
+        spec: Its task decides which losses there are.
+        strategy: The method.
+        execution: The switches.
+        device_type: ``"cpu"``, or anything else for an accelerator.
+        traced: Nothing will be executed, so that libraries may be missing.
+
+    Raises:
+        InputError: the rules that do not hold, with value and way out.
+    """
+    refusals = (
+        *_optimizer_refusals(strategy, execution, device_type, traced),
+        *_other_refusals(spec, strategy, execution, device_type),
+    )
+    if refusals:
+        (rule, fix), *others = refusals
+        raise InputError(rule, fix=fix, problems=[f"{also}; {way_out}" for also, way_out in others])
+
+
+def _optimizer_refusals(
+    strategy: StrategyConfig, execution: ExecutionPlan, device_type: str, traced: bool
+) -> list[tuple[str, str]]:
+    optim, found = execution.optim, []
+    if optim == "lorafa" and strategy.method not in LORA_FA_METHODS:
+        found.append(
+            (
+                f"the optimizer lorafa trains LoRA adapters, but the method is {strategy.method}",
+                f"use a method of {', '.join(sorted(LORA_FA_METHODS))}, or another optimizer",
+            )
+        )
+    if optim == "paged_adamw_8bit" and device_type == "cpu":
+        found.append(
+            (
+                f"{optim} pages its states out of a GPU, but the device is a CPU",
+                "use adamw_bnb_8bit or adamw_torch_fused",
+            )
+        )
+    if optim in BITSANDBYTES_OPTIMIZERS and not traced and importlib.util.find_spec("bitsandbytes") is None:
+        found.append(
+            (
+                f"the optimizer {optim} needs the package bitsandbytes, which is not installed",
+                "pip install bitsandbytes, or use adamw_torch_fused",
+            )
+        )
+    return found
+
+
+def _other_refusals(
+    spec: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, device_type: str
+) -> list[tuple[str, str]]:
+    found = []
+    if execution.loss == "fused-linear" and spec.task != "causal-lm":
+        found.append(
+            (
+                f"the loss fused-linear predicts every next token (task causal-lm), but the task is {spec.task}",
+                "use the standard loss",
+            )
+        )
+    quantizes = get_strategy(strategy.method).quantization(strategy, device_type=device_type) is not None
+    if execution.kbit_upcast and not quantizes:
+        found.append(
+            (
+                f"kbit_upcast prepares a model with 4-bit weights, but {strategy.method} keeps them as they are",
+                "use the method qlora, or leave kbit_upcast off",
+            )
+        )
+    if execution.reentrant_checkpointing and not execution.gradient_checkpointing:
+        found.append(
+            (
+                "reentrant_checkpointing is a variant of gradient checkpointing, but that is off",
+                "switch gradient_checkpointing on, or leave both off",
+            )
+        )
+    if execution.amp == "fp16" and device_type == "cpu":
+        found.append(("fp16 mixed precision needs a GPU, but the device is a CPU", "use amp bf16 or none"))
+    return found
+
+
+def upcast_unquantized(base: nn.Module) -> None:
+    """PEFT's ``prepare_model_for_kbit_training``: freezes everything and stores what is not 4-bit in float32.
+
+    Its own gradient checkpointing is left to ``enable_checkpointing``, which follows the plan.
+    """
+    from peft import prepare_model_for_kbit_training
+
+    prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
+
+
+def enable_checkpointing(base: Any, method: Strategy, *, reentrant: bool) -> None:
+    """Gradient checkpointing of every layer.
+
+    transformers makes the embeddings' output require gradients with it, which only reentrant checkpointing needs. Where
+    the first layers are frozen and hold no adapter, the other variant would run a backward pass through all of them
+    for nothing; the reentrant one cannot do without, or the trained layers would get no gradients at all.
+    """
+    if not base.supports_gradient_checkpointing:
+        raise InputError(f"{type(base).__name__} does not support gradient checkpointing", fix="plan without it")
+    enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
+    enable({"use_reentrant": reentrant})
+    if not reentrant and not method.backpropagates_to_inputs:
+        base.disable_input_require_grads()
+
+
+def freeze_first_factors(model: nn.Module) -> None:
+    """What LoRA-FA leaves untrained: the first factor (``lora_A``) of every adapter.
+
+    PEFT's optimizer freezes them when it is made; here it happens with the model, so that counts and traces agree.
+
+    Raises:
+        InputError: the adapters are not plain LoRA.
+    """
+    config = getattr(model, "active_peft_config", None)
+    kind = getattr(getattr(config, "peft_type", None), "value", None)
+    if config is None or kind != "LORA" or getattr(config, "use_dora", False):
+        what = "DoRA" if getattr(config, "use_dora", False) else kind or "no adapter"
+        raise InputError(
+            f"the optimizer lorafa needs plain LoRA adapters, but the model has {what}", fix="use another optimizer"
+        )
+    for name, parameter in model.named_parameters():
+        if "lora_A" in name:
+            parameter.requires_grad_(False)
+
+
+def check_scalable(model: nn.Module, execution: ExecutionPlan) -> None:
+    """Refuse what the gradient scaler of fp16 mixed precision refuses: trained weights stored in float16.
+
+    Source: ``torch.amp.GradScaler.unscale_`` ("Attempting to unscale FP16 gradients").
+    """
+    if execution.amp != "fp16":
+        return
+    half = [name for name, p in model.named_parameters() if p.requires_grad and p.dtype == torch.float16]
+    if half:
+        raise InputError(
+            f"fp16 mixed precision cannot train weights stored in float16, but {half[0]} is one of {len(half)}",
+            fix="use dtype float32 for the weights, or amp none",
+        )
