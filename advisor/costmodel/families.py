@@ -14,7 +14,8 @@ from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.serialization import to_dict
 from advisor.core.strategy import StrategyConfig
-from advisor.costmodel.depth import StepFamily, shallow_depth
+from advisor.costmodel.depth import StepFamily
+from advisor.costmodel.layers import traced_depths
 from advisor.strategies import get_strategy
 
 if TYPE_CHECKING:
@@ -51,13 +52,13 @@ class FamilyStore:
         return self._families[key]
 
     def _build(self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan) -> StepFamily:
-        depth = shallow_depth(model, strategy)
-        if depth is None:
+        depths = traced_depths(model, strategy)
+        if depths is None:
             return StepFamily(self._traced(model, strategy, execution, None))
         return StepFamily(
-            shallow=self._traced(model, strategy, execution, depth),
-            deeper=self._traced(model, strategy, execution, depth + 1),
-            extra_layers=model.num_hidden_layers - depth,
+            shallow=self._traced(model, strategy, execution, depths.shallow),
+            deeper=self._traced(model, strategy, execution, depths.deeper),
+            extra_layers=depths.repeats,
         )
 
     def _traced(

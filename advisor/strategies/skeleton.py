@@ -63,23 +63,35 @@ def _parse_config(spec: ModelSpec) -> PreTrainedConfig:
     return CONFIG_MAPPING[spec.model_type].from_dict(values)
 
 
+_OTHER_DEPTHS = ("num_decoder_layers", "decoder_layers", "encoder_layers", "num_encoder_layers")
+
+
 def _set_depth(config: Any, num_hidden_layers: int) -> None:
-    """Depth under the architecture's own name (``n_layer``, ``num_layers``); decoder and per-layer lists follow."""
+    """Depth under the architecture's own name (``n_layer``, ``num_layers``).
+
+    A decoder of the encoder's depth follows, and so does every list with one entry a layer.
+    """
+    before = config.num_hidden_layers
+    decoders = [name for name in _OTHER_DEPTHS if getattr(config, name, None) == before]
+    lists = {name: v for name, v in vars(config).items() if isinstance(v, list) and v and len(v) == before}
     config.num_hidden_layers = num_hidden_layers
-    if hasattr(config, "num_decoder_layers"):
-        config.num_decoder_layers = num_hidden_layers
-    layer_types = getattr(config, "layer_types", None)
-    if isinstance(layer_types, list):
-        config.layer_types = (layer_types * num_hidden_layers)[:num_hidden_layers]
+    for name in decoders:
+        setattr(config, name, num_hidden_layers)
+    for name, values in lists.items():
+        setattr(config, name, (values * -(-num_hidden_layers // before))[:num_hidden_layers])
 
 
-def build_skeleton(spec: ModelSpec) -> nn.Module:
+def build_skeleton(spec: ModelSpec, num_hidden_layers: int | None = None) -> nn.Module:
     """The model on the meta device: all modules and shapes, no memory. Cached; do not change it.
+
+    Args:
+        spec: Only its configuration and task are read.
+        num_hidden_layers: Overrides the depth.
 
     Raises:
         ModelError: transformers has no such head for the architecture, or cannot build it.
     """
-    return _build_skeleton(json.dumps(spec.config, sort_keys=True), spec.task, _Key(spec))
+    return _build_skeleton(json.dumps(spec.config, sort_keys=True), spec.task, _Key(spec), num_hidden_layers)
 
 
 class _Key:
@@ -96,11 +108,11 @@ class _Key:
 
 
 @lru_cache(maxsize=16)
-def _build_skeleton(config_json: str, task: Task, key: _Key) -> nn.Module:
+def _build_skeleton(config_json: str, task: Task, key: _Key, num_hidden_layers: int | None) -> nn.Module:
     import torch
 
     try:
-        config = model_config(key.spec)
+        config = model_config(key.spec, num_hidden_layers=num_hidden_layers)
         with torch.device("meta"):
             built: nn.Module = auto_class(task).from_config(config, trust_remote_code=key.spec.trust_remote_code)
     except ValueError as failure:
