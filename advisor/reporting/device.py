@@ -36,6 +36,9 @@ def _rows(profile: DeviceProfile) -> list[tuple[str, str, str]]:
         capability = ".".join(str(part) for part in profile.compute_capability)
         rows.append(("compute capability", capability, sources.get("compute_capability", "")))
     rows.append(("held by a process", format_bytes(profile.context_bytes), sources.get("context_bytes", "")))
+    if profile.context_interval_bytes is not None:
+        interval = " – ".join(format_bytes(value) for value in profile.context_interval_bytes)
+        rows.append(("may be", interval, sources.get("context_interval_bytes", "")))
     rows += [
         (f"{name} matrix rate", f"{rate.value / 1e12:.3g} TFLOP/s", rate.source)
         for name, rate in profile.flops_per_s.items()

@@ -115,6 +115,9 @@ def test_a_device_names_its_sources() -> None:
         type="cuda",
         memory_bytes=15 * 2**30,
         compute_capability=(7, 5),
+        dtypes=("float32", "float16"),
+        context_bytes=160 * 2**20,
+        context_interval_bytes=(100 * 2**20, 500 * 2**20),
         flops_per_s={"float16": Rate(65e12, "datasheet")},
         bytes_per_s={"memory": Rate(320e9, "datasheet")},
         sources={"memory_bytes": "the datasheet"},
@@ -125,6 +128,24 @@ def test_a_device_names_its_sources() -> None:
     print_device_list(page.console, [profile])
     for text in ("NVIDIA T4", "15.0 GiB", "7.5", "65 TFLOP/s", "320 GB/s", "the datasheet", "warning: noisy"):
         assert text in page.text
+    assert "100 MiB – 500 MiB" in page.text
+
+
+def test_the_list_of_devices_has_one_line_each_and_admits_what_is_unknown() -> None:
+    known = DeviceProfile(
+        "t4",
+        "NVIDIA T4",
+        "cuda",
+        15 * 2**30,
+        dtypes=("float32", "float16"),
+        flops_per_s={"float32": Rate(8.1e12, "d"), "float16": Rate(65e12, "d"), "tf32": Rate(99e12, "d")},
+        bytes_per_s={"memory": Rate(320e9, "d")},
+    )
+    page = Page()
+    print_device_list(page.console, [known, DeviceProfile("bare", "Bare", "cpu", 2**30)])
+    rows = [line.split() for line in page.text.splitlines()]
+    assert ["t4", "T4", "15.0", "GiB", "65", "320", "datasheet"] in rows
+    assert ["bare", "Bare", "1.00", "GiB", "?", "?", "datasheet"] in rows
 
 
 def test_knobs_in_one_line() -> None:
