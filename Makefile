@@ -2,6 +2,8 @@
 #   make quickstart   probe -> calibrate -> recommend -> run -> predicted vs measured, on real weights and real text
 #   make strategies   all ten strategies for real, as a table
 #   make setup        the environment alone (.venv)
+#   make validate     memory predicted and measured over a grid of small models (CPU, a few minutes)
+#   make validate-gpu the same over 60M-8B parameters on a GPU (about 15 minutes)
 #   make check        ruff, mypy, import-linter
 #   make test         the everyday test suite        make test-slow    what takes longer than that
 #   make test-lowest  the suite with the lowest stated versions of every dependency
@@ -26,7 +28,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup assets quickstart strategies check test test-slow test-lowest clean
+.PHONY: setup assets quickstart strategies validate validate-gpu check test test-slow test-lowest clean
 .DEFAULT_GOAL := quickstart
 
 setup: $(STAMP)
@@ -83,6 +85,17 @@ strategies: assets
 	done
 	$(BIN)/python -m advisor.reporting.record_table $(STRATEGIES:%=runs/strategies/minilm-%)
 	$(BIN)/python -m advisor.reporting.record_table $(STRATEGIES:%=runs/strategies/smollm2-%)
+
+# Records go to calibration/validation; stopped or killed, the same command goes on with what is missing.
+VALIDATION := calibration/validation
+validate: export ADVISOR_HOME ?= $(CURDIR)/.advisor
+validate: setup
+	$(BIN)/advisor validate memory --grid cpu --output $(VALIDATION)
+
+validate-gpu: export ADVISOR_HOME ?= $(CURDIR)/.advisor
+validate-gpu: setup
+	$(BIN)/advisor validate memory --grid cuda --shard 1/2 --time-limit 8min --output $(VALIDATION)
+	$(BIN)/advisor validate memory --grid cuda --shard 2/2 --time-limit 8min --output $(VALIDATION)
 
 check: setup
 	@echo "[check] ruff";          $(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .

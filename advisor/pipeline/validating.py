@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,6 +63,7 @@ def validate_memory(
     time_limit_s: float | None = None,
     output: Path | None = None,
     resume: bool = True,
+    cases: Sequence[Case] | None = None,
     on_event: OnEvent | None = None,
 ) -> Validation:
     """Run a grid's cases, each in a process of its own, and compare memory with its prediction.
@@ -73,6 +75,7 @@ def validate_memory(
         time_limit_s: No case is begun that would end later; another call goes on.
         output: Folder of the records; the user's data directory when ``None``.
         resume: Keep what was measured before with the same device and versions.
+        cases: Instead of the grid's own.
         on_event: Told what is being done (:mod:`advisor.pipeline.events`).
 
     Raises:
@@ -91,7 +94,7 @@ def validate_memory(
     ensure_writable_dir(folder)
     device_type, chosen = _device_type(grid, device)
     setting, header = _setting(chosen, device_type, on_event)
-    cases = grid_cases(chosen, device_type)
+    cases = tuple(cases) if cases is not None else grid_cases(chosen, device_type)
     path = folder / f"memory-{chosen}-{header.device_id}-{_environment_hash(header)}.jsonl"
     with Journal(path, header, resume=resume) as journal:
         wanted = [case for case in shard_of(cases, shard) if case_key(case) not in journal.records]

@@ -1,0 +1,77 @@
+"""Records with figures of one's own choosing."""
+
+from __future__ import annotations
+
+from advisor.costmodel.validation.record import CaseOutcome, Header, Measured, Predicted, Record
+
+MIB = 2**20
+
+
+def header() -> Header:
+    return Header(
+        kind="memory",
+        grid="cpu",
+        device_id="cpu-test",
+        device_name="a pretended CPU",
+        device_type="cpu",
+        memory_bytes=8 * 2**30,
+        capacity_bytes=8 * 2**30,
+        compute_capability=None,
+        driver=None,
+        versions={"torch": "2.13.0"},
+        started_at="2026-01-01T00:00:00+00:00",
+    )
+
+
+def predicted(size_bytes: int, *, fits: bool = True, half_width: float = 0.01, step_s: float = 0.1) -> Predicted:
+    interval = (size_bytes * (1 - half_width), size_bytes * (1 + half_width))
+    return Predicted(
+        allocated_bytes=size_bytes,
+        reserved_bytes=size_bytes,
+        device_bytes=size_bytes,
+        intervals=dict.fromkeys(("allocated_bytes", "reserved_bytes", "device_bytes"), interval),
+        upper_bytes=round(interval[1]),
+        safety_level=0.95,
+        fits=fits,
+        peak_phase="backward",
+        step_s=step_s,
+        step_interval_s=None,
+        trainable_parameters=10,
+        code="0" * 12,
+    )
+
+
+def record(
+    key: str,
+    *,
+    promised: Predicted | None = None,
+    allocated_bytes: int | None = None,
+    device_bytes: int | None = None,
+    outcome: CaseOutcome = "completed",
+    method: str = "lora",
+    total_parameters: int = 10**8,
+    seconds: float = 1.0,
+    **execution: object,
+) -> Record:
+    measured = None
+    if outcome == "completed":
+        measured = Measured(allocated_bytes=allocated_bytes, device_bytes=device_bytes, step_times_s=(0.1, 0.1))
+    return Record(
+        key=key,
+        label=f"case {key}",
+        model="bert-base",
+        config_hash="0" * 12,
+        task="sequence-classification",
+        total_parameters=total_parameters,
+        method=method,
+        knobs={},
+        execution={"attn_implementation": "sdpa", **execution},
+        rows=8,
+        length=128,
+        capacity_bytes=8 * 2**30,
+        outcome=outcome,
+        reason="" if outcome == "completed" else "for a reason",
+        predicted=promised,
+        measured=measured,
+        seconds=seconds,
+    )

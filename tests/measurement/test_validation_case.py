@@ -1,0 +1,162 @@
+"""The device's figures around real steps, with hand-written answers where a GPU would give them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from advisor.core.plan import ExecutionPlan
+from advisor.core.strategy import StrategyConfig
+from advisor.hardware.nvml import NvmlUnavailable
+from advisor.measurement.isolation import Result
+from advisor.measurement.steps import StepRequest
+from advisor.measurement.validation import CaseMeasurement, CaseRequest, case, measure_case, run_case
+from advisor.measurement.validation.case import run_watched
+from advisor.measurement.validation.figures import CudaFigures
+from advisor.measurement.validation.nvml_figure import DIFFERENCE, PROCESS_LIST, ProcessFigure
+
+UUID = "GPU-12345678-aaaa"
+MIB = 2**20
+
+
+def request(**changes: object) -> StepRequest:
+    from advisor.costmodel.validation.models import grid_model
+
+    execution = ExecutionPlan(2, max_seq_length=16, num_threads=1)
+    spec = grid_model("bert-small")
+    return dataclasses.replace(
+        StepRequest(spec, StrategyConfig("full", 1e-4), execution, 16, steps=2, warmup_steps=1), **changes
+    )
+
+
+class Driver:
+    """Stands for NVML: a list of processes or none, and the device's used memory."""
+
+    def __init__(self, listed: list[int] | None, used: list[int]) -> None:
+        self._listed, self._used = listed, used
+
+    def process_bytes(self, uuid: str) -> int:
+        assert uuid == UUID
+        if self._listed is None:
+            raise NvmlUnavailable("NVML must show process 7, but it lists none")
+        return self._listed.pop(0)
+
+    def used_bytes(self) -> dict[str, int]:
+        if not self._used:
+            raise NvmlUnavailable("NVML needs the package nvidia-ml-py, but it is not installed")
+        return {"another": 5, UUID.removeprefix("GPU-"): self._used.pop(0)}
+
+
+class Allocator:
+    """Stands for ``torch.cuda``: peaks that grow with every look, and what was asked for in which order."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self._looks = 0
+
+    def empty_cache(self) -> None:
+        self.asked.append("empty")
+
+    def reset_peaks(self) -> None:
+        self.asked.append("reset")
+
+    def allocated_peak_bytes(self) -> int:
+        self._looks += 1
+        return 100 * MIB + self._looks
+
+    def reserved_peak_bytes(self) -> int:
+        return 120 * MIB
+
+    def retries(self) -> int:
+        return 3 + (1 if self._looks else 0)
+
+
+def figure(driver: Driver) -> ProcessFigure:
+    return ProcessFigure(lambda: UUID, driver.process_bytes, driver.used_bytes)
+
+
+def test_the_figures_are_read_after_every_step_and_belong_to_the_steps() -> None:
+    allocator = Allocator()
+    driver = Driver([500 * MIB, 700 * MIB, 900 * MIB, 800 * MIB], [0])
+    measured = run_watched(request(), CudaFigures(figure(driver), allocator))
+    assert allocator.asked == ["empty", "reset"]  # what building left behind is gone before the peaks are reset
+    figures = measured.figures
+    assert figures.allocated_bytes == 100 * MIB + 3
+    assert figures.reserved_bytes == 120 * MIB
+    assert figures.device_bytes == 900 * MIB
+    assert figures.baseline_bytes == 500 * MIB
+    assert figures.allocator_retries == 1
+    assert figures.reasons["device_bytes"] == PROCESS_LIST
+    assert len(measured.step_times_s) == 2
+    assert measured.trainable_parameters == 12_750_594
+
+
+def test_hidden_processes_are_measured_by_what_the_device_lost() -> None:
+    found = figure(Driver(None, [1000, 1500, 1700]))
+    assert (found.read(), found.read()) == (500, 700)
+    assert found.reason == DIFFERENCE
+
+
+def test_without_nvml_there_is_no_figure_but_a_reason() -> None:
+    found = figure(Driver(None, []))
+    assert found.read() is None
+    assert "lists none" in found.reason
+    gone = figure(Driver(None, [1000]))
+    assert gone.read() is None
+    assert "not installed" in gone.reason
+
+
+def test_on_cpu_the_profiler_and_the_kernel_are_asked() -> None:
+    result = measure_case(CaseRequest(request()), timeout_s=120)
+    assert result.outcome == "completed"
+    assert result.value is not None
+    figures = result.value.figures
+    assert figures.allocated_bytes is not None
+    assert figures.device_bytes is not None
+    assert figures.baseline_bytes is not None
+    assert 4 * 4 * 12_750_594 <= figures.allocated_bytes < figures.device_bytes  # weights, gradients, two moments
+    assert figures.baseline_bytes < figures.device_bytes
+    assert figures.reserved_bytes is None
+    assert "reserved_bytes" in figures.reasons
+
+
+def test_what_cannot_be_built_is_an_outcome() -> None:
+    flash = ExecutionPlan(2, max_seq_length=16, attn_implementation="flash_attention_2")
+    result = measure_case(CaseRequest(request(execution=flash)), timeout_s=120)
+    assert result.outcome == "failed"
+    assert result.error is not None
+
+
+@pytest.mark.parametrize(
+    ("device_type", "reason", "outcome"),
+    [
+        ("cuda", "it was killed by the system, most likely because the machine ran out of memory", "failed"),
+        ("cuda", "CUDA out of memory. Tried to allocate 2.00 GiB", "out_of_memory"),
+        ("cpu", "it was killed by the system, most likely because the machine ran out of memory", "out_of_memory"),
+    ],
+)
+def test_the_hosts_memory_is_not_the_devices(
+    device_type: str, reason: str, outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: Result[CaseMeasurement] = Result("out_of_memory", reason=reason)
+    monkeypatch.setattr(case, "isolated", lambda *args, **options: ended)
+    found = measure_case(CaseRequest(request(device_type=device_type)))
+    assert found.outcome == outcome
+    assert reason in found.reason
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_all_three_figures_are_there_and_in_order() -> None:
+    figures = run_case(CaseRequest(request(device_type="cuda"))).figures
+    assert figures.allocated_bytes is not None
+    assert figures.reserved_bytes is not None
+    assert 4 * 4 * 12_750_594 <= figures.allocated_bytes <= figures.reserved_bytes
+    if figures.device_bytes is not None:
+        assert figures.reserved_bytes < figures.device_bytes
+
+
+@pytest.mark.gpu
+def test_a_limited_allocator_runs_out_of_memory() -> None:
+    result = measure_case(CaseRequest(request(device_type="cuda"), allocator_limit_bytes=64 * MIB), timeout_s=120)
+    assert result.outcome == "out_of_memory"
