@@ -22,6 +22,7 @@ from advisor.strategies import get_strategy
 from advisor.strategies.skeleton import auto_class, build_skeleton, model_config
 from advisor.strategies.targets import backbone_linears, head_linears, head_modules
 from advisor.training.hub import forbid_kernel_downloads
+from advisor.training.loss import fuse_output_projection
 from advisor.training.switches import (
     check_execution,
     check_scalable,
@@ -73,6 +74,8 @@ def build_model(
         enable_checkpointing(base, method, reentrant=execution.reentrant_checkpointing)
     if execution.optim == "lorafa":
         freeze_first_factors(model)
+    if execution.loss == "fused-linear":
+        fuse_output_projection(base)
     check_scalable(model, execution)
     model.train()
     return model

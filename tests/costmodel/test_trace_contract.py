@@ -45,6 +45,7 @@ BF16_AMP = {"amp": "bf16"}
 TWICE = {"gradient_accumulation_steps": 2}
 KEPT = {"zero_grad_set_to_none": False}
 HELD = {"hold_outputs": True}
+FUSED = {"loss": "fused-linear"}
 UPCAST = {**BF16_WEIGHTS, "kbit_upcast": True}
 METHODS = ("full", "partial", "head", "lora", "high_rank_lora", "hira", "sparse_lora", "qlora", "ia3")
 
@@ -76,6 +77,9 @@ CASES = [
     *cases("llama", LM, ("lora",), SAVED, REENTRANT),
     *cases("llama", LM, ("full",), EAGER, {**BF16_WEIGHTS, **TWICE}, {**HELD, **BF16_AMP}, {**REENTRANT, **BF16_AMP}),
     *cases("llama", LM, ("qlora",), BF16_WEIGHTS, UPCAST, {**UPCAST, **REENTRANT}),
+    *cases("llama", LM, ("full", "lora"), FUSED, {**FUSED, **BF16_AMP}),
+    *cases("llama", LM, ("full",), {**FUSED, **BF16_WEIGHTS}),
+    *cases("gpt2", LM, ("full",), {**FUSED, **TWICE}),
     # One row: the update itself is the peak.
     *cases("bert", CLASSIFY, ("full",), *(optimized(name, micro_batch_size=1) for name in OPTIMIZERS)),
     *cases("llama", LM, ("full",), optimized("adamw_bnb_8bit", micro_batch_size=1, **BF16_WEIGHTS)),
