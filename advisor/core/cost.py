@@ -71,8 +71,13 @@ class MemoryEstimate:
         reserved_bytes: What the caching allocator holds (CPU: equals allocated).
         device_bytes: What must fit: NVML's figure for the process on CUDA; the whole process's resident set on CPU.
         breakdown: The parts of ``device_bytes`` at the peak.
-        intervals: 90 % intervals by field name (``allocated_bytes``, ``reserved_bytes``, ``device_bytes``).
+        intervals: 90 % intervals by field name (``allocated_bytes``, ``reserved_bytes``, ``device_bytes``,
+            ``required_bytes``).
         peak_phase: ``"loading"``, ``"forward"``, ``"backward"``, ``"optimizer"``, ``"evaluation"`` or ``"saving"``.
+        required_bytes: The least that the device must have for the run to end; its upper quantile is what decides
+            whether a plan fits. Below ``device_bytes`` on CUDA, where the allocator returns cached memory before it
+            gives up; ``None`` where nothing can be returned (CPU).
+        host_bytes: What the process takes of the host's memory at its peak (CPU: ``device_bytes``).
     """
 
     allocated_bytes: int
@@ -83,6 +88,8 @@ class MemoryEstimate:
     peak_phase: str
     evidence: Evidence
     basis: Basis
+    required_bytes: int | None = None
+    host_bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,39 @@
 """A model of torch's CUDA caching allocator: what ``max_memory_reserved`` will say for a sequence of allocations.
 
-Source: c10/cuda/CUDACachingAllocator.cpp, native back end with default settings, one stream: 512-byte rounding, a pool
-of 2 MiB segments for requests up to 1 MiB, 20 MiB segments up to 10 MiB and multiples of 2 MiB above, best fit,
-splitting when the rest is at least 512 bytes (small pool) or more than 1 MiB (large pool), coalescing of free
-neighbours.
+Source: c10/cuda/CUDACachingAllocator.cpp and c10/core/AllocatorConfig.h (torch 2.13), native back end, one stream, no
+settings in the environment:
+
+* Sizes are rounded up to 512 bytes (``round_size``). Requests up to 1 MiB share segments of 2 MiB, requests below
+  10 MiB segments of 20 MiB, larger ones get a segment of their own size rounded up to 2 MiB
+  (``get_allocation_size``). Small and large requests have pools of their own.
+* ``get_free_block`` takes the smallest free block that is large enough, of equal ones that with the lowest address.
+  The limits on oversized blocks apply only below ``max_split_size``, which is unlimited by default.
+* ``should_split``: what is left of a block becomes a block if it is at least 512 bytes (small pool), or more than 1 MiB
+  (large pool); otherwise it stays part of the allocation and counts as allocated.
+* Freed blocks merge with free neighbours of their segment. A segment goes back to the device only when the device is
+  full and only when it is wholly free: ``release_cached_blocks`` then returns all such segments, of both pools, and the
+  allocation is tried once more. ``garbage_collection_threshold`` is 0 and ``release_available_cached_blocks`` does
+  nothing without ``max_split_size``.
 """
 
 from __future__ import annotations
 
 import bisect
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 ROUND_BYTES = 512
+"""``kMinBlockSize``."""
 SMALL_BYTES = 1 << 20
+"""``kSmallSize``: the largest request of the small pool."""
 SMALL_SEGMENT_BYTES = 2 << 20
+"""``kSmallBuffer``."""
 LARGE_SEGMENT_BYTES = 20 << 20
+"""``large_segment_size``."""
 MIN_LARGE_BYTES = 10 << 20
+"""``kMinLargeAlloc``: from here on a request gets a segment of its own."""
 ROUND_LARGE_BYTES = 2 << 20
+"""``kRoundLarge``."""
 
 
 def round_size(size_bytes: int) -> int:
@@ -24,111 +41,186 @@ def round_size(size_bytes: int) -> int:
     return max(ROUND_BYTES, -(-size_bytes // ROUND_BYTES) * ROUND_BYTES)
 
 
-@dataclass(eq=False)
-class _Block:
-    size_bytes: int
-    address: int
-    small: bool
-    free: bool = False
-    previous: _Block | None = None
-    next: _Block | None = None
+def segment_size(size_bytes: int) -> int:
+    """The segment that is asked of the device for a rounded request that no free block can hold."""
+    if size_bytes <= SMALL_BYTES:
+        return SMALL_SEGMENT_BYTES
+    if size_bytes < MIN_LARGE_BYTES:
+        return LARGE_SEGMENT_BYTES
+    return -(-size_bytes // ROUND_LARGE_BYTES) * ROUND_LARGE_BYTES
 
-    def key(self) -> tuple[int, int]:
-        return self.size_bytes, self.address
+
+class _Segment:
+    """Memory asked of the device at once."""
+
+    __slots__ = ("live_blocks", "size_bytes")
+
+    def __init__(self, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self.live_blocks = 0
+
+
+class _Block:
+    """A part of a segment, free or in use, with its neighbours in address order."""
+
+    __slots__ = ("address", "following", "free", "pool", "preceding", "segment", "size_bytes")
+
+    def __init__(self, size_bytes: int, address: int, pool: _Pool, segment: _Segment) -> None:
+        self.size_bytes = size_bytes
+        self.address = address
+        self.pool = pool
+        self.segment = segment
+        self.free = False
+        self.preceding: _Block | None = None
+        self.following: _Block | None = None
+
+
+_Pool = list[tuple[int, int, _Block]]
+"""Free blocks in order of size, then address."""
 
 
 @dataclass
 class CachingAllocator:
-    """Replays allocations; ``peak_reserved_bytes`` and ``peak_allocated_bytes`` accumulate.
+    """Replays allocations; peaks accumulate.
 
     Attributes:
-        capacity_bytes: When segments would exceed it, cached whole segments are returned first, as torch does before it
-            reports out of memory; ``None`` is unbounded.
+        capacity_bytes: What the device gives to segments at most; ``None`` is unbounded.
+        allocated_bytes, reserved_bytes: As ``torch.cuda.memory_allocated`` and ``memory_reserved``.
+        pinned_bytes: Reserved bytes in segments with a live block: what can not be returned to the device.
+        peak_allocated_bytes, peak_reserved_bytes, peak_pinned_bytes: Largest so far.
+        out_of_memory: Whether a request failed even after all free segments had been returned.
     """
 
     capacity_bytes: int | None = None
     allocated_bytes: int = 0
     reserved_bytes: int = 0
+    pinned_bytes: int = 0
     peak_allocated_bytes: int = 0
     peak_reserved_bytes: int = 0
+    peak_pinned_bytes: int = 0
     out_of_memory: bool = False
-    _pools: dict[bool, list[tuple[tuple[int, int], _Block]]] = field(default_factory=lambda: {True: [], False: []})
+    _small: _Pool = field(default_factory=list)
+    _large: _Pool = field(default_factory=list)
     _blocks: dict[int, _Block] = field(default_factory=dict)
     _next_address: int = 0
 
-    def allocate(self, number: int, size_bytes: int) -> None:
-        """Allocate ``size_bytes`` under the caller's ``number``."""
+    def replay(self, events: Iterable[int], sizes_bytes: list[int], offset: int = 0) -> bool:
+        """Run through events until they end or memory does.
+
+        Args:
+            events: Storage numbers; ``~number`` frees. A free of what was not allocated here is ignored.
+            sizes_bytes: By storage number; empty storages are skipped.
+            offset: Added to every number, so that several logs can be replayed one after the other.
+
+        Returns:
+            Whether everything fitted.
+        """
+        allocate, release, blocks = self.allocate, self.release, self._blocks
+        for event in events:
+            if event >= 0:
+                if sizes_bytes[event] and not allocate(event + offset, sizes_bytes[event]):
+                    return False
+            elif ~event + offset in blocks:
+                release(~event + offset)
+        return True
+
+    def allocate(self, number: int, size_bytes: int) -> bool:
+        """Allocate ``size_bytes`` under the caller's ``number``; says whether that was possible."""
         size = round_size(size_bytes)
-        small = size <= SMALL_BYTES
-        block = self._best_fit(size, small) or self._new_segment(size, small)
+        pool = self._small if size <= SMALL_BYTES else self._large
+        index = bisect.bisect_left(pool, (size,))
+        block = pool.pop(index)[2] if index < len(pool) else self._new_segment(size, pool)
+        if block is None:
+            self.out_of_memory = True
+            return False
         self._split(block, size)
         block.free = False
+        segment = block.segment
+        if not segment.live_blocks:
+            self.pinned_bytes += segment.size_bytes
+            self.peak_pinned_bytes = max(self.peak_pinned_bytes, self.pinned_bytes)
+        segment.live_blocks += 1
         self._blocks[number] = block
         self.allocated_bytes += block.size_bytes
-        self.peak_allocated_bytes = max(self.peak_allocated_bytes, self.allocated_bytes)
+        if self.allocated_bytes > self.peak_allocated_bytes:
+            self.peak_allocated_bytes = self.allocated_bytes
+        return True
 
     def release(self, number: int) -> None:
-        """Free what ``allocate`` stored under ``number``; neighbours coalesce."""
+        """Free what ``allocate`` stored under ``number``; neighbours merge."""
         block = self._blocks.pop(number)
         self.allocated_bytes -= block.size_bytes
-        if block.previous is not None and block.previous.free:
-            before = block.previous
-            self._unlist(before)
-            before.size_bytes += block.size_bytes
-            before.next = block.next
-            if block.next is not None:
-                block.next.previous = before
+        segment = block.segment
+        segment.live_blocks -= 1
+        if not segment.live_blocks:
+            self.pinned_bytes -= segment.size_bytes
+        before = block.preceding
+        if before is not None and before.free:
+            _unlist(before)
+            _absorb(before, block)
             block = before
-        if block.next is not None and block.next.free:
-            after = block.next
-            self._unlist(after)
-            block.size_bytes += after.size_bytes
-            block.next = after.next
-            if after.next is not None:
-                after.next.previous = block
+        after = block.following
+        if after is not None and after.free:
+            _unlist(after)
+            _absorb(block, after)
         block.free = True
-        self._enlist(block)
+        _enlist(block)
 
-    def _best_fit(self, size: int, small: bool) -> _Block | None:
-        pool = self._pools[small]
-        index = bisect.bisect_left(pool, (size, -1), key=lambda entry: entry[0])
-        return pool.pop(index)[1] if index < len(pool) else None
+    def is_live(self, number: int) -> bool:
+        """Whether ``number`` is allocated."""
+        return number in self._blocks
 
-    def _new_segment(self, size: int, small: bool) -> _Block:
-        if small:
-            segment = SMALL_SEGMENT_BYTES
-        elif size < MIN_LARGE_BYTES:
-            segment = LARGE_SEGMENT_BYTES
-        else:
-            segment = -(-size // ROUND_LARGE_BYTES) * ROUND_LARGE_BYTES
-        if self.capacity_bytes is not None and self.reserved_bytes + segment > self.capacity_bytes:
-            self._return_cached_segments()
-            self.out_of_memory |= self.reserved_bytes + segment > self.capacity_bytes
-        self.reserved_bytes += segment
+    def segment_sizes(self) -> list[int]:
+        """Sizes of the wholly free segments, ascending."""
+        return sorted(size for pool in (self._small, self._large) for size, _, block in pool if _is_whole(block))
+
+    def _new_segment(self, size: int, pool: _Pool) -> _Block | None:
+        wanted = segment_size(size)
+        if self.capacity_bytes is not None and self.reserved_bytes + wanted > self.capacity_bytes:
+            self._return_free_segments()
+            if self.reserved_bytes + wanted > self.capacity_bytes:
+                return None
+        self.reserved_bytes += wanted
         self.peak_reserved_bytes = max(self.peak_reserved_bytes, self.reserved_bytes)
-        self._next_address += 1 << 42
-        return _Block(segment, self._next_address, small)
+        # Segments lie apart: their blocks never touch.
+        self._next_address += 1 << 44
+        return _Block(wanted, self._next_address, pool, _Segment(wanted))
 
     def _split(self, block: _Block, size: int) -> None:
         rest = block.size_bytes - size
-        if not (rest >= ROUND_BYTES if block.small else rest > SMALL_BYTES):
+        if not (rest >= ROUND_BYTES if block.pool is self._small else rest > SMALL_BYTES):
             return
-        remainder = _Block(rest, block.address + size, block.small, True, block, block.next)
-        if block.next is not None:
-            block.next.previous = remainder
-        block.next = remainder
+        remainder = _Block(rest, block.address + size, block.pool, block.segment)
+        remainder.preceding, remainder.following = block, block.following
+        if block.following is not None:
+            block.following.preceding = remainder
+        block.following = remainder
         block.size_bytes = size
-        self._enlist(remainder)
+        remainder.free = True
+        _enlist(remainder)
 
-    def _return_cached_segments(self) -> None:
-        for small, pool in self._pools.items():
-            whole = [entry for entry in pool if entry[1].previous is None and entry[1].next is None]
-            self.reserved_bytes -= sum(block.size_bytes for _, block in whole)
-            self._pools[small] = [entry for entry in pool if entry not in whole]
+    def _return_free_segments(self) -> None:
+        """``release_cached_blocks``."""
+        for pool in (self._small, self._large):
+            self.reserved_bytes -= sum(size for size, _, block in pool if _is_whole(block))
+            pool[:] = [entry for entry in pool if not _is_whole(entry[2])]
 
-    def _enlist(self, block: _Block) -> None:
-        bisect.insort(self._pools[block.small], (block.key(), block), key=lambda entry: entry[0])
 
-    def _unlist(self, block: _Block) -> None:
-        pool = self._pools[block.small]
-        pool.pop(bisect.bisect_left(pool, block.key(), key=lambda entry: entry[0]))
+def _is_whole(block: _Block) -> bool:
+    return block.preceding is None and block.following is None
+
+
+def _absorb(block: _Block, after: _Block) -> None:
+    """Make ``after`` part of ``block``, its lower neighbour."""
+    block.size_bytes += after.size_bytes
+    block.following = after.following
+    if after.following is not None:
+        after.following.preceding = block
+
+
+def _enlist(block: _Block) -> None:
+    bisect.insort(block.pool, (block.size_bytes, block.address, block))
+
+
+def _unlist(block: _Block) -> None:
+    block.pool.pop(bisect.bisect_left(block.pool, (block.size_bytes, block.address)))

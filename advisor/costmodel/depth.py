@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from advisor.core.model import ModelSpec
 from advisor.core.strategy import StrategyConfig
-from advisor.costmodel.allocator import ROUND_BYTES
-from advisor.costmodel.memory_curve import Peak, deep_phase_peaks, peak_reserved_bytes, phase_peaks
-from advisor.costmodel.trace.family import PHASES, TraceFamily
-from advisor.costmodel.trace.ops import TracedOp
+from advisor.costmodel.deep_log import DeepLog, MisalignedError, deepen
+from advisor.costmodel.memory_curve import Peak, deep_phase_peaks, phase_peaks
+from advisor.costmodel.operator_table import OperatorTable, operator_table
+from advisor.costmodel.trace.family import PHASES, SAMPLED, EventLog, TraceFamily
+from advisor.costmodel.trace.ops import MEMBERS, TracedOp
 from advisor.costmodel.trace.symbolic import Shape
 
 SHALLOW_LAYERS = 2
@@ -38,6 +39,9 @@ PERIODIC_KEYS = frozenset(
 )
 """Configuration keys by which architectures mix kinds of layers; unless trivial, such a model is traced at full
 depth."""
+
+MATRIX_PRODUCTS = frozenset(f"{MEMBERS['gemm']} {MEMBERS['bmm']} gemm_4bit".split())
+"""Operators that cuBLAS or cuBLASLt computes (of a 4-bit product the part after de-quantisation)."""
 
 TRAINING_PHASES = tuple(phase for phase in PHASES if phase != "evaluation")
 
@@ -88,26 +92,54 @@ class StepFamily:
     deeper: TraceFamily | None = None
     extra_layers: int = 0
 
+    @cached_property
+    def deep_log(self) -> DeepLog | None:
+        """How the full depth's events follow from the two traces; ``None`` where that cannot be shown."""
+        if self.deeper is None:
+            return None
+        try:
+            return deepen(self.shallow, self.deeper, self.extra_layers)
+        except MisalignedError:
+            return None
+
+    def events(self, shape: Shape) -> EventLog | None:
+        """Allocations and frees of a step and an evaluation pass at full depth; ``None`` where they are unknown."""
+        if self.deeper is None:
+            return self.shallow.events(shape)
+        if self.deep_log is None:
+            return None
+        return self.deep_log.events(self.shallow.events(shape), self.deeper.events(shape))
+
+    def deepest_events(self, shape: Shape) -> EventLog:
+        """The same at the greatest traced depth."""
+        return (self.deeper or self.shallow).events(shape)
+
     def peaks(self, shape: Shape, *, round_bytes: int) -> dict[str, Peak]:
         """Peak of every phase of the step, and of an evaluation pass of the same shape."""
-        log = self.shallow.events(shape)
-        if self.deeper is None:
+        log = self.events(shape)
+        if log is not None:
             return phase_peaks(log, round_bytes=round_bytes)
-        return deep_phase_peaks(log, self.deeper.events(shape), self.extra_layers, round_bytes=round_bytes)
+        shallow, deeper = self.shallow.events(shape), self.deepest_events(shape)
+        return deep_phase_peaks(shallow, deeper, self.extra_layers, round_bytes=round_bytes)
 
-    def cached_share(self, shape: Shape) -> float:
-        """Reserved over allocated bytes of a training step in the allocator replay, at the greatest traced depth."""
-        log = (self.deeper or self.shallow).events(shape)
-        peaks = phase_peaks(log, round_bytes=ROUND_BYTES)
-        live_bytes = max(peak.live_bytes for name, peak in peaks.items() if name != "evaluation")
-        return peak_reserved_bytes(log, phases=TRAINING_PHASES) / live_bytes
+    def multiplies_in(self, phase: str) -> bool:
+        """Whether a phase runs a matrix product of cuBLAS, which then takes its workspace."""
+        operators = zip(self.shallow.operator_names, self.shallow.operator_phases, strict=True)
+        return any(phase == where and name.split(".", 1)[0] in MATRIX_PRODUCTS for name, where in operators)
+
+    def largest_quantized_weight(self) -> int:
+        """Elements of the largest weight stored in 4 bits; 0 without any."""
+        rules = [start for _, rule, start, _ in self.shallow.kernel_rules if rule == "gemm_4bit"]
+        sizes = self.shallow.kernel_sizes(SAMPLED[0])
+        return max((int(sizes[start + 1] * sizes[start + 2]) for start in rules), default=0)
+
+    @cached_property
+    def _operator_table(self) -> OperatorTable:
+        return operator_table(self.shallow, self.deeper, self.extra_layers)
 
     def operators(self, shape: Shape) -> list[TracedOp]:
-        """Operators of the step and of an evaluation pass; repeated layers are one operator with a count."""
-        operators = self.shallow.operators(shape)
-        if self.deeper is None:
-            return operators
-        return deep_operators(operators, self.deeper.operators(shape), self.extra_layers)
+        """Operators of the step and of an evaluation pass; alike ones are one operator with a count."""
+        return self._operator_table(shape)
 
     def trainable_parameters(self, rank: int) -> int:
         shallow = self.shallow.trainable_parameters(rank)
@@ -119,46 +151,3 @@ class StepFamily:
 
     def _deep(self, shallow: int, deeper: int) -> int:
         return shallow + self.extra_layers * (deeper - shallow)
-
-
-def deep_operators(shallow: list[TracedOp], deeper: list[TracedOp], extra_layers: int) -> list[TracedOp]:
-    """Operators of the full depth.
-
-    What occurs equally often at both depths (head, embeddings, one fused update of all parameters) keeps its number and
-    its sizes grow linearly; what a layer adds is repeated for every further layer.
-    """
-    first, second = _grouped(shallow), _grouped(deeper)
-    result: list[TracedOp] = []
-    for key in second:
-        before, after = first.get(key, []), second[key]
-        if len(before) == len(after):
-            result.extend(_grown(a, b, extra_layers) for a, b in zip(before, after, strict=True))
-        else:
-            result.extend(_repeated(before, after, extra_layers))
-    return result
-
-
-def _grouped(operators: list[TracedOp]) -> dict[tuple[str, str, str], list[TracedOp]]:
-    groups: dict[tuple[str, str, str], list[TracedOp]] = defaultdict(list)
-    for op in operators:
-        groups[op.phase, op.name, op.dtype].append(op)
-    return groups
-
-
-def _grown(before: TracedOp, after: TracedOp, extra_layers: int) -> TracedOp:
-    return replace(
-        before,
-        flops=before.flops + extra_layers * (after.flops - before.flops),
-        read_bytes=before.read_bytes + extra_layers * (after.read_bytes - before.read_bytes),
-        written_bytes=before.written_bytes + extra_layers * (after.written_bytes - before.written_bytes),
-    )
-
-
-def _repeated(before: list[TracedOp], after: list[TracedOp], extra_layers: int) -> list[TracedOp]:
-    counted_before, counted_after = Counter(before), Counter(after)
-    counts = {op: counted_before[op] + extra_layers * (counted_after[op] - counted_before[op]) for op in counted_after}
-    if min(counts.values()) < 0 or set(counted_before) - set(counted_after):
-        # Sizes differ between the depths: scale the deeper trace's mix to the number that the full depth runs.
-        number = len(before) + extra_layers * (len(after) - len(before))
-        return [replace(op, count=max(1, round(count * number / len(after)))) for op, count in counted_after.items()]
-    return [replace(op, count=count) for op, count in counts.items() if count]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from advisor.costmodel.allocator import ROUND_BYTES, CachingAllocator
+from advisor.costmodel.allocator import ROUND_BYTES
 from advisor.costmodel.trace.family import KINDS, PHASES, EventLog
 
 Ints = npt.NDArray[np.int64]
@@ -67,24 +67,6 @@ def deep_phase_peaks(shallow: EventLog, deeper: EventLog, extra_layers: int, *, 
         candidates = _aligned(first[name], second[name], extra_layers)
         peaks[name] = _peak(candidates[int(np.argmax(candidates.sum(axis=1)))])
     return peaks
-
-
-def peak_reserved_bytes(log: EventLog, *, phases: tuple[str, ...], capacity_bytes: int | None = None) -> int:
-    """Replay the events of ``phases`` through the caching allocator."""
-    wanted = {PHASES.index(phase) for phase in phases}
-    allocator = CachingAllocator(capacity_bytes)
-    live: set[int] = set()
-    for sign, storage, phase in zip(log.signs.tolist(), log.storages.tolist(), log.phases.tolist(), strict=True):
-        size = int(log.sizes_bytes[storage])
-        if not size:
-            continue
-        if sign > 0 and phase in wanted:
-            allocator.allocate(storage, size)
-            live.add(storage)
-        elif sign < 0 and storage in live:
-            allocator.release(storage)
-            live.discard(storage)
-    return allocator.peak_reserved_bytes
 
 
 def _peak(by_kind: Ints) -> Peak:

@@ -15,7 +15,7 @@ from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.calibration.record import Calibration
 from advisor.costmodel.depth import StepFamily
 from advisor.costmodel.families import FamilyStore
-from advisor.costmodel.memory import RunShapes, estimate_memory, memory_quantile_bytes
+from advisor.costmodel.memory import estimate_memory, memory_quantile_bytes, run_facts, run_shapes
 from advisor.costmodel.time import (
     OperatorClock,
     RunShape,
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 LENGTH_MULTIPLE = 8
 """The collator pads to multiples of this many tokens."""
-BYTES_PER_TOKEN_ID = 8
-"""Token ids, masks and labels are int64."""
 FULL_PRECISION_BYTES = 4
 
 _EVIDENCE_ORDER: tuple[Evidence, ...] = ("measured", "interpolated", "extrapolated")
@@ -54,6 +52,8 @@ class CostModel:
         calibration: What ``calibrate`` found on this device.
         quality: Prior and evidence; the shipped prior when ``None``.
         cache_dir: Where traces are kept; the user's data directory when ``None``.
+        memory_limit_bytes: Where only this limit is asked about: the allocator is then replayed for configurations
+            near it, and the memory of others is bounded. ``None`` replays every one.
     """
 
     def __init__(
@@ -63,12 +63,32 @@ class CostModel:
         *,
         quality: QualityModel | None = None,
         cache_dir: Path | None = None,
+        memory_limit_bytes: int | None = None,
     ) -> None:
         self.device = device
+        self.memory_limit_bytes = memory_limit_bytes
         self.calibration = calibration
         self.quality = quality
         self._clock = OperatorClock(device, calibration)
-        self._families = FamilyStore(device.type, device.compute_capability, cache_dir or user_data_dir("traces"))
+        self._cache_dir = cache_dir or user_data_dir("traces")
+        self._families = FamilyStore(device.type, device.compute_capability, self._cache_dir)
+        self._stores = {(self._families.semantics, self._families.compute_capability): self._families}
+
+    def on(self, device: DeviceProfile) -> CostModel:
+        """The cost model of another device, uncalibrated; traces are shared where both run the same operators."""
+        other = CostModel(device, quality=self.quality, cache_dir=self._cache_dir)
+        families = other._families
+        other._stores = self._stores
+        other._families = self._stores.setdefault((families.semantics, families.compute_capability), families)
+        return other
+
+    def memory(self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan) -> MemoryEstimate:
+        """Peak memory alone, for whoever asks about many points.
+
+        Raises:
+            UntraceableError: the configuration cannot be traced.
+        """
+        return self._memory(self._families.get(model, strategy, execution), model, strategy, execution, None)
 
     def estimate(
         self,
@@ -79,6 +99,7 @@ class CostModel:
         *,
         with_quality: bool = True,
         min_quality: float | None = None,
+        same_length: bool = False,
     ) -> CostEstimate:
         """The cost of one exact configuration.
 
@@ -89,12 +110,14 @@ class CostModel:
             data: Without it, time is that of one optimizer step at full length and quality is left out.
             with_quality: Leave quality out when only cost matters.
             min_quality: Wanted minimum of the metric, answered as a probability.
+            same_length: All batches are as long as the longest, as in a measurement of one shape; otherwise memory is
+                that of a run whose batches differ in length.
 
         Raises:
             UntraceableError: the configuration cannot be traced.
         """
         family = self._families.get(model, strategy, execution)
-        memory = self._memory(family, model, strategy, execution)
+        memory = self._memory(family, model, strategy, execution, data, same_length)
         time = self._time(family, model, strategy, execution, data)
         quality = self._quality(model, strategy, data, min_quality) if with_quality and data is not None else None
         parts = [part for part in (memory, time, quality) if part is not None]
@@ -114,7 +137,7 @@ class CostModel:
         )
 
     def memory_quantile_bytes(self, estimate: CostEstimate, level: float) -> int:
-        """What is compared with a memory budget: ``device_bytes`` stays below it with probability ``level``."""
+        """What is compared with a memory budget: the run needs no more with probability ``level``."""
         return memory_quantile_bytes(estimate.memory, level)
 
     def step_seconds(
@@ -125,19 +148,23 @@ class CostModel:
         return self._step_time(family, model, strategy, execution, seq_length)
 
     def _memory(
-        self, family: StepFamily, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan
+        self,
+        family: StepFamily,
+        model: ModelSpec,
+        strategy: StrategyConfig,
+        execution: ExecutionPlan,
+        data: DataProfile | None,
+        same_length: bool = False,
     ) -> MemoryEstimate:
-        rank = _rank(strategy)
-        length = _padded(execution.max_seq_length)
-        untraced = max(0, execution.gradient_accumulation_steps - 2)
-        batch_bytes = 3 * BYTES_PER_TOKEN_ID * execution.micro_batch_size * length
+        shapes = run_shapes(execution, _rank(strategy), data, same_length=same_length)
         return estimate_memory(
             family,
-            RunShapes((execution.micro_batch_size, length, rank), (execution.eval_batch_size, length, rank)),
+            shapes,
             model,
             self.device,
             self.calibration,
-            extra_batch_bytes=untraced * batch_bytes,
+            run_facts(family, shapes, model, strategy, execution, data),
+            limit_bytes=self.memory_limit_bytes,
         )
 
     def _time(
