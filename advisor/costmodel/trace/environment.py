@@ -142,7 +142,7 @@ def _swap_or_assign(swap: Any) -> Any:
 def _quiet() -> Iterator[None]:
     """Silence what libraries say about a model without weights; a trace is not a run."""
     previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -34,27 +34,36 @@ class TracedLoop:
         strategy: Clipping and the optimizer's options.
         execution: All switches; batch sizes lie in the batches.
         device_type: Of the model's fake tensors.
+        unreached: Positions in ``trainable`` of parameters that no gradient reaches: they never get optimizer states.
 
     Attributes:
         optimizer: Its states exist from the beginning: the recorded step is not the first one.
         trainable: What the optimizer updates.
+        unreached: As the last step's backward pass found them.
     """
 
     def __init__(
-        self, model: torch.nn.Module, strategy: StrategyConfig, execution: ExecutionPlan, device_type: str
+        self,
+        model: torch.nn.Module,
+        strategy: StrategyConfig,
+        execution: ExecutionPlan,
+        device_type: str,
+        unreached: frozenset[int] = frozenset(),
     ) -> None:
         self.model, self.execution, self.device_type = model, execution, device_type
         self.max_grad_norm = strategy.max_grad_norm
         self.optimizer = create_optimizer(model, strategy, execution)
         self.trainable = [p for p in model.parameters() if p.requires_grad]
+        self.unreached = unreached
         self.scaler = _scaler(execution, device_type)
         self._scaled_by_model = accepts_loss_kwargs(model)
         self._make_steady()
 
     def _make_steady(self) -> None:
         """One unrecorded update makes the optimizer's states, and the gradients that are only zeroed between steps."""
-        for parameter in self.trainable:
-            parameter.grad = torch.empty_like(parameter)
+        for position, parameter in enumerate(self.trainable):
+            if position not in self.unreached:
+                parameter.grad = torch.empty_like(parameter)
         with _optimizer_device(self.device_type):
             self.optimizer.step()
         self.model.zero_grad(set_to_none=self.execution.zero_grad_set_to_none)
@@ -82,6 +91,7 @@ class TracedLoop:
             del loss, held
             torch.isnan(detached)
             total_loss = detached if total_loss is None else total_loss + detached
+        self.unreached = frozenset(position for position, p in enumerate(self.trainable) if p.grad is None)
         recorder.phase = "optimizer"
         self._update()
         torch.clear_autocast_cache()

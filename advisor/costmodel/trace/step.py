@@ -152,16 +152,19 @@ def _build(request: TraceRequest, device_type: str) -> torch.nn.Module:
 
 
 def _trace_on(
-    model: torch.nn.Module, request: TraceRequest, device_type: str, recorder_of: RecorderOf | None = None
+    model: torch.nn.Module,
+    request: TraceRequest,
+    device_type: str,
+    recorder_of: RecorderOf | None = None,
+    unreached: frozenset[int] = frozenset(),
 ) -> StepTrace:
+    """Trace one step, and once more where parameters turn out to get no gradient and hence no optimizer states."""
     if recorder_of is not None:
         recorder = recorder_of(model, device_type)
     else:
-        recorder = StepRecorder(
-            device_type, padded=request.execution.padded, keep_signatures=request.keep_signatures
-        )
+        recorder = StepRecorder(device_type, padded=request.execution.padded, keep_signatures=request.keep_signatures)
     model.train()
-    loop = TracedLoop(model, request.strategy, request.execution, device_type)
+    loop = TracedLoop(model, request.strategy, request.execution, device_type, unreached)
     host_state_bytes = sum(
         t.untyped_storage().nbytes() for t in state_tensors(loop.optimizer) if t.device.type != device_type
     )
@@ -177,6 +180,8 @@ def _trace_on(
             loop.evaluate(_batch(request, device_type), recorder)
     recorder.close()
     model.zero_grad(set_to_none=True)
+    if loop.unreached != unreached:
+        return _trace_on(model, request, device_type, recorder_of, loop.unreached)
     return StepTrace(
         recording=recorder.recording,
         trainable_parameters=sum(p.numel() for p in loop.trainable),
