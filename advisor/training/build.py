@@ -25,9 +25,9 @@ from advisor.training.hub import forbid_kernel_downloads
 from advisor.training.loss import fuse_output_projection
 from advisor.training.switches import (
     check_execution,
-    check_scalable,
     enable_checkpointing,
     freeze_first_factors,
+    prepare_for_scaling,
     upcast_unquantized,
 )
 
@@ -76,7 +76,7 @@ def build_model(
         freeze_first_factors(model)
     if execution.loss == "fused-linear":
         fuse_output_projection(base)
-    check_scalable(model, execution)
+    prepare_for_scaling(model, execution)
     model.train()
     return model
 

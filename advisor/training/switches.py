@@ -149,16 +149,24 @@ def freeze_first_factors(model: nn.Module) -> None:
             parameter.requires_grad_(False)
 
 
-def check_scalable(model: nn.Module, execution: ExecutionPlan) -> None:
-    """Refuse what the gradient scaler of fp16 mixed precision refuses: trained weights stored in float16.
+def prepare_for_scaling(model: nn.Module, execution: ExecutionPlan) -> None:
+    """See to it that fp16 mixed precision trains float32 weights: its gradient scaler refuses float16 ones.
 
-    Source: ``torch.amp.GradScaler.unscale_`` ("Attempting to unscale FP16 gradients").
+    PEFT keeps adapters in float32, but copies heads that train beside them in the model's type; they are cast as its
+    ``cast_mixed_precision_params`` would. Source of the rule: ``torch.amp.GradScaler.unscale_`` ("Attempting to
+    unscale FP16 gradients").
+
+    Raises:
+        InputError: the model's own weights train, and are float16.
     """
     if execution.amp != "fp16":
         return
-    half = [name for name, p in model.named_parameters() if p.requires_grad and p.dtype == torch.float16]
-    if half:
+    half = {name: p for name, p in model.named_parameters() if p.requires_grad and p.dtype == torch.float16}
+    if half and not hasattr(model, "peft_config"):
         raise InputError(
-            f"fp16 mixed precision cannot train weights stored in float16, but {half[0]} is one of {len(half)}",
+            f"fp16 mixed precision cannot train weights stored in float16, but {next(iter(half))} is one of "
+            f"{len(half)}",
             fix="use dtype float32 for the weights, or amp none",
         )
+    for parameter in half.values():
+        parameter.data = parameter.data.to(torch.float32)
