@@ -16,6 +16,7 @@ from advisor.core.serialization import to_dict
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.depth import StepFamily
 from advisor.costmodel.layers import traced_depths
+from advisor.costmodel.windows import in_window_regime
 from advisor.strategies import get_strategy
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class FamilyStore:
         Raises:
             UntraceableError: it cannot be traced.
         """
+        model = in_window_regime(model, execution.max_seq_length)
         key = self._key(model, strategy, execution)
         if key not in self._families:
             self._families[key] = self._build(model, strategy, execution)
