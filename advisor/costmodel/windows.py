@@ -1,8 +1,8 @@
 """Sliding windows and chunks: a step runs other operators once its rows are longer than a layer can see.
 
-transformers leaves a mask out while nothing falls out of the window (masking_utils.py: ``kv_length < local_size``). Both
-sides are regimes of their own, and a few short traces must stand for all lengths of one side. A window's width is the
-size of no storage, so the traced model gets one that puts every traced length on the wanted side.
+transformers leaves a mask out while nothing falls out of the window (masking_utils.py: ``kv_length < local_size``).
+Both sides are regimes of their own, and a few short traces must stand for all lengths of one side. A window's width is
+the size of no storage, so the traced model gets one that puts every traced length on the wanted side.
 """
 
 from __future__ import annotations

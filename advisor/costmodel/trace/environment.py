@@ -56,6 +56,7 @@ def fake_device(semantics: str, compute_capability: tuple[int, int] | None) -> I
             attention = CudaAttention(device_type, compute_capability or (8, 0))
             stack.enter_context(patched(torch.nn.functional, "scaled_dot_product_attention", attention))
             stack.enter_context(flash_package())
+            stack.enter_context(_grouped_products(compute_capability or (8, 0)))
         # The engine counted device threads at the process's first backward, perhaps before the stand-in was there.
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
@@ -103,6 +104,22 @@ def _any_type_grouped(common: Any) -> Any:
         return result
 
     return grouped
+
+
+@contextlib.contextmanager
+def _grouped_products(compute_capability: tuple[int, int]) -> Iterator[None]:
+    """Mixtures of experts: one grouped product over the tokens sorted by expert, or transformers' loop before Ampere.
+
+    Neither has a shape that depends on the routing: every token goes to its top experts, and all of these rows are kept
+    together. Only the speed of the groups assumes that they are of equal size.
+    """
+    from transformers.integrations import moe
+
+    if not hasattr(moe, "_can_use_grouped_mm"):
+        yield
+        return
+    with patched(moe, "_can_use_grouped_mm", lambda *_: compute_capability >= (8, 0)):
+        yield
 
 
 def _fake_rng_state() -> torch.Tensor:
