@@ -25,7 +25,7 @@ def print_validation(console: Console, header: Header, records: Sequence[Record]
     driver = f", driver {header.driver}" if header.driver else ""
     title = f"Memory, predicted and measured on {escape(header.device_name)}"
     console.print(f"[bold]{title}[/bold]{driver}", highlight=False)
-    console.print(f"[dim]{versions}; {_SOURCES[header.device_type]}[/dim]", highlight=False)
+    console.print(f"[dim]{versions}; {_SOURCES[header.device_type]}[/dim]", highlight=False, soft_wrap=True)
     if comparison.groups:
         console.print(_errors_table(comparison.groups))
         _print_coverage(console, comparison)

@@ -31,6 +31,7 @@ class Case:
         execution: Fields of ``ExecutionPlan`` that differ from its defaults.
         fill: Choose as many rows as are predicted to take this share of the device: near its capacity below 1, beyond
             it above 1.
+        mixed_lengths: Steps of random lengths before the measured ones and between them, as real text brings.
         room: Let the allocator have this share of what is predicted for the device, as on a smaller card (CUDA).
     """
 
@@ -41,6 +42,7 @@ class Case:
     task: Task | None = None
     knobs: dict[str, Any] = field(default_factory=dict)
     execution: dict[str, Any] = field(default_factory=dict)
+    mixed_lengths: int = 0
     fill: float | None = None
     room: float | None = None
 
@@ -50,6 +52,7 @@ class Case:
         shape = f"{self.rows}x{self.length}" if self.fill is None else f"fill {self.fill:.0%} x{self.length}"
         parts = [f"{self.model} {self.method} {shape}"]
         parts += [str(self.task)] if self.task else []
+        parts += ["mixed lengths"] if self.mixed_lengths else []
         parts += [f"room {self.room:.0%}"] if self.room is not None else []
         parts += [_spoken(name, value) for name, value in {**self.knobs, **self.execution}.items()]
         return ", ".join(parts)
@@ -57,7 +60,7 @@ class Case:
 
 def case_key(case: Case) -> str:
     """Content hash of a case and its model's configuration: the same case is not run twice."""
-    given = {name: value for name, value in vars(case).items() if value not in (None, {})}
+    given = {name: value for name, value in vars(case).items() if value}
     return _digest({"config": model_configuration(case.model), **given})
 
 

@@ -22,6 +22,8 @@ from advisor.costmodel.validation.record import QUANTITIES, CaseOutcome, Predict
 
 SAFETY_LEVEL = Budget().safety_level
 MOST_ROWS = 1 << 16
+ENDLESS_BYTES = 1 << 60
+"""A card on which nothing is ever given back."""
 LONGEST_STEP_S = 40.0
 """A step that is predicted to take longer says nothing more about memory."""
 BITSANDBYTES_METHODS = frozenset({"qlora"})
@@ -57,6 +59,7 @@ class Prepared:
     spec: ModelSpec | None = None
     strategy: StrategyConfig | None = None
     execution: ExecutionPlan | None = None
+    mixed_lengths: int = 0
     allocator_limit_bytes: int | None = None
 
 
@@ -76,7 +79,55 @@ def prepare(case: Case, setting: Setting) -> Prepared:
         return Prepared(draft(case, setting, "refused", reason), runnable=False)
 
 
+@dataclass(frozen=True)
+class _Question:
+    """A configuration to ask a cost model about."""
+
+    spec: ModelSpec
+    strategy: StrategyConfig
+    execution: ExecutionPlan
+    same_length: bool
+
+    def asked(self, cost_model: CostModel) -> CostEstimate:
+        return cost_model.estimate(
+            self.spec, self.strategy, self.execution, None, with_quality=False, same_length=self.same_length
+        )
+
+    def with_rows(self, rows: int) -> _Question:
+        return dataclasses.replace(self, execution=dataclasses.replace(self.execution, micro_batch_size=rows))
+
+
 def _prepare(case: Case, setting: Setting) -> Prepared:
+    question = _question(case)
+    if case.fill is not None:
+        question = _filled(question, setting, round(case.fill * setting.capacity_bytes))
+    capacity_bytes, limit_bytes = setting.capacity_bytes, None
+    if case.room is not None:
+        alone = question.asked(CostModel(_card(setting.device, ENDLESS_BYTES), setting.calibration))
+        capacity_bytes = round(case.room * alone.memory.device_bytes)
+        limit_bytes = capacity_bytes - setting.device.context_bytes
+    cost_model = CostModel(_card(setting.device, capacity_bytes), setting.calibration)
+    predicted = _predicted(cost_model, question.asked(cost_model), capacity_bytes)
+    execution = question.execution
+    record = dataclasses.replace(
+        draft(case, setting, "failed", "not run yet"),
+        rows=execution.micro_batch_size,
+        total_parameters=question.spec.total_parameters,
+        execution={**case.execution, "attn_implementation": execution.attn_implementation},
+        capacity_bytes=capacity_bytes,
+        predicted=predicted,
+    )
+    if (reason := _unsuitable(case, predicted, capacity_bytes)) is not None:
+        return Prepared(dataclasses.replace(record, outcome="skipped", reason=reason), runnable=False)
+    return Prepared(record, True, question.spec, question.strategy, execution, case.mixed_lengths, limit_bytes)
+
+
+def _question(case: Case) -> _Question:
+    """The case as the libraries see it.
+
+    Raises:
+        InputError: it cannot be built.
+    """
     from advisor.strategies import get_strategy
 
     spec = grid_model(case.model, case.task)
@@ -84,29 +135,12 @@ def _prepare(case: Case, setting: Setting) -> Prepared:
     strategy = method.configured(spec, **case.knobs)
     if problems := [*filter(None, [method.applies_to(spec)]), *method.problems(strategy, spec)]:
         raise InputError(f"{case.method} does not suit {case.model}", problems=problems)
-    execution = _execution(case, spec)
-    cost_model = CostModel(setting.device, setting.calibration)
-    if case.fill is not None:
-        execution = _filled(cost_model, spec, strategy, execution, round(case.fill * setting.capacity_bytes))
-    estimate = cost_model.estimate(spec, strategy, execution, None, with_quality=False)
-    capacity_bytes, limit_bytes = setting.capacity_bytes, None
-    if case.room is not None:
-        capacity_bytes = round(case.room * estimate.memory.device_bytes)
-        limit_bytes = capacity_bytes - setting.device.context_bytes
-        cost_model = CostModel(dataclasses.replace(setting.device, memory_bytes=capacity_bytes), setting.calibration)
-        estimate = cost_model.estimate(spec, strategy, execution, None, with_quality=False)
-    predicted = _predicted(cost_model, estimate, capacity_bytes)
-    record = dataclasses.replace(
-        draft(case, setting, "failed", "not run yet"),
-        rows=execution.micro_batch_size,
-        total_parameters=spec.total_parameters,
-        execution={**case.execution, "attn_implementation": execution.attn_implementation},
-        capacity_bytes=capacity_bytes,
-        predicted=predicted,
-    )
-    if (reason := _unsuitable(case, predicted, capacity_bytes)) is not None:
-        return Prepared(dataclasses.replace(record, outcome="skipped", reason=reason), runnable=False)
-    return Prepared(record, True, spec, strategy, execution, limit_bytes)
+    return _Question(spec, strategy, _execution(case, spec), same_length=not case.mixed_lengths)
+
+
+def _card(device: DeviceProfile, capacity_bytes: int) -> DeviceProfile:
+    """The device with this much memory for the process."""
+    return dataclasses.replace(device, memory_bytes=capacity_bytes, available_bytes=capacity_bytes)
 
 
 def _execution(case: Case, spec: ModelSpec) -> ExecutionPlan:
@@ -118,26 +152,21 @@ def _execution(case: Case, spec: ModelSpec) -> ExecutionPlan:
     # One row of evaluation never needs more than the step: what is measured is the step.
     fixed = {"micro_batch_size": case.rows, "max_seq_length": case.length, "eval_batch_size": 1}
     try:
-        return ExecutionPlan(**{"attn_implementation": kernel, **case.execution, **fixed})  # type: ignore[arg-type]
+        return ExecutionPlan(**{"attn_implementation": kernel, **case.execution, **fixed})
     except (TypeError, ValueError) as failure:
         raise InputError(f"the case's execution must be a valid plan: {failure}") from None
 
 
-def _filled(
-    cost_model: CostModel, spec: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, wanted_bytes: int
-) -> ExecutionPlan:
-    """The plan with the most rows that stay below ``wanted_bytes``.
+def _filled(question: _Question, setting: Setting, wanted_bytes: int) -> _Question:
+    """The case with the most rows that would hold no more than ``wanted_bytes`` of a card without end.
 
     Raises:
         InputError: not even one row does.
     """
-
-    def with_rows(rows: int) -> ExecutionPlan:
-        return dataclasses.replace(execution, micro_batch_size=rows)
+    endless = CostModel(_card(setting.device, ENDLESS_BYTES), setting.calibration, memory_limit_bytes=wanted_bytes)
 
     def fits(rows: int) -> bool:
-        estimate = cost_model.estimate(spec, strategy, with_rows(rows), None, with_quality=False)
-        return estimate.memory.device_bytes <= wanted_bytes
+        return question.with_rows(rows).asked(endless).memory.device_bytes <= wanted_bytes
 
     if not fits(1):
         raise InputError(f"one row already takes more than {wanted_bytes} bytes")
@@ -147,7 +176,7 @@ def _filled(
     while high - low > max(1, low // 256):
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
-    return with_rows(low)
+    return question.with_rows(low)
 
 
 def _predicted(cost_model: CostModel, estimate: CostEstimate, capacity_bytes: int) -> Predicted:
@@ -159,6 +188,7 @@ def _predicted(cost_model: CostModel, estimate: CostEstimate, capacity_bytes: in
         allocated_bytes=memory.allocated_bytes,
         reserved_bytes=memory.reserved_bytes,
         device_bytes=memory.device_bytes,
+        required_bytes=memory.required_bytes,
         intervals={name: (interval.low, interval.high) for name, interval in intervals.items()},
         upper_bytes=upper_bytes,
         safety_level=SAFETY_LEVEL,

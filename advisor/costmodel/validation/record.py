@@ -47,7 +47,8 @@ class Predicted:
 
     Attributes:
         intervals: 90 % intervals by quantity, low and high.
-        upper_bytes: What ``device_bytes`` stays below at the safety level; compared with the case's capacity.
+        required_bytes: The least the device must give; ``None`` where nothing can be given back.
+        upper_bytes: What the run needs at most at the safety level; compared with the case's capacity.
         fits: Whether it does.
         step_s, step_interval_s: One optimizer step and its 90 % interval.
         code: Version of the tracing code and its libraries.
@@ -56,6 +57,7 @@ class Predicted:
     allocated_bytes: int
     reserved_bytes: int
     device_bytes: int
+    required_bytes: int | None
     intervals: dict[str, tuple[float, float]]
     upper_bytes: int
     safety_level: float

@@ -133,6 +133,7 @@ def _request(case: Prepared, device_type: DeviceType) -> CaseRequest:
         case.execution.max_seq_length,
         steps=STEPS,
         warmup_steps=WARMUP_STEPS,
+        mixed_length_steps=case.mixed_lengths,
         device_type=device_type,
     )
     return CaseRequest(steps, case.allocator_limit_bytes)

@@ -29,6 +29,7 @@ def predicted(size_bytes: int, *, fits: bool = True, half_width: float = 0.01, s
         allocated_bytes=size_bytes,
         reserved_bytes=size_bytes,
         device_bytes=size_bytes,
+        required_bytes=None,
         intervals=dict.fromkeys(("allocated_bytes", "reserved_bytes", "device_bytes"), interval),
         upper_bytes=round(interval[1]),
         safety_level=0.95,
