@@ -57,15 +57,19 @@ class FamilyStore:
         depths = traced_depths(model, strategy)
         if depths is None:
             return StepFamily(self._traced(model, strategy, execution, None))
-        return StepFamily(
-            shallow=self._traced(model, strategy, execution, depths.shallow),
-            deeper=self._traced(model, strategy, execution, depths.deeper),
-            extra_layers=depths.repeats,
-        )
+        shallow = self._traced(model, strategy, execution, depths.shallow)
+        deeper = self._traced(model, strategy, execution, depths.deeper, shallow)
+        return StepFamily(shallow, deeper, extra_layers=depths.repeats)
 
     def _traced(
-        self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, depth: int | None
+        self,
+        model: ModelSpec,
+        strategy: StrategyConfig,
+        execution: ExecutionPlan,
+        depth: int | None,
+        shallow: TraceFamily | None = None,
     ) -> TraceFamily:
+        """From the disk, or traced: with ``shallow`` by one trace where that is enough."""
         from advisor.costmodel.trace.family_file import load_family, save_family
 
         path = None
@@ -74,18 +78,23 @@ class FamilyStore:
             stored = load_family(path)
             if stored is not None:
                 return stored
-        family = self._trace(model, strategy, execution, depth)
+        from advisor.costmodel.trace.deeper import trace_deeper
+        from advisor.costmodel.trace.family import trace_family
+
+        request = self._request(model, strategy, execution, depth)
+        family = trace_deeper(request, shallow) if shallow is not None else None
+        if family is None:
+            family = trace_family(request)
         if path is not None:
             save_family(path, family)
         return family
 
-    def _trace(
+    def _request(
         self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, depth: int | None
-    ) -> TraceFamily:
-        from advisor.costmodel.trace.family import trace_family
+    ) -> TraceRequest:
         from advisor.costmodel.trace.step import TraceRequest
 
-        request: TraceRequest = TraceRequest(
+        return TraceRequest(
             model=model,
             strategy=strategy,
             execution=execution,
@@ -94,7 +103,6 @@ class FamilyStore:
             compute_capability=self.compute_capability,
             num_hidden_layers=depth,
         )
-        return trace_family(request)
 
     def _key(
         self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, *, depth: int | None = None

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.core.plan import ExecutionPlan
-from advisor.costmodel.depth import deep_operators
+from advisor.costmodel.depth import StepFamily
 from advisor.costmodel.memory_curve import deep_phase_peaks, phase_peaks
+from advisor.costmodel.operator_table import OperatorFormulas, deep_operators
 from advisor.costmodel.trace.family import PHASES, SAMPLED, TraceFamily, trace_family
 from advisor.costmodel.trace.family_file import load_family, save_family
-from advisor.costmodel.trace.ops import TracedOp
 from advisor.costmodel.trace.step import TraceRequest, trace_step
 from advisor.costmodel.trace.symbolic import BASIS, UnfitError, fit_sizes
 from advisor.strategies import get_strategy
@@ -92,7 +92,7 @@ def test_two_shallow_depths_are_the_deep_model(
     for name, peak in expected.items():
         # Lists of tensors in one optimizer kernel grow by whole blocks of 512 bytes.
         assert peaks[name].live_bytes == pytest.approx(peak.live_bytes, abs=1024), name
-    operators = deep_operators(families[0].operators(shape), families[1].operators(shape), extra)
+    operators = StepFamily(families[0], families[1], extra).operators(shape)
     direct = families[2].operators(shape)
     assert sum(op.count for op in operators) == pytest.approx(len(direct), rel=0.005)
     assert sum(op.flops * op.count for op in operators) == sum(op.flops for op in direct)
@@ -152,10 +152,10 @@ def test_phases_are_complete() -> None:
 
 
 def test_an_added_layer_is_repeated() -> None:
-    layer = TracedOp("mm.default", "forward", 100, 10, 10, "float32")
-    head = TracedOp("mm.default", "forward", 7, 1, 1, "float32")
-    update = TracedOp("_fused_adamw_.default", "optimizer", 0, 50, 50, "float32")
-    larger = dataclasses.replace(update, read_bytes=70, written_bytes=70)
+    layer = OperatorFormulas("forward", "mm.default", "float32", (0.0, 100.0), (10.0, 0.0), (10.0, 0.0))
+    head = OperatorFormulas("forward", "mm.default", "float32", (7.0, 0.0), (1.0, 0.0), (1.0, 0.0))
+    update = OperatorFormulas("optimizer", "_fused_adamw_.default", "float32", (0.0, 0.0), (50.0, 0.0), (50.0, 0.0))
+    larger = dataclasses.replace(update, read_bytes=(70.0, 0.0), written_bytes=(70.0, 0.0))
     deep = deep_operators([layer, layer, head, update], [layer, layer, layer, head, larger], 4)
-    assert {op.name: op for op in deep}["_fused_adamw_.default"].read_bytes == 50 + 4 * 20
-    assert {op.flops: op.count for op in deep if op.phase == "forward"} == {100: 6, 7: 1}
+    assert {op.name: op for op in deep}["_fused_adamw_.default"].read_bytes == (50 + 4 * 20, 0.0)
+    assert {op.flops: count for op, count in deep.items() if op.phase == "forward"} == {(0.0, 100.0): 6, (7.0, 0.0): 1}

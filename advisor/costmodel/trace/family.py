@@ -14,12 +14,15 @@ from advisor.costmodel.trace.recorder import Recording
 from advisor.costmodel.trace.step import StepTrace, TraceRequest, TraceSession
 from advisor.costmodel.trace.symbolic import Shape, SymbolicSizes, UnfitError, fit_sizes
 from advisor.costmodel.trace.temporaries import hidden_bytes
+from advisor.strategies.peft_rules import added_tokens
 
 PHASES = ("weights", "states", "first_forward", "first_backward", "forward", "backward", "optimizer", "evaluation")
 KINDS = ("weight", "optimizer_state", "gradient", "activation", "temporary")
-SAMPLED = ((3, 40, 5), (5, 24, 11), (2, 104, 5))
+SAMPLED = ((11, 104, 17), (5, 24, 19), (2, 40, 17))
 """Shapes that determine the formulas: the first and third fix the exponents of batch and length, the second that of
-the rank. Lengths are multiples of 8 that every pad rounds differently; two ranks need two builds."""
+the rank. Lengths are multiples of 8 that every pad rounds differently, below the local windows of ModernBERT (128); two
+ranks need two builds. The first shape is made of primes that no model's width contains (11, 13, 17), so that two
+formulas hardly ever agree there by chance."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,11 @@ class EventLog:
 
 @dataclass(frozen=True)
 class TraceFamily:
-    """Symbolic form of one (configuration, depth): evaluate with ``events`` and ``operators``."""
+    """Symbolic form of one (configuration, depth): evaluate with ``events`` and ``operators``.
+
+    Attributes:
+        added_tokens: What prompt tuning puts before every row; the formulas are functions of the whole length.
+    """
 
     signs: npt.NDArray[np.int64]
     storages: npt.NDArray[np.int64]
@@ -59,9 +66,11 @@ class TraceFamily:
     operator_slices: tuple[tuple[int, int, int], ...]
     trainable: SymbolicSizes
     total: SymbolicSizes
+    added_tokens: int = 0
 
     def events(self, shape: Shape) -> EventLog:
         """The allocation events at ``shape``."""
+        shape = lengthened(shape, self.added_tokens)
         sizes = self.storage_sizes(shape)
         numbers = self.kernel_sizes(shape)
         for first, rule, start, stop in self.kernel_rules:
@@ -71,7 +80,7 @@ class TraceFamily:
 
     def operators(self, shape: Shape) -> list[TracedOp]:
         """The operators at ``shape``, in order, without replay signatures."""
-        values = self.operator_sizes(shape)
+        values = self.operator_sizes(lengthened(shape, self.added_tokens))
         columns = zip(
             self.operator_names, self.operator_phases, self.operator_dtypes, self.operator_slices, strict=True
         )
@@ -106,8 +115,8 @@ def trace_family(request: TraceRequest) -> TraceFamily:
     Raises:
         UntraceableError: a step cannot be traced, or its sizes follow no formula.
     """
-    ranked = request.strategy.rank is not None and request.strategy.method != "peft"
-    shapes = _sampled_shapes(request, ranked)
+    ranked = is_ranked(request)
+    shapes = sampled_shapes(request, ranked)
     traces: dict[Shape, StepTrace] = {}
     for rank in sorted({rank for _, _, rank in shapes}):
         strategy = dataclasses.replace(request.strategy, rank=rank) if ranked else request.strategy
@@ -116,7 +125,7 @@ def trace_family(request: TraceRequest) -> TraceFamily:
                 if shape[2] == rank:
                     traces[shape] = session.trace(shape[0], shape[1])
     try:
-        return _fit(traces)
+        return _fit(traces, added_tokens(request.strategy.peft_config))
     except UnfitError as failure:
         raise UntraceableError(
             f"the step of {request.model.model_type} with {request.strategy.method} changes with its shape: {failure}",
@@ -124,7 +133,19 @@ def trace_family(request: TraceRequest) -> TraceFamily:
         ) from failure
 
 
-def _sampled_shapes(request: TraceRequest, ranked: bool) -> list[Shape]:
+def lengthened(shape: Shape, added_tokens: int) -> Shape:
+    """``shape`` with that many more tokens in every row."""
+    rows, length, rank = shape
+    return rows, length + added_tokens, rank
+
+
+def is_ranked(request: TraceRequest) -> bool:
+    """Whether the rank is symbolic: a PEFT configuration of the user's own is taken as it is."""
+    return request.strategy.rank is not None and request.strategy.method != "peft"
+
+
+def sampled_shapes(request: TraceRequest, ranked: bool) -> list[Shape]:
+    """Where to trace: ``SAMPLED``, shorter for models of few positions; rank 1 where it is not symbolic."""
     shapes = list(SAMPLED)
     limit = request.model.max_positions or 1 << 30
     if limit < max(length for _, length, _ in shapes):
@@ -134,15 +155,15 @@ def _sampled_shapes(request: TraceRequest, ranked: bool) -> list[Shape]:
     return [(batch, length, rank if ranked else 1) for batch, length, rank in shapes]
 
 
-def _fit(traces: dict[Shape, StepTrace]) -> TraceFamily:
-    shapes = list(traces)
+def _fit(traces: dict[Shape, StepTrace], added: int) -> TraceFamily:
+    shapes = [lengthened(shape, added) for shape in traces]
     recordings = [trace.recording for trace in traces.values()]
     first = recordings[0]
-    logs = [_canonical_events(recording) for recording in recordings]
+    logs = [canonical_events(recording) for recording in recordings]
     if any(log != logs[0] for log in logs) or any(not _same_operators(first, other) for other in recordings):
         raise UnfitError("it runs different operators or allocations at different shapes")
     events = np.array(logs[0], dtype=np.int64).reshape(-1, 3)
-    rules, hidden = _kernel_rules(first)
+    rules, hidden = kernel_rules(first)
     storage_sizes = [
         [0 if number in hidden else storage.size_bytes for number, storage in enumerate(recording.storages)]
         for recording in recordings
@@ -153,20 +174,21 @@ def _fit(traces: dict[Shape, StepTrace]) -> TraceFamily:
         storages=events[:, 1],
         phases=events[:, 2],
         kinds=np.array([KINDS.index(storage.kind) for storage in first.storages], dtype=np.int64),
-        storage_sizes=_fit_columns(storage_sizes, shapes),
+        storage_sizes=fit_columns(storage_sizes, shapes),
         kernel_rules=rules,
-        kernel_sizes=_fit_columns(kernel_sizes, shapes),
+        kernel_sizes=fit_columns(kernel_sizes, shapes),
         operator_names=tuple(operator.name for operator in first.operators),
         operator_phases=tuple(operator.phase for operator in first.operators),
         operator_dtypes=tuple(operator.dtype for operator in first.operators),
-        operator_sizes=_fit_columns([_operator_values(recording) for recording in recordings], shapes),
-        operator_slices=_operator_slices(first),
-        trainable=_fit_columns([[trace.trainable_parameters] for trace in traces.values()], shapes),
-        total=_fit_columns([[trace.total_parameters] for trace in traces.values()], shapes),
+        operator_sizes=fit_columns([_operator_values(recording) for recording in recordings], shapes),
+        operator_slices=operator_slices(first),
+        trainable=fit_columns([[trace.trainable_parameters] for trace in traces.values()], shapes),
+        total=fit_columns([[trace.total_parameters] for trace in traces.values()], shapes),
+        added_tokens=added,
     )
 
 
-def _kernel_rules(recording: Recording) -> tuple[tuple[tuple[int, str, int, int], ...], set[int]]:
+def kernel_rules(recording: Recording) -> tuple[tuple[tuple[int, str, int, int], ...], set[int]]:
     """``(first storage, rule, slice of the rule's numbers)`` of each kernel call, and all storages they own."""
     rules: list[tuple[int, str, int, int]] = []
     hidden: set[int] = set()
@@ -178,7 +200,7 @@ def _kernel_rules(recording: Recording) -> tuple[tuple[tuple[int, str, int, int]
     return tuple(rules), hidden
 
 
-def _operator_slices(recording: Recording) -> tuple[tuple[int, int, int], ...]:
+def operator_slices(recording: Recording) -> tuple[tuple[int, int, int], ...]:
     """Where each operator's FLOPs, reads and writes lie in the flat vector: ``(start, first write, stop)``."""
     slices, position = [], 0
     for operator in recording.operators:
@@ -189,7 +211,8 @@ def _operator_slices(recording: Recording) -> tuple[tuple[int, int, int], ...]:
     return tuple(slices)
 
 
-def _fit_columns(samples: list[list[int]], shapes: list[Shape]) -> SymbolicSizes:
+def fit_columns(samples: list[list[int]], shapes: list[Shape]) -> SymbolicSizes:
+    """Formulas of ``samples[shape][quantity]``."""
     return fit_sizes(np.array(samples, dtype=np.int64).reshape(len(shapes), -1).T, shapes)
 
 
@@ -204,7 +227,7 @@ def _same_operators(first: Recording, other: Recording) -> bool:
     return outline(first) == outline(other)
 
 
-def _canonical_events(recording: Recording) -> list[tuple[int, int, int]]:
+def canonical_events(recording: Recording) -> list[tuple[int, int, int]]:
     """Events with the frees of one run in a fixed order: the order inside a run changes nothing and is not stable."""
     canonical: list[tuple[int, int, int]] = []
     frees: list[tuple[int, int, int]] = []

@@ -55,6 +55,11 @@ def _basis() -> tuple[Monomial, ...]:
 BASIS = _basis()
 
 
+def features(shape: Shape) -> npt.NDArray[np.float64]:
+    """Every monomial of ``BASIS`` at ``shape``."""
+    return np.array([monomial(shape) for monomial in BASIS], dtype=np.float64)
+
+
 class UnfitError(ValueError):
     """A quantity that is no monomial, nor a sum of two, over the sampled shapes."""
 
@@ -73,8 +78,7 @@ class SymbolicSizes:
 
     def __call__(self, shape: Shape) -> npt.NDArray[np.int64]:
         """All quantities at ``shape``, exact integers."""
-        features = np.array([monomial(shape) for monomial in BASIS], dtype=np.float64)
-        return np.rint(self.coefficients @ features).astype(np.int64)[self.inverse]
+        return np.rint(self.coefficients @ features(shape)).astype(np.int64)[self.inverse]
 
 
 def fit_sizes(values: npt.NDArray[np.int64], shapes: list[Shape]) -> SymbolicSizes:
@@ -88,10 +92,10 @@ def fit_sizes(values: npt.NDArray[np.int64], shapes: list[Shape]) -> SymbolicSiz
         UnfitError: a quantity has no formula.
     """
     rows, inverse = np.unique(values, axis=0, return_inverse=True)
-    features = np.array([[monomial(shape) for shape in shapes] for monomial in BASIS], dtype=np.int64)
+    monomials = np.array([[monomial(shape) for shape in shapes] for monomial in BASIS], dtype=np.int64)
     coefficients = np.zeros((len(rows), len(BASIS)))
     for index, row in enumerate(rows):
-        for position, coefficient in _formula(row, features):
+        for position, coefficient in _formula(row, monomials):
             coefficients[index, position] = coefficient
     return SymbolicSizes(inverse.reshape(-1).astype(np.int64), coefficients)
 

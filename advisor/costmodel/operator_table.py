@@ -1,0 +1,138 @@
+"""Operators of a step at the model's depth, as a table of formulas: any shape is one small matrix product.
+
+A step dispatches thousands of operators, but its layers repeat: operators of the same name, data type, phase and
+formulas are one row with a count. What occurs equally often at both traced depths (head, embeddings, one fused update
+of all parameters) keeps its number and its sizes grow linearly; what a layer adds is counted once more for every
+further layer.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from advisor.costmodel.trace.family import TraceFamily
+from advisor.costmodel.trace.ops import TracedOp
+from advisor.costmodel.trace.symbolic import Shape, features
+
+Formula = tuple[float, ...]
+"""Coefficients over ``symbolic.BASIS``."""
+
+
+@dataclass(frozen=True)
+class OperatorFormulas:
+    """One kind of call: what it is, and its FLOPs and bytes as functions of the shape."""
+
+    phase: str
+    name: str
+    dtype: str
+    flops: Formula
+    read_bytes: Formula
+    written_bytes: Formula
+
+    def grown(self, other: OperatorFormulas, layers: int) -> OperatorFormulas:
+        """The same call at ``layers`` layers more, when ``other`` is it at one layer more."""
+        pairs = zip(self._formulas, other._formulas, strict=True)
+        grown = [tuple(a + layers * (b - a) for a, b in zip(*pair, strict=True)) for pair in pairs]
+        return OperatorFormulas(self.phase, self.name, self.dtype, *grown)
+
+    @property
+    def _formulas(self) -> tuple[Formula, Formula, Formula]:
+        return self.flops, self.read_bytes, self.written_bytes
+
+
+class OperatorTable:
+    """All operators of a step and of an evaluation pass.
+
+    Args:
+        counts: How often the step makes each call, in the order of its first occurrence.
+    """
+
+    def __init__(self, counts: dict[OperatorFormulas, int]) -> None:
+        self._rows = list(counts)
+        self._counts = list(counts.values())
+        self._coefficients = np.array([[row.flops, row.read_bytes, row.written_bytes] for row in self._rows])
+
+    def __call__(self, shape: Shape) -> list[TracedOp]:
+        """The calls at ``shape``, alike ones together, without replay signatures."""
+        if not self._rows:
+            return []
+        sizes = np.rint(self._coefficients @ features(shape)).astype(np.int64).tolist()
+        return [
+            TracedOp(row.name, row.phase, flops, read, written, row.dtype, count=count)  # type: ignore[arg-type]
+            for row, count, (flops, read, written) in zip(self._rows, self._counts, sizes, strict=True)
+        ]
+
+
+def operator_table(shallow: TraceFamily, deeper: TraceFamily | None, extra_layers: int) -> OperatorTable:
+    """The table at the model's depth.
+
+    Args:
+        shallow: Traced at the model's depth, or at a shallow one.
+        deeper: Traced with one repeated block of layers more.
+        extra_layers: Blocks of the model beyond ``shallow``.
+    """
+    operators = operator_formulas(shallow)
+    if deeper is None:
+        return OperatorTable(Counter(operators))
+    return OperatorTable(deep_operators(operators, operator_formulas(deeper), extra_layers))
+
+
+def operator_formulas(family: TraceFamily) -> list[OperatorFormulas]:
+    """Every call of a traced step, in order."""
+    sizes = family.operator_sizes
+    rows = sizes.coefficients[sizes.inverse]
+    sums: dict[tuple[int, ...], Formula] = {}
+
+    def formula(start: int, stop: int) -> Formula:
+        key = tuple(sizes.inverse[start:stop].tolist())
+        if key not in sums:
+            sums[key] = tuple(rows[start:stop].sum(axis=0).tolist())
+        return sums[key]
+
+    columns = zip(
+        family.operator_phases, family.operator_names, family.operator_dtypes, family.operator_slices, strict=True
+    )
+    return [
+        OperatorFormulas(
+            phase, name, dtype, formula(start, start + 1), formula(start + 1, middle), formula(middle, stop)
+        )
+        for phase, name, dtype, (start, middle, stop) in columns
+    ]
+
+
+def deep_operators(
+    shallow: list[OperatorFormulas], deeper: list[OperatorFormulas], extra_layers: int
+) -> dict[OperatorFormulas, int]:
+    """Calls of the full depth with their numbers, from two depths that differ by one repeated block of layers."""
+    first, second = _grouped(shallow), _grouped(deeper)
+    result: Counter[OperatorFormulas] = Counter()
+    for key, after in second.items():
+        before = first.get(key, [])
+        if len(before) == len(after):
+            result.update(a.grown(b, extra_layers) for a, b in zip(before, after, strict=True))
+        else:
+            result.update(_repeated(before, after, extra_layers))
+    return dict(result)
+
+
+def _grouped(operators: Iterable[OperatorFormulas]) -> dict[tuple[str, str, str], list[OperatorFormulas]]:
+    groups: dict[tuple[str, str, str], list[OperatorFormulas]] = defaultdict(list)
+    for op in operators:
+        groups[op.phase, op.name, op.dtype].append(op)
+    return groups
+
+
+def _repeated(
+    before: list[OperatorFormulas], after: list[OperatorFormulas], extra_layers: int
+) -> dict[OperatorFormulas, int]:
+    counted_before, counted_after = Counter(before), Counter(after)
+    counts = {op: counted_before[op] + extra_layers * (counted_after[op] - counted_before[op]) for op in counted_after}
+    if min(counts.values()) < 0 or set(counted_before) - set(counted_after):
+        # Sizes differ between the depths: scale the deeper trace's mix to the number that the full depth runs.
+        number = len(before) + extra_layers * (len(after) - len(before))
+        return {op: max(1, round(count * number / len(after))) for op, count in counted_after.items()}
+    return {op: count for op, count in counts.items() if count}
