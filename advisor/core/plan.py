@@ -25,6 +25,9 @@ Optimizer = Literal[
 ]
 Loss = Literal["standard", "fused-linear"]
 
+BITSANDBYTES_OPTIMIZERS: frozenset[Optimizer] = frozenset({"adamw_bnb_8bit", "paged_adamw_8bit"})
+"""A run needs bitsandbytes for them; a prediction does not."""
+
 
 @dataclass(frozen=True)
 class ExecutionPlan:

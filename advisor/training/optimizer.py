@@ -10,10 +10,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 from transformers import Trainer
 
-from advisor.core.plan import ExecutionPlan
+from advisor.core.plan import BITSANDBYTES_OPTIMIZERS, ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.training.arguments import training_arguments
-from advisor.training.switches import BITSANDBYTES_OPTIMIZERS
 
 
 def create_optimizer(model: nn.Module, strategy: StrategyConfig, execution: ExecutionPlan) -> torch.optim.Optimizer:

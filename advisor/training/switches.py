@@ -10,12 +10,12 @@ from torch import nn
 
 from advisor.core.errors import InputError
 from advisor.core.model import ModelSpec
-from advisor.core.plan import ExecutionPlan
+from advisor.core.plan import BITSANDBYTES_OPTIMIZERS, ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.strategies import get_strategy
 from advisor.strategies.base import Strategy
-
-BITSANDBYTES_OPTIMIZERS = frozenset({"adamw_bnb_8bit", "paged_adamw_8bit"})
+from advisor.strategies.peft import peft_kind
+from advisor.strategies.peft_rules import PREFIXES
 
 LORA_FA_METHODS = frozenset({"lora", "high_rank_lora", "qlora", "peft"})
 """Methods whose adapters are PEFT's LoRA, unchanged; sparse LoRA's masks and penalty want both factors to train."""
@@ -97,6 +97,14 @@ def _other_refusals(
             (
                 "reentrant_checkpointing is a variant of gradient checkpointing, but that is off",
                 "switch gradient_checkpointing on, or leave both off",
+            )
+        )
+    if execution.gradient_checkpointing and peft_kind(strategy.peft_config) in PREFIXES:
+        found.append(
+            (
+                f"PEFT's {peft_kind(strategy.peft_config)} does not work with gradient checkpointing: a recomputed "
+                "layer gets no past_key_values",
+                "switch gradient_checkpointing off, or use P_TUNING",
             )
         )
     if execution.amp == "fp16" and device_type == "cpu":

@@ -105,6 +105,18 @@ def test_an_untraceable_method_is_rejected_in_the_tracers_words():
     assert answer.rejected[0].smallest_plan is None
 
 
+def test_a_plan_with_bitsandbytes_states_says_what_it_needs():
+    plans = [
+        recommend(distilbert(), cuda(24), memory_gib=size, methods=["full"]).best for size in (0.7, 0.9, 1.1, 1.3, 8.0)
+    ]
+    noted = {plan.execution.optim: plan.predicted.notes for plan in plans if plan is not None and plan.predicted}
+    assert {"adamw_torch_fused", "adamw_bnb_8bit"} <= set(noted)
+    assert noted["adamw_torch_fused"] == ()
+    assert noted["adamw_bnb_8bit"] == (
+        "the optimizer adamw_bnb_8bit needs the package bitsandbytes where the plan runs",
+    )
+
+
 def test_checkpointing_is_only_traced_when_the_largest_micro_batch_does_not_fit():
     roomy = FakeCostModel(cuda(80))
     recommend(distilbert(), roomy.device, fake=roomy)

@@ -8,7 +8,14 @@ from functools import lru_cache
 
 from advisor.core.device import DeviceProfile
 from advisor.core.model import ModelSpec, Task
-from advisor.core.plan import Amp, AttentionImplementation, Dtype, ExecutionPlan, Optimizer
+from advisor.core.plan import (
+    BITSANDBYTES_OPTIMIZERS,
+    Amp,
+    AttentionImplementation,
+    Dtype,
+    ExecutionPlan,
+    Optimizer,
+)
 from advisor.core.strategy import StrategyConfig
 
 LARGE_DECODER_PARAMETERS = 1_000_000_000
@@ -138,7 +145,7 @@ def describe(execution: ExecutionPlan) -> str:
     text = f"micro-batch {execution.micro_batch_size}"
     if execution.gradient_checkpointing:
         text += " with checkpointing"
-    if execution.optim in ("adamw_bnb_8bit", "paged_adamw_8bit"):
+    if execution.optim in BITSANDBYTES_OPTIMIZERS:
         text += ", 8-bit optimizer states" if execution.optim == "adamw_bnb_8bit" else ", paged 8-bit optimizer states"
     if execution.dtype == "bfloat16" and execution.amp == "none":
         text += ", pure bfloat16"

@@ -7,11 +7,12 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 
 from advisor.core.budget import Budget
+from advisor.core.cost import CostEstimate
 from advisor.core.data import DataProfile, DataSpec
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import InputError
 from advisor.core.model import ModelSpec
-from advisor.core.plan import ExecutionPlan, Plan
+from advisor.core.plan import BITSANDBYTES_OPTIMIZERS, ExecutionPlan, Plan
 from advisor.core.recommendation import Recommendation, RejectedMethod
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.quality import QualityEvidence, QualityModel
@@ -138,7 +139,7 @@ class _PlanShell:
         """The plan of ``point``; without one the closest that was found stands in (only its strategy is looked at)."""
         model, data, profile, device, seed, budget = self._parts
         execution = point.execution if point is not None else ExecutionPlan(1, max_seq_length=profile.max_seq_length)
-        predicted = point.estimate if point is not None else None
+        predicted = _with_requirements(point) if point is not None else None
         return Plan(
             model, data, profile, solution.strategy, execution, device, seed, budget, predicted, dict(self._versions)
         )
@@ -151,6 +152,14 @@ class _PlanShell:
         reason = why_rejected(solution, self._parts[5], limit_bytes, device, devices)
         plan = self.plan(solution, closest) if closest is not None else None
         return RejectedMethod(solution.strategy.method, reason, plan)
+
+
+def _with_requirements(point: Point) -> CostEstimate:
+    """The promise with what the machine that runs the plan must have, so that it says so before it is rented."""
+    if point.execution.optim not in BITSANDBYTES_OPTIMIZERS:
+        return point.estimate
+    note = f"the optimizer {point.execution.optim} needs the package bitsandbytes where the plan runs"
+    return replace(point.estimate, notes=(*point.estimate.notes, note))
 
 
 def _solve_all(solver: Solver, found: Sequence[Candidate], on_progress: Progress | None) -> dict[str, Solution]:
