@@ -33,6 +33,14 @@ class OperatorFormulas:
     read_bytes: Formula
     written_bytes: Formula
 
+    def __post_init__(self) -> None:
+        # Counted thousands of times: seventy-odd coefficients are hashed once.
+        key = (self.phase, self.name, self.dtype, *self._formulas)
+        object.__setattr__(self, "_hash", hash(key))
+
+    def __hash__(self) -> int:
+        return int(self._hash)  # type: ignore[attr-defined]
+
     def grown(self, other: OperatorFormulas, layers: int) -> OperatorFormulas:
         """The same call at ``layers`` layers more, when ``other`` is it at one layer more."""
         pairs = zip(self._formulas, other._formulas, strict=True)
@@ -85,23 +93,24 @@ def operator_formulas(family: TraceFamily) -> list[OperatorFormulas]:
     """Every call of a traced step, in order."""
     sizes = family.operator_sizes
     rows = sizes.coefficients[sizes.inverse]
-    sums: dict[tuple[int, ...], Formula] = {}
 
     def formula(start: int, stop: int) -> Formula:
-        key = tuple(sizes.inverse[start:stop].tolist())
-        if key not in sums:
-            sums[key] = tuple(rows[start:stop].sum(axis=0).tolist())
-        return sums[key]
+        return tuple(rows[start:stop].sum(axis=0).tolist())
 
+    kinds: dict[tuple[object, ...], OperatorFormulas] = {}
     columns = zip(
         family.operator_phases, family.operator_names, family.operator_dtypes, family.operator_slices, strict=True
     )
-    return [
-        OperatorFormulas(
-            phase, name, dtype, formula(start, start + 1), formula(start + 1, middle), formula(middle, stop)
-        )
-        for phase, name, dtype, (start, middle, stop) in columns
-    ]
+    inverse = sizes.inverse.tolist()
+    operators = []
+    for phase, name, dtype, (start, middle, stop) in columns:
+        key = (phase, name, dtype, middle - start, *inverse[start:stop])
+        if key not in kinds:
+            kinds[key] = OperatorFormulas(
+                phase, name, dtype, formula(start, start + 1), formula(start + 1, middle), formula(middle, stop)
+            )
+        operators.append(kinds[key])
+    return operators
 
 
 def deep_operators(

@@ -61,9 +61,12 @@ def load_family(path: Path) -> TraceFamily | None:
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON lists back to the (nested) tuples they were."""
+    """JSON lists back to the tuples (of tuples) they were."""
 
     def convert(value: Any) -> Any:
-        return tuple(convert(item) for item in value) if isinstance(value, list) else value
+        if not isinstance(value, list):
+            return value
+        nested = bool(value) and isinstance(value[0], list)
+        return tuple(map(tuple, value)) if nested else tuple(value)
 
     return {key: convert(value) for key, value in values.items()}
