@@ -82,6 +82,14 @@ time_option = click.option(
     "--time", "time_s", type=DURATION, metavar="DURATION", help="Time budget of the whole run: 2h, 90min, 45s."
 )
 
+safety_option = click.option(
+    "--safety-level",
+    type=click.FloatRange(0.5, 1, max_open=True),
+    default=0.95,
+    show_default=True,
+    help="Chance with which the memory must suffice for a plan to count as fitting.",
+)
+
 
 def model_options(*, required: bool = True) -> Callable[[F], F]:
     """MODEL, and how far it is trusted."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -17,10 +18,12 @@ from advisor.cli.options import (
     model_options,
     model_source,
     read_peft_config,
+    safety_option,
     stacked,
     time_option,
 )
 from advisor.core.errors import InputError
+from advisor.core.plan import Loss, Optimizer
 
 if TYPE_CHECKING:
     from advisor.core.cost import CostEstimate
@@ -28,19 +31,38 @@ if TYPE_CHECKING:
 
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _ATTENTION = ("eager", "sdpa", "flash_attention_2")
-_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "adafactor", "adamw_bnb_8bit", "paged_adamw_8bit")
+_OPTIMIZERS = get_args(Optimizer)
 _SHARE = click.FloatRange(0, 1, max_open=True)
 
-_KNOBS = ("rank", "lora_alpha", "lora_dropout", "target_modules", "unfrozen_layers", "sparsity", "num_train_epochs")
+_KNOBS = (
+    "rank",
+    "lora_alpha",
+    "lora_dropout",
+    "target_modules",
+    "unfrozen_layers",
+    "sparsity",
+    "num_train_epochs",
+    "max_grad_norm",
+)
 _EXECUTION = (
     "micro_batch_size",
     "gradient_accumulation_steps",
     "padded",
     "amp",
     "gradient_checkpointing",
+    "reentrant_checkpointing",
     "attn_implementation",
     "optim",
+    "kbit_upcast",
+    "zero_grad_set_to_none",
+    "hold_outputs",
+    "loss",
 )
+
+
+def _switch(name: str, default: bool, text: str) -> Callable[[Any], Any]:
+    return click.option(f"--{name}/--no-{name}", default=default, show_default=True, help=text)
+
 
 _knob_options = stacked(
     click.option("--method", default="lora", show_default=True, help="Strategy; `advisor methods` lists them."),
@@ -52,6 +74,7 @@ _knob_options = stacked(
     click.option("--sparsity", type=_SHARE, help="For sparse_lora: share of zeroed adapter weights."),
     click.option("--peft-config", type=click.Path(path_type=Path), help="For peft: a PEFT configuration as JSON."),
     click.option("--epochs", "num_train_epochs", type=click.FloatRange(0, min_open=True), help="Passes over the data."),
+    click.option("--max-grad-norm", type=click.FloatRange(0), show_default="1.0", help="Clip gradients; 0 does not."),
 )
 
 _execution_options = stacked(
@@ -72,7 +95,11 @@ _execution_options = stacked(
         "--padding/--no-padding", "padded", default=True, show_default=True, help="Whether batches hold padding."
     ),
     click.option(
-        "--dtype", type=click.Choice(list(_DTYPES)), default="fp32", show_default=True, help="Of the stored weights."
+        "--dtype",
+        type=click.Choice(["auto", *_DTYPES]),
+        default="auto",
+        show_default="auto: as the checkpoint is stored",
+        help="Of the loaded weights.",
     ),
     click.option(
         "--amp", type=click.Choice(["none", "bf16", "fp16"]), default="none", show_default=True, help="Mixed precision."
@@ -83,17 +110,29 @@ _execution_options = stacked(
         show_default=True,
         help="Recompute activations instead of keeping them.",
     ),
+    _switch("reentrant-checkpointing", False, "Recompute with autograd's reentrant variant."),
     click.option(
         "--attn-implementation",
         type=click.Choice(_ATTENTION),
         show_default="sdpa, eager where the architecture has no sdpa",
     ),
     click.option("--optim", type=click.Choice(_OPTIMIZERS), default="adamw_torch_fused", show_default=True),
+    _switch("kbit-upcast", False, "Prepare 4-bit models with PEFT's prepare_model_for_kbit_training."),
+    _switch("zero-grad-set-to-none", True, "Drop gradients between steps instead of zeroing them."),
+    _switch("hold-outputs", False, "Keep the model's outputs until the backward pass is over."),
+    click.option(
+        "--loss",
+        type=click.Choice(get_args(Loss)),
+        default="standard",
+        show_default=True,
+        help="fused-linear: projection and cross-entropy in chunks, for causal-lm.",
+    ),
 )
 
 
 @click.command("predict")
 @model_options(required=False)
+@click.option("--model", "model_option", metavar="MODEL", help="The same as the argument MODEL.")
 @_knob_options
 @_execution_options
 @data_options(required=False)
@@ -104,6 +143,7 @@ _execution_options = stacked(
 @device_option
 @memory_option
 @time_option
+@safety_option
 @json_option
 def predict_command(as_json: bool, plan_path: Path | None, **options: Any) -> None:
     """Predict peak memory, time and quality of one exact configuration, without training it.
@@ -118,6 +158,7 @@ def predict_command(as_json: bool, plan_path: Path | None, **options: Any) -> No
     """
     from advisor.cli.output import answer_console, print_json, progress
 
+    options["model"] = _one_model(options.pop("model_option"), options["model"])
     if (plan_path is None) == (options["model"] is None):
         raise InputError(
             "predict needs either MODEL or --plan, but got " + ("neither" if plan_path is None else "both"),
@@ -134,6 +175,15 @@ def predict_command(as_json: bool, plan_path: Path | None, **options: Any) -> No
     from advisor.reporting.cost import print_cost
 
     print_cost(answer_console(), estimate, title=title)
+
+
+def _one_model(named: str | None, argument: str | None) -> str | None:
+    """MODEL as an argument or as --model, but not both."""
+    if named is not None and argument is not None:
+        raise InputError(
+            f"one model must be named, but got the argument {argument} and --model {named}", fix="leave one of them out"
+        )
+    return named or argument
 
 
 def _predict_plan(plan_path: Path, options: dict[str, Any], on_event: OnEvent) -> CostEstimate:
@@ -155,7 +205,9 @@ def _predict_model(options: dict[str, Any], on_event: OnEvent) -> CostEstimate:
         data=data_source(options) if options["data"] is not None else None,
         num_labels=options["num_labels"],
         device=options["device"],
-        budget=Budget(memory_bytes=options["memory_bytes"], time_s=options["time_s"]),
+        budget=Budget(
+            memory_bytes=options["memory_bytes"], time_s=options["time_s"], safety_level=options["safety_level"]
+        ),
         on_event=on_event,
     )
 
@@ -174,7 +226,8 @@ def _knobs(options: dict[str, Any]) -> dict[str, Any]:
 
 def _execution(options: dict[str, Any]) -> dict[str, Any]:
     values = {name: options[name] for name in _EXECUTION if options[name] is not None}
-    values["dtype"] = _DTYPES[options["dtype"]]
+    if options["dtype"] != "auto":
+        values["dtype"] = _DTYPES[options["dtype"]]
     values["eval_batch_size"] = options["eval_batch_size"] or options["micro_batch_size"]
     if options["max_seq_length"] is not None:
         values["max_seq_length"] = options["max_seq_length"]

@@ -18,6 +18,7 @@ from advisor.cli.options import (
     model_options,
     model_source,
     read_peft_config,
+    safety_option,
     stacked,
     time_option,
 )
@@ -42,6 +43,7 @@ search_options = stacked(
 @device_option
 @memory_option
 @time_option
+@safety_option
 @click.option("--min-quality", type=float, metavar="X", help="Wanted minimum of the metric; answered as a chance.")
 @click.option("--evidence", "evidence_s", type=DURATION, metavar="DURATION", help="Spend this on short real runs.")
 @click.option(
@@ -75,7 +77,7 @@ def recommend_command(context: click.Context, as_json: bool, output: Path | None
     from advisor.core.budget import Budget
     from advisor.pipeline import recommend
 
-    budget = Budget(options["memory_bytes"], options["time_s"], options["min_quality"])
+    budget = Budget(options["memory_bytes"], options["time_s"], options["min_quality"], options["safety_level"])
     with progress() as on_event:
         recommendation = recommend(
             model_source(options),
