@@ -47,7 +47,8 @@ BUILDERS: dict[str, Callable[[], transformers.PreTrainedConfig]] = {
     ),
     "deberta-v2": partial(transformers.DebertaV2Config, **ENCODER, **DISENTANGLED),
     "deberta-xxl": partial(
-        transformers.DebertaV2Config, **ENCODER, **DISENTANGLED, conv_kernel_size=3, conv_act="gelu", attention_head_size=32
+        transformers.DebertaV2Config, **ENCODER, **DISENTANGLED, conv_kernel_size=3, conv_act="gelu",
+        attention_head_size=32,
     ),
     "electra": partial(transformers.ElectraConfig, **ENCODER, embedding_size=64),
     "albert": partial(transformers.AlbertConfig, **ENCODER, embedding_size=64, inner_group_num=1),
@@ -73,6 +74,23 @@ BUILDERS: dict[str, Callable[[], transformers.PreTrainedConfig]] = {
         vocab_size=VOCAB, decoder_start_token_id=0, pad_token_id=0,
     ),
 }  # fmt: skip
+
+
+ENCODERS = (
+    "bert", "roberta", "xlm-roberta", "distilbert", "deberta-v2", "deberta-xxl", "electra", "albert", "modernbert",
+)  # fmt: skip
+
+
+def main_task(name: str) -> Task:
+    """What the architecture is usually trained for."""
+    if name in ENCODERS:
+        return "sequence-classification"
+    return "seq2seq-lm" if name == "t5" else "causal-lm"
+
+
+def only_eager() -> tuple[str, ...]:
+    """Architectures for which transformers implements no SDPA."""
+    return ("deberta-v2", "deberta-xxl", "gemma2")
 
 
 def tiny_spec(name: str, task: Task, folder: Path, **changes: object) -> ModelSpec:
