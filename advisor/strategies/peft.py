@@ -69,7 +69,9 @@ class AnyPeft(AdapterStrategy):
         except Exception as failure:
             if _misses_values(failure) or isinstance(failure, MemoryError | torch.OutOfMemoryError):
                 raise
-            reason = " ".join(str(failure).split()) or type(failure).__name__
+            reason = " ".join(str(failure).split())
+            if not isinstance(failure, ValueError | TypeError | NotImplementedError):
+                reason = f"{type(failure).__name__}: {reason}"
             raise InputError(f"PEFT refuses {wanted.peft_type.value} on {type(model).__name__}: {reason}") from failure
 
     def _shared(self, model: nn.Module, config: StrategyConfig, task: Task) -> dict[str, Any]:

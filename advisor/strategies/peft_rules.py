@@ -13,6 +13,18 @@ NEEDS_TASK_IDS = frozenset({"MULTITASK_PROMPT_TUNING", "POLY"})
 PREFIXES = frozenset({"CARTRIDGE", "PREFIX_TUNING"})
 """They hand trained keys and values to every layer as ``past_key_values``."""
 
+LENGTHENS = frozenset({"P_TUNING", "PROMPT_TUNING"})
+"""They put ``num_virtual_tokens`` learned embeddings before every row; CPT puts its ``cpt_token_ids`` there."""
+
+
+def added_tokens(peft_config: dict[str, Any] | None) -> int:
+    """By how many tokens a PEFT configuration lengthens every row."""
+    values = peft_config or {}
+    kind = str(values.get("peft_type", "")).upper()
+    if kind == "CPT":
+        return len(values.get("cpt_token_ids") or [0])
+    return int(values.get("num_virtual_tokens") or 0) if kind in LENGTHENS else 0
+
 
 @dataclass(frozen=True)
 class PeftUse:

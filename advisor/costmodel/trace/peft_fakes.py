@@ -26,7 +26,15 @@ Patch = tuple[Any, str, Any]
 
 def peft_patches() -> Iterator[Patch]:
     """What to replace in PEFT while fake tensors are traced; methods that the installed PEFT lacks are left out."""
-    for patches in (_drawn_dropout, _permutations, _sparse_masks, _clusters, _joint_projections):
+    for patches in (
+        _drawn_dropout,
+        _permutations,
+        _sparse_masks,
+        _clusters,
+        _joint_projections,
+        _row_weights,
+        _experts,
+    ):
         with contextlib.suppress(ImportError, AttributeError):
             yield from patches()
 
@@ -148,13 +156,37 @@ def _clusters() -> Iterator[Patch]:
 
 def _joint_projections() -> Iterator[Patch]:
     """FRoD's projection is square, of the layers' input width; PEFT computes it from all weights on the CPU."""
-    from peft.tuners.frod import model
+    from peft.tuners.frod import layer, model
 
     def projection(matrices: list[torch.Tensor], *args: Any) -> torch.Tensor:
         width = matrices[0].shape[1]
         return torch.empty((width, width), device="cpu")
 
     yield model, "_projection_from_weights", projection
+    yield layer, "torch", _torch_with(sparse_coo_tensor=SparseStandIn)
+
+
+def _row_weights() -> Iterator[Patch]:
+    """CPT weighs the tokens of one row after the other, in temporaries of one row each; one row stands for all.
+
+    Otherwise every batch size would run a number of operators of its own. They are a dozen per row and tiny.
+    """
+    from peft.tuners.cpt import model
+
+    yield model, "range", lambda rows: range(min(rows, 1))
+
+
+def _experts() -> Iterator[Patch]:
+    """XLoRA reads its experts' weights from files; for real, on the CPU, whatever they are copied into."""
+    from peft.utils import save_and_load
+
+    load = save_and_load.load_peft_weights
+
+    def load_peft_weights(model_id: str, *args: Any, **kwargs: Any) -> Any:
+        with unset_fake_temporarily(), torch.device("cpu"):
+            return load(model_id, **{**kwargs, "device": "cpu"})
+
+    yield save_and_load, "load_peft_weights", load_peft_weights
 
 
 def _torch_with(**replaced: Callable[..., Any]) -> Any:
