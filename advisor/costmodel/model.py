@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,8 +53,9 @@ class CostModel:
         calibration: What ``calibrate`` found on this device.
         quality: Prior and evidence; the shipped prior when ``None``.
         cache_dir: Where traces are kept; the user's data directory when ``None``.
-        memory_limit_bytes: Where only this limit is asked about: the allocator is then replayed for configurations
-            near it, and the memory of others is bounded. ``None`` replays every one.
+        memory_limit_bytes: What a run may take of the device; all that it has when ``None``.
+        sweeping: Many configurations will be asked about, and only whether they stay within the limit matters: the
+            allocator is replayed for those near it, and the memory of others is bounded.
     """
 
     def __init__(
@@ -64,9 +66,11 @@ class CostModel:
         quality: QualityModel | None = None,
         cache_dir: Path | None = None,
         memory_limit_bytes: int | None = None,
+        sweeping: bool = False,
     ) -> None:
         self.device = device
         self.memory_limit_bytes = memory_limit_bytes
+        self.sweeping = sweeping
         self.calibration = calibration
         self.quality = quality
         self._clock = OperatorClock(device, calibration)
@@ -80,6 +84,16 @@ class CostModel:
         families = other._families
         other._stores = self._stores
         other._families = self._stores.setdefault((families.semantics, families.compute_capability), families)
+        return other
+
+    def before_first_trace(self, function: Callable[[], None]) -> None:
+        """Call ``function`` once, before the first trace that is not on disk."""
+        self._families.before_first_trace = function
+
+    def near(self, limit_bytes: int) -> CostModel:
+        """The same cost model where many configurations are asked whether they stay within one limit."""
+        other = self.on(self.device)
+        other.calibration, other.memory_limit_bytes, other.sweeping = self.calibration, limit_bytes, True
         return other
 
     def memory(self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan) -> MemoryEstimate:
@@ -165,6 +179,7 @@ class CostModel:
             self.calibration,
             run_facts(family, shapes, model, strategy, execution, data),
             limit_bytes=self.memory_limit_bytes,
+            sweeping=self.sweeping,
         )
 
     def _time(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from advisor.core.budget import Budget
 from advisor.core.cost import CostEstimate
@@ -12,7 +12,7 @@ from advisor.core.data import DataProfile
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError, InputError
 from advisor.core.model import ModelSpec
-from advisor.core.plan import ExecutionPlan, Plan, load_plan
+from advisor.core.plan import Dtype, ExecutionPlan, Plan, load_plan
 from advisor.core.strategy import StrategyConfig
 from advisor.pipeline.environment import check_device, resolve_device
 from advisor.pipeline.events import OnEvent, note, phase
@@ -97,8 +97,21 @@ def predict_plan(
     return _estimate(profile, plan.model, plan.strategy, plan.execution, plan.data_profile, plan.budget, on_event)
 
 
-def cost_model_for(device: DeviceProfile, on_event: OnEvent | None = None) -> CostModel:
-    """The cost model of a device, with its calibration if there is one that was made with the libraries in use now."""
+def cost_model_for(
+    device: DeviceProfile,
+    on_event: OnEvent | None = None,
+    *,
+    memory_limit_bytes: int | None = None,
+    sweeping: bool = False,
+) -> CostModel:
+    """The cost model of a device, with its calibration if there is one that was made with the libraries in use now.
+
+    Args:
+        device: Where plans will run.
+        on_event: Is told why a calibration is not used.
+        memory_limit_bytes: As in ``CostModel``.
+        sweeping: As in ``CostModel``.
+    """
     from advisor.costmodel.calibration import load_calibration
     from advisor.costmodel.model import CostModel
 
@@ -107,7 +120,7 @@ def cost_model_for(device: DeviceProfile, on_event: OnEvent | None = None) -> Co
     except DeviceError as failure:
         note(on_event, f"the calibration of {device.id} is not used: {failure.message}; run `advisor calibrate` again")
         calibration = None
-    return CostModel(device, calibration)
+    return CostModel(device, calibration, memory_limit_bytes=memory_limit_bytes, sweeping=sweeping)
 
 
 def _estimate(
@@ -120,9 +133,11 @@ def _estimate(
     on_event: OnEvent | None,
 ) -> CostEstimate:
     budget = budget or Budget()
-    cost_model = cost_model_for(device, on_event)
+    cost_model = cost_model_for(device, on_event, memory_limit_bytes=budget.memory_bytes)
     phase(on_event, "tracing the training step")
-    estimate = cost_model.estimate(model, config, execution, data, min_quality=budget.min_quality)
+    estimate = cost_model.estimate(
+        model, config, execution, data, min_quality=budget.min_quality, same_length=data is None
+    )
     limit = budget.memory_bytes if budget.memory_bytes is not None else device.memory_bytes
     fits = cost_model.memory_quantile_bytes(estimate, budget.safety_level) <= limit
     if budget.time_s is not None and estimate.time is not None:
@@ -130,12 +145,26 @@ def _estimate(
     return dataclasses.replace(estimate, fits=bool(fits))
 
 
+def stored_dtype(model: ModelSpec) -> Dtype:
+    """Data type of the checkpoint's weights, in which transformers loads them; float32 where it does not say."""
+    text = model.config.get("text_config") or {}
+    names = (source.get(key) for source in (model.config, text) for key in ("dtype", "torch_dtype"))
+    found = next((str(name).removeprefix("torch.") for name in names if name), "float32")
+    return next((known for known in get_args(Dtype) if known == found), "float32")
+
+
 def _execution_plan(values: dict[str, Any], model: ModelSpec, data: DataProfile | None) -> ExecutionPlan:
     from advisor.search.planner.families import supports_sdpa
 
     measured = data.max_seq_length if data is not None else min(DEFAULT_SEQ_LENGTH, model.max_positions or 2**31)
     kernel = "sdpa" if supports_sdpa(model) else "eager"
-    settings = {"micro_batch_size": 8, "max_seq_length": measured, "attn_implementation": kernel, **values}
+    settings = {
+        "micro_batch_size": 8,
+        "max_seq_length": measured,
+        "attn_implementation": kernel,
+        "dtype": stored_dtype(model),
+        **values,
+    }
     known = {field.name for field in dataclasses.fields(ExecutionPlan)}
     if unknown := sorted(set(settings) - known):
         fix = f"use some of {', '.join(sorted(known))}"

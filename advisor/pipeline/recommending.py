@@ -11,6 +11,7 @@ from advisor.core.budget import Budget
 from advisor.core.model import ModelSpec
 from advisor.core.recommendation import RankedPlan, Recommendation
 from advisor.core.strategy import StrategyConfig
+from advisor.pipeline.companion import plan_backwards, tracing_companion
 from advisor.pipeline.environment import check_device, resolve_device, versions
 from advisor.pipeline.events import OnEvent, counted_progress, phase
 from advisor.pipeline.evidence import check_evidence, with_evidence
@@ -70,17 +71,23 @@ def recommend(
     if evidence_s is not None:
         check_evidence(inputs.model, profile)
     phase(on_event, "comparing strategies")
-    recommendation = recommend_plans(
-        inputs.model,
-        inputs.data,
-        inputs.profile,
-        cost_model_for(profile, on_event),
-        budget or Budget(),
-        effective_batch_size=effective_batch_size,
-        methods=configurations(inputs.model, methods, num_train_epochs, peft_config),
-        seed=seed,
-        on_progress=counted_progress(on_event),
-    )
+    budget = budget or Budget()
+    cost_model = cost_model_for(profile, on_event, memory_limit_bytes=budget.memory_bytes, sweeping=True)
+    asked = configurations(inputs.model, methods, num_train_epochs, peft_config)
+    with tracing_companion(
+        cost_model, plan_backwards, inputs.model, inputs.profile, profile, budget, effective_batch_size, asked
+    ):
+        recommendation = recommend_plans(
+            inputs.model,
+            inputs.data,
+            inputs.profile,
+            cost_model,
+            budget,
+            effective_batch_size=effective_batch_size,
+            methods=asked,
+            seed=seed,
+            on_progress=counted_progress(on_event),
+        )
     if evidence_s is not None and recommendation.ranked:
         recommendation = with_evidence(recommendation, evidence_s, on_event)
     recommendation = with_versions(recommendation)

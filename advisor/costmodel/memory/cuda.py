@@ -18,7 +18,7 @@ from advisor.costmodel.allocator import LARGE_SEGMENT_BYTES
 from advisor.costmodel.depth import StepFamily
 from advisor.costmodel.memory.breakdown import breakdown
 from advisor.costmodel.memory.history import RunShapes
-from advisor.costmodel.memory.replay import Holdings, Workspaces, holdings, schedule
+from advisor.costmodel.memory.replay import NOTHING, Extras, Holdings, Workspaces, holdings, schedule
 from advisor.costmodel.memory.uncertainty import Spread, interval_around
 from advisor.costmodel.memory_curve import Peak
 from advisor.costmodel.trace.family import EventLog
@@ -30,11 +30,17 @@ within 1 %; doubled, because that is one device and one architecture."""
 CACHE_HALF_WIDTH = 0.02
 """90 % half width of reserved over allocated bytes when the full depth is replayed, besides one large segment: events
 and sizes of the replay equal a full trace's, but the order in which a run loads its weights and meets its lengths is
-not known. Orders that were tried (lengths ascending, descending, mixed) differ by up to this much."""
+not known. Orders of lengths that were tried (ascending, descending, mixed; 36 replays of 100 MB to 13 GB) changed
+nothing once there was more than one length."""
 UNREPLAYED_SHARE = 0.06
-"""What the allocator holds beyond allocated bytes where nothing was replayed: the median of replayed histories."""
-UNREPLAYED_HIGH = 0.22
-"""The same in nineteen of twenty replayed histories, besides two large segments."""
+"""What is reserved beyond allocated bytes where nothing was replayed: median of the same replays, besides one large
+segment."""
+UNREPLAYED_HIGH = 0.40
+"""The same in all of them, besides two large segments."""
+UNREPLAYED_REQUIRED = 0.03
+"""What is required beyond allocated bytes: median of the same replays, besides one large segment."""
+UNREPLAYED_REQUIRED_HIGH = 0.22
+"""The same in all of them, besides two large segments."""
 SHALLOW_HALF_WIDTH = 0.12
 """90 % half width of reserved over allocated bytes when only a shallow model could be replayed: two depths of six
 decoders and encoders differed by up to 11 %."""
@@ -48,7 +54,8 @@ class _Figures:
     """Holdings, and how far ``reserved`` and ``required`` may be off because of the allocator alone."""
 
     holdings: Holdings
-    spread: Spread
+    reserved: Spread
+    required: Spread
 
 
 def on_cuda(
@@ -59,9 +66,10 @@ def on_cuda(
     shapes: RunShapes,
     device: DeviceProfile,
     *,
-    extra_batch_bytes: int = 0,
+    extras: Extras = NOTHING,
     host_bytes: int | None = None,
     limit_bytes: int | None = None,
+    sweeping: bool = False,
 ) -> MemoryEstimate:
     """Memory of a run on a CUDA card.
 
@@ -72,9 +80,10 @@ def on_cuda(
         family: Its events are replayed.
         shapes: The history to replay.
         device: Capacity, context, workspace.
-        extra_batch_bytes: Micro-batches of a step that the trace has not.
+        extras: What the trace has not.
         host_bytes: What the run takes of the host's memory.
-        limit_bytes: Where only this limit is asked about: configurations far from it are bounded, not replayed.
+        limit_bytes: What the run may take of the card, context included; ``None`` is all that is there.
+        sweeping: Only whether it stays within the limit is asked: far from it nothing is replayed.
     """
     workspaces = Workspaces(
         forward_bytes=device.workspace_bytes * family.multiplies_in("forward"),
@@ -82,10 +91,13 @@ def on_cuda(
     )
     allocated = live_bytes + workspaces.total_bytes
     context = _context(device)
-    if limit_bytes is not None and _far(allocated, device.context_bytes, limit_bytes):
+    # What other processes hold now is theirs: torch can have the rest, less its own context.
+    limit_bytes = min(device.available_bytes or device.memory_bytes, limit_bytes or device.memory_bytes)
+    if sweeping and _far(allocated, device.context_bytes, limit_bytes):
         figures = _unreplayed(allocated)
     else:
-        figures = _replayed(allocated, family, shapes, device, workspaces, extra_batch_bytes)
+        capacity_bytes = limit_bytes - device.context_bytes
+        figures = _replayed(allocated, family, shapes, workspaces, extras, capacity_bytes)
     held = figures.holdings
     trace = Spread(TRACE_HALF_WIDTH * held.allocated_bytes, TRACE_HALF_WIDTH * held.allocated_bytes)
     device_bytes = held.reserved_bytes + device.context_bytes
@@ -98,9 +110,9 @@ def on_cuda(
         breakdown=breakdown(peak, device_bytes, workspaces.total_bytes, device.context_bytes),
         intervals={
             "allocated_bytes": interval_around(held.allocated_bytes, trace),
-            "reserved_bytes": interval_around(held.reserved_bytes, trace, figures.spread),
-            "device_bytes": interval_around(device_bytes, trace, figures.spread, context),
-            "required_bytes": interval_around(required_bytes, trace, figures.spread, context),
+            "reserved_bytes": interval_around(held.reserved_bytes, trace, figures.reserved),
+            "device_bytes": interval_around(device_bytes, trace, figures.reserved, context),
+            "required_bytes": interval_around(required_bytes, trace, figures.required, context),
         },
         peak_phase=phase,
         evidence="extrapolated",
@@ -119,43 +131,54 @@ def _context(device: DeviceProfile) -> Spread:
 
 
 def _far(allocated_bytes: int, context_bytes: int, limit_bytes: int) -> bool:
-    """Whether the answer is clear without a replay: more than the limit is allocated, or far less could be held."""
-    least = allocated_bytes * (1 - 2 * TRACE_HALF_WIDTH)
-    most = allocated_bytes * (1 + 2 * UNREPLAYED_HIGH) + 4 * LARGE_SEGMENT_BYTES + CONTEXT_HIGH * context_bytes
+    """Whether the answer is clear without a replay: more than the limit is allocated, or far less could be held.
+
+    Twice the spreads, so that it is clear at every usual safety level.
+    """
+    least = allocated_bytes * (1 - 2 * TRACE_HALF_WIDTH) + CONTEXT_LOW * context_bytes
+    most = allocated_bytes * (1 + 2 * UNREPLAYED_REQUIRED_HIGH) + 4 * LARGE_SEGMENT_BYTES + 2 * context_bytes
     return not least <= limit_bytes <= most
 
 
 def _unreplayed(allocated_bytes: int) -> _Figures:
-    held = round(allocated_bytes * (1 + UNREPLAYED_SHARE))
-    spread = Spread(
-        held - allocated_bytes, (UNREPLAYED_HIGH - UNREPLAYED_SHARE) * allocated_bytes + 2 * LARGE_SEGMENT_BYTES
+    reserved = round(allocated_bytes * (1 + UNREPLAYED_SHARE)) + LARGE_SEGMENT_BYTES
+    required = round(allocated_bytes * (1 + UNREPLAYED_REQUIRED)) + LARGE_SEGMENT_BYTES
+    return _Figures(
+        Holdings(allocated_bytes, reserved, required),
+        reserved=Spread(
+            reserved - allocated_bytes,
+            (UNREPLAYED_HIGH - UNREPLAYED_SHARE) * allocated_bytes + LARGE_SEGMENT_BYTES,
+        ),
+        required=Spread(
+            required - allocated_bytes,
+            (UNREPLAYED_REQUIRED_HIGH - UNREPLAYED_REQUIRED) * allocated_bytes + LARGE_SEGMENT_BYTES,
+        ),
     )
-    return _Figures(Holdings(allocated_bytes, held, held), spread)
 
 
 def _replayed(
     allocated_bytes: int,
     family: StepFamily,
     shapes: RunShapes,
-    device: DeviceProfile,
     workspaces: Workspaces,
-    extra_batch_bytes: int,
+    extras: Extras,
+    capacity_bytes: int,
 ) -> _Figures:
     logs = {shape: log for _, shape in shapes.steps() if (log := family.events(shape)) is not None}
     if shapes.training not in logs:
         return _shallow(allocated_bytes, family, shapes, workspaces)
-    # What other processes hold now is theirs: torch can have the rest, less its own context.
-    capacity = (device.available_bytes or device.memory_bytes) - device.context_bytes
     held = holdings(
         schedule(logs[shapes.training]),
         _sizes(logs),
         shapes,
         workspaces,
-        extra_batch_bytes=extra_batch_bytes,
-        capacity_bytes=capacity,
+        extras=extras,
+        capacity_bytes=capacity_bytes,
     )
-    half_width = CACHE_HALF_WIDTH * held.reserved_bytes
-    return _Figures(held, Spread(half_width, half_width + LARGE_SEGMENT_BYTES))
+    spread = Spread(
+        CACHE_HALF_WIDTH * held.reserved_bytes, CACHE_HALF_WIDTH * held.reserved_bytes + LARGE_SEGMENT_BYTES
+    )
+    return _Figures(held, spread, spread)
 
 
 def _shallow(allocated_bytes: int, family: StepFamily, shapes: RunShapes, workspaces: Workspaces) -> _Figures:
@@ -164,8 +187,8 @@ def _shallow(allocated_bytes: int, family: StepFamily, shapes: RunShapes, worksp
     held = holdings(schedule(logs[shapes.training]), _sizes(logs), shapes, workspaces)
     reserved = round(allocated_bytes * held.reserved_bytes / held.allocated_bytes)
     required = round(allocated_bytes * held.required_bytes / held.allocated_bytes)
-    half_width = SHALLOW_HALF_WIDTH * reserved
-    return _Figures(Holdings(allocated_bytes, reserved, required), Spread(half_width, half_width))
+    spread = Spread(SHALLOW_HALF_WIDTH * reserved, SHALLOW_HALF_WIDTH * reserved)
+    return _Figures(Holdings(allocated_bytes, reserved, required), spread, spread)
 
 
 def _sizes(logs: dict[Shape, EventLog]) -> dict[Shape, list[int]]:

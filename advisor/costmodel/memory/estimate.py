@@ -12,6 +12,7 @@ from advisor.costmodel.memory.cuda import on_cuda
 from advisor.costmodel.memory.facts import RunFacts
 from advisor.costmodel.memory.history import RunShapes
 from advisor.costmodel.memory.host import host_peak_bytes
+from advisor.costmodel.memory.replay import Extras
 from advisor.costmodel.memory_curve import Peak, rounding
 
 PHASE_NAMES = {"first_forward": "forward", "first_backward": "backward", "weights": "loading", "states": "optimizer"}
@@ -26,6 +27,7 @@ def estimate_memory(
     facts: RunFacts | None = None,
     *,
     limit_bytes: int | None = None,
+    sweeping: bool = False,
 ) -> MemoryEstimate:
     """Peak memory of the whole run: loading, longest batch, evaluation, saving.
 
@@ -39,7 +41,9 @@ def estimate_memory(
         device: Context, workspace, capacity, and whose semantics apply.
         calibration: Of this machine (CPU: resident set).
         facts: What the run does besides.
-        limit_bytes: Where only this limit is asked about: far from it nothing is replayed, and intervals are wide.
+        limit_bytes: What the run may take; ``None`` is all that the device has.
+        sweeping: Only whether it stays within the limit is asked: far from it nothing is replayed, and intervals are
+            wide.
     """
     facts = facts or RunFacts()
     phase, peak = _largest_moment(family, shapes, device, facts)
@@ -54,9 +58,10 @@ def estimate_memory(
         family,
         shapes,
         device,
-        extra_batch_bytes=facts.extra_batch_bytes,
+        extras=Extras(facts.extra_batch_bytes, facts.quantizing_bytes),
         host_bytes=None if facts.host is None else host_peak_bytes(facts.host),
         limit_bytes=limit_bytes,
+        sweeping=sweeping,
     )
 
 

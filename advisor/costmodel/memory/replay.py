@@ -9,6 +9,7 @@ aten/src/ATen/cuda/CublasHandlePool.cpp: one per thread and stream, shared with 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from dataclasses import replace as replaced
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +19,12 @@ from advisor.costmodel.memory.history import RunShapes
 from advisor.costmodel.trace.family import PHASES, EventLog
 from advisor.costmodel.trace.symbolic import Shape
 
-_FORWARD_WORKSPACE, _BACKWARD_WORKSPACE, _BATCHES = -1, -2, -3
+_FORWARD_WORKSPACE, _BACKWARD_WORKSPACE, _BATCHES, _LOADING = -1, -2, -3, -4
 """Numbers of storages that no trace has."""
 
-CAPACITY_STEPS = (1.0, 1.005, 1.02, 1.05)
-"""Capacities that are tried, as multiples of the bytes in segments that cannot be returned."""
+LESS_CAPACITY = 0.97
+"""A run must also get through with this share of what it is given: whether it does is erratic where memory is short,
+and the trace may be a little off."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,29 @@ class Workspaces:
 
 
 @dataclass(frozen=True)
+class Extras:
+    """What a run holds for a while and no trace has.
+
+    Attributes:
+        batch_bytes: Further micro-batches, through every step.
+        loading_bytes: The largest weight in full precision while it is quantised, beside all others.
+    """
+
+    batch_bytes: int = 0
+    loading_bytes: int = 0
+
+
+NOTHING = Extras()
+
+
+@dataclass(frozen=True)
 class Holdings:
     """What the allocator holds at most during a run.
 
     Attributes:
         allocated_bytes: As ``torch.cuda.max_memory_allocated``: blocks in use, with what was not worth splitting off.
         reserved_bytes: As ``max_memory_reserved`` on the given device.
-        required_bytes: The least that the device must give for the run to end; cached segments are then returned.
+        required_bytes: What the device must give for the run to end, when cached segments are returned in time.
     """
 
     allocated_bytes: int
@@ -97,7 +115,7 @@ def replay(
     sizes: dict[Shape, list[int]],
     shapes: RunShapes,
     workspaces: Workspaces,
-    extra_batch_bytes: int = 0,
+    extras: Extras = NOTHING,
     capacity_bytes: int | None = None,
 ) -> CachingAllocator:
     """Run a whole history through an allocator; it stops where memory ends.
@@ -107,16 +125,18 @@ def replay(
         sizes: Bytes by storage number, for every shape of the history.
         shapes: The history.
         workspaces: Taken at the first forward and backward pass.
-        extra_batch_bytes: Micro-batches of a step that the trace has not.
+        extras: What the trace has not.
         capacity_bytes: What the device gives; ``None`` is unbounded.
     """
     allocator = CachingAllocator(capacity_bytes)
     allocator.replay(plan.weights, sizes[shapes.training])
+    if extras.loading_bytes and allocator.allocate(_LOADING, extras.loading_bytes):
+        allocator.release(_LOADING)
     for kind, shape in shapes.steps():
         if allocator.out_of_memory:
             break
         if kind == "training":
-            _train(allocator, plan, sizes[shape], workspaces, extra_batch_bytes)
+            _train(allocator, plan, sizes[shape], workspaces, extras.batch_bytes)
         else:
             allocator.replay(plan.evaluation, sizes[shape])
     return allocator
@@ -128,48 +148,56 @@ def holdings(
     shapes: RunShapes,
     workspaces: Workspaces,
     *,
-    extra_batch_bytes: int = 0,
+    extras: Extras = NOTHING,
     capacity_bytes: int | None = None,
 ) -> Holdings:
-    """What a run holds on a device that gives ``capacity_bytes``, and the least it can do with."""
+    """What a run holds on a device that gives ``capacity_bytes``, and with how little it gets through.
+
+    Segments with a live block are what a run cannot do without. Whether it gets by with them alone depends on where
+    freed segments leave gaps: a replay with the device's capacity decides, and one with a little less. If either runs
+    out of memory, everything that an unbounded allocator holds is required.
+    """
 
     def run(capacity: int | None) -> CachingAllocator:
-        return replay(plan, sizes, shapes, workspaces, extra_batch_bytes, capacity)
+        return replay(plan, sizes, shapes, workspaces, extras, capacity)
 
     free = run(None)
-    reserved = free.peak_reserved_bytes
-    if capacity_bytes is not None and reserved > capacity_bytes:
-        bounded = run(capacity_bytes)
-        if not bounded.out_of_memory:
-            reserved = bounded.peak_reserved_bytes
-    required = free.peak_reserved_bytes
-    for step in CAPACITY_STEPS:
-        candidate = round(step * free.peak_pinned_bytes)
-        if candidate >= required:
-            break
-        if not run(candidate).out_of_memory:
-            required = candidate
-            break
-    return Holdings(free.peak_allocated_bytes, reserved, required)
+    unbounded = Holdings(free.peak_allocated_bytes, free.peak_reserved_bytes, free.peak_reserved_bytes)
+    if capacity_bytes is None or free.peak_reserved_bytes <= capacity_bytes:
+        return replaced(unbounded, required_bytes=free.peak_pinned_bytes)
+    if free.peak_allocated_bytes > capacity_bytes:
+        return unbounded
+    bounded = run(capacity_bytes)
+    if bounded.out_of_memory or run(round(LESS_CAPACITY * capacity_bytes)).out_of_memory:
+        return unbounded
+    required = min(free.peak_pinned_bytes, bounded.peak_pinned_bytes)
+    return Holdings(bounded.peak_allocated_bytes, bounded.peak_reserved_bytes, required)
 
 
 def _train(
-    allocator: CachingAllocator, plan: Schedule, sizes: list[int], workspaces: Workspaces, extra_batch_bytes: int
+    allocator: CachingAllocator, plan: Schedule, sizes: list[int], workspaces: Workspaces, batch_bytes: int
 ) -> bool:
     """One optimizer step; says whether it fitted."""
     return (
         _once(allocator, _FORWARD_WORKSPACE, workspaces.forward_bytes)
-        and (not extra_batch_bytes or allocator.allocate(_BATCHES, extra_batch_bytes))
+        and (not batch_bytes or allocator.allocate(_BATCHES, batch_bytes))
         and allocator.replay(plan.forward, sizes)
         and _once(allocator, _BACKWARD_WORKSPACE, workspaces.backward_bytes)
         and allocator.replay(plan.backward, sizes)
         and (not plan.states or allocator.is_live(plan.states[0]) or allocator.replay(plan.states, sizes))
-        and allocator.replay([*plan.update, ~_BATCHES], sizes)
+        and allocator.replay(plan.update, sizes)
+        and _released(allocator, _BATCHES)
     )
 
 
 def _once(allocator: CachingAllocator, number: int, size_bytes: int) -> bool:
     return not size_bytes or allocator.is_live(number) or allocator.allocate(number, size_bytes)
+
+
+def _released(allocator: CachingAllocator, number: int) -> bool:
+    if allocator.is_live(number):
+        allocator.release(number)
+    return True
 
 
 def _first(mask: npt.NDArray[np.bool_]) -> int:
