@@ -139,6 +139,21 @@ def used_bytes_by_gpu() -> dict[str, int]:
     return used
 
 
+def compute_capability() -> tuple[int, int]:
+    """The highest compute capability of this machine's GPUs, without starting CUDA.
+
+    Raises:
+        NvmlUnavailable: NVML cannot be used, or there is no GPU.
+    """
+    with _library() as nvml:
+        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+        found = [nvml.nvmlDeviceGetCudaComputeCapability(handle) for handle in handles]
+    if not found:
+        raise NvmlUnavailable("NVML must show a GPU, but it lists none")
+    major, minor = max(tuple(pair) for pair in found)
+    return int(major), int(minor)
+
+
 @contextlib.contextmanager
 def _library() -> Iterator[Any]:
     try:

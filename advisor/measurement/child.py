@@ -23,6 +23,10 @@ from advisor.core.run import Outcome
 PR_SET_PDEATHSIG = 1
 """prctl(2), ``linux/prctl.h``: the signal that this process gets when its parent dies."""
 
+NO_MEMORY = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
+"""What plain ``RuntimeError``s say: torch's CPU allocator, the CUDA runtime, and cuBLAS, cuDNN or cuSOLVER making their
+handles."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -81,7 +85,7 @@ def classify(failure: BaseException) -> Answer:
     """An exception as an answer.
 
     Out of memory is torch's typed error on CUDA, ``MemoryError`` from Python and numpy, and a plain ``RuntimeError``
-    from torch's CPU allocator.
+    from torch's CPU allocator and from CUDA's libraries.
     """
     text = f"{failure}".strip()
     line = text.splitlines()[0] if text else type(failure).__name__
@@ -91,7 +95,7 @@ def classify(failure: BaseException) -> Answer:
         return Answer("interrupted", reason="stopped by Ctrl-C")
     if isinstance(failure, MemoryError) or type(failure).__name__ == "OutOfMemoryError":
         return Answer("out_of_memory", reason=line)
-    if isinstance(failure, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text):
+    if isinstance(failure, RuntimeError) and any(words in text for words in NO_MEMORY):
         return Answer("out_of_memory", reason=line)
     return Answer("failed", reason=f"{type(failure).__name__}: {line}")
 

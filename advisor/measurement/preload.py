@@ -7,11 +7,12 @@ import contextlib
 import os
 
 from advisor.measurement.server import SERVER_VARIABLE
+from advisor.measurement.sleeping_gpu import sleeping_gpu
 from advisor.training.hub import forbid_kernel_downloads
 
 forbid_kernel_downloads()
 
-with contextlib.suppress(ImportError):
+with contextlib.suppress(ImportError), sleeping_gpu():
     import advisor.measurement.run
     import advisor.measurement.steps
     import advisor.training.trainer  # noqa: F401

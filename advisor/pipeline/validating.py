@@ -235,13 +235,13 @@ def _profile(device_type: DeviceType, on_event: OnEvent | None) -> DeviceProfile
 
     try:
         saved = this_device()
-        if saved.type == device_type:
-            return saved
     except DeviceError:
-        pass
+        saved = None
+    if saved is not None and saved.type == device_type:
+        return saved
     note(on_event, f"this machine's {device_type} has not been probed yet: a quick probe comes first (about 15 s)")
     phase(on_event, "probing this machine")
-    return probe_device(quick=True, device=device_type, on_progress=progress(on_event), save=False)
+    return probe_device(quick=True, device=device_type, on_progress=progress(on_event), save=saved is None)
 
 
 def _at_hand(device: DeviceProfile) -> tuple[DeviceProfile, int]:

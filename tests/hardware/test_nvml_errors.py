@@ -9,7 +9,13 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from advisor.core.errors import DeviceError
-from advisor.hardware.nvml import NvmlUnavailable, gpu_state, process_memory_bytes
+from advisor.hardware.nvml import (
+    NvmlUnavailable,
+    compute_capability,
+    gpu_state,
+    process_memory_bytes,
+    used_bytes_by_gpu,
+)
 
 
 class FakeError(Exception):
@@ -39,7 +45,9 @@ def fake_library(
         "nvmlDeviceGetCount": lambda: 1,
         "nvmlDeviceGetHandleByIndex": lambda index: index,
         "nvmlDeviceGetHandleByUUID": lambda uuid: uuid,
-        "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(total=80 * 2**30, free=79 * 2**30),
+        "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(total=80 * 2**30, free=79 * 2**30, used=2**30),
+        "nvmlDeviceGetUUID": lambda handle: f"GPU-{handle}",
+        "nvmlDeviceGetCudaComputeCapability": lambda handle: [9, 0],
         "nvmlDeviceGetClockInfo": clock,
         "nvmlDeviceGetMaxClockInfo": clock,
         "nvmlDeviceGetEnforcedPowerLimit": lambda handle: 400_000,
@@ -106,3 +114,13 @@ def test_a_driver_without_figures_says_so(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "pynvml", fake_library(processes={os.getpid(): None}))
     with pytest.raises(NvmlUnavailable):
         process_memory_bytes()
+
+
+def test_used_memory_and_capability_need_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", fake_library())
+    assert used_bytes_by_gpu() == {"0": 2**30}
+    assert compute_capability() == (9, 0)
+    monkeypatch.setitem(sys.modules, "pynvml", fake_library(init_fails=True))
+    for question in (used_bytes_by_gpu, compute_capability):
+        with pytest.raises(NvmlUnavailable):
+            question()
