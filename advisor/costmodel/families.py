@@ -6,12 +6,13 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advisor.core.model import ModelSpec
-from advisor.core.plan import ExecutionPlan
+from advisor.core.plan import BITSANDBYTES_OPTIMIZERS, ExecutionPlan
 from advisor.core.serialization import to_dict
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.depth import StepFamily
@@ -40,6 +41,8 @@ class FamilyStore:
         self.compute_capability = _capability_class(compute_capability) if semantics == "cuda" else None
         self._cache_dir = cache_dir
         self._families: dict[str, StepFamily] = {}
+        self.before_first_trace: Callable[[], None] | None = None
+        """Called once, before the first family that is not on disk is traced."""
 
     def get(self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan) -> StepFamily:
         """The family of a configuration, traced when it is new.
@@ -78,6 +81,9 @@ class FamilyStore:
             stored = load_family(path)
             if stored is not None:
                 return stored
+        if self.before_first_trace is not None:
+            told, self.before_first_trace = self.before_first_trace, None
+            told()
         from advisor.costmodel.trace.deeper import trace_deeper
         from advisor.costmodel.trace.family import trace_family
 
@@ -115,6 +121,7 @@ class FamilyStore:
             "task": model.task,
             "labels": model.num_labels,
             "strategy": _structural(strategy),
+            "rank": strategy.rank if execution.optim in BITSANDBYTES_OPTIMIZERS else None,
             "execution": _structural_execution(execution),
             "semantics": self.semantics,
             "capability": self.compute_capability,
@@ -129,7 +136,7 @@ def _capability_class(capability: tuple[int, int] | None) -> tuple[int, int]:
 
 
 def _structural(strategy: StrategyConfig) -> dict[str, Any]:
-    """The knobs that change operators or storages; the rank is symbolic."""
+    """The knobs that change operators or storages; the rank is symbolic (but for 8-bit optimizers)."""
     return {
         "method": get_strategy(strategy.method).builds_as or strategy.method,
         "ranked": strategy.rank is not None,

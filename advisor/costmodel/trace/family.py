@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from advisor.core.errors import UntraceableError
+from advisor.core.plan import BITSANDBYTES_OPTIMIZERS
 from advisor.costmodel.trace.ops import TracedOp
 from advisor.costmodel.trace.recorder import Recording
 from advisor.costmodel.trace.step import StepTrace, TraceRequest, TraceSession
@@ -140,8 +141,13 @@ def lengthened(shape: Shape, added_tokens: int) -> Shape:
 
 
 def is_ranked(request: TraceRequest) -> bool:
-    """Whether the rank is symbolic: a PEFT configuration of the user's own is taken as it is."""
-    return request.strategy.rank is not None and request.strategy.method != "peft"
+    """Whether the rank is symbolic.
+
+    A PEFT configuration of the user's own is taken as it is; 8-bit optimizers store tensors below and above a size
+    differently, so that the rank decides what an adapter's states are.
+    """
+    eight_bit = request.execution.optim in BITSANDBYTES_OPTIMIZERS
+    return request.strategy.rank is not None and request.strategy.method != "peft" and not eight_bit
 
 
 def sampled_shapes(request: TraceRequest, ranked: bool) -> list[Shape]:
