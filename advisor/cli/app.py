@@ -18,6 +18,7 @@ _COMMANDS = {
     "probe": "probe",
     "calibrate": "calibrate",
     "predict": "predict",
+    "fit": "fit",
     "recommend": "recommend",
     "tune": "tune",
     "run": "run",

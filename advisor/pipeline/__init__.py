@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from advisor.pipeline.calibrating import calibrate
+    from advisor.pipeline.fitting import fit
     from advisor.pipeline.inputs import DataSource, ModelSource
     from advisor.pipeline.predicting import predict
     from advisor.pipeline.probing import probe
@@ -22,6 +23,7 @@ _HOMES = {
     "DataSource": "inputs",
     "ModelSource": "inputs",
     "calibrate": "calibrating",
+    "fit": "fitting",
     "predict": "predicting",
     "probe": "probing",
     "recommend": "recommending",
@@ -30,7 +32,7 @@ _HOMES = {
     "validate_memory": "validating",
 }
 
-__all__ = ["DataSource", "ModelSource", "calibrate", "predict", "probe", "recommend", "run", "tune", "validate_memory"]
+__all__ = ["DataSource", "ModelSource", "calibrate", "fit", "predict", "probe", "recommend", "run", "tune", "validate_memory"]
 
 
 def __getattr__(name: str) -> Any:

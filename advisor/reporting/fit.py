@@ -1,0 +1,127 @@
+"""What fits into a memory, as a table and as JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from advisor.core.serialization import to_dict
+from advisor.core.units import format_bytes
+from advisor.search.fitting import FitAnswer, Largest, MethodFit, SetupFit, Switches
+
+DTYPE_NAMES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+_COLUMNS = ("method", "set-up", "needs there", "largest batch", "largest length", "largest rank")
+
+
+def format_switches(setup: Switches) -> str:
+    """Switches in a few words: ``"bf16, checkpointing"``, ``"fp32 + bf16 amp, adamw_bnb_8bit"``."""
+    dtype = DTYPE_NAMES[setup.dtype]
+    parts = [dtype if setup.amp in ("none", dtype) else f"{dtype} + {setup.amp} amp"]
+    if setup.amp == "none" and setup.dtype != "float32":
+        parts = [f"pure {dtype}"]
+    if setup.optim != "adamw_torch_fused":
+        parts.append(setup.optim)
+    if setup.attn_implementation != "sdpa":
+        parts.append(setup.attn_implementation)
+    if setup.gradient_checkpointing:
+        parts.append("checkpointing")
+    return ", ".join(parts)
+
+
+def print_fit(console: Console, answer: FitAnswer) -> None:
+    """Print one row per method and set-up, then what could not be looked at, then the smallest need."""
+    asked = answer.question
+    title = (
+        f"What fits into {format_bytes(asked.limit_bytes)} on {escape(answer.device_id)} with {asked.safety_level:.3g} "
+        f"probability; what is not searched is held at {asked.micro_batch_size} x {asked.seq_length} tokens"
+    )
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in (*_COLUMNS, *(["smallest card"] if answer.cards else [])):
+        table.add_column(column, justify="left" if column in ("method", "set-up", "smallest card") else "right")
+    for method in answer.methods:
+        for index, setup in enumerate(_shown(method)):
+            table.add_row("" if index else escape(method.method), *_row(setup, cards=answer.cards))
+    if table.row_count:
+        console.print(table)
+        _print_legend(console, answer)
+    for method in answer.methods:
+        for text in [method.reason] if method.reason else method.problems:
+            console.print(f"[bold]{escape(method.method)}[/bold]: {escape(text)}", highlight=False, soft_wrap=True)
+    _print_smallest(console, answer)
+
+
+def fit_answer(answer: FitAnswer) -> dict[str, Any]:
+    """``fit --json``: the question, every method with its set-ups, and the smallest need of all."""
+    smallest = answer.leanest
+    return {
+        "device_id": answer.device_id,
+        "question": to_dict(answer.question),
+        "fits": answer.fits,
+        "methods": [{**to_dict(method), "fits": method.fits} for method in answer.methods],
+        "smallest": None if smallest is None else {"method": smallest[0].method, **to_dict(smallest[1])},
+        "considered": answer.considered,
+    }
+
+
+def _shown(method: MethodFit) -> list[SetupFit]:
+    """All traced set-ups; of those that were ruled out by their states alone, only the least demanding."""
+    ruled_out = min((s for s in method.setups if not s.traced), key=lambda s: s.memory_bytes, default=None)
+    return [setup for setup in method.setups if setup.traced or setup is ruled_out]
+
+
+def _row(setup: SetupFit, *, cards: bool) -> list[str]:
+    need = format_bytes(setup.memory_bytes)
+    cells = [
+        format_switches(setup.switches),
+        (need if setup.fits else f"[red]{need}[/red]") if setup.traced else f"[red]> {need}[/red]",
+        _largest(setup.micro_batch),
+        _largest(setup.seq_length),
+        _largest(setup.rank),
+    ]
+    if cards:
+        card = setup.card
+        cells.append(f"{escape(card.device)} ({format_bytes(card.memory_bytes)})" if card is not None else "–")
+    return cells
+
+
+def _largest(largest: Largest | None) -> str:
+    if largest is None:
+        return "–"
+    mark = "" if largest.bound == "memory" else "*"
+    return f"{largest.value}{mark} ({format_bytes(largest.memory_bytes)})"
+
+
+def _print_legend(console: Console, answer: FitAnswer) -> None:
+    axes = [
+        axis
+        for method in answer.methods
+        for setup in method.setups
+        for axis in (setup.micro_batch, setup.seq_length, setup.rank)
+    ]
+    ends = sorted({axis.bound for axis in axes if axis is not None and axis.bound != "memory"})
+    lines = ["in brackets: the memory at that point, upper bound at the safety level"]
+    if ends:
+        lines.append(f"* not the memory ends this, but: {', '.join(ends)}")
+    for line in lines:
+        console.print(f"[dim]{line}[/dim]", highlight=False, soft_wrap=True)
+
+
+def _print_smallest(console: Console, answer: FitAnswer) -> None:
+    if answer.fits:
+        return
+    limit = format_bytes(answer.question.limit_bytes)
+    console.print(f"[bold red]Nothing fits into {limit} on {escape(answer.device_id)}.[/bold red]")
+    if answer.leanest is None:
+        return
+    method, setup = answer.leanest
+    asked = answer.question
+    card = f"; the smallest card for it is {setup.card.device}" if setup.card is not None else ""
+    console.print(
+        f"the smallest need is {format_bytes(setup.memory_bytes)}: {method.method}, {format_switches(setup.switches)}, "
+        f"{asked.micro_batch_size} x {asked.seq_length} tokens{card}",
+        highlight=False,
+        soft_wrap=True,
+    )

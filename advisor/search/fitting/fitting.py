@@ -1,0 +1,183 @@
+"""``fit_methods``: climb along batch, length and rank until the memory is full."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+from advisor.core.device import DeviceProfile
+from advisor.core.errors import InputError
+from advisor.core.model import ModelSpec
+from advisor.core.strategy import StrategyConfig
+from advisor.costmodel.model import LENGTH_MULTIPLE, CostModel
+from advisor.search.fitting.cards import Cards
+from advisor.search.fitting.largest import Axis
+from advisor.search.fitting.points import Point, Points
+from advisor.search.fitting.records import Bound, CardFit, FitAnswer, Largest, MethodFit, Question, SetupFit, Switches
+from advisor.search.fitting.setups import rungs, switches
+from advisor.search.planner.candidates import Candidate, candidates
+from advisor.search.planner.families import Rung, describe
+
+Progress = Callable[[Mapping[str, object]], None]
+"""Takes ``{"kind": "fitting", "method": name, "done": i, "total": n}``."""
+
+MOST_ROWS = 1 << 14
+"""Largest micro-batch that is looked at."""
+MOST_TOKENS = 1 << 20
+"""Longest sequence that is looked at where the model's positions are unbounded."""
+
+
+def fit_methods(
+    model: ModelSpec,
+    cost_model: CostModel,
+    question: Question,
+    *,
+    methods: Sequence[str | StrategyConfig] | None = None,
+    cards: Sequence[DeviceProfile] | None = None,
+    all_setups: bool = False,
+    on_progress: Progress | None = None,
+) -> FitAnswer:
+    """Per method and set-up: the largest micro-batch, length and rank inside the limit, and the smallest card.
+
+    Set-ups are the data types and optimizers that ``recommend`` would try, preferred first, each with and without
+    checkpointing, down to the first that holds the asked point. A set-up whose weights, gradients and optimizer states
+    alone exceed the limit is not traced, except the leanest one of the method, so that what the method needs is known.
+
+    Args:
+        model: What is to be trained; its weights are not needed.
+        cost_model: Of the device that the limit is for.
+        question: Limit, and the point at which each axis is searched.
+        methods: Names or complete configurations; all registered methods when ``None``.
+        cards: Devices among which to find the smallest that fits; none is looked for when empty or ``None``.
+        all_setups: Go on to the leaner set-ups behind the first that fits.
+        on_progress: Called before every method.
+
+    Raises:
+        InputError: an unknown method, or knobs that do not fit the model.
+    """
+    found, unusable = candidates(model, cost_model.device, methods)
+    points = Points(model, cost_model, question)
+    search = _Search(points, Cards(cost_model, cards) if cards else None, all_setups)
+    answers = []
+    for index, candidate in enumerate(found):
+        if on_progress is not None:
+            name = candidate.strategy.method
+            on_progress({"kind": "fitting", "method": name, "done": index, "total": len(found)})
+        answers.append(search.method(candidate))
+    answers += [MethodFit(item.method, None, reason=item.reason) for item in unusable]
+    return FitAnswer(cost_model.device.id, question, tuple(answers), points.considered, bool(cards))
+
+
+class _Search:
+    """One question over methods and set-ups."""
+
+    def __init__(self, points: Points, cards: Cards | None, all_setups: bool) -> None:
+        self.points, self.cards, self.all_setups = points, cards, all_setups
+        self.model, self.device, self.question = points.model, points.device, points.question
+
+    def method(self, candidate: Candidate) -> MethodFit:
+        """All set-ups of one method."""
+        strategy = candidate.strategy
+        ladder = rungs(self.device, self.model, strategy)
+        setups: list[SetupFit] = []
+        problems: list[str] = []
+        for rung in ladder:
+            floor_bytes = rung.least_bytes(
+                self.model, trains_everything=strategy.method == "full", quantized=candidate.quantized
+            )
+            for checkpointing in (False, True):
+                hopeless = floor_bytes > self.question.limit_bytes
+                if hopeless and not (rung is ladder[-1] and checkpointing):
+                    setups.append(self._untraced(rung, checkpointing, floor_bytes))
+                    continue
+                answer = self._first_traceable(strategy, rung, checkpointing)
+                if isinstance(answer, SetupFit):
+                    setups.append(answer)
+                else:
+                    problems.append(answer)
+            if not self.all_setups and any(setup.fits for setup in setups):
+                break
+        told = tuple(dict.fromkeys(problems))
+        reason = None if any(setup.traced for setup in setups) else "; ".join(told) or None
+        return MethodFit(strategy.method, strategy, tuple(setups), told, reason)
+
+    def _untraced(self, rung: Rung, checkpointing: bool, floor_bytes: int) -> SetupFit:
+        first = next(switches(self.device, self.model, rung, checkpointing=checkpointing))
+        return SetupFit(first, floor_bytes, traced=False, fits=False)
+
+    def _first_traceable(self, strategy: StrategyConfig, rung: Rung, checkpointing: bool) -> SetupFit | str:
+        """The rung with the first attention kernel that can be traced, or why there is none."""
+        problem = ""
+        for setup in switches(self.device, self.model, rung, checkpointing=checkpointing):
+            try:
+                return self._setup(strategy, setup)
+            except InputError as failure:
+                where = describe(setup.execution(1, 1, padded=True)).removeprefix("micro-batch 1").lstrip(" ,")
+                problem = f"{where}: {failure.message}" if where else failure.message
+        return problem
+
+    def _setup(self, strategy: StrategyConfig, setup: Switches) -> SetupFit:
+        asked = Point(strategy, setup, self.question.micro_batch_size, self.question.seq_length)
+        need_bytes = self.points.memory_bytes(asked)
+        ranked = strategy.rank is not None and strategy.method != "peft"
+        positions = self.model.max_positions
+        end: Bound = "search limit" if positions is None else "positions"
+        tokens = positions or MOST_TOKENS
+        return SetupFit(
+            switches=setup,
+            memory_bytes=need_bytes,
+            traced=True,
+            fits=need_bytes <= self.question.limit_bytes,
+            micro_batch=self._largest(asked, lambda rows: asked._replace(rows=rows), MOST_ROWS, "search limit"),
+            seq_length=self._largest(
+                asked, lambda length: asked._replace(length=length), tokens, end, step=LENGTH_MULTIPLE
+            ),
+            rank=self._largest(asked, asked.with_rank, widest_rank(self.model, strategy), "layer width")
+            if ranked
+            else None,
+            card=self._card(asked, need_bytes),
+        )
+
+    def _largest(
+        self, asked: Point, point_of: Callable[[int], Point], high: int, end: Bound, *, step: int = 1
+    ) -> Largest | None:
+        """The last multiple of ``step`` up to ``high`` that fits, with the memory there."""
+        context_bytes = self.device.context_bytes
+        factor = (self.points.memory_bytes(asked) - context_bytes) / max(1, self.points.live_bytes(asked))
+        axis = Axis(
+            memory_of=lambda number: self.points.memory_bytes(point_of(number)),
+            guide_of=lambda number: self.points.live_bytes(point_of(number)),
+            limit_bytes=self.question.limit_bytes,
+            low=step,
+            high=high // step * step,
+            step=step,
+            constant_bytes=context_bytes,
+            factor=max(factor, 0.1),
+        )
+        value = axis.largest_fitting()
+        if value is None:
+            return None
+        return Largest(
+            value, step, self.points.memory_bytes(point_of(value)), end if value + step > axis.high else "memory"
+        )
+
+    def _card(self, asked: Point, need_bytes: int) -> CardFit | None:
+        if self.cards is None:
+            return None
+        known = need_bytes if self.device.type == "cuda" else None
+        return self.cards.smallest(self.model, asked.strategy, asked.setup, self.question, known)
+
+
+def widest_rank(model: ModelSpec, strategy: StrategyConfig) -> int:
+    """The largest rank that the method's own check accepts on this model: the narrowest adapted layer."""
+    from advisor.strategies import get_strategy
+
+    method = get_strategy(strategy.method)
+    low, high = 1, max(1, model.hidden_size)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if method.problems(dataclasses.replace(strategy, rank=middle), model):
+            high = middle - 1
+        else:
+            low = middle
+    return low

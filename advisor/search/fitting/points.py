@@ -1,0 +1,82 @@
+"""Memory at points of a question: exact where an answer depends on it, live bytes where only the way leads through."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+from advisor.core.model import ModelSpec
+from advisor.core.plan import ExecutionPlan
+from advisor.core.strategy import StrategyConfig
+from advisor.costmodel.memory import memory_quantile_bytes
+from advisor.costmodel.model import CostModel
+from advisor.search.fitting.records import Question, Switches
+from advisor.strategies import get_strategy
+
+
+class Point(NamedTuple):
+    """One configuration."""
+
+    strategy: StrategyConfig
+    setup: Switches
+    rows: int
+    length: int
+
+    def with_rank(self, rank: int) -> Point:
+        return self._replace(strategy=dataclasses.replace(self.strategy, rank=rank))
+
+    def execution(self, question: Question) -> ExecutionPlan:
+        return self.setup.execution(self.rows, self.length, padded=question.padded)
+
+
+class Points:
+    """Evaluates points of one question, none twice; methods that build the same model share theirs.
+
+    Args:
+        model: What is to be trained.
+        cost_model: Of the device that the question is about.
+        question: Limit, safety level, padding.
+    """
+
+    def __init__(self, model: ModelSpec, cost_model: CostModel, question: Question) -> None:
+        self.model, self.device, self.question = model, cost_model.device, question
+        self._exact = cost_model.near(question.limit_bytes)
+        self._exact.sweeping = False
+        # No configuration is near a limit of one byte: nothing is replayed, which leaves the live bytes.
+        self._guide = cost_model.near(1)
+        self._exact_bytes: dict[tuple[object, ...], int] = {}
+        self._live_bytes: dict[tuple[object, ...], int] = {}
+
+    @property
+    def considered(self) -> int:
+        """How many points were evaluated."""
+        return len(self._exact_bytes.keys() | self._live_bytes.keys())
+
+    def memory_bytes(self, point: Point) -> int:
+        """Upper quantile of the peak at the safety level.
+
+        Raises:
+            UntraceableError: the configuration cannot be traced.
+        """
+        key = _key(point)
+        if key not in self._exact_bytes:
+            memory = self._exact.memory(self.model, point.strategy, point.execution(self.question))
+            self._exact_bytes[key] = memory_quantile_bytes(memory, self.question.safety_level)
+        return self._exact_bytes[key]
+
+    def live_bytes(self, point: Point) -> int:
+        """What tensors take at the peak: grows with batch, length and rank."""
+        key = _key(point)
+        if key not in self._live_bytes:
+            memory = self._guide.memory(self.model, point.strategy, point.execution(self.question))
+            self._live_bytes[key] = memory.allocated_bytes
+        return self._live_bytes[key]
+
+
+def _key(point: Point) -> tuple[object, ...]:
+    """What memory depends on: neither learning rate nor epochs, and not which of two like methods asks."""
+    strategy = point.strategy
+    built = get_strategy(strategy.method).builds_as or strategy.method
+    knobs = (strategy.rank, strategy.target_modules, bool(strategy.lora_dropout), strategy.unfrozen_layers)
+    clips = strategy.max_grad_norm > 0, strategy.weight_decay > 0
+    return built, *knobs, repr(strategy.peft_config), *clips, *point[1:]
