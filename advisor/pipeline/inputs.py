@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from advisor.core.data import DataProfile, DataSpec
 from advisor.core.errors import DataError, InputError
-from advisor.core.model import ModelSpec, Task
+from advisor.core.model import TASKS, ModelSpec, Task
 from advisor.pipeline.events import OnEvent, note, phase
 
 if TYPE_CHECKING:
@@ -171,6 +171,8 @@ def resolve_task(model: ModelSource, data: DataSource | None) -> Task:
         return model.task
     if data is not None and _is_labelled(data):
         return "sequence-classification"
+    if data is None and _is_sequence_to_sequence(model_path(model.source)):
+        return "seq2seq-lm"
     causal = _is_causal(model_path(model.source))
     if data is not None and _is_conversation(Path(data.source)):
         return "causal-lm"
@@ -179,7 +181,7 @@ def resolve_task(model: ModelSource, data: DataSource | None) -> Task:
     if causal is None:
         raise InputError(
             f"the task must be known, but neither the data nor {model.source} says what to train for",
-            fix="pass --task sequence-classification, --task causal-lm or --task masked-lm",
+            fix=f"pass --task {', --task '.join(TASKS)}",
         )
     if data is not None:
         return "causal-lm" if causal else "masked-lm"
@@ -213,18 +215,27 @@ def _is_conversation(path: Path) -> bool:
 
 def _is_causal(source: str) -> bool | None:
     """Whether the architecture was pre-trained to predict the next token; ``None`` when nothing here says so."""
-    path = Path(source).expanduser()
-    if path.suffix == ".gguf":
+    if Path(source).suffix == ".gguf":
         return True
+    names = _architectures(source)
+    return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names) if names else None
+
+
+def _is_sequence_to_sequence(source: str) -> bool:
+    """Whether the architecture was pre-trained to write one text from another (``T5ForConditionalGeneration``)."""
+    return any(name.endswith("ForConditionalGeneration") for name in _architectures(source, "is_encoder_decoder"))
+
+
+def _architectures(source: str, only_if: str | None = None) -> list[str]:
+    """Class names in the configuration here; none when there is no configuration, or it does not set ``only_if``."""
+    path = Path(source).expanduser()
     config_file = path / "config.json" if path.is_dir() else path
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
         names = [str(name) for name in config.get("architectures") or []]
     except (OSError, ValueError, AttributeError):
-        return None
-    if not names:
-        return None
-    return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
+        return []
+    return names if only_if is None or config.get(only_if) else []
 
 
 def check_strategy(strategy: Strategy, config: object, model: ModelSpec) -> None:

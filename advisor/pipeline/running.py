@@ -39,15 +39,18 @@ def run(
 
     Raises:
         PlanError: the plan is damaged, newer than this version, or inconsistent.
+        DataError: its task has no reader of training data.
         OutputError: the folder is occupied, read-only or too full.
         RunFailed: out of memory or crashed; ``record.json`` says how.
         InterruptedByUser: Ctrl-C; a checkpoint is kept and the message says how to resume.
     """
     from advisor.strategies import get_strategy
+    from advisor.training.data.records import require_readable
 
     directory = Path(output_dir)
     shown = directory / PLAN_FILE if isinstance(plan, Plan) else plan
     plan = plan if isinstance(plan, Plan) else load_plan(Path(plan))
+    require_readable(plan.model.task)
     check_strategy(get_strategy(plan.strategy.method), plan.strategy, plan.model)
     check_length(plan.model, plan.execution.max_seq_length)
     _require_weights(plan)

@@ -19,8 +19,31 @@ from advisor.training.data.tables import SUFFIX_KINDS, Table, read_table, read_t
 CONVERSATION_COLUMN = "messages"
 
 
+READABLE_TASKS: tuple[Task, ...] = ("sequence-classification", "causal-lm", "masked-lm")
+"""Tasks whose training data can be read."""
+
+
+def require_readable(task: Task) -> None:
+    """Refuse a task that can be predicted, but has no reader of training data.
+
+    Raises:
+        DataError: it has none.
+    """
+    if task not in READABLE_TASKS:
+        raise DataError(
+            f"training data is read for {', '.join(READABLE_TASKS[:-1])} and {READABLE_TASKS[-1]},"
+            f" but the task is {task}",
+            fix="`advisor predict` answers for this task without --data",
+        )
+
+
 def row_kind(spec: DataSpec, task: Task) -> RowKind:
-    """Which rows a task makes of a source."""
+    """Which rows a task makes of a source.
+
+    Raises:
+        DataError: no reader knows the task.
+    """
+    require_readable(task)
     if task == "sequence-classification":
         return "labelled"
     if task == "causal-lm" and spec.text_pair_column:

@@ -12,7 +12,7 @@ from advisor.core.model import Task
 from advisor.training.data.asset_catalog import ASSETS, demo_data_names
 from advisor.training.data.asset_store import asset_path
 from advisor.training.data.hub import HUB_ID, is_saved_dataset
-from advisor.training.data.records import CONVERSATION_COLUMN, open_table
+from advisor.training.data.records import CONVERSATION_COLUMN, open_table, require_readable
 from advisor.training.data.tables import SUFFIX_KINDS, Table, require_file
 
 TEXT_COLUMNS = ("text", "sentence", "content", "document", "review", "article")
@@ -54,8 +54,9 @@ def resolve_data(
         split_seed: Seed of hold-out and order.
 
     Raises:
-        DataError: the source, a column or a number is not usable; the message says what is there.
+        DataError: the source, a column or a number is not usable, or the task has no data; the message says which.
     """
+    require_readable(task)
     kind = source_kind(source)
     if split is not None and kind != "datasets":
         raise DataError(
