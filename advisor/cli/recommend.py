@@ -64,8 +64,8 @@ def recommend_command(context: click.Context, as_json: bool, output: Path | None
     Prints the plans that fit, best first, why every other method lost, and what to change when nothing fits (exit code
     3). --output writes the best one as a plan for `advisor run`.
 
-    JSON keys: device_id, budget, considered, ranked[] (rank, method, score, tied, reason, strategy, execution, cost),
-    rejected[] (method, reason, smallest_plan), advice[], plan_path.
+    JSON keys: device_id, budget, considered, evaluated, ranked[] (rank, method, score, tied, reason, largest_ranks,
+    strategy, execution, cost), rejected[] (method, reason, smallest_plan), advice[], plan_path.
 
     \b
     Examples:

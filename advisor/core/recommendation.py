@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from advisor.core.budget import Budget
 from advisor.core.plan import Plan
@@ -17,12 +17,14 @@ class RankedPlan:
         score: Expected quality on the metric's own scale, higher is better; ties are broken by cost.
         tied: Whether its difference to the best is inside the noise between seeds.
         reason: Why it stands where it stands, one sentence.
+        largest_ranks: By target set, the largest rank that still fits; empty where the method has no rank.
     """
 
     plan: Plan
     score: float
     tied: bool
     reason: str
+    largest_ranks: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,10 @@ class Recommendation:
 
     Attributes:
         ranked: Best first; empty when nothing fits.
-        considered: How many configurations were evaluated.
+        considered: How many configurations were decided about: evaluated, implied by one that was evaluated (memory
+            grows with micro-batch and rank), or ruled out by a bound.
         advice: When nothing fits, what to change; else notes on the choice.
+        evaluated: How many configurations were evaluated.
     """
 
     device_id: str
@@ -56,6 +60,7 @@ class Recommendation:
     rejected: tuple[RejectedMethod, ...]
     considered: int
     advice: tuple[str, ...]
+    evaluated: int = 0
 
     @property
     def best(self) -> Plan | None:

@@ -20,6 +20,7 @@ def recommendation_answer(recommendation: Recommendation, plan_path: Path | None
         "device_id": recommendation.device_id,
         "budget": to_dict(recommendation.budget),
         "considered": recommendation.considered,
+        "evaluated": recommendation.evaluated,
         "ranked": [_ranked_answer(rank, ranked) for rank, ranked in enumerate(recommendation.ranked, start=1)],
         "rejected": [
             {
@@ -63,6 +64,7 @@ def _ranked_answer(rank: int, ranked: RankedPlan) -> dict[str, Any]:
         "score": ranked.score,
         "tied": ranked.tied,
         "reason": ranked.reason,
+        "largest_ranks": dict(ranked.largest_ranks),
         **_plan_answer(ranked.plan),
     }
 

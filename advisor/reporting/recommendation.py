@@ -47,7 +47,7 @@ def print_recommendation(console: Console, recommendation: Recommendation, *, li
 
 def _print_ranked(console: Console, recommendation: Recommendation, limit: int) -> None:
     budget = format_budget(recommendation.budget)
-    title = f"Plans {budget} on {recommendation.device_id} ({recommendation.considered} configurations considered)"
+    title = f"Plans {budget} on {recommendation.device_id} ({recommendation.considered:,} configurations considered)"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in ("", "method", "quality", "memory", "run time", "rests on"):
         table.add_column(column, justify="right" if column in ("memory", "run time") else "left", no_wrap=True)
@@ -61,7 +61,14 @@ def _print_ranked(console: Console, recommendation: Recommendation, limit: int) 
     best = recommendation.ranked[0].plan
     console.print(f"\n[bold green]Recommended: {best.strategy.method}[/bold green] {format_strategy(best.strategy)}")
     console.print(f"run as {format_execution(best.execution)}")
+    _print_largest_ranks(console, recommendation.ranked[0])
     _print_best_intervals(console, recommendation.ranked[0])
+
+
+def _print_largest_ranks(console: Console, ranked: RankedPlan) -> None:
+    if ranked.largest_ranks:
+        parts = [f"{rank} on {targets}" for targets, rank in ranked.largest_ranks.items()]
+        console.print(f"there is room for ranks up to {', '.join(parts)}")
 
 
 def _ranked_row(index: int, ranked: RankedPlan) -> tuple[str, ...]:

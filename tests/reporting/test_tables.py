@@ -170,7 +170,7 @@ def test_quality_in_one_line(value: float | None, interval: Interval | None, tex
 
 def test_the_recommend_answer_has_its_documented_keys(tmp_path) -> None:
     answer = json.loads(to_json(recommendation_answer(recommendation(), tmp_path / "plan.json")))
-    assert list(answer) == ["device_id", "budget", "considered", "ranked", "rejected", "advice", "plan_path"]
+    assert list(answer) == ["device_id", "budget", "considered", "evaluated", "ranked", "rejected", "advice", "plan_path"]
     first = answer["ranked"][0]
     assert list(first) == ["rank", "method", "score", "tied", "reason", "strategy", "execution", "cost"]
     assert first["cost"]["memory"]["device_bytes"] == 600 * 2**20

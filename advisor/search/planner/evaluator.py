@@ -11,7 +11,7 @@ from advisor.core.data import DataProfile
 from advisor.core.model import ModelSpec
 from advisor.core.plan import AttentionImplementation, ExecutionPlan
 from advisor.core.strategy import StrategyConfig
-from advisor.search.planner.families import Rung, is_padded
+from advisor.search.planner.families import BYTES_PER_LOGIT, Rung, is_padded
 from advisor.search.planner.protocol import Predictor
 
 MAX_EVAL_BATCH = 64
@@ -68,9 +68,23 @@ class Evaluator:
         self._points: dict[tuple[str, ExecutionPlan], Point] = {}
 
     @property
-    def considered(self) -> int:
+    def evaluated(self) -> int:
         """How many set-ups were evaluated."""
         return len(self._points)
+
+    def chunked_loss_can_help(self, strategy: StrategyConfig, rung: Rung) -> bool:
+        """Whether the smallest set-up that was seen on a rung would fit without any of its logits."""
+        name = repr(strategy)
+        seen = [
+            point
+            for (asked, execution), point in self._points.items()
+            if asked == name and (execution.dtype, execution.amp, execution.optim) == (rung.dtype, rung.amp, rung.optim)
+        ]
+        smallest = min(seen, key=lambda point: point.memory_bytes, default=None)
+        if smallest is None:
+            return True
+        tokens = smallest.execution.micro_batch_size * smallest.execution.max_seq_length
+        return smallest.memory_bytes - BYTES_PER_LOGIT * tokens * self.model.vocab_size <= self.limit_bytes
 
     @property
     def limit_bytes(self) -> int:
@@ -123,6 +137,7 @@ class Evaluator:
             dtype=family.rung.dtype,
             amp=family.rung.amp,
             optim=family.rung.optim,
+            loss=family.rung.loss,
             eval_batch_size=eval_batch,
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from advisor.core.device import DeviceProfile
@@ -14,6 +14,7 @@ from advisor.core.plan import (
     AttentionImplementation,
     Dtype,
     ExecutionPlan,
+    Loss,
     Optimizer,
 )
 from advisor.core.strategy import StrategyConfig
@@ -26,6 +27,11 @@ WORTHWHILE_HALF_SPEED = 1.3
 """bf16 mixed precision casts weights and activations on every step; below this matrix speed-up on a CPU it cannot
 pay."""
 
+FUSED_NOTE = "output projection and loss in chunks"
+BYTES_PER_LOGIT = 16
+"""At most held per logit by the standard loss: half-precision logits and their gradient, and three float32 copies (the
+up-cast, its log-softmax, its gradient; transformers' ``ForCausalLMLoss``)."""
+
 _DTYPE_BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -34,7 +40,7 @@ class Rung:
     """Data types and optimizer: one step of the ladder from the preferred set-up to the smallest one.
 
     Attributes:
-        dtype, amp, optim: As in ``ExecutionPlan``.
+        dtype, amp, optim, loss: As in ``ExecutionPlan``.
         note: What is given up against the rung before; empty for the first.
     """
 
@@ -42,6 +48,7 @@ class Rung:
     amp: Amp
     optim: Optimizer = "adamw_torch_fused"
     note: str = ""
+    loss: Loss = "standard"
 
     def least_bytes(self, model: ModelSpec, *, trains_everything: bool, quantized: bool) -> int:
         """Memory that is needed whatever the batch: weights, and for full fine-tuning gradients and AdamW's two
@@ -72,7 +79,17 @@ def is_frozen_base(strategy: StrategyConfig) -> bool:
 
 
 def ladder(device: DeviceProfile, model: ModelSpec, strategy: StrategyConfig) -> tuple[Rung, ...]:
-    """Rungs in the order to try them.
+    """Rungs in the order to try them: for language models each data type and optimizer also with the fused-linear loss,
+    which recomputes the logits in chunks and is slower.
+    """
+    rungs = _precisions(device, model, strategy)
+    if model.task != "causal-lm":
+        return rungs
+    return tuple(step for rung in rungs for step in (rung, replace(rung, loss="fused-linear", note=FUSED_NOTE)))
+
+
+def _precisions(device: DeviceProfile, model: ModelSpec, strategy: StrategyConfig) -> tuple[Rung, ...]:
+    """Data types and optimizers in the order to try them.
 
     On CUDA adapters and decoders above 1B get half-precision weights where the device has bfloat16; what trains the
     weights themselves keeps float32 master weights under mixed precision, then 8-bit moments, then pure bfloat16.
@@ -149,6 +166,8 @@ def describe(execution: ExecutionPlan) -> str:
         text += ", 8-bit optimizer states" if execution.optim == "adamw_bnb_8bit" else ", paged 8-bit optimizer states"
     if execution.dtype == "bfloat16" and execution.amp == "none":
         text += ", pure bfloat16"
+    if execution.loss == "fused-linear":
+        text += ", fused-linear loss"
     return text
 
 

@@ -68,8 +68,13 @@ def noise_groups(expectations: Mapping[str, Expectation], margin: float) -> dict
     return groups
 
 
-def rank(plans: Mapping[str, Plan], expectations: Mapping[str, Expectation], margin: float) -> tuple[RankedPlan, ...]:
-    """Plans best first, with reasons; ``plans`` and ``expectations`` share their keys, the latter may have more.
+def rank(
+    plans: Mapping[str, Plan],
+    expectations: Mapping[str, Expectation],
+    margin: float,
+    largest_ranks: Mapping[str, dict[str, int]] | None = None,
+) -> tuple[RankedPlan, ...]:
+    """Plans best first, with reasons; all arguments share the keys of ``plans``, ``expectations`` may have more.
 
     Inside a group, methods that were tried come first, then the cheaper ones.
     """
@@ -89,7 +94,10 @@ def rank(plans: Mapping[str, Plan], expectations: Mapping[str, Expectation], mar
                 plans[name], expectations[name], plans[best], expectations[best], name in ties, margin
             )
         plan = _with_quality(plans[name], expectations[name].quality)
-        ranked.append(RankedPlan(plan, expectations[name].score, bool(ties) and name in (best, *ties), reason))
+        tied = bool(ties) and name in (best, *ties)
+        ranked.append(
+            RankedPlan(plan, expectations[name].score, tied, reason, dict((largest_ranks or {}).get(name, {})))
+        )
     return tuple(ranked)
 
 

@@ -18,6 +18,7 @@ from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.quality import QualityEvidence, QualityModel
 from advisor.search.planner.candidates import Candidate, candidates
 from advisor.search.planner.evaluator import Evaluator, Point
+from advisor.search.planner.grid import largest_rank, target_variants
 from advisor.search.planner.protocol import Predictor
 from advisor.search.planner.ranking import expectation, rank
 from advisor.search.planner.reasons import known_devices, what_to_change, why_rejected
@@ -74,12 +75,13 @@ def recommend_plans(
         )
     found, unusable = candidates(model, cost_model.device, methods, num_train_epochs)
     evaluator = Evaluator(model, data_profile, cost_model, budget, effective_batch_size)
-    solutions = _solve_all(Solver(evaluator), found, on_progress)
+    solutions, considered = _solve_all(Solver(evaluator), found, on_progress)
     quality = quality if quality is not None else QualityModel(evidence=evidence)
     shell = _PlanShell(model, data_spec, data_profile, cost_model.device.id, seed, budget)
     expectations = {name: expectation(quality, shell.plan(item, None)) for name, item in solutions.items()}
     plans = {name: shell.plan(item, item.best) for name, item in solutions.items() if item.best is not None}
-    ranked = rank(plans, expectations, quality.tie_margin)
+    largest = {name: item.largest_ranks for name, item in solutions.items()}
+    ranked = rank(plans, expectations, quality.tie_margin, largest)
     known = tuple(devices) if devices is not None else known_devices()
     rejected = tuple(
         shell.rejected(item, evaluator.limit_bytes, cost_model.device, known)
@@ -87,7 +89,9 @@ def recommend_plans(
         if item.best is None
     )
     advice = _notes(plans, budget) if ranked else what_to_change(list(solutions.values()), budget)
-    return Recommendation(cost_model.device.id, budget, ranked, (*rejected, *unusable), evaluator.considered, advice)
+    return Recommendation(
+        cost_model.device.id, budget, ranked, (*rejected, *unusable), considered, advice, evaluator.evaluated
+    )
 
 
 def rerank(recommendation: Recommendation, quality: QualityModel) -> Recommendation:
@@ -99,7 +103,8 @@ def rerank(recommendation: Recommendation, quality: QualityModel) -> Recommendat
         if item.smallest_plan is not None
     }
     expectations = {name: expectation(quality, plan) for name, plan in (plans | others).items()}
-    return replace(recommendation, ranked=rank(plans, expectations, quality.tie_margin))
+    largest = {str(index): item.largest_ranks for index, item in enumerate(recommendation.ranked)}
+    return replace(recommendation, ranked=rank(plans, expectations, quality.tie_margin, largest))
 
 
 def solve_execution(
@@ -162,16 +167,38 @@ def _with_requirements(point: Point) -> CostEstimate:
     return replace(point.estimate, notes=(*point.estimate.notes, note))
 
 
-def _solve_all(solver: Solver, found: Sequence[Candidate], on_progress: Progress | None) -> dict[str, Solution]:
-    """Solutions by a key that keeps two configurations of one method apart."""
+def _solve_all(
+    solver: Solver, found: Sequence[Candidate], on_progress: Progress | None
+) -> tuple[dict[str, Solution], int]:
+    """Solutions by a key that keeps two configurations of one method apart, and how many set-ups they decide."""
     solutions: dict[str, Solution] = {}
+    considered = 0
     for index, candidate in enumerate(found):
         if on_progress is not None:
             on_progress({"kind": "planning", "method": candidate.strategy.method, "done": index, "total": len(found)})
         name = candidate.strategy.method
         key = name if name not in solutions else f"{name} ({index})"
         solutions[key] = solver.solve(candidate.strategy, quantized=candidate.quantized)
-    return solutions
+        variants = target_variants(candidate.strategy, solver.evaluator.model) if solutions[key].best else ()
+        ranks = _largest_ranks(
+            solver, (solutions[key], *(solver.solve(v, quantized=candidate.quantized) for v in variants))
+        )
+        solutions[key] = replace(solutions[key], largest_ranks=ranks)
+        considered += solver.grid_size((candidate.strategy, *variants))
+    return solutions, considered
+
+
+def _largest_ranks(solver: Solver, solutions: Sequence[Solution]) -> dict[str, int]:
+    """By target set; what does not fit at its default rank is left out."""
+    found = {}
+    for solution in solutions:
+        if solution.best is None:
+            continue
+        rank_limit = largest_rank(solution.strategy, solution.best, solver.evaluator)
+        targets = solution.strategy.target_modules
+        if rank_limit is not None:
+            found[targets if isinstance(targets, str) else ",".join(targets or ("default",))] = rank_limit
+    return found
 
 
 def _notes(plans: Mapping[str, Plan], budget: Budget) -> tuple[str, ...]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from advisor.core.errors import InputError
 from advisor.core.plan import AttentionImplementation
 from advisor.core.strategy import StrategyConfig
 from advisor.search.planner.evaluator import Evaluator, Family, Point
 from advisor.search.planner.families import Rung, attention_kernels, cpu_precisions, ladder
+from advisor.search.planner.grid import rank_grid
 
 RECOMPUTATION_FLOOR = 1.15
 """Checkpointing repeats the forward pass of the layers: 1/3 of the work of full fine-tuning (forward : backward = 1 :
@@ -30,6 +32,7 @@ class Solution:
         smallest: Least memory that was seen, when nothing fits.
         fastest: Least time among those that fit the memory, when only the time bound is broken.
         failure: Why nothing could be evaluated at all.
+        largest_ranks: By target set, the largest rank that fits at the best set-up of that target set.
     """
 
     strategy: StrategyConfig
@@ -37,6 +40,7 @@ class Solution:
     smallest: Point | None = None
     fastest: Point | None = None
     failure: str | None = None
+    largest_ranks: dict[str, int] = field(default_factory=dict)
 
 
 class Solver:
@@ -54,12 +58,16 @@ class Solver:
         """The fastest set-up inside the budget, or what came closest."""
         rungs = ladder(self.evaluator.cost_model.device, self.evaluator.model, strategy)
         failure, fitting = None, None
+        tried: list[Rung] = []
         for rung in rungs:
             needs = rung.least_bytes(
                 self.evaluator.model, trains_everything=strategy.method == "full", quantized=quantized
             )
             if needs > self.evaluator.limit_bytes:
                 continue
+            if rung.loss != "standard" and not self.evaluator.chunked_loss_can_help(strategy, rung):
+                continue
+            tried.append(rung)
             try:
                 fitting = self._best_on(strategy, rung)
             except InputError as error:
@@ -71,7 +79,20 @@ class Solver:
             return Solution(strategy, best=fitting)
         if fitting is not None:
             return Solution(strategy, fastest=fitting)
-        return self._smallest(strategy, rungs, failure)
+        return self._smallest(strategy, tuple(tried) or rungs, failure)
+
+    def grid_size(self, strategies: Sequence[StrategyConfig]) -> int:
+        """How many set-ups solving ``strategies`` decides: ranks, data types, optimizers, losses, attention kernels,
+        checkpointing and micro-batches.
+        """
+        model, device = self.evaluator.model, self.evaluator.cost_model.device
+        total = 0
+        for strategy in strategies:
+            rungs = ladder(device, model, strategy)
+            kernels = sum(len(attention_kernels(device, model, rung)) for rung in rungs)
+            ranks = max(1, len(rank_grid(strategy, model)))
+            total += ranks * kernels * 2 * len(self.evaluator.micro_batches)
+        return total
 
     # --- one rung -------------------------------------------------------------------------------------------------
 
@@ -188,7 +209,8 @@ class Solver:
                 for kernel in attention_kernels(device, self.evaluator.model, option)
             ]
             self._settled = self._compare(strategy, options)
-        return self._settled
+        settled, kernel = self._settled
+        return replace(settled, loss=rung.loss), kernel
 
     def _first_traceable(self, strategy: StrategyConfig, rung: Rung) -> AttentionImplementation:
         kernels = attention_kernels(self.evaluator.cost_model.device, self.evaluator.model, rung)
