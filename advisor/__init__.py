@@ -1,7 +1,7 @@
 """Fine-tuning advisor: predicts memory, time and quality of every strategy; recommends, tunes, runs and verifies one.
 
-The jobs are functions: ``from advisor import probe, calibrate, predict, recommend, tune, run``. They are imported on
-first use, so that ``import advisor`` costs nothing.
+The jobs are functions: ``from advisor import probe, calibrate, predict, recommend, tune, run, validate_memory``. They
+are imported on first use, so that ``import advisor`` costs nothing.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from advisor.pipeline import calibrate, predict, probe, recommend, run, tune
+    from advisor.pipeline import calibrate, predict, probe, recommend, run, tune, validate_memory
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "calibrate", "predict", "probe", "recommend", "run", "tune"]
+__all__ = ["__version__", "calibrate", "predict", "probe", "recommend", "run", "tune", "validate_memory"]
 
 
 def __getattr__(name: str) -> Any:

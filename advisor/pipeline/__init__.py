@@ -32,7 +32,18 @@ _HOMES = {
     "validate_memory": "validating",
 }
 
-__all__ = ["DataSource", "ModelSource", "calibrate", "fit", "predict", "probe", "recommend", "run", "tune", "validate_memory"]
+__all__ = [
+    "DataSource",
+    "ModelSource",
+    "calibrate",
+    "fit",
+    "predict",
+    "probe",
+    "recommend",
+    "run",
+    "tune",
+    "validate_memory",
+]
 
 
 def __getattr__(name: str) -> Any:
