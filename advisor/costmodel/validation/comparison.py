@@ -39,8 +39,8 @@ class Group:
     """Cases that share a value.
 
     Attributes:
-        by: What they share: ``"method"``, ``"size"``, ``"attention"``, ``"optimizer"``, ``"checkpointing"``, or
-            ``"all"``.
+        by: What they share: ``"method"``, ``"size"``, ``"attention"``, ``"optimizer"``, ``"checkpointing"``,
+            ``"precision"``, or ``"all"``.
         value: The value.
         errors: By quantity; a quantity that was not measured is missing.
     """
@@ -104,7 +104,7 @@ class Comparison:
 
     Attributes:
         outcomes: Cases by how they ended.
-        groups: All cases first, then by method, size, attention, optimizer and checkpointing.
+        groups: All cases first, then by what they share.
     """
 
     outcomes: dict[str, int]
@@ -136,12 +136,19 @@ def size_of(record: Record) -> str:
     return next((name for limit, name in SIZES if record.total_parameters < limit), LARGEST)
 
 
+def precision_of(record: Record) -> str:
+    """Data type of the weights, and mixed precision if there is any."""
+    amp = record.execution.get("amp")
+    return str(record.execution.get("dtype", "float32")) + (f" + {amp} amp" if amp else "")
+
+
 GROUPINGS: dict[str, Callable[[Record], str]] = {
     "method": lambda record: record.method,
     "size": size_of,
     "attention": lambda record: str(record.execution.get("attn_implementation")),
     "optimizer": lambda record: str(record.execution.get("optim", DEFAULT_OPTIMIZER)),
     "checkpointing": lambda record: "on" if record.execution.get("gradient_checkpointing") else "off",
+    "precision": precision_of,
 }
 
 

@@ -31,13 +31,23 @@ def test_the_p90_of_ten_is_the_ninth() -> None:
 def test_groups_share_a_value_and_missing_figures_are_missing() -> None:
     records = [
         completed("a", 100, 100, method="full", total_parameters=10**7),
-        completed("b", 100, 100, method="lora", total_parameters=8 * 10**9, gradient_checkpointing=True, optim="sgd"),
+        completed(
+            "b",
+            100,
+            100,
+            method="lora",
+            total_parameters=8 * 10**9,
+            gradient_checkpointing=True,
+            optim="sgd",
+            amp="bf16",
+        ),
     ]
     groups = {(group.by, group.value): group.count for group in compare(records, "cpu").groups}
     assert groups["all", "all"] == 2
     assert groups["method", "full"] == groups["size", "10M-100M"] == groups["size", "above 5B"] == 1
     assert groups["attention", "sdpa"] == 2
     assert groups["optimizer", "adamw_torch_fused"] == groups["optimizer", "sgd"] == 1
+    assert groups["precision", "float32"] == groups["precision", "float32 + bf16 amp"] == 1
     assert groups["checkpointing", "on"] == groups["checkpointing", "off"] == 1
     assert "reserved_bytes" not in compare(records, "cpu").groups[0].errors
 
