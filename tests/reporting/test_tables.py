@@ -170,9 +170,11 @@ def test_quality_in_one_line(value: float | None, interval: Interval | None, tex
 
 def test_the_recommend_answer_has_its_documented_keys(tmp_path) -> None:
     answer = json.loads(to_json(recommendation_answer(recommendation(), tmp_path / "plan.json")))
-    assert list(answer) == ["device_id", "budget", "considered", "evaluated", "ranked", "rejected", "advice", "plan_path"]
+    keys = ["device_id", "budget", "considered", "evaluated", "ranked", "rejected", "advice", "plan_path"]
+    assert list(answer) == keys
     first = answer["ranked"][0]
-    assert list(first) == ["rank", "method", "score", "tied", "reason", "strategy", "execution", "cost"]
+    keys = ["rank", "method", "score", "tied", "reason", "largest_ranks", "strategy", "execution", "cost"]
+    assert list(first) == keys
     assert first["cost"]["memory"]["device_bytes"] == 600 * 2**20
     assert answer["rejected"][0]["smallest_plan"]["strategy"]["method"] == "lora"
     assert recommendation_answer(recommendation(fits=False), tmp_path)["plan_path"] is None
