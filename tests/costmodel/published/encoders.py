@@ -111,3 +111,31 @@ SST2 = [
 ]
 """github.com/keeminlee/hpml-peft-benchmark (commit b740864): ``max_memory_allocated`` over training, as typed in the
 notebooks."""
+
+DEBERTA_XXL = json.loads((CONFIGS / "deberta-v3-base.json").read_text(encoding="utf-8")) | {
+    "hidden_size": 1536,
+    "pooler_hidden_size": 1536,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 24,
+    "intermediate_size": 6144,
+    "conv_kernel_size": 3,
+    "conv_act": "gelu",
+}
+"""microsoft/deberta-v2-xxlarge: 1.5 billion parameters."""
+_SNLI = {"distilbert": (DISTILBERT, "sdpa"), "bert": (BERT_BASE, "sdpa"), "deberta-v2-xxl": (DEBERTA_XXL, "eager")}
+
+
+def snli(name: str, method: str, length: int) -> Figure:
+    """The SNLI comparison's runs at batch 8; the source states neither length nor what was measured."""
+    model, kernel = _SNLI[name]
+    return Figure(
+        label=f"{name} SNLI, {method}",
+        measured_bytes=1.0,
+        model=model | {"num_labels": 3},
+        task="sequence-classification",
+        method=method,
+        batch=8,
+        length=length,
+        device="h100-sxm5-80gb",
+        execution={"optim": "adamw_torch", "attn_implementation": kernel},
+    )

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutput
 
 from advisor.core.model import ModelSpec, Task
@@ -41,6 +42,7 @@ class LitConfig(PreTrainedConfig):
         norm_in_float32: bool = False,
         mlp: str = "neox",
         bias: bool = True,
+        attention_bias: bool | None = None,
         lm_head_bias: bool = False,
         parallel_residual: bool = True,
         shared_attention_norm: bool = False,
@@ -62,6 +64,7 @@ class LitConfig(PreTrainedConfig):
         self.intermediate_size = intermediate_size
         self.norm, self.norm_in_float32, self.mlp = norm, norm_in_float32, mlp
         self.bias, self.lm_head_bias = bias, lm_head_bias
+        self.attention_bias = bias if attention_bias is None else attention_bias
         self.parallel_residual, self.shared_attention_norm = parallel_residual, shared_attention_norm
         self.rotary_percentage, self.rope_dtype = rotary_percentage, rope_dtype
         self.scale_embeddings = scale_embeddings
@@ -110,7 +113,7 @@ class LitAttention(nn.Module):
         super().__init__()
         self.config = config
         heads = config.num_attention_heads + 2 * config.num_key_value_heads
-        self.attn = nn.Linear(config.hidden_size, heads * config.head_dim, bias=config.bias)
+        self.attn = nn.Linear(config.hidden_size, heads * config.head_dim, bias=config.attention_bias)
         self.proj = nn.Linear(config.num_attention_heads * config.head_dim, config.hidden_size, bias=config.bias)
         self.rotary = int(config.rotary_percentage * config.head_dim)
 
@@ -137,7 +140,7 @@ def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Ten
     return (x * cos + turned * sin).to(x.dtype)
 
 
-class LitBlock(nn.Module):
+class LitBlock(GradientCheckpointingLayer):
     def __init__(self, config: LitConfig) -> None:
         super().__init__()
         self.parallel = config.parallel_residual
@@ -159,6 +162,7 @@ class LitBlock(nn.Module):
 class LitPreTrained(PreTrainedModel):
     config_class = LitConfig
     base_model_prefix = "transformer"
+    supports_gradient_checkpointing = True
     _supports_sdpa = True
 
 
