@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from typing import Any
 
 import torch
@@ -45,13 +46,12 @@ def own_optimizer(model: nn.Module, strategy: StrategyConfig, execution: Executi
     from peft.optimizers import create_lorafa_optimizer
 
     config: Any = model.active_peft_config
-    return create_lorafa_optimizer(
-        model,
-        r=config.r,
-        lora_alpha=config.lora_alpha,
-        lr=strategy.learning_rate,
-        weight_decay=strategy.weight_decay,
-    )
+    options: dict[str, Any] = {"lr": strategy.learning_rate, "weight_decay": strategy.weight_decay}
+    declared = inspect.signature(create_lorafa_optimizer).parameters.get("use_rslora")
+    if declared is not None and declared.default is False:
+        # PEFT before 0.21 does not read it from the adapter's configuration.
+        options["use_rslora"] = bool(config.use_rslora)
+    return create_lorafa_optimizer(model, r=config.r, lora_alpha=config.lora_alpha, **options)
 
 
 def forget_earlier_overrides(execution: ExecutionPlan) -> None:
