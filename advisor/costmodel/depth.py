@@ -1,81 +1,22 @@
-"""A deep stack from two shallow ones: which depths to trace, and how to carry memory and operators to full depth."""
+"""A deep stack from two shallow ones: memory and operators of the whole model."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
-from advisor.core.model import ModelSpec
-from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.deep_log import DeepLog, MisalignedError, deepen
 from advisor.costmodel.memory_curve import Peak, deep_phase_peaks, phase_peaks
 from advisor.costmodel.operator_table import OperatorTable, operator_table
+from advisor.costmodel.remembered import RememberedNumbers
 from advisor.costmodel.trace.family import PHASES, SAMPLED, EventLog, TraceFamily
 from advisor.costmodel.trace.ops import MEMBERS, TracedOp
 from advisor.costmodel.trace.symbolic import Shape
-
-SHALLOW_LAYERS = 2
-"""Layers of the shallower trace beyond the unfrozen ones: with a first and a last layer every repeated position
-occurs."""
-
-PERIODIC_KEYS = frozenset(
-    [
-        "layer_types",
-        "sliding_window_pattern",
-        "global_attn_every_n_layers",
-        "full_attention_interval",
-        "attn_layer_period",
-        "first_k_dense_replace",
-        "moe_layer_freq",
-        "decoder_sparse_step",
-        "mlp_only_layers",
-        "attention_layers",
-        "num_layers_per_block",
-        "hybrid_override_pattern",
-        "layers_block_type",
-        "no_rope_layers",
-    ]
-)
-"""Configuration keys by which architectures mix kinds of layers; unless trivial, such a model is traced at full
-depth."""
 
 MATRIX_PRODUCTS = frozenset(f"{MEMBERS['gemm']} {MEMBERS['bmm']} gemm_4bit".split())
 """Operators that cuBLAS or cuBLASLt computes (of a 4-bit product the part after de-quantisation)."""
 
 TRAINING_PHASES = tuple(phase for phase in PHASES if phase != "evaluation")
-
-
-def shallow_depth(model: ModelSpec, strategy: StrategyConfig) -> int | None:
-    """Depth of the shallower of two traces, or ``None`` when the model must be traced whole."""
-    if not _uniform(model.config, model.num_hidden_layers) or _names_layers(strategy.peft_config):
-        return None
-    depth = SHALLOW_LAYERS + (strategy.unfrozen_layers or 0)
-    return depth if depth + 2 < model.num_hidden_layers else None
-
-
-def _uniform(config: dict[str, Any], layers: int) -> bool:
-    if config.get("is_encoder_decoder"):
-        return False
-    for key, value in config.items():
-        if isinstance(value, list) and len(value) == layers and len({str(item) for item in value}) > 1:
-            return False
-        if key in PERIODIC_KEYS and not isinstance(value, list) and value not in (None, 0, 1, False):
-            return False
-    return True
-
-
-def _names_layers(peft_config: dict[str, Any] | None) -> bool:
-    """Whether a PEFT configuration treats layers differently."""
-    keys = (
-        "layers_to_transform",
-        "layers_pattern",
-        "rank_pattern",
-        "alpha_pattern",
-        "exclude_modules",
-        "layer_replication",
-    )
-    return any((peft_config or {}).get(key) for key in keys)
 
 
 @dataclass(frozen=True)
@@ -86,11 +27,13 @@ class StepFamily:
         shallow: Traced whole when ``deeper`` is ``None``, else at a shallow depth.
         deeper: Traced with one layer more than ``shallow``.
         extra_layers: Layers of the model beyond ``shallow``.
+        replays: What replays of the full depth found before.
     """
 
     shallow: TraceFamily
     deeper: TraceFamily | None = None
     extra_layers: int = 0
+    replays: RememberedNumbers = field(default_factory=RememberedNumbers, compare=False)
 
     @cached_property
     def deep_log(self) -> DeepLog | None:

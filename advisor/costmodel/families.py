@@ -17,6 +17,7 @@ from advisor.core.serialization import to_dict
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.depth import StepFamily
 from advisor.costmodel.layers import traced_depths
+from advisor.costmodel.remembered import RememberedNumbers
 from advisor.costmodel.windows import in_window_regime
 from advisor.strategies import get_strategy
 
@@ -58,11 +59,15 @@ class FamilyStore:
 
     def _build(self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan) -> StepFamily:
         depths = traced_depths(model, strategy)
+        replays = RememberedNumbers(self._file(self._key(model, strategy, execution), "replays.json"))
         if depths is None:
-            return StepFamily(self._traced(model, strategy, execution, None))
+            return StepFamily(self._traced(model, strategy, execution, None), replays=replays)
         shallow = self._traced(model, strategy, execution, depths.shallow)
         deeper = self._traced(model, strategy, execution, depths.deeper, shallow)
-        return StepFamily(shallow, deeper, extra_layers=depths.repeats)
+        return StepFamily(shallow, deeper, extra_layers=depths.repeats, replays=replays)
+
+    def _file(self, key: str, kind: str) -> Path | None:
+        return self._cache_dir / f"{key}.{kind}" if self._cache_dir is not None else None
 
     def _traced(
         self,
@@ -75,12 +80,10 @@ class FamilyStore:
         """From the disk, or traced: with ``shallow`` by one trace where that is enough."""
         from advisor.costmodel.trace.family_file import load_family, save_family
 
-        path = None
-        if self._cache_dir is not None:
-            path = self._cache_dir / f"{self._key(model, strategy, execution, depth=depth)}.npz"
-            stored = load_family(path)
-            if stored is not None:
-                return stored
+        path = self._file(self._key(model, strategy, execution, depth=depth), "npz")
+        stored = load_family(path) if path is not None else None
+        if stored is not None:
+            return stored
         if self.before_first_trace is not None:
             told, self.before_first_trace = self.before_first_trace, None
             told()

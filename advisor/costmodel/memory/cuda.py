@@ -164,17 +164,16 @@ def _replayed(
     extras: Extras,
     capacity_bytes: int,
 ) -> _Figures:
-    logs = {shape: log for _, shape in shapes.steps() if (log := family.events(shape)) is not None}
-    if shapes.training not in logs:
+    if family.events(shapes.training) is None:
         return _shallow(allocated_bytes, family, shapes, workspaces)
-    held = holdings(
-        schedule(logs[shapes.training]),
-        _sizes(logs),
-        shapes,
-        workspaces,
-        extras=extras,
-        capacity_bytes=capacity_bytes,
-    )
+
+    def replayed() -> tuple[int, int, int]:
+        logs = {shape: log for _, shape in shapes.steps() if (log := family.events(shape)) is not None}
+        plan = schedule(logs[shapes.training])
+        found = holdings(plan, _sizes(logs), shapes, workspaces, extras=extras, capacity_bytes=capacity_bytes)
+        return found.allocated_bytes, found.reserved_bytes, found.required_bytes
+
+    held = Holdings(*family.replays.get(repr((shapes, workspaces, extras, capacity_bytes)), replayed))
     spread = Spread(
         CACHE_HALF_WIDTH * held.reserved_bytes, CACHE_HALF_WIDTH * held.reserved_bytes + LARGE_SEGMENT_BYTES
     )
