@@ -48,7 +48,8 @@ class AnyPeft(AdapterStrategy):
         try:
             self.apply(copy.deepcopy(build_skeleton(model)), config, model.task)
         except InputError as failure:
-            return [failure.message, *failure.problems]
+            fix = f"; {failure.fix}" if failure.fix else ""
+            return [f"{failure.message}{fix}", *failure.problems]
         except Exception:
             # ``apply`` lets only this through: the method looks at weights (AdaMSS clusters them); a skeleton has none.
             return []
@@ -64,10 +65,11 @@ class AnyPeft(AdapterStrategy):
         import torch
 
         wanted = self.peft_config(model, config, self._shared(model, config, task))
+        on_meta = any(parameter.is_meta for parameter in model.parameters())
         try:
             return peft.get_peft_model(model, wanted)
         except Exception as failure:
-            if _misses_values(failure) or isinstance(failure, MemoryError | torch.OutOfMemoryError):
+            if _misses_values(failure, on_meta) or isinstance(failure, MemoryError | torch.OutOfMemoryError):
                 raise
             reason = " ".join(str(failure).split())
             if not isinstance(failure, ValueError | TypeError | NotImplementedError):
@@ -169,10 +171,12 @@ def _learns_prompts(config_class: Any) -> bool:
     return isinstance(config_class, type) and issubclass(config_class, PromptLearningConfig)
 
 
-def _misses_values(failure: Exception) -> bool:
+def _misses_values(failure: Exception, on_meta: bool) -> bool:
     """Whether a method failed only because it looked at values that a fake or meta tensor does not have."""
     from torch._subclasses import fake_tensor
 
+    if on_meta and isinstance(failure, RuntimeError):  # NotImplementedError, as torch's meta operators raise it, too
+        return True
     unsupported = tuple(value for value in vars(fake_tensor).values() if _is_exception(value))
     cause: BaseException | None = failure
     while cause is not None:
