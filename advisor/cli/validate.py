@@ -53,6 +53,13 @@ class ShardType(click.ParamType):
     help="Folder of the records.",
 )
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Keep what was measured before.")
+@click.option(
+    "--records",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Run nothing: show the comparison of these records, of whatever device.",
+)
+@click.option("--predict-again", is_flag=True, help="With --records: compare with what this version predicts.")
 @json_option
 @click.pass_context
 def validate_command(
@@ -64,6 +71,8 @@ def validate_command(
     time_limit_s: float | None,
     output: Path | None,
     resume: bool,
+    records: Path | None,
+    predict_again: bool,
     as_json: bool,
 ) -> None:
     """Run a grid of configurations for real and compare them with what was predicted beforehand.
@@ -78,20 +87,26 @@ def validate_command(
     Examples:
       advisor validate memory --grid quick
       advisor validate memory --grid cuda --shard 1/2 --time-limit 8min --output calibration/validation
+      advisor validate memory --records calibration/validation/memory-cuda-h200.jsonl --predict-again
     """
     from advisor.cli.output import answer_console, print_json, progress
-    from advisor.pipeline import validate_memory
+    from advisor.pipeline import recorded_validation, validate_memory
 
+    if predict_again and records is None:
+        raise InputError("--predict-again needs --records, but got none", fix="name the file of records")
     with progress() as on_event:
-        validation = validate_memory(
-            grid=grid,
-            device=device,
-            shard=shard,
-            time_limit_s=time_limit_s,
-            output=output,
-            resume=resume,
-            on_event=on_event,
-        )
+        if records is not None:
+            validation = recorded_validation(records, predict_again=predict_again, on_event=on_event)
+        else:
+            validation = validate_memory(
+                grid=grid,
+                device=device,
+                shard=shard,
+                time_limit_s=time_limit_s,
+                output=output,
+                resume=resume,
+                on_event=on_event,
+            )
     if as_json:
         print_json(validation)
     else:

@@ -10,23 +10,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from advisor.pipeline.calibrating import calibrate
+    from advisor.pipeline.explaining import explain
     from advisor.pipeline.fitting import fit
     from advisor.pipeline.inputs import DataSource, ModelSource
-    from advisor.pipeline.predicting import predict
+    from advisor.pipeline.predicting import configure, configure_plan, predict, predict_configuration
     from advisor.pipeline.probing import probe
     from advisor.pipeline.recommending import recommend
     from advisor.pipeline.running import run
     from advisor.pipeline.tuning import tune
-    from advisor.pipeline.validating import validate_memory
+    from advisor.pipeline.validating import recorded_validation, validate_memory
 
 _HOMES = {
     "DataSource": "inputs",
     "ModelSource": "inputs",
     "calibrate": "calibrating",
+    "configure": "predicting",
+    "configure_plan": "predicting",
+    "explain": "explaining",
     "fit": "fitting",
     "predict": "predicting",
+    "predict_configuration": "predicting",
     "probe": "probing",
     "recommend": "recommending",
+    "recorded_validation": "validating",
     "run": "running",
     "tune": "tuning",
     "validate_memory": "validating",
@@ -36,10 +42,15 @@ __all__ = [
     "DataSource",
     "ModelSource",
     "calibrate",
+    "configure",
+    "configure_plan",
+    "explain",
     "fit",
     "predict",
+    "predict_configuration",
     "probe",
     "recommend",
+    "recorded_validation",
     "run",
     "tune",
     "validate_memory",

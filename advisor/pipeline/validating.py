@@ -74,7 +74,7 @@ def validate_memory(
         shard: ``(i, n)``: every n-th case from the i-th on.
         time_limit_s: No case is begun that would end later; another call goes on.
         output: Folder of the records; the user's data directory when ``None``.
-        resume: Keep what was measured before with the same device and versions.
+        resume: Keep what was measured before with the same device and versions; only cases that failed are run again.
         cases: Instead of the grid's own.
         on_event: Told what is being done (:mod:`advisor.pipeline.events`).
 
@@ -97,12 +97,48 @@ def validate_memory(
     cases = tuple(cases) if cases is not None else grid_cases(chosen, device_type)
     path = folder / f"memory-{chosen}-{header.device_id}-{_environment_hash(header)}.jsonl"
     with Journal(path, header, resume=resume) as journal:
-        wanted = [case for case in shard_of(cases, shard) if case_key(case) not in journal.records]
+        wanted = [case for case in shard_of(cases, shard) if _is_open(journal.records.get(case_key(case)))]
         note(on_event, f"{len(wanted)} of {len(shard_of(cases, shard))} cases to run; records go to {path}")
         stopped = _run(wanted, setting, journal, started_s, time_limit_s, on_event)
         records = tuple(journal.records[key] for case in cases if (key := case_key(case)) in journal.records)
-        remaining = sum(case_key(case) not in journal.records for case in wanted)
+        remaining = sum(case_key(case) not in journal.records for case in shard_of(cases, shard))
         return Validation(journal.header, path, records, compare(records, device_type), remaining, stopped)
+
+
+def _is_open(record: Record | None) -> bool:
+    """Whether a case is to be run: it was not yet, or it failed for a reason that may be gone."""
+    return record is None or record.outcome == "failed"
+
+
+def recorded_validation(path: Path, *, predict_again: bool = False, on_event: OnEvent | None = None) -> Validation:
+    """The comparison of a file of records, without running anything; it needs none of the devices.
+
+    Args:
+        path: Of the records.
+        predict_again: Compare what was measured with what this version predicts instead of what was predicted then.
+        on_event: Told what is being done.
+
+    Raises:
+        InputError: there is no such file, it is damaged, or it does not say what device it is of.
+    """
+    from advisor.costmodel.validation.again import predicted_again
+    from advisor.costmodel.validation.comparison import compare
+    from advisor.costmodel.validation.journal import parse_journal
+    from advisor.hardware.host import inspect_host
+
+    if not path.is_file():
+        raise InputError(f"--records must be a file of records, but there is none at {path}", fix="check the path")
+    header, found = parse_journal(path.read_text(encoding="utf-8", errors="replace"), str(path))
+    if header is None:
+        raise InputError(f"--records must be a file of records, but {path} is empty", fix="check the path")
+    records = list(found.values())
+    if predict_again:
+        phase(on_event, f"predicting {len(records)} cases again")
+        report = progress(on_event)
+        records = predicted_again(
+            header, records, workers=inspect_host().cores, on_case=lambda label, share: report(label, share)
+        )
+    return Validation(header, path, tuple(records), compare(records, header.device_type), 0, "")
 
 
 def check_shard(shard: tuple[int, int]) -> None:
@@ -225,6 +261,7 @@ def _setting(grid: GridName, device_type: DeviceType, on_event: OnEvent | None) 
         driver=device.facts["driver"].split(" (", 1)[0] if "driver" in device.facts else None,
         versions={name: found[name] for name in RECORDED_VERSIONS if name in found},
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        device=device,
     )
     return setting, header
 

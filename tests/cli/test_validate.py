@@ -29,6 +29,11 @@ def test_unknown_grids_kinds_and_limits(advisor: Advisor) -> None:
     refused(advisor("validate", "memory", "--time-limit", "8"), "'8'", "90min")
 
 
+def test_records_that_are_missing_or_not_named(advisor: Advisor, tmp_path: Path) -> None:
+    refused(advisor("validate", "memory", "--records", tmp_path / "none.jsonl"), "none.jsonl")
+    refused(advisor("validate", "memory", "--predict-again"), "--records")
+
+
 def test_an_output_that_is_a_file(advisor: Advisor, tmp_path: Path, cpu_profile: DeviceProfile) -> None:
     (tmp_path / "file").write_text("in the way")
     refused(advisor("validate", "memory", "--grid", "cpu", "--output", tmp_path / "file"), "file")

@@ -11,7 +11,7 @@ import pytest
 from advisor.core.device import DeviceProfile, Rate
 from advisor.core.errors import DeviceError, InputError, OutputError
 from advisor.costmodel.validation.case import Case
-from advisor.pipeline.validating import validate_memory
+from advisor.pipeline.validating import recorded_validation, validate_memory
 
 CASES = (
     Case("bert-small", "full", 2, 16, execution={"num_threads": 1}),
@@ -65,6 +65,11 @@ def test_a_grid_is_predicted_run_and_compared_and_not_repeated(tmp_path: Path) -
     assert again.records == found.records
     assert again.comparison == found.comparison
 
+    shown = recorded_validation(found.path)
+    assert shown.comparison == found.comparison
+    renewed = recorded_validation(found.path, predict_again=True)
+    assert [record.predicted for record in renewed.records] == [record.predicted for record in found.records]
+
 
 def test_shards_and_time_limits_leave_the_rest_for_later(tmp_path: Path) -> None:
     output = tmp_path / "out"
@@ -93,6 +98,13 @@ def test_grids_that_do_not_exist_or_not_here(tmp_path: Path) -> None:
         for options in ({"grid": "cuda"}, {"grid": "quick", "device": "cuda"}):
             with pytest.raises(DeviceError, match="CUDA"):
                 validate_memory(output=tmp_path, **options)  # type: ignore[arg-type]
+
+
+def test_records_that_are_not_there(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    for path in (tmp_path / "none.jsonl", tmp_path / "empty.jsonl", tmp_path):
+        with pytest.raises(InputError, match="--records"):
+            recorded_validation(path)
 
 
 def test_outputs_that_cannot_be_written(tmp_path: Path) -> None:

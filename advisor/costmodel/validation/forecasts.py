@@ -74,7 +74,7 @@ def _in_a_process(case: Case, setting: Setting) -> Prepared:
     try:
         result = isolated(prepare, case, setting, timeout_s=PREDICTION_LIMIT_S)
     except OSError as failure:
-        return Prepared(draft(case, setting, "refused", f"the predicting process could not start: {failure}"), False)
+        return Prepared(draft(case, setting, "failed", f"the predicting process could not start: {failure}"), False)
     if result.value is not None:
         return result.value
-    return Prepared(draft(case, setting, "refused", f"the prediction ended with {result.reason}"), False)
+    return Prepared(draft(case, setting, "failed", f"the prediction ended with {result.reason}"), False)

@@ -218,6 +218,7 @@ def draft(case: Case, setting: Setting, outcome: CaseOutcome, reason: str) -> Re
         capacity_bytes=setting.capacity_bytes,
         outcome=outcome,
         reason=reason,
+        mixed_lengths=case.mixed_lengths,
     )
 
 

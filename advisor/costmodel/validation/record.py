@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from advisor.core.device import DeviceProfile
 from advisor.core.model import Task
 
 SCHEMA_VERSION = 1
@@ -12,7 +13,8 @@ SCHEMA_VERSION = 1
 Kind = Literal["memory", "time"]
 GridName = Literal["cpu", "cuda", "quick"]
 CaseOutcome = Literal["completed", "out_of_memory", "over_time", "failed", "refused", "skipped"]
-"""How a case ended: ``refused`` could not be predicted or built, ``skipped`` does not suit this machine."""
+"""How a case ended: ``refused`` could not be predicted or built, ``skipped`` does not suit this machine, ``failed`` for
+any other reason; the next call runs it again."""
 
 QUANTITIES = ("allocated_bytes", "reserved_bytes", "device_bytes")
 
@@ -25,6 +27,7 @@ class Header:
         device_id, device_name, device_type, memory_bytes, compute_capability, driver: As the probe found them.
         capacity_bytes: What a process could hold when the validation began.
         versions: Libraries that decide what a step allocates.
+        device: The whole profile, so that other versions can predict the cases again elsewhere.
     """
 
     kind: Kind
@@ -38,6 +41,7 @@ class Header:
     driver: str | None
     versions: dict[str, str]
     started_at: str
+    device: DeviceProfile | None = None
     schema_version: int = SCHEMA_VERSION
 
 
@@ -103,6 +107,7 @@ class Record:
         label: The case in one line.
         total_parameters: Of the model.
         execution: What differs from the defaults, the attention kernel included.
+        mixed_lengths: Steps of random lengths before the measured ones and between them.
         capacity_bytes: What the case could hold; less than the device has where a smaller card is imitated.
         seconds: Of its process.
     """
@@ -121,6 +126,7 @@ class Record:
     capacity_bytes: int
     outcome: CaseOutcome
     reason: str = ""
+    mixed_lengths: int = 0
     predicted: Predicted | None = None
     measured: Measured | None = None
     seconds: float = 0.0
