@@ -90,6 +90,7 @@ strategies: assets
 VALIDATION := calibration/validation
 validate: export ADVISOR_HOME ?= $(CURDIR)/.advisor
 validate: setup
+	$(BIN)/advisor calibrate --quick
 	$(BIN)/advisor validate memory --grid cpu --output $(VALIDATION)
 
 validate-gpu: export ADVISOR_HOME ?= $(CURDIR)/.advisor
