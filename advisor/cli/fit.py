@@ -14,6 +14,7 @@ from advisor.cli.options import (
     model_options,
     model_source,
     read_peft_config,
+    safety_option,
     stacked,
 )
 from advisor.core.errors import EXIT_NOTHING_FITS
@@ -52,13 +53,7 @@ _point_options = stacked(
 )
 @click.option("--peft-config", type=click.Path(path_type=Path), metavar="FILE", help="Look at the method peft too.")
 @_point_options
-@click.option(
-    "--safety-level",
-    type=click.FloatRange(0.5, 1, max_open=True),
-    default=0.95,
-    show_default=True,
-    help="Probability with which the memory must suffice.",
-)
+@safety_option
 @click.option("--all-setups", is_flag=True, help="Also look at leaner data types and optimizers where one fits.")
 @click.option("--cards/--no-cards", default=True, show_default=True, help="Find the smallest card for each set-up.")
 @json_option

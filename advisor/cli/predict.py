@@ -28,6 +28,8 @@ from advisor.core.plan import Loss, Optimizer
 if TYPE_CHECKING:
     from advisor.core.cost import CostEstimate
     from advisor.pipeline.events import OnEvent
+    from advisor.pipeline.explaining import Explanation
+    from advisor.pipeline.predicting import Configuration
 
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _ATTENTION = ("eager", "sdpa", "flash_attention_2")
@@ -144,19 +146,30 @@ _execution_options = stacked(
 @memory_option
 @time_option
 @safety_option
+@click.option("--explain", is_flag=True, help="Say what makes the peak, and which choice would lower it.")
+@click.option(
+    "--html",
+    "html_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Explain, and write the timeline of the step's memory as one HTML file.",
+)
 @json_option
-def predict_command(as_json: bool, plan_path: Path | None, **options: Any) -> None:
+def predict_command(
+    as_json: bool, plan_path: Path | None, explain: bool, html_path: Path | None, **options: Any
+) -> None:
     """Predict peak memory, time and quality of one exact configuration, without training it.
 
     A bare config.json is enough: the real training step is traced without weights. Instead of MODEL and options, --plan
-    takes a plan.json. JSON: the cost of the configuration.
+    takes a plan.json. JSON: the cost of the configuration; with --explain also explanation (peak, comparison, note).
 
     \b
     Examples:
       advisor predict ./bert-base/config.json --method qlora --rank 16 --seq-length 256 --device t4
       advisor predict --plan plan.json --device rtx-4060 --json
     """
-    from advisor.cli.output import answer_console, print_json, progress
+    from advisor.cli.output import print_json, progress
+    from advisor.pipeline import predict_configuration
 
     options["model"] = _one_model(options.pop("model_option"), options["model"])
     if (plan_path is None) == (options["model"] is None):
@@ -164,17 +177,49 @@ def predict_command(as_json: bool, plan_path: Path | None, **options: Any) -> No
             "predict needs either MODEL or --plan, but got " + ("neither" if plan_path is None else "both"),
             fix="`advisor predict --help` has examples",
         )
+    explanation = None
     with progress() as on_event:
         if plan_path is not None:
-            estimate, title = _predict_plan(plan_path, options, on_event), str(plan_path)
+            configuration, title = _configure_plan(plan_path, options, on_event), str(plan_path)
         else:
-            estimate, title = _predict_model(options, on_event), f"{options['method']} on {options['model']}"
+            configuration = _configure_model(options, on_event)
+            title = f"{options['method']} on {options['model']}"
+        estimate = predict_configuration(configuration, on_event)
+        if explain or html_path is not None:
+            from advisor.pipeline import explain as explain_configuration
+
+            explanation = explain_configuration(configuration, estimate, on_event)
     if as_json:
-        print_json(estimate)
-        return
+        print_json(_json_answer(estimate, explanation))
+    else:
+        _print_answer(estimate, explanation, title)
+    if explanation is not None and html_path is not None:
+        from advisor.reporting.timeline import write_timeline
+
+        write_timeline(html_path, title, explanation.peak, explanation.comparison)
+        if not as_json:
+            click.echo(f"\ntimeline written to {html_path}")
+
+
+def _print_answer(estimate: CostEstimate, explanation: Explanation | None, title: str) -> None:
+    from advisor.cli.output import answer_console
     from advisor.reporting.cost import print_cost
 
-    print_cost(answer_console(), estimate, title=title)
+    console = answer_console()
+    print_cost(console, estimate, title=title)
+    if explanation is not None:
+        from advisor.reporting.explain import print_explanation
+
+        print_explanation(console, explanation.peak, explanation.comparison, note=explanation.note)
+
+
+def _json_answer(estimate: CostEstimate, explanation: Explanation | None) -> dict[str, Any]:
+    from advisor.core.serialization import to_dict
+
+    answer: dict[str, Any] = to_dict(estimate)
+    if explanation is not None:
+        answer["explanation"] = to_dict(explanation)
+    return answer
 
 
 def _one_model(named: str | None, argument: str | None) -> str | None:
@@ -186,18 +231,18 @@ def _one_model(named: str | None, argument: str | None) -> str | None:
     return named or argument
 
 
-def _predict_plan(plan_path: Path, options: dict[str, Any], on_event: OnEvent) -> CostEstimate:
-    from advisor.pipeline.predicting import predict_plan
+def _configure_plan(plan_path: Path, options: dict[str, Any], on_event: OnEvent) -> Configuration:
+    from advisor.pipeline import configure_plan
 
     device = None if options["device"] == "auto" else options["device"]
-    return predict_plan(plan_path, device=device, on_event=on_event)
+    return configure_plan(plan_path, device=device, on_event=on_event)
 
 
-def _predict_model(options: dict[str, Any], on_event: OnEvent) -> CostEstimate:
+def _configure_model(options: dict[str, Any], on_event: OnEvent) -> Configuration:
     from advisor.core.budget import Budget
-    from advisor.pipeline import predict
+    from advisor.pipeline import configure
 
-    return predict(
+    return configure(
         model_source(options),
         method=options["method"],
         knobs=_knobs(options),

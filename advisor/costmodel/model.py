@@ -96,13 +96,16 @@ class CostModel:
         other.calibration, other.memory_limit_bytes, other.sweeping = self.calibration, limit_bytes, True
         return other
 
-    def memory(self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan) -> MemoryEstimate:
-        """Peak memory alone, for whoever asks about many points.
+    def memory(
+        self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, *, same_length: bool = False
+    ) -> MemoryEstimate:
+        """Peak memory alone, for whoever asks about many points; ``same_length`` as in :meth:`estimate`.
 
         Raises:
             UntraceableError: the configuration cannot be traced.
         """
-        return self._memory(self._families.get(model, strategy, execution), model, strategy, execution, None)
+        family = self._families.get(model, strategy, execution)
+        return self._memory(family, model, strategy, execution, None, same_length)
 
     def estimate(
         self,

@@ -32,6 +32,18 @@ DEFAULT_SEQ_LENGTH = 128
 """Padded length that is assumed when neither data nor caller names one."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Configuration:
+    """One exact configuration and where it would run, looked at and found usable."""
+
+    device: DeviceProfile
+    model: ModelSpec
+    strategy: StrategyConfig
+    execution: ExecutionPlan
+    data: DataProfile | None
+    budget: Budget
+
+
 def predict(
     model: str | ModelSource,
     *,
@@ -61,6 +73,37 @@ def predict(
         InputError: anything about the inputs that cannot be used, all problems of one input together.
         UntraceableError: the cost model cannot trace the configuration.
     """
+    configuration = configure(
+        model,
+        method=method,
+        knobs=knobs,
+        execution=execution,
+        data=data,
+        num_labels=num_labels,
+        device=device,
+        budget=budget,
+        on_event=on_event,
+    )
+    return predict_configuration(configuration, on_event)
+
+
+def configure(
+    model: str | ModelSource,
+    *,
+    method: str = "lora",
+    knobs: dict[str, Any] | None = None,
+    execution: dict[str, Any] | None = None,
+    data: str | DataSource | None = None,
+    num_labels: int = 2,
+    device: str = "auto",
+    budget: Budget | None = None,
+    on_event: OnEvent | None = None,
+) -> Configuration:
+    """The configuration that :func:`predict` means by its arguments.
+
+    Raises:
+        InputError: anything about the inputs that cannot be used, all problems of one input together.
+    """
     from advisor.strategies import get_strategy
 
     strategy = get_strategy(method)
@@ -77,7 +120,7 @@ def predict(
     config = strategy.configured(spec, **(knobs or {}))
     check_strategy(strategy, config, spec)
     execution_plan = _execution_plan(execution or {}, spec, profile)
-    return _estimate(resolve_device(device, on_event), spec, config, execution_plan, profile, budget, on_event)
+    return Configuration(resolve_device(device, on_event), spec, config, execution_plan, profile, budget or Budget())
 
 
 def predict_plan(
@@ -88,13 +131,24 @@ def predict_plan(
     Raises:
         PlanError: the file is damaged, newer than this version, or inconsistent.
     """
+    return predict_configuration(configure_plan(plan, device=device, on_event=on_event), on_event)
+
+
+def configure_plan(
+    plan: Plan | Path | str, *, device: str | None = None, on_event: OnEvent | None = None
+) -> Configuration:
+    """The configuration of a plan, on the device it was made for or another.
+
+    Raises:
+        PlanError: the file is damaged, newer than this version, or inconsistent.
+    """
     from advisor.strategies import get_strategy
 
     plan = plan if isinstance(plan, Plan) else load_plan(Path(plan))
     check_strategy(get_strategy(plan.strategy.method), plan.strategy, plan.model)
     check_length(plan.model, plan.execution.max_seq_length)
     profile = resolve_device(device or plan.device, on_event)
-    return _estimate(profile, plan.model, plan.strategy, plan.execution, plan.data_profile, plan.budget, on_event)
+    return Configuration(profile, plan.model, plan.strategy, plan.execution, plan.data_profile, plan.budget)
 
 
 def cost_model_for(
@@ -123,20 +177,22 @@ def cost_model_for(
     return CostModel(device, calibration, memory_limit_bytes=memory_limit_bytes, sweeping=sweeping)
 
 
-def _estimate(
-    device: DeviceProfile,
-    model: ModelSpec,
-    config: StrategyConfig,
-    execution: ExecutionPlan,
-    data: DataProfile | None,
-    budget: Budget | None,
-    on_event: OnEvent | None,
-) -> CostEstimate:
-    budget = budget or Budget()
+def predict_configuration(configuration: Configuration, on_event: OnEvent | None = None) -> CostEstimate:
+    """The cost of a configuration.
+
+    Raises:
+        UntraceableError: the cost model cannot trace it.
+    """
+    device, budget, data = configuration.device, configuration.budget, configuration.data
     cost_model = cost_model_for(device, on_event, memory_limit_bytes=budget.memory_bytes)
     phase(on_event, "tracing the training step")
     estimate = cost_model.estimate(
-        model, config, execution, data, min_quality=budget.min_quality, same_length=data is None
+        configuration.model,
+        configuration.strategy,
+        configuration.execution,
+        data,
+        min_quality=budget.min_quality,
+        same_length=data is None,
     )
     limit = budget.memory_bytes if budget.memory_bytes is not None else device.memory_bytes
     fits = cost_model.memory_quantile_bytes(estimate, budget.safety_level) <= limit

@@ -118,7 +118,7 @@ def need(
     execution = setup.switches.execution(rows, length, padded=True)
     exactly = cost_model.near(limit)
     exactly.sweeping = False
-    return memory_quantile_bytes(exactly.memory(model, strategy, execution), QUESTION.safety_level)
+    return memory_quantile_bytes(exactly.memory(model, strategy, execution, same_length=True), QUESTION.safety_level)
 
 
 def traced(answer: FitAnswer) -> list[tuple[MethodFit, SetupFit]]:
@@ -225,7 +225,7 @@ def test_an_untraceable_set_up_is_a_problem_and_not_a_failure(cost_model: CostMo
         def near(self, limit_bytes: int) -> Refusing:
             return self
 
-        def memory(self, *_: object):
+        def memory(self, *_: object, same_length: bool):
             raise InputError("the step cannot be traced: aten.nonzero in some.module:forward")
 
     answer = fit_methods(llama, Refusing(), QUESTION, methods=["lora"])  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
 """What makes a peak: which layers, tensors, operators and phase, and how live bytes move over the step."""
 
-from advisor.costmodel.explain.peak import explain_peak
+from advisor.costmodel.explain.peak import explain_peak, untraced_batch_bytes
 from advisor.costmodel.explain.records import PeakExplanation, Share, TensorGroup, Timeline
 
-__all__ = ["PeakExplanation", "Share", "TensorGroup", "Timeline", "explain_peak"]
+__all__ = ["PeakExplanation", "Share", "TensorGroup", "Timeline", "explain_peak", "untraced_batch_bytes"]

@@ -14,8 +14,10 @@ from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.explain.records import PeakExplanation, Share, TensorGroup
 from advisor.costmodel.explain.roles import KIND_NAMES, OUTSIDE, Dimensions, role_of, stack_of, without_numbers
 from advisor.costmodel.explain.timeline import thinned_timeline
+from advisor.costmodel.memory.facts import TENSORS_PER_BATCH, TRACED_MICRO_BATCHES
 from advisor.costmodel.memory_curve import rounding
 from advisor.costmodel.trace.attribution import AttributedRecording, Origin, attributed_trace
+from advisor.costmodel.trace.ops import ITEM_BYTES
 from advisor.costmodel.trace.recorder import Storage
 from advisor.costmodel.trace.step import TraceRequest
 
@@ -62,6 +64,12 @@ def explain_peak(
     recording = attributed_trace(request)
     sizes = Dimensions.of(model, seq_length, _parameter_shapes(recording))
     return _explained(recording, sizes, rounding(device.type), extra_batch_bytes, evaluation=evaluation)
+
+
+def untraced_batch_bytes(execution: ExecutionPlan, seq_length: int) -> int:
+    """What the loader holds of an accumulating step besides the micro-batches that are traced."""
+    untraced = max(0, execution.gradient_accumulation_steps - TRACED_MICRO_BATCHES)
+    return untraced * TENSORS_PER_BATCH * ITEM_BYTES["int"] * execution.micro_batch_size * seq_length
 
 
 def _explained(

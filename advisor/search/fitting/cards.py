@@ -51,7 +51,7 @@ class Cards:
                 continue
             execution = there.execution(question.micro_batch_size, question.seq_length, padded=question.padded)
             try:
-                memory = self._model(card).memory(model, strategy, execution)
+                memory = self._model(card).memory(model, strategy, execution, same_length=True)
             except AdvisorError:
                 continue  # its kernels cannot be traced; a larger card may use others
             need = memory_quantile_bytes(memory, question.safety_level)

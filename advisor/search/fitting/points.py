@@ -32,6 +32,8 @@ class Point(NamedTuple):
 class Points:
     """Evaluates points of one question, none twice; methods that build the same model share theirs.
 
+    All batches are as long as asked, as in ``predict`` without data.
+
     Args:
         model: What is to be trained.
         cost_model: Of the device that the question is about.
@@ -60,7 +62,7 @@ class Points:
         """
         key = _key(point)
         if key not in self._exact_bytes:
-            memory = self._exact.memory(self.model, point.strategy, point.execution(self.question))
+            memory = self._exact.memory(self.model, point.strategy, point.execution(self.question), same_length=True)
             self._exact_bytes[key] = memory_quantile_bytes(memory, self.question.safety_level)
         return self._exact_bytes[key]
 
@@ -68,7 +70,7 @@ class Points:
         """What tensors take at the peak: grows with batch, length and rank."""
         key = _key(point)
         if key not in self._live_bytes:
-            memory = self._guide.memory(self.model, point.strategy, point.execution(self.question))
+            memory = self._guide.memory(self.model, point.strategy, point.execution(self.question), same_length=True)
             self._live_bytes[key] = memory.allocated_bytes
         return self._live_bytes[key]
 

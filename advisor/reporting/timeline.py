@@ -1,0 +1,226 @@
+"""Live bytes over a step as one HTML file: stacked by kind, phase borders, the peak, nothing loaded from outside.
+
+The picture is inline SVG; a few lines of script show the values under the pointer. Colours follow the reader's dark or
+light setting.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from advisor import __version__
+from advisor.core.store import write_text_atomically
+from advisor.core.units import GIB, KIB, MIB, format_bytes
+from advisor.costmodel.explain.records import PeakExplanation, Share, Timeline
+from advisor.reporting.explain import collapsed_layers
+from advisor.reporting.text import format_share
+from advisor.reporting.timeline_page import PAGE, SCRIPT, STYLE
+from advisor.search.whatif import Comparison
+
+WIDTH, HEIGHT = 1000, 360
+TICKS = 5
+_KIND_CLASSES = {
+    "weights": "k-weights",
+    "optimizer states": "k-states",
+    "gradients": "k-gradients",
+    "activations": "k-activations",
+    "temporaries": "k-temporaries",
+}
+_STACKED = tuple(_KIND_CLASSES)
+"""From the bottom: what never moves first, so that what moves has a straight floor."""
+_PHASES = {"first_forward": "forward 1", "first_backward": "backward 1", "weights": "", "states": ""}
+
+
+def write_timeline(path: Path, title: str, explanation: PeakExplanation, comparison: Comparison | None) -> None:
+    """Write the page.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    write_text_atomically(path, timeline_page(title, explanation, comparison))
+
+
+def timeline_page(title: str, explanation: PeakExplanation, comparison: Comparison | None) -> str:
+    """The page as text; every name from outside is escaped.
+
+    Args:
+        title: What was predicted, in words.
+        explanation: The peak and its timeline.
+        comparison: Neighbouring choices; left out when ``None``.
+    """
+    timeline = explanation.timeline
+    where = " of ".join(part for part in (explanation.operator, explanation.module) if part) or "the step"
+    summary = (
+        f"Peak of live tensors: {format_bytes(explanation.live_bytes)} in the {explanation.phase} pass, "
+        f"reached by {where}."
+    )
+    parts = {
+        "title": html.escape(title),
+        "summary": html.escape(summary),
+        "sentence": html.escape(comparison.sentence[:1].upper() + comparison.sentence[1:] + ".") if comparison else "",
+        "style": STYLE,
+        "legend": _legend(timeline),
+        "picture": _picture(timeline),
+        "data": _embedded(timeline),
+        "script": SCRIPT,
+        "tables": "".join(
+            _bars(name, shares, explanation.live_bytes)
+            for name, shares in (
+                ("By kind", explanation.by_kind),
+                ("By what it is for", explanation.by_role),
+                ("By layer", collapsed_layers(explanation.by_layer)),
+                ("By operator", explanation.by_operator),
+            )
+        ),
+        "tensors": _tensors(explanation),
+        "choices": _choices(comparison) if comparison is not None else "",
+        "version": html.escape(__version__),
+    }
+    return PAGE.substitute(parts)
+
+
+def _embedded(timeline: Timeline) -> str:
+    """The values under the pointer as JSON that cannot end its script element."""
+    values = {
+        "kinds": list(timeline.kinds),
+        "live": [list(row) for row in timeline.live_bytes],
+        "places": list(timeline.places),
+        "phases": [_phase_at(timeline, index) for index in range(len(timeline.events))],
+    }
+    text = json.dumps(values, separators=(",", ":"), ensure_ascii=True)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _phase_at(timeline: Timeline, index: int) -> str:
+    names = [name for name, start in timeline.phases if start <= index]
+    return names[-1] if names else ""
+
+
+def _picture(timeline: Timeline) -> str:
+    top = _ceiling(max(sum(row) for row in timeline.live_bytes))
+    marks = [_grid(top), *_areas(timeline, top), *_borders(timeline), _peak(timeline, top)]
+    marks.append(f'<line id="cursor" class="cursor" x1="-9" x2="-9" y1="0" y2="{HEIGHT}"/>')
+    return (
+        f'<svg id="picture" viewBox="-78 -24 {WIDTH + 96} {HEIGHT + 50}" role="img" '
+        f'aria-label="live bytes over the step by kind">{"".join(marks)}</svg>'
+    )
+
+
+def _x(timeline: Timeline, index: int) -> float:
+    return WIDTH * index / max(1, len(timeline.events) - 1)
+
+
+def _areas(timeline: Timeline, top: int) -> list[str]:
+    """One step-free polygon per kind, each on top of the ones before."""
+    floor = [0] * len(timeline.events)
+    areas = []
+    for kind in (name for name in _STACKED if name in timeline.kinds):
+        column = timeline.kinds.index(kind)
+        ceiling = [low + row[column] for low, row in zip(floor, timeline.live_bytes, strict=True)]
+        if ceiling != floor:
+            upper = [_point(timeline, index, value, top) for index, value in enumerate(ceiling)]
+            lower = [_point(timeline, index, value, top) for index, value in enumerate(floor)]
+            areas.append(f'<polygon class="{_KIND_CLASSES[kind]}" points="{" ".join(upper + lower[::-1])}"/>')
+        floor = ceiling
+    return areas
+
+
+def _point(timeline: Timeline, index: int, value_bytes: int, top: int) -> str:
+    return f"{_x(timeline, index):.1f},{HEIGHT * (1 - value_bytes / top):.1f}"
+
+
+def _grid(top: int) -> str:
+    lines = []
+    for tick in range(TICKS + 1):
+        y = HEIGHT * (1 - tick / TICKS)
+        lines.append(f'<line class="grid" x1="0" x2="{WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        label = format_bytes(top * tick / TICKS) if tick else "0"
+        lines.append(f'<text class="tick" x="-8" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
+    return "".join(lines)
+
+
+def _borders(timeline: Timeline) -> list[str]:
+    marks = []
+    ends = [start for _, start in timeline.phases[1:]] + [len(timeline.events)]
+    for (name, start), end in zip(timeline.phases, ends, strict=True):
+        label = _PHASES.get(name, name)
+        x = _x(timeline, start)
+        if label:
+            marks.append(f'<line class="border" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{HEIGHT}"/>')
+        if label and end - start > len(timeline.events) // 25:
+            middle, text = (x + _x(timeline, end - 1)) / 2, html.escape(label)
+            marks.append(f'<text class="phase" x="{middle:.1f}" y="{HEIGHT + 18}" text-anchor="middle">{text}</text>')
+    return marks
+
+
+def _peak(timeline: Timeline, top: int) -> str:
+    total = sum(timeline.live_bytes[timeline.peak_index])
+    x, y = _x(timeline, timeline.peak_index), HEIGHT * (1 - total / top)
+    anchor = "end" if x > 0.7 * WIDTH else "start"
+    shift = -9 if anchor == "end" else 9
+    return (
+        f'<circle class="peak" cx="{x:.1f}" cy="{y:.1f}" r="5"/>'
+        f'<text class="peak-label" x="{x + shift:.1f}" y="{y - 8:.1f}" text-anchor="{anchor}">'
+        f"peak {format_bytes(total)}</text>"
+    )
+
+
+def _ceiling(value_bytes: int) -> int:
+    """A round number above the peak, so that the ticks are round: 1, 2 or 5 times a power of two's unit."""
+    unit = next((size for size in (GIB, MIB, KIB) if value_bytes >= size), 1)
+    step = unit
+    while step * TICKS < 1.05 * value_bytes:
+        step *= 2
+    for finer in (step // 2 + step // 4, step // 2 + step // 8, step // 2 + step // 16):
+        if finer and finer * TICKS >= 1.05 * value_bytes:
+            step = min(step, finer)
+    return max(TICKS, step * TICKS)
+
+
+def _legend(timeline: Timeline) -> str:
+    used = [kind for kind in _STACKED if kind in timeline.kinds]
+    return "".join(f'<span><i class="{_KIND_CLASSES[kind]}"></i>{html.escape(kind)}</span>' for kind in used)
+
+
+def _bars(title: str, shares: Sequence[Share], total_bytes: int) -> str:
+    longest = max((share.live_bytes for share in shares), default=1) or 1
+    rows = "".join(
+        f"<tr><td>{html.escape(share.name)}</td><td class=n>{format_bytes(share.live_bytes)}</td>"
+        f"<td class=n>{format_share(share.live_bytes / total_bytes) if total_bytes else ''}</td>"
+        f'<td class=bar><i style="width:{100 * share.live_bytes / longest:.1f}%"></i></td></tr>'
+        for share in shares
+    )
+    return f"<section><h2>{html.escape(title)}</h2><table>{rows}</table></section>"
+
+
+def _tensors(explanation: PeakExplanation) -> str:
+    rows = "".join(
+        f"<tr><td class=n>{format_bytes(group.live_bytes)}</td><td class=n>{group.count}</td>"
+        f"<td>{html.escape(group.dtype)} {'×'.join(str(length) for length in group.shape)}</td>"
+        f"<td>{html.escape(group.role)}</td><td>{html.escape(group.operator or 'before the step')}</td>"
+        f"<td class=path>{html.escape(group.module)}{' (recomputed)' if group.recomputed else ''}</td></tr>"
+        for group in explanation.tensors
+    )
+    head = "<tr><th>bytes</th><th>number</th><th>shape</th><th>what</th><th>operator</th><th>module</th></tr>"
+    return f"<section class=wide><h2>Largest tensors at the peak</h2><table>{head}{rows}</table></section>"
+
+
+def _choices(comparison: Comparison) -> str:
+    rows = ""
+    for effect in comparison.effects:
+        ratio = effect.time_ratio
+        if ratio is not None and effect.undoes:
+            ratio = 1 / ratio
+        time = "–" if ratio is None else f"{ratio - 1:+.0%}"
+        saved = comparison.device_bytes - effect.device_bytes
+        name = f"without {effect.name}" if effect.undoes else effect.name
+        rows += (
+            f"<tr><td>{html.escape(name)}</td><td class=n>{format_bytes(effect.device_bytes)}</td>"
+            f"<td class=n>{'-' if saved < 0 else ''}{format_bytes(abs(saved))}</td><td class=n>{time}</td>"
+            f"<td class=path>{html.escape(effect.options)}</td></tr>"
+        )
+    head = "<tr><th>choice</th><th>device peak</th><th>saves</th><th>step time</th><th>how</th></tr>"
+    return f"<section class=wide><h2>One choice away</h2><table>{head}{rows}</table></section>" if rows else ""
