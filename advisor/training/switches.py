@@ -172,8 +172,7 @@ def prepare_for_scaling(model: nn.Module, execution: ExecutionPlan) -> None:
     half = {name: p for name, p in model.named_parameters() if p.requires_grad and p.dtype == torch.float16}
     if half and not hasattr(model, "peft_config"):
         raise InputError(
-            f"fp16 mixed precision cannot train weights stored in float16, but {next(iter(half))} is one of "
-            f"{len(half)}",
+            f"fp16 mixed precision cannot train weights stored in float16, but {next(iter(half))} is such a weight",
             fix="use dtype float32 for the weights, or amp none",
         )
     for parameter in half.values():
