@@ -1,0 +1,66 @@
+"""The set-ups that a recommendation stands for, and the ranks that there is room for.
+
+Every method is solved with its default knobs; the same is asked for the other target sets of its search space, and for
+a grid of ranks. Most of this grid needs no evaluation of its own: memory grows with micro-batch and rank, so
+one set-up that fits decides all smaller ones, and one that does not all larger ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from advisor.core.model import ModelSpec
+from advisor.core.strategy import StrategyConfig
+from advisor.search.planner.evaluator import Evaluator, Family, Point
+from advisor.search.planner.families import Rung
+
+
+def target_variants(strategy: StrategyConfig, model: ModelSpec) -> tuple[StrategyConfig, ...]:
+    """The configuration with the other target sets of its method's search space."""
+    from advisor.strategies import get_strategy
+    from advisor.strategies.base import CategoricalDimension
+
+    method = get_strategy(strategy.method)
+    dimension = method.search_space(model).get("target_modules")
+    if not isinstance(dimension, CategoricalDimension) or strategy.target_modules not in dimension.choices:
+        return ()
+    others = (replace(strategy, target_modules=name) for name in dimension.choices if name != strategy.target_modules)
+    return tuple(variant for variant in others if not method.problems(variant, model))
+
+
+def rank_grid(strategy: StrategyConfig, model: ModelSpec) -> tuple[int, ...]:
+    """Powers of two and their means inside the method's search space, ascending; empty without a rank."""
+    from advisor.strategies import get_strategy
+    from advisor.strategies.base import IntDimension
+
+    dimension = get_strategy(strategy.method).search_space(model).get("rank")
+    if not isinstance(dimension, IntDimension) or strategy.rank is None:
+        return ()
+    steps = sorted({2**power for power in range(20)} | {3 * 2**power for power in range(20)})
+    return tuple(rank for rank in steps if dimension.low <= rank <= dimension.high)
+
+
+def largest_rank(strategy: StrategyConfig, best: Point, evaluator: Evaluator) -> int | None:
+    """The largest rank of the grid with which the solved set-up still fits; ``None`` without a rank."""
+    if strategy.rank is None:
+        return None
+    ranks = [rank for rank in rank_grid(strategy, evaluator.model) if rank > strategy.rank]
+    low, high = -1, len(ranks)
+    while high - low > 1:
+        middle = (low + high) // 2
+        point = evaluator.evaluate(_at_rank(strategy, ranks[middle]), _family(best), best.execution.micro_batch_size)
+        low, high = (middle, high) if evaluator.fits(point) else (low, middle)
+    return ranks[low] if low >= 0 else strategy.rank
+
+
+def _at_rank(strategy: StrategyConfig, rank: int) -> StrategyConfig:
+    """Alpha keeps its ratio to the rank, as ``Strategy.configured`` does."""
+    alpha = strategy.lora_alpha
+    scaled = None if alpha is None or not strategy.rank else max(1, round(alpha * rank / strategy.rank))
+    return replace(strategy, rank=rank, lora_alpha=scaled)
+
+
+def _family(point: Point) -> Family:
+    execution = point.execution
+    rung = Rung(execution.dtype, execution.amp, execution.optim, loss=execution.loss)
+    return Family(rung, execution.attn_implementation, execution.gradient_checkpointing)
