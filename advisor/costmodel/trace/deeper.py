@@ -47,6 +47,8 @@ def trace_deeper(request: TraceRequest, shallow: TraceFamily) -> TraceFamily | N
     Raises:
         UntraceableError: the step cannot be traced.
     """
+    if shallow.added_tokens:  # a prompt makes sizes of two lengths
+        return None
     ranked = is_ranked(request)
     shapes = sampled_shapes(request, ranked)
     shape = shapes[0]
