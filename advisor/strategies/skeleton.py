@@ -49,24 +49,26 @@ def model_config(spec: ModelSpec, *, num_hidden_layers: int | None = None) -> Pr
     if hasattr(config, "use_cache"):
         config.use_cache = False
     if num_hidden_layers is not None:
-        _set_depth(text, num_hidden_layers)
+        set_depth(text, num_hidden_layers)
     return config
 
 
 def _parse_config(spec: ModelSpec) -> PreTrainedConfig:
-    from transformers import AutoConfig
+    from transformers import AutoConfig, PreTrainedConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     if spec.trust_remote_code and "auto_map" in spec.config:
         return AutoConfig.from_pretrained(spec.source, trust_remote_code=True, revision=spec.revision)
     values = {key: value for key, value in spec.config.items() if key != "quantization_config"}
-    return CONFIG_MAPPING[spec.model_type].from_dict(values)
+    # Files of transformers 5 hold infinity as an object, since JSON has no word for it.
+    decode = getattr(PreTrainedConfig, "_decode_special_floats", None)
+    return CONFIG_MAPPING[spec.model_type].from_dict(decode(values) if decode is not None else values)
 
 
 _OTHER_DEPTHS = ("num_decoder_layers", "decoder_layers", "encoder_layers", "num_encoder_layers")
 
 
-def _set_depth(config: Any, num_hidden_layers: int) -> None:
+def set_depth(config: Any, num_hidden_layers: int) -> None:
     """Depth under the architecture's own name (``n_layer``, ``num_layers``).
 
     A decoder of the encoder's depth follows, and so does every list with one entry a layer.

@@ -21,6 +21,7 @@ from advisor.core.plan import ExecutionPlan
 from advisor.costmodel.layers import traced_depths
 from advisor.costmodel.trace.step import TraceRequest, trace_step
 from advisor.strategies import get_strategy
+from advisor.strategies.skeleton import set_depth
 from advisor.training.build import attention_implementations
 from advisor.training.models import inspect_model
 
@@ -45,12 +46,9 @@ def registered() -> list[tuple[Task, str]]:
 
 def write_config(model_type: str, folder: Path) -> Path:
     """The configuration class's defaults, with fewer layers where it lets itself be shortened."""
-    kind = CONFIG_MAPPING[model_type]
-    config = kind()
-    for name in ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "encoder_layers", "decoder_layers"):
-        if isinstance(vars(config).get(name), int):
-            with contextlib.suppress(Exception):
-                config = kind(**{name: LAYERS})
+    config = CONFIG_MAPPING[model_type]()
+    with contextlib.suppress(Exception):
+        set_depth(config.get_text_config(), LAYERS)
     path = folder / f"{model_type}.json"
     path.write_text(json.dumps(json.loads(config.to_json_string(use_diff=False))), encoding="utf-8")
     return path
