@@ -24,6 +24,16 @@ TELLING_SHAPES: tuple[Shape, ...] = ((3, 40, 5), (5, 24, 11), (2, 104, 7))
 """Shapes at which storages are compared: of the same size in all of them, they follow the same formula."""
 
 NEVER = -1
+
+SHORT_LIFE = 16
+"""Lives of up to so many allocations tell storages apart (a cast that is cached until the end from one that is not);
+longer ones may span layers and grow with depth. Only used where storages are not told apart without it: what waits for
+the last of many (norms of gradients) has lives of any length."""
+
+MOST_GROWTH = 2.0
+"""How much larger a storage may be in the deeper model: it has at most twice the layers, and what is stacked or
+concatenated over layers grows less than their number."""
+
 _OF_THE_STEP = (KINDS.index("activation"), KINDS.index("temporary"))
 
 
@@ -70,7 +80,8 @@ class _Lives:
         part: By storage, the part it is born in.
         death_part: By storage, the part it dies in; ``NEVER`` if it outlives the log.
         death_rank: By storage, how many storages of that part are born before it dies.
-        tokens: By storage, what it is: its sizes at the telling shapes, kind, and the part of its death.
+        tokens: By storage, what it is: its sizes at the telling shapes, kind, the part of its death, and how soon after
+            its birth that is.
     """
 
     parts: tuple[int, ...]
@@ -96,13 +107,22 @@ def deepen(shallow: TraceFamily, deeper: TraceFamily, layers: int) -> DeepLog:
     Raises:
         MisalignedError: the logs do not differ by repeated layers alone, or it cannot be told where a storage dies.
     """
-    first, second = _lives(shallow), _lives(deeper)
+    for short_life, by_siblings in ((0, False), (SHORT_LIFE, False), (0, True)):
+        try:
+            return _deepened(shallow, deeper, layers, short_life, by_siblings)
+        except MisalignedError:
+            continue
+    return _deepened(shallow, deeper, layers, SHORT_LIFE, True)
+
+
+def _deepened(shallow: TraceFamily, deeper: TraceFamily, layers: int, short_life: int, by_siblings: bool) -> DeepLog:
+    first, second = _lives(shallow, short_life), _lives(deeper, short_life)
     if first.parts != second.parts:
         raise MisalignedError("the two depths run through different phases")
-    return _Synthesis(first, second, layers).log()
+    return _Synthesis(first, second, layers, by_siblings).log()
 
 
-def _lives(family: TraceFamily) -> _Lives:
+def _lives(family: TraceFamily, short_life: int = SHORT_LIFE) -> _Lives:
     changes = np.flatnonzero(np.diff(family.phases)) + 1
     part_of_event = np.zeros(len(family.phases), dtype=np.int64)
     part_of_event[changes] = 1
@@ -120,7 +140,8 @@ def _lives(family: TraceFamily) -> _Lives:
     death_part[dead] = part_of_event[~born]
     death_rank[dead] = born_before[~born] - starts[part_of_event[~born]]
     sizes = [family.events(shape).sizes_bytes for shape in TELLING_SHAPES]
-    tokens = np.stack([*sizes, family.kinds, death_part], axis=1)
+    ages = np.minimum(death_rank - (np.arange(number) - starts[part]), short_life)
+    tokens = np.stack([*sizes, family.kinds, death_part, np.where(death_part == part, ages, NEVER)], axis=1)
     firsts = np.concatenate([[0], changes])
     return _Lives(
         parts=tuple(int(phase) for phase in family.phases[firsts]),
@@ -136,8 +157,8 @@ def _lives(family: TraceFamily) -> _Lives:
 class _Synthesis:
     """Builds the deep log from two aligned ones."""
 
-    def __init__(self, first: _Lives, second: _Lives, layers: int) -> None:
-        self.first, self.second, self.layers = first, second, layers
+    def __init__(self, first: _Lives, second: _Lives, layers: int, by_siblings: bool) -> None:
+        self.first, self.second, self.layers, self.by_siblings = first, second, layers, by_siblings
         self.insertions: list[list[_Insertion]] = []
         self.twin = np.full(len(second.part), NEVER, dtype=np.int64)
         """By storage of the deeper log, its counterpart in the shallow one; ``NEVER`` for an added layer's."""
@@ -226,9 +247,22 @@ class _Synthesis:
             found[np.flatnonzero(found)[~usual]] = False
             deaths[:, found] = (there + self.layers * (here - there) + steps * slope)[:, usual]
             unknown &= ~found
-        if unknown.any():
-            raise MisalignedError("a storage of an added layer has no counterpart in the layers beside it")
+        for index in np.flatnonzero(unknown):
+            self._follow_sibling(deaths, storages, unknown, int(index))
         return deaths
+
+    def _follow_sibling(self, deaths: Ints, storages: Ints, unknown: npt.NDArray[np.bool_], index: int) -> None:
+        """Let a storage without counterpart (the first layer is often another) die beside that of its own layer whose
+        death is nearest.
+        """
+        part, ranks = self.second.death_part[storages], self.second.death_rank[storages]
+        siblings = np.flatnonzero((part == part[index]) & ~unknown)
+        reach = max((insertion.length for insertion in self.insertions[int(part[index])]), default=0)
+        distance = np.abs(ranks[siblings] - ranks[index])
+        if not self.by_siblings or not len(siblings) or distance.min() > reach:
+            raise MisalignedError("a storage of an added layer has no counterpart in the layers beside it")
+        nearest = siblings[int(np.argmin(distance))]
+        deaths[:, index] = deaths[:, nearest] + ranks[index] - ranks[nearest]
 
     def _alike(self, storages: Ints, neighbours: Ints) -> npt.NDArray[np.bool_]:
         """Whether the neighbours are there at both depths and are the same thing."""
@@ -314,10 +348,14 @@ def _best_step(shallow: Ints, deeper: Ints, left: int) -> tuple[int, int]:
 
 
 def _grown(shallow: Ints, deeper: Ints) -> bool:
-    """Whether two storages of the step itself differ at most in that the deeper model's is larger."""
-    sizes = len(TELLING_SHAPES)
-    alike = bool((shallow[sizes:] == deeper[sizes:]).all())
-    return alike and shallow[sizes] in _OF_THE_STEP and bool((shallow[:sizes] <= deeper[:sizes]).all())
+    """Whether two storages of the step itself differ only in that the deeper model's is larger by the same factor at
+    every shape.
+    """
+    number = len(TELLING_SHAPES)
+    small, large = shallow[:number], deeper[:number]
+    alike = bool((shallow[number:] == deeper[number:]).all()) and shallow[number] in _OF_THE_STEP
+    in_proportion = bool((small * large[0] == large * small[0]).all())
+    return alike and in_proportion and bool(small[0] <= large[0] <= MOST_GROWTH * small[0])
 
 
 def _rolled(deeper: Ints, start: int, length: int, earlier: list[_Insertion]) -> _Insertion:

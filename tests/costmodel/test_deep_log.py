@@ -24,7 +24,7 @@ LAYERS = 7
 TASKS = {"bert": "sequence-classification", "distilbert": "sequence-classification"}
 CASES = [
     ("bert", "full", {"optim": "adamw_torch", "amp": "bf16"}),
-    ("bert", "partial", {}),
+    ("bert", "partial", {"amp": "bf16"}),
     ("gpt2", "full", {"amp": "bf16", "gradient_accumulation_steps": 2}),
     ("llama", "qlora", {"gradient_checkpointing": True, "dtype": "bfloat16", "padded": False}),
 ]
