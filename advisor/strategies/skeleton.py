@@ -43,11 +43,12 @@ def model_config(spec: ModelSpec, *, num_hidden_layers: int | None = None) -> Pr
         config.num_labels = spec.num_labels
     if spec.task == "sequence-classification":
         config.problem_type = "single_label_classification"
-        if config.pad_token_id is None:
-            end = text.eos_token_id
+        if getattr(config, "pad_token_id", None) is None:
+            end = getattr(text, "eos_token_id", None)
             config.pad_token_id = (end[0] if isinstance(end, list) else end) if end is not None else 0
-    if hasattr(config, "use_cache"):
-        config.use_cache = False
+    for part in (config, text):
+        if hasattr(part, "use_cache"):
+            part.use_cache = False
     if num_hidden_layers is not None:
         set_depth(text, num_hidden_layers)
     return config
