@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from advisor.core.device import DeviceProfile, DeviceType
-from advisor.core.errors import DeviceError, InputError, RunFailed
+from advisor.core.device import DeviceType
+from advisor.core.errors import InputError
 from advisor.core.store import ensure_writable_dir, user_data_dir
 from advisor.core.units import format_bytes
-from advisor.pipeline.environment import versions
 from advisor.pipeline.events import OnEvent, note, phase, progress
-from advisor.pipeline.predicting import cost_model_for
+from advisor.pipeline.validation_device import device_type_of, environment_hash, setting_of
 
 if TYPE_CHECKING:
     from advisor.costmodel.validation.case import Case
@@ -28,8 +23,6 @@ if TYPE_CHECKING:
     from advisor.costmodel.validation.record import GridName, Header, Record
     from advisor.costmodel.validation.running import Stopped
 
-RECORDED_VERSIONS = ("python", "torch", "transformers", "peft", "accelerate", "bitsandbytes")
-"""What decides how much a step allocates; other versions of these go into a file of their own."""
 PREDICTION_SHARE = 0.5
 """Predictions take at most this share of a time limit, so that something is measured too."""
 
@@ -92,10 +85,10 @@ def validate_memory(
     check_shard(shard)
     folder = output if output is not None else user_data_dir("validation")
     ensure_writable_dir(folder)
-    device_type, chosen = _device_type(grid, device)
-    setting, header = _setting(chosen, device_type, on_event)
+    device_type, chosen = device_type_of(grid, device)
+    setting, header = setting_of(chosen, device_type, on_event)
     cases = tuple(cases) if cases is not None else grid_cases(chosen, device_type)
-    path = folder / f"memory-{chosen}-{header.device_id}-{_environment_hash(header)}.jsonl"
+    path = folder / f"memory-{chosen}-{header.device_id}-{environment_hash(header)}.jsonl"
     with Journal(path, header, resume=resume) as journal:
         wanted = [case for case in shard_of(cases, shard) if _is_open(journal.records.get(case_key(case)))]
         note(on_event, f"{len(wanted)} of {len(shard_of(cases, shard))} cases to run; records go to {path}")
@@ -209,96 +202,3 @@ def _in_words(record: Record) -> str:
             measured = format_bytes(getattr(record.measured, quantity))
             parts.append(f"{quantity.removesuffix('_bytes')} {measured} ({error:+.2%})")
     return ", ".join(parts)
-
-
-def _device_type(grid: GridName | None, device: str) -> tuple[DeviceType, GridName]:
-    """Where the grid runs, and which grid when none was named.
-
-    Raises:
-        InputError: an unknown grid, or one that belongs to the other kind of device.
-        DeviceError: no GPU here.
-    """
-    from advisor.costmodel.validation.grids import GRIDS
-
-    if grid is not None and grid not in GRIDS:
-        raise InputError(f"the grid must be one of {', '.join(GRIDS)}, but got {grid!r}")
-    own = grid if grid in ("cpu", "cuda") else device
-    if device not in ("auto", own):
-        raise InputError(f"the grid {grid} must run on {grid}, but got --device {device}", fix=f"use --device {grid}")
-    if own == "cpu":
-        return "cpu", grid or "cpu"
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda", grid or "cuda"
-    if own == "cuda":
-        raise DeviceError(
-            "a CUDA device is needed, but torch finds none here",
-            fix="run it on a machine with a GPU and a CUDA build of torch, or use --grid cpu",
-        )
-    return "cpu", grid or "cpu"
-
-
-def _setting(grid: GridName, device_type: DeviceType, on_event: OnEvent | None) -> tuple[Setting, Header]:
-    from advisor.costmodel.validation.prediction import Setting
-    from advisor.costmodel.validation.record import Header
-
-    device = _profile(device_type, on_event)
-    capacity_bytes = device.memory_bytes
-    if device_type == "cuda":
-        device, capacity_bytes = _at_hand(device)
-    found = versions()
-    setting = Setting(device, cost_model_for(device, on_event).calibration, capacity_bytes)
-    header = Header(
-        kind="memory",
-        grid=grid,
-        device_id=device.id,
-        device_name=device.name,
-        device_type=device_type,
-        memory_bytes=device.memory_bytes,
-        capacity_bytes=capacity_bytes,
-        compute_capability=device.compute_capability,
-        driver=device.facts["driver"].split(" (", 1)[0] if "driver" in device.facts else None,
-        versions={name: found[name] for name in RECORDED_VERSIONS if name in found},
-        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        device=device,
-    )
-    return setting, header
-
-
-def _profile(device_type: DeviceType, on_event: OnEvent | None) -> DeviceProfile:
-    """The profile of this machine's device of that type, probed quickly if there is none."""
-    from advisor.hardware import probe_device, this_device
-
-    try:
-        saved = this_device()
-    except DeviceError:
-        saved = None
-    if saved is not None and saved.type == device_type:
-        return saved
-    note(on_event, f"this machine's {device_type} has not been probed yet: a quick probe comes first (about 15 s)")
-    phase(on_event, "probing this machine")
-    return probe_device(quick=True, device=device_type, on_progress=progress(on_event), save=saved is None)
-
-
-def _at_hand(device: DeviceProfile) -> tuple[DeviceProfile, int]:
-    """The GPU's profile with the context measured here if the probe could not, and what a process can hold of it now.
-
-    Raises:
-        DeviceError: the GPU does not work.
-    """
-    from advisor.measurement.validation import cuda_facts
-
-    try:
-        facts = cuda_facts()
-    except RunFailed as failure:
-        raise DeviceError(f"the CUDA device must work, but {failure.message}", fix="check it with nvidia-smi") from None
-    context_bytes = device.context_bytes or facts.context_bytes or 0
-    device = dataclasses.replace(device, context_bytes=context_bytes)
-    return device, min(facts.total_bytes, facts.free_bytes + (facts.context_bytes or context_bytes))
-
-
-def _environment_hash(header: Header) -> str:
-    """What must be the same for records to stand in one file."""
-    content = json.dumps([header.driver, header.memory_bytes, header.versions], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:8]

@@ -19,7 +19,7 @@ from advisor.costmodel.validation.record import Header, Record
 
 JOURNALS = sorted((resource_dir("calibration") / "validation").glob("*.jsonl"))
 BEYOND = {
-    "qwen2-small full 2x128, fused-linear": "+7.2 %: full training with tied embeddings; untied ones and adapters are exact",
+    "qwen2-small full 2x128, fused-linear": "+7.2 %: full training with tied embeddings; untied and adapters are exact",
     "deberta-small full 4x64": "+0.34 %: this shape only; 2x64 and 4x128 are exact",
     "modernbert-small lora 4x256, amp bf16": "-0.18 %: ModernBERT under autocast; float32 is exact",
 }
