@@ -133,10 +133,10 @@ def _context(device: DeviceProfile) -> Spread:
 def _far(allocated_bytes: int, context_bytes: int, limit_bytes: int) -> bool:
     """Whether the answer is clear without a replay: more than the limit is allocated, or far less could be held.
 
-    Twice the spreads, so that it is clear at every usual safety level.
+    One and a half times the spreads, so that it is clear at every usual safety level.
     """
     least = allocated_bytes * (1 - 2 * TRACE_HALF_WIDTH) + CONTEXT_LOW * context_bytes
-    most = allocated_bytes * (1 + 2 * UNREPLAYED_REQUIRED_HIGH) + 4 * LARGE_SEGMENT_BYTES + 2 * context_bytes
+    most = allocated_bytes * (1 + 1.5 * UNREPLAYED_REQUIRED_HIGH) + 3 * LARGE_SEGMENT_BYTES + 2 * context_bytes
     return not least <= limit_bytes <= most
 
 
