@@ -59,7 +59,7 @@ def fast(figures: list[Figure]) -> list[Figure]:
 
 
 def test_litgpt_in_short(predictor: Predictor) -> None:
-    compare(predictor, fast(litgpt_figures.TUTORIAL), median=0.02, p90=0.03, residual=0.0)
+    compare(predictor, fast(litgpt_figures.TUTORIAL), median=0.01, p90=0.01, residual=0.0)
 
 
 def test_bert_large_in_short(predictor: Predictor) -> None:
@@ -115,7 +115,7 @@ def test_four_bit_weights_save_little_at_66_million_parameters(predictor: Predic
 
 @pytest.mark.slow
 def test_torchtune_packed(predictor: Predictor) -> None:
-    compare(predictor, torchtune.PACKED, median=0.02, p90=0.02, residual=0.0)
+    compare(predictor, torchtune.PACKED, median=0.01, p90=0.01, residual=0.0)
 
 
 @pytest.mark.slow
@@ -131,7 +131,7 @@ def test_swift_full_fine_tuning(predictor: Predictor) -> None:
 @pytest.mark.slow
 def test_swift_lora(predictor: Predictor) -> None:
     """Far below what was measured, by the same bytes for every size of model: see the explanation."""
-    rows = compare(predictor, swift.LORA, median=0.35, p90=0.52, residual=0.0)
+    rows = compare(predictor, swift.LORA, median=0.30, p90=0.50, residual=0.0)
     for length in swift.LENGTHS:
         excess = [row.figure.measured_bytes - row.predicted_bytes for row in rows if row.figure.length == length]
         assert max(excess) <= 1.35 * min(excess), length
@@ -153,17 +153,17 @@ def test_swift_switches(predictor: Predictor) -> None:
 
 @pytest.mark.slow
 def test_litgpt_tutorial(predictor: Predictor) -> None:
-    compare(predictor, litgpt_figures.TUTORIAL, median=0.02, p90=0.055, residual=0.0)
+    compare(predictor, litgpt_figures.TUTORIAL, median=0.01, p90=0.01, residual=0.0)
 
 
 @pytest.mark.slow
 def test_litgpt_config_hub(predictor: Predictor) -> None:
-    compare(predictor, litgpt_figures.CONFIG_HUB, median=0.02, p90=0.05, residual=0.0)
+    compare(predictor, litgpt_figures.CONFIG_HUB, median=0.01, p90=0.01, residual=0.0)
 
 
 @pytest.mark.slow
 def test_litgpt_config_hub_in_4_bits(predictor: Predictor) -> None:
-    compare(predictor, litgpt_figures.CONFIG_HUB_NF4, median=0.15, p90=0.18, residual=0.0)
+    compare(predictor, litgpt_figures.CONFIG_HUB_NF4, median=0.11, p90=0.15, residual=0.0)
 
 
 @pytest.mark.slow
