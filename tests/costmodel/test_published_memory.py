@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from advisor.strategies import registry
-from tests.costmodel.published import encoders, litgpt, litgpt_figures, qwen, swift, torchtune
+from tests.costmodel.published import encoders, litgpt, litgpt_figures, litgpt_methods, qwen, swift, torchtune
 from tests.costmodel.published.figures import Figure, Predictor, Row, summary, table, unexplained
 
 
@@ -24,7 +24,7 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Predictor]:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: litgpt-methods\nVersion: 1.0\n", encoding="utf-8")
     (info / "entry_points.txt").write_text(
-        "[advisor.strategies]\n" + "\n".join(litgpt.ENTRY_POINTS) + "\n", encoding="utf-8"
+        "[advisor.strategies]\n" + "\n".join(litgpt_methods.ENTRY_POINTS) + "\n", encoding="utf-8"
     )
     litgpt.register()
     qwen.register()
