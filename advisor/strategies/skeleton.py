@@ -43,9 +43,10 @@ def model_config(spec: ModelSpec, *, num_hidden_layers: int | None = None) -> Pr
         config.num_labels = spec.num_labels
     if spec.task == "sequence-classification":
         config.problem_type = "single_label_classification"
-        if getattr(config, "pad_token_id", None) is None:
-            end = getattr(text, "eos_token_id", None)
-            config.pad_token_id = (end[0] if isinstance(end, list) else end) if end is not None else 0
+        end = getattr(text, "eos_token_id", None)
+        for part in (config, text):
+            if getattr(part, "pad_token_id", None) is None:
+                part.pad_token_id = (end[0] if isinstance(end, list) else end) if end is not None else 0
     for part in (config, text):
         if hasattr(part, "use_cache"):
             part.use_cache = False
