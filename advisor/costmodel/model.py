@@ -86,6 +86,12 @@ class CostModel:
         other._families = self._stores.setdefault((families.semantics, families.compute_capability), families)
         return other
 
+    def thorough(self) -> CostModel:
+        """The same cost model, with the allocator replayed for every configuration."""
+        other = self.on(self.device)
+        other.calibration, other.memory_limit_bytes = self.calibration, self.memory_limit_bytes
+        return other
+
     def before_first_trace(self, function: Callable[[], None]) -> None:
         """Call ``function`` once, before the first trace that is not on disk."""
         self._families.before_first_trace = function

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from advisor.core.budget import Budget
 from advisor.core.model import ModelSpec
@@ -18,6 +18,9 @@ from advisor.pipeline.evidence import check_evidence, with_evidence
 from advisor.pipeline.inputs import DataSource, ModelSource, check_strategy, load_inputs
 from advisor.pipeline.outputs import refuse_existing_file
 from advisor.pipeline.predicting import cost_model_for
+
+if TYPE_CHECKING:
+    from advisor.costmodel.model import CostModel
 
 
 def recommend(
@@ -88,6 +91,7 @@ def recommend(
             seed=seed,
             on_progress=counted_progress(on_event),
         )
+        recommendation = with_thorough_costs(recommendation, cost_model.thorough())
     if evidence_s is not None and recommendation.ranked:
         recommendation = with_evidence(recommendation, evidence_s, on_event)
     recommendation = with_versions(recommendation)
@@ -134,6 +138,20 @@ def check_methods(methods: Sequence[str] | None) -> None:
 
     for method in methods or ():
         get_strategy(method)
+
+
+def with_thorough_costs(recommendation: Recommendation, cost_model: CostModel) -> Recommendation:
+    """The same plans with the cost that ``predict`` tells: far from the limit the planner only bounds memory."""
+
+    def priced(ranked: RankedPlan) -> RankedPlan:
+        plan, bounded = ranked.plan, ranked.plan.predicted
+        if bounded is None:
+            return ranked
+        cost = cost_model.estimate(plan.model, plan.strategy, plan.execution, plan.data_profile, with_quality=False)
+        cost = dataclasses.replace(cost, quality=bounded.quality, fits=bounded.fits, notes=bounded.notes)
+        return dataclasses.replace(ranked, plan=dataclasses.replace(plan, predicted=cost))
+
+    return dataclasses.replace(recommendation, ranked=tuple(priced(ranked) for ranked in recommendation.ranked))
 
 
 def with_versions(recommendation: Recommendation) -> Recommendation:
