@@ -31,9 +31,9 @@ class KernelCall:
 
 
 def kernel_call(name: str, args: Any, kwargs: Any, out: Any, device_type: str) -> KernelCall | None:
-    """What the rule of this operator needs, or ``None`` for an operator without hidden memory (all of them on CPU)."""
+    """What the rule of this operator needs, or ``None`` for an operator without hidden memory."""
     if device_type == "cpu":
-        return None
+        return _cpu_call(name, args, kwargs)
     if name == "_scaled_dot_product_flash_attention_backward":
         query, key = args[1], args[2]
         groups = int(query.shape[1] != key.shape[1])
@@ -51,6 +51,15 @@ def kernel_call(name: str, args: Any, kwargs: Any, out: Any, device_type: str) -
         rows = int(activations.numel() // activations.shape[-1])
         return KernelCall(name, (rows, int(shape[0]), int(shape[1]), activations.element_size(), int(nested)))
     return None
+
+
+def _cpu_call(name: str, args: Any, kwargs: Any) -> KernelCall | None:
+    """On a CPU only the 4-bit product has memory of its own, whatever its shape (bitsandbytes, backends/default)."""
+    if name != "gemm_4bit":
+        return None
+    activations, shape = args[0], args[2]
+    nested = kwargs.get("absmax_8bit") is not None or (len(args) > 7 and args[7] is not None)
+    return KernelCall("gemm_4bit_cpu", (int(shape[0]), int(shape[1]), activations.element_size(), int(nested)))
 
 
 def _flash_package_call(query: Any, key: Any, starts: Any) -> KernelCall:
@@ -115,6 +124,11 @@ def _gemm_4bit(rows: int, outputs: int, inputs: int, item_bytes: int, nested: in
     return block_statistics, block_statistics, outputs * inputs * item_bytes
 
 
+def _gemm_4bit_cpu(outputs: int, inputs: int, item_bytes: int, nested: int) -> tuple[int, ...]:
+    """Block statistics and the de-quantised weight."""
+    return (4 * outputs * inputs // 64 if nested else 0), outputs * inputs * item_bytes
+
+
 RULES: dict[str, Callable[..., tuple[int, ...]]] = {
     "_scaled_dot_product_flash_attention_backward": _flash_backward,
     "_flash_attention_backward": _flash_backward,
@@ -122,4 +136,5 @@ RULES: dict[str, Callable[..., tuple[int, ...]]] = {
     "_scaled_dot_product_efficient_attention_backward": _efficient_backward,
     "embedding_dense_backward": _embedding_backward,
     "gemm_4bit": _gemm_4bit,
+    "gemm_4bit_cpu": _gemm_4bit_cpu,
 }
