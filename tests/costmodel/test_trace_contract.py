@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
 from advisor.core.model import Task
 from advisor.core.plan import ExecutionPlan
@@ -18,6 +20,10 @@ from tests.costmodel.tiny import tiny_spec
 
 LENGTH = 64
 TOLERANCE = 1e-3
+DRAWN = 8
+"""Configurations drawn at random besides the listed ones (always the same, so that a failure can be repeated)."""
+PRODUCT_SCRATCH_BYTES = 40_000
+"""What one bf16 product on a CPU allocates inside: 12 to 33 KB were seen on these models."""
 OPTIMIZERS = ("adamw_torch", "sgd", "adafactor", "adamw_bnb_8bit")
 
 
@@ -88,21 +94,59 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_traced_peak_is_the_profiled_peak(case: Case, tmp_path: Path) -> None:
-    spec = tiny_spec(case.model, case.task, tmp_path)
+def assert_traced_as_profiled(case: Case, folder: Path, *, scratch_bytes: int = 0) -> None:
+    spec = tiny_spec(case.model, case.task, folder)
     strategy = get_strategy(case.method).default_config(spec)
-    knobs = dict(case.knobs)
+    knobs = {"micro_batch_size": 8, "max_seq_length": LENGTH, **case.knobs}
     strategy = replace(strategy, max_grad_norm=knobs.pop("max_grad_norm", strategy.max_grad_norm))
-    execution = ExecutionPlan(**{"micro_batch_size": 8, "max_seq_length": LENGTH, **knobs})
-    trace = trace_step(TraceRequest(spec, strategy, execution, LENGTH, evaluation=False))
+    execution = ExecutionPlan(**knobs)
+    trace = trace_step(TraceRequest(spec, strategy, execution, execution.max_seq_length, evaluation=False))
     sizes = np.array([storage.size_bytes for storage in trace.recording.storages])
     events = np.array([(sign, storage) for sign, storage, _ in trace.recording.events])
     traced_bytes = int((events[:, 0] * sizes[events[:, 1]]).cumsum().max())
 
-    profiled = profile_step_memory(spec, strategy, execution, LENGTH)
+    profiled = profile_step_memory(spec, strategy, execution, execution.max_seq_length)
 
-    assert traced_bytes == pytest.approx(profiled.peak_bytes, rel=TOLERANCE)
+    assert traced_bytes == pytest.approx(profiled.peak_bytes, rel=TOLERANCE, abs=scratch_bytes)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_traced_peak_is_the_profiled_peak(case: Case, tmp_path: Path) -> None:
+    assert_traced_as_profiled(case, tmp_path)
+
+
+@st.composite
+def drawn_cases(draw: st.DrawFn) -> Case:
+    """Any method with any switches that go together.
+
+    Not drawn: 4-bit weights under mixed precision, where bitsandbytes' CPU kernels take memory of their own that no
+    rule covers (up to 7 % of these tiny models).
+    """
+    model, task = draw(st.sampled_from([("bert", CLASSIFY), ("llama", LM), ("gpt2", LM)]))
+    method = draw(st.sampled_from(METHODS[:-1] if model == "gpt2" else METHODS))
+    adapters = ("lorafa",) if method in ("lora", "high_rank_lora", "qlora") else ()
+    knobs: dict[str, Any] = {
+        "micro_batch_size": draw(st.integers(1, 5)),
+        "max_seq_length": 8 * draw(st.integers(2, 8)),
+        "gradient_accumulation_steps": draw(st.sampled_from([1, 2])),
+        "attn_implementation": draw(st.sampled_from(["sdpa", "eager"])),
+        "amp": draw(st.sampled_from(["none"] if method == "qlora" else ["none", "bf16"])),
+        "optim": draw(st.sampled_from([*OPTIMIZERS, *adapters])),
+        "hold_outputs": draw(st.booleans()),
+        "zero_grad_set_to_none": draw(st.booleans()),
+        "max_grad_norm": draw(st.sampled_from([0.0, 1.0])),
+        **draw(st.sampled_from([{}, SAVED, REENTRANT])),
+        **({"loss": draw(st.sampled_from(["standard", "fused-linear"]))} if task == LM else {}),
+        **({"kbit_upcast": draw(st.booleans())} if method == "qlora" else {}),
+    }
+    return Case(model, task, method, knobs)
+
+
+@settings(max_examples=DRAWN, deadline=None, derandomize=True, phases=[Phase.generate], database=None)
+@given(case=drawn_cases())
+def test_drawn_configurations_are_traced_as_profiled(case: Case, tmp_path_factory: pytest.TempPathFactory) -> None:
+    scratch_bytes = PRODUCT_SCRATCH_BYTES if case.knobs["amp"] == "bf16" else 0
+    assert_traced_as_profiled(case, tmp_path_factory.mktemp("drawn"), scratch_bytes=scratch_bytes)
 
 
 def test_there_are_enough_cases() -> None:
