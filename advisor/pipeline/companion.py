@@ -56,6 +56,7 @@ def plan_backwards(
     from advisor.pipeline.predicting import cost_model_for
     from advisor.search.planner.candidates import candidates
     from advisor.search.planner.evaluator import Evaluator
+    from advisor.search.planner.recommend import solve_candidate
     from advisor.search.planner.solver import Solver
 
     cost_model = cost_model_for(device, memory_limit_bytes=budget.memory_bytes, sweeping=True)
@@ -63,7 +64,7 @@ def plan_backwards(
     solver = Solver(Evaluator(model, data, cost_model, budget, effective_batch_size))
     for candidate in reversed(found):
         with contextlib.suppress(InputError):
-            solver.solve(candidate.strategy, quantized=candidate.quantized)
+            solve_candidate(solver, candidate)
 
 
 class _Companion:

@@ -51,6 +51,12 @@ class Family:
     checkpointing: bool
 
 
+def family_of(execution: ExecutionPlan) -> Family:
+    """The set-ups that differ from ``execution`` in the micro-batch alone."""
+    rung = Rung(execution.dtype, execution.amp, execution.optim, loss=execution.loss)
+    return Family(rung, execution.attn_implementation, execution.gradient_checkpointing)
+
+
 class Evaluator:
     """Evaluates set-ups of one model, data set, device and budget.
 

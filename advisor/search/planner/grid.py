@@ -11,8 +11,7 @@ from dataclasses import replace
 
 from advisor.core.model import ModelSpec
 from advisor.core.strategy import StrategyConfig
-from advisor.search.planner.evaluator import Evaluator, Family, Point
-from advisor.search.planner.families import Rung
+from advisor.search.planner.evaluator import Evaluator, Point, family_of
 
 
 def target_variants(strategy: StrategyConfig, model: ModelSpec) -> tuple[StrategyConfig, ...]:
@@ -45,10 +44,11 @@ def largest_rank(strategy: StrategyConfig, best: Point, evaluator: Evaluator) ->
     if strategy.rank is None:
         return None
     ranks = [rank for rank in rank_grid(strategy, evaluator.model) if rank > strategy.rank]
+    family, micro_batch = family_of(best.execution), best.execution.micro_batch_size
     low, high = -1, len(ranks)
     while high - low > 1:
         middle = (low + high) // 2
-        point = evaluator.evaluate(_at_rank(strategy, ranks[middle]), _family(best), best.execution.micro_batch_size)
+        point = evaluator.evaluate(_at_rank(strategy, ranks[middle]), family, micro_batch)
         low, high = (middle, high) if evaluator.fits(point) else (low, middle)
     return ranks[low] if low >= 0 else strategy.rank
 
@@ -58,9 +58,3 @@ def _at_rank(strategy: StrategyConfig, rank: int) -> StrategyConfig:
     alpha = strategy.lora_alpha
     scaled = None if alpha is None or not strategy.rank else max(1, round(alpha * rank / strategy.rank))
     return replace(strategy, rank=rank, lora_alpha=scaled)
-
-
-def _family(point: Point) -> Family:
-    execution = point.execution
-    rung = Rung(execution.dtype, execution.amp, execution.optim, loss=execution.loss)
-    return Family(rung, execution.attn_implementation, execution.gradient_checkpointing)

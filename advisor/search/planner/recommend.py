@@ -178,14 +178,19 @@ def _solve_all(
             on_progress({"kind": "planning", "method": candidate.strategy.method, "done": index, "total": len(found)})
         name = candidate.strategy.method
         key = name if name not in solutions else f"{name} ({index})"
-        solutions[key] = solver.solve(candidate.strategy, quantized=candidate.quantized)
-        variants = target_variants(candidate.strategy, solver.evaluator.model) if solutions[key].best else ()
-        ranks = _largest_ranks(
-            solver, (solutions[key], *(solver.solve(v, quantized=candidate.quantized) for v in variants))
-        )
-        solutions[key] = replace(solutions[key], largest_ranks=ranks)
-        considered += solver.grid_size((candidate.strategy, *variants))
+        solutions[key], decided = solve_candidate(solver, candidate)
+        considered += decided
     return solutions, considered
+
+
+def solve_candidate(solver: Solver, candidate: Candidate) -> tuple[Solution, int]:
+    """A candidate's best plan with the ranks there is room for, and how many set-ups that decides."""
+    solution = solver.solve(candidate.strategy, quantized=candidate.quantized)
+    variants = target_variants(candidate.strategy, solver.evaluator.model)
+    # Adapters on all linear layers take more than on some: where the latter do not fit, they need not be asked.
+    others = [solver.solve_variant(variant, solution.best) for variant in variants if solution.best is not None]
+    ranks = _largest_ranks(solver, (solution, *others))
+    return replace(solution, largest_ranks=ranks), solver.grid_size((candidate.strategy, *variants))
 
 
 def _largest_ranks(solver: Solver, solutions: Sequence[Solution]) -> dict[str, int]:

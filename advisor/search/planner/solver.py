@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from advisor.core.errors import InputError
 from advisor.core.plan import AttentionImplementation
 from advisor.core.strategy import StrategyConfig
-from advisor.search.planner.evaluator import Evaluator, Family, Point
-from advisor.search.planner.families import Rung, attention_kernels, cpu_precisions, ladder
+from advisor.search.planner.evaluator import Evaluator, Family, Point, family_of
+from advisor.search.planner.families import Rung, attention_kernels, cpu_precisions, is_frozen_base, ladder
 from advisor.search.planner.grid import rank_grid
 
 RECOMPUTATION_FLOOR = 1.15
@@ -53,6 +53,7 @@ class Solver:
     def __init__(self, evaluator: Evaluator) -> None:
         self.evaluator = evaluator
         self._settled: tuple[Rung, AttentionImplementation] | None = None
+        self._too_large: set[tuple[bool, bool]] = set()
 
     def solve(self, strategy: StrategyConfig, *, quantized: bool = False) -> Solution:
         """The fastest set-up inside the budget, or what came closest."""
@@ -80,6 +81,17 @@ class Solver:
         if fitting is not None:
             return Solution(strategy, fastest=fitting)
         return self._smallest(strategy, tuple(tried) or rungs, failure)
+
+    def solve_variant(self, variant: StrategyConfig, base: Point) -> Solution:
+        """The largest micro-batch of ``variant`` in the set-up that was found for its base; ``variant`` needs more
+        memory.
+        """
+        family = family_of(base.execution)
+        sizes = [size for size in self.evaluator.micro_batches if size <= base.execution.micro_batch_size]
+        largest = self._largest_fitting(variant, family, sizes)
+        if largest is None:
+            return Solution(variant)
+        return Solution(variant, best=self.evaluator.evaluate(variant, family, sizes[largest]))
 
     def grid_size(self, strategies: Sequence[StrategyConfig]) -> int:
         """How many set-ups solving ``strategies`` decides: ranks, data types, optimizers, losses, attention kernels,
@@ -125,20 +137,29 @@ class Solver:
         )
 
     def _largest_fitting(self, strategy: StrategyConfig, family: Family, sizes: list[int]) -> int | None:
-        """Index of the first size (they fall) that fits."""
-        if self.evaluator.fits(self.evaluator.evaluate(strategy, family, sizes[0])):
-            return 0
-        if not self.evaluator.fits(self.evaluator.evaluate(strategy, family, sizes[-1])):
+        """Index of the first size (they fall) that fits.
+
+        The largest one does not accumulate and is a trace of its own. Adapters' gradients are small, so it needs more
+        memory than the next one, which accumulates. After an adapter that it was too large for, it is only asked about
+        where the next one fits.
+        """
+        frozen = is_frozen_base(strategy)
+        known = (family.checkpointing, frozen)
+        doubtful = frozen and len(sizes) > 2 and known in self._too_large
+        if not doubtful or self._fits(strategy, family, sizes[1]):
+            if self._fits(strategy, family, sizes[0]):
+                return 0
+            self._too_large.add(known)
+        if not self._fits(strategy, family, sizes[-1]):
             return None
         low, high = 0, len(sizes) - 1
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (
-                (low, middle)
-                if self.evaluator.fits(self.evaluator.evaluate(strategy, family, sizes[middle]))
-                else (middle, high)
-            )
+            low, high = (low, middle) if self._fits(strategy, family, sizes[middle]) else (middle, high)
         return high
+
+    def _fits(self, strategy: StrategyConfig, family: Family, micro_batch: int) -> bool:
+        return self.evaluator.fits(self.evaluator.evaluate(strategy, family, micro_batch))
 
     def _single_row(self, strategy: StrategyConfig, family: Family, sizes: list[int]) -> Point | None:
         """Micro-batch 1 is a trace of its own: only asked for when the line through the two smallest sizes comes near
