@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +12,13 @@ import numpy.typing as npt
 from advisor.core.errors import UntraceableError
 from advisor.core.plan import BITSANDBYTES_OPTIMIZERS
 from advisor.costmodel.trace.ops import TracedOp
-from advisor.costmodel.trace.recorder import Recording
-from advisor.costmodel.trace.step import StepTrace, TraceRequest, TraceSession
 from advisor.costmodel.trace.symbolic import Shape, SymbolicSizes, UnfitError, fit_sizes
 from advisor.costmodel.trace.temporaries import hidden_bytes
 from advisor.strategies.peft_rules import added_tokens
+
+if TYPE_CHECKING:  # a family that was read from disk needs neither torch's tracing nor the Trainer
+    from advisor.costmodel.trace.recorder import Recording
+    from advisor.costmodel.trace.step import StepTrace, TraceRequest
 
 PHASES = ("weights", "states", "first_forward", "first_backward", "forward", "backward", "optimizer", "evaluation")
 KINDS = ("weight", "optimizer_state", "gradient", "activation", "temporary")
@@ -116,6 +119,8 @@ def trace_family(request: TraceRequest) -> TraceFamily:
     Raises:
         UntraceableError: a step cannot be traced, or its sizes follow no formula.
     """
+    from advisor.costmodel.trace.step import TraceSession
+
     ranked = is_ranked(request)
     shapes = sampled_shapes(request, ranked)
     traces: dict[Shape, StepTrace] = {}
