@@ -70,8 +70,8 @@ def _stack(share: Share) -> str | None:
 
 
 def short_module(name: str) -> str:
-    """A module's name without the wrapper that PEFT puts around every model."""
-    return name.removeprefix("base_model.model.")
+    """A module's name without the wrapper that PEFT puts around every model; the wrapped model itself has no other."""
+    return "the model" if name == "base_model.model" else name.removeprefix("base_model.model.")
 
 
 def _shortened(shares: Sequence[Share]) -> list[Share]:

@@ -28,9 +28,9 @@ MIB, GIB = 2**20, 2**30
 
 
 def exact(value: int, slope: int, curve: int) -> int:
-    """Live bytes, and on top what an allocator holds: three to five per cent, changing from value to value."""
+    """Live bytes and what an allocator holds on top: a few per cent, now and then a fifth, as where it runs full."""
     live = slope * value + curve * value * value
-    return live + live * (3 + value % 3) // 100
+    return live + live * (20 if value % 7 == 0 else 3 + value % 3) // 100
 
 
 @given(
@@ -63,7 +63,7 @@ def test_the_largest_fitting_value_fits_and_the_next_does_not(slope, curve, limi
     else:
         assert found in calls and exact(found, slope, curve) <= limit
         assert found == step * count or exact(found + step, slope, curve) > limit
-    assert len(calls) <= 16
+    assert len(calls) <= 20
 
 
 def test_a_linear_axis_takes_two_exact_evaluations():

@@ -10,9 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-CLEAR_MARGIN = 0.05
-"""A value is taken not to fit without an exact evaluation when the guide puts it this far beyond the limit, with the
-factor of a neighbour that was evaluated exactly: the allocator's share on top of live bytes is about that large."""
 GUIDED = 4
 """Exact evaluations after which the bracket is halved instead: the allocator is erratic there."""
 
@@ -45,14 +42,14 @@ class Axis:
     def largest_fitting(self) -> int | None:
         """The largest value that fits; ``None`` when ``low`` does not.
 
-        The answer was evaluated exactly, and the next multiple of ``step`` was too, unless it is clearly beyond the
-        limit, or beyond ``high``.
+        The answer was evaluated exactly, and so was the next multiple of ``step``, unless its live bytes alone exceed
+        the limit or it is beyond ``high``. Near its end memory is erratic: a still larger value may fit again.
         """
         fits, fails = -1, (self.high - self.low) // self.step + 1
         evaluated = 0
         while fails - fits > 1:
             index = self._guided(fits, fails) if evaluated < GUIDED else (fits + fails) // 2
-            if fits >= 0 and index == fits + 1 and self._clearly_fails(index):
+            if fits >= 0 and index == fits + 1 and self._surely_fails(index):
                 break
             value = self.low + index * self.step
             value_bytes = self.memory_of(value)
@@ -87,8 +84,9 @@ class Axis:
                     high = centre
         return low
 
-    def _clearly_fails(self, index: int) -> bool:
-        return self._estimate(index) > (1 + CLEAR_MARGIN) * self.limit_bytes
+    def _surely_fails(self, index: int) -> bool:
+        """Nothing holds less than its live bytes."""
+        return self.constant_bytes + self._guide(index) > self.limit_bytes
 
     def _estimate(self, index: int) -> float:
         return self.constant_bytes + self.factor * self._guide(index)
