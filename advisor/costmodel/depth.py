@@ -25,8 +25,8 @@ class StepFamily:
 
     Attributes:
         shallow: Traced whole when ``deeper`` is ``None``, else at a shallow depth.
-        deeper: Traced with one layer more than ``shallow``.
-        extra_layers: Layers of the model beyond ``shallow``.
+        deeper: Traced with one repeated block of layers more than ``shallow``.
+        extra_layers: Blocks of the model beyond ``shallow``.
         replays: What replays of the full depth found before.
     """
 
