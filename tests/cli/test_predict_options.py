@@ -1,0 +1,69 @@
+"""Every switch of ``advisor predict`` reaches the prediction, or is refused by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from advisor.pipeline.inputs import inspect
+from advisor.pipeline.predicting import stored_dtype
+from tests.cli.conftest import Advisor
+
+SHORT = ("--seq-length", "16", "--micro-batch-size", "2", "--device", "rtx-3090", "--json")
+
+
+def device_bytes(answer: object) -> int:
+    return int(answer.json["memory"]["device_bytes"])  # type: ignore[attr-defined]
+
+
+def test_the_model_is_an_argument_or_an_option_but_not_both(advisor: Advisor, model_dir: Path) -> None:
+    named = advisor("predict", "--model", model_dir, "--method", "full", *SHORT)
+    argument = advisor("predict", model_dir, "--method", "full", *SHORT)
+    assert named.code == argument.code == 0
+    assert named.json == argument.json
+    both = advisor("predict", model_dir, "--model", model_dir)
+    assert both.code == 2
+    assert "one model must be named" in both.stderr
+    assert advisor("predict").code == 2
+
+
+@pytest.mark.parametrize(
+    ("switches", "words"),
+    [
+        (("--method", "full", "--optim", "lorafa"), "trains LoRA adapters, but the method is full"),
+        (("--method", "full", "--loss", "fused-linear"), "causal-lm"),
+        (("--method", "lora", "--kbit-upcast"), "4-bit weights"),
+        (("--method", "full", "--reentrant-checkpointing"), "gradient checkpointing, but that is off"),
+        (("--method", "full", "--device", "no-such-card"), "no-such-card"),
+    ],
+)
+def test_switches_that_do_not_go_together(
+    advisor: Advisor, model_dir: Path, switches: tuple[str, ...], words: str
+) -> None:
+    answer = advisor("predict", model_dir, "--device", "rtx-3090", *switches)
+    assert answer.code == 2
+    assert words in " ".join(answer.stderr.split())
+
+
+def test_switches_change_the_prediction(advisor: Advisor, model_dir: Path) -> None:
+    plain = advisor("predict", model_dir, "--method", "full", *SHORT)
+    plainer = advisor("predict", model_dir, "--method", "full", "--optim", "sgd", *SHORT)
+    states = "optimizer_states_bytes"
+    assert plain.json["memory"]["breakdown"][states] > plainer.json["memory"]["breakdown"][states] == 0
+    safer = advisor("predict", model_dir, "--method", "full", "--memory", "300MB", "--safety-level", "0.99", *SHORT)
+    assert safer.json["fits"] is False
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [({}, "float32"), ({"torch_dtype": "bfloat16"}, "bfloat16"), ({"dtype": "float16"}, "float16")],
+)
+def test_weights_are_loaded_as_they_are_stored(
+    model_dir: Path, tmp_path: Path, values: dict[str, str], dtype: str
+) -> None:
+    config = json.loads((model_dir / "config.json").read_text())
+    config.pop("dtype", None), config.pop("torch_dtype", None)
+    (tmp_path / "config.json").write_text(json.dumps(config | values))
+    assert stored_dtype(inspect(str(tmp_path / "config.json"), task="masked-lm")) == dtype
