@@ -101,6 +101,9 @@ class FakeCostModel:
         trainable = int(model.total_parameters * TRAINABLE_SHARE[strategy.method])
         return CostEstimate(memory, time, None, None, trainable, model.total_parameters, "extrapolated", "datasheet")
 
+    def thorough(self) -> FakeCostModel:
+        return self
+
     def memory_quantile_bytes(self, estimate: CostEstimate, level: float) -> int:
         return int(estimate.memory.device_bytes * (1 + (level - 0.5) * 0.1))
 

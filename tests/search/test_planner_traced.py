@@ -29,7 +29,7 @@ CONFIGS = Path(__file__).parents[1] / "fixtures" / "configs"
 @pytest.fixture(scope="module")
 def cost_models(tmp_path_factory) -> dict[str, CostModel]:
     traces = tmp_path_factory.mktemp("traces")
-    return {name: CostModel(load_profile(name), cache_dir=traces) for name in DEVICES}
+    return {name: CostModel(load_profile(name), cache_dir=traces, sweeping=True) for name in DEVICES}
 
 
 def recommend(
@@ -46,13 +46,15 @@ def inside_budget(answer: Recommendation, cost_model: CostModel) -> bool:
     return all(cost_model.memory_quantile_bytes(cost, answer.budget.safety_level) <= limit for cost in costs)
 
 
+@pytest.mark.parametrize(
+    "device", [name if name == "rtx-4060" else pytest.param(name, marks=pytest.mark.slow) for name in DEVICES]
+)
 @pytest.mark.parametrize("config", PUBLISHED)
-def test_every_published_configuration_has_a_plan_on_every_device(config: str, cost_models):
-    for name in DEVICES:
-        answer = recommend(cost_models[name], config, [PUBLISHED[config]])
-        assert answer.best is not None, (name, answer.advice)
-        assert inside_budget(answer, cost_models[name])
-        assert answer.best.predicted.time.basis == "datasheet"
+def test_every_published_configuration_has_a_plan_on_every_device(config: str, device: str, cost_models):
+    answer = recommend(cost_models[device], config, [PUBLISHED[config]])
+    assert answer.best is not None, answer.advice
+    assert inside_budget(answer, cost_models[device])
+    assert answer.best.predicted.time.basis == "datasheet"
 
 
 def test_qlora_is_not_recommended_for_distilbert_on_80_gb(cost_models):
@@ -75,7 +77,7 @@ def test_full_fine_tuning_of_mistral_7b_does_not_fit_24_gb_and_the_reason_says_w
     answer = recommend(cost_models["rtx-4090"], "mistral-7b-v0.1", ["full"])
     assert answer.ranked == ()
     reason = answer.rejected[0].reason
-    assert "a100-sxm4-80gb" in reason
+    assert "rtx-5090" in reason
     assert "would fit it" in reason
     assert "the smallest plan needs" in answer.advice[0]
 

@@ -114,6 +114,13 @@ class Evaluator:
             point = min(point, smaller, key=lambda item: item.memory_bytes)
         return point
 
+    def thoroughly(self, strategy: StrategyConfig, point: Point) -> Point:
+        """The same set-up with figures to be told, where those at hand only had to decide."""
+        cost_model = self.cost_model.thorough()
+        estimate = cost_model.estimate(self.model, strategy, point.execution, self.data, with_quality=False)
+        memory = cost_model.memory_quantile_bytes(estimate, self.budget.safety_level)
+        return replace(point, estimate=replace(estimate, fits=memory <= self.limit_bytes), memory_bytes=memory)
+
     def seen(self, strategy: StrategyConfig, family: Family, micro_batch: int) -> bool:
         """Whether this set-up was evaluated already."""
         return (repr(strategy), self._execution(family, micro_batch, self._eval_batch(micro_batch))) in self._points

@@ -39,3 +39,6 @@ class Predictor(Protocol):
 
     def memory_quantile_bytes(self, estimate: CostEstimate, level: float) -> int:
         """What the device's peak memory stays below with probability ``level``."""
+
+    def thorough(self) -> Predictor:
+        """The same, without the shortcuts that are good enough to tell whether a configuration fits."""

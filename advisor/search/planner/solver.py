@@ -196,7 +196,7 @@ class Solver:
                     if self.evaluator.in_time(point)
                     else Solution(strategy, fastest=point)
                 )
-            return Solution(strategy, smallest=point)
+            return Solution(strategy, smallest=self.evaluator.thoroughly(strategy, point))
         return Solution(strategy, failure=failure or "no set-up of it can be built")
 
     def _smallest_on(self, strategy: StrategyConfig, rung: Rung, attention: AttentionImplementation) -> Point:
