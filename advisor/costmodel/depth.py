@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from advisor.costmodel.deep_log import DeepLog, MisalignedError, deepen
+from advisor.costmodel.deep_log import DeepLog, deepen
+from advisor.costmodel.log_alignment import MisalignedError
 from advisor.costmodel.memory_curve import Peak, deep_phase_peaks, phase_peaks
 from advisor.costmodel.operator_table import OperatorTable, operator_table
 from advisor.costmodel.remembered import RememberedNumbers

@@ -10,8 +10,9 @@ import pytest
 
 from advisor.core.plan import ExecutionPlan
 from advisor.costmodel.allocator import CachingAllocator
-from advisor.costmodel.deep_log import MisalignedError, deepen
+from advisor.costmodel.deep_log import deepen
 from advisor.costmodel.depth import StepFamily
+from advisor.costmodel.log_alignment import MisalignedError
 from advisor.costmodel.memory.replay import schedule
 from advisor.costmodel.memory_curve import phase_peaks
 from advisor.costmodel.trace.family import KINDS, EventLog, TraceFamily, canonical_events, trace_family
