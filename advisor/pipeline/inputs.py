@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -281,8 +281,3 @@ def data_findings(profile: DataProfile) -> list[str]:
     if share is not None and share > 0.9:
         findings.append(f"{share:.0%} of the training rows have one label: accuracy alone says little here")
     return findings
-
-
-def with_task(source: ModelSource, task: Task) -> ModelSource:
-    """The same source with its task named."""
-    return replace(source, task=task)

@@ -108,8 +108,3 @@ def _by_module(path: str, leaf: str, last: int, sizes: Dimensions) -> str:
     if any(mark in path for mark in ("attn", "attention", "crossattention")):
         return "attention projections"
     return "hidden states" if last == sizes.hidden_size else "other activations"
-
-
-def describe_shape(shape: tuple[int, ...], dtype: str) -> str:
-    """``"float32 (4, 12, 512, 512)"``; a kernel's hidden temporary has none."""
-    return f"{dtype} ({', '.join(str(length) for length in shape)})" if dtype else "inside the kernel"

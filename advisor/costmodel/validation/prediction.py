@@ -11,7 +11,7 @@ from advisor.core.cost import CostEstimate
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import InputError
 from advisor.core.model import ModelSpec
-from advisor.core.plan import ExecutionPlan
+from advisor.core.plan import BITSANDBYTES_OPTIMIZERS, ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.calibration.record import Calibration
 from advisor.costmodel.families import trace_version
@@ -27,7 +27,6 @@ ENDLESS_BYTES = 1 << 60
 LONGEST_STEP_S = 40.0
 """A step that is predicted to take longer says nothing more about memory."""
 BITSANDBYTES_METHODS = frozenset({"qlora"})
-BITSANDBYTES_OPTIMIZERS = frozenset({"adamw_bnb_8bit", "paged_adamw_8bit"})
 
 
 @dataclass(frozen=True)
