@@ -41,6 +41,8 @@ class DeviceProfile:
         flops_per_s: Matrix rates by data type (``"float32"``, ``"tf32"``, ``"bfloat16"``, ``"float16"``).
         bytes_per_s: Memory bandwidth by class; at least ``"memory"``, CUDA also ``"host_to_device"``.
         launch_s: Cost of launching one operator.
+        num_threads: Intra-op threads with which training operators were fastest when probed; ``None`` where it was not
+            measured (a GPU, a datasheet).
         basis: ``"measured"`` or ``"datasheet"``.
         sources: Where each number comes from, by field name.
         facts: What else the probe found (driver, cores, instruction sets, limits), each as value and reason.
@@ -61,6 +63,7 @@ class DeviceProfile:
     flops_per_s: dict[str, Rate] = field(default_factory=dict)
     bytes_per_s: dict[str, Rate] = field(default_factory=dict)
     launch_s: float = 0.0
+    num_threads: int | None = None
     basis: Literal["measured", "datasheet"] = "datasheet"
     sources: dict[str, str] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)

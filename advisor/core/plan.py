@@ -54,6 +54,11 @@ class ExecutionPlan:
             holds all logits.
         eval_batch_size: Rows per forward pass of evaluation.
         num_threads: Intra-op threads on CPU; ``None`` leaves torch's choice.
+        group_by_length: Batches are made of rows of similar length (the Trainer's ``train_sampling_strategy``), so that
+            little padding is computed; their order is random nevertheless.
+        tf32: Matrix products of float32 tensors may round their operands to TensorFloat-32 (CUDA, compute capability
+            8.0 and up).
+        torch_compile: Compile the model with ``torch.compile`` (the Trainer's ``torch_compile``).
     """
 
     micro_batch_size: int
@@ -72,6 +77,9 @@ class ExecutionPlan:
     loss: Loss = "standard"
     eval_batch_size: int = 32
     num_threads: int | None = None
+    group_by_length: bool = False
+    tf32: bool = False
+    torch_compile: bool = False
 
     def __post_init__(self) -> None:
         problems = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,8 @@ def profile_longest_batch(plan: Plan) -> ProfiledStep:
             strategy=plan.strategy,
             execution=plan.execution,
         )
-        trainer.train()
+        with closing(profiler):
+            trainer.train()
     if profiler.result is None:
         raise RuntimeError("the Trainer ended before the profiled step")
     return profiler.result

@@ -9,6 +9,7 @@ measure of what the cost model traces.
 from __future__ import annotations
 
 import gc
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +63,7 @@ class StepProfiler(TrainerCallback):
         self._at_step = at_step
         gc.collect()
         self._foreign = live_storages()  # held, so that their addresses are not used again
+        self._open = ExitStack()
         self._profile: Any = None
         self._before: dict[str, int] = {}
 
@@ -71,17 +73,23 @@ class StepProfiler(TrainerCallback):
         if state.global_step + 1 != self._at_step:
             return
         gc.collect()  # what an earlier run left in cycles must not die while this one is profiled
+        if gc.isenabled():
+            gc.disable()  # nor a cycle of this very step: the collector comes at another moment in every process
+            self._open.callback(gc.enable)
         self._before = live_parts(kwargs["model"], kwargs["optimizer"], ignoring=self._foreign)
-        self._profile = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
-        self._profile.__enter__()
+        self._profile = self._open.enter_context(profile(activities=[ProfilerActivity.CPU], profile_memory=True))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self._profile is None or self.result is not None:
             return
-        self._profile.__exit__(None, None, None)
+        self.close()
         self.result = _summarise(memory_events(self._profile), self._before)
         self._profile = None
         self._foreign = {}
+
+    def close(self) -> None:
+        """Stop profiling; needed where the step may have failed."""
+        self._open.close()
 
 
 def memory_events(profiled: Any) -> list[int]:

@@ -9,6 +9,7 @@ import random
 import statistics
 import tempfile
 from collections.abc import Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,7 +135,8 @@ def run_steps(request: StepRequest, *, callbacks: Sequence[TrainerCallback] = ()
     clock, high_water = StepClock(), _HighWater(timed_steps)
     profiler = StepProfiler(at_step=timed_steps + 1) if request.profile_memory else None
     watching = [*callbacks, clock, high_water, *([profiler] if profiler else [])]
-    counts = _train_on_copies(request, template, timed_steps + (1 if profiler else 0), watching)
+    with closing(profiler) if profiler else nullcontext():
+        counts = _train_on_copies(request, template, timed_steps + (1 if profiler else 0), watching)
     profiled = profiler.result if profiler else None
     return StepMeasurement(
         step_times_s=tuple(clock.step_times_s[index] for index in timed),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 from pathlib import Path
 
 import pytest
@@ -57,8 +58,14 @@ def test_what_is_alive_is_what_the_model_and_adam_hold(spec: ModelSpec) -> None:
     assert step.other_bytes >= 2 * batch_bytes  # this step's and the loader's next one
 
 
-def test_profiles_repeat_exactly(spec: ModelSpec) -> None:
-    assert profiled(spec, lora_strategy()) == profiled(spec, lora_strategy())
+def test_profiles_repeat_exactly_whenever_the_collector_comes(spec: ModelSpec) -> None:
+    first, thresholds = profiled(spec, lora_strategy()), gc.get_threshold()
+    gc.set_threshold(20)
+    try:
+        assert profiled(spec, lora_strategy()) == first
+    finally:
+        gc.set_threshold(*thresholds)
+    assert gc.isenabled()
 
 
 def test_methods_and_execution_order_as_they_should(spec: ModelSpec) -> None:
