@@ -13,8 +13,8 @@ class Rate:
     """One throughput figure with where it comes from.
 
     Attributes:
-        value: FLOP/s or bytes/s (the key it is stored under says which).
-        source: ``"probed"`` or the datasheet that states it.
+        value: FLOP/s, bytes/s or seconds (the table it is stored in says which).
+        source: How it was probed, or the datasheet that states it.
         spread: Relative half spread of the repeats (0 for a datasheet).
     """
 
@@ -38,15 +38,45 @@ class DeviceProfile:
         context_interval_bytes: Least and most that driver, CUDA version and loaded kernels make of ``context_bytes``;
             ``None`` where it was measured on the machine itself.
         workspace_bytes: cuBLAS workspace of one handle.
-        flops_per_s: Matrix rates by data type (``"float32"``, ``"tf32"``, ``"bfloat16"``, ``"float16"``).
-        bytes_per_s: Memory bandwidth by class; at least ``"memory"``, CUDA also ``"host_to_device"``.
+        flops_per_s: Arithmetic rates; a probe's keys are described below.
+        bytes_per_s: Bandwidths by class; at least ``"memory"``, CUDA also ``"host_to_device"``.
         launch_s: Cost of launching one operator.
+        overhead_s: Seconds that do not depend on sizes; a probe's keys are described below.
         num_threads: Intra-op threads with which training operators were fastest when probed; ``None`` where it was not
             measured (a GPU, a datasheet).
         basis: ``"measured"`` or ``"datasheet"``.
         sources: Where each number comes from, by field name.
         facts: What else the probe found (driver, cores, instruction sets, limits), each as value and reason.
         warnings: Why figures may not be believed, for example a noisy machine.
+
+    Keys of ``flops_per_s`` (a datasheet has only the data types):
+
+    * ``"<data type>"``: matrix products (``"float32"``, ``"tf32"``, ``"bfloat16"``, ``"float16"``);
+    * ``"<data type>/skinny"``: with a side of 8, as LoRA makes them; ``"<data type>/rank64"``: with a side of 64;
+    * ``"<data type>/bmm"``: batched products of attention without a fused kernel;
+    * ``"attention/<kernel>"``, ``"attention_backward/<kernel>"``: forward and backward of one attention kernel in the
+      data type that its source names, FLOPs counted as ``torch.utils.flop_counter`` does.
+
+    Keys of ``bytes_per_s`` (bytes read plus bytes written):
+
+    * ``"memory"``, ``"cache"``: one elementwise operator far beyond the last cache level, and inside it;
+    * ``"host_to_device"``, ``"device_to_host"`` (pinned host memory), ``"host_to_device_pageable"``,
+      ``"device_to_host_pageable"``, ``"storage"`` (write and flush), ``"storage_read"``: one direction, counted once;
+    * ``"<operator class>"``, the classes of ``advisor.costmodel.trace.ops.op_class``: ``"elementwise"``,
+      ``"transcendental"`` (GELU), ``"norm"`` (layer norm), ``"softmax"``, ``"rng"`` (dropout), ``"embedding"``,
+      ``"copy"``, ``"reduction"`` in float32; ``"<operator class>/<data type>"`` in another one;
+    * ``"optimizer_foreach"``, ``"optimizer_fused"``, ``"optimizer_8bit"``: AdamW steps over float32 parameters, counted
+      as 28 bytes a parameter (read parameter, gradient and two states; write all but the gradient), 8-bit states as 16;
+    * ``"quantization"``: NF4 weights unpacked.
+
+    Keys of ``overhead_s``: ``"operator"`` (dispatch of a tiny operator without autograd; the same as ``launch_s``),
+    ``"operator_autograd"`` (per operator, forward and backward), ``"module"`` (an empty ``nn.Module`` call), ``"kernel"``
+    (CUDA: the shortest kernel on the device itself, from a replayed graph).
+
+    Each of these is a summary; every measured point stands beside it under ``"<key>/<point>"``: ``MxKxN`` of a product,
+    ``BxMxKxN`` of a batched one, the sequence length of attention, the bytes moved of an operator class, ``tensors x
+    elements`` of an optimizer step. A summary of products and attention is the median over its points, one of an
+    operator class its largest size, which streams from memory.
     """
 
     id: str
@@ -63,6 +93,7 @@ class DeviceProfile:
     flops_per_s: dict[str, Rate] = field(default_factory=dict)
     bytes_per_s: dict[str, Rate] = field(default_factory=dict)
     launch_s: float = 0.0
+    overhead_s: dict[str, Rate] = field(default_factory=dict)
     num_threads: int | None = None
     basis: Literal["measured", "datasheet"] = "datasheet"
     sources: dict[str, str] = field(default_factory=dict)
