@@ -1,6 +1,6 @@
 """Fine-tuning advisor: predicts memory, time and quality of every strategy; recommends, tunes, runs and verifies one.
 
-The jobs are functions: ``from advisor import probe, calibrate, predict, recommend, tune, run, validate_memory``. They
+The jobs are functions: ``from advisor import probe, calibrate, predict, recommend, tune, run, validate``. They
 are imported on first use, so that ``import advisor`` costs nothing.
 """
 
@@ -10,10 +10,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from advisor.pipeline import calibrate, predict, probe, recommend, run, tune, validate_memory
+    from advisor.pipeline import calibrate, predict, probe, recommend, run, tune, validate
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "calibrate", "predict", "probe", "recommend", "run", "tune", "validate_memory"]
+__all__ = ["__version__", "calibrate", "predict", "probe", "recommend", "run", "tune", "validate"]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,7 @@ from advisor.core.errors import EXIT_INTERRUPTED, InputError
 if TYPE_CHECKING:
     from advisor.pipeline.validating import Validation
 
-WHAT = ("memory",)
+WHAT = ("memory", "time", "all")
 
 
 class ShardType(click.ParamType):
@@ -36,7 +36,10 @@ class ShardType(click.ParamType):
 @click.command("validate")
 @click.argument("what", type=click.Choice(WHAT))
 @click.option(
-    "--grid", type=click.Choice(("cpu", "cuda", "quick")), show_default="that of the device here", help="What to run."
+    "--grid",
+    type=click.Choice(("cpu", "cpu-wide", "cuda", "quick")),
+    show_default="that of the device here",
+    help="What to run.",
 )
 @click.option(
     "--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto", show_default=True, help="Where to run it."
@@ -51,6 +54,9 @@ class ShardType(click.ParamType):
     metavar="DIR",
     show_default="the user's data directory",
     help="Folder of the records.",
+)
+@click.option(
+    "--repeats", type=click.IntRange(3, 1000), show_default="5", help="Timed steps per case; their median counts."
 )
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Keep what was measured before.")
 @click.option(
@@ -70,6 +76,7 @@ def validate_command(
     shard: tuple[int, int],
     time_limit_s: float | None,
     output: Path | None,
+    repeats: int | None,
     resume: bool,
     records: Path | None,
     predict_again: bool,
@@ -90,7 +97,7 @@ def validate_command(
       advisor validate memory --records calibration/validation/memory-cuda-h200.jsonl --predict-again
     """
     from advisor.cli.output import answer_console, print_json, progress
-    from advisor.pipeline import recorded_validation, validate_memory
+    from advisor.pipeline import recorded_validation, validate
 
     if predict_again and records is None:
         raise InputError("--predict-again needs --records, but got none", fix="name the file of records")
@@ -98,13 +105,15 @@ def validate_command(
         if records is not None:
             validation = recorded_validation(records, predict_again=predict_again, on_event=on_event)
         else:
-            validation = validate_memory(
+            validation = validate(
+                what,  # type: ignore[arg-type]
                 grid=grid,
                 device=device,
                 shard=shard,
                 time_limit_s=time_limit_s,
                 output=output,
                 resume=resume,
+                repeats=repeats,
                 on_event=on_event,
             )
     if as_json:

@@ -33,6 +33,7 @@ from advisor.strategies import get_strategy
 
 if TYPE_CHECKING:
     from advisor.costmodel.quality.model import QualityModel
+    from advisor.costmodel.trace.ops import TracedOp
 
 LENGTH_MULTIPLE = 8
 """The collator pads to multiples of this many tokens."""
@@ -162,6 +163,17 @@ class CostModel:
     def memory_quantile_bytes(self, estimate: CostEstimate, level: float) -> int:
         """What is compared with a memory budget: the run needs no more with probability ``level``."""
         return memory_quantile_bytes(estimate.memory, level)
+
+    def step_operators(
+        self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, seq_length: int
+    ) -> list[TracedOp]:
+        """The traced operators of a configuration, all phases, for micro-batches with ``seq_length`` tokens per row.
+
+        Raises:
+            UntraceableError: the configuration cannot be traced.
+        """
+        family = self._families.get(model, strategy, execution)
+        return family.operators((execution.micro_batch_size, _padded(seq_length), _rank(strategy)))
 
     def step_seconds(
         self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, seq_length: int

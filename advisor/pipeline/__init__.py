@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from advisor.pipeline.recommending import recommend
     from advisor.pipeline.running import run
     from advisor.pipeline.tuning import tune
-    from advisor.pipeline.validating import recorded_validation, validate_memory
+    from advisor.pipeline.validating import recorded_validation, validate
 
 _HOMES = {
     "DataSource": "inputs",
@@ -35,7 +35,7 @@ _HOMES = {
     "recorded_validation": "validating",
     "run": "running",
     "tune": "tuning",
-    "validate_memory": "validating",
+    "validate": "validating",
 }
 
 __all__ = [
@@ -53,7 +53,7 @@ __all__ = [
     "recorded_validation",
     "run",
     "tune",
-    "validate_memory",
+    "validate",
 ]
 
 

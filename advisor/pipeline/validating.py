@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from advisor.core.device import DeviceType
 from advisor.core.errors import InputError
 from advisor.core.store import ensure_writable_dir, user_data_dir
-from advisor.core.units import format_bytes
+from advisor.core.units import format_bytes, format_duration
 from advisor.pipeline.events import OnEvent, note, phase, progress
 from advisor.pipeline.validation_device import device_type_of, environment_hash, setting_of
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from advisor.costmodel.validation.comparison import Comparison
     from advisor.costmodel.validation.journal import Journal
     from advisor.costmodel.validation.prediction import Prepared, Setting
-    from advisor.costmodel.validation.record import GridName, Header, Record
+    from advisor.costmodel.validation.record import GridName, Header, Kind, Record
     from advisor.costmodel.validation.running import Stopped
 
 PREDICTION_SHARE = 0.5
@@ -48,7 +48,8 @@ class Validation:
     stopped: Stopped
 
 
-def validate_memory(
+def validate(
+    kind: Kind,
     *,
     grid: GridName | None = None,
     device: DeviceType | Literal["auto"] = "auto",
@@ -56,18 +57,21 @@ def validate_memory(
     time_limit_s: float | None = None,
     output: Path | None = None,
     resume: bool = True,
+    repeats: int | None = None,
     cases: Sequence[Case] | None = None,
     on_event: OnEvent | None = None,
 ) -> Validation:
-    """Run a grid's cases, each in a process of its own, and compare memory with its prediction.
+    """Run a grid's cases, each in a process of its own, and compare memory, step time or both with the prediction.
 
     Args:
-        grid: ``"cpu"``, ``"cuda"`` or ``"quick"``; that of the device at hand when ``None``.
+        kind: ``"memory"``, ``"time"``, or ``"all"`` for both in one run.
+        grid: ``"cpu"``, ``"cpu-wide"`` (time), ``"cuda"`` or ``"quick"``; that of the device at hand when ``None``.
         device: Where to run it; ``"auto"`` is the grid's own, and for ``quick`` the GPU if there is one.
         shard: ``(i, n)``: every n-th case from the i-th on.
         time_limit_s: No case is begun that would end later; another call goes on.
         output: Folder of the records; the user's data directory when ``None``.
         resume: Keep what was measured before with the same device and versions; only cases that failed are run again.
+        repeats: Timed steps per case; the grid's own number when ``None``.
         cases: Instead of the grid's own.
         on_event: Told what is being done (:mod:`advisor.pipeline.events`).
 
@@ -78,17 +82,18 @@ def validate_memory(
     """
     from advisor.costmodel.validation.case import case_key
     from advisor.costmodel.validation.comparison import compare
-    from advisor.costmodel.validation.grids import grid_cases, shard_of
+    from advisor.costmodel.validation.grids import shard_of
     from advisor.costmodel.validation.journal import Journal
+    from advisor.costmodel.validation.time_grids import grid_cases
 
     started_s = time.monotonic()
     check_shard(shard)
     folder = output if output is not None else user_data_dir("validation")
     ensure_writable_dir(folder)
     device_type, chosen = device_type_of(grid, device)
-    setting, header = setting_of(chosen, device_type, on_event)
-    cases = tuple(cases) if cases is not None else grid_cases(chosen, device_type)
-    path = folder / f"memory-{chosen}-{header.device_id}-{environment_hash(header)}.jsonl"
+    cases = tuple(cases) if cases is not None else grid_cases(chosen, device_type, kind, repeats)
+    setting, header = setting_of(kind, chosen, device_type, on_event)
+    path = folder / f"{kind}-{chosen}-{header.device_id}-{environment_hash(header)}.jsonl"
     with Journal(path, header, resume=resume) as journal:
         wanted = [case for case in shard_of(cases, shard) if _is_open(journal.records.get(case_key(case)))]
         note(on_event, f"{len(wanted)} of {len(shard_of(cases, shard))} cases to run; records go to {path}")
@@ -196,6 +201,9 @@ def _in_words(record: Record) -> str:
     if record.measured is None:
         return " ".join([record.outcome.replace("_", " "), f"({record.reason})" if record.reason else ""]).strip()
     parts = []
+    if record.step_s is not None and record.predicted is not None:
+        off = record.predicted.step_s / record.step_s - 1
+        parts.append(f"step {format_duration(record.step_s)} ({off:+.1%})")
     for quantity in QUANTITIES:
         error = relative_error(record, quantity)
         if error is not None:

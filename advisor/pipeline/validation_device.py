@@ -16,7 +16,7 @@ from advisor.pipeline.predicting import cost_model_for
 
 if TYPE_CHECKING:
     from advisor.costmodel.validation.prediction import Setting
-    from advisor.costmodel.validation.record import GridName, Header
+    from advisor.costmodel.validation.record import GridName, Header, Kind
 
 RECORDED_VERSIONS = ("python", "torch", "transformers", "peft", "accelerate", "bitsandbytes")
 """What decides how much a step allocates; other versions of these go into a file of their own."""
@@ -33,9 +33,9 @@ def device_type_of(grid: GridName | None, device: str) -> tuple[DeviceType, Grid
 
     if grid is not None and grid not in GRIDS:
         raise InputError(f"the grid must be one of {', '.join(GRIDS)}, but got {grid!r}")
-    own = grid if grid in ("cpu", "cuda") else device
+    own = {"cpu": "cpu", "cpu-wide": "cpu", "cuda": "cuda"}.get(grid or "", device)
     if device not in ("auto", own):
-        raise InputError(f"the grid {grid} must run on {grid}, but got --device {device}", fix=f"use --device {grid}")
+        raise InputError(f"the grid {grid} must run on {own}, but got --device {device}", fix=f"use --device {own}")
     if own == "cpu":
         return "cpu", grid or "cpu"
     import torch
@@ -50,7 +50,7 @@ def device_type_of(grid: GridName | None, device: str) -> tuple[DeviceType, Grid
     return "cpu", grid or "cpu"
 
 
-def setting_of(grid: GridName, device_type: DeviceType, on_event: OnEvent | None) -> tuple[Setting, Header]:
+def setting_of(kind: Kind, grid: GridName, device_type: DeviceType, on_event: OnEvent | None) -> tuple[Setting, Header]:
     """The device at hand as the cost model sees it, and what its records have in common.
 
     Raises:
@@ -66,7 +66,7 @@ def setting_of(grid: GridName, device_type: DeviceType, on_event: OnEvent | None
     found = versions()
     setting = Setting(device, cost_model_for(device, on_event).calibration, capacity_bytes)
     header = Header(
-        kind="memory",
+        kind=kind,
         grid=grid,
         device_id=device.id,
         device_name=device.name,

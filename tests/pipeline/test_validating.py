@@ -11,7 +11,7 @@ import pytest
 from advisor.core.device import DeviceProfile, Rate
 from advisor.core.errors import DeviceError, InputError, OutputError
 from advisor.costmodel.validation.case import Case
-from advisor.pipeline.validating import recorded_validation, validate_memory
+from advisor.pipeline.validating import recorded_validation, validate
 
 CASES = (
     Case("bert-small", "full", 2, 16, execution={"num_threads": 1}),
@@ -43,7 +43,7 @@ def this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_grid_is_predicted_run_and_compared_and_not_repeated(tmp_path: Path) -> None:
     events: list[dict[str, Any]] = []
-    found = validate_memory(grid="cpu", cases=CASES, output=tmp_path / "out", on_event=events.append)
+    found = validate("memory", grid="cpu", cases=CASES, output=tmp_path / "out", on_event=events.append)
     assert (found.remaining, found.stopped) == (0, "")
     assert found.comparison.outcomes == {"completed": 2, "refused": 1}
     errors = found.comparison.groups[0].errors
@@ -60,7 +60,7 @@ def test_a_grid_is_predicted_run_and_compared_and_not_repeated(tmp_path: Path) -
     assert [name.split(" ")[0] for name in phases] == ["predicting", "running"]
 
     before = found.path.read_bytes()
-    again = validate_memory(grid="cpu", cases=CASES, output=tmp_path / "out")
+    again = validate("memory", grid="cpu", cases=CASES, output=tmp_path / "out")
     assert found.path.read_bytes() == before
     assert again.records == found.records
     assert again.comparison == found.comparison
@@ -73,31 +73,31 @@ def test_a_grid_is_predicted_run_and_compared_and_not_repeated(tmp_path: Path) -
 
 def test_shards_and_time_limits_leave_the_rest_for_later(tmp_path: Path) -> None:
     output = tmp_path / "out"
-    none = validate_memory(grid="cpu", cases=CASES, output=output, time_limit_s=1e-6)
+    none = validate("memory", grid="cpu", cases=CASES, output=output, time_limit_s=1e-6)
     assert (len(none.records), none.remaining, none.stopped) == (0, 3, "time limit")
-    third = validate_memory(grid="cpu", cases=CASES, output=output, shard=(3, 3))
+    third = validate("memory", grid="cpu", cases=CASES, output=output, shard=(3, 3))
     assert ([record.outcome for record in third.records], third.remaining) == (["refused"], 0)
-    first = validate_memory(grid="cpu", cases=CASES, output=output, shard=(1, 3))
+    first = validate("memory", grid="cpu", cases=CASES, output=output, shard=(1, 3))
     assert [record.outcome for record in first.records] == ["completed", "refused"]
 
 
 @pytest.mark.parametrize("shard", [(3, 2), (0, 2), (1, 0)])
 def test_shards_that_do_not_exist(tmp_path: Path, shard: tuple[int, int]) -> None:
     with pytest.raises(InputError, match="1 <= i <= n"):
-        validate_memory(grid="cpu", shard=shard, output=tmp_path)
+        validate("memory", grid="cpu", shard=shard, output=tmp_path)
 
 
 def test_grids_that_do_not_exist_or_not_here(tmp_path: Path) -> None:
     import torch
 
     with pytest.raises(InputError, match="medium"):
-        validate_memory(grid="medium", output=tmp_path)  # type: ignore[arg-type]
+        validate("memory", grid="medium", output=tmp_path)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="--device cuda"):
-        validate_memory(grid="cpu", device="cuda", output=tmp_path)
+        validate("memory", grid="cpu", device="cuda", output=tmp_path)
     if not torch.cuda.is_available():
         for options in ({"grid": "cuda"}, {"grid": "quick", "device": "cuda"}):
             with pytest.raises(DeviceError, match="CUDA"):
-                validate_memory(output=tmp_path, **options)  # type: ignore[arg-type]
+                validate("memory", output=tmp_path, **options)  # type: ignore[arg-type]
 
 
 def test_records_that_are_not_there(tmp_path: Path) -> None:
@@ -111,12 +111,12 @@ def test_outputs_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     for folder in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nowhere")):
         with pytest.raises(OutputError):
-            validate_memory(grid="cpu", output=folder)
+            validate("memory", grid="cpu", output=folder)
 
 
 @pytest.mark.gpu
 def test_the_quick_grid_keeps_the_bars_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADVISOR_HOME", str(tmp_path / "gpu-home"))
-    found = validate_memory(grid="quick", device="cuda", output=tmp_path / "out")
+    found = validate("memory", grid="quick", device="cuda", output=tmp_path / "out")
     assert found.comparison.outcomes.get("completed", 0) >= 6
     assert all(bar.passed is not False for bar in found.comparison.bars), found.comparison.worst

@@ -33,6 +33,8 @@ class Case:
             it above 1.
         mixed_lengths: Steps of random lengths before the measured ones and between them, as real text brings.
         room: Let the allocator have this share of what is predicted for the device, as on a smaller card (CUDA).
+        repeats: Steps that are timed; 0 where only memory is asked about.
+        again: 1 for the second measurement of a case, which tells the machine's own repeat noise.
     """
 
     model: str
@@ -45,6 +47,8 @@ class Case:
     mixed_lengths: int = 0
     fill: float | None = None
     room: float | None = None
+    repeats: int = 0
+    again: int = 0
 
     @property
     def label(self) -> str:
@@ -55,12 +59,13 @@ class Case:
         parts += ["mixed lengths"] if self.mixed_lengths else []
         parts += [f"room {self.room:.0%}"] if self.room is not None else []
         parts += [_spoken(name, value) for name, value in {**self.knobs, **self.execution}.items()]
+        parts += ["again"] if self.again else []
         return ", ".join(parts)
 
 
 def case_key(case: Case) -> str:
-    """Content hash of a case and its model's configuration: the same case is not run twice."""
-    given = {name: value for name, value in vars(case).items() if value}
+    """Content hash of a case and its model's configuration, however often its steps are timed: it is not run twice."""
+    given = {name: value for name, value in vars(case).items() if value and name != "repeats"}
     return _digest({"config": model_configuration(case.model), **given})
 
 

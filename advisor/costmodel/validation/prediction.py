@@ -16,6 +16,8 @@ from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.calibration.record import Calibration
 from advisor.costmodel.families import trace_version
 from advisor.costmodel.model import CostModel
+from advisor.costmodel.time import execution_key, model_key
+from advisor.costmodel.validation.baselines import step_work
 from advisor.costmodel.validation.case import Case, case_key, config_hash
 from advisor.costmodel.validation.models import default_task, grid_model
 from advisor.costmodel.validation.record import QUANTITIES, CaseOutcome, Predicted, Record
@@ -95,6 +97,20 @@ class _Question:
     def with_rows(self, rows: int) -> _Question:
         return dataclasses.replace(self, execution=dataclasses.replace(self.execution, micro_batch_size=rows))
 
+    def with_work(self, predicted: Predicted, cost_model: CostModel) -> Predicted:
+        """The prediction with what the errors of its step time are judged by."""
+        execution = self.execution
+        operators = cost_model.step_operators(self.spec, self.strategy, execution, execution.max_seq_length)
+        work = step_work(operators, execution.gradient_accumulation_steps, cost_model.device, self.spec)
+        return dataclasses.replace(predicted, work=work, seen=self._seen(cost_model.calibration))
+
+    def _seen(self, calibration: Calibration | None) -> bool:
+        execution = self.execution
+        shape = (execution.micro_batch_size, execution.max_seq_length)
+        own = (model_key(self.spec), self.strategy.method, execution_key(execution), *shape)
+        points = calibration.points if calibration is not None else ()
+        return any(own == (p.model_key, p.method, p.execution_key, p.micro_batch_size, p.seq_length) for p in points)
+
 
 def _prepare(case: Case, setting: Setting) -> Prepared:
     question = _question(case)
@@ -107,6 +123,8 @@ def _prepare(case: Case, setting: Setting) -> Prepared:
         limit_bytes = capacity_bytes - setting.device.context_bytes
     cost_model = CostModel(_card(setting.device, capacity_bytes), setting.calibration)
     predicted = _predicted(cost_model, question.asked(cost_model), capacity_bytes)
+    if case.repeats:
+        predicted = question.with_work(predicted, cost_model)
     execution = question.execution
     record = dataclasses.replace(
         draft(case, setting, "failed", "not run yet"),
@@ -197,6 +215,8 @@ def _predicted(cost_model: CostModel, estimate: CostEstimate, capacity_bytes: in
         step_interval_s=(step.low, step.high) if step is not None else None,
         trainable_parameters=estimate.trainable_parameters,
         code=trace_version()[:12],
+        step_basis=time.basis if time is not None else "",
+        step_evidence=time.evidence if time is not None else "",
     )
 
 
@@ -218,6 +238,8 @@ def draft(case: Case, setting: Setting, outcome: CaseOutcome, reason: str) -> Re
         outcome=outcome,
         reason=reason,
         mixed_lengths=case.mixed_lengths,
+        repeats=case.repeats,
+        again=case.again,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -10,8 +11,9 @@ from advisor.core.model import Task
 
 SCHEMA_VERSION = 1
 
-Kind = Literal["memory", "time"]
-GridName = Literal["cpu", "cuda", "quick"]
+Kind = Literal["memory", "time", "all"]
+"""What a file of records is about; ``"all"``: both, in one run."""
+GridName = Literal["cpu", "cpu-wide", "cuda", "quick"]
 CaseOutcome = Literal["completed", "out_of_memory", "over_time", "failed", "refused", "skipped"]
 """How a case ended: ``refused`` could not be predicted or built, ``skipped`` does not suit this machine, ``failed`` for
 any other reason; the next call runs it again."""
@@ -46,6 +48,25 @@ class Header:
 
 
 @dataclass(frozen=True)
+class Work:
+    """The traced operators of one optimizer step, for baselines that know nothing else.
+
+    Attributes:
+        operators: How many there are.
+        flops: By data type.
+        moved_bytes: Read and written by all of them.
+        computed_parameters: Of the model, without those that are only looked up.
+        roofline_s: Two-ceiling roofline of the operators with the device's own rates; ``None`` where it has none.
+    """
+
+    operators: int
+    flops: dict[str, int]
+    moved_bytes: int
+    computed_parameters: int
+    roofline_s: float | None
+
+
+@dataclass(frozen=True)
 class Predicted:
     """What was said before the run.
 
@@ -56,6 +77,9 @@ class Predicted:
         fits: Whether it does.
         step_s, step_interval_s: One optimizer step and its 90 % interval.
         code: Version of the tracing code and its libraries.
+        step_basis, step_evidence: What the step time rests on, and how far it is from what was measured.
+        seen: The calibration measured this configuration and shape itself.
+        work: What baselines are made from.
     """
 
     allocated_bytes: int
@@ -71,6 +95,10 @@ class Predicted:
     step_interval_s: tuple[float, float] | None
     trainable_parameters: int
     code: str
+    step_basis: str = ""
+    step_evidence: str = ""
+    seen: bool = False
+    work: Work | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +111,8 @@ class Measured:
         device_bytes: CUDA: NVML's figure of the process; CPU: resident set.
         baseline_bytes: The same figure before the model was built.
         allocator_retries: How often the caching allocator gave everything back and tried again.
-        step_times_s: Steps in order, without the first.
+        step_times_s: Steps in order, without the warm-up.
+        reference_s: A fixed work load in the same process, before and after the steps: the machine's own speed then.
         trainable_parameters: Counted on the model.
         reasons: Why a figure is missing, or where it comes from, by field name.
     """
@@ -94,6 +123,7 @@ class Measured:
     baseline_bytes: int | None = None
     allocator_retries: int | None = None
     step_times_s: tuple[float, ...] = ()
+    reference_s: tuple[float, ...] = ()
     trainable_parameters: int = 0
     reasons: dict[str, str] = field(default_factory=dict)
 
@@ -110,6 +140,7 @@ class Record:
         mixed_lengths: Steps of random lengths before the measured ones and between them.
         capacity_bytes: What the case could hold; less than the device has where a smaller card is imitated.
         seconds: Of its process.
+        repeats, again: As in ``Case``.
     """
 
     key: str
@@ -130,3 +161,12 @@ class Record:
     predicted: Predicted | None = None
     measured: Measured | None = None
     seconds: float = 0.0
+    repeats: int = 0
+    again: int = 0
+
+    @property
+    def step_s(self) -> float | None:
+        """Median of the timed steps; ``None`` where the case is not about time."""
+        if self.measured is None or not self.repeats or not self.measured.step_times_s:
+            return None
+        return statistics.median(self.measured.step_times_s)

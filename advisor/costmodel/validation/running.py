@@ -10,14 +10,11 @@ from typing import Literal
 from advisor.core.device import DeviceType
 from advisor.costmodel.validation.journal import Journal
 from advisor.costmodel.validation.prediction import Prepared
-from advisor.costmodel.validation.record import Measured, Record
+from advisor.costmodel.validation.procedure import procedure, request_of
+from advisor.costmodel.validation.record import Kind, Measured, Record
 from advisor.measurement.isolation import Result
-from advisor.measurement.steps import StepRequest
 from advisor.measurement.validation import CaseMeasurement, CaseRequest, measure_case
 
-WARMUP_STEPS, STEPS = 1, 2
-"""The first step makes the optimizer's states; two more show the steady state."""
-PROFILED_STEPS = {"cpu": 1, "cuda": 0}
 START_S: dict[DeviceType, float] = {"cpu": 2.0, "cuda": 6.0}
 """Assumed before anything was measured: process, model, optimizer and, on CUDA, the context."""
 FIRST_RATIO = 1.5
@@ -36,10 +33,12 @@ class Pace:
     Args:
         device_type: Where the cases run.
         known: Records of earlier cases.
+        kind: What is measured; it decides how many steps a case takes.
     """
 
-    def __init__(self, device_type: DeviceType, known: Iterable[Record] = ()) -> None:
-        self._device_type = device_type
+    def __init__(self, device_type: DeviceType, known: Iterable[Record] = (), kind: Kind = "memory") -> None:
+        self._device_type: DeviceType = device_type
+        self._kind: Kind = kind
         self._ratios: list[float] = []
         for record in known:
             self.learn(record)
@@ -55,7 +54,8 @@ class Pace:
 
     def _predicted_s(self, record: Record) -> float:
         step_s = record.predicted.step_s if record.predicted is not None else 0.0
-        return START_S[self._device_type] + step_s * (WARMUP_STEPS + STEPS + PROFILED_STEPS[self._device_type])
+        steps = procedure(record, self._kind, self._device_type).all_steps
+        return START_S[self._device_type] + step_s * steps
 
 
 def run_cases(
@@ -84,7 +84,8 @@ def run_cases(
         OutputError: a record could not be written.
     """
     measure = measure or (lambda request, limit_s: measure_case(request, timeout_s=limit_s))
-    pace = Pace(device_type, journal.records.values())
+    kind = journal.header.kind
+    pace = Pace(device_type, journal.records.values(), kind)
     begun = 0
     for case in cases:
         record = case.record
@@ -93,7 +94,7 @@ def run_cases(
             if deadline_s is not None and begun and time.monotonic() + expected_s > deadline_s:
                 return "time limit"
             begun += 1
-            result = measure(_request(case, device_type), max(LEAST_LIMIT_S, LIMIT_RATIO * expected_s))
+            result = measure(request_of(case, kind, device_type), max(LEAST_LIMIT_S, LIMIT_RATIO * expected_s))
             if result.outcome == "interrupted":
                 return "interrupted"
             record = finished(record, result)
@@ -113,7 +114,12 @@ def finished(record: Record, result: Result[CaseMeasurement]) -> Record:
     measured = None
     if value is not None:
         figures = {field.name: getattr(value.figures, field.name) for field in dataclasses.fields(value.figures)}
-        measured = Measured(**figures, step_times_s=value.step_times_s, trainable_parameters=value.trainable_parameters)
+        measured = Measured(
+            **figures,
+            step_times_s=value.step_times_s,
+            reference_s=value.reference_s,
+            trainable_parameters=value.trainable_parameters,
+        )
     return dataclasses.replace(
         record,
         outcome="refused" if refused else outcome,
@@ -121,19 +127,3 @@ def finished(record: Record, result: Result[CaseMeasurement]) -> Record:
         measured=measured,
         seconds=round(result.wall_s, 3),
     )
-
-
-def _request(case: Prepared, device_type: DeviceType) -> CaseRequest:
-    if case.spec is None or case.strategy is None or case.execution is None:
-        raise ValueError(f"{case.record.label} is not runnable")
-    steps = StepRequest(
-        case.spec,
-        case.strategy,
-        case.execution,
-        case.execution.max_seq_length,
-        steps=STEPS,
-        warmup_steps=WARMUP_STEPS,
-        mixed_length_steps=case.mixed_lengths,
-        device_type=device_type,
-    )
-    return CaseRequest(steps, case.allocator_limit_bytes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
@@ -11,6 +12,7 @@ from advisor.measurement.steps import StepMeasurement, StepRequest, run_steps
 from advisor.measurement.validation.cuda import current_uuid
 from advisor.measurement.validation.figures import CudaFigures, DeviceFigures
 from advisor.measurement.validation.nvml_figure import ProcessFigure
+from advisor.measurement.validation.reference import reference_seconds
 
 KILLED_BY_SYSTEM = "killed by the system"
 
@@ -22,10 +24,15 @@ class CaseRequest:
     Attributes:
         steps: Model, method, execution, shape.
         allocator_limit_bytes: The allocator reserves no more than this, as on a smaller card (CUDA).
+        profile_memory: Add a step under the memory profiler after the timed ones (CPU).
+        reference: When the machine's own speed is taken: around the steps, after them (it leaves a trace in the
+            process's memory), or never.
     """
 
     steps: StepRequest
     allocator_limit_bytes: int | None = None
+    profile_memory: bool = True
+    reference: Literal["never", "after", "around"] = "never"
 
 
 @dataclass(frozen=True)
@@ -35,12 +42,14 @@ class CaseMeasurement:
     Attributes:
         figures: Memory.
         step_times_s: Of the steps after the warm-up.
+        reference_s: Of the reference work load, as often as it was asked for.
         trainable_parameters: Counted on the model.
     """
 
     figures: DeviceFigures
     step_times_s: tuple[float, ...]
     trainable_parameters: int
+    reference_s: tuple[float, ...] = ()
 
 
 def measure_case(request: CaseRequest, *, timeout_s: float | None = None) -> Result[CaseMeasurement]:
@@ -57,8 +66,14 @@ def measure_case(request: CaseRequest, *, timeout_s: float | None = None) -> Res
 
 def run_case(request: CaseRequest) -> CaseMeasurement:
     """The same in this process."""
-    if request.steps.device_type == "cpu":
-        return _on_cpu(request.steps)
+    device_type = request.steps.device_type
+    before = (reference_seconds(device_type),) if request.reference == "around" else ()
+    measured = _on_cpu(request) if device_type == "cpu" else _on_cuda(request)
+    after = (reference_seconds(device_type),) if request.reference != "never" else ()
+    return replace(measured, reference_s=(*before, *after))
+
+
+def _on_cuda(request: CaseRequest) -> CaseMeasurement:
     figure = ProcessFigure(current_uuid)
     torch.zeros(1, device="cuda")  # makes the context
     if request.allocator_limit_bytes is not None:
@@ -72,13 +87,16 @@ def run_watched(request: StepRequest, watch: CudaFigures) -> CaseMeasurement:
     return _measurement(measured, watch.figures())
 
 
-def _on_cpu(request: StepRequest) -> CaseMeasurement:
-    measured = run_steps(replace(request, profile_memory=True))
+def _on_cpu(request: CaseRequest) -> CaseMeasurement:
+    measured = run_steps(replace(request.steps, profile_memory=request.profile_memory))
+    reasons = {"reserved_bytes": "the CPU's allocator has no such figure", "device_bytes": "resident set"}
+    if not request.profile_memory:
+        reasons["allocated_bytes"] = "no step was profiled"
     figures = DeviceFigures(
         allocated_bytes=measured.allocated_peak_bytes,
         device_bytes=measured.resident_peak_bytes,
         baseline_bytes=measured.baseline_resident_bytes,
-        reasons={"reserved_bytes": "the CPU's allocator has no such figure", "device_bytes": "resident set"},
+        reasons=reasons,
     )
     return _measurement(measured, figures)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
+
 import pytest
 
 from advisor.core.errors import InputError
 from advisor.costmodel.validation.case import Case, case_key
-from advisor.costmodel.validation.grids import CPU, CUDA, GRIDS, QUICK_CPU, QUICK_CUDA, grid_cases, shard_of
+from advisor.costmodel.validation.grids import CPU, CUDA, GRIDS, QUICK_CPU, QUICK_CUDA, shard_of
 from advisor.costmodel.validation.models import default_task, grid_model, model_names
+from advisor.costmodel.validation.time_grids import TIME_CPU, TIME_CPU_WIDE, TIME_CUDA, TIME_QUICK_CPU, grid_cases
 from advisor.strategies import strategy_names
 
 PUBLISHED = {
@@ -77,7 +81,7 @@ def test_shards_are_the_grid_cut_into_pieces(count: int) -> None:
 
 
 def test_every_model_is_used_and_every_used_one_exists() -> None:
-    assert {case.model for case in (*CPU, *CUDA)} == set(model_names())
+    assert {case.model for case in (*CPU, *CUDA, *TIME_CPU)} == set(model_names())
     assert {default_task(name) for name in model_names()} == {"sequence-classification", "causal-lm"}
 
 
@@ -94,4 +98,62 @@ def test_unknown_grids_and_models_are_refused_by_name() -> None:
         grid_cases("medium", "cpu")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="bert-huge"):
         grid_model("bert-huge")
-    assert GRIDS == ("cpu", "cuda", "quick")
+    assert GRIDS == ("cpu", "cpu-wide", "cuda", "quick")
+    with pytest.raises(InputError, match="cpu-wide"):
+        grid_cases("cpu-wide", "cpu", "memory")
+
+
+def test_the_time_grid_of_the_cpu_is_balanced() -> None:
+    first = [case for case in TIME_CPU if not case.again]
+    assert len(first) >= 70
+    assert {case.method for case in first} == set(strategy_names())
+    for value_of, count in ((lambda case: case.model, 4), (lambda case: (case.rows, case.length), 4)):
+        sizes = Counter(value_of(case) for case in first)
+        common = sizes.most_common(count)
+        assert common[-1][1] >= 0.6 * common[0][1], common
+    switches = {name for case in first for name in case.execution}
+    assert switches >= {
+        "gradient_checkpointing", "amp", "attn_implementation", "gradient_accumulation_steps", "optim", "dtype",
+    }  # fmt: skip
+    assert all(case.repeats >= 5 for case in TIME_CPU_WIDE)
+
+
+def test_the_wide_grid_suffices_for_the_coverage_of_intervals() -> None:
+    first = [case for case in TIME_CPU_WIDE if not case.again]
+    assert len({case_key(case) for case in first}) == len(first) >= 230
+    assert TIME_CPU_WIDE[: len(TIME_CPU)] == TIME_CPU
+
+
+@pytest.mark.parametrize("grid", [TIME_CPU, TIME_CPU_WIDE, TIME_CUDA])
+def test_some_cases_are_measured_twice_at_different_moments(grid: tuple[Case, ...]) -> None:
+    twice = [case for case in grid if case.again]
+    assert len(twice) >= 6
+    once = {case_key(case) for case in grid if not case.again}
+    assert {case_key(dataclasses.replace(case, again=0)) for case in twice} <= once
+    assert len({case_key(case) for case in grid}) == len(grid)
+
+
+def test_the_time_grid_of_a_gpu_covers_what_it_should() -> None:
+    first = [case for case in TIME_CUDA if not case.again]
+    assert len(first) >= 60
+    assert {case.method for case in first} == set(strategy_names())
+    tokens = [case.rows * case.length for case in first]
+    assert min(tokens) <= 128
+    assert max(case.length for case in first) == 4096
+    assert not any(case.room or case.fill or case.mixed_lengths for case in first)
+    assert any(case.model == "llama-3.1-8b" for case in first)
+
+
+def test_both_kinds_in_one_run_measure_no_case_twice() -> None:
+    for grid, device_type in (("cuda", "cuda"), ("cpu", "cpu"), ("quick", "cpu")):
+        both = grid_cases(grid, device_type, "all")
+        assert len({case_key(case) for case in both}) == len(both)
+        keys = {case_key(case): case.repeats for case in both}
+        assert all(keys[case_key(case)] >= 3 for case in grid_cases(grid, device_type, "time"))
+        assert {case_key(case) for case in grid_cases(grid, device_type, "memory")} <= set(keys)
+
+
+def test_the_number_of_repeats_can_be_chosen() -> None:
+    chosen = grid_cases("quick", "cpu", "time", repeats=7)
+    assert [case.repeats for case in chosen] == [7] * len(TIME_QUICK_CPU)
+    assert [case_key(case) for case in chosen] == [case_key(case) for case in TIME_QUICK_CPU]
