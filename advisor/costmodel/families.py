@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from advisor.costmodel.trace.family import TraceFamily
     from advisor.costmodel.trace.step import TraceRequest
 
+UNTRACED_KNOBS = frozenset(
+    {
+        *("micro_batch_size", "gradient_accumulation_steps", "max_seq_length", "eval_batch_size"),
+        *("num_threads", "group_by_length", "tf32", "torch_compile"),
+    }
+)
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
 
 
@@ -153,8 +159,10 @@ def _structural(strategy: StrategyConfig) -> dict[str, Any]:
 
 
 def _structural_execution(execution: ExecutionPlan) -> dict[str, Any]:
-    sizes = {"micro_batch_size", "gradient_accumulation_steps", "max_seq_length", "eval_batch_size", "num_threads"}
-    knobs = {f.name: getattr(execution, f.name) for f in dataclasses.fields(execution) if f.name not in sizes}
+    """Without sizes, which are symbolic, and what changes no operator of a step. A compiled step is traced as written:
+    what fusing saves is not predicted.
+    """
+    knobs = {f.name: getattr(execution, f.name) for f in dataclasses.fields(execution) if f.name not in UNTRACED_KNOBS}
     return {**knobs, "accumulates": execution.gradient_accumulation_steps > 1}
 
 

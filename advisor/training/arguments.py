@@ -57,6 +57,9 @@ def training_arguments(
         bf16=execution.amp == "bf16",
         fp16=execution.amp == "fp16",
         use_cpu=device_type == "cpu",
+        train_sampling_strategy="group_by_length" if execution.group_by_length else "random",
+        torch_compile=execution.torch_compile,
+        **_on_the_device(execution, device_type),
         max_steps=max_steps,
         seed=seed,
         data_seed=seed,
@@ -66,8 +69,7 @@ def training_arguments(
         save_total_limit=CHECKPOINTS_KEPT,
         logging_steps=logging_steps,
         logging_first_step=True,
-        dataloader_num_workers=0,
-        dataloader_pin_memory=device_type == "cuda",
+        dataloader_num_workers=0,  # rows lie tokenised in memory: making a batch takes less than handing it over
         remove_unused_columns=False,
         report_to="none",
         disable_tqdm=True,
@@ -75,6 +77,24 @@ def training_arguments(
     )
     _pin_to_one_device(arguments)
     return arguments
+
+
+def _on_the_device(execution: ExecutionPlan, device_type: DeviceType) -> dict[str, Any]:
+    """What lets the host run ahead of a GPU: nothing waits for the device between two logged losses.
+
+    Batches are copied from pinned memory without waiting for the copy (on the stream, which orders it before its use).
+    The Trainer's filter of infinite losses reads each micro-batch's loss back and so waits for the whole backward pass;
+    without it a diverged run's logged loss is NaN, as it should be. TF32 is stated either way: what an earlier run of
+    the process chose does not last.
+    """
+    if device_type == "cpu":
+        return {"dataloader_pin_memory": False}
+    return {
+        "dataloader_pin_memory": True,
+        "accelerator_config": {"non_blocking": True},
+        "logging_nan_inf_filter": False,
+        "tf32": execution.tf32,
+    }
 
 
 def _optimization(strategy: StrategyConfig) -> dict[str, Any]:

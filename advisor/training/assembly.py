@@ -15,6 +15,7 @@ from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.training.metrics import compute_metrics, reduce_logits
 from advisor.training.optimizer import forget_earlier_overrides, own_optimizer
+from advisor.training.sampling import OrderingTrainer
 
 
 def assemble_trainer(
@@ -32,7 +33,8 @@ def assemble_trainer(
 ) -> Trainer:
     """The stock Trainer around a built model.
 
-    Nothing of its training step is overridden unless ``execution`` asks for another loop's habits (``OtherLoop``).
+    Nothing of its training step is overridden unless ``execution`` asks for another loop's habits (``OtherLoop``); rows
+    come in an order of our own (``OrderingTrainer``).
 
     Args:
         model: With adapter, quantisation and checkpointing already in place.
@@ -47,7 +49,7 @@ def assemble_trainer(
         execution: Whether there is such an optimizer, and whose loop it is.
     """
     optimizer = None
-    trainer_class: Callable[..., Trainer] = Trainer
+    trainer_class: Callable[..., Trainer] = OrderingTrainer
     if strategy is not None and execution is not None:
         optimizer = own_optimizer(model, strategy, execution)
         forget_earlier_overrides(execution)
@@ -69,7 +71,7 @@ def assemble_trainer(
     return trainer
 
 
-class OtherLoop(Trainer):
+class OtherLoop(OrderingTrainer):
     """The Trainer with the memory habits of hand-written training loops.
 
     Args:

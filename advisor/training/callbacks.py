@@ -17,6 +17,9 @@ OnEvent = Callable[[dict[str, Any]], None]
 EVENT_SPACING_S = 0.2
 """Step events closer together than this are not sent: nobody reads a faster progress bar."""
 
+MILLISECONDS = 1000
+"""In a second; CUDA events count in milliseconds."""
+
 
 def synchronize(device: torch.device) -> None:
     """Wait until the device has finished what was queued, so that wall-clock times mean something."""
@@ -29,25 +32,60 @@ class StepClock(TrainerCallback):
 
     Fetching and collating the batch, logging, evaluation and saving lie outside the measured span.
 
+    Args:
+        waiting: Wait for the device at both ends of a step, as a measurement of single steps does. Otherwise the
+            device takes the time itself (CUDA events), and the host prepares the next step meanwhile.
+
     Attributes:
-        step_times_s: One entry per finished optimizer step, in order; pre-filled when a run is resumed.
+        first_began_s: ``time.perf_counter()`` when this process's first step began.
     """
 
-    def __init__(self) -> None:
-        self.step_times_s: list[float] = []
+    def __init__(self, *, waiting: bool = True) -> None:
+        self.first_began_s: float | None = None
+        self._times_s: list[float] = []
         self._started_s: float | None = None
+        self._waiting = waiting
+        self._marks: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._mark: torch.cuda.Event | None = None
+
+    @property
+    def step_times_s(self) -> list[float]:
+        """One entry per finished optimizer step, in order; pre-filled when a run is resumed."""
+        for begun, ended in self._marks:
+            ended.synchronize()
+            self._times_s.append(begun.elapsed_time(ended) / MILLISECONDS)
+        self._marks.clear()
+        return self._times_s
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self.first_began_s = self.first_began_s or time.perf_counter()
+        if self._marks_on(args.device):
+            self._mark = _marked()
+            return
         synchronize(args.device)
         self._started_s = time.perf_counter()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self._mark is not None:
+            self._marks.append((self._mark, _marked()))
+            self._mark = None
+            return
         synchronize(args.device)
         if self._started_s is not None:
-            self.step_times_s.append(time.perf_counter() - self._started_s)
+            self._times_s.append(time.perf_counter() - self._started_s)
             self._started_s = None
+
+    def _marks_on(self, device: torch.device) -> bool:
+        return device.type == "cuda" and not self._waiting
+
+
+def _marked() -> torch.cuda.Event:
+    """A point of the current stream that the device puts the time to."""
+    mark = torch.cuda.Event(enable_timing=True)
+    mark.record()
+    return mark
 
 
 class NeutralEvaluation(TrainerCallback):
@@ -96,7 +134,7 @@ class ProgressEvents(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        if logs and "loss" in logs:
+        if logs and math.isfinite(logs.get("loss", math.nan)):
             self.train_losses.append((state.global_step, float(logs["loss"])))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

@@ -89,7 +89,7 @@ def _stand_in(
 
 
 def _without_precision(execution: ExecutionPlan) -> ExecutionPlan:
-    """The same plan in full precision: mixed precision is checked against the local device, which may not be the
+    """The same plan in full precision and uncompiled: both are checked against the local device, which may not be the
     target.
     """
-    return dataclasses.replace(execution, amp="none")
+    return dataclasses.replace(execution, amp="none", tf32=False, torch_compile=False)

@@ -16,9 +16,13 @@ from advisor.strategies import get_strategy
 from advisor.strategies.base import Strategy
 from advisor.strategies.peft import peft_kind
 from advisor.strategies.peft_rules import PREFIXES
+from advisor.training.compilation import compile_refusal
 
 LORA_FA_METHODS = frozenset({"lora", "high_rank_lora", "qlora", "peft"})
 """Methods whose adapters are PEFT's LoRA, unchanged; sparse LoRA's masks and penalty want both factors to train."""
+
+TF32_CAPABILITY = (8, 0)
+"""Ampere introduced it (NVIDIA A100 whitepaper)."""
 
 
 def check_execution(
@@ -39,6 +43,7 @@ def check_execution(
     refusals = (
         *_optimizer_refusals(strategy, execution, device_type, traced),
         *_other_refusals(spec, strategy, execution, device_type),
+        *_speed_refusals(strategy, execution, device_type, traced),
     )
     if refusals:
         (rule, fix), *others = refusals
@@ -109,6 +114,23 @@ def _other_refusals(
         )
     if execution.amp == "fp16" and device_type == "cpu":
         found.append(("fp16 mixed precision needs a GPU, but the device is a CPU", "use amp bf16 or none"))
+    return found
+
+
+def _speed_refusals(
+    strategy: StrategyConfig, execution: ExecutionPlan, device_type: str, traced: bool
+) -> list[tuple[str, str]]:
+    found = []
+    if execution.tf32 and device_type == "cpu":
+        found.append(("tf32 is a mode of NVIDIA's tensor cores, but the device is a CPU", "leave tf32 off"))
+    if execution.tf32 and not traced and torch.cuda.is_available():
+        capability = torch.cuda.get_device_capability()
+        if capability < TF32_CAPABILITY:
+            found.append((f"tf32 needs compute capability 8.0, but the device has {capability}", "leave tf32 off"))
+    if execution.torch_compile:
+        quantizes = get_strategy(strategy.method).quantization(strategy, device_type=device_type) is not None
+        refusal = compile_refusal(device_type, quantized=quantizes, traced=traced)
+        found += [refusal] if refusal is not None else []
     return found
 
 

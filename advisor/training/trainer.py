@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import shutil
 import time
@@ -14,7 +15,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, set_seed
 
 from advisor.core.plan import Plan
-from advisor.core.run import Measurement
+from advisor.core.run import SAVE_EVERY_S, Measurement
 from advisor.core.store import ensure_writable_dir
 from advisor.strategies import get_strategy
 from advisor.strategies.sparsity import achieved_sparsity
@@ -23,19 +24,21 @@ from advisor.training.assembly import assemble_trainer, count_parameters
 from advisor.training.build import build_model
 from advisor.training.callbacks import NeutralEvaluation, OnEvent, ProgressEvents, StepClock
 from advisor.training.checkpoints import (
-    SAVE_EVERY_S,
     CheckpointKeeper,
     discard_incomplete,
     newest_complete,
     read_samples,
     step_of,
 )
+from advisor.training.compilation import compile_problem
 from advisor.training.data import PreparedData, prepare_data
 from advisor.training.metrics import held_out_metrics
 from advisor.training.models import load_tokenizer
+from advisor.training.parts import Stopwatch, run_parts
 from advisor.training.placement import device_type_of, disk_bytes
 from advisor.training.run_folder import RunFolder
 from advisor.training.stopping import StopRun, StopSwitch
+from advisor.training.switches import check_execution
 
 LOGGED_LOSSES = 200
 """About how many losses of a run are logged; each is the mean over the steps since the one before."""
@@ -93,16 +96,18 @@ class _Run:
     switch: StopSwitch
     save_every_s: float
     began_s: float = field(default_factory=time.perf_counter)
-    clock: StepClock = field(default_factory=StepClock)
+    clock: StepClock = field(default_factory=lambda: StepClock(waiting=False))
     times_s: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("loading", "training", "evaluation", "saving"), 0.0)
+        default_factory=lambda: dict.fromkeys(("data", "loading", "set_up", "training", "preparing", "saving"), 0.0)
     )
+    restored_steps: int = 0
     earlier_s: float = 0.0
     counts: tuple[int, int] = (0, 0)
     sparsity: float | None = None
     checkpoint: Path | None = None
 
     def __post_init__(self) -> None:
+        self.execution = self.plan.execution
         self.progress = ProgressEvents(self.on_event)
         self.keeper = CheckpointKeeper(self.folder.checkpoints, self._samples, save_every_s=self.save_every_s)
 
@@ -124,24 +129,26 @@ class _Run:
         if plan.execution.num_threads is not None:
             torch.set_num_threads(plan.execution.num_threads)
         device_type = device_type_of(plan)
+        self._try_compilation(device_type)
         tokenizer = load_tokenizer(plan.model)
         data = prepare_data(plan.data, plan.model, tokenizer, max_seq_length=plan.execution.max_seq_length)
+        self.times_s["data"] = time.perf_counter() - started_s
         self.switch.check()
         set_seed(plan.seed)
-        model = build_model(plan.model, plan.strategy, plan.execution, device=device_type)
+        model = build_model(plan.model, plan.strategy, self.execution, device=device_type)
         self.counts = count_parameters(model)
         ensure_writable_dir(self.folder.path, needed_bytes=disk_bytes(model))
         _name_classes(model, data.label_names)
         self.switch.check()
-        self.times_s["loading"] = time.perf_counter() - started_s
+        self.times_s["loading"] = time.perf_counter() - started_s - self.times_s["data"]
         return data, tokenizer, model
 
     def _assemble(self, data: PreparedData, tokenizer: Any, model: nn.Module) -> Trainer:
-        plan = self.plan
+        plan, started_s = self.plan, time.perf_counter()
         steps_per_epoch = math.ceil(len(data.train_dataset) / plan.execution.effective_batch_size)
         arguments = training_arguments(
             plan.strategy,
-            plan.execution,
+            self.execution,
             self.folder.checkpoints,
             seed=plan.seed,
             device_type=device_type_of(plan),
@@ -156,7 +163,7 @@ class _Run:
             self.switch,
             self.keeper,  # after the switch: it saves what the switch stops
         ]
-        return assemble_trainer(
+        trainer = assemble_trainer(
             model,
             arguments,
             plan.model.task,
@@ -166,8 +173,22 @@ class _Run:
             callbacks=callbacks,
             tokenizer=tokenizer,
             strategy=plan.strategy,
-            execution=plan.execution,
+            execution=self.execution,
         )
+        self.times_s["set_up"] = time.perf_counter() - started_s
+        return trainer
+
+    def _try_compilation(self, device_type: str) -> None:
+        """A plan that asks for compilation is trained without it where this machine's compiler fails."""
+        if not self.execution.torch_compile:
+            return
+        check_execution(self.plan.model, self.plan.strategy, self.execution, device_type=device_type, traced=False)
+        problem = compile_problem(device_type)
+        if problem is not None:
+            self.on_event(
+                {"kind": "note", "text": f"torch.compile does not work here, training goes on without: {problem}"}
+            )
+            self.execution = dataclasses.replace(self.execution, torch_compile=False)
 
     def _find_checkpoint(self) -> None:
         self.folder.checkpoints.mkdir(exist_ok=True)
@@ -183,7 +204,9 @@ class _Run:
         try:
             trainer.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)
         finally:
-            self.times_s["training"] += time.perf_counter() - started_s
+            ended_s = time.perf_counter()
+            self.times_s["training"] = ended_s - started_s
+            self.times_s["preparing"] = (self.clock.first_began_s or ended_s) - started_s
         if self.switch.reason is not None and trainer.state.global_step < trainer.state.max_steps:
             raise StopRun(self.switch.reason)
 
@@ -224,6 +247,7 @@ class _Run:
 
     def _restore(self, samples: dict[str, Any]) -> None:
         self.clock.step_times_s[:] = samples["step_times_s"]
+        self.restored_steps = len(self.clock.step_times_s)
         self.progress.train_losses[:] = [(step, loss) for step, loss in samples["train_losses"]]
         self.progress.metric_history[:] = [(step, metrics) for step, metrics in samples["metric_history"]]
         self.earlier_s = samples["elapsed_s"]
@@ -231,23 +255,43 @@ class _Run:
     def _measurement(self, outcome: Any, metrics: dict[str, float]) -> Measurement:
         evaluation_s = self.progress.evaluation_s
         done = len(self.clock.step_times_s)
+        total_s = self.earlier_s + time.perf_counter() - self.began_s
         return Measurement(
             outcome=outcome,
             reason=""
             if outcome == "completed"
             else f"{STOPPED[outcome]} after {done} optimizer steps; resume to continue from there",
             step_times_s=tuple(self.clock.step_times_s),
-            loading_s=self.times_s["loading"],
+            loading_s=self.times_s["data"] + self.times_s["loading"],
             training_s=max(0.0, self.times_s["training"] - evaluation_s - self.keeper.saving_s),
             evaluation_s=evaluation_s,
             saving_s=self.times_s["saving"] + self.keeper.saving_s,
-            total_s=self.earlier_s + time.perf_counter() - self.began_s,
+            total_s=total_s,
+            parts_s=self._parts_s(total_s),
             train_losses=tuple(self.progress.train_losses),
             metrics=metrics,
             metric_history=tuple(self.progress.metric_history),
             trainable_parameters=self.counts[0],
             total_parameters=self.counts[1],
             achieved_sparsity=self.sparsity,
+        )
+
+    def _parts_s(self, total_s: float) -> dict[str, float]:
+        times_s = self.times_s
+        return run_parts(
+            Stopwatch(
+                total_s=total_s,
+                earlier_s=self.earlier_s,
+                data_s=times_s["data"],
+                loading_s=times_s["loading"],
+                set_up_s=times_s["set_up"] + times_s["preparing"],
+                trainer_s=times_s["training"],
+                preparing_s=times_s["preparing"],
+                step_times_s=self.clock.step_times_s[self.restored_steps :],
+                evaluation_s=self.progress.evaluation_s,
+                checkpoints_s=self.keeper.saving_s,
+                saving_s=times_s["saving"],
+            )
         )
 
 
