@@ -91,6 +91,40 @@ safety_option = click.option(
 )
 
 
+SPEED_KNOBS = ("group_by_length", "tf32", "torch_compile", "num_threads")
+
+
+def speed_options(*, chosen: bool) -> Callable[[F], F]:
+    """Execution knobs that change how fast a step is, not what it consists of.
+
+    Args:
+        chosen: The planner chooses what is not named; otherwise it is off.
+    """
+    pays = "where it saves padding" if chosen else "off"
+    available = "where the device has it" if chosen else "off"
+    threads = "the fastest that `probe` found" if chosen else "torch's choice"
+    return stacked(
+        click.option(
+            "--group-by-length/--no-group-by-length",
+            default=None,
+            show_default=pays,
+            help="Make batches of rows of similar length.",
+        ),
+        click.option(
+            "--tf32/--no-tf32", default=None, show_default=available, help="TensorFloat-32 for float32 products."
+        ),
+        click.option("--torch-compile/--no-torch-compile", default=None, show_default="off", help="Compile the model."),
+        click.option(
+            "--num-threads", type=click.IntRange(1), metavar="N", show_default=threads, help="Threads on a CPU."
+        ),
+    )
+
+
+def speed_values(options: dict[str, Any]) -> dict[str, Any]:
+    """The values of :func:`speed_options` that were named."""
+    return {name: options[name] for name in SPEED_KNOBS if options[name] is not None}
+
+
 def model_options(*, required: bool = True) -> Callable[[F], F]:
     """MODEL, and how far it is trusted."""
     return stacked(

@@ -19,6 +19,8 @@ from advisor.cli.options import (
     model_source,
     read_peft_config,
     safety_option,
+    speed_options,
+    speed_values,
     stacked,
     time_option,
 )
@@ -129,6 +131,7 @@ _execution_options = stacked(
         show_default=True,
         help="fused-linear: projection and cross-entropy in chunks, for causal-lm.",
     ),
+    speed_options(chosen=False),
 )
 
 
@@ -270,7 +273,7 @@ def _knobs(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _execution(options: dict[str, Any]) -> dict[str, Any]:
-    values = {name: options[name] for name in _EXECUTION if options[name] is not None}
+    values = {name: options[name] for name in _EXECUTION if options[name] is not None} | speed_values(options)
     if options["dtype"] != "auto":
         values["dtype"] = _DTYPES[options["dtype"]]
     values["eval_batch_size"] = options["eval_batch_size"] or options["micro_batch_size"]

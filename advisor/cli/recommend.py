@@ -19,6 +19,8 @@ from advisor.cli.options import (
     model_source,
     read_peft_config,
     safety_option,
+    speed_options,
+    speed_values,
     stacked,
     time_option,
 )
@@ -54,6 +56,7 @@ search_options = stacked(
 )
 @click.option("--epochs", type=click.FloatRange(0, min_open=True), help="Passes over the data, for every method.")
 @search_options
+@speed_options(chosen=True)
 @click.option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE", help="Write the best plan here.")
 @click.option("--force", is_flag=True, help="Replace an existing --output.")
 @json_option
@@ -90,6 +93,7 @@ def recommend_command(context: click.Context, as_json: bool, output: Path | None
             evidence_s=options["evidence_s"],
             seed=options["seed"],
             peft_config=read_peft_config(options["peft_config"]),
+            speed=speed_values(options),
             output=output,
             force=options["force"],
             on_event=on_event,

@@ -120,7 +120,9 @@ def configure(
     config = strategy.configured(spec, **(knobs or {}))
     check_strategy(strategy, config, spec)
     execution_plan = _execution_plan(execution or {}, spec, profile)
-    return Configuration(resolve_device(device, on_event), spec, config, execution_plan, profile, budget or Budget())
+    where = resolve_device(device, on_event)
+    _check_speed_knobs(execution_plan, where)
+    return Configuration(where, spec, config, execution_plan, profile, budget or Budget())
 
 
 def predict_plan(
@@ -183,6 +185,8 @@ def predict_configuration(configuration: Configuration, on_event: OnEvent | None
     Raises:
         UntraceableError: the cost model cannot trace it.
     """
+    from advisor.search.planner.speed import speed_notes
+
     device, budget, data = configuration.device, configuration.budget, configuration.data
     cost_model = cost_model_for(device, on_event, memory_limit_bytes=budget.memory_bytes)
     phase(on_event, "tracing the training step")
@@ -198,7 +202,19 @@ def predict_configuration(configuration: Configuration, on_event: OnEvent | None
     fits = cost_model.memory_quantile_bytes(estimate, budget.safety_level) <= limit
     if budget.time_s is not None and estimate.time is not None:
         fits = fits and estimate.time.total_s <= budget.time_s
-    return dataclasses.replace(estimate, fits=bool(fits))
+    notes = (*estimate.notes, *speed_notes(configuration.execution, data))
+    return dataclasses.replace(estimate, fits=bool(fits), notes=notes)
+
+
+def _check_speed_knobs(execution: ExecutionPlan, device: DeviceProfile) -> None:
+    """Refuse TF32 and thread counts where there is no such thing.
+
+    Raises:
+        InputError: with the device's name.
+    """
+    from advisor.search.planner import SpeedKnobs
+
+    SpeedKnobs(tf32=execution.tf32, num_threads=execution.num_threads).check(device)
 
 
 def stored_dtype(model: ModelSpec) -> Dtype:

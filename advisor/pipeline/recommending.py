@@ -35,6 +35,7 @@ def recommend(
     evidence_s: float | None = None,
     seed: int = 42,
     peft_config: Mapping[str, Any] | None = None,
+    speed: Mapping[str, Any] | None = None,
     output: Path | str | None = None,
     force: bool = False,
     on_event: OnEvent | None = None,
@@ -52,6 +53,7 @@ def recommend(
         evidence_s: Spend so much time on short real runs that sharpen the quality prediction.
         seed: Of the plans' training, and of the short runs.
         peft_config: Configuration of the method ``peft``, which is considered only with one.
+        speed: ``group_by_length``, ``tf32``, ``torch_compile``, ``num_threads`` where they are not to be chosen.
         output: Where to write the best plan; nothing is written when nothing fits.
         force: Replace an existing ``output``.
         on_event: Told what is being done (:mod:`advisor.pipeline.events`).
@@ -62,7 +64,7 @@ def recommend(
     Raises:
         InputError: anything about the inputs that cannot be used.
     """
-    from advisor.search.planner import recommend_plans
+    from advisor.search.planner import SpeedKnobs, recommend_plans
 
     check_device(device)
     check_methods(methods)
@@ -89,6 +91,7 @@ def recommend(
             effective_batch_size=effective_batch_size,
             methods=asked,
             seed=seed,
+            speed=SpeedKnobs(**(speed or {})),
             on_progress=counted_progress(on_event),
         )
         recommendation = with_thorough_costs(recommendation, cost_model.thorough())

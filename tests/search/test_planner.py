@@ -111,10 +111,8 @@ def test_a_plan_with_bitsandbytes_states_says_what_it_needs():
     ]
     noted = {plan.execution.optim: plan.predicted.notes for plan in plans if plan is not None and plan.predicted}
     assert {"adamw_torch_fused", "adamw_bnb_8bit"} <= set(noted)
-    assert noted["adamw_torch_fused"] == ()
-    assert noted["adamw_bnb_8bit"] == (
-        "the optimizer adamw_bnb_8bit needs the package bitsandbytes where the plan runs",
-    )
+    assert not any("bitsandbytes" in note for note in noted["adamw_torch_fused"])
+    assert "the optimizer adamw_bnb_8bit needs the package bitsandbytes where the plan runs" in noted["adamw_bnb_8bit"]
 
 
 def test_checkpointing_is_only_traced_when_the_largest_micro_batch_does_not_fit():

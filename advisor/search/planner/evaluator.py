@@ -13,6 +13,7 @@ from advisor.core.plan import AttentionImplementation, ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.search.planner.families import BYTES_PER_LOGIT, Rung, is_padded
 from advisor.search.planner.protocol import Predictor
+from advisor.search.planner.speed import SpeedKnobs
 
 MAX_EVAL_BATCH = 64
 """Evaluation keeps no activations, so it takes a larger batch than training; beyond this nothing is gained on small
@@ -63,11 +64,19 @@ class Evaluator:
     Args:
         model, data, cost_model, budget: The question.
         effective_batch_size: Rows per optimizer step; micro-batches are its divisors.
+        speed: What the user fixed of the knobs that need no trace.
     """
 
     def __init__(
-        self, model: ModelSpec, data: DataProfile, cost_model: Predictor, budget: Budget, effective_batch_size: int
+        self,
+        model: ModelSpec,
+        data: DataProfile,
+        cost_model: Predictor,
+        budget: Budget,
+        effective_batch_size: int,
+        speed: SpeedKnobs | None = None,
     ) -> None:
+        self.speed = speed or SpeedKnobs()
         self.model, self.data, self.cost_model, self.budget = model, data, cost_model, budget
         self.effective_batch_size = effective_batch_size
         self.micro_batches = _micro_batches(effective_batch_size, data.train_rows)
@@ -104,13 +113,13 @@ class Evaluator:
         Raises:
             InputError: it cannot be traced or built.
         """
-        point = self._point(strategy, self._execution(family, micro_batch, self._eval_batch(micro_batch)))
+        point = self._point(strategy, self._execution(strategy, family, micro_batch, self._eval_batch(micro_batch)))
         if (
             point.estimate.memory.peak_phase == "evaluation"
             and point.memory_bytes > self.limit_bytes
             and micro_batch > 1
         ):
-            smaller = self._point(strategy, self._execution(family, micro_batch, micro_batch))
+            smaller = self._point(strategy, self._execution(strategy, family, micro_batch, micro_batch))
             point = min(point, smaller, key=lambda item: item.memory_bytes)
         return point
 
@@ -123,7 +132,10 @@ class Evaluator:
 
     def seen(self, strategy: StrategyConfig, family: Family, micro_batch: int) -> bool:
         """Whether this set-up was evaluated already."""
-        return (repr(strategy), self._execution(family, micro_batch, self._eval_batch(micro_batch))) in self._points
+        return (
+            repr(strategy),
+            self._execution(strategy, family, micro_batch, self._eval_batch(micro_batch)),
+        ) in self._points
 
     def fits(self, point: Point) -> bool:
         """Whether the memory stays inside the limit at the budget's safety level."""
@@ -139,8 +151,8 @@ class Evaluator:
             return micro_batch
         return max(micro_batch, min(2 * micro_batch, MAX_EVAL_BATCH))
 
-    def _execution(self, family: Family, micro_batch: int, eval_batch: int) -> ExecutionPlan:
-        return ExecutionPlan(
+    def _execution(self, strategy: StrategyConfig, family: Family, micro_batch: int, eval_batch: int) -> ExecutionPlan:
+        execution = ExecutionPlan(
             micro_batch_size=micro_batch,
             gradient_accumulation_steps=self.effective_batch_size // micro_batch,
             max_seq_length=self.data.max_seq_length,
@@ -153,6 +165,15 @@ class Evaluator:
             loss=family.rung.loss,
             eval_batch_size=eval_batch,
         )
+        return self.speed.settled(execution, self.cost_model.device, self.data, quantized=self._is_quantized(strategy))
+
+    def _is_quantized(self, strategy: StrategyConfig) -> bool:
+        if not self.speed.torch_compile:
+            return False  # the only knob that asks
+        from advisor.strategies import get_strategy
+
+        device_type = self.cost_model.device.type
+        return get_strategy(strategy.method).quantization(strategy, device_type=device_type) is not None
 
     def _point(self, strategy: StrategyConfig, execution: ExecutionPlan) -> Point:
         key = (repr(strategy), execution)

@@ -23,6 +23,7 @@ from advisor.search.planner.protocol import Predictor
 from advisor.search.planner.ranking import expectation, rank
 from advisor.search.planner.reasons import known_devices, what_to_change, why_rejected
 from advisor.search.planner.solver import Solution, Solver
+from advisor.search.planner.speed import SpeedKnobs, speed_notes
 
 Progress = Callable[[Mapping[str, object]], None]
 """Takes ``{"kind": "planning", "method": name, "done": i, "total": n}``."""
@@ -44,6 +45,7 @@ def recommend_plans(
     evidence: QualityEvidence | None = None,
     quality: QualityModel | None = None,
     devices: Sequence[DeviceProfile] | None = None,
+    speed: SpeedKnobs | None = None,
     on_progress: Progress | None = None,
 ) -> Recommendation:
     """Ranked plans inside the budget, and why every other method lost.
@@ -61,6 +63,7 @@ def recommend_plans(
         evidence: Short runs on this task; sharpens the quality.
         quality: Replaces the quality model (prior and ``evidence``).
         devices: Devices to name when something does not fit; the known profiles when ``None``.
+        speed: What is fixed of the knobs that change no operator; by default all of them are chosen here.
         on_progress: Called before every method.
 
     Returns:
@@ -73,8 +76,10 @@ def recommend_plans(
         raise InputError(
             f"the effective batch size must be at least 1, but got {effective_batch_size}", fix="name another one"
         )
+    if speed is not None:
+        speed.check(cost_model.device)
     found, unusable = candidates(model, cost_model.device, methods, num_train_epochs)
-    evaluator = Evaluator(model, data_profile, cost_model, budget, effective_batch_size)
+    evaluator = Evaluator(model, data_profile, cost_model, budget, effective_batch_size, speed)
     solutions, considered = _solve_all(Solver(evaluator), found, on_progress)
     quality = quality if quality is not None else QualityModel(evidence=evidence)
     shell = _PlanShell(model, data_spec, data_profile, cost_model.device.id, seed, budget)
@@ -144,7 +149,7 @@ class _PlanShell:
         """The plan of ``point``; without one the closest that was found stands in (only its strategy is looked at)."""
         model, data, profile, device, seed, budget = self._parts
         execution = point.execution if point is not None else ExecutionPlan(1, max_seq_length=profile.max_seq_length)
-        predicted = _with_requirements(point) if point is not None else None
+        predicted = _with_notes(point, profile) if point is not None else None
         return Plan(
             model, data, profile, solution.strategy, execution, device, seed, budget, predicted, dict(self._versions)
         )
@@ -159,12 +164,13 @@ class _PlanShell:
         return RejectedMethod(solution.strategy.method, reason, plan)
 
 
-def _with_requirements(point: Point) -> CostEstimate:
-    """The promise with what the machine that runs the plan must have, so that it says so before it is rented."""
-    if point.execution.optim not in BITSANDBYTES_OPTIMIZERS:
-        return point.estimate
-    note = f"the optimizer {point.execution.optim} needs the package bitsandbytes where the plan runs"
-    return replace(point.estimate, notes=(*point.estimate.notes, note))
+def _with_notes(point: Point, data: DataProfile) -> CostEstimate:
+    """The promise with what the set-up brings along: another order of rows, rounding, a package that must be there."""
+    execution = point.execution
+    notes = list(speed_notes(execution, data))
+    if execution.optim in BITSANDBYTES_OPTIMIZERS:
+        notes.append(f"the optimizer {execution.optim} needs the package bitsandbytes where the plan runs")
+    return replace(point.estimate, notes=(*point.estimate.notes, *notes)) if notes else point.estimate
 
 
 def _solve_all(

@@ -1,0 +1,109 @@
+"""Execution knobs that change how fast a step is but none of its operators: settled for every plan without a trace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from advisor.core.data import DataProfile
+from advisor.core.device import DeviceProfile
+from advisor.core.errors import InputError
+from advisor.core.plan import ExecutionPlan
+from advisor.costmodel.time.lengths import micro_batch_lengths
+
+TF32_CAPABILITY = (8, 0)
+"""NVIDIA A100 whitepaper: Ampere introduced TensorFloat-32."""
+
+WORTHWHILE_PADDING = 0.98
+"""Rows are grouped by length when that leaves at most this share of the computed tokens: below, nothing is gained that
+a run could be told apart by."""
+
+
+@dataclass(frozen=True)
+class SpeedKnobs:
+    """What the user fixed; ``None`` leaves the choice to the planner.
+
+    Attributes:
+        group_by_length: Batches of rows of similar length; by default where less padding is computed.
+        tf32: TensorFloat-32 for products of float32 tensors; by default where the device has it.
+        torch_compile: Compile the model; never chosen by itself, because what it saves is not predicted.
+        num_threads: Intra-op threads on a CPU; by default what the probe found to be fastest.
+    """
+
+    group_by_length: bool | None = None
+    tf32: bool | None = None
+    torch_compile: bool = False
+    num_threads: int | None = None
+
+    def check(self, device: DeviceProfile) -> None:
+        """Refuse what the device does not have.
+
+        Raises:
+            InputError: with all problems.
+        """
+        problems = []
+        if self.tf32 and not has_tf32(device):
+            problems.append(f"--tf32 needs a CUDA device of compute capability 8.0, but {device.id} is none")
+        if self.num_threads is not None and device.type != "cpu":
+            problems.append(f"--num-threads sets the threads of a CPU, but {device.id} is a GPU")
+        if problems:
+            raise InputError(problems[0], fix="leave the option out", problems=problems[1:])
+
+    def settled(
+        self, execution: ExecutionPlan, device: DeviceProfile, data: DataProfile, *, quantized: bool = False
+    ) -> ExecutionPlan:
+        """The plan with every one of these knobs set.
+
+        Args:
+            execution: Sizes, data types and attention kernel are decided.
+            device: Where it will run.
+            data: Lengths of the rows.
+            quantized: Weights in 4 bits are not compiled.
+        """
+        grouped = replace(execution, group_by_length=True)
+        wanted = self.group_by_length if self.group_by_length is not None else grouping_pays(grouped, data)
+        return replace(
+            execution,
+            group_by_length=wanted,
+            tf32=self.tf32 if self.tf32 is not None else has_tf32(device),
+            torch_compile=self.torch_compile and not quantized,
+            num_threads=(self.num_threads or device.num_threads) if device.type == "cpu" else None,
+        )
+
+
+def has_tf32(device: DeviceProfile) -> bool:
+    """Whether the device's tensor cores take float32 operands rounded to TensorFloat-32."""
+    return device.type == "cuda" and (device.compute_capability or (0, 0)) >= TF32_CAPABILITY
+
+
+def grouping_pays(execution: ExecutionPlan, data: DataProfile) -> bool:
+    """Whether rows of similar length in a batch save a worthwhile share of padding."""
+    if not execution.padded or execution.micro_batch_size == 1:
+        return False
+    return computed_tokens(execution, data, grouped=True) <= WORTHWHILE_PADDING * computed_tokens(
+        execution, data, grouped=False
+    )
+
+
+def computed_tokens(execution: ExecutionPlan, data: DataProfile, *, grouped: bool) -> float:
+    """Mean tokens of a row, padding included, as training computes them."""
+    return micro_batch_lengths(data, replace(execution, group_by_length=grouped)).mean
+
+
+def speed_notes(execution: ExecutionPlan, data: DataProfile | None) -> tuple[str, ...]:
+    """What these knobs change that a user should know before the run."""
+    notes = []
+    if execution.group_by_length and data is not None:
+        real = data.mean_token_length
+        shares = [max(0.0, 1 - real / computed_tokens(execution, data, grouped=grouped)) for grouped in (True, False)]
+        notes.append(
+            f"rows of similar length share a batch: {shares[0]:.0%} of the computed tokens are padding instead of "
+            f"{shares[1]:.0%} (--no-group-by-length draws them at random)"
+        )
+    if execution.tf32 and execution.dtype == "float32" and execution.amp == "none":
+        notes.append(
+            "float32 products use TF32: operands keep 10 of 23 bits of mantissa, about three decimal digits, which is "
+            "torch's and transformers' choice only when asked for (--no-tf32 keeps all)"
+        )
+    if execution.torch_compile:
+        notes.append("the step is predicted as if it were not compiled: it will be faster, after the first steps")
+    return tuple(notes)
