@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-import datetime
 import time
 from typing import TYPE_CHECKING
 
 from advisor.core.device import DeviceProfile
-from advisor.core.errors import AdvisorError, DeviceError, InterruptedByUser
+from advisor.core.errors import AdvisorError, DeviceError, InterruptedByUser, RunFailed
 from advisor.core.model import ModelSpec
 from advisor.costmodel.calibration.agenda import Agenda, Item, make_agenda
-from advisor.costmodel.calibration.fit import fit_classes, fit_model_ratios, fit_resident, fit_step, held_out_error
 from advisor.costmodel.calibration.gathering import STEP_PHASES, Gathered, Progress, distinct_tasks, replay, work_of
-from advisor.costmodel.calibration.record import Calibration, ReplayPoint, StepPoint
-from advisor.costmodel.calibration.store import current_versions, load_calibration, save_calibration
+from advisor.costmodel.calibration.ledger import Ledger
+from advisor.costmodel.calibration.record import Calibration, StepPoint
+from advisor.costmodel.calibration.sanity import believable_times, patience
 from advisor.costmodel.time.keys import execution_key, model_key
-from advisor.costmodel.time.table import OperatorClock
 from advisor.costmodel.trace.ops import TracedOp
 
 if TYPE_CHECKING:
@@ -36,19 +33,23 @@ def calibrate_device(
     device: DeviceProfile | None = None,
     on_progress: Progress | None = None,
     save: bool = True,
+    fresh: bool = False,
 ) -> Calibration:
     """Measure how fast this machine runs the operators and steps of a model.
 
     Args:
-        model: Whose operators and steps; a MiniLM-size encoder when ``None``. What was learned with other models on the
-            same versions is kept and used too.
+        model: Whose operators and steps; a MiniLM-size encoder when ``None``. What was learned before with the same
+            versions, of this model or others, is kept and not measured again.
         quick: At most about a minute instead of ten.
         device: Profile of this machine; the saved one when ``None``.
         on_progress: Told what is being done.
-        save: Store the result.
+        save: Store the result, and every point as soon as it was measured.
+        fresh: Measure everything anew; what is stored is replaced by the result.
 
     Raises:
-        DeviceError: this machine was not probed, or the profile is a datasheet's.
+        DeviceError: this machine was not probed, the profile is a datasheet's, or a newer advisor wrote what is stored.
+        OutputError: the user data directory cannot be written, or another calibration is under way.
+        RunFailed: not one operator or step could be measured.
         InterruptedByUser: Ctrl-C; what was measured is fitted and stored, marked partial.
     """
     from advisor.hardware import this_device
@@ -60,16 +61,18 @@ def calibrate_device(
             fix="run `advisor probe`",
         )
     subject = model or default_model()
-    state = Gathered(profile, subject, quick, on_progress or (lambda _text, _share: None))
-    agenda = make_agenda(subject, profile, quick=quick)
-    try:
-        _work_through(agenda, state)
-    except (KeyboardInterrupt, InterruptedByUser):
-        raise InterruptedByUser("the calibration was interrupted", fix=_keep_partial(state, save)) from None
-    calibration = _finish(state, "")
-    if save:
-        save_calibration(calibration)
-    state.report("done", 1.0)
+    with Ledger(profile, fresh=fresh, keep=save) as ledger:
+        report = on_progress or (lambda _text, _share: None)
+        state = Gathered(profile, subject, quick, report, ledger, patience=patience(profile))
+        agenda = make_agenda(subject, profile, quick=quick)
+        try:
+            _work_through(agenda, state)
+        except (KeyboardInterrupt, InterruptedByUser):
+            raise InterruptedByUser("the calibration was interrupted", fix=_keep_partial(state, save)) from None
+        calibration = _finish(state, "")
+        if save:
+            ledger.store(calibration)
+    report("done", 1.0)
     return calibration
 
 
@@ -94,22 +97,35 @@ def default_model() -> ModelSpec:
 
 
 def _work_through(agenda: Agenda, state: Gathered) -> None:
-    from advisor.measurement.server import context
+    ledger, key = state.ledger, model_key(state.model)
+    if known := ledger.known_in_words():
+        state.report(known, 0.0)
+    to_measure = [item for item in agenda.items if item.measured and not _has_steps(item, agenda, state)]
+    to_trace = [item for item in agenda.items if item in to_measure or not ledger.knows_operators(key, item)]
+    if to_trace:
+        from advisor.measurement.server import context
 
-    context()  # the server of the measuring processes imports while this process traces
+        context()  # the server of the measuring processes imports while this process traces
     traced: list[tuple[Item, list[TracedOp]]] = []
-    for index, item in enumerate(agenda.items):
-        state.report(f"tracing {item.strategy.method}, {_shape(item)}", 0.2 * index / len(agenda.items))
+    for index, item in enumerate(to_trace):
+        state.report(f"tracing {item.strategy.method}, {_shape(item)}", 0.2 * index / len(to_trace))
         operators = _traced(item, state)
         if operators:
             traced.append((item, operators))
     tasks = distinct_tasks([op for _, operators in traced for op in operators])
-    replay(tasks, agenda, state)
-    measured = [(item, operators) for item, operators in traced if item.measured]
+    replay([task for task in tasks if not ledger.knows_call(task)], agenda, state)
+    for item, operators in traced:
+        ledger.cover(key, item, distinct_tasks(operators))
+    measured = [(item, operators) for item, operators in traced if item in to_measure]
     for index, (item, operators) in enumerate(measured):
         share = 0.5 + 0.48 * index / len(measured)
         state.report(f"running {agenda.steps} real steps of {item.strategy.method}, {_shape(item)}", share)
         _measure(item, operators, agenda, state)
+
+
+def _has_steps(item: Item, agenda: Agenda, state: Gathered) -> bool:
+    with_memory = item.profiled and state.device.type == "cpu"
+    return state.ledger.knows_steps(model_key(state.model), item, agenda.steps, with_memory=with_memory)
 
 
 def _traced(item: Item, state: Gathered) -> list[TracedOp]:
@@ -161,20 +177,25 @@ def _measure(item: Item, operators: list[TracedOp], agenda: Agenda, state: Gathe
         device_type=state.device.type,
     )
     try:
-        found = measure_steps(request, timeout_s=STEP_TIMEOUT_S)
+        found = measure_steps(request, timeout_s=STEP_TIMEOUT_S * state.patience)
     except InterruptedByUser:
         raise
     except AdvisorError as failure:
         state.notes.append(f"steps of {item.strategy.method}, {_shape(item)} were not measured: {failure.message}")
         return
-    state.points.append(
+    times_s, note = believable_times(found.step_times_s)
+    if note:
+        state.notes.append(f"{item.strategy.method}, {_shape(item)}: {note}")
+    if not times_s:
+        return
+    state.ledger.keep_steps(
         StepPoint(
             model_key=model_key(state.model),
             method=item.strategy.method,
             execution_key=execution_key(item.execution),
             micro_batch_size=item.execution.micro_batch_size,
             seq_length=item.seq_length,
-            step_times_s=found.step_times_s,
+            step_times_s=times_s,
             work=work_of(operators),
             allocated_peak_bytes=found.allocated_peak_bytes,
             transient_peak_bytes=_transient_bytes(found),
@@ -190,60 +211,34 @@ def _transient_bytes(found: StepMeasurement) -> int | None:
 
 
 def _finish(state: Gathered, partial: str) -> Calibration:
-    """Join with what is known from other models under the same versions, fit everything, and judge the fit."""
-    versions = current_versions(state.device)
-    replays, points = _with_earlier(state, versions)
-    classes, single = fit_classes(replays)
-    table = Calibration(state.device.id, versions, "", classes, single)
-    clock = OperatorClock(state.device, table)
-    used = [p for p in points if not p.held_back]
-    notes = list(dict.fromkeys(state.notes))
-    step = fit_step(used, clock)
-    noise = [p.noise_relative for p in state.points]
+    """Join with what was known before, fit everything, and judge the fit.
+
+    Raises:
+        RunFailed: there is nothing to fit.
+    """
+    ledger, notes = state.ledger, list(state.notes)
+    if not any((ledger.replays, ledger.points, ledger.new_replays, ledger.new_points)):
+        raise RunFailed(
+            "not one operator or step of this model could be measured",
+            problems=list(dict.fromkeys(notes)),
+            fix="calibrate without a model, or with another one",
+        )
+    noise = [p.noise_relative for p in ledger.new_points]
     if noise and max(noise) > NOISY_STEPS:
         notes.append(
             f"real steps varied by up to ±{max(noise):.0%} between repeats: calibrate again on an idle machine"
         )
-    return dataclasses.replace(
-        table,
-        created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        step=step,
-        model_ratios=fit_model_ratios(used, step, clock),
-        resident=fit_resident(points) if state.device.type == "cpu" else None,
-        held_out=held_out_error(points, clock),
-        replays=tuple(replays),
-        points=tuple(points),
-        seconds=time.perf_counter() - state.started_s,
-        partial=partial,
-        notes=tuple(notes),
-    )
-
-
-def _with_earlier(state: Gathered, versions: dict[str, str]) -> tuple[list[ReplayPoint], list[StepPoint]]:
-    """New data, plus stored data of other models if the versions are the same."""
-    try:
-        earlier = load_calibration(state.device.id)
-    except DeviceError:
-        earlier = None
-    if earlier is None or earlier.versions != versions:
-        return state.replays, state.points
-    mine = model_key(state.model)
-    fresh = {(p.name, p.flops, p.moved_bytes, p.key) for p in state.replays}
-    replays = [p for p in earlier.replays if (p.name, p.flops, p.moved_bytes, p.key) not in fresh]
-    points = [p for p in earlier.points if p.model_key != mine or not state.points]
-    return [*state.replays, *replays], [*state.points, *points]
+    return ledger.calibration(seconds=time.perf_counter() - state.started_s, partial=partial, notes=notes)
 
 
 def _keep_partial(state: Gathered, save: bool) -> str:
-    if not save or not state.replays:
+    """Fit and store what an interrupted calibration measured; returns where it is and how to go on."""
+    ledger = state.ledger
+    if not save or not (ledger.new_replays or ledger.new_points):
         return "nothing was measured yet; run `advisor calibrate` again"
-    try:
-        earlier = load_calibration(state.device.id)
-    except DeviceError:
-        earlier = None
-    if earlier is not None and not earlier.partial:
-        return "the complete calibration from before is kept; run `advisor calibrate` again to renew it"
-    path = save_calibration(_finish(state, "interrupted"))
+    if ledger.fresh and ledger.earlier_is_complete:
+        return "the complete calibration from before is kept; run `advisor calibrate` again to go on renewing it"
+    path = ledger.store(_finish(state, "interrupted"))
     return f"what was measured is kept at {path}, marked partial; run `advisor calibrate` again to complete it"
 
 

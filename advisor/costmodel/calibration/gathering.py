@@ -11,7 +11,7 @@ from advisor.core.device import DeviceProfile
 from advisor.core.errors import InterruptedByUser
 from advisor.core.model import ModelSpec
 from advisor.costmodel.calibration.agenda import Agenda
-from advisor.costmodel.calibration.record import ReplayPoint, StepPoint
+from advisor.costmodel.calibration.ledger import Ledger
 from advisor.costmodel.calibration.replay import ReplayTask, replay_all
 from advisor.costmodel.trace.ops import TracedOp, class_key
 
@@ -25,15 +25,20 @@ STEP_PHASES = ("forward", "backward", "optimizer")
 
 @dataclass
 class Gathered:
-    """Work so far; turned into a record also when the work is interrupted."""
+    """Work so far; turned into a record also when the work is interrupted.
+
+    Attributes:
+        ledger: What was known before, and where new points are kept.
+        patience: How much longer than usual a process may take on this machine.
+    """
 
     device: DeviceProfile
     model: ModelSpec
     quick: bool
     report: Progress
+    ledger: Ledger
+    patience: float = 1.0
     started_s: float = field(default_factory=time.perf_counter)
-    replays: list[ReplayPoint] = field(default_factory=list)
-    points: list[StepPoint] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -73,7 +78,7 @@ def replay(tasks: list[ReplayTask], agenda: Agenda, state: Gathered) -> None:
 
     first, crashes, deadline = 0, 0, time.perf_counter() + agenda.replay_s
     while first < len(tasks) and crashes < MAX_CRASHES:
-        seen = _Seen(state, first, len(tasks))
+        seen = _Seen(state, tasks, first)
         result = isolated(
             replay_all,
             tasks[first:],
@@ -82,7 +87,7 @@ def replay(tasks: list[ReplayTask], agenda: Agenda, state: Gathered) -> None:
             budget_s=max(deadline - time.perf_counter(), 0.0),
             per_call_s=agenda.call_s,
             on_event=seen,
-            timeout_s=agenda.replay_s * 3 + 60,
+            timeout_s=(agenda.replay_s * 3 + 60) * state.patience,
         )
         if result.outcome == "interrupted":
             raise InterruptedByUser("replaying was interrupted")
@@ -90,25 +95,30 @@ def replay(tasks: list[ReplayTask], agenda: Agenda, state: Gathered) -> None:
             return
         crashes += 1
         state.notes.append(f"replaying {tasks[first + seen.last].name} ended its process: {result.reason}")
+        state.ledger.skip_call(tasks[first + seen.last])
         first += seen.last + 1
 
 
 class _Seen:
     """Collects the events of a replaying process."""
 
-    def __init__(self, state: Gathered, first: int, total: int) -> None:
+    def __init__(self, state: Gathered, tasks: list[ReplayTask], first: int) -> None:
         self.last = 0
-        self._state, self._first, self._total = state, first, total
+        self._state, self._tasks, self._first = state, tasks, first
 
     def __call__(self, event: dict[str, Any]) -> None:
         kind = event["kind"]
         if kind == "begin":
             self.last = event["index"]
-        elif kind == "point":
-            self._state.replays.append(event["point"])
-            done = (self._first + event["index"] + 1) / self._total
+            return
+        number = self._first + event["index"]
+        if kind == "point":
+            if note := self._state.ledger.keep_replay(self._tasks[number], event["point"]):
+                self._state.notes.append(note)
+            done = (number + 1) / len(self._tasks)
             self._state.report(f"timing operators: {event['point'].name}", 0.2 + 0.3 * done)
         elif kind == "skipped":
+            self._state.ledger.skip_call(self._tasks[number])
             self._state.notes.append(f"not replayed: {event['reason']}")
 
 

@@ -22,6 +22,8 @@ class ReplayPoint:
         median_s: Median of the repeats.
         spread: Half interquartile range of the repeats over the median.
         share: How often it occurs in the traced steps; weights the fit.
+        call: Digest of the call's signature; calls of equal work may differ in layout.
+        origin: Index into ``Calibration.provenance``.
     """
 
     name: str
@@ -31,6 +33,8 @@ class ReplayPoint:
     median_s: float
     spread: float
     share: int = 1
+    call: str = ""
+    origin: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class StepPoint:
         transient_peak_bytes: The part of it that the step allocated itself.
         resident_peak_bytes, baseline_resident_bytes: Of the measuring process.
         held_back: Measured to test the fit, not used for it.
+        origin: Index into ``Calibration.provenance``.
     """
 
     model_key: str
@@ -94,6 +99,7 @@ class StepPoint:
     resident_peak_bytes: int = 0
     baseline_resident_bytes: int = 0
     held_back: bool = False
+    origin: int = 0
 
     @property
     def operators(self) -> int:
@@ -170,6 +176,28 @@ class HeldOutError:
 
 
 @dataclass(frozen=True)
+class Contribution:
+    """Where a part of a calibration's raw data comes from.
+
+    Attributes:
+        measured_at: When measuring it began; ISO 8601, UTC.
+        advisor_version: That measured it.
+        machine: What it was measured on: processor, cores, driver and the like; no host name.
+        replays, points: How many of them are still in the calibration.
+        file: Name of the file it was imported from; empty when it was measured here.
+        checksum: Of that file's content.
+    """
+
+    measured_at: str
+    advisor_version: str
+    machine: dict[str, str]
+    replays: int = 0
+    points: int = 0
+    file: str = ""
+    checksum: str = ""
+
+
+@dataclass(frozen=True)
 class Calibration:
     """Everything that calibrating one device with one set of library versions found.
 
@@ -187,6 +215,12 @@ class Calibration:
         seconds: What calibrating took.
         partial: Why parts are missing, when they are.
         notes: Warnings for the user.
+        covered: Configurations whose operators were all replayed (``item_key`` of ``calibration.ledger``); they need
+            not be traced again.
+        provenance: Who measured what; the points name their entry.
+        transferred: Versions that differ from those in use now, one line each. Only set on a calibration that was
+            loaded to predict for a device that is not at hand; its figures are then ``"transferred"``, not
+            ``"calibrated"``, and their intervals wider. Never stored.
     """
 
     device_id: str
@@ -203,4 +237,7 @@ class Calibration:
     seconds: float = 0.0
     partial: str = ""
     notes: tuple[str, ...] = field(default_factory=tuple)
+    covered: tuple[str, ...] = ()
+    provenance: tuple[Contribution, ...] = ()
+    transferred: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION

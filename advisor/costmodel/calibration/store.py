@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
+import contextlib
+import dataclasses
+import shutil
 from pathlib import Path
+from typing import Any
 
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError
 from advisor.core.serialization import from_dict, read_json, to_json
 from advisor.core.store import user_data_dir, write_text_atomically
 from advisor.costmodel.calibration.record import SCHEMA_VERSION, Calibration
+from advisor.costmodel.calibration.versions import current_versions, differences
 
-LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
+__all__ = [
+    "OLD_NAME",
+    "NewerCalibrationError",
+    "calibration_path",
+    "check_schema",
+    "current_versions",
+    "journal_path",
+    "load_calibration",
+    "save_calibration",
+    "set_aside",
+    "stored_devices",
+    "version_differences",
+]
+
+AGAIN = "run `advisor calibrate` again"
+OLD_NAME = "{}.old"
+"""What a file is called that was put aside."""
 
 
-def current_versions(device: DeviceProfile) -> dict[str, str]:
-    """What decides speed on this machine besides the device: libraries, Python, driver, cores."""
-    versions = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "absent"
-    for fact in ("driver", "cores"):
-        if fact in device.facts:
-            versions[fact] = device.facts[fact].split(" (", 1)[0]
-    return versions
+class NewerCalibrationError(DeviceError):
+    """A file that a newer advisor wrote: it is not replaced unless the user says so."""
 
 
 def calibration_path(device_id: str) -> Path:
@@ -34,11 +43,34 @@ def calibration_path(device_id: str) -> Path:
     return user_data_dir("calibration") / f"{device_id}.json"
 
 
+def journal_path(device_id: str) -> Path:
+    """Where the points of a calibration that is under way, or was killed, are kept."""
+    return user_data_dir("calibration") / f"{device_id}.jsonl"
+
+
+def stored_devices() -> tuple[str, ...]:
+    """Ids of the devices that the user has calibrations of."""
+    return tuple(sorted(path.stem for path in user_data_dir("calibration").glob("*.json")))
+
+
 def save_calibration(calibration: Calibration) -> Path:
-    """Write a calibration; an older one of the same device is replaced."""
+    """Write a calibration; an older one of the same device is replaced.
+
+    Raises:
+        OutputError: the folder cannot be written or the disk is full; the older one is left as it was.
+    """
     path = calibration_path(calibration.device_id)
-    write_text_atomically(path, to_json(calibration))
+    write_text_atomically(path, to_json(dataclasses.replace(calibration, transferred=())))
     return path
+
+
+def set_aside(path: Path) -> Path | None:
+    """Copy a file that is about to be replaced without being added to; ``None`` when there is none, or no space."""
+    kept = path.with_name(OLD_NAME.format(path.name))
+    with contextlib.suppress(OSError):
+        shutil.copyfile(path, kept)
+        return kept
+    return None
 
 
 def load_calibration(device_id: str, *, device: DeviceProfile | None = None) -> Calibration | None:
@@ -54,34 +86,38 @@ def load_calibration(device_id: str, *, device: DeviceProfile | None = None) -> 
     path = calibration_path(device_id)
     if not path.is_file():
         return None
-    fix = "run `advisor calibrate` again"
     values = read_json(path, what="the calibration", error=DeviceError)
-    version = values.get("schema_version") if isinstance(values, dict) else None
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise DeviceError(
-            f"the calibration's schema_version must be at most {SCHEMA_VERSION}, but {path} has {version}",
-            fix=f"it was written by a newer finetune-advisor: upgrade, or {fix}",
-        )
+    check_schema(values, path)
     calibration = from_dict(Calibration, values, what=str(path), error=DeviceError)
     if calibration.device_id != device_id:
         raise DeviceError(
-            f"the calibration in {path} must be of {device_id}, but it is of {calibration.device_id}", fix=fix
+            f"the calibration in {path} must be of {device_id}, but it is of {calibration.device_id}", fix=AGAIN
         )
     if device is not None:
-        differences = version_differences(calibration, current_versions(device))
-        if differences:
+        found = version_differences(calibration, current_versions(device))
+        if found:
             raise DeviceError(
                 f"a calibration must be used with the versions it was made with, but those of {device_id} differ",
-                problems=differences,
-                fix=f"{fix}: times measured with other versions are not mixed",
+                problems=found,
+                fix=f"{AGAIN}: times measured with other versions are not mixed",
             )
     return calibration
 
 
+def check_schema(values: Any, path: Path) -> None:
+    """Refuse a calibration of a newer advisor.
+
+    Raises:
+        NewerCalibrationError: its ``schema_version`` is newer.
+    """
+    version = values.get("schema_version") if isinstance(values, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise NewerCalibrationError(
+            f"the calibration's schema_version must be at most {SCHEMA_VERSION}, but {path} has {version}",
+            fix=f"it was written by a newer finetune-advisor: upgrade, or {AGAIN} with --fresh",
+        )
+
+
 def version_differences(calibration: Calibration, versions: dict[str, str]) -> list[str]:
     """One line per version that differs."""
-    return [
-        f"{name}: calibrated with {calibration.versions.get(name, 'unknown')}, now {now}"
-        for name, now in versions.items()
-        if calibration.versions.get(name) != now
-    ]
+    return differences(calibration.versions, versions, first="calibrated with", second="now")

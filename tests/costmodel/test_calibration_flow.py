@@ -1,0 +1,227 @@
+"""The order of a calibration on a machine whose operators and steps take no time, because the test makes them up."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from advisor.core.device import DeviceProfile
+from advisor.core.errors import InterruptedByUser, OutputError, RunFailed
+from advisor.core.model import ModelSpec
+from advisor.costmodel.calibration import calibrate as calibrating
+from advisor.costmodel.calibration import calibrate_device, load_calibration
+from advisor.costmodel.calibration import ledger as ledgers
+from advisor.costmodel.calibration.agenda import Agenda
+from advisor.costmodel.calibration.calibrate import default_model
+from advisor.costmodel.calibration.gathering import Gathered
+from advisor.costmodel.calibration.journal import PointJournal
+from advisor.costmodel.calibration.record import Calibration, ReplayPoint
+from advisor.costmodel.calibration.replay import ReplayTask
+from advisor.costmodel.calibration.store import journal_path
+from advisor.costmodel.trace.ops import TracedOp
+from advisor.measurement import StepMeasurement, StepRequest
+from tests.costmodel.calibrations import DEVICE, item
+
+
+@dataclasses.dataclass
+class Machine:
+    """Pretends to trace, replay and run; counts how often, and may be interrupted or upset.
+
+    Attributes:
+        steps_s: Times that the next steps take.
+        before: Called with a word for everything that is about to be done.
+    """
+
+    steps_s: tuple[float, ...] = (0.1, 0.11, 0.1, 0.1, 0.12)
+    before: Callable[[str], None] = lambda _what: None
+    done: list[str] = dataclasses.field(default_factory=list)
+    timeouts_s: list[float | None] = dataclasses.field(default_factory=list)
+
+    def trace(self, wanted: Any, state: Gathered) -> list[TracedOp]:
+        self._do(f"trace {wanted.strategy.method}")
+        rows = wanted.execution.micro_batch_size
+        return [
+            TracedOp("mm.default", "forward", rows * 10**6 * n, 4000, 4000, "float32", f"mm {rows} {n}")
+            for n in (1, 2, 3, 4)
+        ]
+
+    def replay(self, tasks: list[ReplayTask], agenda: Agenda, state: Gathered) -> None:
+        for task in tasks:
+            self._do(f"replay {task.signature}")
+            point = ReplayPoint(task.name, task.key, task.flops, task.moved_bytes, task.flops / 1e10, 0.01, task.share)
+            if note := state.ledger.keep_replay(task, point):
+                state.notes.append(note)
+
+    def measure(self, request: StepRequest, *, timeout_s: float | None = None) -> StepMeasurement:
+        self._do(f"steps {request.strategy.method}")
+        self.timeouts_s.append(timeout_s)
+        return StepMeasurement(self.steps_s, None, None, 10**9, 10**8, 1, 1)
+
+    def _do(self, what: str) -> None:
+        self.before(what)
+        self.done.append(what)
+
+    def take(self) -> list[str]:
+        """What was done since the last call of this."""
+        done, self.done = self.done, []
+        return done
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    def agenda(model: ModelSpec, device: DeviceProfile, *, quick: bool) -> Agenda:
+        items = (item("lora"), item("full", rows=16), dataclasses.replace(item("head", rows=4), measured=False))
+        return Agenda(items, 10.0, 0.1, steps=5)
+
+    pretended = Machine()
+    monkeypatch.setenv("ADVISOR_HOME", str(tmp_path))
+    monkeypatch.setattr(calibrating, "make_agenda", agenda)
+    monkeypatch.setattr(calibrating, "_traced", pretended.trace)
+    monkeypatch.setattr(calibrating, "replay", pretended.replay)
+    monkeypatch.setattr("advisor.measurement.measure_steps", pretended.measure)
+    monkeypatch.setattr("advisor.measurement.server.context", lambda: None)
+    return pretended
+
+
+def calibrate(**options: Any) -> Calibration:
+    return calibrate_device(default_model(), device=DEVICE, **options)
+
+
+def test_a_second_call_measures_nothing(machine: Machine) -> None:
+    first = calibrate()
+    assert machine.take().count("steps lora") == 1
+    told: list[str] = []
+    second = calibrate(on_progress=lambda text, _share: told.append(text))
+    assert machine.take() == []
+    assert told[0] == "known already: 12 operator calls and steps of 2 configurations"
+    assert (second.replays, second.points, second.provenance) == (first.replays, first.points, first.provenance)
+
+
+def test_beginning_anew_measures_everything_again(machine: Machine) -> None:
+    calibrate()
+    wanted = machine.take()
+    renewed = calibrate(fresh=True)
+    assert machine.take() == wanted
+    assert len(renewed.provenance) == 1
+
+
+def test_only_what_is_noisy_is_measured_again(machine: Machine) -> None:
+    machine.steps_s = (0.1, 0.3, 0.1, 0.3, 0.2)
+    assert any("calibrate again" in note for note in calibrate().notes)
+    machine.take()
+    machine.steps_s = (0.1,) * 5
+    again = calibrate()
+    assert machine.take() == ["trace lora", "trace full", "steps lora", "steps full"]
+    assert [p.noise_relative for p in again.points] == [0, 0]
+    assert not any("calibrate again" in note for note in again.notes)
+
+
+def test_another_model_adds_to_the_first(machine: Machine) -> None:
+    calibrate()
+    machine.take()
+    other = dataclasses.replace(default_model(), hidden_size=768)
+    both = calibrate_device(other, device=DEVICE)
+    assert not [what for what in machine.take() if what.startswith("replay")], "the same calls, and timed already"
+    assert [entry.points for entry in both.provenance] == [2, 2]
+    assert len(both.model_ratios) == 2
+
+
+@pytest.mark.parametrize("at", ["trace lora", "replay mm 16 3", "steps lora", "steps full"])
+def test_ctrl_c_anywhere_keeps_what_was_measured(machine: Machine, at: str) -> None:
+    def interrupt(what: str) -> None:
+        if what == at:
+            raise KeyboardInterrupt
+
+    machine.before = interrupt
+    with pytest.raises(InterruptedByUser) as stopped:
+        calibrate()
+    before = machine.take()
+    measured = [what for what in before if not what.startswith("trace")]
+    assert ("marked partial" if measured else "nothing was measured") in (stopped.value.fix or "")
+    kept = load_calibration(DEVICE.id)
+    assert (kept.partial if kept is not None else "") == ("interrupted" if measured else "")
+
+    machine.before = lambda _what: None
+    complete = calibrate()
+    after = machine.take()
+    assert complete.partial == ""
+    assert not {what for what in before if not what.startswith("trace")} & set(after), "nothing is measured twice"
+    assert len(complete.replays) == 12
+    assert {p.method for p in complete.points} == {"lora", "full"}
+
+
+def test_renewing_that_is_interrupted_keeps_the_complete_one(machine: Machine) -> None:
+    complete = calibrate()
+    machine.take()
+
+    def interrupt(what: str) -> None:
+        if what == "steps full":
+            raise KeyboardInterrupt
+
+    machine.before = interrupt
+    with pytest.raises(InterruptedByUser) as stopped:
+        calibrate(fresh=True)
+    assert "is kept" in (stopped.value.fix or "")
+    assert load_calibration(DEVICE.id) == complete
+    machine.before = lambda _what: None
+    machine.take()
+    renewed = calibrate()
+    assert machine.take() == ["trace full", "steps full"]
+    assert renewed.partial == ""
+    assert load_calibration(DEVICE.id) == renewed
+
+
+def test_nothing_measured_is_a_failure_and_stores_nothing(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrating, "_traced", lambda _item, state: state.notes.append("no such operator") or [])
+    with pytest.raises(RunFailed) as failure:
+        calibrate()
+    assert failure.value.problems == ("no such operator",)
+    assert load_calibration(DEVICE.id) is None
+
+
+def test_times_of_a_clock_that_jumps_are_dropped_with_a_note(machine: Machine) -> None:
+    machine.steps_s = (0.1, -3.0, 0.1, 0.0, 0.1, 0.11, 90.0, 0.1)
+    found = calibrate()
+    assert found.points[0].step_times_s == (0.1, 0.1, 0.1, 0.11, 0.1)
+    assert any("lora, 8 x 64 tokens: 3 of 8 step times were dropped" in note for note in found.notes)
+    machine.take()
+    machine.steps_s = (0.0, -1.0, 0.0, 0.0, 0.0)
+    found = calibrate(fresh=True)
+    assert found.points == (), "no time is left"
+    assert found.step is None
+
+
+def test_a_slow_machine_gets_more_time(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    calibrate()
+    monkeypatch.setattr(calibrating, "patience", lambda _device: 4.0)
+    calibrate(fresh=True)
+    assert machine.timeouts_s[2:] == [4 * machine.timeouts_s[0], 4 * machine.timeouts_s[1]]  # type: ignore[operator]
+
+
+def test_a_disk_that_is_full_at_the_end_loses_nothing(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_calibration: Calibration) -> Path:
+        raise OutputError("the calibration must be written, but the disk is full", fix="free some space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledgers, "save_calibration", full)
+        with pytest.raises(OutputError) as failure:
+            calibrate()
+    assert str(journal_path(DEVICE.id)) in (failure.value.fix or "")
+    machine.take()
+    assert len(calibrate().points) == 2
+    assert machine.take() == []
+
+
+def test_a_disk_that_cannot_take_points_is_told(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_descriptor: int, _data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ledgers, "PointJournal", lambda path: PointJournal(path, write=full))
+    found = calibrate()
+    assert len(found.points) == 2
+    assert any("No space left" in note for note in found.notes)
