@@ -93,6 +93,27 @@ class MemoryEstimate:
 
 
 @dataclass(frozen=True)
+class InferenceEstimate:
+    """How fast the model answers, forward passes alone, in batches of ``eval_batch_size`` held-out rows.
+
+    Attributes:
+        samples_per_s: Rows per second.
+        tokens_per_s: Real (not padding) tokens read per second; for causal models this is the prefill.
+        decode_tokens_per_s: Tokens that a causal model writes per second to one reader; ``None`` for other models.
+        intervals: 90 % intervals by field name.
+        decode_basis: What the decoding figure rests on, one sentence.
+    """
+
+    samples_per_s: float
+    tokens_per_s: float
+    decode_tokens_per_s: float | None
+    intervals: dict[str, Interval]
+    evidence: Evidence
+    basis: Basis
+    decode_basis: str = ""
+
+
+@dataclass(frozen=True)
 class TimeEstimate:
     """Time of one optimizer step (all its micro-batches) and of the whole run.
 
@@ -100,9 +121,14 @@ class TimeEstimate:
         step_s: Median optimizer step.
         samples_per_s: Effective batch size / ``step_s``.
         tokens_per_s: Real (not padding) tokens / ``step_s``.
-        total_s: Loading, training, evaluation and saving.
-        intervals: 90 % intervals by field name (``step_s``, ``total_s``).
-        parts: Where ``total_s`` goes, seconds by name (``loading``, ``training``, ``evaluation``, ``saving``).
+        total_s: From reading the data to the saved result.
+        intervals: 90 % intervals by field name (``step_s``, ``total_s``, ``energy_j``).
+        parts: Where ``total_s`` goes, seconds by name: ``data`` (reading and tokenising), ``loading`` (the model),
+            ``set_up`` (the Trainer), ``warm_up`` (the first step beyond the others), ``training`` (steps),
+            ``between_steps`` (fetching batches, callbacks), ``evaluation``, ``checkpoints``, ``saving``.
+        inference: Speed of the trained model; ``None`` where no forward pass was traced.
+        energy_j: What the device takes over the run, in joules; ``None`` where nothing is known of its power.
+        energy_basis: What that rests on, or why it is missing.
     """
 
     step_s: float
@@ -113,6 +139,9 @@ class TimeEstimate:
     parts: dict[str, float]
     evidence: Evidence
     basis: Basis
+    inference: InferenceEstimate | None = None
+    energy_j: float | None = None
+    energy_basis: str = ""
 
 
 @dataclass(frozen=True)

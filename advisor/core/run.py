@@ -9,6 +9,12 @@ from advisor.core.plan import Plan
 
 Outcome = Literal["completed", "out_of_memory", "over_time", "interrupted", "failed"]
 
+SAVE_EVERY_S = 60.0
+"""How much work a kill may cost at most, apart from one step."""
+
+SAVING_SHARE = 0.05
+"""Checkpoints are spaced so that writing them takes at most this share of the time."""
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -24,6 +30,9 @@ class Measurement:
         baseline_bytes: The same figure after imports, before the model.
         step_times_s: Every optimizer step in order, wall clock, synchronised.
         loading_s, training_s, evaluation_s, saving_s, total_s: Wall clock of the parts.
+        parts_s: The same in finer parts, named like those of ``TimeEstimate.parts``; they add up to ``total_s``.
+        energy_j: What the device took from begin to end of the run, in joules; ``None`` where it does not say.
+        energy_source: Which meter said so, or why there is no figure.
         train_losses: ``(optimizer step, loss)`` as logged.
         metrics: Held-out metrics of the final model, for example ``{"accuracy": 0.81, "eval_loss": 0.42}``.
         metric_history: Held-out metrics along the way as ``(optimizer step, metrics)``.
@@ -49,6 +58,9 @@ class Measurement:
     trainable_parameters: int = 0
     total_parameters: int = 0
     achieved_sparsity: float | None = None
+    parts_s: dict[str, float] = field(default_factory=dict)
+    energy_j: float | None = None
+    energy_source: str = ""
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,12 @@ from advisor.costmodel.calibration.record import Calibration
 from advisor.costmodel.depth import StepFamily
 from advisor.costmodel.families import FamilyStore
 from advisor.costmodel.memory import estimate_memory, memory_quantile_bytes, run_facts, run_shapes
+from advisor.costmodel.run_shape import decoding, run_shape
 from advisor.costmodel.time import (
     OperatorClock,
-    RunShape,
     Setting,
     StepTime,
+    decode_speed,
     execution_key,
     model_key,
     optimizer_step,
@@ -29,7 +30,6 @@ from advisor.costmodel.time import (
     run_time,
     step_time,
 )
-from advisor.strategies import get_strategy
 
 if TYPE_CHECKING:
     from advisor.costmodel.quality.model import QualityModel
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 LENGTH_MULTIPLE = 8
 """The collator pads to multiples of this many tokens."""
-FULL_PRECISION_BYTES = 4
 
 _EVIDENCE_ORDER: tuple[Evidence, ...] = ("measured", "interpolated", "extrapolated")
 _BASIS_ORDER: tuple[Basis, ...] = ("measured", "calibrated", "transferred", "datasheet", "prior")
@@ -215,12 +214,6 @@ class CostModel:
             return _single_step(
                 self._step_time(family, model, strategy, execution, execution.max_seq_length), execution
             )
-        epochs = max(1, round(strategy.num_train_epochs))
-        shape = RunShape(
-            weights_bytes=model.weights_bytes or FULL_PRECISION_BYTES * model.total_parameters,
-            saved_bytes=_saved_bytes(family, strategy, epochs),
-            evaluations=epochs,
-        )
         return run_time(
             lambda length: self._step_time(family, model, strategy, execution, length),
             data,
@@ -228,8 +221,17 @@ class CostModel:
             execution,
             self.device,
             evaluation_time_of=lambda length: self._evaluation_time(family, model, strategy, execution, length),
-            shape=shape,
+            shape=run_shape(family, _rank(strategy), model, strategy, execution),
+            decoding=self._decode_speed(family, model, strategy, execution) if model.task == "causal-lm" else None,
         )
+
+    def _decode_speed(
+        self, family: StepFamily, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan
+    ) -> tuple[float, str] | None:
+        rank = _rank(strategy)
+        operators = family.operators((execution.eval_batch_size, _padded(execution.max_seq_length), rank))
+        work = decoding(family, rank, model, execution, operators)
+        return decode_speed(work, self.device, self.calibration)
 
     def _step_time(
         self, family: StepFamily, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, seq_length: int
@@ -261,14 +263,6 @@ class CostModel:
 def _rank(strategy: StrategyConfig) -> int:
     """The symbolic rank of the family; 1 where the method has none."""
     return strategy.rank if strategy.rank is not None and strategy.method != "peft" else 1
-
-
-def _saved_bytes(family: StepFamily, strategy: StrategyConfig, epochs: int) -> int:
-    """A checkpoint per epoch (weights to save and two optimizer states) and the result."""
-    trainable = family.trainable_parameters(_rank(strategy))
-    whole = get_strategy(strategy.method).saves_whole_model
-    saved = family.total_parameters(_rank(strategy)) if whole else trainable
-    return FULL_PRECISION_BYTES * (saved * (epochs + 1) + 2 * trainable * epochs)
 
 
 def _padded(seq_length: int) -> int:

@@ -12,7 +12,7 @@ import torch
 
 from advisor.core.errors import OutputError
 from advisor.core.plan import Plan
-from advisor.core.run import Measurement
+from advisor.core.run import SAVE_EVERY_S, Measurement
 from advisor.core.serialization import from_dict, read_json, to_json
 from advisor.core.store import write_text_atomically
 from advisor.measurement.device_memory import DeviceMemoryWatch
@@ -20,7 +20,6 @@ from advisor.measurement.isolation import ADVICE, Result, isolated
 from advisor.measurement.longest_batch import profile_longest_batch
 from advisor.measurement.resident import peak_resident_bytes, resident_bytes
 from advisor.measurement.step_profile import ProfiledStep
-from advisor.training.checkpoints import SAVE_EVERY_S
 from advisor.training.placement import device_type_of
 from advisor.training.run_folder import RunFolder
 from advisor.training.trainer import train

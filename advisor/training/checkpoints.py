@@ -19,6 +19,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from advisor.core.run import SAVE_EVERY_S, SAVING_SHARE
 from advisor.core.store import write_text_atomically
 
 MARKER = "advisor-complete.json"
@@ -28,12 +29,6 @@ evaluation that follows a checkpoint adds its metrics."""
 
 DIGESTED_BELOW_BYTES = 2**20
 """Files up to this size are compared by content; larger ones by size, to keep saving fast."""
-
-SAVE_EVERY_S = 60.0
-"""How much work a kill may cost at most, apart from one step."""
-
-SAVING_SHARE = 0.05
-"""Checkpoints are spaced so that writing them takes at most this share of the time."""
 
 
 def mark_complete(folder: Path) -> None:

@@ -1,18 +1,22 @@
 """Time: seconds per operator class, per step, per run. Neither torch nor scipy is needed to predict."""
 
+from advisor.costmodel.time.inference import Decoding, decode_speed
 from advisor.costmodel.time.keys import execution_key, model_key
 from advisor.costmodel.time.lengths import PaddedLengths, micro_batch_lengths, padded_lengths
-from advisor.costmodel.time.run import RunShape, optimizer_steps, run_time
+from advisor.costmodel.time.parts import RunShape
+from advisor.costmodel.time.run import optimizer_steps, run_time
 from advisor.costmodel.time.step import Setting, StepTime, optimizer_step, phase_seconds, step_time
 from advisor.costmodel.time.table import OperatorClock, OperatorSeconds
 
 __all__ = [
+    "Decoding",
     "OperatorClock",
     "OperatorSeconds",
     "PaddedLengths",
     "RunShape",
     "Setting",
     "StepTime",
+    "decode_speed",
     "execution_key",
     "micro_batch_lengths",
     "model_key",

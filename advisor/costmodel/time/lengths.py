@@ -1,17 +1,22 @@
-"""How long the padded micro-batches of a data set are: the distribution of the longest of B random rows."""
+"""How long the padded micro-batches of a data set are: of random rows, of rows grouped by length, of sorted rows."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
+from statistics import NormalDist
 
-from advisor.core.data import DataProfile
+from advisor.core.data import LENGTH_CELL_TOKENS, DataProfile
 from advisor.core.plan import ExecutionPlan
 
-PAD_TO_MULTIPLE = 8
+PAD_TO_MULTIPLE = LENGTH_CELL_TOKENS
 """What the collator rounds the longest row of a batch up to."""
-GRID = 64
-"""Equal-probability cells of the distribution: its mean is then off by far less than a multiple of eight tokens."""
+GRID = 1000
+"""Equal-probability cells that quantiles are cut into where no counts were kept."""
+POOL_BATCHES, LEAST_POOLS = 50, 4
+"""The sampler that groups by length sorts pools of 50 effective batches of random rows, fewer where that would leave
+less than four pools (``transformers.trainer_pt_utils.get_length_grouped_indices``)."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +40,37 @@ class PaddedLengths:
         return self.lengths[-1]
 
 
+def micro_batch_lengths(data: DataProfile, execution: ExecutionPlan) -> PaddedLengths:
+    """Distribution of the padded length of a plan's training micro-batches."""
+    if not execution.padded:
+        return _equal(data, execution.max_seq_length)
+    if execution.group_by_length:
+        pool = pool_rows(data.train_rows, execution.effective_batch_size)
+        return grouped_lengths(data, execution.micro_batch_size, pool=pool, max_seq_length=execution.max_seq_length)
+    return padded_lengths(data, execution.micro_batch_size, max_seq_length=execution.max_seq_length)
+
+
+def evaluation_lengths(data: DataProfile, execution: ExecutionPlan) -> PaddedLengths:
+    """The same for the evaluation batches; with grouping, all held-out rows come sorted, the longest first."""
+    rows, limit = max(1, min(execution.eval_batch_size, data.eval_rows)), execution.max_seq_length
+    if execution.padded and execution.group_by_length:
+        return sorted_lengths(data, rows, of=data.eval_rows, max_seq_length=limit)
+    return padded_lengths(data, rows, max_seq_length=limit, padded=execution.padded, of=data.eval_rows)
+
+
 def padded_lengths(
-    data: DataProfile, rows: int, *, max_seq_length: int, padded: bool = True, multiple: int = PAD_TO_MULTIPLE
+    data: DataProfile,
+    rows: int,
+    *,
+    max_seq_length: int,
+    padded: bool = True,
+    multiple: int = PAD_TO_MULTIPLE,
+    of: int | None = None,
 ) -> PaddedLengths:
     """Distribution of the padded length of a micro-batch of ``rows`` random rows.
 
-    The longest of B independent rows has the distribution function F(x)^B, so its u-quantile is the rows'
-    u^(1/B)-quantile; it is then rounded up to what the collator pads to and cut at ``max_seq_length``.
+    Rows are drawn without replacement, so of N rows of which n are no longer than x, the longest of B is no longer than
+    x with probability C(n, B) / C(N, B).
 
     Args:
         data: Measured token lengths.
@@ -49,23 +78,55 @@ def padded_lengths(
         max_seq_length: Where rows are cut.
         padded: False when all rows are equally long (blocks of text).
         multiple: What the collator rounds up to.
+        of: Rows N that they are drawn from; the training rows when ``None``.
     """
     if not padded:
-        return PaddedLengths((min(data.token_length_quantiles[-1], max_seq_length),), (1.0,))
-    counts: dict[int, int] = {}
-    for cell in range(GRID):
-        longest = row_quantile(data, ((cell + 0.5) / GRID) ** (1 / rows))
-        length = min(math.ceil(longest / multiple) * multiple, max_seq_length)
-        counts[length] = counts.get(length, 0) + 1
-    lengths = tuple(sorted(counts))
-    return PaddedLengths(lengths, tuple(counts[length] / GRID for length in lengths))
+        return _equal(data, max_seq_length)
+    lengths, shares = row_lengths(data, max_seq_length, multiple)
+    population = max(data.train_rows if of is None else of, rows)
+    return _from_cumulative(lengths, [_all_below(share, rows, population) for share in shares])
 
 
-def micro_batch_lengths(data: DataProfile, execution: ExecutionPlan) -> PaddedLengths:
-    """The same for the training micro-batches of a plan."""
-    return padded_lengths(
-        data, execution.micro_batch_size, max_seq_length=execution.max_seq_length, padded=execution.padded
-    )
+def grouped_lengths(data: DataProfile, rows: int, *, pool: int, max_seq_length: int) -> PaddedLengths:
+    """The same for batches cut from pools of ``pool`` random rows that are sorted by length.
+
+    The longest row of the k-th batch of a pool of M rows is the one with kB rows before it. It is no longer than x
+    when at most kB of the pool's rows are longer: hypergeometric, by its normal approximation (variance
+    M q (1 - q) (N - M) / (N - 1) for a share q of longer rows), and exactly for the first batch.
+    """
+    lengths, shares = row_lengths(data, max_seq_length, PAD_TO_MULTIPLE)
+    return _grouped(lengths, shares, rows, pool, max(data.train_rows, 1))
+
+
+@lru_cache(maxsize=256)
+def _grouped(
+    lengths: tuple[int, ...], shares: tuple[float, ...], rows: int, pool: int, population: int
+) -> PaddedLengths:
+    total = [0.0] * len(lengths)
+    pools, rest = divmod(population, pool)
+    for size, count in ((pool, pools), (rest, 1 if rest else 0)):
+        for before in range(0, size if count else 0, rows):
+            weight = count * min(rows, size - before) / population
+            for cell, share in enumerate(shares):
+                total[cell] += weight * _at_most_longer(before, 1 - share, size, population)
+    return _from_cumulative(lengths, total)
+
+
+def sorted_lengths(data: DataProfile, rows: int, *, of: int, max_seq_length: int) -> PaddedLengths:
+    """The same for ``of`` rows that are all sorted by length before they are cut into batches, the longest first."""
+    lengths, shares = row_lengths(data, max_seq_length, PAD_TO_MULTIPLE)
+    weights = [0.0] * len(lengths)
+    for before in range(0, max(of, 1), rows):
+        share_not_longer = 1 - (before + 0.5) / max(of, 1)
+        cell = next((i for i, share in enumerate(shares) if share >= share_not_longer), len(shares) - 1)
+        weights[cell] += min(rows, max(of, 1) - before) / max(of, 1)
+    kept = [(length, weight) for length, weight in zip(lengths, weights, strict=True) if weight > 0]
+    return PaddedLengths(tuple(length for length, _ in kept), tuple(weight for _, weight in kept))
+
+
+def pool_rows(rows: int, batch_rows: int) -> int:
+    """Rows that are sorted by length together."""
+    return max(1, min(rows // (batch_rows * LEAST_POOLS), POOL_BATCHES)) * batch_rows
 
 
 def row_quantile(data: DataProfile, probability: float) -> float:
@@ -76,3 +137,68 @@ def row_quantile(data: DataProfile, probability: float) -> float:
     if below + 1 >= len(quantiles):
         return float(quantiles[-1])
     return quantiles[below] + (position - below) * (quantiles[below + 1] - quantiles[below])
+
+
+def row_lengths(
+    data: DataProfile, max_seq_length: int, multiple: int = PAD_TO_MULTIPLE
+) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Lengths of single rows after rounding and cutting, and the share of rows that are no longer than each."""
+    counts = data.length_counts if multiple == LENGTH_CELL_TOKENS else ()
+    return _row_lengths(data.token_length_quantiles, counts, max_seq_length, multiple)
+
+
+@lru_cache(maxsize=64)
+def _row_lengths(
+    quantiles: tuple[int, ...], counts: tuple[int, ...], max_seq_length: int, multiple: int
+) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    rows: dict[int, float] = {}
+    if sum(counts) > 0:
+        found = [((cell + 1) * multiple, count) for cell, count in enumerate(counts) if count]
+    else:
+        profile = DataProfile(0, 0, quantiles, quantiles[-1], max_seq_length, 0)
+        drawn = [row_quantile(profile, (cell + 0.5) / GRID) for cell in range(GRID)]
+        found = [(math.ceil(tokens / multiple) * multiple, 1) for tokens in drawn]
+    for length, count in found:
+        cut = max(1, min(length, max_seq_length))
+        rows[cut] = rows.get(cut, 0.0) + count
+    total, reached = sum(rows.values()), 0.0
+    shares = []
+    for length in sorted(rows):
+        reached += rows[length]
+        shares.append(reached / total)
+    return tuple(sorted(rows)), tuple(shares)
+
+
+def _equal(data: DataProfile, max_seq_length: int) -> PaddedLengths:
+    return PaddedLengths((min(data.token_length_quantiles[-1], max_seq_length),), (1.0,))
+
+
+def _from_cumulative(lengths: tuple[int, ...], cumulative: list[float]) -> PaddedLengths:
+    weights = [max(0.0, here - before) for before, here in zip([0.0, *cumulative], cumulative, strict=False)]
+    kept = [(length, weight) for length, weight in zip(lengths, weights, strict=True) if weight > 1e-9]
+    total = sum(weight for _, weight in kept)
+    return PaddedLengths(tuple(length for length, _ in kept), tuple(weight / total for _, weight in kept))
+
+
+def _all_below(share: float, drawn: int, population: int) -> float:
+    """Chance that ``drawn`` rows of ``population`` all belong to the ``share`` that is short enough."""
+    short = share * population
+    if drawn >= population:
+        return 1.0 if share >= 1 else 0.0
+    if short - drawn < 1e-9:
+        return 0.0
+    ways = math.lgamma(short + 1) - math.lgamma(short - drawn + 1)
+    return math.exp(ways - math.lgamma(population + 1) + math.lgamma(population - drawn + 1))
+
+
+def _at_most_longer(most: int, share: float, drawn: int, population: int) -> float:
+    """Chance that at most ``most`` of ``drawn`` rows belong to the ``share`` of longer ones."""
+    if share <= 0:
+        return 1.0
+    if most == 0:
+        return _all_below(1 - share, drawn, population)
+    unseen = (population - drawn) / max(population - 1, 1)
+    sigma = math.sqrt(drawn * share * (1 - share) * unseen)
+    if sigma == 0:
+        return 1.0 if drawn * share <= most else 0.0
+    return NormalDist().cdf((most + 0.5 - drawn * share) / sigma)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,19 @@ def load_rows(spec: DataSpec, task: Task) -> Rows:
     Raises:
         DataError: the data cannot be found, read, or used for the task.
     """
+    return load_timed_rows(spec, task)[0]
+
+
+def load_timed_rows(spec: DataSpec, task: Task) -> tuple[Rows, float]:
+    """``load_rows``, and the seconds that reading took when it was done."""
     return _cached(spec, task, _stamp(spec))
 
 
 @lru_cache(maxsize=1)
-def _cached(spec: DataSpec, task: Task, stamp: tuple[Any, ...]) -> Rows:
-    return read_rows(spec, task)
+def _cached(spec: DataSpec, task: Task, stamp: tuple[Any, ...]) -> tuple[Rows, float]:
+    started_s = time.perf_counter()
+    rows = read_rows(spec, task)
+    return rows, time.perf_counter() - started_s
 
 
 def read_rows(spec: DataSpec, task: Task) -> Rows:

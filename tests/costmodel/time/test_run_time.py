@@ -1,4 +1,4 @@
-"""Whole runs: step counts, the length distribution, and where the time goes."""
+"""Whole runs: step counts, lengths, throughput, and where the time goes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from advisor.core.data import DataProfile
 from advisor.core.device import DeviceProfile, Rate
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
-from advisor.costmodel.time import RunShape, StepTime, optimizer_steps, run_time
+from advisor.costmodel.time import Decoding, RunShape, StepTime, decode_speed, optimizer_steps, run_time
 from advisor.costmodel.time.lengths import row_quantile
+from advisor.costmodel.time.parts import PART_NAMES, checkpoint_count
 
 DATA = DataProfile(1000, 200, (4, 8, 12, 15, 19, 23, 26, 30, 35, 42, 70), 70, 128, 1000)
 STRATEGY = StrategyConfig("lora", 1e-3, num_train_epochs=2)
@@ -55,10 +56,12 @@ def test_training_time_agrees_with_simulated_epochs() -> None:
 
 
 def test_total_is_the_sum_of_its_parts() -> None:
-    shape = RunShape(weights_bytes=10**8, saved_bytes=5 * 10**7, saves=2, evaluations=3)
+    shape = RunShape(weights_bytes=10**9, saved_bytes=5 * 10**7, checkpoint_bytes=15 * 10**7, evaluations=2)
     estimate = run_time(step_of, DATA, STRATEGY, ExecutionPlan(16, 2, 128), DEVICE, shape=shape)
     assert estimate.total_s == pytest.approx(sum(estimate.parts.values()))
-    assert estimate.parts["saving"] == pytest.approx(2 * 0.5)
+    assert tuple(estimate.parts) == PART_NAMES
+    assert estimate.parts["saving"] == pytest.approx(0.5, abs=0.2)
+    assert estimate.parts["checkpoints"] == pytest.approx(2 * 1.5, abs=0.5)
     assert estimate.parts["loading"] > 1.0
     low, high = estimate.intervals["total_s"].low, estimate.intervals["total_s"].high
     assert low < estimate.total_s < high
@@ -66,9 +69,78 @@ def test_total_is_the_sum_of_its_parts() -> None:
     assert (estimate.evidence, estimate.basis) == ("interpolated", "calibrated")
 
 
-def test_a_measured_loading_time_is_taken_as_it_is() -> None:
-    shape = RunShape(weights_bytes=10**9, loading_s=3.5)
-    assert run_time(step_of, DATA, STRATEGY, ExecutionPlan(16), DEVICE, shape=shape).parts["loading"] == 3.5
+def test_what_was_measured_beforehand_is_taken_as_it_is() -> None:
+    data = dataclasses.replace(DATA, reading_s=2.0, tokenizing_s_per_row=1e-3)
+    parts = run_time(
+        step_of, data, STRATEGY, ExecutionPlan(16), DEVICE, shape=RunShape(weights_bytes=10**9, loading_s=3.5)
+    ).parts
+    assert parts["loading"] == 3.5
+    assert parts["data"] == pytest.approx(2.0 + 1200 * 1e-3)
+
+
+def test_parts_that_err_on_their_own_widen_the_interval_less_than_their_sum() -> None:
+    step = dataclasses.replace(STRATEGY, num_train_epochs=20)
+    estimate = run_time(step_of, DATA, step, ExecutionPlan(16, 1, 128), DEVICE, shape=RunShape())
+    computed = estimate.parts["training"] + estimate.parts["evaluation"]
+    others = estimate.total_s - computed
+    above = estimate.intervals["total_s"].high - estimate.total_s
+    assert 0.1 * computed < above < 0.1 * computed + others
+
+
+def test_a_smaller_last_step_counts_as_its_share() -> None:
+    execution = ExecutionPlan(16, 4, 128)
+    few = run_time(step_of, dataclasses.replace(DATA, train_rows=650), STRATEGY, execution, DEVICE)
+    more = run_time(step_of, dataclasses.replace(DATA, train_rows=700), STRATEGY, execution, DEVICE)
+    assert more.parts["training"] / few.parts["training"] == pytest.approx(700 / 650, rel=0.01)
+
+
+def test_checkpoints_come_with_every_epoch_and_every_minute() -> None:
+    assert checkpoint_count(30.0, 1, 0.2) == 1
+    assert checkpoint_count(30.0, 3, 0.2) == 3
+    assert checkpoint_count(200.0, 1, 0.2) == 4
+    assert checkpoint_count(200.0, 1, 5.0) == 3, "slow ones are spaced further apart"
+
+
+def test_grouped_rows_train_and_evaluate_faster() -> None:
+    def forward_of(length: int) -> StepTime:
+        seconds = 0.3 * quadratic(length)
+        return StepTime(seconds, 0.9 * seconds, 1.1 * seconds, "interpolated", "calibrated")
+
+    plain, grouped = ExecutionPlan(16, 1, 128), ExecutionPlan(16, 1, 128, group_by_length=True)
+    random_s = run_time(step_of, DATA, STRATEGY, plain, DEVICE, evaluation_time_of=forward_of).parts
+    grouped_s = run_time(step_of, DATA, STRATEGY, grouped, DEVICE, evaluation_time_of=forward_of).parts
+    assert grouped_s["training"] < 0.85 * random_s["training"]
+    assert grouped_s["evaluation"] < 0.85 * random_s["evaluation"]
+    assert grouped_s["between_steps"] < random_s["between_steps"]
+
+
+def test_inference_speed_is_that_of_a_forward_pass() -> None:
+    def forward_of(length: int) -> StepTime:
+        seconds = 0.3 * quadratic(length)
+        return StepTime(seconds, 0.8 * seconds, 1.25 * seconds, "interpolated", "calibrated")
+
+    execution = ExecutionPlan(16, 1, 128, eval_batch_size=32)
+    estimate = run_time(
+        step_of, DATA, STRATEGY, execution, DEVICE, evaluation_time_of=forward_of, decoding=(40.0, "bandwidth")
+    )
+    assert estimate.inference is not None
+    assert estimate.inference.samples_per_s == pytest.approx(200 / estimate.parts["evaluation"])
+    assert estimate.inference.tokens_per_s == pytest.approx(estimate.inference.samples_per_s * DATA.mean_token_length)
+    interval = estimate.inference.intervals["samples_per_s"]
+    assert interval.low == pytest.approx(0.8 * estimate.inference.samples_per_s)
+    assert interval.high == pytest.approx(1.25 * estimate.inference.samples_per_s)
+    assert (estimate.inference.decode_tokens_per_s, estimate.inference.decode_basis) == (40.0, "bandwidth")
+
+
+def test_decoding_reads_every_weight_once() -> None:
+    device = dataclasses.replace(DEVICE, type="cuda", bytes_per_s={"memory": Rate(1e12, "probed")})
+    speed = decode_speed(Decoding(140 * 10**9, 1000), device, None)
+    assert speed is not None
+    assert speed[0] == pytest.approx(1e12 / 140e9, rel=0.1)
+    assert "not measured" in speed[1]
+    small = decode_speed(Decoding(10**8, 1000), device, None)
+    assert small is not None
+    assert small[0] == pytest.approx(1 / (1000 * 50e-6), rel=0.1), "launching decides"
 
 
 def test_throughput_counts_real_tokens() -> None:
@@ -80,7 +152,8 @@ def test_throughput_counts_real_tokens() -> None:
 
 def test_evaluation_is_forward_only() -> None:
     def forward_of(length: int) -> StepTime:
-        return StepTime(0.3 * quadratic(length), 0, 1, "interpolated", "calibrated")
+        seconds = 0.3 * quadratic(length)
+        return StepTime(seconds, 0.9 * seconds, 1.1 * seconds, "interpolated", "calibrated")
 
     execution = ExecutionPlan(16, 1, 128, eval_batch_size=16)
     traced = run_time(step_of, DATA, STRATEGY, execution, DEVICE, evaluation_time_of=forward_of)

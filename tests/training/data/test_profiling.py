@@ -62,6 +62,7 @@ def test_truncated_rows_are_scaled_up_from_a_sample(
 ) -> None:
     exact = profiled(lengths_1_to_50, model_spec(), encoder_tokenizer, max_seq_length=22)
     monkeypatch.setattr(profiling_module, "SAMPLE_ROWS", 30)
+    monkeypatch.setattr(profiling_module, "SAMPLE_TEXT_BYTES", 0)
     scaled = profiled(lengths_1_to_50, model_spec(), encoder_tokenizer, max_seq_length=22)
     assert scaled.sampled_rows == 30
     assert scaled.truncated_rows == pytest.approx(exact.truncated_rows, abs=8)
@@ -137,6 +138,7 @@ def test_movie_sentences_with_the_pretrained_tokenizer(
     from transformers import AutoTokenizer
 
     profile = profiled(movie_sentences, model_spec(max_positions=512), AutoTokenizer.from_pretrained(minilm_dir))
-    assert profile.sampled_rows == 2000
+    assert profile.sampled_rows == sum(profile.length_counts) == 5000
+    assert profile.reading_s and profile.tokenizing_s_per_row
     assert 20 < profile.mean_token_length < 35
     assert profile.majority_share == pytest.approx(0.504, abs=0.01)

@@ -1,0 +1,128 @@
+"""The parts of a run that are not steps: reading, loading, warming up, fetching batches, checkpoints, saving.
+
+They hardly depend on the method. What can be measured beforehand is (reading and tokenising, with the data's profile;
+writing, with the device's); the rest are published constants of a small machine with a wide interval.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from advisor.core.data import DataProfile
+from advisor.core.device import DeviceProfile, DeviceType
+from advisor.core.plan import ExecutionPlan
+from advisor.core.run import SAVE_EVERY_S, SAVING_SHARE
+
+PART_NAMES = (
+    "data",
+    "loading",
+    "set_up",
+    "warm_up",
+    "training",
+    "between_steps",
+    "evaluation",
+    "checkpoints",
+    "saving",
+)
+"""In the order of a run; a measured run has the same ones, and ``other`` for what is none of them."""
+
+STORAGE_BYTES_PER_S = 500e6
+"""Writing files and flushing them where nothing was probed: a SATA solid-state disk (SATA 3: 600 MB/s less encoding and
+protocol)."""
+READING_S, TOKENIZING_S_PER_ROW = 0.3, 60e-6
+"""Where the data's profile did not measure them: 10,600 sentences of 25 tokens were read, split and tokenised in 0.3 s
+and 0.6 s on one server core (BERT's tokenizer in Rust)."""
+BUILDING_S = 0.8
+"""Building the modules and importing the model's code besides reading its weights: MiniLM and SmolLM2 on two server
+cores (transformers 5.23); libraries are imported before the clock starts."""
+LOADED_BYTES_PER_S = 1e9
+"""Weights from the page cache into tensors (safetensors are mapped and copied once): half a memory copy's rate on one
+server core."""
+QUANTIZED_PARAMETERS_PER_S = {"cpu": 6e7, "cuda": 1e9}
+"""NF4 quantisation while loading."""
+SET_UP_S = 0.3
+"""Putting the Trainer together and preparing its optimizer and loader, up to the first step."""
+WARM_UP_S: dict[DeviceType, float] = {"cpu": 0.15, "cuda": 1.0}
+"""What the first step takes beyond the others: fresh memory, kernels chosen, libraries opened."""
+STEP_OVERHEAD_S, BATCH_OVERHEAD_S_PER_ROW, BATCH_OVERHEAD_S_PER_TOKEN = 2e-3, 10e-6, 0.1e-6
+"""Between two steps: callbacks and logging, fetching rows, and turning padded lists of numbers into tensors."""
+CHECKPOINT_S, SAVING_S = 0.15, 0.1
+"""A checkpoint's many small files, flushed one by one and fingerprinted; the result's, and the tokenizer's."""
+FIXED_PART_FACTOR = 2.0
+"""90 % interval of these parts, as a factor either way: caches and disks differ."""
+
+
+@dataclass(frozen=True)
+class RunShape:
+    """What a run consists of, besides its steps.
+
+    Attributes:
+        weights_bytes: Read when loading.
+        quantized_parameters: Of them, weights that are turned into 4 bits while loading.
+        saved_bytes: Of the result.
+        checkpoint_bytes: Of one checkpoint: trained weights and optimizer states.
+        evaluations: Passes over the held-out rows; a checkpoint is written before each.
+        loading_s: Measured loading time, when there is one.
+    """
+
+    weights_bytes: int = 0
+    quantized_parameters: int = 0
+    saved_bytes: int = 0
+    checkpoint_bytes: int = 0
+    evaluations: int = 1
+    loading_s: float | None = None
+
+
+def fixed_parts(
+    shape: RunShape,
+    data: DataProfile,
+    execution: ExecutionPlan,
+    device: DeviceProfile,
+    *,
+    steps: int,
+    padded_tokens: float,
+    compute_s: float,
+) -> dict[str, float]:
+    """Seconds of every part but training and evaluation.
+
+    Args:
+        shape: Sizes.
+        data: Row counts and, where they were measured, reading and tokenising rates.
+        execution: Batch sizes.
+        device: Its storage rate, when it was probed.
+        steps: Optimizer steps.
+        padded_tokens: Mean padded length of a micro-batch.
+        compute_s: Of training and evaluation, which decides how many checkpoints are due.
+    """
+    storage = device.bytes_per_s["storage"].value if "storage" in device.bytes_per_s else STORAGE_BYTES_PER_S
+    rows = steps * execution.effective_batch_size
+    checkpoint_s = CHECKPOINT_S + shape.checkpoint_bytes / storage
+    return {
+        "data": data_seconds(data),
+        "loading": shape.loading_s if shape.loading_s is not None else _loading_s(shape, device),
+        "set_up": SET_UP_S,
+        "warm_up": WARM_UP_S[device.type],
+        "between_steps": steps * STEP_OVERHEAD_S
+        + rows * (BATCH_OVERHEAD_S_PER_ROW + padded_tokens * BATCH_OVERHEAD_S_PER_TOKEN),
+        "checkpoints": checkpoint_count(compute_s, shape.evaluations, checkpoint_s) * checkpoint_s,
+        "saving": SAVING_S + shape.saved_bytes / storage,
+    }
+
+
+def data_seconds(data: DataProfile) -> float:
+    """Reading, splitting and tokenising all rows."""
+    reading_s = data.reading_s if data.reading_s is not None else READING_S
+    per_row_s = data.tokenizing_s_per_row if data.tokenizing_s_per_row is not None else TOKENIZING_S_PER_ROW
+    return reading_s + (data.train_rows + data.eval_rows) * per_row_s
+
+
+def checkpoint_count(compute_s: float, epochs: int, checkpoint_s: float) -> int:
+    """One at the end of every epoch, and within one whenever ``SAVE_EVERY_S`` have passed since the last."""
+    interval_s = max(SAVE_EVERY_S, checkpoint_s / SAVING_SHARE)
+    return epochs * (1 + math.floor(compute_s / max(epochs, 1) / interval_s))
+
+
+def _loading_s(shape: RunShape, device: DeviceProfile) -> float:
+    quantizing_s = shape.quantized_parameters / QUANTIZED_PARAMETERS_PER_S[device.type]
+    return BUILDING_S + shape.weights_bytes / LOADED_BYTES_PER_S + quantizing_s

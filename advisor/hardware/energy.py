@@ -1,0 +1,231 @@
+"""Energy of a stretch of work, from the device's own meters; without one, the reason.
+
+GPU: NVML's energy counter (Volta and later), else its power readings integrated over time. CPU: the kernel's RAPL
+counters, which cover the whole package (everything that ran there), and mostly only root may read.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from advisor.core.device import DeviceType
+from advisor.core.errors import DeviceError
+
+POWERCAP = Path("/sys/class/powercap")
+RAPL_FOLDERS = "intel-rapl:[0-9]*"
+"""Top-level zones, one a package (Linux kernel documentation, power/powercap); their parts ``intel-rapl:0:0`` are
+contained in them. AMD's counters appear under the same name."""
+SAMPLING_S = 0.1
+"""Power readings are this far apart; the driver itself averages over 0.1 to 1 s."""
+WRAP_CHECK_S = 30.0
+"""RAPL counters wrap after some 65 kJ or more, minutes at full load: they are read at least this often."""
+
+
+class Counter(Protocol):
+    """A meter that can be read at any time.
+
+    Attributes:
+        source: What it is, for records.
+        every_s: How often it must be read.
+    """
+
+    source: str
+    every_s: float
+
+    def read(self) -> None:
+        """Take a reading."""
+
+    @property
+    def joules(self) -> float:
+        """Between the first and the last reading."""
+
+
+class EnergyMeter:
+    """Measures what the device takes while the ``with`` block runs.
+
+    Args:
+        device_type: Whose meter is read.
+        uuid: Of the GPU.
+        powercap: Where RAPL is looked for.
+
+    Attributes:
+        joules: ``None`` where no meter can be read.
+        source: Which meter, or why there is none.
+    """
+
+    def __init__(self, device_type: DeviceType, *, uuid: str = "", powercap: Path = POWERCAP) -> None:
+        self.joules: float | None = None
+        self.source = ""
+        self._open: Callable[[], Counter] = (
+            (lambda: RaplCounter(powercap)) if device_type == "cpu" else (lambda: gpu_counter(uuid))
+        )
+        self._counter: Counter | None = None
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._keep_reading, daemon=True)
+
+    def __enter__(self) -> EnergyMeter:
+        try:
+            self._counter = self._open()
+            self._counter.read()
+        except DeviceError as failure:
+            self._counter, self.source = None, failure.message
+            return self
+        self.source = self._counter.source
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._counter is None:
+            return
+        self._done.set()
+        self._thread.join()
+        try:
+            self._counter.read()
+        except DeviceError as failure:
+            self.joules, self.source = None, failure.message
+            return
+        if not self.source.startswith(UNREADABLE):
+            self.joules = self._counter.joules
+
+    def _keep_reading(self) -> None:
+        while self._counter is not None and not self._done.wait(self._counter.every_s):
+            try:
+                self._counter.read()
+            except DeviceError as failure:
+                self.source = f"{UNREADABLE}: {failure.message}"
+                return
+
+
+UNREADABLE = "the meter stopped answering"
+
+
+class RaplCounter:
+    """Sum of all packages' RAPL counters.
+
+    Args:
+        powercap: The folder of the zones.
+
+    Raises:
+        DeviceError: there are none, or they may not be read.
+    """
+
+    every_s = WRAP_CHECK_S
+
+    def __init__(self, powercap: Path = POWERCAP) -> None:
+        self._zones = sorted(path for path in powercap.glob(RAPL_FOLDERS) if path.name.count(":") == 1)
+        if not self._zones:
+            raise DeviceError(f"energy needs RAPL counters, but {powercap} has none (a virtual machine, or no driver)")
+        self._ranges = [self._number(zone / "max_energy_range_uj") for zone in self._zones]
+        self._last: list[int] | None = None
+        self._microjoules = 0
+        self.source = f"RAPL, {len(self._zones)} package{'s' if len(self._zones) > 1 else ''}"
+
+    def read(self) -> None:
+        """Add what was taken since the last reading; a counter that went backwards has wrapped once.
+
+        Raises:
+            DeviceError: a counter cannot be read.
+        """
+        now = [self._number(zone / "energy_uj") for zone in self._zones]
+        for before, here, wraps_at in zip(self._last or now, now, self._ranges, strict=True):
+            self._microjoules += here - before if here >= before else here - before + wraps_at
+        self._last = now
+
+    @property
+    def joules(self) -> float:
+        return self._microjoules / 1e6
+
+    @staticmethod
+    def _number(path: Path) -> int:
+        try:
+            return int(path.read_text())
+        except (OSError, ValueError) as failure:
+            raise DeviceError(f"the RAPL counter must be readable, but {path} is not: {failure}") from None
+
+
+class NvmlEnergy:
+    """The driver's own energy counter of one GPU.
+
+    Args:
+        uuid: Of the GPU.
+
+    Raises:
+        DeviceError: no NVML, or a GPU before Volta.
+    """
+
+    every_s = WRAP_CHECK_S
+    source = "NVML energy counter"
+
+    def __init__(self, uuid: str) -> None:
+        self._uuid = uuid
+        self._first_j: float | None = None
+        self._last_j = 0.0
+
+    def read(self) -> None:
+        """Take a reading.
+
+        Raises:
+            DeviceError: the driver refuses.
+        """
+        self._last_j = _ask_gpu("nvmlDeviceGetTotalEnergyConsumption", self._uuid) / 1e3
+        if self._first_j is None:
+            self._first_j = self._last_j
+
+    @property
+    def joules(self) -> float:
+        return self._last_j - (self._first_j or 0.0)
+
+
+class NvmlPower:
+    """The driver's power readings of one GPU, integrated by the trapezoidal rule.
+
+    Args:
+        uuid: Of the GPU.
+    """
+
+    every_s = SAMPLING_S
+    source = "NVML power readings"
+
+    def __init__(self, uuid: str) -> None:
+        self._uuid = uuid
+        self._last: tuple[float, float] | None = None
+        self.joules = 0.0
+
+    def read(self) -> None:
+        """Take a reading.
+
+        Raises:
+            DeviceError: the driver refuses.
+        """
+        watts, now_s = _ask_gpu("nvmlDeviceGetPowerUsage", self._uuid) / 1e3, time.perf_counter()
+        if self._last is not None:
+            before_s, before_w = self._last
+            self.joules += (now_s - before_s) * (watts + before_w) / 2
+        self._last = now_s, watts
+
+
+def gpu_counter(uuid: str) -> Counter:
+    """The best meter that this GPU has.
+
+    Raises:
+        DeviceError: it has none, or NVML cannot be used.
+    """
+    counter = NvmlEnergy(uuid)
+    try:
+        counter.read()
+    except DeviceError:
+        power = NvmlPower(uuid)
+        power.read()
+        return power
+    return counter
+
+
+def _ask_gpu(question: str, uuid: str) -> float:
+    from advisor.hardware.nvml import handle_of, nvml_library
+
+    with nvml_library() as nvml:
+        return float(getattr(nvml, question)(handle_of(nvml, uuid)))
