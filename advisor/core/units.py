@@ -88,6 +88,14 @@ def format_duration(value_s: float) -> str:
     return f"{hours} h {minutes:02d} min"
 
 
+def format_energy(value_j: float) -> str:
+    """Joules as an electricity meter would say them: ``"340 J"``, ``"12.3 Wh"``, ``"1.20 kWh"``."""
+    hours = value_j / 3600
+    if hours < 1:
+        return f"{value_j:.3g} J"
+    return f"{hours:.3g} Wh" if hours < 1000 else f"{hours / 1000:.3g} kWh"
+
+
 def format_count(value: float) -> str:
     """A count with a metric suffix: ``"22.7M"``."""
     for suffix, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):

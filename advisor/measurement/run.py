@@ -15,6 +15,7 @@ from advisor.core.plan import Plan
 from advisor.core.run import SAVE_EVERY_S, Measurement
 from advisor.core.serialization import from_dict, read_json, to_json
 from advisor.core.store import write_text_atomically
+from advisor.hardware.energy import EnergyMeter
 from advisor.measurement.device_memory import DeviceMemoryWatch
 from advisor.measurement.isolation import ADVICE, Result, isolated
 from advisor.measurement.longest_batch import profile_longest_batch
@@ -93,22 +94,31 @@ def run_in_this_process(
     save_every_s: float = SAVE_EVERY_S,
     on_event: OnEvent | None = None,
 ) -> Measurement:
-    """Train the plan here and add this process's memory figures; meant for a process that does nothing else."""
-    device_type = device_type_of(plan)
+    """Train the plan here and add this process's memory figures and the device's energy; meant for a process that does
+    nothing else.
+    """
     baseline_bytes = resident_bytes()
-    if device_type == "cpu":
-        measurement = _train(plan, output_dir, time_limit_s, save_every_s, on_event)
-        return dataclasses.replace(measurement, device_peak_bytes=peak_resident_bytes(), baseline_bytes=baseline_bytes)
+    if device_type_of(plan) == "cpu":
+        with EnergyMeter("cpu") as energy:
+            measurement = _train(plan, output_dir, time_limit_s, save_every_s, on_event)
+        return dataclasses.replace(
+            _with_energy(measurement, energy), device_peak_bytes=peak_resident_bytes(), baseline_bytes=baseline_bytes
+        )
     torch.cuda.reset_peak_memory_stats()
-    with DeviceMemoryWatch() as watch:
+    gpu = str(torch.cuda.get_device_properties(0).uuid)
+    with DeviceMemoryWatch() as watch, EnergyMeter("cuda", uuid=gpu) as energy:
         measurement = _train(plan, output_dir, time_limit_s, save_every_s, on_event)
     return dataclasses.replace(
-        measurement,
+        _with_energy(measurement, energy),
         allocated_peak_bytes=torch.cuda.max_memory_allocated(),
         reserved_peak_bytes=torch.cuda.max_memory_reserved(),
         device_peak_bytes=watch.peak_bytes,
         baseline_bytes=watch.first_bytes,
     )
+
+
+def _with_energy(measurement: Measurement, meter: EnergyMeter) -> Measurement:
+    return dataclasses.replace(measurement, energy_j=meter.joules, energy_source=meter.source)
 
 
 def _train(

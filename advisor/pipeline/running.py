@@ -81,6 +81,10 @@ def run(
     write_text_atomically(directory / RECORD_FILE, to_json(record))
     if measurement.outcome != "completed":
         raise _failure(measurement, directory)
+    if measurement.energy_j is not None and not listener.resumed_from_step:
+        from advisor.costmodel.time.energy import remember_power
+
+        remember_power(device_id, measurement.energy_j, measurement.total_s)
     return record
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from advisor.core.cost import CostEstimate, MemoryEstimate, TimeEstimate
-from advisor.core.units import format_bytes, format_count, format_duration
+from advisor.core.cost import CostEstimate, InferenceEstimate, MemoryEstimate, TimeEstimate
+from advisor.core.units import format_bytes, format_count, format_duration, format_energy
 from advisor.reporting.text import format_interval, format_metric, format_share
 
 _BREAKDOWN_NAMES = {
@@ -20,6 +20,23 @@ _BREAKDOWN_NAMES = {
 }
 
 
+PART_LABELS = {
+    "data": "reading and tokenising",
+    "loading": "loading the model",
+    "set_up": "setting up",
+    "warm_up": "first step's extra",
+    "training": "training steps",
+    "between_steps": "between steps",
+    "evaluation": "evaluation",
+    "checkpoints": "checkpoints",
+    "saving": "saving",
+    "earlier": "before the resumption",
+    "other": "other",
+}
+LEAST_SHOWN_SHARE = 0.005
+"""Of the whole run; smaller parts are left out of the sentence."""
+
+
 def print_cost(console: Console, estimate: CostEstimate, *, title: str) -> None:
     """Print the whole estimate: summary, memory breakdown, notes."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
@@ -31,6 +48,8 @@ def print_cost(console: Console, estimate: CostEstimate, *, title: str) -> None:
     _add_quality(table, estimate)
     console.print(table)
     _print_breakdown(console, estimate.memory)
+    if estimate.time is not None:
+        _print_time_notes(console, estimate.time)
     share = estimate.trainable_parameters / estimate.total_parameters if estimate.total_parameters else 0.0
     console.print(
         f"trains {format_count(estimate.trainable_parameters)} of {format_count(estimate.total_parameters)} parameters"
@@ -57,8 +76,44 @@ def _add_time(table: Table, time: TimeEstimate) -> None:
     step, total = (format_interval(time.intervals.get(name), format_duration) for name in ("step_s", "total_s"))
     table.add_row("one optimizer step", format_duration(time.step_s), step, time.evidence, time.basis)
     table.add_row("samples per second", f"{time.samples_per_s:.3g}", "", time.evidence, time.basis)
-    if time.total_s != time.step_s:
-        table.add_row("whole run", format_duration(time.total_s), total, time.evidence, time.basis)
+    if time.total_s == time.step_s:
+        return
+    table.add_row("tokens per second", f"{time.tokens_per_s:.3g}", "", time.evidence, time.basis)
+    table.add_row("whole run", format_duration(time.total_s), total, time.evidence, time.basis)
+    if time.inference is not None:
+        _add_inference(table, time.inference)
+    if time.energy_j is not None:
+        energy = format_interval(time.intervals.get("energy_j"), format_energy)
+        table.add_row("energy", format_energy(time.energy_j), energy, time.evidence, "power x time")
+
+
+def _add_inference(table: Table, speed: InferenceEstimate) -> None:
+    rows = {"inference, samples per second": "samples_per_s", "inference, tokens per second": "tokens_per_s"}
+    for label, name in rows.items():
+        interval = format_interval(speed.intervals.get(name), _speed)
+        table.add_row(label, _speed(getattr(speed, name)), interval, speed.evidence, speed.basis)
+    if speed.decode_tokens_per_s is not None:
+        interval = format_interval(speed.intervals.get("decode_tokens_per_s"), _speed)
+        decoded = _speed(speed.decode_tokens_per_s)
+        table.add_row("decoding, tokens per second", decoded, interval, "extrapolated", "bandwidth")
+
+
+def _speed(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def _print_time_notes(console: Console, time: TimeEstimate) -> None:
+    if len(time.parts) > 1:
+        parts = [
+            f"{PART_LABELS.get(name, name)} {format_duration(seconds)}"
+            for name, seconds in time.parts.items()
+            if seconds >= LEAST_SHOWN_SHARE * time.total_s
+        ]
+        console.print(f"whole run = {' + '.join(parts)}", highlight=False, soft_wrap=True)
+    if time.inference is not None and time.inference.decode_basis:
+        console.print(f"[dim]decoding: {time.inference.decode_basis}[/dim]", highlight=False, soft_wrap=True)
+    if time.energy_basis:
+        console.print(f"[dim]energy: {time.energy_basis}[/dim]", highlight=False, soft_wrap=True)
 
 
 def _add_quality(table: Table, estimate: CostEstimate) -> None:

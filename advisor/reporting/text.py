@@ -7,7 +7,7 @@ from collections.abc import Callable
 from advisor.core.cost import Interval, QualityEstimate
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
-from advisor.core.units import format_bytes, format_duration
+from advisor.core.units import format_bytes, format_duration, format_energy
 
 
 def format_share(value: float) -> str:
@@ -81,6 +81,10 @@ def format_quantity(quantity: str, value: float, metric: str | None = None) -> s
     """A verified figure in its own unit, chosen by the suffix of its name."""
     if quantity.endswith("_bytes"):
         return format_bytes(value)
+    if quantity.endswith("_per_s"):
+        return f"{value:.3g}"
+    if quantity.endswith("_j"):
+        return format_energy(value)
     if quantity.endswith("_s"):
         return format_duration(value)
     if quantity.endswith("parameters"):

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Iterator
 
-from advisor.core.cost import CostEstimate, Interval
+from advisor.core.cost import CostEstimate, Interval, TimeEstimate
 from advisor.core.plan import Plan
 from advisor.core.run import Measurement, Verification
 
@@ -23,14 +23,17 @@ def verify(plan: Plan, measurement: Measurement, *, resumed: bool = False) -> tu
 
     Returns:
         One verification per promised figure: allocated, reserved and device peak, step and total time, quality,
-        trainable parameters. A figure that was promised without an interval is not a promise and is left out.
+        trainable parameters; speed of inference and energy where they were measured. A figure that was promised
+        without an interval is not a promise and is left out.
     """
     if plan.predicted is None:
         return ()
-    return tuple(_verifications(plan.predicted, measurement, resumed=resumed))
+    return tuple(_verifications(plan.predicted, measurement, plan.data_profile.eval_rows, resumed=resumed))
 
 
-def _verifications(predicted: CostEstimate, measurement: Measurement, *, resumed: bool) -> Iterator[Verification]:
+def _verifications(
+    predicted: CostEstimate, measurement: Measurement, eval_rows: int, *, resumed: bool
+) -> Iterator[Verification]:
     memory = predicted.memory
     measured_memory: dict[str, float | None] = {
         "allocated_bytes": measurement.allocated_peak_bytes,
@@ -51,6 +54,8 @@ def _verifications(predicted: CostEstimate, measurement: Measurement, *, resumed
             interval = predicted.time.intervals.get(name)
             if interval is not None:
                 yield _compare(f"time.{name}", getattr(predicted.time, name), measured, interval)
+        if whole:
+            yield from _measured_extras(predicted.time, measurement, eval_rows)
     quality = predicted.quality
     if quality is not None and quality.value is not None and quality.interval is not None:
         measured_quality = measured_metric(quality.metric, measurement.metrics)
@@ -59,6 +64,17 @@ def _verifications(predicted: CostEstimate, measurement: Measurement, *, resumed
         count = predicted.trainable_parameters
         exact = Interval(count, count, level=1.0)
         yield _compare("trainable_parameters", count, measurement.trainable_parameters, exact)
+
+
+def _measured_extras(time: TimeEstimate, measurement: Measurement, eval_rows: int) -> Iterator[Verification]:
+    """Figures that not every run can measure; they are no row where it could not."""
+    passes = len(measurement.metric_history)
+    if time.inference is not None and measurement.evaluation_s > 0 and passes:
+        speed, interval = time.inference.samples_per_s, time.inference.intervals["samples_per_s"]
+        measured = passes * eval_rows / measurement.evaluation_s
+        yield _compare("time.inference.samples_per_s", speed, measured, interval)
+    if time.energy_j is not None and measurement.energy_j is not None and "energy_j" in time.intervals:
+        yield _compare("time.energy_j", time.energy_j, measurement.energy_j, time.intervals["energy_j"])
 
 
 def measured_metric(metric: str, metrics: dict[str, float]) -> float | None:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import dataclasses
 
 from advisor.core.budget import Budget
-from advisor.core.cost import CostEstimate, Interval, MemoryBreakdown, MemoryEstimate, QualityEstimate, TimeEstimate
+from advisor.core.cost import (
+    CostEstimate,
+    InferenceEstimate,
+    Interval,
+    MemoryBreakdown,
+    MemoryEstimate,
+    QualityEstimate,
+    TimeEstimate,
+)
 from advisor.core.data import DataProfile, DataSpec
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan, Plan
@@ -68,9 +76,18 @@ def cost_estimate(**changes: object) -> CostEstimate:
         tokens_per_s=1024.0,
         total_s=60.0,
         intervals={"step_s": Interval(0.4, 0.6), "total_s": Interval(50.0, 75.0)},
-        parts={"training": 55.0, "evaluation": 5.0},
+        parts={"loading": 2.0, "training": 53.0, "evaluation": 5.0},
         evidence="interpolated",
         basis="calibrated",
+        inference=InferenceEstimate(
+            samples_per_s=20.0,
+            tokens_per_s=400.0,
+            decode_tokens_per_s=None,
+            intervals={"samples_per_s": Interval(15.0, 30.0), "tokens_per_s": Interval(300.0, 600.0)},
+            evidence="interpolated",
+            basis="calibrated",
+        ),
+        energy_basis="no power is known",
     )
     quality = QualityEstimate(
         metric="accuracy",

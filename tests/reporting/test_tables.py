@@ -71,6 +71,26 @@ def test_a_cost_table_has_every_figure_with_its_interval_and_basis() -> None:
         assert text in page.text
 
 
+def test_a_cost_tells_speeds_and_where_the_time_goes() -> None:
+    page = Page()
+    print_cost(page.console, cost_estimate(), title="lora on tiny")
+    assert "whole run = loading the model 2.0 s + training steps 53 s + evaluation 5.0 s" in page.text
+    assert "inference, samples per second" in page.text and "15 – 30" in page.text
+    assert "energy: no power is known" in page.text
+    assert "decoding" not in page.text
+
+
+def test_a_run_tells_where_the_time_went() -> None:
+    page = Page()
+    parts_s = {"loading": 3.0, "training": 50.0, "evaluation": 5.0, "other": 3.0}
+    print_run(page.console, record(parts_s=parts_s, energy_j=7200.0, energy_source="a meter"))
+    assert "energy 2 Wh (a meter)" in page.text
+    rows = {line.split("  ")[0]: line for line in page.text.splitlines()}
+    assert "2.0 s" in rows["loading the model"] and "-1.6 %" in rows["loading the model"]
+    assert "+4.9 %" in rows["training steps"]
+    assert "–" in rows["other"]
+
+
 def test_a_cost_that_does_not_fit_says_so() -> None:
     page = Page()
     print_cost(page.console, cost_estimate(fits=False, time=None, quality=None, notes=("a note",)), title="x")

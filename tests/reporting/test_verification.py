@@ -1,5 +1,6 @@
 """Every promised figure gets a verdict, and only what was measured."""
 
+import dataclasses
 import math
 
 import pytest
@@ -57,6 +58,22 @@ def test_a_resumed_run_has_no_total_time() -> None:
     found = verdicts(resumed=True)
     assert found["time.total_s"].verdict == "not measured"
     assert found["time.step_s"].verdict == "inside"
+
+
+def test_speed_of_inference_and_energy_are_judged_where_they_were_measured() -> None:
+    evaluated = measurement(evaluation_s=4.0, metric_history=((57, {"accuracy": 0.8}),), energy_j=4000.0)
+    found = verdicts(measured=evaluated)
+    assert found["time.inference.samples_per_s"].measured == pytest.approx(100 / 4.0)
+    assert found["time.inference.samples_per_s"].relative_error == pytest.approx(20 / 25 - 1)
+    assert "time.energy_j" not in found, "nothing was promised"
+    promised = cost_estimate()
+    assert promised.time is not None
+    time = dataclasses.replace(
+        promised.time, energy_j=5000.0, intervals={**promised.time.intervals, "energy_j": Interval(3000.0, 8000.0)}
+    )
+    plan = make_plan(predicted=cost_estimate(time=time))
+    assert verdicts(plan, evaluated)["time.energy_j"].verdict == "inside"
+    assert "time.energy_j" not in verdicts(plan, measurement()), "nothing was measured"
 
 
 def test_reserved_memory_counts_where_there_is_an_allocator() -> None:
