@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from advisor.cli.options import DURATION, json_option
-from advisor.core.errors import EXIT_INTERRUPTED, InputError
+from advisor.core.errors import EXIT_FAILED, EXIT_INTERRUPTED, InputError
 
 if TYPE_CHECKING:
     from advisor.pipeline.validating import Validation
@@ -63,9 +63,18 @@ class ShardType(click.ParamType):
     "--records",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Run nothing: show the comparison of these records, of whatever device.",
+    multiple=True,
+    help="Run nothing: show the comparison of these records, of whatever device; several files of one count as one.",
 )
 @click.option("--predict-again", is_flag=True, help="With --records: compare with what this version predicts.")
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    show_default="that of this machine",
+    help="With --predict-again: predict with this calibration.",
+)
+@click.option("--strict", is_flag=True, help="Exit with 1 when a bar is failed.")
 @json_option
 @click.pass_context
 def validate_command(
@@ -78,32 +87,49 @@ def validate_command(
     output: Path | None,
     repeats: int | None,
     resume: bool,
-    records: Path | None,
+    records: tuple[Path, ...],
     predict_again: bool,
+    calibration: Path | None,
+    strict: bool,
     as_json: bool,
 ) -> None:
     """Run a grid of configurations for real and compare them with what was predicted beforehand.
 
+    WHAT is `memory`, `time` (of a step), or `all`: both in one run.
+
     Every case runs in a process of its own, a few steps of the stock Trainer with random weights; nothing is
     downloaded. Running out of memory is a result. Every case is on disk as soon as it has ended: stop at any time, and
-    the same command goes on. The grid `cuda` has configurations from 66M to 8B parameters and suits any card.
+    the same command goes on. The grid `cuda` has configurations from 66M to 8B parameters and suits any card;
+    `cpu-wide` (time) has more than 200.
 
-    JSON keys: header, path, remaining, stopped, comparison (outcomes, groups[], fits, bars[], worst[]), records[].
+    Step times: medians of timed repeats after a warm-up, on a machine that should do nothing else. Beside the errors
+    stand the machine's own repeat noise (some cases are measured twice), its drift (a fixed work load is timed with
+    every case), and two rules of thumb. Configurations that the calibration measured itself do not count.
+
+    JSON keys: header, path, remaining, stopped, comparison (outcomes, groups[], fits, bars[], worst[]), times (cases,
+    seen, groups[], steady, noise, drift, order, coverage, rivals[], bars[], worst[]), records[].
+
+    Exit codes: 0; 1 when a bar is failed and --strict is given; 2 for bad input; 130 for Ctrl-C.
 
     \b
     Examples:
       advisor validate memory --grid quick
-      advisor validate memory --grid cuda --shard 1/2 --time-limit 8min --output calibration/validation
-      advisor validate memory --records calibration/validation/memory-cuda-h200.jsonl --predict-again
+      advisor validate time --grid cpu-wide --time-limit 20min
+      advisor validate all --grid cuda --shard 1/3 --time-limit 8min --output calibration/validation
+      advisor validate time --records calibration/validation/time-cpu-wide-my-cpu.jsonl --predict-again
     """
     from advisor.cli.output import answer_console, print_json, progress
     from advisor.pipeline import recorded_validation, validate
 
-    if predict_again and records is None:
+    if predict_again and not records:
         raise InputError("--predict-again needs --records, but got none", fix="name the file of records")
+    if calibration is not None and not predict_again:
+        raise InputError("--calibration needs --predict-again, but it was not given", fix="add --predict-again")
     with progress() as on_event:
-        if records is not None:
-            validation = recorded_validation(records, predict_again=predict_again, on_event=on_event)
+        if records:
+            validation = recorded_validation(
+                records, predict_again=predict_again, calibration=calibration, on_event=on_event
+            )
         else:
             validation = validate(
                 what,  # type: ignore[arg-type]
@@ -121,10 +147,14 @@ def validate_command(
     else:
         from advisor.reporting.validation import print_validation
 
-        print_validation(answer_console(), validation.header, validation.records, validation.comparison)
+        print_validation(
+            answer_console(), validation.header, validation.records, validation.comparison, validation.times
+        )
     _say_what_is_left(validation)
     if validation.stopped == "interrupted":
         context.exit(EXIT_INTERRUPTED)
+    if strict and any(bar.passed is False for bar in validation.bars):
+        context.exit(EXIT_FAILED)
 
 
 def _say_what_is_left(validation: Validation) -> None:

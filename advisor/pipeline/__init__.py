@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from advisor.pipeline.benching import bench_speed
     from advisor.pipeline.calibrating import calibrate
     from advisor.pipeline.explaining import explain
     from advisor.pipeline.fitting import fit
@@ -16,13 +17,15 @@ if TYPE_CHECKING:
     from advisor.pipeline.predicting import configure, configure_plan, predict, predict_configuration
     from advisor.pipeline.probing import probe
     from advisor.pipeline.recommending import recommend
+    from advisor.pipeline.recorded_validation import recorded_validation
     from advisor.pipeline.running import run
     from advisor.pipeline.tuning import tune
-    from advisor.pipeline.validating import recorded_validation, validate
+    from advisor.pipeline.validating import validate
 
 _HOMES = {
     "DataSource": "inputs",
     "ModelSource": "inputs",
+    "bench_speed": "benching",
     "calibrate": "calibrating",
     "configure": "predicting",
     "configure_plan": "predicting",
@@ -32,7 +35,7 @@ _HOMES = {
     "predict_configuration": "predicting",
     "probe": "probing",
     "recommend": "recommending",
-    "recorded_validation": "validating",
+    "recorded_validation": "recorded_validation",
     "run": "running",
     "tune": "tuning",
     "validate": "validating",
@@ -41,6 +44,7 @@ _HOMES = {
 __all__ = [
     "DataSource",
     "ModelSource",
+    "bench_speed",
     "calibrate",
     "configure",
     "configure_plan",

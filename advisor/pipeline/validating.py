@@ -17,11 +17,13 @@ from advisor.pipeline.validation_device import device_type_of, environment_hash,
 
 if TYPE_CHECKING:
     from advisor.costmodel.validation.case import Case
-    from advisor.costmodel.validation.comparison import Comparison
+    from advisor.costmodel.validation.comparison import Bar, Comparison
     from advisor.costmodel.validation.journal import Journal
     from advisor.costmodel.validation.prediction import Prepared, Setting
     from advisor.costmodel.validation.record import GridName, Header, Kind, Record
     from advisor.costmodel.validation.running import Stopped
+    from advisor.costmodel.validation.time_bars import TimeBar
+    from advisor.costmodel.validation.times import TimeComparison
 
 PREDICTION_SHARE = 0.5
 """Predictions take at most this share of a time limit, so that something is measured too."""
@@ -35,7 +37,8 @@ class Validation:
         header: Device, driver and versions.
         path: The file of records.
         records: Of the grid's cases, those of other shards and earlier calls included.
-        comparison: Their errors.
+        comparison: Errors of their memory; ``None`` where only time was measured.
+        times: Errors of their step times; ``None`` where only memory was measured.
         remaining: Cases of this call's shard that are still to be run.
         stopped: Why the call ended before them, if it did.
     """
@@ -43,9 +46,16 @@ class Validation:
     header: Header
     path: Path
     records: tuple[Record, ...]
-    comparison: Comparison
+    comparison: Comparison | None
+    times: TimeComparison | None
     remaining: int
     stopped: Stopped
+
+    @property
+    def bars(self) -> tuple[Bar | TimeBar, ...]:
+        """All bounds, of memory and of time."""
+        memory = self.comparison.bars if self.comparison is not None else ()
+        return (*memory, *(self.times.bars if self.times is not None else ()))
 
 
 def validate(
@@ -81,7 +91,6 @@ def validate(
         OutputError: the folder cannot be written, or the disk is full; what was measured is kept.
     """
     from advisor.costmodel.validation.case import case_key
-    from advisor.costmodel.validation.comparison import compare
     from advisor.costmodel.validation.grids import shard_of
     from advisor.costmodel.validation.journal import Journal
     from advisor.costmodel.validation.time_grids import grid_cases
@@ -100,7 +109,7 @@ def validate(
         stopped = _run(wanted, setting, journal, started_s, time_limit_s, on_event)
         records = tuple(journal.records[key] for case in cases if (key := case_key(case)) in journal.records)
         remaining = sum(case_key(case) not in journal.records for case in shard_of(cases, shard))
-        return Validation(journal.header, path, records, compare(records, device_type), remaining, stopped)
+        return compared(journal.header, path, records, remaining, stopped)
 
 
 def _is_open(record: Record | None) -> bool:
@@ -108,35 +117,16 @@ def _is_open(record: Record | None) -> bool:
     return record is None or record.outcome == "failed"
 
 
-def recorded_validation(path: Path, *, predict_again: bool = False, on_event: OnEvent | None = None) -> Validation:
-    """The comparison of a file of records, without running anything; it needs none of the devices.
-
-    Args:
-        path: Of the records.
-        predict_again: Compare what was measured with what this version predicts instead of what was predicted then.
-        on_event: Told what is being done.
-
-    Raises:
-        InputError: there is no such file, it is damaged, or it does not say what device it is of.
-    """
-    from advisor.costmodel.validation.again import predicted_again
+def compared(
+    header: Header, path: Path, records: tuple[Record, ...], remaining: int = 0, stopped: Stopped = ""
+) -> Validation:
+    """Records with the comparisons that their kind has."""
     from advisor.costmodel.validation.comparison import compare
-    from advisor.costmodel.validation.journal import parse_journal
-    from advisor.hardware.host import inspect_host
+    from advisor.costmodel.validation.times import compare_times
 
-    if not path.is_file():
-        raise InputError(f"--records must be a file of records, but there is none at {path}", fix="check the path")
-    header, found = parse_journal(path.read_text(encoding="utf-8", errors="replace"), str(path))
-    if header is None:
-        raise InputError(f"--records must be a file of records, but {path} is empty", fix="check the path")
-    records = list(found.values())
-    if predict_again:
-        phase(on_event, f"predicting {len(records)} cases again")
-        report = progress(on_event)
-        records = predicted_again(
-            header, records, workers=inspect_host().cores, on_case=lambda label, share: report(label, share)
-        )
-    return Validation(header, path, tuple(records), compare(records, header.device_type), 0, "")
+    memory = compare(records, header.device_type) if header.kind != "time" else None
+    times = compare_times(records, header.device_type, header.device) if header.kind != "memory" else None
+    return Validation(header, path, records, memory, times, remaining, stopped)
 
 
 def check_shard(shard: tuple[int, int]) -> None:

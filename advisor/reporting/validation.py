@@ -1,7 +1,10 @@
-"""A validation as tables: errors by group, coverage, verdicts, the bars, the worst cases, and what was left out."""
+"""A validation as tables: errors by group, coverage, verdicts, the bars, the worst cases, and what was left out; of
+memory, of time, or of both.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -11,6 +14,8 @@ from rich.table import Table
 from advisor.core.units import format_bytes
 from advisor.costmodel.validation.comparison import Comparison, Errors, Group
 from advisor.costmodel.validation.record import QUANTITIES, Header, Record
+from advisor.costmodel.validation.times import TimeComparison
+from advisor.reporting.validation_times import print_times
 
 _NAMES = {"allocated_bytes": "allocated", "reserved_bytes": "reserved", "device_bytes": "device"}
 _SOURCES = {
@@ -19,13 +24,27 @@ _SOURCES = {
 }
 
 
-def print_validation(console: Console, header: Header, records: Sequence[Record], comparison: Comparison) -> None:
+def print_validation(
+    console: Console,
+    header: Header,
+    records: Sequence[Record],
+    comparison: Comparison | None,
+    times: TimeComparison | None = None,
+) -> None:
     """Print everything; quantities that were not measured have no columns."""
     versions = ", ".join(f"{name} {version}" for name, version in header.versions.items())
     driver = f", driver {header.driver}" if header.driver else ""
-    title = f"Memory, predicted and measured on {escape(header.device_name)}"
-    console.print(f"[bold]{title}[/bold]{driver}", highlight=False)
-    console.print(f"[dim]{versions}; {_SOURCES[header.device_type]}[/dim]", highlight=False, soft_wrap=True)
+    console.print(f"[bold]Predicted and measured on {escape(header.device_name)}[/bold]{driver}", highlight=False)
+    console.print(f"[dim]{versions}[/dim]", highlight=False, soft_wrap=True)
+    if comparison is not None:
+        _print_memory(console, header, comparison)
+    if times is not None:
+        print_times(console, times)
+    _print_left_out(console, records)
+
+
+def _print_memory(console: Console, header: Header, comparison: Comparison) -> None:
+    console.print(f"[bold]Memory[/bold] [dim]{_SOURCES[header.device_type]}[/dim]", highlight=False, soft_wrap=True)
     if comparison.groups:
         console.print(_errors_table(comparison.groups))
         _print_coverage(console, comparison)
@@ -33,7 +52,6 @@ def print_validation(console: Console, header: Header, records: Sequence[Record]
     _print_bars(console, comparison)
     if comparison.worst:
         console.print(_worst_table(comparison))
-    _print_left_out(console, records, comparison)
 
 
 def _errors_table(groups: Sequence[Group]) -> Table:
@@ -113,8 +131,9 @@ def _worst_table(comparison: Comparison) -> Table:
     return table
 
 
-def _print_left_out(console: Console, records: Sequence[Record], comparison: Comparison) -> None:
-    counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in comparison.outcomes.items())
+def _print_left_out(console: Console, records: Sequence[Record]) -> None:
+    outcomes = Counter(record.outcome.replace("_", " ") for record in records)
+    counts = ", ".join(f"{count} {name}" for name, count in outcomes.items())
     console.print(f"cases: {counts or 'none yet'}", highlight=False)
     for record in records:
         if record.outcome in ("refused", "skipped", "failed", "over_time"):

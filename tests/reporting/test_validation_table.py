@@ -6,10 +6,12 @@ import io
 
 from rich.console import Console
 
+from advisor.core.device import DeviceProfile, Rate
 from advisor.costmodel.validation.comparison import compare
-from advisor.costmodel.validation.record import Record
+from advisor.costmodel.validation.record import Record, Work
+from advisor.costmodel.validation.times import compare_times
 from advisor.reporting.validation import print_validation
-from tests.costmodel.validation.records import MIB, header, predicted, record
+from tests.costmodel.validation.records import MIB, header, predicted, record, timed
 
 
 def printed(records: list[Record]) -> str:
@@ -37,6 +39,34 @@ def test_errors_coverage_verdicts_bars_and_reasons_are_all_there() -> None:
     ):  # fmt: skip
         assert words in text, words
     assert "reserved" not in text
+
+
+def test_step_times_stand_beside_noise_order_coverage_and_rules_of_thumb() -> None:
+    work = Work(100, {"float32": 10**9}, 10**6, 10**6, 0.1)
+    records = [
+        timed("a", 0.2, 0.25, work=work, method="full", reference_s=(0.05, 0.05)),
+        timed("b", (0.1, 0.11, 0.09, 0.1, 0.1), 0.1, work=work, rows=4, reference_s=(0.05, 0.05)),
+        timed("c", 0.4, 0.4, seen=True, rows=2, reference_s=(0.05, 0.1)),
+        timed("d", 0.21, 0.25, method="full", again=1),
+    ]
+    console = Console(file=io.StringIO(), width=140)
+    device = DeviceProfile("cpu-test", "a CPU", "cpu", 2**30, flops_per_s={"float32": Rate(1e10, "probed")})
+    print_validation(console, header("time"), records, None, compare_times(records, "cpu", device))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    for words in (
+        "Step time 2 configurations; 1 more that the calibration measured itself do not count",
+        "method full", "model bert-base", "tokens up to 512", "switch none", "25.0 %", "+25.0 %",
+        "1 cases measured twice differ by 4.8 % (median)", "reference work load took 50",
+        "errors of the 2 cases where that was within 10 %",
+        "of 1 pairs that differ by more than 15 %, 1 (100.0 %) are in the right order",
+        "inside the 90 % interval: 1 of 2 (50.0 %)", "two-ceiling roofline", "6 x parameters x tokens / peak",
+        "not judged  step time median: 12.5 % (at most 8.0 %; 2 of the 60 cases that it takes)",
+        "not judged  inside the 90 % interval: 50.0 % (85.0 % to 95.0 %; 2 of the 200 that it takes)",
+        "largest errors", "±5.0 %", "1.00x", "cases: 4 completed",
+    ):  # fmt: skip
+        assert words in text, words + text
+    assert "Memory" not in text
 
 
 def test_nothing_yet_is_said() -> None:

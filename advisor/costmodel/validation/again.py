@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from advisor.core.errors import InputError
+from advisor.costmodel.calibration.record import Calibration
 from advisor.costmodel.validation.case import Case
 from advisor.costmodel.validation.forecasts import Predict, forecasts
 from advisor.costmodel.validation.prediction import Setting
@@ -17,6 +18,7 @@ def predicted_again(
     records: Sequence[Record],
     *,
     workers: int,
+    calibration: Calibration | None = None,
     on_case: Callable[[str, float], None] = lambda label, share: None,
     predict: Predict | None = None,
 ) -> list[Record]:
@@ -28,6 +30,7 @@ def predicted_again(
         header: Its device is predicted for.
         records: Cases that never ran are returned as they are.
         workers: Processes at a time.
+        calibration: Of the device.
         on_case: Told the case and the share that is done.
         predict: As in ``forecasts``.
 
@@ -39,13 +42,15 @@ def predicted_again(
             f"the records of {header.device_name} must hold its profile to be predicted again, but they do not",
             fix="measure them again with this version",
         )
-    setting = Setting(header.device, None, header.capacity_bytes)
+    setting = Setting(header.device, calibration, header.capacity_bytes)
     ran = [record for record in records if record.outcome in ("completed", "out_of_memory")]
     renewed: dict[str, Record] = {}
     for capacity_bytes in dict.fromkeys(record.capacity_bytes for record in ran):
         cases = {id(case): (case, r) for r in ran if r.capacity_bytes == capacity_bytes and (case := _as_run(r))}
         here = dataclasses.replace(setting, capacity_bytes=capacity_bytes)
-        for case, prepared in forecasts([c for c, _ in cases.values()], here, workers=workers, predict=predict):
+        for case, prepared in forecasts(
+            [case for case, _ in cases.values()], here, workers=workers, predict=predict, together=True
+        ):
             record = cases[id(case)][1]
             renewed[record.key] = _renewed(record, prepared.record)
             on_case(record.label, len(renewed) / len(ran))
@@ -69,4 +74,6 @@ def _as_run(record: Record) -> Case:
         knobs=record.knobs,
         execution=record.execution,
         mixed_lengths=record.mixed_lengths,
+        repeats=record.repeats,
+        again=record.again,
     )

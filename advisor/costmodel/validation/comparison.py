@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from advisor.core.device import DeviceType
 from advisor.costmodel.validation.record import QUANTITIES, Record
+from advisor.costmodel.validation.summary import percentile_90
 
 WORST = 5
 SIZES = ((1e7, "below 10M"), (1e8, "10M-100M"), (5e8, "100M-500M"), (2e9, "0.5B-2B"), (5e9, "2B-5B"))
@@ -115,8 +116,8 @@ class Comparison:
 
 
 def compare(records: Iterable[Record], device_type: DeviceType) -> Comparison:
-    """Compare every completed case with its prediction, and every ending with ``fits``."""
-    everything = sorted(records, key=lambda record: record.label)
+    """Compare every completed case with its prediction, and every ending with ``fits``; each configuration once."""
+    everything = sorted((record for record in records if not record.again), key=lambda record: record.label)
     ran = [record for record in everything if record.outcome == "completed"]
     groups = [group for group in [_group("all", "all", ran)] if group.count]
     for by, value_of in GROUPINGS.items():
@@ -167,15 +168,14 @@ def _errors(records: Sequence[Record], quantity: str) -> Errors | None:
     signed = {record.key: error for record in records if (error := relative_error(record, quantity)) is not None}
     if not signed:
         return None
-    sizes = sorted(abs(error) for error in signed.values())
-    inside = sum(_inside(record, quantity) for record in records if record.key in signed)
+    sizes = [abs(error) for error in signed.values()]
     return Errors(
         count=len(sizes),
         median=statistics.median(sizes),
-        p90=sizes[min(len(sizes) - 1, -(-9 * len(sizes) // 10) - 1)],
-        worst=sizes[-1],
+        p90=percentile_90(sizes),
+        worst=max(sizes),
         bias=statistics.median(signed.values()),
-        inside=inside,
+        inside=sum(_inside(record, quantity) for record in records if record.key in signed),
     )
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from advisor.costmodel.validation.case import Case
-from advisor.costmodel.validation.prediction import Prepared, Setting, draft, prepare
+from advisor.costmodel.validation.prediction import Prepared, Setting, draft, prepare_all
 from advisor.measurement.isolation import isolated
 
 MOST_WORKERS = 8
@@ -29,6 +29,7 @@ def forecasts(
     workers: int,
     deadline_s: float | None = None,
     predict: Predict | None = None,
+    together: bool = False,
 ) -> Iterator[tuple[Case, Prepared]]:
     """Prepare cases, in the order in which they get ready.
 
@@ -38,24 +39,27 @@ def forecasts(
         workers: Processes at a time.
         deadline_s: Nothing is begun after this moment of ``time.monotonic``; the rest is left out.
         predict: Prepares one case; in a process of its own when not given.
+        together: Cases of one model and method share a process: sooner done with all, later with the first.
     """
-    prepare_one = predict or _in_a_process
-    waiting: queue.SimpleQueue[Case] = queue.SimpleQueue()
+    waiting: queue.SimpleQueue[list[Case]] = queue.SimpleQueue()
     ready: queue.SimpleQueue[tuple[Case, Prepared] | None] = queue.SimpleQueue()
-    for case in cases:
-        waiting.put(case)
+    batches = _alike(cases) if together else [[case] for case in cases]
+    for batch in batches:
+        waiting.put(batch)
     stopped = threading.Event()
 
     def work() -> None:
         while not stopped.is_set() and (deadline_s is None or time.monotonic() < deadline_s):
             try:
-                case = waiting.get_nowait()
+                batch = waiting.get_nowait()
             except queue.Empty:
                 break
-            ready.put((case, prepare_one(case, setting)))
+            found = [predict(case, setting) for case in batch] if predict else _in_a_process(batch, setting)
+            for answer in zip(batch, found, strict=True):
+                ready.put(answer)
         ready.put(None)
 
-    count = max(1, min(workers, MOST_WORKERS, len(cases)))
+    count = max(1, min(workers, MOST_WORKERS, len(batches)))
     for _ in range(count):
         # Daemons: after Ctrl-C nobody waits for them, and their processes die with this one.
         threading.Thread(target=work, daemon=True).start()
@@ -70,11 +74,21 @@ def forecasts(
         stopped.set()
 
 
-def _in_a_process(case: Case, setting: Setting) -> Prepared:
+def _alike(cases: Sequence[Case]) -> list[list[Case]]:
+    """The cases of each model and method."""
+    batches: dict[tuple[str, str], list[Case]] = {}
+    for case in cases:
+        batches.setdefault((case.model, case.method), []).append(case)
+    return list(batches.values())
+
+
+def _in_a_process(cases: list[Case], setting: Setting) -> list[Prepared]:
     try:
-        result = isolated(prepare, case, setting, timeout_s=PREDICTION_LIMIT_S)
+        result = isolated(prepare_all, cases, setting, timeout_s=PREDICTION_LIMIT_S * len(cases))
     except OSError as failure:
-        return Prepared(draft(case, setting, "failed", f"the predicting process could not start: {failure}"), False)
-    if result.value is not None:
-        return result.value
-    return Prepared(draft(case, setting, "failed", f"the prediction ended with {result.reason}"), False)
+        return _failed(cases, setting, f"the predicting process could not start: {failure}")
+    return result.value or _failed(cases, setting, f"the prediction ended with {result.reason}")
+
+
+def _failed(cases: list[Case], setting: Setting, reason: str) -> list[Prepared]:
+    return [Prepared(draft(case, setting, "failed", reason), False) for case in cases]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from advisor.core.budget import Budget
@@ -62,6 +63,11 @@ class Prepared:
     execution: ExecutionPlan | None = None
     mixed_lengths: int = 0
     allocator_limit_bytes: int | None = None
+
+
+def prepare_all(cases: Sequence[Case], setting: Setting) -> list[Prepared]:
+    """Predict several cases, one after another."""
+    return [prepare(case, setting) for case in cases]
 
 
 def prepare(case: Case, setting: Setting) -> Prepared:

@@ -24,7 +24,7 @@ WARMUP_REPEATS, REPEATS = 3, 5
 
 
 def reference_seconds(device_type: DeviceType) -> float:
-    """Median wall clock of the reference work load now, synchronised; about half a second in all, in float32, forward only."""
+    """Median wall clock of the reference work load now, synchronised; about half a second in all."""
     device = torch.device(device_type)
     generator = torch.Generator().manual_seed(0)
     hidden, weights = _tensors(device, generator)

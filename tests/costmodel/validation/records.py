@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from advisor.costmodel.validation.record import CaseOutcome, Header, Measured, Predicted, Record
+import dataclasses
+from typing import Any
+
+from advisor.costmodel.validation.record import CaseOutcome, Header, Kind, Measured, Predicted, Record, Work
 
 MIB = 2**20
 
 
-def header() -> Header:
+def header(kind: Kind = "memory") -> Header:
     return Header(
-        kind="memory",
+        kind=kind,
         grid="cpu",
         device_id="cpu-test",
         device_name="a pretended CPU",
@@ -39,6 +42,32 @@ def predicted(size_bytes: int, *, fits: bool = True, half_width: float = 0.01, s
         step_interval_s=None,
         trainable_parameters=10,
         code="0" * 12,
+    )
+
+
+def timed(
+    key: str,
+    measured_s: float | tuple[float, ...],
+    predicted_s: float | None = None,
+    *,
+    half_width: float | None = 0.2,
+    reference_s: tuple[float, ...] = (),
+    seen: bool = False,
+    work: Work | None = None,
+    **fields: Any,
+) -> Record:
+    """A timed case that ended."""
+    times = measured_s if isinstance(measured_s, tuple) else (measured_s,) * 5
+    step_s = predicted_s if predicted_s is not None else times[0]
+    interval = (step_s / (1 + half_width), step_s * (1 + half_width)) if half_width is not None else None
+    promised = dataclasses.replace(
+        predicted(MIB, step_s=step_s), step_interval_s=interval, seen=seen, work=work, step_basis="calibrated"
+    )
+    return dataclasses.replace(
+        record(key, promised=promised),
+        measured=Measured(step_times_s=times, reference_s=reference_s),
+        repeats=len(times),
+        **fields,
     )
 
 

@@ -9,6 +9,9 @@ import time
 import pytest
 
 from advisor.core.device import DeviceProfile, Rate
+from advisor.core.plan import ExecutionPlan
+from advisor.costmodel.calibration.record import Calibration, StepPoint
+from advisor.costmodel.time import execution_key
 from advisor.costmodel.validation.case import Case
 from advisor.costmodel.validation.forecasts import forecasts
 from advisor.costmodel.validation.prediction import Prepared, Setting, draft, prepare
@@ -129,3 +132,26 @@ def test_cases_that_need_a_missing_package_are_skipped_and_say_so(monkeypatch: p
         prepared = prepare(case, ON_CPU)
         assert (prepared.runnable, prepared.record.outcome) == (False, "skipped")
         assert "bitsandbytes" in prepared.record.reason
+
+
+def test_a_timed_case_carries_its_work_and_whether_the_calibration_knows_it() -> None:
+    untimed = prepare(SMALL, ON_CPU).record.predicted
+    assert untimed is not None
+    assert untimed.work is None
+    case = dataclasses.replace(SMALL, repeats=5)
+    unseen = prepare(case, ON_CPU).record.predicted
+    assert unseen is not None
+    assert unseen.work is not None
+    assert unseen.work.operators > 300
+    # Frozen weights: 4 FLOPs per parameter and token, all but those of position embeddings.
+    assert unseen.work.flops["float32"] == pytest.approx(4 * unseen.work.computed_parameters * 4 * 32, rel=0.05)
+    assert unseen.work.roofline_s is not None
+    assert not unseen.seen
+    assert unseen.step_basis == "datasheet"
+    key = "bert/sequence-classification/256x6/30522"
+    point = StepPoint(key, "lora", execution_key(ExecutionPlan(4)), 4, 32, (1.0,), ())
+    for points, seen in (((point,), True), ((dataclasses.replace(point, seq_length=64),), False)):
+        setting = dataclasses.replace(ON_CPU, calibration=Calibration("cpu-test", {}, "", {}, points=points))
+        found = prepare(case, setting).record.predicted
+        assert found is not None
+        assert found.seen is seen

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from advisor.core.device import DeviceType
 from advisor.core.errors import ModelError
 from advisor.core.plan import ExecutionPlan
 from advisor.core.run import Outcome
@@ -15,6 +17,8 @@ from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.validation.journal import Journal
 from advisor.costmodel.validation.models import grid_model
 from advisor.costmodel.validation.prediction import Prepared
+from advisor.costmodel.validation.procedure import Procedure, procedure
+from advisor.costmodel.validation.record import Kind
 from advisor.costmodel.validation.running import FIRST_RATIO, START_S, Pace, run_cases
 from advisor.measurement.isolation import Result
 from advisor.measurement.validation import CaseMeasurement, CaseRequest
@@ -116,6 +120,43 @@ def test_a_stuck_case_gets_a_limit_above_what_it_should_take(path: Path) -> None
         run_cases([prepared("a"), prepared("b", step_s=100.0)], journal, "cpu", measure=measure)
     assert limits[0] == 120.0
     assert limits[1] > 400.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "device_type", "repeats", "step_s", "expected"),
+    [
+        ("memory", "cpu", 0, 9.0, Procedure(1, 2, True, "never")),
+        ("memory", "cuda", 0, 9.0, Procedure(1, 2, False, "never")),
+        ("time", "cpu", 5, 9.0, Procedure(2, 5, False, "around")),
+        ("all", "cpu", 5, 9.0, Procedure(2, 5, True, "after")),
+        ("all", "cpu", 0, 9.0, Procedure(1, 2, True, "never")),
+        ("all", "cuda", 5, 0.5, Procedure(2, 5, False, "after")),
+        ("time", "cuda", 5, 2.5, Procedure(2, 3, False, "after")),
+    ],
+)
+def test_steps_and_what_is_read_around_them_follow_the_kind(
+    kind: Kind, device_type: DeviceType, repeats: int, step_s: float, expected: Procedure
+) -> None:
+    case = dataclasses.replace(prepared("a", step_s=step_s).record, repeats=repeats)
+    assert procedure(case, kind, device_type) == expected
+
+
+def test_timed_cases_are_timed_and_the_reference_is_kept(path: Path) -> None:
+    asked: list[CaseRequest] = []
+
+    def measure(request: CaseRequest, limit_s: float) -> Result[CaseMeasurement]:
+        asked.append(request)
+        return Result("completed", dataclasses.replace(VALUE, reference_s=(0.05, 0.06)), wall_s=1.0)
+
+    case = prepared("a")
+    timed = dataclasses.replace(case, record=dataclasses.replace(case.record, repeats=5))
+    with Journal(path, header("time")) as journal:
+        run_cases([timed], journal, "cpu", measure=measure)
+        measured = journal.records["a"].measured
+    assert measured is not None
+    assert measured.reference_s == (0.05, 0.06)
+    assert (asked[0].steps.steps, asked[0].steps.warmup_steps) == (5, 2)
+    assert (asked[0].profile_memory, asked[0].reference) == (False, "around")
 
 
 def test_the_pace_follows_the_slowest_of_the_last_cases() -> None:

@@ -1,0 +1,76 @@
+"""Step times: one tiny real run, its report, and the same records predicted anew."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from advisor.core.errors import AdvisorError, InputError
+from advisor.core.serialization import to_json
+from advisor.costmodel.calibration.record import Calibration, ClassFit
+from advisor.costmodel.validation.case import Case
+from advisor.costmodel.validation.journal import Journal
+from advisor.pipeline.recorded_validation import recorded_validation
+from advisor.pipeline.validating import validate
+from tests.costmodel.validation.records import header, timed
+from tests.pipeline.test_validating import this_machine as this_machine
+
+CASE = Case("bert-small", "head", 2, 16, execution={"num_threads": 1}, repeats=3)
+CASES = (CASE, dataclasses.replace(CASE, again=1), dataclasses.replace(CASE, repeats=0, method="full", length=1024))
+
+
+def test_step_times_are_measured_compared_and_predicted_anew(tmp_path: Path) -> None:
+    found = validate("time", grid="cpu", cases=CASES, output=tmp_path / "out")
+    assert (found.remaining, found.comparison) == (0, None)
+    assert found.path.name.startswith("time-cpu-cpu-test-")
+    assert json.loads(found.path.read_text().splitlines()[0])["kind"] == "time"
+    times = found.times
+    assert times is not None
+    assert (times.cases, times.noise.pairs, times.drift.count) == (1, 1, 2)
+    assert times.coverage.count == 1
+    assert {rival.name for rival in times.rivals} >= {"advisor", "two-ceiling roofline"}
+    first = found.records[0]
+    assert first.measured is not None
+    assert len(first.measured.step_times_s) == 3
+    assert len(first.measured.reference_s) == 2
+    assert first.measured.allocated_bytes is None
+    assert first.step_s is not None
+
+    again = recorded_validation(found.path, predict_again=True)
+    assert [record.predicted for record in again.records] == [record.predicted for record in found.records]
+
+    calibration = Calibration("cpu-test", {}, "", {"gemm/float32": ClassFit(1.0, 0, 0, 0, 0, 9, 0.1, 10**12, 10**12)})
+    (tmp_path / "slow.json").write_text(to_json(calibration))
+    slow = recorded_validation(found.path, predict_again=True, calibration=tmp_path / "slow.json")
+    assert slow.times is not None
+    assert slow.times.groups[0].errors.median > 10  # a second for every matrix product
+    other = dataclasses.replace(calibration, device_id="cpu-other")
+    (tmp_path / "other.json").write_text(to_json(other))
+    with pytest.raises(InputError, match="cpu-other"):
+        recorded_validation(found.path, predict_again=True, calibration=tmp_path / "other.json")
+    with pytest.raises(AdvisorError, match="calibration"):
+        recorded_validation(found.path, predict_again=True, calibration=tmp_path / "none.json")
+
+
+def test_several_files_of_one_run_count_as_one(tmp_path: Path) -> None:
+    files = [tmp_path / "1.jsonl", tmp_path / "2.jsonl", tmp_path / "memory.jsonl"]
+    failed = dataclasses.replace(timed("b", 9.0), outcome="failed", measured=None)
+    for path, kind, records in (
+        (files[0], "time", [timed("a", 1.0, 1.1), failed]),
+        (files[1], "time", [timed("b", 2.0, 2.1, rows=2), dataclasses.replace(failed, key="a")]),
+        (files[2], "memory", []),
+    ):
+        with Journal(path, header(kind)) as journal:  # type: ignore[arg-type]
+            for record in records:
+                journal.append(record)
+    found = recorded_validation(files[:2])
+    assert [(record.key, record.outcome) for record in found.records] == [("a", "completed"), ("b", "completed")]
+    assert found.times is not None
+    assert found.times.cases == 2
+    with pytest.raises(InputError, match="one kind and device"):
+        recorded_validation(files)
+    with pytest.raises(InputError, match="got none"):
+        recorded_validation([])
