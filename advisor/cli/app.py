@@ -23,6 +23,7 @@ _COMMANDS = {
     "tune": "tune",
     "run": "run",
     "validate": "validate",
+    "bench": "bench",
     "devices": "listings",
     "methods": "listings",
 }

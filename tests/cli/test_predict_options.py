@@ -67,3 +67,17 @@ def test_weights_are_loaded_as_they_are_stored(
     config.pop("dtype", None), config.pop("torch_dtype", None)
     (tmp_path / "config.json").write_text(json.dumps(config | values))
     assert stored_dtype(inspect(str(tmp_path / "config.json"), task="masked-lm")) == dtype
+
+
+def test_speed_knobs_are_taken_and_refused_by_device(advisor: Advisor, model_dir: Path, table: Path) -> None:
+    fast = ("--tf32", "--torch-compile", "--group-by-length")
+    plain, faster = (advisor("predict", model_dir, "--data", table, *SHORT, *more) for more in ((), fast))
+    assert faster.code == 0, faster.stderr
+    assert faster.json["memory"]["allocated_bytes"] == plain.json["memory"]["allocated_bytes"]
+    assert faster.json["time"]["total_s"] <= plain.json["time"]["total_s"]
+    told = " ".join(faster.json["notes"])
+    assert all(words in told for words in ("similar length", "10 of 23 bits", "not compiled"))
+    refused = advisor("predict", model_dir, "--device", "t4", "--tf32", "--num-threads", "2")
+    assert refused.code == 2
+    assert "compute capability 8.0, but t4" in " ".join(refused.stderr.split())
+    assert "t4 is a GPU" in " ".join(refused.stderr.split())

@@ -11,7 +11,7 @@ from transformers import BertConfig, BertForSequenceClassification, Trainer
 
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
-from advisor.training.arguments import training_arguments
+from advisor.training.arguments import _on_the_device, training_arguments
 from advisor.training.optimizer import create_optimizer
 
 STRATEGY = StrategyConfig("full", 3e-4, weight_decay=0.02, warmup_ratio=0.1, max_grad_norm=0.5)
@@ -74,3 +74,35 @@ def test_never_more_than_one_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     _pin_to_one_device(arguments)
     assert arguments.n_gpu == 1
     assert arguments.train_batch_size == 4
+
+
+def test_nothing_on_a_gpu_waits_for_the_device_between_two_logged_losses() -> None:
+    options = _on_the_device(ExecutionPlan(4, tf32=True), "cuda")
+    assert options["dataloader_pin_memory"] is True
+    assert options["accelerator_config"] == {"non_blocking": True}
+    assert options["logging_nan_inf_filter"] is False
+    assert options["tf32"] is True
+    assert _on_the_device(ExecutionPlan(4), "cuda")["tf32"] is False
+    assert _on_the_device(ExecutionPlan(4, tf32=True), "cpu") == {"dataloader_pin_memory": False}
+
+
+def test_grouping_and_compilation_reach_the_trainer_but_not_a_trace(tmp_path: Path) -> None:
+    execution = ExecutionPlan(4, group_by_length=True, torch_compile=True)
+    arguments = training_arguments(STRATEGY, execution, tmp_path)
+    assert arguments.train_sampling_strategy == "group_by_length"
+    assert arguments.torch_compile is True
+    assert training_arguments(STRATEGY, ExecutionPlan(4), tmp_path).train_sampling_strategy == "random"
+    assert create_optimizer(model(), STRATEGY, ExecutionPlan(4, tf32=True)).defaults["fused"] is True
+
+
+def test_steps_of_a_run_are_timed_by_the_device_only_where_there_is_one(tmp_path: Path) -> None:
+    from transformers import TrainerControl, TrainerState
+
+    from advisor.training.callbacks import StepClock
+
+    clock, arguments = StepClock(waiting=False), training_arguments(STRATEGY, ExecutionPlan(4), tmp_path)
+    for _ in range(3):
+        clock.on_step_begin(arguments, TrainerState(), TrainerControl())
+        clock.on_step_end(arguments, TrainerState(), TrainerControl())
+    assert len(clock.step_times_s) == 3
+    assert all(0 <= seconds < 1 for seconds in clock.step_times_s)

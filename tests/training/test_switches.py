@@ -15,7 +15,7 @@ from advisor.core.errors import InputError
 from advisor.core.plan import ExecutionPlan, Plan
 from advisor.core.strategy import StrategyConfig
 from advisor.strategies import get_strategy
-from advisor.training import switches
+from advisor.training import compilation, switches
 from advisor.training.build import build_model
 from advisor.training.callbacks import StepClock
 from advisor.training.switches import check_execution, prepare_for_scaling
@@ -32,6 +32,8 @@ REFUSED = [
     ("lora", {"kbit_upcast": True}, "cuda", "4-bit weights, but lora keeps them"),
     ("lora", {"reentrant_checkpointing": True}, "cuda", "but that is off"),
     ("lora", {"amp": "fp16"}, "cpu", "needs a GPU, but the device is a CPU"),
+    ("lora", {"tf32": True}, "cpu", "tensor cores, but the device is a CPU"),
+    ("qlora", {"torch_compile": True}, "cpu", "nothing on 4-bit weights"),
 ]
 
 
@@ -149,3 +151,40 @@ def test_reentrant_checkpointing_learns_the_same(plan: Plan, knobs: dict[str, An
         for way in (False, True)
     ]
     assert [loss for _, loss in losses[0]] == pytest.approx([loss for _, loss in losses[1]], rel=1e-4)
+
+
+def test_a_run_is_compiled_only_where_there_is_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, strategy = tiny_spec("bert", CLASSIFY, tmp_path), StrategyConfig("full", 1e-3)
+    execution = ExecutionPlan(4, torch_compile=True)
+    check_execution(spec, strategy, execution, device_type="cpu", traced=False)
+    monkeypatch.setattr(compilation.shutil, "which", lambda name: None)
+    check_execution(spec, strategy, execution, device_type="cpu", traced=True)
+    with pytest.raises(InputError, match=r"C\+\+ compiler, but found none") as refusal:
+        check_execution(spec, strategy, execution, device_type="cpu", traced=False)
+    assert "torch_compile" in str(refusal.value.fix)
+    monkeypatch.setattr(compilation.sys, "platform", "win32")
+    assert "Windows" in compilation.compile_refusal("cpu", quantized=False, traced=False)[0]  # type: ignore[index]
+
+
+def test_a_compiler_that_fails_is_told_and_the_run_goes_on_without(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(model: Any) -> Any:
+        raise RuntimeError("CppCompileError: no header files\nand more")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    assert compilation.compile_problem("cpu") == "RuntimeError: CppCompileError: no header files"
+    events: list[dict[str, Any]] = []
+    compiled = with_knobs(plan, torch_compile=True)
+    assert train(compiled, tmp_path / "run", on_event=events.append).outcome == "completed"
+    assert any("goes on without" in event.get("text", "") for event in events if event["kind"] == "note")
+
+
+def test_a_run_uses_the_planned_threads(plan: Plan, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        short = dataclasses.replace(plan, strategy=dataclasses.replace(plan.strategy, num_train_epochs=0.05))
+        train(with_knobs(short, num_threads=2), tmp_path / "run")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

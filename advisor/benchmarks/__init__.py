@@ -1,0 +1,1 @@
+"""Comparisons with published recipes: suites of real runs, beside each other on one machine."""

@@ -1,0 +1,56 @@
+"""``advisor bench``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from advisor.cli.options import NAMES, data_options, data_source, json_option, model_options, model_source
+
+SUITES = ("speed",)
+
+
+@click.command("bench")
+@click.argument("suite", type=click.Choice(SUITES))
+@model_options()
+@data_options(required=True)
+@click.option("--methods", type=NAMES, default="lora,full", show_default=True, metavar="A,B", help="One table each.")
+@click.option("--rows", "train_rows", type=click.IntRange(8), default=256, show_default=True, help="Rows per training.")
+@click.option("--eval-rows", type=click.IntRange(2), default=400, show_default=True, help="Held-out rows.")
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Rounds; noise needs three.")
+@json_option
+def bench_command(suite: str, as_json: bool, **options: Any) -> None:
+    """Run a benchmark SUITE with MODEL on DATA, on this machine.
+
+    speed: the recommended plan of each method is trained in turn with the published recipe (every row padded to 128
+    tokens) and with the plain Trainer (its own collator, the same batch). Samples per second and held-out quality of
+    each, over several seeds.
+
+    JSON keys: suite, comparisons[] (method, plan, recipes[], runs[] (arm, seed, rows, training_s, metrics), contrasts[]
+    (recipe, ratio, lowest, highest, differences, noise)).
+
+    \b
+    Example:
+      advisor bench speed ./minilm --data movie-sentences --methods lora,full --seeds 3
+    """
+    from advisor.cli.output import answer_console, print_json, progress
+    from advisor.pipeline import bench_speed
+
+    with progress() as on_event:
+        comparisons = bench_speed(
+            model_source(options),
+            data_source(options),
+            methods=options["methods"],
+            train_rows=options["train_rows"],
+            eval_rows=options["eval_rows"],
+            seeds=options["seeds"],
+            on_event=on_event,
+        )
+    if as_json:
+        print_json({"suite": suite, "comparisons": list(comparisons)})
+        return
+    from advisor.reporting.speed import print_speed
+
+    for comparison in comparisons:
+        print_speed(answer_console(), comparison)

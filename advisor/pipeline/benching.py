@@ -1,0 +1,75 @@
+"""Job: a benchmark suite on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from advisor.core.errors import NothingFitsError
+from advisor.core.plan import Plan
+from advisor.pipeline.events import OnEvent, counted_progress, phase
+from advisor.pipeline.inputs import DataSource, ModelSource, as_data_source
+from advisor.pipeline.recommending import check_methods, recommend
+
+if TYPE_CHECKING:
+    from advisor.benchmarks.speed import SpeedComparison
+
+DEFAULT_METHODS = ("lora", "full")
+"""What the published comparison trains."""
+
+
+def bench_speed(
+    model: str | ModelSource,
+    data: str | DataSource,
+    *,
+    methods: Sequence[str] = DEFAULT_METHODS,
+    train_rows: int = 256,
+    eval_rows: int = 400,
+    seeds: int = 3,
+    on_event: OnEvent | None = None,
+) -> tuple[SpeedComparison, ...]:
+    """Recommend a plan for each method and train it in turn with the published recipe and the plain Trainer.
+
+    All arms of a method share model, rows, learning rate, schedule, epochs (one) and effective batch, which is the
+    published recipe's; they differ in how the step is executed.
+
+    Args:
+        model: With weights.
+        data: Labelled.
+        methods: One comparison each.
+        train_rows: Rows per training.
+        eval_rows: Held-out rows that judge each training.
+        seeds: Rounds; three or more show the noise of the quality.
+        on_event: Told what is being done (:mod:`advisor.pipeline.events`).
+
+    Raises:
+        InputError: anything about the inputs that cannot be used.
+        NothingFitsError: no plan of a method fits this machine.
+        RunFailed: a training did not come to its end.
+    """
+    from advisor.benchmarks.speed import compare_speed, recipes_for, reference_batch_size
+
+    check_methods(methods)
+    source = dataclasses.replace(as_data_source(data), max_train_rows=train_rows, max_eval_rows=eval_rows)
+    comparisons = []
+    for method in methods:
+        answer = recommend(
+            model,
+            source,
+            methods=[method],
+            effective_batch_size=reference_batch_size(method),
+            num_train_epochs=1,
+            on_event=on_event,
+        )
+        plan = _required(answer.best, method)
+        phase(on_event, f"training {method} in turn")
+        rounds = range(plan.seed, plan.seed + seeds)
+        comparisons.append(compare_speed(plan, recipes_for(plan), rounds, on_progress=counted_progress(on_event)))
+    return tuple(comparisons)
+
+
+def _required(plan: Plan | None, method: str) -> Plan:
+    if plan is None:
+        raise NothingFitsError(f"no plan of {method} fits this machine", fix="name another method")
+    return plan

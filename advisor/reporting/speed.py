@@ -1,0 +1,58 @@
+"""A speed comparison as a table: samples per second, ratios with their spread, held-out quality with its noise."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from advisor.reporting.text import format_execution, format_strategy
+
+if TYPE_CHECKING:
+    from advisor.benchmarks.speed import ArmRun, Contrast, SpeedComparison
+
+_METRICS = {"accuracy": "accuracy", "eval_loss": "held-out loss"}
+
+
+def print_speed(console: Console, comparison: SpeedComparison) -> None:
+    """Print one method's arms, then what the plan gains over each recipe and at what quality."""
+    rounds = len(comparison.of("plan"))
+    rows = comparison.runs[0].rows
+    title = f"{comparison.method}: {rows:,} rows, {rounds} round{'' if rounds == 1 else 's'} in turn"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table.add_column("arm", no_wrap=True)
+    table.add_column("samples/s (lowest – highest)", justify="right")
+    for heading in _METRICS.values():
+        table.add_column(f"{heading} ± sd", justify="right")
+    table.add_column("what it is")
+    table.add_row(*_row("plan", comparison.of("plan")), format_execution(comparison.plan.execution))
+    for recipe in comparison.recipes:
+        table.add_row(*_row(recipe.name, comparison.of(recipe.name)), recipe.description)
+    console.print(table)
+    console.print(f"  all arms: {format_strategy(comparison.plan.strategy)}", highlight=False, soft_wrap=True)
+    for contrast in comparison.contrasts:
+        console.print(f"  {_sentence(contrast)}", highlight=False, soft_wrap=True)
+
+
+def _row(name: str, runs: tuple[ArmRun, ...]) -> tuple[str, ...]:
+    rates = [run.samples_per_s for run in runs]
+    cells = [name, f"{statistics.median(rates):.1f} ({min(rates):.1f} – {max(rates):.1f})"]
+    for metric in _METRICS:
+        values = [run.metrics[metric] for run in runs]
+        spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+        cells.append(f"{statistics.fmean(values):.3f}{spread}")
+    return tuple(cells)
+
+
+def _sentence(contrast: Contrast) -> str:
+    text = f"plan / {contrast.recipe}: {contrast.ratio:.2f}x the samples/s"
+    text += f" ({contrast.lowest:.2f} – {contrast.highest:.2f})"
+    for metric, name in _METRICS.items():
+        difference, interval = contrast.differences[metric]
+        verdict = "equal within noise" if contrast.equal_quality(metric) else "different"
+        shown = f"90 %: {interval.low:+.3f} – {interval.high:+.3f}" if math.isfinite(interval.high) else "one round"
+        text += f"; {name} {difference:+.3f} ({shown}), {verdict}"
+    return text
