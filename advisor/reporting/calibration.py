@@ -1,48 +1,185 @@
-"""A calibration as a table: every fitted coefficient with its sample count and residual."""
+"""A calibration as text: what was measured, every fitted class, how well it predicts what it has not seen, and what it
+cannot tell.
+"""
 
 from __future__ import annotations
 
+import statistics
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from advisor.core.units import format_bytes, format_duration
-from advisor.costmodel.calibration import Calibration
+from advisor.costmodel.calibration.record import Calibration, Contribution
+from advisor.reporting.text import format_share
+
+if TYPE_CHECKING:
+    from advisor.costmodel.calibration.exchange import CalibrationFile
+    from advisor.costmodel.calibration.summary import CalibrationReport, ImportReport
 
 
-def print_calibration(console: Console, calibration: Calibration) -> None:
-    """Print the class table, the fits over whole steps, and how well configurations came out that were held back."""
-    table = Table(title=f"Calibration of {calibration.device_id}", title_justify="left", box=None, pad_edge=False)
+def print_calibration(console: Console, report: CalibrationReport) -> None:
+    """Print what was measured, the class table, the fits over whole steps, their held-out error, and what is open."""
+    calibration = report.calibration
+    console.print(
+        f"[bold]Calibration of {escape(report.device_name)}[/bold] ({calibration.device_id})", highlight=False
+    )
+    _print_lines(console, [_measured_line(report)])
+    console.print(_coverage_table(report))
+    console.print(_class_table(calibration))
+    _print_lines(console, [*_fit_lines(calibration), _error_line(calibration), *_origin_lines(calibration)])
+    if calibration.partial:
+        console.print(f"[yellow]partial:[/yellow] {escape(calibration.partial)}", highlight=False)
+    if report.differences:
+        console.print("[yellow]not used here as calibrated, because versions differ:[/yellow]", highlight=False)
+        _print_lines(console, [f"  - {line}" for line in report.differences])
+    if report.unknown:
+        _print_lines(console, ["It cannot tell yet:", *(f"  - {line}" for line in report.unknown)])
+    for note in calibration.notes:
+        console.print(f"[dim]note: {escape(note)}[/dim]", highlight=False)
+    _print_lines(console, [_closing_line(report)])
+
+
+def print_import(console: Console, report: ImportReport) -> None:
+    """Print what every file brought, and the calibrations as they are now."""
+    table = Table(title="Merged", title_justify="left", box=None, pad_edge=False)
+    for column in ("from", "new calls", "new configurations", "duplicates dropped"):
+        table.add_column(column, justify="left" if column == "from" else "right")
+    for share in report.shares:
+        table.add_row(escape(share.name), str(share.replays), str(share.points), str(share.duplicates))
+    console.print(table)
+    for calibration in report.calibrations:
+        console.print()
+        print_calibration(console, calibration)
+
+
+def print_export(console: Console, path: Path, written: CalibrationFile) -> None:
+    """Print what the file holds and how it is used."""
+    summary = export_summary(path, written)
+    for entry in summary["calibrations"]:
+        _print_lines(
+            console,
+            [f"{entry['device']}: {entry['replays']} operator calls, {entry['points']} configurations, versions "]
+            + [f"  {name} {version}" for name, version in entry["versions"].items()],
+        )
+    _print_lines(
+        console,
+        [
+            f"written to {path} ({format_bytes(path.stat().st_size)}, {written.checksum[:19]}…)",
+            f"elsewhere: advisor calibrate --import {path.name}",
+        ],
+    )
+
+
+def export_summary(path: Path, written: CalibrationFile) -> dict[str, Any]:
+    """What an export holds, without the points."""
+    return {
+        "path": str(path),
+        "advisor_version": written.advisor_version,
+        "created_at": written.created_at,
+        "checksum": written.checksum,
+        "calibrations": [
+            {
+                "device": entry.calibration.device_id,
+                "versions": entry.calibration.versions,
+                "replays": len(entry.calibration.replays),
+                "points": len(entry.calibration.points),
+                "provenance": entry.calibration.provenance,
+            }
+            for entry in written.calibrations
+        ],
+    }
+
+
+def _print_lines(console: Console, lines: list[str]) -> None:
+    for line in lines:
+        console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def _measured_line(report: CalibrationReport) -> str:
+    calls, configurations = len(report.calibration.replays), len(report.calibration.points)
+    known = calls - report.new_replays, configurations - report.new_points
+    if not report.new_replays and not report.new_points:
+        return f"{calls} operator calls and steps of {configurations} configurations, all known before"
+    parts = [f"measured now: {report.new_replays} operator calls and steps of {report.new_points} configurations"]
+    if any(known):
+        parts.append(f"known before: {known[0]} and {known[1]}")
+    return "; ".join(parts)
+
+
+def _coverage_table(report: CalibrationReport) -> Table:
+    table = Table(title="Steps measured", title_justify="left", box=None, pad_edge=False)
+    for column in ("model", "methods", "micro-batches", "configurations", "repeat noise"):
+        table.add_column(column, justify="right" if column in ("configurations", "repeat noise") else "left")
+    for model in report.coverage:
+        small, large = model.shapes[0], model.shapes[-1]
+        shapes = f"{small[0]} x {small[1]}" + (f" to {large[0]} x {large[1]}" if large != small else "") + " tokens"
+        table.add_row(
+            escape(model.model_key),
+            ", ".join(model.methods),
+            shapes,
+            str(model.configurations),
+            format_share(model.noise_median),
+        )
+    return table
+
+
+def _class_table(calibration: Calibration) -> Table:
+    title = f"Class table: {len(calibration.classes)} classes, {len(calibration.operators)} operators of their own"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in ("operators", "calls timed", "residual"):
         table.add_column(column, justify="left" if column == "operators" else "right")
     for key, fit in sorted(calibration.classes.items()):
-        table.add_row(key, str(fit.samples), f"{fit.residual_relative:.0%}".replace("%", " %"))
-    console.print(table)
-    for line in _step_lines(calibration):
-        console.print(line, highlight=False)
-    if calibration.partial:
-        console.print(f"[yellow]partial:[/yellow] {calibration.partial}")
-    for note in calibration.notes:
-        console.print(f"[dim]note: {note}[/dim]")
+        table.add_row(key, str(fit.samples), format_share(fit.residual_relative))
+    return table
 
 
-def _step_lines(calibration: Calibration) -> list[str]:
+def _fit_lines(calibration: Calibration) -> list[str]:
     lines = []
     if (step := calibration.step) is not None:
         lines.append(
             f"whole steps: {step.factor:.2f} x operators + {format_duration(step.host_s_per_operator)} each,"
-            f" from {step.samples} configurations,"
-            f" error {step.residual_relative:.1%}, repeat noise {step.noise_relative:.1%}"
+            f" from {step.samples} configurations, error {format_share(step.residual_relative)}"
         )
     if (resident := calibration.resident) is not None:
         lines.append(
             f"resident set: {format_bytes(resident.baseline_bytes)} + allocated"
             f" + {resident.bytes_per_transient_byte:.2f} x what a step allocates,"
-            f" error {resident.residual_relative:.1%}"
+            f" error {format_share(resident.residual_relative)}"
         )
-    if (held_out := calibration.held_out) is not None:
-        lines.append(
-            f"step time of {held_out.samples} configurations that the fit did not see ({held_out.how}):"
-            f" median error {held_out.median:.1%}, worst {held_out.worst:.1%}"
-        )
-    lines.append(f"took {format_duration(calibration.seconds)}")
-    return [line.replace("%", " %") for line in lines]
+    return lines
+
+
+def _error_line(calibration: Calibration) -> str:
+    noises = [point.noise_relative for point in calibration.points]
+    noise = f"the machine's own repeat noise is {format_share(statistics.median(noises))}" if noises else ""
+    if (held_out := calibration.held_out) is None:
+        return "its error on configurations that it has not seen is unknown" + (f"; {noise}" if noise else "")
+    return (
+        f"step time of {held_out.samples} configurations that the fit did not see ({held_out.how}):"
+        f" median error {format_share(held_out.median)}, worst {format_share(held_out.worst)}; {noise}"
+    )
+
+
+def _origin_lines(calibration: Calibration) -> list[str]:
+    """Who measured what, where that is more than one run on this machine."""
+    if len(calibration.provenance) < 2 and not any(entry.file for entry in calibration.provenance):
+        return []
+    return ["from:", *(f"  - {_origin(entry)}" for entry in calibration.provenance)]
+
+
+def _origin(entry: Contribution) -> str:
+    where = f"in {entry.file}, " if entry.file else ""
+    machine = entry.machine.get("device", "an unknown machine")
+    return (
+        f"{entry.replays} calls and {entry.points} configurations {where}measured {entry.measured_at[:10]} on {machine}"
+        f" by finetune-advisor {entry.advisor_version}"
+    )
+
+
+def _closing_line(report: CalibrationReport) -> str:
+    took = f"took {format_duration(report.wall_s)}; " if report.wall_s else ""
+    return f"{took}measured in {format_duration(report.calibration.seconds)} altogether, kept at {report.path}"

@@ -26,8 +26,8 @@ from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError, OutputError
 from advisor.core.serialization import from_dict, read_json, to_dict
 from advisor.core.store import write_text_atomically
-from advisor.costmodel.calibration.record import SCHEMA_VERSION, Calibration
-from advisor.costmodel.calibration.refit import now_iso
+from advisor.costmodel.calibration.provenance import now_iso
+from advisor.costmodel.calibration.record import SCHEMA_VERSION, Calibration, ReplayPoint, StepPoint
 from advisor.costmodel.calibration.sanity import is_believable
 
 KIND = "finetune-advisor calibration"
@@ -131,7 +131,8 @@ def _problems(found: CalibrationFile) -> list[str]:
     ids = [entry.calibration.device_id for entry in found.calibrations]
     problems += [f"{name} occurs twice" for name in dict.fromkeys(ids) if ids.count(name) > 1]
     for entry in found.calibrations:
-        name, points = entry.calibration.device_id, (*entry.calibration.replays, *entry.calibration.points)
+        name = entry.calibration.device_id
+        points: list[ReplayPoint | StepPoint] = [*entry.calibration.replays, *entry.calibration.points]
         if entry.device.id != name:
             problems.append(f"the device of the calibration of {name} must be {name}, but it is {entry.device.id}")
         if entry.device.basis != "measured":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import platform
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,11 @@ Point = TypeVar("Point", ReplayPoint, StepPoint)
 
 MACHINE_FACTS = ("cores", "driver", "cuda", "torch", "power_limit", "ecc", "mig")
 """Facts of a probed device that say what kind of machine it is; none names the host."""
+
+
+def now_iso() -> str:
+    """The current time to the second, ISO 8601, UTC."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def machine_of(device: DeviceProfile) -> dict[str, str]:

@@ -1,0 +1,140 @@
+"""What a calibration covers and what it cannot tell yet, in words and counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from advisor.costmodel.calibration.record import Calibration, StepPoint
+from advisor.costmodel.calibration.sanity import NOISY
+
+MANY_HELD_OUT = 10
+"""With fewer held-out configurations than this the median error itself is uncertain by half of it: the median of ten
+lies between their second and ninth value with 98 % (binomial)."""
+LARGE_RESIDUAL = 0.30
+"""A class whose replays are met this badly moves a step by several percent even where it takes a fifth of it."""
+FEW_CALLS = 3
+
+
+@dataclass(frozen=True)
+class ModelCoverage:
+    """What was measured of one architecture.
+
+    Attributes:
+        model_key: ``model_key`` of ``costmodel.time``.
+        methods: Strategies of which steps were measured.
+        shapes: Micro-batches ``(rows, tokens)``, smallest first.
+        executions: Execution keys.
+        configurations: Measured ones.
+        noise_median: Median repeat noise of the steps.
+    """
+
+    model_key: str
+    methods: tuple[str, ...]
+    shapes: tuple[tuple[int, int], ...]
+    executions: tuple[str, ...]
+    configurations: int
+    noise_median: float
+
+
+def coverage(calibration: Calibration) -> tuple[ModelCoverage, ...]:
+    """By model, in the order in which they were measured."""
+    groups: dict[str, list[StepPoint]] = {}
+    for point in calibration.points:
+        groups.setdefault(point.model_key, []).append(point)
+    return tuple(_of_model(key, points) for key, points in groups.items())
+
+
+def _of_model(key: str, points: list[StepPoint]) -> ModelCoverage:
+    shapes = {(p.micro_batch_size, p.seq_length) for p in points}
+    noises = sorted(p.noise_relative for p in points)
+    return ModelCoverage(
+        model_key=key,
+        methods=tuple(dict.fromkeys(p.method for p in points)),
+        shapes=tuple(sorted(shapes, key=lambda shape: (shape[0] * shape[1], shape))),
+        executions=tuple(dict.fromkeys(p.execution_key for p in points)),
+        configurations=len(points),
+        noise_median=noises[len(noises) // 2],
+    )
+
+
+def unknowns(calibration: Calibration, methods: Sequence[str]) -> tuple[str, ...]:
+    """What predictions from this calibration rest on least, one sentence each, the gravest first.
+
+    Args:
+        calibration: What is known.
+        methods: All strategies that could be asked about.
+    """
+    return tuple(
+        sentence
+        for sentence in (
+            _about_partial(calibration),
+            _about_steps(calibration),
+            _about_methods(calibration, methods),
+            _about_range(calibration),
+            _about_knobs(calibration),
+            _about_classes(calibration),
+            _about_error(calibration),
+        )
+        if sentence
+    )
+
+
+def _about_partial(calibration: Calibration) -> str:
+    return f"parts are missing: {calibration.partial}" if calibration.partial else ""
+
+
+def _about_steps(calibration: Calibration) -> str:
+    if calibration.step is None:
+        return "no real step was measured: what Python and the host add to the operators is assumed"
+    noisy = sum(p.noise_relative > NOISY for p in calibration.points)
+    return (
+        f"{noisy} of {len(calibration.points)} configurations were too noisy to believe; run it again" if noisy else ""
+    )
+
+
+def _about_methods(calibration: Calibration, methods: Sequence[str]) -> str:
+    missing = [name for name in methods if name not in {p.method for p in calibration.points}]
+    if not calibration.points or not missing:
+        return ""
+    return f"no step of {', '.join(missing)} was measured: predicted from their operators"
+
+
+def _about_range(calibration: Calibration) -> str:
+    tokens = [p.micro_batch_size * p.seq_length for p in calibration.points]
+    if not tokens:
+        return ""
+    return f"micro-batches below {min(tokens):,} or above {max(tokens):,} tokens are extrapolated"
+
+
+def _about_knobs(calibration: Calibration) -> str:
+    keys = {p.execution_key for p in calibration.points}
+    if not keys:
+        return ""
+    missing = [word for word in ("checkpointing", "bf16") if not any(word in key.split("/") for key in keys)]
+    words = {"checkpointing": "gradient checkpointing", "bf16": "bfloat16 autocast"}
+    return f"no step with {' or '.join(words[word] for word in missing)} was measured" if missing else ""
+
+
+def _about_classes(calibration: Calibration) -> str:
+    weak = [key for key, fit in calibration.classes.items() if fit.samples < FEW_CALLS]
+    poor = [key for key, fit in calibration.classes.items() if fit.residual_relative > LARGE_RESIDUAL]
+    parts = []
+    if poor:
+        parts.append(f"{', '.join(poor)} {_are(poor)} met with more than {LARGE_RESIDUAL:.0%} error".replace("%", " %"))
+    if weak:
+        parts.append(f"{', '.join(weak)} {'rest' if len(weak) > 1 else 'rests'} on fewer than {FEW_CALLS} calls")
+    return "; ".join(parts)
+
+
+def _are(names: list[str]) -> str:
+    return "are" if len(names) > 1 else "is"
+
+
+def _about_error(calibration: Calibration) -> str:
+    held_out = calibration.held_out
+    if held_out is None:
+        return "its error on configurations that it has not seen is unknown"
+    if held_out.samples < MANY_HELD_OUT:
+        return f"its held-out error rests on {held_out.samples} configurations only"
+    return ""
