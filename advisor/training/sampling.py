@@ -108,9 +108,9 @@ class FixedOrder(Sampler[int]):
 class OrderingTrainer(Trainer):
     """The stock Trainer with an order of rows of its own; its training step is untouched.
 
-    Training rows are grouped by length where the arguments ask for it. Held-out rows, whose order changes no metric, go
-    from the longest to the shortest: hardly any padding, and the batch that needs the most memory first. Data sets
-    without ``lengths`` (copies of one batch) are drawn from as the Trainer does without grouping.
+    Where the arguments ask for grouping by length, training rows are grouped, and held-out rows, whose order changes no
+    metric, go from the longest to the shortest: hardly any padding, and the batch that needs the most memory first.
+    Data sets without ``lengths`` (copies of one batch) are drawn from as the Trainer does without grouping.
     """
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
@@ -125,6 +125,8 @@ class OrderingTrainer(Trainer):
         return SimilarLengths(lengths, rows, rows * self.args.gradient_accumulation_steps, seed)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int] | None:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_eval_sampler(eval_dataset)
         lengths = getattr(eval_dataset, "lengths", None)
         if lengths is None:
             return SequentialSampler(eval_dataset)
