@@ -3,7 +3,8 @@
 #   make strategies   all ten strategies for real, as a table
 #   make setup        the environment alone (.venv)
 #   make validate     memory predicted and measured over a grid of small models (CPU, a few minutes)
-#   make validate-gpu the same over 60M-8B parameters on a GPU (about 15 minutes)
+#   make validate-time step times predicted and measured over more than 200 configurations (CPU, quiet, about 45 minutes)
+#   make validate-gpu memory and step times over 60M-8B parameters on a GPU (about 25 minutes)
 #   make validate-runs  whole-run time: ten real runs, predicted and measured part by part (CPU, about 20 minutes)
 #   make bench-speed  the recommended plans against the published recipe: samples/s and quality (CPU, about six minutes)
 #   make check        ruff, mypy, import-linter
@@ -95,10 +96,16 @@ validate: setup
 	$(BIN)/advisor calibrate --quick
 	$(BIN)/advisor validate memory --grid cpu --output $(VALIDATION)
 
+validate-time: export ADVISOR_HOME ?= $(CURDIR)/.advisor
+validate-time: setup
+	$(BIN)/advisor calibrate
+	$(BIN)/advisor validate time --grid cpu-wide --output $(VALIDATION)
+
 validate-gpu: export ADVISOR_HOME ?= $(CURDIR)/.advisor
 validate-gpu: setup
-	$(BIN)/advisor validate memory --grid cuda --shard 1/2 --time-limit 8min --output $(VALIDATION)
-	$(BIN)/advisor validate memory --grid cuda --shard 2/2 --time-limit 8min --output $(VALIDATION)
+	for shard in 1/3 2/3 3/3; do \
+	  $(BIN)/advisor validate all --grid cuda --shard $$shard --time-limit 8min --output $(VALIDATION) || exit $$?; \
+	done
 
 # model:data:method:training rows:held-out rows:rows a step:epochs. What was calibrated already is not measured again;
 # the last command fails when the median error is above 8 % or any above 15 %.

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from advisor.pipeline.predicting import configure, configure_plan, predict, predict_configuration
     from advisor.pipeline.probing import probe
     from advisor.pipeline.recommending import recommend
-    from advisor.pipeline.recorded_validation import recorded_validation
     from advisor.pipeline.running import run
     from advisor.pipeline.tuning import tune
     from advisor.pipeline.validating import validate
+    from advisor.pipeline.validation_records import recorded_validation
 
 _HOMES = {
     "DataSource": "inputs",
@@ -35,7 +35,7 @@ _HOMES = {
     "predict_configuration": "predicting",
     "probe": "probing",
     "recommend": "recommending",
-    "recorded_validation": "recorded_validation",
+    "recorded_validation": "validation_records",
     "run": "running",
     "tune": "tuning",
     "validate": "validating",

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from advisor.core.device import DeviceProfile
+from advisor.costmodel.validation.journal import Journal
 from tests.cli.conftest import Advisor
 from tests.cli.test_bad_input import refused
+from tests.costmodel.validation.records import header, timed
 
 
 @pytest.mark.parametrize("shard", ["3/2", "0/2", "1", "1/0", "a/b", "1/2/3", "-1/2"])
@@ -27,6 +29,29 @@ def test_unknown_grids_kinds_and_limits(advisor: Advisor) -> None:
     refused(advisor("validate", "speed"), "speed", "memory")
     refused(advisor("validate"), "validate --help")
     refused(advisor("validate", "memory", "--time-limit", "8"), "'8'", "90min")
+
+
+def test_grids_and_repeats_of_step_times(advisor: Advisor, cpu_profile: DeviceProfile) -> None:
+    refused(advisor("validate", "memory", "--grid", "cpu-wide"), "cpu-wide", "memory")
+    refused(advisor("validate", "time", "--repeats", "1"), "1", "--repeats")
+    refused(advisor("validate", "time", "--calibration", "c.json"), "--calibration", "--predict-again")
+    refused(advisor("validate", "time", "--grid", "cpu-wide", "--device", "cuda"), "--device cpu")
+
+
+def test_recorded_step_times_are_shown_and_judged(advisor: Advisor, tmp_path: Path) -> None:
+    path = tmp_path / "time.jsonl"
+    with Journal(path, header("time")) as journal:
+        for index in range(70):
+            journal.append(timed(str(index), 1.2**index, 1.5 * 1.2**index, rows=index + 1))
+    shown = advisor("validate", "time", "--records", path)
+    assert shown.code == 0
+    assert "fail  step time median: 50.0 % (at most 8.0 %)" in shown.stdout
+    answer = advisor("validate", "time", "--records", path, "--records", path, "--json", "--strict")
+    assert answer.code == 1
+    assert answer.json["times"]["groups"][0]["errors"]["median"] == pytest.approx(0.5)
+    assert answer.json["times"]["order"]["share"] == 1.0
+    assert len(answer.json["records"]) == 70
+    assert answer.json["comparison"] is None
 
 
 def test_records_that_are_missing_or_not_named(advisor: Advisor, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import pytest
 
@@ -15,6 +16,7 @@ from advisor.measurement.validation import CaseMeasurement, CaseRequest, case, m
 from advisor.measurement.validation.case import run_watched
 from advisor.measurement.validation.figures import CudaFigures
 from advisor.measurement.validation.nvml_figure import DIFFERENCE, PROCESS_LIST, ProcessFigure
+from advisor.measurement.validation.reference import reference_seconds
 
 UUID = "GPU-12345678-aaaa"
 MIB = 2**20
@@ -89,6 +91,7 @@ def test_the_figures_are_read_after_every_step_and_belong_to_the_steps() -> None
     assert figures.allocator_retries == 1
     assert figures.reasons["device_bytes"] == PROCESS_LIST
     assert len(measured.step_times_s) == 2
+    assert measured.reference_s == ()
     assert measured.trainable_parameters == 12_750_594
 
 
@@ -108,9 +111,10 @@ def test_without_nvml_there_is_no_figure_but_a_reason() -> None:
 
 
 def test_on_cpu_the_profiler_and_the_kernel_are_asked() -> None:
-    result = measure_case(CaseRequest(request()), timeout_s=120)
+    result = measure_case(CaseRequest(request(), reference="after"), timeout_s=120)
     assert result.outcome == "completed"
     assert result.value is not None
+    assert len(result.value.reference_s) == 1
     figures = result.value.figures
     assert figures.allocated_bytes is not None
     assert figures.device_bytes is not None
@@ -119,6 +123,23 @@ def test_on_cpu_the_profiler_and_the_kernel_are_asked() -> None:
     assert figures.baseline_bytes < figures.device_bytes
     assert figures.reserved_bytes is None
     assert "reserved_bytes" in figures.reasons
+
+
+def test_the_figures_are_read_outside_the_measured_time() -> None:
+    class SlowDriver(Driver):
+        def process_bytes(self, uuid: str) -> int:
+            time.sleep(1.0)
+            return super().process_bytes(uuid)
+
+    driver = SlowDriver([500 * MIB] * 9, [0])
+    measured = run_watched(request(steps=1), CudaFigures(figure(driver), Allocator()))
+    assert max(measured.step_times_s) < 0.9
+
+
+def test_the_reference_work_load_is_short_and_the_same_again() -> None:
+    first, second = reference_seconds("cpu"), reference_seconds("cpu")
+    assert 0.001 < first < 1.0
+    assert 0.2 < first / second < 5
 
 
 def test_what_cannot_be_built_is_an_outcome() -> None:

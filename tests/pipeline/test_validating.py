@@ -11,8 +11,8 @@ import pytest
 from advisor.core.device import DeviceProfile, Rate
 from advisor.core.errors import DeviceError, InputError, OutputError
 from advisor.costmodel.validation.case import Case
-from advisor.pipeline.recorded_validation import recorded_validation
 from advisor.pipeline.validating import validate
+from advisor.pipeline.validation_records import recorded_validation
 
 CASES = (
     Case("bert-small", "full", 2, 16, execution={"num_threads": 1}),

@@ -13,8 +13,8 @@ from advisor.core.serialization import to_json
 from advisor.costmodel.calibration.record import Calibration, ClassFit
 from advisor.costmodel.validation.case import Case
 from advisor.costmodel.validation.journal import Journal
-from advisor.pipeline.recorded_validation import recorded_validation
 from advisor.pipeline.validating import validate
+from advisor.pipeline.validation_records import recorded_validation
 from tests.costmodel.validation.records import header, timed
 from tests.pipeline.test_validating import this_machine as this_machine
 

@@ -17,14 +17,12 @@ from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.calibration.record import Calibration
 from advisor.costmodel.families import trace_version
 from advisor.costmodel.model import CostModel
-from advisor.costmodel.time import execution_key, model_key
-from advisor.costmodel.validation.baselines import step_work
 from advisor.costmodel.validation.case import Case, case_key, config_hash
-from advisor.costmodel.validation.models import default_task, grid_model
+from advisor.costmodel.validation.models import default_task
+from advisor.costmodel.validation.question import filled, question_of
 from advisor.costmodel.validation.record import QUANTITIES, CaseOutcome, Predicted, Record
 
 SAFETY_LEVEL = Budget().safety_level
-MOST_ROWS = 1 << 16
 ENDLESS_BYTES = 1 << 60
 """A card on which nothing is ever given back."""
 LONGEST_STEP_S = 40.0
@@ -86,42 +84,12 @@ def prepare(case: Case, setting: Setting) -> Prepared:
         return Prepared(draft(case, setting, "refused", reason), runnable=False)
 
 
-@dataclass(frozen=True)
-class _Question:
-    """A configuration to ask a cost model about."""
-
-    spec: ModelSpec
-    strategy: StrategyConfig
-    execution: ExecutionPlan
-    same_length: bool
-
-    def asked(self, cost_model: CostModel) -> CostEstimate:
-        return cost_model.estimate(
-            self.spec, self.strategy, self.execution, None, with_quality=False, same_length=self.same_length
-        )
-
-    def with_rows(self, rows: int) -> _Question:
-        return dataclasses.replace(self, execution=dataclasses.replace(self.execution, micro_batch_size=rows))
-
-    def with_work(self, predicted: Predicted, cost_model: CostModel) -> Predicted:
-        """The prediction with what the errors of its step time are judged by."""
-        execution = self.execution
-        operators = cost_model.step_operators(self.spec, self.strategy, execution, execution.max_seq_length)
-        work = step_work(operators, execution.gradient_accumulation_steps, cost_model.device, self.spec)
-        return dataclasses.replace(predicted, work=work, seen=self._seen(cost_model.calibration))
-
-    def _seen(self, calibration: Calibration | None) -> bool:
-        execution = self.execution
-        shape = (execution.micro_batch_size, execution.max_seq_length)
-        own = (model_key(self.spec), self.strategy.method, execution_key(execution), *shape)
-        points = calibration.points if calibration is not None else ()
-        return any(own == (p.model_key, p.method, p.execution_key, p.micro_batch_size, p.seq_length) for p in points)
-
-
 def _prepare(case: Case, setting: Setting) -> Prepared:
-    question = _question(case)
+    question = question_of(case)
     if case.fill is not None:
-        question = _filled(question, setting, round(case.fill * setting.capacity_bytes))
+        wanted_bytes = round(case.fill * setting.capacity_bytes)
+        card = _card(setting.device, ENDLESS_BYTES)
+        question = filled(question, CostModel(card, setting.calibration, memory_limit_bytes=wanted_bytes), wanted_bytes)
     capacity_bytes, limit_bytes = setting.capacity_bytes, None
     if case.room is not None:
         alone = question.asked(CostModel(_card(setting.device, ENDLESS_BYTES), setting.calibration))
@@ -130,7 +98,8 @@ def _prepare(case: Case, setting: Setting) -> Prepared:
     cost_model = CostModel(_card(setting.device, capacity_bytes), setting.calibration)
     predicted = _predicted(cost_model, question.asked(cost_model), capacity_bytes)
     if case.repeats:
-        predicted = question.with_work(predicted, cost_model)
+        seen = question.is_seen(setting.calibration)
+        predicted = dataclasses.replace(predicted, work=question.work(cost_model), seen=seen)
     execution = question.execution
     record = dataclasses.replace(
         draft(case, setting, "failed", "not run yet"),
@@ -145,61 +114,9 @@ def _prepare(case: Case, setting: Setting) -> Prepared:
     return Prepared(record, True, question.spec, question.strategy, execution, case.mixed_lengths, limit_bytes)
 
 
-def _question(case: Case) -> _Question:
-    """The case as the libraries see it.
-
-    Raises:
-        InputError: it cannot be built.
-    """
-    from advisor.strategies import get_strategy
-
-    spec = grid_model(case.model, case.task)
-    method = get_strategy(case.method)
-    strategy = method.configured(spec, **case.knobs)
-    if problems := [*filter(None, [method.applies_to(spec)]), *method.problems(strategy, spec)]:
-        raise InputError(f"{case.method} does not suit {case.model}", problems=problems)
-    return _Question(spec, strategy, _execution(case, spec), same_length=not case.mixed_lengths)
-
-
 def _card(device: DeviceProfile, capacity_bytes: int) -> DeviceProfile:
     """The device with this much memory for the process."""
     return dataclasses.replace(device, memory_bytes=capacity_bytes, available_bytes=capacity_bytes)
-
-
-def _execution(case: Case, spec: ModelSpec) -> ExecutionPlan:
-    from advisor.training.build import attention_implementations
-
-    kernel = "sdpa" if "sdpa" in attention_implementations(spec) else "eager"
-    if spec.max_positions is not None and case.length > spec.max_positions:
-        raise InputError(f"{case.model} has {spec.max_positions} positions, but the case has {case.length} tokens")
-    # One row of evaluation never needs more than the step: what is measured is the step.
-    fixed = {"micro_batch_size": case.rows, "max_seq_length": case.length, "eval_batch_size": 1}
-    try:
-        return ExecutionPlan(**{"attn_implementation": kernel, **case.execution, **fixed})
-    except (TypeError, ValueError) as failure:
-        raise InputError(f"the case's execution must be a valid plan: {failure}") from None
-
-
-def _filled(question: _Question, setting: Setting, wanted_bytes: int) -> _Question:
-    """The case with the most rows that would hold no more than ``wanted_bytes`` of a card without end.
-
-    Raises:
-        InputError: not even one row does.
-    """
-    endless = CostModel(_card(setting.device, ENDLESS_BYTES), setting.calibration, memory_limit_bytes=wanted_bytes)
-
-    def fits(rows: int) -> bool:
-        return question.with_rows(rows).asked(endless).memory.device_bytes <= wanted_bytes
-
-    if not fits(1):
-        raise InputError(f"one row already takes more than {wanted_bytes} bytes")
-    low, high = 1, 2
-    while high < MOST_ROWS and fits(high):
-        low, high = high, 2 * high
-    while high - low > max(1, low // 256):
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return question.with_rows(low)
 
 
 def _predicted(cost_model: CostModel, estimate: CostEstimate, capacity_bytes: int) -> Predicted:
