@@ -14,6 +14,7 @@ import pytest
 from advisor.core.errors import DataError, OutputError
 from advisor.core.plan import Plan
 from advisor.core.run import Measurement
+from advisor.costmodel.time.parts import PART_NAMES
 from advisor.measurement import measure_run
 from tests.training.training_runs import tiny_plan
 
@@ -42,6 +43,15 @@ def test_every_figure_is_there(measured: tuple[Path, Measurement, list[dict[str,
     stored = json.loads((output / "measurement.json").read_text())
     assert stored["allocated_peak_bytes"] == measurement.allocated_peak_bytes
     assert len(stored["step_times_s"]) == 80
+
+
+def test_the_wall_clock_goes_to_named_parts(measured: tuple[Path, Measurement, list[dict[str, Any]]]) -> None:
+    measurement = measured[1]
+    assert (*PART_NAMES, "other") == tuple(measurement.parts_s)
+    assert sum(measurement.parts_s.values()) == pytest.approx(measurement.total_s)
+    assert all(seconds > 0 for name, seconds in measurement.parts_s.items() if name not in ("warm_up", "other"))
+    assert abs(measurement.parts_s["other"]) < 0.1 * measurement.total_s
+    assert measurement.energy_source, "a meter, or why there is none"
 
 
 def test_the_profiled_batch_is_the_longest_one(plan: Plan, measured: tuple[Path, Measurement, Any]) -> None:

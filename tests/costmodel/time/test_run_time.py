@@ -15,7 +15,8 @@ from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.time import Decoding, RunShape, StepTime, decode_speed, optimizer_steps, run_time
 from advisor.costmodel.time.lengths import row_quantile
-from advisor.costmodel.time.parts import PART_NAMES, checkpoint_count
+from advisor.costmodel.time.parts import PART_NAMES, TOKENIZER_S, checkpoint_count
+from advisor.costmodel.time.step import HOST_S_PER_OPERATOR
 
 DATA = DataProfile(1000, 200, (4, 8, 12, 15, 19, 23, 26, 30, 35, 42, 70), 70, 128, 1000)
 STRATEGY = StrategyConfig("lora", 1e-3, num_train_epochs=2)
@@ -75,7 +76,7 @@ def test_what_was_measured_beforehand_is_taken_as_it_is() -> None:
         step_of, data, STRATEGY, ExecutionPlan(16), DEVICE, shape=RunShape(weights_bytes=10**9, loading_s=3.5)
     ).parts
     assert parts["loading"] == 3.5
-    assert parts["data"] == pytest.approx(2.0 + 1200 * 1e-3)
+    assert parts["data"] == pytest.approx(TOKENIZER_S + 2.0 + 1200 * 1e-3)
 
 
 def test_parts_that_err_on_their_own_widen_the_interval_less_than_their_sum() -> None:
@@ -140,7 +141,7 @@ def test_decoding_reads_every_weight_once() -> None:
     assert "not measured" in speed[1]
     small = decode_speed(Decoding(10**8, 1000), device, None)
     assert small is not None
-    assert small[0] == pytest.approx(1 / (1000 * 50e-6), rel=0.1), "launching decides"
+    assert small[0] == pytest.approx(1 / (1000 * HOST_S_PER_OPERATOR["cuda"]), rel=0.1), "launching decides"
 
 
 def test_throughput_counts_real_tokens() -> None:
