@@ -128,3 +128,26 @@ def test_the_fastest_micro_batch_is_taken_not_the_largest() -> None:
     assert answer.best is not None
     assert answer.best.execution.micro_batch_size <= 8
     assert answer.best.execution.effective_batch_size == 32
+
+
+def test_evaluation_takes_larger_batches_than_training_where_they_need_no_more_memory() -> None:
+    """Evaluation of this model takes as much memory a row as an eighth of training, and is faster in larger batches."""
+
+    class Evaluating(FakeCostModel):
+        def _memory(self, model: Any, strategy: Any, execution: ExecutionPlan) -> Any:
+            largest = max(execution.micro_batch_size, execution.eval_batch_size / 8)
+            found = super()._memory(model, strategy, replace(execution, micro_batch_size=1))
+            return replace(found, device_bytes=int(found.device_bytes + largest * 2**28))
+
+        def _time(self, model: Any, strategy: Any, execution: ExecutionPlan, data: Any) -> Any:
+            time = super()._time(model, strategy, execution, data)
+            return replace(time, total_s=time.total_s + 100 / execution.eval_batch_size)
+
+    device = cuda(24)
+    answer = recommend_plans(
+        distilbert(), DATA, VARIED, Evaluating(device), Budget(2 * 2**30), methods=["lora"], devices=()
+    )
+    assert answer.best is not None
+    execution = answer.best.execution
+    assert execution.micro_batch_size < 8
+    assert execution.eval_batch_size == 8 * execution.micro_batch_size

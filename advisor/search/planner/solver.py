@@ -76,6 +76,8 @@ class Solver:
                 continue
             if fitting is not None:
                 break
+        if fitting is not None:
+            fitting = self.evaluator.with_faster_evaluation(strategy, fitting)
         if fitting is not None and self.evaluator.in_time(fitting):
             return Solution(strategy, best=fitting)
         if fitting is not None:
