@@ -70,8 +70,8 @@ class DeviceProfile:
     * ``"quantization"``: NF4 weights unpacked.
 
     Keys of ``overhead_s``: ``"operator"`` (dispatch of a tiny operator without autograd; the same as ``launch_s``),
-    ``"operator_autograd"`` (per operator, forward and backward), ``"module"`` (an empty ``nn.Module`` call), ``"kernel"``
-    (CUDA: the shortest kernel on the device itself, from a replayed graph).
+    ``"operator_autograd"`` (per operator, forward and backward), ``"module"`` (an empty ``nn.Module`` call),
+    ``"kernel"`` (CUDA: the shortest kernel on the device itself, from a replayed graph).
 
     Each of these is a summary; every measured point stands beside it under ``"<key>/<point>"``: ``MxKxN`` of a product,
     ``BxMxKxN`` of a batched one, the sequence length of attention, the bytes moved of an operator class, ``tensors x

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
-import statistics
 from typing import Any
 
-from advisor.core.device import DeviceProfile, DeviceType, Rate
+from advisor.core.device import DeviceProfile, DeviceType
 from advisor.core.errors import DeviceError
+from advisor.hardware.context import library_versions
+from advisor.hardware.facts import gpu_facts, host_facts, slowdown_warnings
 from advisor.hardware.host import Finding, Host, inspect_host
-from advisor.hardware.nvml import GpuState, NvmlUnavailable, gpu_state
-from advisor.hardware.profiles import slug
-from advisor.hardware.timing import NOISY_SPREAD
+from advisor.hardware.profiles import load_profile, slug
+from advisor.hardware.summary import drift, noise_warnings, tables
 
 WORKSPACE_BYTES, HOPPER_WORKSPACE_BYTES = int(8.125 * 2**20), 32 * 2**20
 WORKSPACE_SOURCE = (
     "torch aten/src/ATen/cuda/CublasHandlePool.cpp: :4096:2:16:8 KiB = 8.125 MiB a handle, 32 "
     "MiB from compute capability 9.0 on"
 )
+USUAL_CONTEXT_BYTES = 500 * 2**20
+"""Of a card that no profile describes: process memory beyond the reserve in public out-of-memory messages lies between
+300 and 750 MiB."""
+
+Findings = dict[str, list[dict[str, Any]]]
 
 
 def build_profile(findings: list[dict[str, Any]], *, partial: str = "", host: Host | None = None) -> DeviceProfile:
@@ -32,159 +37,159 @@ def build_profile(findings: list[dict[str, Any]], *, partial: str = "", host: Ho
         DeviceError: the findings do not even name the device.
     """
     machine = host or inspect_host()
-    by_kind: dict[str, list[dict[str, Any]]] = {}
+    by_kind: Findings = {}
     for finding in findings:
         by_kind.setdefault(finding["kind"], []).append(finding)
     if "device" not in by_kind:
         raise DeviceError("the probe must name its device, but it ended before that", fix="run `advisor probe` again")
     broken = partial or "; ".join(finding["reason"] for finding in by_kind.get("broken", ()))
-    started = by_kind["device"][0]
-    cuda = by_kind["cuda"][0] if "cuda" in by_kind else None
-    identity = _cuda_identity(cuda) if cuda else _cpu_identity(machine)
-    context = by_kind.get("context", [{"bytes": 0, "reason": "unknown: not measured"}])[-1]
-    flops, bandwidths, launch, rate_facts, warnings = _rates(by_kind.get("rate", []))
-    facts = {
-        **_host_facts(machine),
-        **identity["facts"],
-        "torch": str(Finding(started["torch"], f"{started['threads']} intra-op threads while probing")),
-        **{f"dtype {f['name']}": str(Finding(f["value"], f["reason"])) for f in by_kind.get("dtype", ())},
-        **{f"attention {f['name']}": str(Finding(f["value"], f["reason"])) for f in by_kind.get("kernel", ())},
-        **{f["name"]: str(Finding(f["value"], f["reason"])) for f in by_kind.get("fact", ())},
-        **rate_facts,
-        **({"partial": broken} if broken else {}),
-    }
+    identity = _cuda_identity(by_kind) if "cuda" in by_kind else _cpu_identity(machine, by_kind)
+    rates = tables(by_kind.get("rate", []))
+    threads = by_kind.get("threads", [{"value": None, "reason": "not measured: only training on a CPU depends on it"}])
     return DeviceProfile(
         **identity["fields"],
-        dtypes=tuple(f["name"] for f in by_kind.get("dtype", ()) if f["value"] == "yes") or ("float32",),
-        attention_kernels=tuple(f["name"] for f in by_kind.get("kernel", ()) if f["value"] == "yes") or ("math",),
-        context_bytes=context["bytes"],
-        flops_per_s=flops,
-        bytes_per_s=bandwidths,
-        launch_s=launch,
+        dtypes=_working(by_kind, "dtype") or ("float32",),
+        attention_kernels=_working(by_kind, "kernel") or ("math",),
+        flops_per_s=rates.flops_per_s,
+        bytes_per_s=rates.bytes_per_s,
+        overhead_s=rates.overhead_s,
+        launch_s=rates.overhead_s["operator"].value if "operator" in rates.overhead_s else 0.0,
+        num_threads=threads[-1]["value"],
         basis="measured",
         sources={
             **identity["sources"],
-            "context_bytes": context["reason"],
             "dtypes": "tried",
             "attention_kernels": "tried",
             "flops_per_s": "probed",
             "bytes_per_s": "probed",
-            "launch_s": "probed",
+            "overhead_s": "probed",
+            "launch_s": rates.overhead_s["operator"].source if "operator" in rates.overhead_s else "not probed",
+            "num_threads": threads[-1]["reason"],
         },
-        facts=facts,
-        warnings=tuple(warnings + _busy_warnings(machine) + ([f"partial profile: {broken}"] if broken else [])),
+        facts={**host_facts(machine), **identity["facts"], **_tried_facts(by_kind, broken)},
+        warnings=tuple(_warnings(by_kind, machine, broken)),
     )
 
 
-def _cpu_identity(host: Host) -> dict[str, Any]:
+def cpu_id(host: Host) -> str:
+    """The profile id of a host."""
+    return f"cpu-{slug(host.model_name) or 'unknown'}-{host.cores}c"
+
+
+def _cpu_identity(host: Host, by_kind: Findings) -> dict[str, Any]:
     kind: DeviceType = "cpu"
+    context = by_kind.get("context", [{"bytes": 0, "reason": "unknown: not measured"}])[-1]
     fields = {
-        "id": f"cpu-{slug(host.model_name) or 'unknown'}-{host.cores}c",
+        "id": cpu_id(host),
         "name": f"{host.model_name}, {host.cores} core{'s' if host.cores > 1 else ''}",
         "type": kind,
         "memory_bytes": host.memory_bytes,
         "available_bytes": host.available_bytes,
         "workspace_bytes": 0,
+        "context_bytes": context["bytes"],
     }
-    sources = {"memory_bytes": host.reasons["memory_bytes"], "workspace_bytes": "no cuBLAS on CPU"}
+    sources = {
+        "memory_bytes": host.reasons["memory_bytes"],
+        "available_bytes": "free or reclaimable within that",
+        "workspace_bytes": "no cuBLAS on CPU",
+        "context_bytes": context["reason"],
+    }
     return {"fields": fields, "sources": sources, "facts": {}}
 
 
-def _cuda_identity(found: dict[str, Any]) -> dict[str, Any]:
+def _cuda_identity(by_kind: Findings) -> dict[str, Any]:
+    found, states = by_kind["cuda"][0], by_kind.get("gpu", [])
     capability = (int(found["capability"][0]), int(found["capability"][1]))
+    context = by_kind.get("context") or [_usual_context(found["name"])]
+    available, available_source = _available(found, states, context[-1]["bytes"])
     kind: DeviceType = "cuda"
     fields = {
         "id": slug(found["name"]),
         "name": found["name"],
         "type": kind,
         "memory_bytes": found["total_bytes"],
-        "available_bytes": found["free_bytes"],
+        "available_bytes": available,
         "compute_capability": capability,
         "workspace_bytes": HOPPER_WORKSPACE_BYTES if capability >= (9, 0) else WORKSPACE_BYTES,
+        "context_bytes": context[-1]["bytes"],
+        "context_interval_bytes": context[-1].get("interval"),
     }
     facts = {
         "cuda": str(Finding(str(found["cuda"]), "the CUDA version torch was built with")),
         "multi_processors": str(Finding(str(found["multi_processors"]), "torch.cuda.get_device_properties")),
+        **gpu_facts(states),
     }
-    try:
-        facts.update(_nvml_facts(gpu_state(found["uuid"])))
-    except NvmlUnavailable as failure:
-        facts["nvml"] = str(Finding("no", failure.message))
     sources = {
         "memory_bytes": "cudaMemGetInfo",
+        "available_bytes": available_source,
         "compute_capability": "torch.cuda.get_device_properties",
         "workspace_bytes": WORKSPACE_SOURCE,
+        "context_bytes": context[-1]["reason"],
     }
     return {"fields": fields, "sources": sources, "facts": facts}
 
 
-def _nvml_facts(state: GpuState) -> dict[str, str]:
-    others = {pid: size for pid, size in (state.process_bytes or {}).items() if pid != os.getpid()}
-    values = {
-        "driver": state.driver_version,
-        "nvml_total_bytes": state.total_bytes,
-        "sm_clock_hz": state.sm_clock_hz,
-        "max_sm_clock_hz": state.max_sm_clock_hz,
-        "power_limit_w": state.power_limit_w,
-        "mig": state.mig,
-        "ecc": state.ecc,
-        "pcie": state.pcie,
-        "processes_bytes": sum(others.values()),
-    }
-    refused = state.refused or {}
-    return {
-        name: str(Finding(str(value), "NVML"))
-        if value is not None
-        else str(Finding("unknown", refused.get(name, "NVML did not say")))
-        for name, value in values.items()
-    }
+def _available(found: dict[str, Any], states: list[dict[str, Any]], context_bytes: int) -> tuple[int, str]:
+    """What a new process can have, its own context included: free bytes from before this one made a context."""
+    for state in states:
+        free = state["state"].get("free_bytes")
+        if state["moment"] == "idle" and free is not None:
+            return min(free, found["total_bytes"]), "NVML, before this process had a context"
+    free = min(found["free_bytes"] + context_bytes, found["total_bytes"])
+    return free, "cudaMemGetInfo after this process made its context, plus that context"
 
 
-def _host_facts(host: Host) -> dict[str, str]:
+def _usual_context(name: str) -> dict[str, Any]:
+    """The context of a card that its driver does not show: its data sheet's, else a usual one."""
+    try:
+        known = load_profile(name)
+    except DeviceError:
+        reason = f"unknown: the driver shows no process memory; {USUAL_CONTEXT_BYTES >> 20} MiB are usual"
+        return {"bytes": USUAL_CONTEXT_BYTES, "reason": reason}
+    reason = f"the driver shows no process memory; from the profile {known.id}: {known.sources['context_bytes']}"
+    return {"bytes": known.context_bytes, "reason": reason, "interval": known.context_interval_bytes}
+
+
+def _working(by_kind: Findings, kind: str) -> tuple[str, ...]:
+    return tuple(found["name"] for found in by_kind.get(kind, ()) if found["value"] == "yes")
+
+
+def _tried_facts(by_kind: Findings, broken: str) -> dict[str, str]:
+    """What was tried, what was left out, and with which libraries."""
+    threads = by_kind.get("threads")
+    while_probing = f"{threads[-1]['value']} intra-op threads while probing" if threads else "while probing"
     facts = {
-        "cores": str(Finding(str(host.cores), host.reasons["cores"])),
-        "vector_flags": str(Finding(" ".join(host.vector_flags) or "none", host.reasons["vector_flags"])),
-        "host_memory_bytes": str(Finding(str(host.memory_bytes), host.reasons["memory_bytes"])),
+        "torch": str(Finding(by_kind["device"][0]["torch"], while_probing)),
+        "libraries": str(Finding(library_versions(), "installed")),
+        **{f"dtype {f['name']}": str(Finding(f["value"], f["reason"])) for f in by_kind.get("dtype", ())},
+        **{f"attention {f['name']}": str(Finding(f["value"], f["reason"])) for f in by_kind.get("kernel", ())},
+        **{f["name"]: str(Finding(f["value"], f["reason"])) for f in by_kind.get("fact", ())},
     }
-    if host.core_quota is not None:
-        facts["core_quota"] = str(Finding(f"{host.core_quota:g}", host.reasons["cores"]))
-    return facts
+    change, _ = drift(by_kind.get("reference", []))
+    if change:
+        facts["drift"] = change
+    for found in by_kind.get("left_out", ()):
+        facts[f"left out: {found['name']}"] = found["reason"]
+    return {**facts, **({"partial": broken} if broken else {})}
 
 
-def _rates(points: list[dict[str, Any]]) -> tuple[dict[str, Rate], dict[str, Rate], float, dict[str, str], list[str]]:
-    """Group the grid by key; a key's rate is the median over its shapes, its spread the largest of its points'."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for point in points:
-        groups.setdefault(point["key"], []).append(point)
-    flops: dict[str, Rate] = {}
-    bandwidths: dict[str, Rate] = {}
-    facts: dict[str, str] = {}
-    warnings: list[str] = []
-    launch_s = 0.0
-    for key, members in groups.items():
-        spread = max(point["spread"] for point in members)
-        rate = Rate(statistics.median(point["work"] / point["median_s"] for point in members), "probed", spread)
-        if key == "launch":
-            launch_s = members[0]["median_s"]
-        elif key in ("memory", "cache", "host_to_device", "storage"):
-            bandwidths[key] = rate
-        else:
-            flops[key] = rate
-        for point in members:
-            facts[f"rate {key}, {point['label']}"] = (
-                f"{point['work'] / point['median_s']:.4g} per second (median, half spread {point['spread']:.1%})"
-            )
-        if spread > NOISY_SPREAD:
-            warnings.append(
-                f"unstable: {key} varies by ±{spread:.0%} between repeats; times that rest on it may not be believed"
-            )
-    return flops, bandwidths, launch_s, facts, warnings
+def _warnings(by_kind: Findings, host: Host, broken: str) -> list[str]:
+    _, changed = drift(by_kind.get("reference", []))
+    warnings = [*noise_warnings(by_kind.get("rate", [])), *([changed] if changed else [])]
+    warnings += slowdown_warnings(by_kind.get("gpu", []))
+    warnings += _busy_warnings(host)
+    left_out = [found for found in by_kind.get("left_out", ()) if found["reason"] != "no time was left"]
+    if left_out:
+        reasons = [f"{found['name']} ({found['reason']})" for found in left_out]
+        warnings.append(f"not measured: {'; '.join(reasons)}")
+    return warnings + ([f"partial profile: {broken}"] if broken else [])
 
 
 def _busy_warnings(host: Host) -> list[str]:
     warnings = []
-    if host.core_quota is not None and host.core_quota < 1:
-        warnings.append(f"the container grants only {host.core_quota:g} of a core: times will be long and uneven")
+    if host.throttled:
+        share = "of a core" if (host.core_quota or 0) < 1 else "cores"
+        warnings.append(f"the container grants only {host.core_quota:g} {share}: times will be long and uneven")
     try:
         load = os.getloadavg()[0]
     except OSError:

@@ -41,6 +41,8 @@ class Host:
         model_name: As the CPU calls itself.
         vector_flags: Of ``VECTOR_FLAGS``, those present.
         reasons: Why, by field name.
+        physical_cores: Of the usable cores, those with execution units of their own.
+        clock_hz, max_clock_hz: Of the first core, now and at most; ``None`` where the system does not say.
     """
 
     cores: int
@@ -50,6 +52,14 @@ class Host:
     model_name: str
     vector_flags: tuple[str, ...]
     reasons: dict[str, str]
+    physical_cores: int | None = None
+    clock_hz: float | None = None
+    max_clock_hz: float | None = None
+
+    @property
+    def throttled(self) -> bool:
+        """Whether a quota stops the process even when it keeps to its usable cores."""
+        return self.core_quota is not None and self.core_quota < self.cores
 
 
 def inspect_host(root: Path = ROOT, affinity: int | None = None) -> Host:
@@ -59,19 +69,38 @@ def inspect_host(root: Path = ROOT, affinity: int | None = None) -> Host:
         root: Where ``/proc`` and ``/sys`` are looked for.
         affinity: Cores in the process's affinity mask; asked of the system when ``None``.
     """
-    allowed = affinity if affinity is not None else _affinity()
+    cpus = list(range(affinity)) if affinity is not None else _affinity()
+    allowed = len(cpus)
     quota, quota_reason = cpu_quota(root)
     cores = max(1, min(allowed, math.ceil(quota)) if quota is not None else allowed)
     memory, available, memory_reason = memory_limit(root)
     cpuinfo = _read(root / "proc/cpuinfo")
     flags = set(_field(cpuinfo, "flags", "Features").split())
+    physical, physical_reason = _physical_cores(root, cpus, cpuinfo)
+    frequencies = root / "sys/devices/system/cpu/cpu0/cpufreq"
+    top_khz = _read(frequencies / "cpuinfo_max_freq")
+    mhz = _field(cpuinfo, "cpu MHz")
     reasons = {
+        "physical_cores": physical_reason,
+        "clock_hz": "/proc/cpuinfo" if mhz else "the system does not say",
+        "max_clock_hz": "cpufreq" if top_khz.isdigit() else "the system does not say",
         "cores": f"{allowed} in the affinity mask; {quota_reason}",
         "memory_bytes": memory_reason,
         "vector_flags": "/proc/cpuinfo" if flags else "unknown: no /proc/cpuinfo here",
     }
     name = _field(cpuinfo, "model name", "Model", "Hardware") or platform.processor() or platform.machine()
-    return Host(cores, quota, memory, available, name, tuple(flag for flag in VECTOR_FLAGS if flag in flags), reasons)
+    return Host(
+        cores=cores,
+        core_quota=quota,
+        memory_bytes=memory,
+        available_bytes=available,
+        model_name=name,
+        vector_flags=tuple(flag for flag in VECTOR_FLAGS if flag in flags),
+        reasons=reasons,
+        physical_cores=min(physical, cores),
+        clock_hz=float(mhz) * 1e6 if mhz.replace(".", "", 1).isdigit() else None,
+        max_clock_hz=int(top_khz) * 1e3 if top_khz.isdigit() else None,
+    )
 
 
 def cpu_quota(root: Path = ROOT) -> tuple[float | None, str]:
@@ -124,11 +153,27 @@ def resident_bytes(pid: int | str = "self") -> int:
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0
 
 
-def _affinity() -> int:
+def _affinity() -> list[int]:
     try:
-        return len(os.sched_getaffinity(0))
+        return sorted(os.sched_getaffinity(0))
     except AttributeError:  # macOS has no affinity masks
-        return os.cpu_count() or 1
+        return list(range(os.cpu_count() or 1))
+
+
+def _physical_cores(root: Path, cpus: list[int], cpuinfo: str) -> tuple[int, str]:
+    """Cores behind these CPUs, hyper-threads of one core counted once, and how that is known."""
+    folder = root / "sys/devices/system/cpu"
+    siblings = [_read(folder / f"cpu{cpu}/topology/thread_siblings_list") for cpu in cpus]
+    if all(siblings):
+        return len(set(siblings)), "thread siblings in sysfs"
+    blocks = [block for block in cpuinfo.split("\n\n") if _field(block, "processor").isdigit()]
+    places = {
+        int(_field(block, "processor")): (_field(block, "physical id"), _field(block, "core id")) for block in blocks
+    }
+    found = {places[cpu] for cpu in cpus if cpu in places and places[cpu][1]}
+    if found:
+        return len(found), "core ids in /proc/cpuinfo"
+    return len(cpus), "unknown: taken to be as many as logical ones"
 
 
 def _cgroup_folders(root: Path, controller: str) -> list[Path]:

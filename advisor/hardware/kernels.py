@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+from collections.abc import Iterator
+
+from advisor.hardware.attention import backend
 from advisor.hardware.host import Finding
 
 DTYPES = ("float32", "bfloat16", "float16")
 KERNELS = ("math", "efficient", "flash")
+LARGEST_NF4_ERROR = 0.2
+"""Of weights between 0 and 1: half the largest gap of the NF4 code book is 0.14 (QLoRA, Dettmers et al. 2023,
+appendix E)."""
+LARGEST_PRODUCT_ERROR = 0.05
+"""Relative, against the product with the same weights unpacked: float16 accumulated in another order stays below."""
+SMALLEST_8BIT_ELEMENTS = 8192
+"""Beyond the 4096 elements from which bitsandbytes keeps states in one byte (``min_8bit_size``)."""
 
 
 def try_dtype(device: str, dtype: str) -> Finding:
@@ -27,7 +39,7 @@ def try_dtype(device: str, dtype: str) -> Finding:
         if weight.grad is None or not bool(torch.isfinite(weight.grad).all()):
             return Finding("no", "the gradient was not finite")
     except (RuntimeError, TypeError, ValueError) as failure:
-        return Finding("no", f"tried: {_first_line(failure)}")
+        return Finding("no", f"tried: {first_line(failure)}")
     if kind == "cuda" and dtype == "bfloat16" and torch.cuda.get_device_capability(device) < (8, 0):
         return Finding("no", "works only emulated below compute capability 8.0")
     return Finding("yes", "tried: product with backward under autocast")
@@ -39,52 +51,98 @@ def try_attention_kernel(device: str, kernel: str, dtype: str) -> Finding:
     On CPU ``"flash"`` is torch's own blocked kernel; it has no ``"efficient"`` one.
     """
     import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.nn.attention import sdpa_kernel
     from torch.nn.functional import scaled_dot_product_attention
 
-    backend = {
-        "math": SDPBackend.MATH,
-        "efficient": SDPBackend.EFFICIENT_ATTENTION,
-        "flash": SDPBackend.FLASH_ATTENTION,
-    }[kernel]
     if kernel == "efficient" and torch.device(device).type == "cpu":
         return Finding("no", "torch has no memory-efficient kernel on CPU")
     try:
         q, k, v = (
             torch.rand(2, 4, 64, 32, device=device, dtype=getattr(torch, dtype), requires_grad=True) for _ in range(3)
         )
-        with sdpa_kernel(backend):
+        with sdpa_kernel(backend(kernel)):
             scaled_dot_product_attention(q, k, v).sum().backward()
     except (RuntimeError, TypeError, ValueError) as failure:
-        return Finding("no", f"tried in {dtype}: {_first_line(failure)}")
+        return Finding("no", f"tried in {dtype}: {first_line(failure)}")
     return Finding("yes", f"tried in {dtype}: forward and backward")
 
 
-def try_bitsandbytes(device: str) -> Finding:
-    """Whether a weight can be packed to NF4 and unpacked again here.
+def try_bitsandbytes(device: str) -> Iterator[tuple[str, Finding]]:
+    """What of bitsandbytes works: packing to NF4 and unpacking, products with 4-bit weights, an optimizer with 8-bit
+    states.
 
     A broken native library can kill the process: call it last, in a process that may die.
-    """
-    import os
 
+    Yields:
+        What was tried, and ``"yes"`` or ``"no"`` with what happened. Without the package there is only the first.
+    """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # its kernels package may otherwise look for kernels on a hub
     try:
-        import bitsandbytes
-        import torch
-        from bitsandbytes.functional import dequantize_4bit, quantize_4bit
-
-        weight = torch.rand(128, 64, device=device)
-        packed, state = quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
-        error = float((dequantize_4bit(packed, state) - weight).abs().max())
+        version = importlib.import_module("bitsandbytes").__version__
     except ImportError as failure:
-        return Finding("no", f"not importable: {_first_line(failure)}")
+        yield "bitsandbytes", Finding("no", f"not importable: {first_line(failure)}")
+        return
     except Exception as failure:
-        return Finding("no", f"tried: {type(failure).__name__}: {_first_line(failure)}")
-    if error > 0.2:
-        return Finding("no", f"NF4 round trip is off by {error:.2f} of a weight range of 1")
-    return Finding("yes", f"bitsandbytes {bitsandbytes.__version__}: NF4 round trip within {error:.2f}")
+        yield "bitsandbytes", Finding("no", f"importing it failed: {type(failure).__name__}: {first_line(failure)}")
+        return
+    for name, trial in (
+        ("bitsandbytes", _round_trip),
+        ("bitsandbytes matmul_4bit", _product_4bit),
+        ("bitsandbytes adamw_8bit", _step_8bit),
+    ):
+        try:
+            yield name, Finding("yes", f"bitsandbytes {version}: {trial(device)}")
+        except Exception as failure:
+            yield name, Finding("no", f"tried: {type(failure).__name__}: {first_line(failure)}")
 
 
-def _first_line(failure: BaseException) -> str:
+def _round_trip(device: str) -> str:
+    import torch
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    weight = torch.rand(128, 64, device=device)
+    packed, state = quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
+    error = float((dequantize_4bit(packed, state) - weight).abs().max())
+    if error > LARGEST_NF4_ERROR:
+        raise ArithmeticError(f"NF4 round trip is off by {error:.2f} of a weight range of 1")
+    return f"NF4 round trip within {error:.2f}"
+
+
+def _product_4bit(device: str) -> str:
+    """Forward and the gradient of the input, as QLoRA needs them."""
+    import torch
+    from bitsandbytes import matmul_4bit
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    dtype = torch.float32 if torch.device(device).type == "cpu" else torch.float16
+    weight = torch.rand(64, 128, device=device, dtype=dtype)
+    packed, state = quantize_4bit(weight, quant_type="nf4")
+    x = torch.rand(4, 128, device=device, dtype=dtype, requires_grad=True)
+    out = matmul_4bit(x, packed.t(), quant_state=state)
+    out.sum().backward()
+    expected = x.detach() @ dequantize_4bit(packed, state).t()
+    error = float(((out.detach() - expected).abs() / expected.abs()).max())
+    if error > LARGEST_PRODUCT_ERROR or x.grad is None or not bool(torch.isfinite(x.grad).all()):
+        raise ArithmeticError(f"a product with 4-bit weights is off by {error:.0%}")
+    return f"product and gradient, within {error:.1%} of the unpacked one"
+
+
+def _step_8bit(device: str) -> str:
+    import torch
+    from bitsandbytes.optim import AdamW8bit
+
+    parameter = torch.nn.Parameter(torch.zeros(SMALLEST_8BIT_ELEMENTS, device=device))
+    parameter.grad = torch.ones_like(parameter)
+    optimizer = AdamW8bit([parameter], lr=1e-2)
+    optimizer.step()
+    moved = float(parameter.detach().mean())
+    states = {str(value.dtype) for value in optimizer.state[parameter].values() if hasattr(value, "dtype")}
+    if "torch.uint8" not in states or not -2e-2 < moved < 0:
+        raise ArithmeticError(f"a step of 0.01 moved the parameter by {moved:.3f}, with states in {sorted(states)}")
+    return "a step with states of one byte"
+
+
+def first_line(failure: BaseException) -> str:
+    """What an exception says, short enough for a table."""
     lines = str(failure).strip().splitlines()
     return lines[0][:160] if lines else type(failure).__name__

@@ -1,11 +1,10 @@
-"""The only module that talks to NVML. Imports it inside functions and maps its failures to typed errors."""
+"""The door to NVML: imports it inside functions and maps its failures to typed errors."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from advisor.core.errors import DeviceError
@@ -13,81 +12,6 @@ from advisor.core.errors import DeviceError
 
 class NvmlUnavailable(DeviceError):
     """There is no NVML here: no package, no driver, or no permission."""
-
-
-@dataclass(frozen=True)
-class GpuState:
-    """What NVML says about one GPU; a field that the driver refuses is ``None``, with the reason in ``refused``.
-
-    Attributes:
-        uuid: Stable identity; torch's device order may differ from NVML's.
-        total_bytes, free_bytes: As NVML counts, including what the driver keeps.
-        driver_version: Of the kernel driver.
-        sm_clock_hz, max_sm_clock_hz: Streaming multiprocessors, now and at most.
-        power_limit_w: Enforced limit.
-        mig, ecc: Whether the mode is on.
-        pcie: Generation and width now, for example ``"4 x16"``.
-        process_bytes: Memory of every compute process by process id, as far as the driver tells.
-        refused: Reason by field name.
-    """
-
-    uuid: str
-    total_bytes: int | None = None
-    free_bytes: int | None = None
-    driver_version: str | None = None
-    sm_clock_hz: float | None = None
-    max_sm_clock_hz: float | None = None
-    power_limit_w: float | None = None
-    mig: bool | None = None
-    ecc: bool | None = None
-    pcie: str | None = None
-    process_bytes: dict[int, int] | None = None
-    refused: dict[str, str] | None = None
-
-
-def gpu_state(uuid: str) -> GpuState:
-    """Ask NVML about the GPU with this UUID (with or without the ``GPU-`` prefix).
-
-    Raises:
-        NvmlUnavailable: NVML cannot be used, or knows no such GPU.
-    """
-    with _library() as nvml:
-        handle = _handle(nvml, uuid)
-        refused: dict[str, str] = {}
-
-        def ask(name: str, question: Any) -> Any:
-            try:
-                return question()
-            except nvml.NVMLError as failure:
-                refused[name] = str(failure)
-                return None
-
-        memory = ask("memory", lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
-        clock = ask("sm_clock_hz", lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM))
-        top_clock = ask("max_sm_clock_hz", lambda: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM))
-        power = ask("power_limit_w", lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle))
-        mig = ask("mig", lambda: nvml.nvmlDeviceGetMigMode(handle)[0])
-        ecc = ask("ecc", lambda: nvml.nvmlDeviceGetEccMode(handle)[0])
-        generation = ask("pcie", lambda: nvml.nvmlDeviceGetCurrPcieLinkGeneration(handle))
-        width = ask("pcie", lambda: nvml.nvmlDeviceGetCurrPcieLinkWidth(handle))
-        processes = ask("process_bytes", lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle))
-        driver = ask("driver_version", nvml.nvmlSystemGetDriverVersion)
-    return GpuState(
-        uuid=uuid,
-        total_bytes=memory.total if memory else None,
-        free_bytes=memory.free if memory else None,
-        driver_version=_text(driver),
-        sm_clock_hz=clock * 1e6 if clock is not None else None,
-        max_sm_clock_hz=top_clock * 1e6 if top_clock is not None else None,
-        power_limit_w=power / 1e3 if power is not None else None,
-        mig=bool(mig) if mig is not None else None,
-        ecc=bool(ecc) if ecc is not None else None,
-        pcie=f"{generation} x{width}" if generation is not None and width is not None else None,
-        process_bytes=None
-        if processes is None
-        else {p.pid: p.usedGpuMemory for p in processes if p.usedGpuMemory is not None},
-        refused=refused or None,
-    )
 
 
 def process_memory_bytes(pid: int | None = None, *, uuid: str | None = None) -> int:
@@ -103,9 +27,9 @@ def process_memory_bytes(pid: int | None = None, *, uuid: str | None = None) -> 
         NvmlUnavailable: NVML cannot be used, or does not show the process.
     """
     wanted = os.getpid() if pid is None else pid
-    with _library() as nvml:
+    with nvml_library() as nvml:
         handles = (
-            [_handle(nvml, uuid)]
+            [handle_of(nvml, uuid)]
             if uuid
             else [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
         )
@@ -131,10 +55,10 @@ def used_bytes_by_gpu() -> dict[str, int]:
         NvmlUnavailable: NVML cannot be used.
     """
     used: dict[str, int] = {}
-    with _library() as nvml:
+    with nvml_library() as nvml:
         for index in range(nvml.nvmlDeviceGetCount()):
             handle = nvml.nvmlDeviceGetHandleByIndex(index)
-            uuid = _text(nvml.nvmlDeviceGetUUID(handle)) or ""
+            uuid = text_of(nvml.nvmlDeviceGetUUID(handle)) or ""
             used[uuid.removeprefix("GPU-")] = int(nvml.nvmlDeviceGetMemoryInfo(handle).used)
     return used
 
@@ -145,7 +69,7 @@ def compute_capability() -> tuple[int, int]:
     Raises:
         NvmlUnavailable: NVML cannot be used, or there is no GPU.
     """
-    with _library() as nvml:
+    with nvml_library() as nvml:
         handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
         found = [nvml.nvmlDeviceGetCudaComputeCapability(handle) for handle in handles]
     if not found:
@@ -155,7 +79,12 @@ def compute_capability() -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def _library() -> Iterator[Any]:
+def nvml_library() -> Iterator[Any]:
+    """The started library, stopped again after the block.
+
+    Raises:
+        NvmlUnavailable: no package, no driver, no permission; or a question in the block failed.
+    """
     try:
         import pynvml
     except ImportError:
@@ -177,9 +106,21 @@ def _library() -> Iterator[Any]:
             pynvml.nvmlShutdown()
 
 
-def _handle(nvml: Any, uuid: str) -> Any:
-    return nvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}")
+def handle_of(nvml: Any, uuid: str) -> Any:
+    """The GPU, or part of a GPU, with this UUID.
+
+    torch drops the prefix that tells them apart, so that a bare UUID is looked for as both.
+    """
+    if uuid.startswith(("GPU-", "MIG-")):
+        return nvml.nvmlDeviceGetHandleByUUID(uuid)
+    try:
+        return nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+    except nvml.NVMLError as failure:
+        with contextlib.suppress(nvml.NVMLError):
+            return nvml.nvmlDeviceGetHandleByUUID(f"MIG-{uuid}")
+        raise failure from None
 
 
-def _text(value: Any) -> str | None:
+def text_of(value: Any) -> str | None:
+    """Text, whether the binding gives bytes (older ones) or not."""
     return value.decode() if isinstance(value, bytes) else value

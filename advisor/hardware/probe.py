@@ -4,28 +4,35 @@ DeviceProfile.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from advisor.core.device import DeviceProfile
-from advisor.core.errors import DeviceError, InterruptedByUser
-from advisor.hardware.findings import build_profile
+from advisor.core.errors import AdvisorError, DeviceError, InterruptedByUser
+from advisor.hardware.context import library_versions
+from advisor.hardware.findings import build_profile, cpu_id
+from advisor.hardware.host import inspect_host
 from advisor.hardware.profiles import load_profile, profile_names, save_profile
+from advisor.hardware.trial import exit_reason
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and the share that is done, 0 to 1."""
 
+WORKER = (sys.executable, "-m", "advisor.hardware.worker")
+QUICK_S, FULL_S = 13.0, 55.0
+"""The probing process plans to be done after this, so that with starting up and saving a probe takes 15 or 60 s."""
 QUICK_LIMIT_S, FULL_LIMIT_S = 90.0, 240.0
-"""A probing process still alive after this is stuck (a quick probe normally takes 15 s, a full one 60 s) and is
-ended."""
-EXPECTED_FINDINGS = 40
+"""A probing process still alive after this is stuck and is ended."""
 
 
 def probe_device(
@@ -46,19 +53,44 @@ def probe_device(
             already.
     """
     report = on_progress or (lambda _text, _share: None)
-    report("importing the training libraries", 0.0)
     findings: list[dict[str, Any]] = []
+    start, usual_s = time.monotonic(), QUICK_S if quick else FULL_S
     try:
-        for finding in _findings(device or "", quick):
+        report("importing torch", 0.0)
+        for finding in _findings(device or "", quick, start + usual_s):
             findings.append(finding)
-            report(_in_words(finding), min(0.99, len(findings) / EXPECTED_FINDINGS))
+            report(_in_words(finding), min(0.99, (time.monotonic() - start) / usual_s))
     except KeyboardInterrupt:
         raise InterruptedByUser("the probe was interrupted", fix=_keep_partial(findings, save)) from None
     profile = build_profile(findings)
     if save:
-        save_profile(profile)
+        profile = _saved(profile)
     report("done", 1.0)
     return profile
+
+
+def _saved(profile: DeviceProfile) -> DeviceProfile:
+    """Store a profile. What stands in the way becomes a warning, because the figures are worth more than the file."""
+    if "partial" in profile.facts and _is_complete(profile.id):
+        return _warned(profile, f"not saved: the complete profile {profile.id} from before is kept")
+    try:
+        save_profile(profile)
+    except (AdvisorError, OSError) as failure:
+        return _warned(profile, f"not saved, so other commands do not know it: {str(failure).splitlines()[0]}")
+    return profile
+
+
+def _warned(profile: DeviceProfile, warning: str) -> DeviceProfile:
+    return dataclasses.replace(profile, warnings=(*profile.warnings, warning))
+
+
+def _is_complete(name: str) -> bool:
+    """Whether a complete profile of this id is there, measured on a machine."""
+    try:
+        known = load_profile(name) if name in profile_names() else None
+    except DeviceError:
+        return False
+    return known is not None and known.basis == "measured" and "partial" not in known.facts
 
 
 def _keep_partial(findings: list[dict[str, Any]], save: bool) -> str:
@@ -66,30 +98,47 @@ def _keep_partial(findings: list[dict[str, Any]], save: bool) -> str:
     if not save or not any(finding["kind"] == "device" for finding in findings):
         return "nothing was found yet; run `advisor probe` again"
     profile = build_profile(findings, partial="interrupted")
-    if profile.id in profile_names() and "partial" not in load_profile(profile.id).facts:
+    if _is_complete(profile.id):
         return f"the complete profile {profile.id} from before is kept; run `advisor probe` again to renew it"
-    return (
-        f"what was found is kept at {save_profile(profile)}, marked partial; run `advisor probe` again to complete it"
-    )
+    try:
+        path = save_profile(profile)
+    except (AdvisorError, OSError) as failure:
+        return f"what was found could not be kept: {str(failure).splitlines()[0]}"
+    return f"what was found is kept at {path}, marked partial; run `advisor probe` again to complete it"
 
 
-def _findings(device: str, quick: bool) -> Iterator[dict[str, Any]]:
+def _known_context(device: str, quick: bool) -> list[str]:
+    """Arguments that spare a quick probe of a CPU the imports of the training libraries (5 to 10 s): what they take
+    was measured by an earlier probe with the same versions.
+    """
+    if not quick or device not in ("", "cpu"):
+        return []
+    try:
+        known = load_profile(cpu_id(inspect_host()))
+    except DeviceError:
+        return []
+    same = known.facts.get("libraries", "").startswith(f"{library_versions()} (")
+    if not same or not known.context_bytes or known.basis != "measured":
+        return []
+    return ["--context-bytes", str(known.context_bytes)]
+
+
+def _findings(device: str, quick: bool, until: float) -> Iterator[dict[str, Any]]:
     """Run the probing process and yield what it finds, line by line.
 
     Raises:
-        DeviceError: it refused the device, or died before the first finding. A death during the last, riskiest trial is
-            a finding.
+        DeviceError: it refused the device, or died before the first finding.
     """
-    command = [sys.executable, "-m", "advisor.hardware.worker", "--device", device, *(["--quick"] if quick else [])]
+    arguments = ["--device", device, "--until", repr(until), *(["--quick"] if quick else [])]
     with subprocess.Popen(
-        command,
+        [*WORKER, *arguments, *_known_context(device, quick)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=worker_environment(),
         start_new_session=True,
     ) as process:
-        stop = threading.Timer(QUICK_LIMIT_S if quick else FULL_LIMIT_S, process.kill)
+        stop = threading.Timer(QUICK_LIMIT_S if quick else FULL_LIMIT_S, lambda: _end(process))
         stop.start()
         errors: list[str] = []
         drain = threading.Thread(target=lambda: errors.extend(process.stderr or ()), daemon=True)
@@ -97,32 +146,63 @@ def _findings(device: str, quick: bool) -> Iterator[dict[str, Any]]:
         last: dict[str, Any] = {}
         try:
             for line in process.stdout or ():
-                last = json.loads(line)
+                finding = _parsed(line)
+                if finding is None:
+                    continue
+                last = finding
                 if last["kind"] == "error":
-                    raise DeviceError(
-                        last["message"], fix="`--device cpu` always works; check the driver with nvidia-smi"
-                    )
+                    usual_fix = "`--device cpu` always works; check the driver with nvidia-smi"
+                    raise DeviceError(last["message"], fix=last.get("fix", usual_fix))
                 yield last
+                if last["kind"] == "done":
+                    break
+            else:
+                process.wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            pass  # it closed its output and is still taking libraries down
         finally:
             stop.cancel()
-            if last.get("kind") != "done":
-                process.kill()
+            _end(process)
             process.wait()
             drain.join(timeout=1)
-    if last.get("kind") == "trying":
-        yield {
-            "kind": "fact",
-            "name": last["name"],
-            "value": "no",
-            "reason": f"trying it ended the process: {_exit_reason(process.returncode)}",
-        }
-    elif last.get("kind") != "done":
-        detail = errors[-1].strip() if errors else _exit_reason(process.returncode)
-        if not last:
-            raise DeviceError(
-                f"the probing process must start, but it ended: {detail}", fix="check the installation with `pip check`"
-            )
-        yield {"kind": "broken", "reason": f"probing ended early: {detail}"}
+    yield from _last_words(last, process.returncode, errors)
+
+
+def _last_words(last: dict[str, Any], code: int | None, errors: list[str]) -> Iterator[dict[str, Any]]:
+    """What it means that the process ended after this finding.
+
+    Raises:
+        DeviceError: it ended before the first one.
+    """
+    if last.get("kind") == "done":
+        return
+    detail = exit_reason(code) if code is not None and code < 0 else errors[-1].strip() if errors else ""
+    detail = detail or exit_reason(code)
+    if not last:
+        raise DeviceError(
+            f"the probing process must start, but it ended: {detail}", fix="check the installation with `pip check`"
+        )
+    yield {"kind": "broken", "reason": f"probing ended early, {_in_words(last)}: {detail}"}
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """A finding; a line that a dying process cut off is none."""
+    try:
+        finding: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return None
+    return finding
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End the process and what it started, a compiler for example: they are a group of their own."""
+    if process.poll() is not None:
+        return
+    with contextlib.suppress(OSError):
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
 
 
 def worker_environment() -> dict[str, str]:
@@ -137,20 +217,19 @@ def worker_environment() -> dict[str, str]:
     return {**defaults, **os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
 
 
-def _exit_reason(code: int | None) -> str:
-    if code is not None and code < 0:
-        return f"signal {signal.Signals(-code).name}"
-    return f"exit code {code}"
-
-
 def _in_words(finding: dict[str, Any]) -> str:
     kind = finding["kind"]
-    if kind == "rate":
-        return f"timing {finding['key']}: {finding['label']}"
-    if kind in ("dtype", "kernel", "trying"):
+    if kind in ("timing", "rate", "left_out"):
+        return f"timing {finding.get('name') or finding['key']}"
+    if kind in ("dtype", "kernel", "fact"):
         return f"trying {finding['name']}"
     return {
         "device": "looking at the device",
         "cuda": "looking at the GPU",
+        "gpu": "asking the driver",
+        "awaiting": "trying bitsandbytes",
+        "importing": "importing the training libraries",
         "context": "measuring the memory of a bare process",
+        "threads": "comparing thread counts",
+        "reference": "timing the reference figure",
     }.get(kind, kind)

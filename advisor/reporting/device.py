@@ -1,33 +1,47 @@
-"""A device profile as a table: each figure with where it comes from."""
+"""A device profile as tables: each figure with its spread, and where it comes from."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from advisor.core.device import DeviceProfile
+from advisor.core.device import DeviceProfile, Rate
 from advisor.core.units import format_bytes, format_duration
+
+QUIET_FACTS = ("left out: ", "dtype ", "attention ", "partial", "libraries")
+"""Facts that stand in a table or a warning, or that only the profile's file and ``--json`` need."""
 
 
 def print_device(console: Console, profile: DeviceProfile) -> None:
     """Print capacity, rates and facts of one device."""
-    table = Table(
-        title=f"{profile.name}  ({profile.id}, {profile.basis})", title_justify="left", box=None, pad_edge=False
-    )
+    _print_capacity(console, profile)
+    for title, unit, rates, show in _groups(profile):
+        _print_rates(console, title, unit, rates, show)
+    for name, fact in profile.facts.items():
+        if not name.startswith(QUIET_FACTS):
+            console.print(f"[dim]{name}: {escape(fact)}[/dim]", highlight=False, soft_wrap=True)
+    late = [name for name, fact in profile.facts.items() if name.startswith("left out: ") and "no time" in fact]
+    if late:
+        console.print(f"[dim]left out for lack of time: {len(late)} figures (--json lists them)[/dim]", highlight=False)
+    for warning in profile.warnings:
+        console.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
+
+
+def _print_capacity(console: Console, profile: DeviceProfile) -> None:
+    title = f"{profile.name}  ({profile.id}, {profile.basis})"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("")
     table.add_column("value", justify="right")
     table.add_column("source", style="dim")
-    for row in _rows(profile):
+    for row in _capacity_rows(profile):
         table.add_row(*row)
     console.print(table)
-    for name, fact in profile.facts.items():
-        if not name.startswith("rate "):  # every single timing: in the profile's file and under --json
-            console.print(f"[dim]{name}: {fact}[/dim]", highlight=False, soft_wrap=True)
-    for warning in profile.warnings:
-        console.print(f"[yellow]warning:[/yellow] {warning}", highlight=False, soft_wrap=True)
 
 
-def _rows(profile: DeviceProfile) -> list[tuple[str, str, str]]:
+def _capacity_rows(profile: DeviceProfile) -> list[tuple[str, str, str]]:
     sources = profile.sources
     rows = [("memory", format_bytes(profile.memory_bytes), sources.get("memory_bytes", ""))]
     if profile.available_bytes is not None:
@@ -39,19 +53,51 @@ def _rows(profile: DeviceProfile) -> list[tuple[str, str, str]]:
     if profile.context_interval_bytes is not None:
         interval = " – ".join(format_bytes(value) for value in profile.context_interval_bytes)
         rows.append(("may be", interval, sources.get("context_interval_bytes", "")))
-    rows += [
-        (f"{name} matrix rate", f"{rate.value / 1e12:.3g} TFLOP/s", rate.source)
-        for name, rate in profile.flops_per_s.items()
-    ]
-    rows += [
-        (f"{name.replace('_', ' ')} bandwidth", f"{rate.value / 1e9:.3g} GB/s", rate.source)
-        for name, rate in profile.bytes_per_s.items()
-    ]
-    if profile.launch_s:
-        rows.append(("launch of one operator", format_duration(profile.launch_s), sources.get("launch_s", "")))
     rows.append(("trains in", ", ".join(profile.dtypes), sources.get("dtypes", "")))
     rows.append(("attention kernels", ", ".join(profile.attention_kernels), sources.get("attention_kernels", "")))
+    if profile.num_threads is not None:
+        rows.append(("threads to train with", str(profile.num_threads), sources.get("num_threads", "")))
+    if profile.launch_s and not profile.overhead_s:
+        rows.append(("launch of one operator", format_duration(profile.launch_s), sources.get("launch_s", "")))
     return rows
+
+
+Group = tuple[str, str, dict[str, Rate], Callable[[float], str]]
+
+
+def _groups(profile: DeviceProfile) -> list[Group]:
+    """Rates in groups that share a unit, summaries and points together."""
+    attention = {key: rate for key, rate in profile.flops_per_s.items() if key.startswith("attention")}
+    products = {key: rate for key, rate in profile.flops_per_s.items() if key not in attention}
+    groups: list[Group] = [
+        ("matrix products", "TFLOP/s", products, lambda value: _three_digits(value / 1e12)),
+        ("attention", "TFLOP/s", attention, lambda value: _three_digits(value / 1e12)),
+        ("bandwidths", "GB/s", profile.bytes_per_s, lambda value: _three_digits(value / 1e9)),
+        ("overheads", "", profile.overhead_s, format_duration),
+    ]
+    return [group for group in groups if group[2]]
+
+
+def _print_rates(console: Console, title: str, unit: str, rates: dict[str, Rate], show: Callable[[float], str]) -> None:
+    """One line a key; of its points the range and how many there are."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(title, no_wrap=True)
+    table.add_column("rate" if unit else "time", justify="right", no_wrap=True)
+    table.add_column("spread", justify="right", no_wrap=True)
+    table.add_column("range", justify="right", no_wrap=True)
+    table.add_column("source", style="dim")
+    summaries = [key for key in rates if key.rpartition("/")[0] not in rates or not _is_point(key)]
+    for key in summaries:
+        points = [rate.value for name, rate in rates.items() if name.rpartition("/")[0] == key and _is_point(name)]
+        span = f"{show(min(points))} – {show(max(points))}" if len(points) > 1 else ""
+        spread = f"±{rates[key].spread:.0%}" if rates[key].spread else ""
+        table.add_row(escape(key), f"{show(rates[key].value)} {unit}".rstrip(), spread, span, escape(rates[key].source))
+    console.print(table)
+
+
+def _is_point(key: str) -> bool:
+    """Whether the last part of a key is a size (``"512"``, ``"1024x768x8"``) and not a name."""
+    return key.rpartition("/")[2].replace("x", "").isdigit()
 
 
 def print_device_list(console: Console, profiles: list[DeviceProfile]) -> None:

@@ -85,6 +85,33 @@ def test_damaged_control_files_are_no_limits(tmp_path: Path, content: str) -> No
     assert cpu_quota(root)[0] is None
 
 
+def test_hyper_threads_are_no_cores(tmp_path: Path) -> None:
+    siblings = {
+        f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list": f"{cpu % 4},{cpu % 4 + 4}\n"
+        for cpu in range(8)
+    }
+    host = inspect_host(machine(tmp_path, siblings), affinity=8)
+    assert (host.cores, host.physical_cores) == (8, 4)
+    assert "siblings" in host.reasons["physical_cores"]
+
+
+def test_core_ids_serve_where_sysfs_is_hidden(tmp_path: Path) -> None:
+    blocks = [f"processor : {cpu}\nphysical id : 0\ncore id : {cpu // 2}\ncpu MHz : 2300.5\n" for cpu in range(6)]
+    host = inspect_host(machine(tmp_path, {"proc/cpuinfo": "\n".join(blocks)}), affinity=6)
+    assert (host.cores, host.physical_cores) == (6, 3)
+    assert host.clock_hz == 2300.5e6
+
+
+def test_a_quota_below_the_cores_throttles(tmp_path: Path) -> None:
+    files = {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "50000 100000\n"}
+    host = inspect_host(machine(tmp_path, files), affinity=8)
+    assert (host.cores, host.physical_cores, host.core_quota) == (1, 1, 0.5)
+    assert host.throttled
+    (tmp_path / "sys/fs/cgroup/cpu.max").write_text("200000 100000\n")
+    whole = inspect_host(tmp_path, affinity=8)
+    assert (whole.cores, whole.throttled) == (2, False), "two threads on two cores' worth of time are never stopped"
+
+
 def test_a_machine_without_proc_still_answers(tmp_path: Path) -> None:
     host = inspect_host(tmp_path, affinity=3)
     assert host.cores == 3

@@ -9,13 +9,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from advisor.core.errors import DeviceError
-from advisor.hardware.nvml import (
-    NvmlUnavailable,
-    compute_capability,
-    gpu_state,
-    process_memory_bytes,
-    used_bytes_by_gpu,
-)
+from advisor.hardware.gpu_state import all_gpu_states, gpu_state
+from advisor.hardware.nvml import NvmlUnavailable, compute_capability, process_memory_bytes, used_bytes_by_gpu
 
 
 class FakeError(Exception):
@@ -23,7 +18,13 @@ class FakeError(Exception):
 
 
 def fake_library(
-    *, init_fails: bool = False, clocks_fail: bool = False, processes: dict[int, int | None] | None = None
+    *,
+    init_fails: bool = False,
+    clocks_fail: bool = False,
+    processes: dict[int, int | None] | None = None,
+    denied: tuple[str, ...] = (),
+    uuids: tuple[str, ...] = ("GPU-0",),
+    slow_bits: int = 0,
 ) -> ModuleType:
     library = ModuleType("pynvml")
 
@@ -36,17 +37,27 @@ def fake_library(
             raise FakeError("Not Supported")
         return 1410
 
+    def by_uuid(uuid: str) -> str:
+        if uuid.startswith("GPU-") and "mig" in uuid:
+            raise FakeError("Not Found")
+        return uuid
+
+    def deny(*_: object) -> None:
+        raise FakeError("Insufficient Permissions")
+
     listed = [SimpleNamespace(pid=pid, usedGpuMemory=size) for pid, size in (processes or {}).items()]
     members = {
         "NVMLError": FakeError,
         "NVML_CLOCK_SM": 1,
         "nvmlInit": init,
         "nvmlShutdown": lambda: None,
-        "nvmlDeviceGetCount": lambda: 1,
+        "NVML_CLOCK_MEM": 2,
+        "NVML_TEMPERATURE_GPU": 0,
+        "nvmlDeviceGetCount": lambda: len(uuids),
         "nvmlDeviceGetHandleByIndex": lambda index: index,
-        "nvmlDeviceGetHandleByUUID": lambda uuid: uuid,
+        "nvmlDeviceGetHandleByUUID": by_uuid,
         "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(total=80 * 2**30, free=79 * 2**30, used=2**30),
-        "nvmlDeviceGetUUID": lambda handle: f"GPU-{handle}",
+        "nvmlDeviceGetUUID": lambda handle: uuids[handle],
         "nvmlDeviceGetCudaComputeCapability": lambda handle: [9, 0],
         "nvmlDeviceGetClockInfo": clock,
         "nvmlDeviceGetMaxClockInfo": clock,
@@ -57,9 +68,15 @@ def fake_library(
         "nvmlDeviceGetCurrPcieLinkWidth": lambda handle: 16,
         "nvmlDeviceGetComputeRunningProcesses": lambda handle: listed,
         "nvmlSystemGetDriverVersion": lambda: b"570.10",
+        "nvmlDeviceGetName": lambda handle: "NVIDIA H200",
+        "nvmlDeviceGetPowerUsage": lambda handle: 71_500,
+        "nvmlDeviceGetTemperature": lambda handle, sensor: 41,
+        "nvmlDeviceGetCurrentClocksEventReasons": lambda handle: slow_bits,
+        "nvmlDeviceGetMaxPcieLinkGeneration": lambda handle: 5,
+        "nvmlDeviceGetMaxPcieLinkWidth": lambda handle: 16,
     }
     for name, member in members.items():
-        setattr(library, name, member)
+        setattr(library, name, deny if name in denied else member)
     return library
 
 
@@ -84,6 +101,7 @@ def test_state_in_base_units(monkeypatch: pytest.MonkeyPatch) -> None:
     assert state.power_limit_w == 400.0
     assert (state.mig, state.ecc, state.pcie) == (False, True, "4 x16")
     assert state.driver_version == "570.10"
+    assert (state.power_w, state.temperature_c, state.slowdowns, state.max_pcie) == (71.5, 41.0, "none", "5 x16")
     assert state.process_bytes == {7: 2**30}
     assert state.refused is None
 
@@ -124,3 +142,66 @@ def test_used_memory_and_capability_need_no_cuda(monkeypatch: pytest.MonkeyPatch
     for question in (used_bytes_by_gpu, compute_capability):
         with pytest.raises(NvmlUnavailable):
             question()
+
+
+QUESTIONS = [
+    "nvmlDeviceGetMemoryInfo",
+    "nvmlDeviceGetName",
+    "nvmlSystemGetDriverVersion",
+    "nvmlDeviceGetClockInfo",
+    "nvmlDeviceGetMaxClockInfo",
+    "nvmlDeviceGetPowerUsage",
+    "nvmlDeviceGetEnforcedPowerLimit",
+    "nvmlDeviceGetTemperature",
+    "nvmlDeviceGetMigMode",
+    "nvmlDeviceGetEccMode",
+    "nvmlDeviceGetCurrPcieLinkGeneration",
+    "nvmlDeviceGetMaxPcieLinkWidth",
+    "nvmlDeviceGetComputeRunningProcesses",
+]
+
+
+@pytest.mark.parametrize("denied", [*((name,) for name in QUESTIONS), tuple(QUESTIONS)])
+def test_every_question_may_be_denied(monkeypatch: pytest.MonkeyPatch, denied: tuple[str, ...]) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", fake_library(denied=denied))
+    state = gpu_state("GPU-1")
+    assert state.refused
+    assert all("Insufficient Permissions" in reason for reason in state.refused.values())
+    assert all(getattr(state, field) is None for field in state.refused)
+
+
+def test_an_older_binding_lacks_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = fake_library()
+    del library.nvmlDeviceGetTemperature
+    library.nvmlDeviceGetCurrentClocksThrottleReasons = lambda handle: 0x44
+    del library.nvmlDeviceGetCurrentClocksEventReasons
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    state = gpu_state("GPU-1")
+    assert state.temperature_c is None
+    assert state.refused is not None
+    assert "nvmlDeviceGetTemperature" in state.refused["temperature_c"]
+    assert state.slowdowns == "power cap, hardware thermal slowdown"
+
+
+def test_idling_and_chosen_clocks_are_no_slowdown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", fake_library(slow_bits=0x1 | 0x2 | 0x100))
+    assert gpu_state("GPU-1").slowdowns == "none"
+
+
+def test_a_part_of_a_gpu_is_found_by_torchs_bare_uuid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", fake_library())
+    assert gpu_state("mig-1").total_bytes == 80 * 2**30
+
+
+def test_all_gpus_by_bare_uuid_and_without_those_that_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = fake_library(uuids=("GPU-a", "GPU-b"))
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    assert set(all_gpu_states()) == {"a", "b"}
+
+    def hidden(index: int) -> int:
+        if index == 0:
+            raise FakeError("No Permission")
+        return index
+
+    library.nvmlDeviceGetHandleByIndex = hidden
+    assert set(all_gpu_states()) == {"b"}

@@ -1,0 +1,79 @@
+"""Attention kernels to time, one at a time, forward and backward, at several lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from advisor.hardware.figures import Figure, Scale, Work, shrunk
+
+if TYPE_CHECKING:
+    import torch
+    from torch.nn.attention import SDPBackend
+
+PRODUCTS_FORWARD = 2
+"""Products of attention: scores and their sum over values."""
+PRODUCTS_BACKWARD = {"math": 4, "efficient": 5, "flash": 5}
+"""Two for each product of the forward pass; fused kernels compute the scores once more
+(``torch.utils.flop_counter.sdpa_backward_flop_count``)."""
+
+
+def attention_figures(device: str, kernels: tuple[str, ...], dtype: str, scale: Scale) -> Iterator[Figure]:
+    """Forward and backward of each kernel that was tried and works.
+
+    Args:
+        device: ``"cpu"`` or ``"cuda:N"``.
+        kernels: Of ``"math"``, ``"efficient"``, ``"flash"``.
+        dtype: Data type of queries, keys and values.
+        scale: Sizes.
+    """
+    for kernel in kernels:
+        for index, length in enumerate(scale.lengths):
+            quick = index == 1 and kernel == kernels[-1]
+            yield _attention(device, kernel, dtype, length, scale, backward=False, quick=quick)
+            yield _attention(device, kernel, dtype, length, scale, backward=True, quick=quick)
+
+
+def backend(kernel: str) -> SDPBackend:
+    """What torch calls a kernel."""
+    from torch.nn.attention import SDPBackend
+
+    backends = {"math": "MATH", "efficient": "EFFICIENT_ATTENTION", "flash": "FLASH_ATTENTION"}
+    return getattr(SDPBackend, backends[kernel])
+
+
+def _attention(
+    device: str, kernel: str, dtype: str, length: int, scale: Scale, *, backward: bool, quick: bool
+) -> Figure:
+    def build(divisor: int) -> Work:
+        import torch
+        from torch.nn.attention import sdpa_kernel
+        from torch.nn.functional import scaled_dot_product_attention
+
+        batch = shrunk(max(1, scale.rows // length), divisor)
+        q, k, v = _inputs((batch, scale.heads, length, scale.head_width), device, dtype)
+        product = 2.0 * batch * scale.heads * length * length * scale.head_width
+        label = f"{batch} x {scale.heads} heads x {length} tokens x {scale.head_width}, {dtype}"
+        if not backward:
+            forward = PRODUCTS_FORWARD * product
+            context = sdpa_kernel(backend(kernel))
+            return Work(forward, label, str(length), lambda: scaled_dot_product_attention(q, k, v), context)
+        with sdpa_kernel(backend(kernel)):
+            out = scaled_dot_product_attention(q, k, v)
+        gradient = torch.randn_like(out)
+        return Work(
+            PRODUCTS_BACKWARD[kernel] * product,
+            label,
+            str(length),
+            lambda: torch.autograd.grad(out, (q, k, v), gradient, retain_graph=True),
+        )
+
+    key = f"attention{'_backward' if backward else ''}/{kernel}"
+    return Figure("flops_per_s", key, f"{key}, {length} tokens", build, quick=quick, grad=True)
+
+
+def _inputs(shape: tuple[int, ...], device: str, dtype: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    import torch
+
+    q, k, v = (torch.randn(shape, device=device, dtype=getattr(torch, dtype), requires_grad=True) for _ in range(3))
+    return q, k, v

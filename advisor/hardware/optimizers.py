@@ -1,0 +1,72 @@
+"""Optimizer steps and 4-bit weights to time. bitsandbytes is imported only where its own figures are built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from advisor.hardware.figures import Figure, Scale, Work, shrunk
+
+FLOAT_STATES_BYTES = 28.0
+"""Bytes that AdamW moves for a float32 parameter: parameter, gradient and two states are read, all but the gradient
+written, 4 bytes each."""
+BYTE_STATES_BYTES = 16.0
+"""The same with states of one byte: 4 + 4 + 1 + 1 read, 4 + 1 + 1 written."""
+IMPLEMENTATIONS = ("foreach", "fused")
+NF4_SHAPE, CPU_NF4_SHAPE = (4096, 4096), (1024, 1024)
+NF4_PACKED_BYTES, NF4_BLOCK = 0.5, 64
+"""Per weight, and weights that share one float32 scale (bitsandbytes ``quantize_4bit``)."""
+
+
+def optimizer_figures(device: str, scale: Scale) -> Iterator[Figure]:
+    """AdamW of torch, foreach and fused, over many small and over a few large tensors."""
+    for implementation in IMPLEMENTATIONS:
+        for shape in scale.optimizer_shapes:
+            quick = implementation == "fused" and shape == scale.optimizer_shapes[-1]
+            yield _adamw(implementation, device, shape, quick=quick)
+
+
+def bitsandbytes_figures(device: str, scale: Scale) -> Iterator[Figure]:
+    """AdamW with 8-bit states, and NF4 weights unpacked."""
+    yield _adamw("8bit", device, scale.optimizer_shapes[-1], quick=False)
+    yield Figure("bytes_per_s", "quantization", "unpacking NF4", lambda divisor: _unpack(device, divisor))
+
+
+def _adamw(implementation: str, device: str, shape: tuple[int, int], *, quick: bool) -> Figure:
+    def build(divisor: int) -> Work:
+        import torch
+
+        count, elements = shape[0], shrunk(shape[1], divisor)
+        parameters = [torch.nn.Parameter(torch.zeros(elements, device=device)) for _ in range(count)]
+        for parameter in parameters:
+            parameter.grad = torch.full_like(parameter, 1e-3)
+        amount = (BYTE_STATES_BYTES if implementation == "8bit" else FLOAT_STATES_BYTES) * count * elements
+        step = _optimizer(implementation, parameters).step
+        return Work(amount, f"AdamW, {count} tensors of {elements}", f"{count}x{elements}", step)
+
+    key = f"optimizer_{implementation}"
+    return Figure("bytes_per_s", key, f"{key}, {shape[0]} tensors of {shape[1]}", build, quick=quick)
+
+
+def _optimizer(implementation: str, parameters: list[Any]) -> Any:
+    import torch
+
+    if implementation == "8bit":
+        from bitsandbytes.optim import AdamW8bit
+
+        return AdamW8bit(parameters, lr=1e-5)
+    return torch.optim.AdamW(parameters, lr=1e-5, **{implementation: True})
+
+
+def _unpack(device: str, divisor: int) -> Work:
+    import torch
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    shape = CPU_NF4_SHAPE if device == "cpu" else NF4_SHAPE
+    rows, columns = shrunk(shape[0], divisor, 64), shape[1]
+    dtype = torch.float32 if device == "cpu" else torch.float16
+    weight = torch.randn(rows, columns, device=device, dtype=dtype)
+    packed, state = quantize_4bit(weight, blocksize=NF4_BLOCK, quant_type="nf4")
+    moved_bytes = weight.numel() * (NF4_PACKED_BYTES + 4 / NF4_BLOCK + dtype.itemsize)
+    label = f"{rows} x {columns} weights to {str(dtype).removeprefix('torch.')}"
+    return Work(moved_bytes, label, f"{moved_bytes:.0f}", lambda: dequantize_4bit(packed, state))

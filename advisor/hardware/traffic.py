@@ -1,0 +1,163 @@
+"""What moves bytes: operators bound by memory, and copies between host and device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from advisor.hardware.figures import Figure, Scale, Work, shrunk
+
+if TYPE_CHECKING:
+    import torch
+
+QUICK_CLASSES = ("elementwise", "transcendental", "norm", "softmax", "rng")
+"""Of the operator classes, those that a quick probe times: they make up nearly all traffic of an encoder."""
+DROPOUT = 0.1
+
+
+def memory_figures(device: str, scale: Scale) -> Iterator[Figure]:
+    """The stream through memory and the stream that stays in cache."""
+    yield _stream("memory", scale.stream_bytes, device)
+    yield _stream("cache", scale.resident_bytes, device)
+
+
+def class_figures(device: str, dtype: str, scale: Scale) -> Iterator[Figure]:
+    """Every operator class at three sizes; a quick probe takes the largest, float32 only."""
+    for name, operator in OPERATORS.items():
+        key = name if dtype == "float32" else f"{name}/{dtype}"
+        for size in scale.traffic_bytes:
+            quick = name in QUICK_CLASSES and dtype == "float32" and size == scale.traffic_bytes[-1]
+            yield _classed(key, operator, device, dtype, size, scale, quick=quick)
+
+
+def copy_figures(device: str, scale: Scale) -> Iterator[Figure]:
+    """Both directions between host and device, from pinned and from pageable memory."""
+    for key, pinned, upload in (
+        ("host_to_device", True, True),
+        ("device_to_host", True, False),
+        ("host_to_device_pageable", False, True),
+        ("device_to_host_pageable", False, False),
+    ):
+        yield _copy(key, device, scale.copy_bytes, pinned=pinned, upload=upload)
+
+
+Operator = Callable[["torch.Tensor", Scale], tuple[Callable[[], object], float]]
+"""From a tensor to work on it and the bytes that the work moves."""
+
+
+def _classed(key: str, operator: Operator, device: str, dtype: str, size: int, scale: Scale, *, quick: bool) -> Figure:
+    def build(divisor: int) -> Work:
+        import torch
+
+        data_type = getattr(torch, dtype)
+        x = torch.randn(shrunk(size, divisor, 4096) // data_type.itemsize, device=device, dtype=data_type)
+        call, moved_bytes = operator(x, scale)
+        label = f"{x.numel()} elements of {dtype}, {moved_bytes / 2**20:.3g} MiB moved"
+        return Work(moved_bytes, label, f"{moved_bytes:.0f}", call)
+
+    return Figure("bytes_per_s", key, f"{key}, {size // 2**10} KiB of {dtype}", build, quick=quick)
+
+
+def _add(x: torch.Tensor, scale: Scale) -> tuple[Callable[[], object], float]:
+    other = x.clone()
+    return lambda: x + other, 3.0 * x.nbytes
+
+
+def _gelu(x: torch.Tensor, scale: Scale) -> tuple[Callable[[], object], float]:
+    from torch.nn.functional import gelu
+
+    return lambda: gelu(x), 2.0 * x.nbytes
+
+
+def _layer_norm(x: torch.Tensor, scale: Scale) -> tuple[Callable[[], object], float]:
+    import torch
+
+    rows = _rows(x, scale.norm_width)
+    weight = torch.ones(rows.shape[1], device=x.device, dtype=x.dtype)
+    bias = torch.zeros_like(weight)
+    # What training calls: the mean and the deviation of each row are results, too.
+    return lambda: torch.native_layer_norm(rows, rows.shape[1:], weight, bias, 1e-5), 2.0 * rows.nbytes
+
+
+def _softmax(x: torch.Tensor, scale: Scale) -> tuple[Callable[[], object], float]:
+    import torch
+
+    rows = _rows(x, scale.softmax_width)
+    return lambda: torch.softmax(rows, -1), 2.0 * rows.nbytes
+
+
+def _dropout(x: torch.Tensor, scale: Scale) -> tuple[Callable[[], object], float]:
+    import torch
+
+    # The mask is a byte an element.
+    return lambda: torch.native_dropout(x, DROPOUT, True), 2.0 * x.nbytes + x.numel()
+
+
+def _embedding(x: torch.Tensor, scale: Scale) -> tuple[Callable[[], object], float]:
+    import torch
+
+    rows, width = scale.embedding_shape
+    table = torch.randn(rows, width, device=x.device, dtype=x.dtype)
+    index = torch.randint(rows, (max(1, x.numel() // width),), device=x.device)
+    moved_bytes = 2.0 * index.numel() * width * x.dtype.itemsize + index.nbytes
+    return lambda: torch.embedding(table, index), moved_bytes
+
+
+def _transposed_copy(x: torch.Tensor, scale: Scale) -> tuple[Callable[[], object], float]:
+    """From (tokens, heads, width) to (heads, tokens, width), as attention does before and after."""
+    rows = _rows(x, scale.heads * scale.head_width)
+    heads = rows.view(rows.shape[0], scale.heads, scale.head_width).transpose(0, 1)
+    return lambda: heads.contiguous(), 2.0 * rows.nbytes
+
+
+def _sum(x: torch.Tensor, scale: Scale) -> tuple[Callable[[], object], float]:
+    """Over rows, as the gradient of a bias is."""
+    rows = _rows(x, scale.norm_width)
+    return lambda: rows.sum(0), 1.0 * rows.nbytes
+
+
+OPERATORS: dict[str, Operator] = {
+    "elementwise": _add,
+    "transcendental": _gelu,
+    "norm": _layer_norm,
+    "softmax": _softmax,
+    "rng": _dropout,
+    "embedding": _embedding,
+    "copy": _transposed_copy,
+    "reduction": _sum,
+}
+"""One representative of each operator class that moves bytes."""
+
+
+def _rows(x: torch.Tensor, width: int) -> torch.Tensor:
+    width = min(width, x.numel())
+    return x[: x.numel() // width * width].view(-1, width)
+
+
+def _stream(key: str, size: int, device: str) -> Figure:
+    """``out = x + 1``: reads and writes ``size`` bytes each."""
+
+    def build(divisor: int) -> Work:
+        import torch
+
+        x = torch.zeros(shrunk(size, divisor) // 4, device=device)
+        out = torch.empty_like(x)
+        label = f"read and write {x.nbytes / 2**20:g} MiB"
+        return Work(2.0 * x.nbytes, label, "", lambda: torch.add(x, 1.0, out=out))
+
+    return Figure("bytes_per_s", key, f"{key}, {size // 2**20} MiB", build, quick=True)
+
+
+def _copy(key: str, device: str, size: int, *, pinned: bool, upload: bool) -> Figure:
+    def build(divisor: int) -> Work:
+        import torch
+
+        size_now = shrunk(size, divisor)
+        on_host = torch.zeros(size_now, dtype=torch.uint8, pin_memory=pinned)
+        on_device = torch.zeros(size_now, dtype=torch.uint8, device=device)
+        source, target = (on_host, on_device) if upload else (on_device, on_host)
+        # Without the synchronisation after each group of calls only pinned copies would return early.
+        label = f"{size_now / 2**20:g} MiB {'from' if upload else 'to'} {'pinned' if pinned else 'pageable'} memory"
+        return Work(float(size_now), label, "", lambda: target.copy_(source, non_blocking=pinned))
+
+    return Figure("bytes_per_s", key, key.replace("_", " "), build, quick=key == "host_to_device")
