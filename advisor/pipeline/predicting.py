@@ -10,11 +10,11 @@ from advisor.core.budget import Budget
 from advisor.core.cost import CostEstimate
 from advisor.core.data import DataProfile
 from advisor.core.device import DeviceProfile
-from advisor.core.errors import DeviceError, InputError
+from advisor.core.errors import InputError
 from advisor.core.model import ModelSpec
 from advisor.core.plan import Dtype, ExecutionPlan, Plan, load_plan
 from advisor.core.strategy import StrategyConfig
-from advisor.pipeline.environment import check_device, resolve_device
+from advisor.pipeline.environment import check_device, resolve_device, this_device_id
 from advisor.pipeline.events import OnEvent, note, phase
 from advisor.pipeline.inputs import (
     DataSource,
@@ -160,22 +160,20 @@ def cost_model_for(
     memory_limit_bytes: int | None = None,
     sweeping: bool = False,
 ) -> CostModel:
-    """The cost model of a device, with its calibration if there is one that was made with the libraries in use now.
+    """The cost model of a device, with the calibration that may be used for it (``costmodel.calibration.choosing``).
 
     Args:
         device: Where plans will run.
-        on_event: Is told why a calibration is not used.
+        on_event: Is told why a calibration is not used, or is used as transferred.
         memory_limit_bytes: As in ``CostModel``.
         sweeping: As in ``CostModel``.
     """
-    from advisor.costmodel.calibration import load_calibration
+    from advisor.costmodel.calibration.choosing import calibration_for
     from advisor.costmodel.model import CostModel
 
-    try:
-        calibration = load_calibration(device.id, device=device)
-    except DeviceError as failure:
-        note(on_event, f"the calibration of {device.id} is not used: {failure.message}; run `advisor calibrate` again")
-        calibration = None
+    calibration, remark = calibration_for(device, at_hand=device.id == this_device_id())
+    if remark:
+        note(on_event, remark)
     return CostModel(device, calibration, memory_limit_bytes=memory_limit_bytes, sweeping=sweeping)
 
 

@@ -27,10 +27,13 @@ def print_calibration(console: Console, report: CalibrationReport) -> None:
     console.print(
         f"[bold]Calibration of {escape(report.device_name)}[/bold] ({calibration.device_id})", highlight=False
     )
-    _print_lines(console, [_measured_line(report)])
-    console.print(_coverage_table(report))
+    _print_lines(console, [_measured_line(report), ""])
+    if report.coverage:
+        console.print(_coverage_table(report))
+    own = f"{len(calibration.operators)} operators have a row of their own"
+    _print_lines(console, ["", f"Class table: {_count(len(calibration.classes), 'row')} by class; {own}"])
     console.print(_class_table(calibration))
-    _print_lines(console, [*_fit_lines(calibration), _error_line(calibration), *_origin_lines(calibration)])
+    _print_lines(console, ["", *_fit_lines(calibration), _error_line(calibration), *_origin_lines(calibration)])
     if calibration.partial:
         console.print(f"[yellow]partial:[/yellow] {escape(calibration.partial)}", highlight=False)
     if report.differences:
@@ -45,7 +48,7 @@ def print_calibration(console: Console, report: CalibrationReport) -> None:
 
 def print_import(console: Console, report: ImportReport) -> None:
     """Print what every file brought, and the calibrations as they are now."""
-    table = Table(title="Merged", title_justify="left", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for column in ("from", "new calls", "new configurations", "duplicates dropped"):
         table.add_column(column, justify="left" if column == "from" else "right")
     for share in report.shares:
@@ -62,7 +65,7 @@ def print_export(console: Console, path: Path, written: CalibrationFile) -> None
     for entry in summary["calibrations"]:
         _print_lines(
             console,
-            [f"{entry['device']}: {entry['replays']} operator calls, {entry['points']} configurations, versions "]
+            [f"{entry['device']}: {_both(entry['replays'], entry['points'])}, made with"]
             + [f"  {name} {version}" for name, version in entry["versions"].items()],
         )
     _print_lines(
@@ -99,20 +102,28 @@ def _print_lines(console: Console, lines: list[str]) -> None:
         console.print(escape(line), highlight=False, soft_wrap=True)
 
 
+def _both(calls: int, configurations: int) -> str:
+    return f"{_count(calls, 'operator call')} and steps of {_count(configurations, 'configuration')}"
+
+
 def _measured_line(report: CalibrationReport) -> str:
     calls, configurations = len(report.calibration.replays), len(report.calibration.points)
     known = calls - report.new_replays, configurations - report.new_points
     if not report.new_replays and not report.new_points:
-        return f"{calls} operator calls and steps of {configurations} configurations, all known before"
-    parts = [f"measured now: {report.new_replays} operator calls and steps of {report.new_points} configurations"]
+        return f"{_both(calls, configurations)}, all known before"
+    parts = [f"measured now: {_both(report.new_replays, report.new_points)}"]
     if any(known):
         parts.append(f"known before: {known[0]} and {known[1]}")
     return "; ".join(parts)
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def _coverage_table(report: CalibrationReport) -> Table:
-    table = Table(title="Steps measured", title_justify="left", box=None, pad_edge=False)
-    for column in ("model", "methods", "micro-batches", "configurations", "repeat noise"):
+    table = Table(box=None, pad_edge=False)
+    for column in ("steps of", "methods", "micro-batches", "configurations", "repeat noise"):
         table.add_column(column, justify="right" if column in ("configurations", "repeat noise") else "left")
     for model in report.coverage:
         small, large = model.shapes[0], model.shapes[-1]
@@ -128,8 +139,7 @@ def _coverage_table(report: CalibrationReport) -> Table:
 
 
 def _class_table(calibration: Calibration) -> Table:
-    title = f"Class table: {len(calibration.classes)} classes, {len(calibration.operators)} operators of their own"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for column in ("operators", "calls timed", "residual"):
         table.add_column(column, justify="left" if column == "operators" else "right")
     for key, fit in sorted(calibration.classes.items()):
@@ -175,7 +185,7 @@ def _origin(entry: Contribution) -> str:
     where = f"in {entry.file}, " if entry.file else ""
     machine = entry.machine.get("device", "an unknown machine")
     return (
-        f"{entry.replays} calls and {entry.points} configurations {where}measured {entry.measured_at[:10]} on {machine}"
+        f"{_both(entry.replays, entry.points)}, {where}measured {entry.measured_at[:10]} on {machine}"
         f" by finetune-advisor {entry.advisor_version}"
     )
 

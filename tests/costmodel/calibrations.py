@@ -44,9 +44,8 @@ def replays(slower: float = 1.0) -> list[ReplayPoint]:
 
 def item(method: str = "lora", rows: int = 8, length: int = 64, evaluated: bool = False) -> Item:
     """A configuration of an agenda."""
-    return Item(
-        StrategyConfig(method, 1e-4), ExecutionPlan(rows, max_seq_length=length), length, measured=True, evaluated=evaluated
-    )
+    execution = ExecutionPlan(rows, max_seq_length=length)
+    return Item(StrategyConfig(method, 1e-4), execution, length, evaluated=evaluated)
 
 
 def step_point(**changes: object) -> StepPoint:

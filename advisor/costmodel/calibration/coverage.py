@@ -104,6 +104,8 @@ def _about_range(calibration: Calibration) -> str:
     tokens = [p.micro_batch_size * p.seq_length for p in calibration.points]
     if not tokens:
         return ""
+    if min(tokens) == max(tokens):
+        return f"micro-batches of other than {min(tokens):,} tokens are extrapolated"
     return f"micro-batches below {min(tokens):,} or above {max(tokens):,} tokens are extrapolated"
 
 

@@ -13,7 +13,8 @@ from advisor.core.serialization import to_json
 from advisor.core.store import user_data_dir, write_text_atomically
 from advisor.costmodel.calibration.exchange import read_exchange
 from advisor.costmodel.calibration.journal import PointJournal
-from advisor.costmodel.calibration.merge import Part, Share, merge
+from advisor.costmodel.calibration.merge import Part, merge
+from advisor.costmodel.calibration.provenance import Share
 from advisor.costmodel.calibration.record import Calibration
 from advisor.costmodel.calibration.store import (
     calibration_path,

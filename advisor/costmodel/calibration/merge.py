@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError
-from advisor.costmodel.calibration.provenance import moved, provenance_of, tidied
+from advisor.costmodel.calibration.provenance import Share, moved, provenance_of, tidied
 from advisor.costmodel.calibration.record import Calibration, Contribution, ReplayPoint, StepPoint
 from advisor.costmodel.calibration.refit import refit
 from advisor.costmodel.calibration.versions import differences
@@ -28,21 +28,6 @@ class Part:
     calibration: Calibration
     file: str = ""
     checksum: str = ""
-
-
-@dataclass(frozen=True)
-class Share:
-    """What one part brought.
-
-    Attributes:
-        replays, points: New ones.
-        duplicates: Points that an earlier part had already.
-    """
-
-    name: str
-    replays: int
-    points: int
-    duplicates: int
 
 
 def check_mixable(parts: Sequence[Part]) -> None:

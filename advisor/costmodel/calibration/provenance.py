@@ -7,6 +7,7 @@ import datetime
 import platform
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from advisor import __version__
@@ -17,6 +18,21 @@ Point = TypeVar("Point", ReplayPoint, StepPoint)
 
 MACHINE_FACTS = ("cores", "driver", "cuda", "torch", "power_limit", "ecc", "mig")
 """Facts of a probed device that say what kind of machine it is; none names the host."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one part of a merge brought.
+
+    Attributes:
+        replays, points: New ones.
+        duplicates: Points that an earlier part had already.
+    """
+
+    name: str
+    replays: int
+    points: int
+    duplicates: int
 
 
 def now_iso() -> str:

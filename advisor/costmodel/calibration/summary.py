@@ -7,7 +7,7 @@ from pathlib import Path
 
 from advisor.core.device import DeviceProfile
 from advisor.costmodel.calibration.coverage import ModelCoverage, coverage, unknowns
-from advisor.costmodel.calibration.merge import Share
+from advisor.costmodel.calibration.provenance import Share
 from advisor.costmodel.calibration.record import Calibration
 from advisor.costmodel.calibration.store import calibration_path, version_differences
 from advisor.costmodel.calibration.versions import current_versions
@@ -67,6 +67,7 @@ def report_on(
     """
     from advisor.strategies import strategy_names
 
+    methods = [name for name in strategy_names() if name != "peft"]  # a pass-through without steps of its own
     return CalibrationReport(
         calibration=calibration,
         device_name=device.name,
@@ -74,7 +75,7 @@ def report_on(
         new_replays=new[0],
         new_points=new[1],
         coverage=coverage(calibration),
-        unknown=unknowns(calibration, strategy_names()),
+        unknown=unknowns(calibration, methods),
         differences=tuple(version_differences(calibration, current_versions(device))),
         wall_s=wall_s,
     )

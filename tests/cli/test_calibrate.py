@@ -1,0 +1,248 @@
+"""``advisor calibrate`` around the measuring: showing, exporting, importing, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from advisor.core.device import DeviceProfile
+from advisor.core.errors import OutputError
+from advisor.costmodel.calibration import Calibration, load_calibration, save_calibration
+from advisor.costmodel.calibration.store import calibration_path, journal_path
+from tests.cli.conftest import Advisor
+from tests.costmodel.calibrations import calibration, replays, step_point
+
+
+@pytest.fixture
+def stored(cpu_profile: DeviceProfile) -> Calibration:
+    """What this machine measured."""
+    found = calibration(device=cpu_profile)
+    save_calibration(found)
+    return found
+
+
+@pytest.fixture
+def file(advisor: Advisor, stored: Calibration, tmp_path: Path) -> Path:
+    """Its export."""
+    path = tmp_path / "node-1.json"
+    assert advisor("calibrate", "--export", path).code == 0
+    return path
+
+
+def test_what_is_stored_is_shown(advisor: Advisor, stored: Calibration) -> None:
+    shown = advisor("calibrate", "--show")
+    assert shown.code == 0
+    for text in (
+        "Calibration of a pretended CPU (cpu-test)",
+        "12 operator calls and steps of 2 configurations, all known before",
+        "bert/sequence-classification/384x6/30522",
+        "lora, full",
+        "8 x 64 tokens",
+        "gemm/float32",
+        "whole steps:",
+        "repeat noise is 0.00 %",
+        "It cannot tell yet:",
+        "qlora",
+        "gradient checkpointing",
+        "measured in 30 s altogether, kept at",
+    ):
+        assert text in shown.stdout, text
+
+
+def test_as_json_it_is_complete(advisor: Advisor, stored: Calibration) -> None:
+    shown = advisor("calibrate", "--show", "--json").json
+    assert len(shown["calibration"]["replays"]) == 12
+    assert shown["calibration"]["points"][0]["step_times_s"] == [0.1] * 5
+    assert shown["calibration"]["provenance"][0]["replays"] == 12
+    assert shown["path"] == str(calibration_path("cpu-test"))
+    assert shown["coverage"][0]["methods"] == ["lora", "full"]
+    assert shown["unknown"]
+    assert shown["differences"] == []
+
+
+def test_other_versions_are_said(advisor: Advisor, stored: Calibration) -> None:
+    save_calibration(dataclasses.replace(stored, versions={**stored.versions, "torch": "2.0"}))
+    shown = advisor("calibrate", "--show")
+    assert shown.code == 0
+    assert "not used here as calibrated" in shown.stdout
+    assert "torch: calibrated with 2.0" in shown.stdout
+
+
+@pytest.mark.parametrize("arguments", [("--show",), ("--export", "there.json"), ("--export", "x", "--device", "all")])
+def test_without_a_calibration_there_is_nothing_to_show_or_export(
+    advisor: Advisor, cpu_profile: DeviceProfile, arguments: tuple[str, ...]
+) -> None:
+    answer = advisor("calibrate", *arguments)
+    assert answer.code == 2
+    assert "none is stored" in answer.stderr
+    assert "advisor calibrate" in answer.stderr
+
+
+def test_an_export_says_what_it_holds(advisor: Advisor, stored: Calibration, tmp_path: Path) -> None:
+    answer = advisor("calibrate", "--export", tmp_path / "a.json", "--device", "cpu-test")
+    assert "12 operator calls and steps of 2 configurations" in answer.stdout
+    assert "advisor calibrate --import a.json" in answer.stdout
+    as_json = advisor("calibrate", "--export", tmp_path / "b.json", "--device", "all", "--json").json
+    assert as_json["calibrations"][0]["device"] == "cpu-test"
+    assert as_json["checksum"] == json.loads((tmp_path / "b.json").read_text())["checksum"]
+
+
+def test_an_export_overwrites_nothing(advisor: Advisor, file: Path) -> None:
+    answer = advisor("calibrate", "--export", file)
+    assert answer.code == 2
+    assert "must be a new file" in answer.stderr
+
+
+def test_an_import_elsewhere_makes_the_device_known(
+    advisor: Advisor, file: Path, stored: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADVISOR_HOME", str(tmp_path / "elsewhere"))
+    answer = advisor("calibrate", "--import", file)
+    assert answer.code == 0, answer.stderr
+    assert "node-1.json" in answer.stdout
+    found = load_calibration("cpu-test")
+    assert found is not None
+    assert (found.replays, found.points, found.step) == (stored.replays, stored.points, stored.step)
+    assert [(e.file, e.replays) for e in found.provenance] == [("node-1.json", 12)]
+    assert "cpu-test" in advisor("devices").stdout
+    assert not journal_path("cpu-test").exists()
+
+
+def test_importing_ones_own_changes_nothing(advisor: Advisor, file: Path, stored: Calibration) -> None:
+    answer = advisor("calibrate", "--import", file, "--import", file, "--json").json
+    assert [share["duplicates"] for share in answer["shares"]] == [0, 14, 14]
+    found = load_calibration("cpu-test")
+    assert found is not None
+    assert (found.replays, found.points, found.provenance) == (stored.replays, stored.points, stored.provenance)
+
+
+def test_two_files_are_merged(
+    advisor: Advisor, file: Path, cpu_profile: DeviceProfile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_calibration(calibration([step_point(method="head")], replays(1.3), device=cpu_profile))
+    assert advisor("calibrate", "--export", tmp_path / "node-2.json").code == 0
+    monkeypatch.setenv("ADVISOR_HOME", str(tmp_path / "elsewhere"))
+    answer = advisor("calibrate", "--import", file, "--import", tmp_path / "node-2.json")
+    assert answer.code == 0
+    assert "from:" in answer.stdout
+    assert "12 operator calls and steps of 1 configuration, in node-2.json, measured" in answer.stdout
+    found = load_calibration("cpu-test")
+    assert found is not None
+    assert len(found.replays) == 24
+    assert len(found.points) == 3
+
+
+def test_other_versions_are_not_imported_on_the_machine_at_hand(
+    advisor: Advisor, stored: Calibration, tmp_path: Path
+) -> None:
+    save_calibration(dataclasses.replace(stored, versions={**stored.versions, "torch": "2.0", "peft": "0.1"}))
+    assert advisor("calibrate", "--export", tmp_path / "old.json").code == 0
+    save_calibration(stored)
+    answer = advisor("calibrate", "--import", tmp_path / "old.json")
+    assert answer.code == 2
+    for text in ("torch: calibrated with 2.0", "peft: calibrated with 0.1", "fix:"):
+        assert text in answer.stderr
+    assert load_calibration("cpu-test") == stored
+
+
+def test_other_versions_are_not_mixed_for_a_machine_elsewhere(
+    advisor: Advisor, file: Path, stored: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_calibration(dataclasses.replace(stored, versions={**stored.versions, "torch": "2.0"}))
+    assert advisor("calibrate", "--export", tmp_path / "old.json").code == 0
+    monkeypatch.setenv("ADVISOR_HOME", str(tmp_path / "elsewhere"))
+    assert advisor("calibrate", "--import", file).code == 0
+    refused = advisor("calibrate", "--import", tmp_path / "old.json", "--json")
+    assert refused.code == 2
+    [problem] = refused.json["problems"]
+    assert problem.startswith("torch: what is stored ")
+    assert problem.endswith("old.json 2.0")
+    replaced = advisor("calibrate", "--import", tmp_path / "old.json", "--fresh")
+    assert replaced.code == 0
+    assert "cpu-test.json.old" in replaced.stderr
+    found = load_calibration("cpu-test")
+    assert found is not None
+    assert found.versions["torch"] == "2.0"
+
+
+def test_damaged_files_are_reported_together_and_nothing_is_imported(
+    advisor: Advisor, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torn.json").write_text(file.read_text()[:-40])
+    (tmp_path / "changed.json").write_text(file.read_text().replace('"median_s": 2', '"median_s": 1', 1))
+    monkeypatch.setenv("ADVISOR_HOME", str(tmp_path / "elsewhere"))
+    names = ("torn.json", "changed.json", "missing.json")
+    answer = advisor("calibrate", *(a for name in names for a in ("--import", tmp_path / name)), "--import", file)
+    assert answer.code == 2
+    for text in ("3 of 4 are not", "breaks off", "checksum", "no file at"):
+        assert text in answer.stderr
+    assert load_calibration("cpu-test") is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rule"),
+    [
+        (("--show", "--import", "a.json"), "only one of"),
+        (("some-model", "--show"), "--show measures nothing, but got MODEL"),
+        (("--export", "a.json", "--quick"), "measures nothing"),
+        (("--export", "a.json", "--fresh"), "--fresh goes with"),
+        (("--device", "t4"), "only the machine at hand"),
+        (("--import", "a.json", "--device", "t4"), "--device goes with"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    advisor: Advisor, cpu_profile: DeviceProfile, arguments: tuple[str, ...], rule: str
+) -> None:
+    answer = advisor("calibrate", *arguments)
+    assert answer.code == 2
+    assert rule in answer.stderr
+
+
+def test_measuring_ends_with_the_report(
+    advisor: Advisor, cpu_profile: DeviceProfile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The measuring itself is made up: it is tested where it is done."""
+    seen: list[object] = []
+
+    def measured(spec: object, *, fresh: bool, device: DeviceProfile, **_options: object) -> Calibration:
+        seen.append((spec, fresh, device.id))
+        return calibration(device=device, measured_at="2999-01-01T00:00:00+00:00")
+
+    monkeypatch.setattr("advisor.costmodel.calibration.calibrate.calibrate_device", measured)
+    answer = advisor("calibrate", "--fresh")
+    assert answer.code == 0
+    assert seen == [(None, True, "cpu-test")]
+    assert "measured now: 12 operator calls and steps of 2 configurations" in answer.stdout
+    assert "took " in answer.stdout
+
+
+def test_a_disk_that_is_full_is_no_traceback(
+    advisor: Advisor, cpu_profile: DeviceProfile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_arguments: object, **_options: object) -> Calibration:
+        raise OutputError("x.json must be writable, but the disk is full", fix="free some space")
+
+    monkeypatch.setattr("advisor.costmodel.calibration.calibrate.calibrate_device", full)
+    answer = advisor("calibrate")
+    assert answer.code == 2
+    assert "the disk is full" in answer.stderr
+
+
+def test_a_home_that_is_a_file_is_no_traceback(
+    advisor: Advisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home").write_text("")
+    monkeypatch.setenv("ADVISOR_HOME", str(tmp_path / "home"))
+    for arguments in (("--show",), ("--export", tmp_path / "x.json"), ()):
+        answer = advisor("calibrate", *arguments)
+        assert answer.code == 2
+        assert "writable" in answer.stderr
+
+
+def test_the_help_has_examples_and_exit_codes(advisor: Advisor) -> None:
+    text = advisor("calibrate", "--help").stdout
+    for part in ("advisor calibrate --import node-1.json --import node-2.json", "130", "Exit codes", "checksum"):
+        assert part in text
