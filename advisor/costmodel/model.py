@@ -73,7 +73,7 @@ class CostModel:
         self.sweeping = sweeping
         self.calibration = calibration
         self.quality = quality
-        self._clock = OperatorClock(device, calibration)
+        self._clocks: dict[bool, OperatorClock] = {}
         self._cache_dir = cache_dir or user_data_dir("traces")
         self._families = FamilyStore(device.type, device.compute_capability, self._cache_dir)
         self._stores = {(self._families.semantics, self._families.compute_capability): self._families}
@@ -159,6 +159,14 @@ class CostModel:
             else ("no data set was given: the time is that of one optimizer step at full length",),
         )
 
+    def family(self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan) -> StepFamily:
+        """The traced step of a configuration: its operators and allocations at every batch, length and rank.
+
+        Raises:
+            UntraceableError: the configuration cannot be traced.
+        """
+        return self._families.get(model, strategy, execution)
+
     def memory_quantile_bytes(self, estimate: CostEstimate, level: float) -> int:
         """What is compared with a memory budget: the run needs no more with probability ``level``."""
         return memory_quantile_bytes(estimate.memory, level)
@@ -237,10 +245,16 @@ class CostModel:
         self, family: StepFamily, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, seq_length: int
     ) -> StepTime:
         operators = family.operators((execution.micro_batch_size, _padded(seq_length), _rank(strategy)))
-        phases = phase_seconds(operators, self._clock)
+        phases = phase_seconds(operators, self._clock(execution))
         work = optimizer_step(phases, execution.gradient_accumulation_steps)
         setting = _setting(model, strategy, execution, execution.micro_batch_size * seq_length)
         return step_time(work, self.device, self.calibration, setting)
+
+    def _clock(self, execution: ExecutionPlan) -> OperatorClock:
+        """Made when first asked for: copies of this cost model get their calibration after they are made."""
+        if execution.tf32 not in self._clocks:
+            self._clocks[execution.tf32] = OperatorClock(self.device, self.calibration, tf32=execution.tf32)
+        return self._clocks[execution.tf32]
 
     def _evaluation_time(
         self, family: StepFamily, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, seq_length: int
@@ -248,7 +262,7 @@ class CostModel:
         operators = family.operators((execution.eval_batch_size, _padded(seq_length), _rank(strategy)))
         forward = [op for op in operators if op.phase == "evaluation"]
         setting = _setting(model, strategy, execution, execution.eval_batch_size * seq_length)
-        return step_time(self._clock.total(forward), self.device, self.calibration, setting)
+        return step_time(self._clock(execution).total(forward), self.device, self.calibration, setting, evaluation=True)
 
     def _quality(
         self, model: ModelSpec, strategy: StrategyConfig, data: DataProfile, min_quality: float | None

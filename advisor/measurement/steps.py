@@ -20,6 +20,12 @@ from advisor.core.device import DeviceType
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
+from advisor.measurement.operator_profile import (
+    EvaluationPasses,
+    OperatorProfile,
+    OperatorProfiler,
+    measure_evaluation,
+)
 from advisor.measurement.resident import peak_resident_bytes, resident_bytes
 from advisor.measurement.step_profile import ProfiledStep, StepProfiler
 from advisor.strategies import get_strategy
@@ -42,6 +48,7 @@ class StepRequest:
             length as real text does: the C allocator's free lists then look like a run's. On MiniLM that adds 5 % to
             the resident set and 7 % to the step time.
         profile_memory: Add one step under the memory profiler (CPU).
+        profile_operators: Add one step under the operator profiler, and time evaluation passes (CPU).
         num_hidden_layers: Builds a shallower or deeper model than the config says.
     """
 
@@ -53,6 +60,7 @@ class StepRequest:
     warmup_steps: int = 2
     mixed_length_steps: int = 0
     profile_memory: bool = False
+    profile_operators: bool = False
     device_type: DeviceType = "cpu"
     num_hidden_layers: int | None = None
     seed: int = 0
@@ -79,7 +87,9 @@ class StepMeasurement:
         reserved_peak_bytes: CUDA only.
         resident_peak_bytes: Largest resident set of the process up to the last timed step.
         baseline_resident_bytes: Resident set before the model was built.
-        profiled: The profiled step in detail.
+        profiled: The memory-profiled step in detail.
+        operators: The operator-profiled step.
+        evaluation: Forward passes of the same batch in evaluation mode.
     """
 
     step_times_s: tuple[float, ...]
@@ -90,6 +100,8 @@ class StepMeasurement:
     trainable_parameters: int
     total_parameters: int
     profiled: ProfiledStep | None = None
+    operators: OperatorProfile | None = None
+    evaluation: EvaluationPasses | None = None
 
     @property
     def median_step_s(self) -> float:
@@ -121,7 +133,7 @@ def run_steps(request: StepRequest, *, callbacks: Sequence[TrainerCallback] = ()
 
     Args:
         request: What to run.
-        callbacks: Called before this module's own.
+        callbacks: Called behind the clock, so that what they do at the end of a step is not in its time.
     """
     execution = request.execution
     if execution.num_threads is not None:
@@ -133,10 +145,14 @@ def run_steps(request: StepRequest, *, callbacks: Sequence[TrainerCallback] = ()
     timed = _timed_steps(request)
     timed_steps = max(timed, default=request.mixed_length_steps + request.warmup_steps - 1) + 1
     clock, high_water = StepClock(), _HighWater(timed_steps)
-    profiler = StepProfiler(at_step=timed_steps + 1) if request.profile_memory else None
-    watching = [*callbacks, clock, high_water, *([profiler] if profiler else [])]
-    with closing(profiler) if profiler else nullcontext():
-        counts = _train_on_copies(request, template, timed_steps + (1 if profiler else 0), watching)
+    last = timed_steps + request.profile_operators
+    operators = OperatorProfiler(at_step=last)
+    profiler = StepProfiler(at_step=last + 1) if request.profile_memory else None
+    watching = [clock, *callbacks, high_water, *([operators] if request.profile_operators else [])]
+    with closing(operators), closing(profiler) if profiler else nullcontext():
+        counts, evaluation = _train_on_copies(
+            request, template, last + request.profile_memory, [*watching, *([profiler] if profiler else [])]
+        )
     profiled = profiler.result if profiler else None
     return StepMeasurement(
         step_times_s=tuple(clock.step_times_s[index] for index in timed),
@@ -147,6 +163,8 @@ def run_steps(request: StepRequest, *, callbacks: Sequence[TrainerCallback] = ()
         trainable_parameters=counts[0],
         total_parameters=counts[1],
         profiled=profiled,
+        operators=operators.result,
+        evaluation=evaluation,
     )
 
 
@@ -188,7 +206,7 @@ def profile_step_memory(
 
 def _train_on_copies(
     request: StepRequest, template: dict[str, torch.Tensor], steps: int, callbacks: list[TrainerCallback]
-) -> tuple[int, int]:
+) -> tuple[tuple[int, int], EvaluationPasses | None]:
     """Build and train; one step's rows more than needed, because a real loader always holds the next batch as well."""
     execution = request.execution
     set_seed(request.seed)
@@ -222,7 +240,8 @@ def _train_on_copies(
             execution=request.execution,
         )
         trainer.train()
-    return count_parameters(model)
+        evaluation = measure_evaluation(trainer, template) if request.profile_operators else None
+    return count_parameters(model), evaluation
 
 
 def _timed_steps(request: StepRequest) -> list[int]:

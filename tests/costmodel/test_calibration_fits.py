@@ -9,15 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advisor.core.device import DeviceProfile
-from advisor.costmodel.calibration.fit import (
-    fit_class,
-    fit_classes,
-    fit_model_ratios,
-    fit_resident,
-    fit_step,
-    held_out_error,
-)
+from advisor.costmodel.calibration.class_table import fit_class, fit_classes
+from advisor.costmodel.calibration.held_out import UNTESTED_RESIDUAL, held_out_error, held_out_errors, residual_relative
 from advisor.costmodel.calibration.record import Calibration, ReplayPoint, StepPoint
+from advisor.costmodel.calibration.resident_fit import fit_resident
+from advisor.costmodel.calibration.step_fit import fit_model_ratios, fit_step, step_samples
 from advisor.costmodel.time import OperatorClock
 
 DEVICE = DeviceProfile("cpu-x-2c", "x", "cpu", 2**34, basis="measured")
@@ -93,7 +89,7 @@ def test_operators_with_enough_replays_get_a_fit_of_their_own() -> None:
 
 def test_factor_and_host_time_are_recovered_from_steps() -> None:
     clock = clock_of(products())
-    one_call = clock.point_seconds(step_point(1, 1.0))
+    one_call = clock.work_seconds(step_point(1, 1.0).work)
     points = [step_point(n, 1.3 * one_call * n + 25e-6 * n * extra, work=work)
               for n, extra, work in (
                   (200, 1, (("gemm/float32/mm", 600 * 2**16, 2**18, 200),)),
@@ -101,7 +97,7 @@ def test_factor_and_host_time_are_recovered_from_steps() -> None:
                   (800, 2, (("gemm/float32/mm", 600 * 2**16, 2**18, 800), ("none/int/none", 0, 0, 800))),
                   (100, 9, (("gemm/float32/mm", 600 * 2**16, 2**18, 100), ("none/int/none", 0, 0, 800))),
               )]  # fmt: skip
-    fit = fit_step(points, clock)
+    fit = fit_step(step_samples(points, clock))
     assert fit is not None
     assert fit.factor == pytest.approx(1.3, rel=0.03)
     assert fit.host_s_per_operator == pytest.approx(25e-6, rel=0.12), "shrunk a little towards ten microseconds"
@@ -111,44 +107,50 @@ def test_factor_and_host_time_are_recovered_from_steps() -> None:
 
 def test_one_point_still_gives_a_fit() -> None:
     clock = clock_of(products())
-    one_call = clock.point_seconds(step_point(1, 1.0))
-    fit = fit_step([step_point(500, 1.5 * one_call * 500)], clock)
+    one_call = clock.work_seconds(step_point(1, 1.0).work)
+    fit = fit_step(step_samples([step_point(500, 1.5 * one_call * 500)], clock))
     assert fit is not None
     predicted = fit.factor * one_call * 500 + fit.host_s_per_operator * 500
     assert predicted == pytest.approx(1.5 * one_call * 500, rel=0.05)
-    assert fit.residual_relative > 0.1, "one point cannot show that it predicts anything"
 
 
 def test_no_points_give_no_fit() -> None:
     clock = clock_of(products())
-    assert fit_step([], clock) is None
-    assert held_out_error([], clock) is None
+    assert fit_step(step_samples([], clock)) is None
+    assert held_out_error(held_out_errors(DEVICE, products(), [step_point(1, 1.0)])) is None
+    assert residual_relative(()) == UNTESTED_RESIDUAL
     assert fit_resident([]) is None
-    assert fit_model_ratios([], None, clock) == {}
+    assert fit_model_ratios([], None) == {}
 
 
-def test_held_back_points_judge_and_do_not_teach() -> None:
-    clock = clock_of(products())
-    one_call = clock.point_seconds(step_point(1, 1.0))
-    used = [step_point(n, 1.2 * one_call * n) for n in (100, 200, 400)]
-    strange = step_point(300, 2.4 * one_call * 300, held_back=True)
-    error = held_out_error([*used, strange], clock)
+def test_points_are_held_back_in_turn() -> None:
+    one_call = clock_of(products()).work_seconds(step_point(1, 1.0).work)
+    alike = [step_point(n, 1.2 * one_call * n) for n in (100, 200, 400, 300)]
+    error = held_out_error(held_out_errors(DEVICE, products(), alike))
     assert error is not None
-    assert (error.how, error.samples) == ("held back", 1)
-    assert error.worst == pytest.approx(0.5, abs=0.03)
-    left_out = held_out_error(used, clock)
-    assert left_out is not None
-    assert left_out.how == "leave one out"
-    assert left_out.worst < 0.05
+    assert (error.how, error.samples) == ("held back in turn", 4)
+    assert error.worst < 0.05
+    strange = [*alike, step_point(300, 2.4 * one_call * 300)]
+    errors = held_out_errors(DEVICE, products(), strange)
+    assert errors[-1] == pytest.approx(-0.5, abs=0.03), "the others say half of it"
+
+
+def test_a_step_that_is_held_back_does_not_teach_the_table() -> None:
+    work, calls = (("gemm/float32/mm", 600 * 2**16, 2**18, 100),), clock_of(products())
+    one_call = calls.work_seconds(step_point(1, 1.0).work)
+    alike = [step_point(100, 110 * one_call, work=work, work_s=(one_call,)) for _ in range(4)]
+    lone = step_point(100, 330 * one_call, work=work, work_s=(3 * one_call,))
+    *_, error = held_out_errors(DEVICE, [], [*alike, lone])
+    assert error == pytest.approx(110 / 330 - 1, abs=0.05)
 
 
 def test_a_model_that_is_slower_than_others_gets_a_ratio() -> None:
     clock = clock_of(products())
-    one_call = clock.point_seconds(step_point(1, 1.0))
+    one_call = clock.work_seconds(step_point(1, 1.0).work)
     others = [step_point(n, 1.2 * one_call * n) for n in (100, 200, 300, 400, 500)]
     slower = [step_point(n, 1.5 * one_call * n, model_key="slow") for n in (100, 200, 300)]
-    fit = fit_step([*others, *slower], clock)
-    ratios = fit_model_ratios([*others, *slower], fit, clock)
+    samples = step_samples([*others, *slower], clock)
+    ratios = fit_model_ratios(samples, fit_step(samples))
     assert ratios["slow"] > 1.05
     assert ratios["m"] < 1.0
 

@@ -17,12 +17,12 @@ from advisor.costmodel.calibration import calibrate as calibrating
 from advisor.costmodel.calibration import calibrate_device, load_calibration
 from advisor.costmodel.calibration import ledger as ledgers
 from advisor.costmodel.calibration.agenda import Agenda
-from advisor.costmodel.calibration.calibrate import default_model
 from advisor.costmodel.calibration.gathering import Gathered
 from advisor.costmodel.calibration.journal import PointJournal
 from advisor.costmodel.calibration.record import Calibration, ReplayPoint
 from advisor.costmodel.calibration.replay import ReplayTask
 from advisor.costmodel.calibration.store import journal_path
+from advisor.costmodel.calibration.subject import default_model
 from advisor.costmodel.trace.ops import TracedOp
 from advisor.measurement import StepMeasurement, StepRequest
 from tests.costmodel.calibrations import DEVICE, item

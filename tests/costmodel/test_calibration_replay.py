@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from advisor.costmodel.calibration.gathering import distinct_tasks, work_of
+from advisor.costmodel.calibration.gathering import distinct_tasks
+from advisor.costmodel.calibration.in_step import work_of
 from advisor.costmodel.calibration.replay import ReplayTask, materialize, replay_all
 from advisor.costmodel.trace.ops import TracedOp, encode_signature
 
@@ -117,8 +118,7 @@ def test_equal_calls_are_one_task_and_big_ones_come_first() -> None:
     assert [(task.signature, task.share) for task in tasks if task.key.startswith("gemm/")] == [("big", 1)]
     assert {task.signature: task.share for task in tasks} == {"big": 1, "small": 2, "t": 1}
     assert distinct_tasks([op("mm.default", 1, "")]) == [], "sizes that were inferred cannot be replayed"
-    work = work_of([*operators, op("mm.default", 10**9, "big", "evaluation")])
-    assert sum(count for _, _, _, count in work) == 4, "evaluation is no part of the step"
+    assert sum(count for _, _, _, count in work_of(operators)) == 4
 
 
 def test_what_cannot_be_replayed_is_reported_and_the_rest_goes_on() -> None:

@@ -10,8 +10,11 @@ from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 
-SHAPES = ((2, 16), (4, 32), (8, 32), (8, 64), (16, 64), (16, 128), (32, 128), (16, 256))
-"""Candidates for (micro-batch size, padded length); the largest whose step stays short enough are taken."""
+SHAPES = (
+    (2, 16), (4, 32), (8, 32), (8, 64), (16, 64), (16, 128), (32, 128), (16, 256), (16, 512), (8, 1024), (8, 2048),
+    (16, 2048), (16, 4096),
+)  # fmt: skip
+"""Candidates for (micro-batch size, padded length); the largest whose step stays short and small enough are taken."""
 QUICK_STEP_S, FULL_STEP_S = 0.8, 3.0
 """Longest step that is worth repeating: a quick calibration has a minute for everything, a full one ten."""
 QUICK_REPLAY_S, FULL_REPLAY_S = 16.0, 150.0
@@ -21,6 +24,17 @@ REFERENCE_FLOPS_PER_S, REFERENCE_BYTES_PER_S = 5e10, 5e9
 ACTIVATION_PASSES = 200
 """How often a step reads or writes a tensor of one layer's activations. Traced on MiniLM: 250 to 260 at 64 tokens, 380
 to 400 at 256; caches serve some of them, and the estimate only chooses shapes."""
+KEPT_BYTES_PER_VALUE = 68
+"""Activations that one layer keeps for the backward pass, per token and hidden value, in float32 (Korthikanti et al.
+2022, equation 1: 34 bytes in half precision, without the attention scores)."""
+LOGIT_COPIES = 4
+"""Of a language model's logits in float32: themselves, their up-cast, the log-softmax and its gradient."""
+STATES_BYTES_PER_PARAMETER = 16
+"""Weights, gradients and two optimizer states of full fine-tuning in float32."""
+MEMORY_SHARE = 0.5
+"""Of the free memory that a calibrating step may be estimated to take: the estimate is rough."""
+LARGE_PARAMETERS = 10**9
+"""Models from here on are calibrated with bfloat16 weights, as they are trained; smaller ones with mixed precision."""
 
 
 @dataclass(frozen=True)
@@ -28,18 +42,14 @@ class Item:
     """One configuration of the agenda.
 
     Attributes:
-        measured: Run real steps of it too.
-        profiled: With one step under the memory profiler.
-        held_back: Measured to test the fit only.
-        evaluated: Its evaluation pass is traced and replayed too.
+        profiled: One step goes under the memory profiler too.
+        evaluated: Its evaluation pass is traced and measured too.
     """
 
     strategy: StrategyConfig
     execution: ExecutionPlan
     seq_length: int
-    measured: bool = False
     profiled: bool = False
-    held_back: bool = False
     evaluated: bool = False
 
 
@@ -50,7 +60,7 @@ class Agenda:
     Attributes:
         items: Configurations, the most useful first.
         replay_s, call_s: Wall clock for all replays and for one.
-        steps, warmup_steps: Of every measured configuration.
+        steps, warmup_steps: Of every configuration.
     """
 
     items: tuple[Item, ...]
@@ -63,52 +73,66 @@ class Agenda:
 def make_agenda(model: ModelSpec, device: DeviceProfile, *, quick: bool) -> Agenda:
     """Choose configurations for a model on a device.
 
-    A quick agenda traces full fine-tuning, LoRA, head-only and QLoRA, and measures three of these steps; a full one
-    adds more methods, shapes, checkpointing and bfloat16, and holds every fourth step back to test itself.
+    A quick agenda measures LoRA, full and head-only fine-tuning and QLoRA at up to three shapes; a full one adds more
+    methods and shapes, checkpointing and the other precision.
     """
     shapes = feasible_shapes(model, device, QUICK_STEP_S if quick else FULL_STEP_S)
-    small, large = shapes[0], shapes[-1]
-    middle = shapes[len(shapes) // 2]
+    three = (shapes[0], shapes[len(shapes) // 2], shapes[-1])
+    usual = _usual_precision(model, device)
     if quick:
-        items: list[Item | None] = [
-            _item(model, "lora", large, measured=True, profiled=True, evaluated=True),
-            _item(model, "full", middle, measured=True, profiled=True),
-            _item(model, "head", middle, measured=True, profiled=True, evaluated=True),
-            _item(model, "lora", small, evaluated=True),
-            _item(model, "full", small),
-            _item(model, "qlora", small),
-        ]
-        return Agenda(_applicable(items), QUICK_REPLAY_S, QUICK_CALL_S, steps=4)
-    return Agenda(_applicable(_full_items(model, (small, middle, large))), FULL_REPLAY_S, FULL_CALL_S, steps=7)
+        items = _quick_items(model, three, usual)
+        return Agenda(_applicable(items), QUICK_REPLAY_S, QUICK_CALL_S, steps=5)
+    return Agenda(_applicable(_full_items(model, three, usual)), FULL_REPLAY_S, FULL_CALL_S, steps=7)
 
 
 def _applicable(items: list[Item | None]) -> tuple[Item, ...]:
     return tuple(item for item in items if item is not None)
 
 
-def _full_items(model: ModelSpec, shapes: tuple[tuple[int, int], ...]) -> list[Item | None]:
+def _usual_precision(model: ModelSpec, device: DeviceProfile) -> dict[str, object]:
+    """What plans for this device mostly use: float32 on a CPU, bfloat16 where there are tensor cores for it."""
+    if device.type == "cpu" or "bfloat16" not in device.dtypes:
+        return {}
+    return {"dtype": "bfloat16"} if model.total_parameters >= LARGE_PARAMETERS else {"amp": "bf16"}
+
+
+def _quick_items(model: ModelSpec, shapes: tuple[tuple[int, int], ...], usual: dict[str, object]) -> list[Item | None]:
+    small, middle, large = shapes
+    return [
+        _item(model, "lora", large, usual, profiled=True, evaluated=True),
+        _item(model, "full", middle, usual, profiled=True),
+        _item(model, "head", middle, usual, profiled=True, evaluated=True),
+        _item(model, "qlora", small, usual),
+        _item(model, "lora", small, usual, evaluated=True),
+    ]
+
+
+def _full_items(model: ModelSpec, shapes: tuple[tuple[int, int], ...], usual: dict[str, object]) -> list[Item | None]:
     small, middle, large = shapes
     grid = [
         ("full", small), ("lora", large), ("head", middle), ("partial", middle), ("full", large), ("ia3", middle),
         ("lora", small), ("qlora", middle), ("lora", middle), ("partial", large), ("head", large), ("qlora", small),
-        ("full", middle), ("high_rank_lora", middle), ("hira", middle),
+        ("full", middle), ("high_rank_lora", middle), ("hira", middle), ("sparse_lora", small),
     ]  # fmt: skip
     items = [
-        _item(
-            model, method, shape, measured=True, profiled=index % 2 == 0, held_back=index % 4 == 3, evaluated=index < 3
-        )
+        _item(model, method, shape, usual, profiled=index % 2 == 0, evaluated=index < 3)
         for index, (method, shape) in enumerate(grid)
     ]
-    checkpointed = _item(model, "lora", middle, measured=True, gradient_checkpointing=True)
-    half = _item(model, "full", middle, measured=True, amp="bf16")
-    return [*items, checkpointed, half]
+    other: dict[str, object] = {} if usual else {"amp": "bf16"}
+    return [
+        *items,
+        _item(model, "lora", middle, {**usual, "gradient_checkpointing": True}),
+        _item(model, "full", small, {**usual, "gradient_checkpointing": True}, profiled=True),
+        _item(model, "full", middle, other),
+        _item(model, "lora", small, other),
+    ]
 
 
 def feasible_shapes(model: ModelSpec, device: DeviceProfile, step_s: float) -> list[tuple[int, int]]:
     """Shapes whose full fine-tuning step is estimated to stay under ``step_s``; at least the smallest one.
 
     The estimate is 6 FLOPs per parameter and token (Kaplan et al. 2020; embeddings left out because they are looked
-    up), plus the traffic of activations.
+    up), plus the traffic of activations. Its memory must fit too.
     """
     rate = device.flops_per_s["float32"].value if "float32" in device.flops_per_s else REFERENCE_FLOPS_PER_S
     bandwidth = device.bytes_per_s["memory"].value if "memory" in device.bytes_per_s else REFERENCE_BYTES_PER_S
@@ -118,20 +142,27 @@ def feasible_shapes(model: ModelSpec, device: DeviceProfile, step_s: float) -> l
     traffic_bytes = 4 * ACTIVATION_PASSES * model.hidden_size * model.num_hidden_layers
     token_s = 6 * computed / rate + traffic_bytes / bandwidth
     limit = model.max_positions or 1 << 30
-    shapes = [(rows, length) for rows, length in SHAPES if length <= limit and token_s * rows * length <= step_s]
+    most_tokens = min(step_s / token_s, _most_tokens(model, device))
+    shapes = [(rows, length) for rows, length in SHAPES if length <= limit and rows * length <= most_tokens]
     return sorted(shapes, key=lambda shape: shape[0] * shape[1]) or [SHAPES[0]]
+
+
+def _most_tokens(model: ModelSpec, device: DeviceProfile) -> float:
+    """Tokens of a micro-batch whose activations are estimated to fit beside full fine-tuning's states."""
+    free = device.memory_bytes if device.available_bytes is None else device.available_bytes
+    room = MEMORY_SHARE * free - STATES_BYTES_PER_PARAMETER * model.total_parameters
+    logits = 4 * LOGIT_COPIES * model.vocab_size if model.task != "sequence-classification" else 0
+    return room / (KEPT_BYTES_PER_VALUE * model.hidden_size * model.num_hidden_layers + logits)
 
 
 def _item(
     model: ModelSpec,
     method: str,
     shape: tuple[int, int],
+    knobs: dict[str, object],
     *,
-    measured: bool = False,
     profiled: bool = False,
-    held_back: bool = False,
     evaluated: bool = False,
-    **knobs: object,
 ) -> Item | None:
     """An item, or ``None`` when the method does not apply to the model."""
     from advisor.strategies import get_strategy
@@ -140,4 +171,4 @@ def _item(
     if strategy.applies_to(model) is not None:
         return None
     execution = dataclasses.replace(ExecutionPlan(shape[0], max_seq_length=shape[1]), **knobs)  # type: ignore[arg-type]
-    return Item(strategy.default_config(model), execution, shape[1], measured, profiled, held_back, evaluated)
+    return Item(strategy.default_config(model), execution, shape[1], profiled, evaluated)

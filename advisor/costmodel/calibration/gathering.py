@@ -1,4 +1,4 @@
-"""What a calibration gathers: distinct calls replayed in isolated processes, and the work of a step."""
+"""What a calibration gathers, and the replay of distinct calls in isolated processes."""
 
 from __future__ import annotations
 
@@ -120,13 +120,3 @@ class _Seen:
         elif kind == "skipped":
             self._state.ledger.skip_call(self._tasks[number])
             self._state.notes.append(f"not replayed: {event['reason']}")
-
-
-def work_of(operators: list[TracedOp]) -> tuple[tuple[str, int, int, int], ...]:
-    """Operators of the training step as ``(key, flops, moved_bytes, count)``, equal calls together."""
-    counts: dict[tuple[str, int, int], int] = {}
-    for op in operators:
-        if op.phase in STEP_PHASES:
-            entry = (class_key(op), op.flops, op.moved_bytes)
-            counts[entry] = counts.get(entry, 0) + op.count
-    return tuple((key, flops, moved, count) for (key, flops, moved), count in counts.items())

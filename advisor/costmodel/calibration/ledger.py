@@ -18,10 +18,11 @@ from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError, OutputError
 from advisor.core.store import ensure_writable_dir
 from advisor.costmodel.calibration.agenda import Item
+from advisor.costmodel.calibration.in_step import calls_in_steps
 from advisor.costmodel.calibration.journal import JournalContent, JournalHeader, PointJournal
-from advisor.costmodel.calibration.provenance import contribution, moved, provenance_of, tidied
+from advisor.costmodel.calibration.provenance import contribution, moved, now_iso, provenance_of, tidied
 from advisor.costmodel.calibration.record import Calibration, Contribution, ReplayPoint, StepPoint
-from advisor.costmodel.calibration.refit import now_iso, refit
+from advisor.costmodel.calibration.refit import refit
 from advisor.costmodel.calibration.sanity import NOISY, is_believable
 from advisor.costmodel.calibration.store import (
     OLD_NAME,
@@ -99,6 +100,7 @@ class Ledger:
         if header is not None:
             begun = contribution(self.device, header.started_at, header.advisor_version)
             self._know(content.replays, content.points, (begun,), content.covered)
+        self._in_steps = {(p.key, p.flops, p.moved_bytes) for p in calls_in_steps(self.points)}
         self._known_calls = {p.call for p in self.replays if p.call and p.spread <= NOISY}
         self._provenance.append(contribution(self.device, self._started_at))
         return self
@@ -110,8 +112,9 @@ class Ledger:
             self._journal.close()
 
     def knows_call(self, task: ReplayTask) -> bool:
-        """Whether this very call was timed before, with little noise."""
-        return call_digest(task.signature) in self._known_calls
+        """Whether this very call was timed before with little noise, or calls of the same work inside a step."""
+        work = (task.key, task.flops, task.moved_bytes)
+        return work in self._in_steps or call_digest(task.signature) in self._known_calls
 
     def knows_steps(self, model: str, item: Item, steps: int, *, with_memory: bool = False) -> bool:
         """Whether steps of this configuration were measured before, as often, with little noise.
@@ -158,6 +161,7 @@ class Ledger:
 
     def keep_steps(self, point: StepPoint) -> None:
         """Take measured steps in."""
+        self._in_steps |= {(p.key, p.flops, p.moved_bytes) for p in calls_in_steps([point])}
         self.new_points.append(dataclasses.replace(point, origin=len(self._provenance) - 1))
         self._append("steps", dataclasses.replace(point, origin=0), durable=True)
 

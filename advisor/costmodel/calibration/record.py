@@ -6,9 +6,13 @@ No coefficient stands alone: each carries its sample count and residual, and the
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 SCHEMA_VERSION = 1
+
+Work = tuple[tuple[str, int, int, int], ...]
+"""Operators as ``(key, flops, moved_bytes, count)``, one entry per distinct call."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +82,14 @@ class StepPoint:
         execution_key: Execution knobs that change the operators (``execution_key`` of ``costmodel.time``).
         micro_batch_size, seq_length: Shape of one micro-batch.
         step_times_s: Raw, after warm-up.
-        work: The step's operators as ``(key, flops, moved_bytes, count)``, one entry per distinct call, so that any
-            class table can be held against the measurement later.
+        work: The step's operators, so that any class table can be held against the measurement later.
+        work_s: Seconds of one call of each inside the step; 0 where the profiler did not see it, empty when nothing was
+            profiled.
+        evaluation_times_s: Evaluation passes of the same micro-batch.
+        evaluation_work, evaluation_work_s: As ``work`` and ``work_s``.
         allocated_peak_bytes: From the memory profiler; ``None`` when it was not asked for.
         transient_peak_bytes: The part of it that the step allocated itself.
         resident_peak_bytes, baseline_resident_bytes: Of the measuring process.
-        held_back: Measured to test the fit, not used for it.
         origin: Index into ``Calibration.provenance``.
     """
 
@@ -93,13 +99,16 @@ class StepPoint:
     micro_batch_size: int
     seq_length: int
     step_times_s: tuple[float, ...]
-    work: tuple[tuple[str, int, int, int], ...]
+    work: Work
     allocated_peak_bytes: int | None = None
     transient_peak_bytes: int | None = None
     resident_peak_bytes: int = 0
     baseline_resident_bytes: int = 0
-    held_back: bool = False
     origin: int = 0
+    work_s: tuple[float, ...] = ()
+    evaluation_times_s: tuple[float, ...] = ()
+    evaluation_work: Work = ()
+    evaluation_work_s: tuple[float, ...] = ()
 
     @property
     def operators(self) -> int:
@@ -112,11 +121,17 @@ class StepPoint:
 
     @property
     def noise_relative(self) -> float:
-        """Standard deviation of repeats over the median, from the interquartile range (0.6745 sigma each side)."""
-        if len(self.step_times_s) < 4:
-            return (max(self.step_times_s) - min(self.step_times_s)) / 2 / self.median_s
-        low, _, high = statistics.quantiles(self.step_times_s, n=4)
-        return (high - low) / 2 / 0.6745 / self.median_s
+        """``noise_relative`` of the step times."""
+        return noise_relative(self.step_times_s)
+
+
+def noise_relative(times_s: Sequence[float]) -> float:
+    """Standard deviation of repeats over the median, from the interquartile range (0.6745 sigma each side)."""
+    median_s = statistics.median(times_s)
+    if len(times_s) < 4:
+        return (max(times_s) - min(times_s)) / 2 / median_s
+    low, _, high = statistics.quantiles(times_s, n=4)
+    return (high - low) / 2 / 0.6745 / median_s
 
 
 @dataclass(frozen=True)
@@ -126,7 +141,7 @@ class StepFit:
     Attributes:
         factor: What operators cost more in a real step than alone (cold caches, contention).
         host_s_per_operator: Python, autograd and dispatch per operator.
-        residual_relative: Root mean square of the leave-one-out relative errors.
+        residual_relative: Root mean square of the relative errors of steps that were held back in turn.
         noise_relative: Median repeat noise of the points.
         samples: Points behind the fit.
     """
@@ -166,7 +181,7 @@ class HeldOutError:
     Attributes:
         median, worst: Of ``|predicted / measured - 1|``.
         samples: Configurations.
-        how: ``"held back"`` or ``"leave one out"``.
+        how: ``"held back in turn"``.
     """
 
     median: float
@@ -208,6 +223,7 @@ class Calibration:
         classes: Class table by class and data type, ``"norm/float32"``.
         operators: The same for single operators with enough replays of their own, ``"norm/float32/native_layer_norm"``.
         step: From operators to steps; ``None`` when no real step was measured.
+        evaluation: The same for an evaluation pass, where one was measured.
         model_ratios: By model key: how much longer that model's own steps took than ``step`` says.
         resident: CPU only.
         held_out: How well it predicts what it did not see.
@@ -229,6 +245,7 @@ class Calibration:
     classes: dict[str, ClassFit]
     operators: dict[str, ClassFit] = field(default_factory=dict)
     step: StepFit | None = None
+    evaluation: StepFit | None = None
     model_ratios: dict[str, float] = field(default_factory=dict)
     resident: ResidentFit | None = None
     held_out: HeldOutError | None = None

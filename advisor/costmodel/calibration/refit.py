@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 from collections.abc import Sequence
 
 from advisor.core.device import DeviceProfile
-from advisor.costmodel.calibration.fit import fit_classes, fit_model_ratios, fit_resident, fit_step, held_out_error
+from advisor.costmodel.calibration.class_table import fit_classes
+from advisor.costmodel.calibration.held_out import held_out_error, held_out_errors, residual_relative
+from advisor.costmodel.calibration.in_step import calls_in_steps
+from advisor.costmodel.calibration.provenance import now_iso
 from advisor.costmodel.calibration.record import Calibration, ReplayPoint, StepPoint
+from advisor.costmodel.calibration.resident_fit import fit_resident
+from advisor.costmodel.calibration.step_fit import evaluation_samples, fit_model_ratios, fit_step, step_samples
 from advisor.costmodel.time.table import OperatorClock
 
 
 def refit(
     device: DeviceProfile, versions: dict[str, str], replays: Sequence[ReplayPoint], points: Sequence[StepPoint]
 ) -> Calibration:
-    """Fit everything that raw points allow and judge the fit on the points that were held back.
+    """Fit everything that raw points allow, and judge it by holding parts of the points back in turn.
 
     Args:
         device: Where the points were measured.
@@ -26,22 +30,20 @@ def refit(
     Returns:
         A calibration without provenance, notes and duration, which only the caller knows.
     """
-    classes, operators = fit_classes(replays)
+    classes, operators = fit_classes([*replays, *calls_in_steps(points)])
     table = Calibration(device.id, versions, now_iso(), classes, operators)
     clock = OperatorClock(device, table)
-    used = [p for p in points if not p.held_back]
-    step = fit_step(used, clock)
+    samples = step_samples(points, clock)
+    step, errors = fit_step(samples), held_out_errors(device, replays, points)
+    if step is not None:
+        step = dataclasses.replace(step, residual_relative=residual_relative(errors))
     return dataclasses.replace(
         table,
         step=step,
-        model_ratios=fit_model_ratios(used, step, clock),
+        evaluation=fit_step(evaluation_samples(points, clock)),
+        model_ratios=fit_model_ratios(samples, step),
         resident=fit_resident(list(points)) if device.type == "cpu" else None,
-        held_out=held_out_error(list(points), clock),
+        held_out=held_out_error(errors),
         replays=tuple(replays),
         points=tuple(points),
     )
-
-
-def now_iso() -> str:
-    """The current time to the second, ISO 8601, UTC."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
