@@ -123,7 +123,7 @@ def test_the_kernel_tells_the_driver_where_nvml_does_not(tmp_path: Path, text: s
 
 
 def test_without_nvml_and_kernel_file_the_driver_is_the_profiles_or_unknown(tmp_path: Path) -> None:
-    card = dataclasses.replace(DEVICE, type="cuda", facts={"nvml": "no (no permission)"})
+    card = dataclasses.replace(DEVICE, type="cuda", facts={"driver": "unknown (NVML: no permission)"})
     assert "driver" not in current_versions(card, driver_file=tmp_path / "no such file")
     with_fact = dataclasses.replace(card, facts={"driver": "525.1 (NVML)"})
     assert current_versions(with_fact, driver_file=tmp_path / "no such file")["driver"] == "525.1"

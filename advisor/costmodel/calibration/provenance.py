@@ -16,7 +16,18 @@ from advisor.costmodel.calibration.record import Calibration, Contribution, Repl
 
 Point = TypeVar("Point", ReplayPoint, StepPoint)
 
-MACHINE_FACTS = ("cores", "driver", "cuda", "torch", "power_limit", "ecc", "mig")
+MACHINE_FACTS = (
+    "cpu",
+    "cores",
+    "core_quota",
+    "driver",
+    "cuda",
+    "multi_processors",
+    "power_limit_w",
+    "ecc",
+    "mig",
+    "pcie",
+)
 """Facts of a probed device that say what kind of machine it is; none names the host."""
 
 

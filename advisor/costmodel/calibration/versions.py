@@ -11,6 +11,8 @@ from pathlib import Path
 from advisor.core.device import DeviceProfile
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
+UNKNOWN = "unknown"
+"""What a profile says where NVML is missing or refuses."""
 DRIVER_FILE = Path("/proc/driver/nvidia/version")
 """The kernel module's own word; readable where NVML is missing or forbidden."""
 
@@ -32,8 +34,9 @@ def current_versions(device: DeviceProfile, *, driver_file: Path = DRIVER_FILE) 
         except importlib.metadata.PackageNotFoundError:
             versions[name] = "absent"
     for fact in ("driver", "cores"):
-        if fact in device.facts:
-            versions[fact] = device.facts[fact].split(" (", 1)[0]
+        value = device.facts.get(fact, UNKNOWN).split(" (", 1)[0]
+        if value != UNKNOWN:
+            versions[fact] = value
     if device.type == "cuda" and (driver := kernel_driver(driver_file)):
         versions["driver"] = driver
     return versions
@@ -59,7 +62,7 @@ def differences(before: Mapping[str, str], now: Mapping[str, str], *, first: str
         second: What the second is called, for example ``"now"``.
     """
     return [
-        f"{name}: {first} {before.get(name, 'unknown')}, {second} {now.get(name, 'unknown')}"
+        f"{name}: {first} {before.get(name, UNKNOWN)}, {second} {now.get(name, UNKNOWN)}"
         for name in dict.fromkeys((*now, *before))
         if before.get(name) != now.get(name)
     ]
