@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from advisor.core.cost import InferenceEstimate, Interval
 from advisor.core.device import DeviceProfile
 from advisor.costmodel.calibration.record import Calibration
+from advisor.costmodel.time.rates import BANDWIDTH_EFFICIENCY
 from advisor.costmodel.time.step import HOST_S_PER_OPERATOR, OVERLAP_POWER, StepTime
-from advisor.costmodel.time.table import BANDWIDTH_EFFICIENCY
 
 DECODE_FACTOR = 2.0
 """90 % interval of the decoding speed, as a factor either way: nothing of it was measured."""

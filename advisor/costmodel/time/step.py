@@ -8,26 +8,32 @@ from dataclasses import dataclass
 
 from advisor.core.cost import Basis, Evidence
 from advisor.core.device import DeviceProfile
+from advisor.core.errors import InputError
 from advisor.costmodel.calibration.record import Calibration, StepFit, StepPoint
 from advisor.costmodel.time.table import OperatorClock, OperatorSeconds
 from advisor.costmodel.trace.ops import TracedOp
 
-HOST_S_PER_OPERATOR = {"cuda": 50e-6, "cpu": 25e-6}
-"""Python, autograd, dispatch and Trainer per operator where no step was measured. CUDA: public A100 step times of a 3B
-decoder with 512-1,024 tokens per step, which hardly depend on the batch (LLMFineTuningBench, LoRA and full,
-checkpointing), over their traced operators: 51-57 us. CPU: LoRA steps of MiniLM with 16 tokens took 49 ms of CPU time
-for 662 operators on one busy server core; a third of that is reading the weights and launching, which are counted
-apart."""
+HOST_S_PER_OPERATOR = {"cuda": 25e-6, "cpu": 25e-6}
+"""Python, autograd, dispatch and Trainer per operator where no step was measured. CUDA: fitted to the short steps of
+three public A100 machines, over their traced operators: 22 us (Qwen's profile, LoRA), 28 us (LLMFineTuningBench, the
+PCIe machine), 51 us (the same, SXM machines in containers); the middle one, rounded. CPU: LoRA steps of MiniLM with 16
+tokens took 49 ms of CPU time for 662 operators on one busy server core; a third of that is reading the weights and
+launching, which are counted apart."""
 OVERLAP_POWER = 4
-"""Host and device work side by side: ``step = (host^4 + device^4)^(1/4)``, close to the larger one. The maximum alone
-is 6-18 % low where both are alike, because one stretch of a step waits for the host and another for the device (same
-source, four rows with host and device times within 35 %: errors -7 to +7 %)."""
+"""Host and device work side by side: ``step = (host^4 + device^4)^(1/4)``, close to the larger one, because one stretch
+of a step waits for the host and another for the device. Fitted with the efficiencies of ``time.rates``: 3.9."""
 
-DATASHEET_HALF_WIDTH = 0.35
-"""90 % half width from a datasheet alone. Of 77 public A100 steps of decoders, 76 lie inside (see ``time.table``);
-encoders and other cards were not checked, so it is not narrower."""
-HOST_BOUND_HALF_WIDTH = 0.60
-"""The same when the host decides: host speeds of the machines that hold the same card differ by a factor of two."""
+DEVICE_FACTOR = {"checked": 1.16, "unchecked": 1.35}
+"""90 % interval of the device's time from a datasheet alone, as a factor either way. Compute capability 8.0 is checked:
+of 191 public A100 steps of 1.8B to 14B decoders nine in ten lie inside. For other cards nothing was, so theirs is
+wider."""
+CHECKED_CAPABILITY = (8, 0)
+HOST_FACTOR = 2.1
+"""The same of the host's time: 25 us against 51 us of the slowest of the three machines."""
+HOST_RATE_KEY = "operator_in_step"
+"""``DeviceProfile.overhead_s``: host time per operator of real steps (``time.efficiencies``)."""
+FITTED_HALF_WIDTH_LEAST = 0.05
+"""Least 90 % half width after fitting the efficiencies: ten steps say no more."""
 ROOFLINE_LOW, ROOFLINE_HIGH = 0.7, 2.2
 """Interval factors of a probe's rates without a calibration: on CPU a two-ceiling roofline was off by 18 % on average
 and low nearly always, because elementwise work of unfused models misses the bandwidth ceiling."""
@@ -98,6 +104,8 @@ def step_time(
     device: DeviceProfile,
     calibration: Calibration | None = None,
     setting: Setting | None = None,
+    *,
+    evaluation: bool = False,
 ) -> StepTime:
     """Predict the time of some work (an optimizer step, an evaluation pass).
 
@@ -106,31 +114,51 @@ def step_time(
         device: Where it will run.
         calibration: Of that device, if there is one.
         setting: What it is, to judge the distance from what was measured.
+        evaluation: It is an evaluation pass, without autograd and optimizer.
 
     Raises:
-        ValueError: the profile has no rates to predict from.
+        InputError: the profile has no rates to predict from.
     """
     clock = OperatorClock(device, calibration)
     if not clock.classes and not clock.knows_rates:
-        raise ValueError(f"the profile of {device.id} has no rates; probe the device again")
+        raise InputError(
+            "a step's time needs the device's matrix rates (flops_per_s) and bandwidth (bytes_per_s.memory), but the "
+            f"profile of {device.id} has {_rates_present(device)}",
+            fix="run `advisor probe` on the device, or add the rates of its datasheet to the profile",
+        )
     total = work if isinstance(work, OperatorSeconds) else clock.total(work)
     if calibration is not None and calibration.step is not None:
-        return _calibrated(total, calibration.step, calibration, setting or Setting())
+        fit = calibration.evaluation if evaluation and calibration.evaluation is not None else calibration.step
+        return _calibrated(total, fit, calibration, setting or Setting())
     return _by_rates(total, device, clock.basis)
 
 
+def _rates_present(device: DeviceProfile) -> str:
+    rates = {"flops_per_s": device.flops_per_s, "bytes_per_s": device.bytes_per_s}
+    return " and ".join(f"{field}.{key}" for field, keys in rates.items() for key in keys) or "neither"
+
+
+def side_by_side(host_s: float, device_s: float, device_type: str) -> float:
+    """Wall clock of launching operators and of running them; a CPU runs them where it launches them."""
+    power = OVERLAP_POWER if device_type == "cuda" else 1
+    return float((host_s**power + device_s**power) ** (1 / power))
+
+
 def _by_rates(total: OperatorSeconds, device: DeviceProfile, basis: Basis) -> StepTime:
-    """Without a calibration: operators by the profile's rates, host time by a published figure, a wide interval."""
-    host_s = total.operators * HOST_S_PER_OPERATOR[device.type]
-    host_bound = host_s > total.device_s
-    if device.type == "cuda":
-        seconds = (host_s**OVERLAP_POWER + total.device_s**OVERLAP_POWER) ** (1 / OVERLAP_POWER)
+    """Without a calibration: operators by the profile's rates, host time by a published or fitted figure."""
+    fitted = device.overhead_s.get(HOST_RATE_KEY)
+    host_s = total.operators * (fitted.value if fitted is not None else HOST_S_PER_OPERATOR[device.type])
+    seconds = side_by_side(host_s, total.device_s, device.type)
+    if fitted is not None:
+        half = max(1.645 * fitted.spread, FITTED_HALF_WIDTH_LEAST)
+        low, high = seconds / (1 + half), seconds * (1 + half)
+    elif basis == "datasheet":
+        factor = DEVICE_FACTOR["checked" if device.compute_capability == CHECKED_CAPABILITY else "unchecked"]
+        low = side_by_side(host_s / HOST_FACTOR, total.device_s / factor, device.type)
+        high = side_by_side(host_s * HOST_FACTOR, total.device_s * factor, device.type)
     else:
-        seconds = host_s + total.device_s
-    if basis == "datasheet":
-        half = HOST_BOUND_HALF_WIDTH if host_bound else DATASHEET_HALF_WIDTH
-        return StepTime(seconds, seconds / (1 + half), seconds * (1 + half), "extrapolated", basis, host_bound)
-    return StepTime(seconds, seconds * ROOFLINE_LOW, seconds * ROOFLINE_HIGH, "extrapolated", basis, host_bound)
+        low, high = seconds * ROOFLINE_LOW, seconds * ROOFLINE_HIGH
+    return StepTime(seconds, low, high, "extrapolated", basis, host_s > total.device_s)
 
 
 def predicted_seconds(fit: StepFit, device_s: float, operators: float) -> float:

@@ -48,6 +48,9 @@ MEMBERS = {
 """Operators by class, for those that their name alone decides."""
 
 CLASS_OF = {name: kind for kind, names in MEMBERS.items() for name in names.split()}
+CAUSAL = "causal"
+"""Stands in place of the overload of an attention kernel that skips the keys after each query; the FLOPs that are
+counted for it include them."""
 NORMALISATIONS = ("layer_norm", "rms_norm", "group_norm", "batch_norm")
 ATTENTION = ("scaled_dot_product", "flash_attention", "efficient_attention")
 UPDATES = ("adam", "sgd", "adagrad", "lion")
@@ -85,6 +88,11 @@ class TracedOp:
     def base_name(self) -> str:
         """The schema name without its overload: ``"addmm"``."""
         return self.name.split(".", 1)[0]
+
+    @property
+    def causal(self) -> bool:
+        """Whether it is an attention kernel that skips what lies above the diagonal."""
+        return self.name.endswith(f".{CAUSAL}")
 
 
 ITEM_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "int": 8}

@@ -16,10 +16,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from advisor.costmodel.trace.ops import encode_signature
+from advisor.costmodel.trace.ops import CAUSAL, encode_signature
 from advisor.costmodel.trace.temporaries import KernelCall, hidden_bytes, kernel_call
 
 aten = torch.ops.aten
+
+_FLASH_PRODUCTS = {aten._flash_attention_forward: (2, 0, 6), aten._flash_attention_backward: (5, 1, 9)}
+"""Matrix products of (length, width) by (width, keys) that a flash kernel computes per row and head, and where the
+query and the number of keys stand among its arguments."""
 
 VIEW_OPERATORS = frozenset(
     [
@@ -199,7 +203,7 @@ class StepRecorder(TorchDispatchMode):
         signature = encode_signature(func, args, kwargs) if self.keep_signatures else ""
         self.recording.operators.append(
             RecordedOperator(
-                name=f"{name}.{func._overloadname}",
+                name=f"{name}.{_overload(func, args, kwargs)}",
                 phase=self.phase,
                 flops=_flops(func, args, kwargs, out),
                 read_bytes=tuple(_touched_bytes(t) for t in inputs),
@@ -210,11 +214,24 @@ class StepRecorder(TorchDispatchMode):
         )
 
 
+def _overload(func: Any, args: Any, kwargs: Any) -> str:
+    """The schema's overload; ``CAUSAL`` where an attention kernel is told to skip what lies above the diagonal."""
+    for position, argument in enumerate(func._schema.arguments):
+        if argument.name == "is_causal":
+            is_causal = args[position] if position < len(args) else kwargs.get("is_causal", False)
+            return CAUSAL if is_causal else str(func._overloadname)
+    return str(func._overloadname)
+
+
 def _flops(func: Any, args: Any, kwargs: Any, out: Any) -> int:
     if func._schema.name == "bitsandbytes::gemm_4bit":
         # torch's registry has no entry: activations (…, K) times 4-bit weights of logical shape (N, K).
         activations, weight_shape = args[0], args[2]
         return 2 * activations.numel() * int(weight_shape[0])
+    if func._overloadpacket in _FLASH_PRODUCTS:
+        # torch's entry reads (batch, length, heads, width) as (batch, heads, length, width).
+        products, query, max_k = _FLASH_PRODUCTS[func._overloadpacket]
+        return products * 2 * int(args[query].numel()) * int(args[max_k])
     formula = flop_registry.get(func._overloadpacket)
     return int(formula(*args, **kwargs, out_val=out)) if formula is not None else 0
 

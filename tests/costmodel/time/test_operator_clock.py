@@ -9,6 +9,7 @@ import pytest
 from advisor.core.device import DeviceProfile, Rate
 from advisor.costmodel.calibration.record import Calibration, ClassFit
 from advisor.costmodel.time import OperatorClock, OperatorSeconds
+from advisor.costmodel.time.rates import ATTENTION_EFFICIENCY, BANDWIDTH_EFFICIENCY, GEMM_EFFICIENCY
 from advisor.costmodel.trace.ops import TracedOp, class_key, op_class
 from advisor.hardware import load_profile
 
@@ -23,6 +24,9 @@ PROBED = DeviceProfile(
     launch_s=5e-6,
     basis="measured",
 )
+
+
+ATTENTION = TracedOp("_scaled_dot_product_flash_attention.default", "forward", 10**12, 10, 10, "bfloat16")
 
 
 def product(m: int, k: int, n: int, dtype: str = "float32", item: int = 4) -> TracedOp:
@@ -103,10 +107,79 @@ def test_a_datasheet_is_derated() -> None:
     clock = OperatorClock(load_profile("a100-sxm4-80gb"))
     assert clock.basis == "datasheet"
     big = product(8192, 8192, 8192, "bfloat16", 2)
-    assert clock.seconds(big)[0] == pytest.approx(2 * 8192**3 / (312e12 * 0.8) + 4e-6)
-    assert clock.seconds(op("add.Tensor", 10**9))[0] == pytest.approx(1e9 / (2039e9 * 0.8) + 4e-6)
-    attention = TracedOp("_scaled_dot_product_flash_attention.default", "forward", 10**12, 10, 10, "bfloat16")
-    assert clock.seconds(attention)[0] == pytest.approx(1e12 / (312e12 * 0.55) + 4e-6)
+    assert clock.seconds(big)[0] == pytest.approx(2 * 8192**3 / (312e12 * GEMM_EFFICIENCY) + 4e-6)
+    assert clock.seconds(op("add.Tensor", 10**9))[0] == pytest.approx(1e9 / (2039e9 * BANDWIDTH_EFFICIENCY) + 4e-6)
+    assert clock.seconds(ATTENTION)[0] == pytest.approx(1e12 / (312e12 * ATTENTION_EFFICIENCY) + 4e-6)
+
+
+def test_causal_attention_skips_half_of_what_is_counted() -> None:
+    clock = OperatorClock(load_profile("a100-sxm4-80gb"))
+    causal = dataclasses.replace(ATTENTION, name="_scaled_dot_product_flash_attention.causal")
+    assert causal.causal and not ATTENTION.causal
+    assert clock.seconds(causal)[0] - 4e-6 == pytest.approx((clock.seconds(ATTENTION)[0] - 4e-6) / 2)
+    calibrated = Calibration("a100-sxm4-80gb", {}, "", {"attention/bfloat16": FIT})
+    clock = OperatorClock(load_profile("a100-sxm4-80gb"), calibrated)
+    assert clock.seconds(causal) == clock.seconds(ATTENTION), "a class is fitted to what is counted"
+
+
+@pytest.mark.parametrize("name", ["a100-pcie-40gb", "a100-pcie-80gb"])
+def test_a_power_limit_lowers_arithmetic_but_not_traffic(name: str) -> None:
+    module, card = (OperatorClock(load_profile(device)) for device in (name.replace("pcie", "sxm4"), name))
+    big = product(8192, 8192, 8192, "bfloat16", 2)
+    assert card.seconds(big)[0] - 4e-6 == pytest.approx((module.seconds(big)[0] - 4e-6) / 0.9)
+    moved = (1e9 / (card.seconds(op("add.Tensor", 10**9))[0] - 4e-6)) / card.device.bytes_per_s["memory"].value
+    assert moved == pytest.approx(BANDWIDTH_EFFICIENCY)
+
+
+def test_flash_attention_2_is_slow_on_hopper() -> None:
+    hopper, ampere = (OperatorClock(load_profile(name)) for name in ("h100-sxm5-80gb", "a100-sxm4-80gb"))
+    seconds = hopper.seconds(ATTENTION)[0] - 4e-6
+    assert seconds == pytest.approx(1e12 / (989.5e12 * 0.35))
+    assert seconds < ampere.seconds(ATTENTION)[0]
+
+
+def test_tf32_is_a_switch_of_the_plan() -> None:
+    a100, t4 = load_profile("a100-sxm4-80gb"), load_profile("t4")
+    big = product(8192, 8192, 8192)
+    off, on = OperatorClock(a100).seconds(big)[0], OperatorClock(a100, tf32=True).seconds(big)[0]
+    assert off / on == pytest.approx(156 / 19.5, rel=0.01)
+    assert OperatorClock(t4, tf32=True).seconds(big) == OperatorClock(t4).seconds(big), "Turing has none"
+    half = product(8192, 8192, 8192, "bfloat16", 2)
+    assert OperatorClock(a100, tf32=True).seconds(half) == OperatorClock(a100).seconds(half)
+
+
+def test_a_probe_knows_rates_of_classes_and_kernels() -> None:
+    probed = dataclasses.replace(
+        PROBED,
+        type="cuda",
+        flops_per_s=PROBED.flops_per_s | {
+            "float32/bmm": Rate(4e10, "probed"),
+            "attention/flash": Rate(2e13, "probed"),
+            "attention_backward/efficient": Rate(5e12, "probed"),
+        },
+        bytes_per_s=PROBED.bytes_per_s | {
+            "softmax": Rate(5e9, "probed"),
+            "copy/bfloat16": Rate(8e9, "probed"),
+            "optimizer_foreach": Rate(1.0, "probed"),
+        },
+        overhead_s={"kernel": Rate(2e-6, "probed")},
+    )  # fmt: skip
+    clock = OperatorClock(probed)
+
+    def rate(call: TracedOp, work: float) -> float:
+        return work / (clock.seconds(call)[0] - 2e-6)
+
+    batched = dataclasses.replace(product(512, 512, 512), name="bmm.default")
+    assert rate(batched, batched.flops) == pytest.approx(4e10)
+    assert rate(ATTENTION, 1e12) == pytest.approx(2e13)
+    efficient = TracedOp(
+        "_scaled_dot_product_efficient_attention_backward.default", "backward", 10**12, 9, 9, "float32"
+    )
+    assert rate(efficient, 1e12) == pytest.approx(5e12)
+    assert rate(op("_softmax.default", 10**8), 1e8) == pytest.approx(5e9)
+    assert rate(op("clone.default", 10**8, "bfloat16"), 1e8) == pytest.approx(8e9)
+    assert rate(op("clone.default", 10**8), 1e8) == pytest.approx(1e10), "float32 copies have no rate of their own"
+    assert rate(op("_foreach_mul_.Scalar", 10**8), 1e8) == pytest.approx(1e10), "probed as a whole step, not per call"
 
 
 def test_a_data_type_that_the_card_lacks_runs_at_float32_rate() -> None:

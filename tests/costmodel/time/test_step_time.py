@@ -7,8 +7,10 @@ import dataclasses
 import pytest
 
 from advisor.core.device import DeviceProfile, Rate
+from advisor.core.errors import InputError
 from advisor.costmodel.calibration.record import Calibration, ClassFit, StepFit, StepPoint
 from advisor.costmodel.time import OperatorSeconds, Setting, optimizer_step, phase_seconds, step_time
+from advisor.costmodel.time.step import HOST_S_PER_OPERATOR
 from advisor.costmodel.time.table import OperatorClock
 from advisor.costmodel.trace.ops import TracedOp
 from advisor.hardware import load_profile
@@ -108,13 +110,22 @@ def test_a_datasheet_step_is_labelled() -> None:
     assert device_bound.seconds == pytest.approx(2.0, rel=0.01)
     host_bound = step_time(OperatorSeconds(0.001, 4000), card)
     assert host_bound.host_bound
-    assert host_bound.seconds == pytest.approx(0.2, rel=0.01)
+    assert host_bound.seconds == pytest.approx(4000 * HOST_S_PER_OPERATOR["cuda"], rel=0.01)
     assert relative_width(host_bound) > relative_width(device_bound)
-    both = step_time(OperatorSeconds(0.2, 4000), card)
-    assert 0.2 < both.seconds < 0.4
+    both = step_time(OperatorSeconds(0.1, 4000), card)
+    assert 0.1 < both.seconds < 0.2
+
+
+def test_a_datasheet_of_another_generation_is_less_certain() -> None:
+    checked, other = (step_time(OperatorSeconds(2.0, 1000), load_profile(name)) for name in ("a100-pcie-40gb", "l4"))
+    assert relative_width(other) > 1.8 * relative_width(checked)
 
 
 def test_a_profile_without_rates_cannot_predict() -> None:
     bare = DeviceProfile("cpu-bare-1c", "bare", "cpu", 2**30, basis="measured")
-    with pytest.raises(ValueError, match="probe"):
+    with pytest.raises(InputError, match=r"flops_per_s.*has neither") as failure:
         step_time([op("forward")], bare)
+    assert "advisor probe" in (failure.value.fix or "")
+    half = dataclasses.replace(bare, bytes_per_s={"memory": Rate(1e10, "probed")})
+    with pytest.raises(InputError, match=r"has bytes_per_s\.memory"):
+        step_time([op("forward")], half)
