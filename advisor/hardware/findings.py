@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from advisor.core.device import DeviceProfile, DeviceType
 from advisor.core.errors import DeviceError
 from advisor.hardware.context import library_versions
 from advisor.hardware.facts import gpu_facts, host_facts, slowdown_warnings
-from advisor.hardware.host import Finding, Host, inspect_host
+from advisor.hardware.host import Finding, Host, busy_load, inspect_host
 from advisor.hardware.profiles import load_profile, slug
 from advisor.hardware.summary import drift, noise_warnings, tables
 
@@ -190,10 +189,7 @@ def _busy_warnings(host: Host) -> list[str]:
     if host.throttled:
         share = "of a core" if (host.core_quota or 0) < 1 else "cores"
         warnings.append(f"the container grants only {host.core_quota:g} {share}: times will be long and uneven")
-    try:
-        load = os.getloadavg()[0]
-    except OSError:
-        return warnings
-    if load > host.cores + 1:
+    load = busy_load(host.cores)
+    if load is not None:
         warnings.append(f"the machine is busy: load {load:.1f} on {host.cores} cores; probe again when it is idle")
     return warnings

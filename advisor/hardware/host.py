@@ -103,6 +103,15 @@ def inspect_host(root: Path = ROOT, affinity: int | None = None) -> Host:
     )
 
 
+def busy_load(cores: int) -> float | None:
+    """The system's load of the last minute when it is more than these cores and a process of one's own explain."""
+    try:
+        load = os.getloadavg()[0]
+    except (OSError, AttributeError):  # not on every system
+        return None
+    return load if load > cores + 1 else None
+
+
 def cpu_quota(root: Path = ROOT) -> tuple[float | None, str]:
     """Cores that the cgroup grants, with the reason.
 

@@ -24,7 +24,7 @@ from advisor.hardware.context import idle_gpus, import_training_libraries
 from advisor.hardware.figures import Figure, scale_of
 from advisor.hardware.gpu_state import GpuState
 from advisor.hardware.grid import Pace, figures_of, measure, measure_figure, pace_of
-from advisor.hardware.host import Host, inspect_host
+from advisor.hardware.host import Host, busy_load, inspect_host
 from advisor.hardware.kernels import DTYPES, KERNELS, first_line, try_attention_kernel, try_dtype
 from advisor.hardware.trial import finish_trial, start_trial
 
@@ -199,7 +199,8 @@ class Probe:
 
         budget_s = QUICK_THREADS_S if self.quick else FULL_THREADS_S
         try:
-            choice = choose_threads(self.host, budget_s=budget_s, quick=self.quick)
+            load = busy_load(self.host.cores)
+            choice = choose_threads(self.host, budget_s=budget_s, quick=self.quick, load=load)
         except RuntimeError as failure:
             self.emit(kind="fact", name="threads", value="unknown", reason=first_line(failure))
             return

@@ -25,7 +25,8 @@ def print_device(console: Console, profile: DeviceProfile) -> None:
             console.print(f"[dim]{name}: {escape(fact)}[/dim]", highlight=False, soft_wrap=True)
     late = [name for name, fact in profile.facts.items() if name.startswith("left out: ") and "no time" in fact]
     if late:
-        console.print(f"[dim]left out for lack of time: {len(late)} figures (--json lists them)[/dim]", highlight=False)
+        count = f"{len(late)} figure{'s' if len(late) > 1 else ''}"
+        console.print(f"[dim]left out for lack of time: {count} (--json lists them)[/dim]", highlight=False)
     for warning in profile.warnings:
         console.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
 
@@ -69,9 +70,11 @@ def _groups(profile: DeviceProfile) -> list[Group]:
     """Rates in groups that share a unit, summaries and points together."""
     attention = {key: rate for key, rate in profile.flops_per_s.items() if key.startswith("attention")}
     products = {key: rate for key, rate in profile.flops_per_s.items() if key not in attention}
+    slow = all(rate.value < 1e12 for rate in profile.flops_per_s.values())
+    unit, size = ("GFLOP/s", 1e9) if slow else ("TFLOP/s", 1e12)
     groups: list[Group] = [
-        ("matrix products", "TFLOP/s", products, lambda value: _three_digits(value / 1e12)),
-        ("attention", "TFLOP/s", attention, lambda value: _three_digits(value / 1e12)),
+        ("matrix products", unit, products, lambda value: _three_digits(value / size)),
+        ("attention", unit, attention, lambda value: _three_digits(value / size)),
         ("bandwidths", "GB/s", profile.bytes_per_s, lambda value: _three_digits(value / 1e9)),
         ("overheads", "", profile.overhead_s, format_duration),
     ]

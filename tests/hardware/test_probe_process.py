@@ -13,6 +13,7 @@ import pytest
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError
 from advisor.hardware import load_profile, probe_device, this_device
+from advisor.hardware.host import inspect_host
 
 INTERRUPTED = """
 import os, signal, sys
@@ -48,6 +49,15 @@ def test_it_finds_this_machine(probed: tuple[DeviceProfile, list[tuple[str, floa
     assert 100e6 < profile.context_bytes < 3e9
     assert profile.memory_bytes >= (profile.available_bytes or 0) > 0
     assert profile.facts["bitsandbytes"].startswith(("yes (", "no ("))
+    assert 1 <= (profile.num_threads or 0) <= inspect_host().cores
+    assert profile.sources["num_threads"].startswith(("measured", "the only choice", "physical cores"))
+    assert {"float32/skinny", "float32/bmm"} <= set(profile.flops_per_s)
+    assert any(key.startswith("attention_backward/") for key in profile.flops_per_s)
+    assert {"cache", "elementwise", "norm", "softmax", "rng", "optimizer_fused"} <= set(profile.bytes_per_s)
+    overheads = {key: rate.value for key, rate in profile.overhead_s.items()}
+    assert profile.launch_s == overheads["operator"]
+    assert 1e-8 < overheads["module"] < overheads["operator_autograd"] * 100 < 1e-1
+    assert all(rate.source.startswith("probed: ") for rate in profile.flops_per_s.values())
     assert "partial" not in profile.facts
 
 
@@ -78,6 +88,7 @@ def test_a_device_that_is_not_there_is_refused() -> None:
         probe_device(quick=True, device="cuda:77", save=False)
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_was_found(tmp_path: Path) -> None:
     environment = {**os.environ, "ADVISOR_HOME": str(tmp_path)}
     done = subprocess.run(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -203,7 +202,3 @@ def test_a_child_that_catches_sigterm_dies_with_the_group(
         probe_device(quick=True, device="cpu", on_progress=interrupt)
     state = subprocess.run(["ps", "-o", "stat=", "-p", pid_file.read_text()], capture_output=True, text=True)
     assert state.stdout.strip() in ("", "Z"), "ended, at most not yet reaped"
-
-
-def test_signals_are_not_left_changed() -> None:
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -30,6 +30,12 @@ def test_half_a_core_trains_with_one_thread_without_measuring() -> None:
     assert "0.5" in choice.reason
 
 
+def test_a_busy_machine_is_not_measured() -> None:
+    choice = choose_threads(host(8, 4), budget_s=0.0, load=31.5)
+    assert choice.threads == 4
+    assert "load 31.5" in choice.reason
+
+
 class Machine:
     """A machine on which a step takes a time that depends on the thread count, plus what the test adds."""
 
