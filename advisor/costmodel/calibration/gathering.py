@@ -116,7 +116,7 @@ class _Seen:
             if note := self._state.ledger.keep_replay(self._tasks[number], event["point"]):
                 self._state.notes.append(note)
             done = (number + 1) / len(self._tasks)
-            self._state.report(f"timing operators: {event['point'].name}", 0.2 + 0.3 * done)
+            self._state.report(f"timing operators: {event['point'].name}", 0.8 + 0.18 * done)
         elif kind == "skipped":
             self._state.ledger.skip_call(self._tasks[number])
             self._state.notes.append(f"not replayed: {event['reason']}")
