@@ -16,7 +16,7 @@ from advisor.measurement.validation import CaseMeasurement, CaseRequest, case, m
 from advisor.measurement.validation.case import run_watched
 from advisor.measurement.validation.figures import CudaFigures
 from advisor.measurement.validation.nvml_figure import DIFFERENCE, PROCESS_LIST, ProcessFigure
-from advisor.measurement.validation.reference import reference_seconds
+from advisor.measurement.reference import reference_seconds
 
 UUID = "GPU-12345678-aaaa"
 MIB = 2**20

@@ -12,7 +12,7 @@ from advisor.measurement.steps import StepMeasurement, StepRequest, run_steps
 from advisor.measurement.validation.cuda import current_uuid
 from advisor.measurement.validation.figures import CudaFigures, DeviceFigures
 from advisor.measurement.validation.nvml_figure import ProcessFigure
-from advisor.measurement.validation.reference import reference_seconds
+from advisor.measurement.reference import reference_seconds
 
 KILLED_BY_SYSTEM = "killed by the system"
 
