@@ -175,8 +175,8 @@ def _error_line(calibration: Calibration) -> str:
 
 
 def _origin_lines(calibration: Calibration) -> list[str]:
-    """Who measured what, where that is more than one run on this machine."""
-    if len(calibration.provenance) < 2 and not any(entry.file for entry in calibration.provenance):
+    """Who measured what, where that is more than this machine."""
+    if not any(entry.file for entry in calibration.provenance):
         return []
     return ["from:", *(f"  - {_origin(entry)}" for entry in calibration.provenance)]
 

@@ -160,6 +160,9 @@ def test_what_is_kept_is_always_believable(times_s: list[float]) -> None:
 
 def test_points_without_a_positive_time_are_not_believed() -> None:
     assert not is_believable(step_point(step_times_s=()))
+    assert not is_believable(step_point(evaluation_times_s=(0.1, -0.1)))
+    assert not is_believable(step_point(work_s=(math.nan,)))
+    assert is_believable(step_point(work_s=(0.0,), evaluation_times_s=(0.1,)))
     assert not is_believable(dataclasses.replace(replays()[0], median_s=0.0))
     assert is_believable(replays()[0])
 

@@ -14,6 +14,8 @@ lies between their second and ninth value with 98 % (binomial)."""
 LARGE_RESIDUAL = 0.30
 """A class whose replays are met this badly moves a step by several percent even where it takes a fifth of it."""
 FEW_CALLS = 3
+NAMED = 4
+"""Classes that one sentence names; the table has them all."""
 
 
 @dataclass(frozen=True)
@@ -121,16 +123,20 @@ def _about_knobs(calibration: Calibration) -> str:
 def _about_classes(calibration: Calibration) -> str:
     weak = [key for key, fit in calibration.classes.items() if fit.samples < FEW_CALLS]
     poor = [key for key, fit in calibration.classes.items() if fit.residual_relative > LARGE_RESIDUAL]
+    worst = sorted(poor, key=lambda key: -calibration.classes[key].residual_relative)
     parts = []
-    if poor:
-        parts.append(f"{', '.join(poor)} {_are(poor)} met with more than {LARGE_RESIDUAL:.0%} error".replace("%", " %"))
+    if worst:
+        error = f"{LARGE_RESIDUAL:.0%}".replace("%", " %")
+        parts.append(f"calls of {_named(worst)} are met with a median error above {error}")
     if weak:
-        parts.append(f"{', '.join(weak)} {'rest' if len(weak) > 1 else 'rests'} on fewer than {FEW_CALLS} calls")
+        parts.append(f"{_named(weak)} {'rest' if len(weak) > 1 else 'rests'} on fewer than {FEW_CALLS} calls")
     return "; ".join(parts)
 
 
-def _are(names: list[str]) -> str:
-    return "are" if len(names) > 1 else "is"
+def _named(keys: Sequence[str]) -> str:
+    """At most four of them."""
+    more = f" and {len(keys) - NAMED} more classes" if len(keys) > NAMED else ""
+    return ", ".join(keys[:NAMED]) + more
 
 
 def _about_error(calibration: Calibration) -> str:

@@ -99,6 +99,7 @@ def _point(
     step = [op for op in operators if op.phase in STEP_PHASES]
     passes = [op for op in operators if op.phase == "evaluation"]
     profiled, evaluation = found.profiled, found.evaluation
+    passes_s = believable_times(evaluation.times_s)[0] if evaluation and passes else ()
     return StepPoint(
         model_key=model_key(state.model),
         method=item.strategy.method,
@@ -109,10 +110,10 @@ def _point(
         work=work_of(step),
         reference_s=found.reference_s or 0.0,
         work_s=work_seconds(step, found.operators, statistics.median(times_s)),
-        evaluation_times_s=evaluation.times_s if evaluation and passes else (),
-        evaluation_work=work_of(passes) if evaluation else (),
-        evaluation_work_s=work_seconds(passes, evaluation.profile, statistics.median(evaluation.times_s))
-        if evaluation
+        evaluation_times_s=passes_s,
+        evaluation_work=work_of(passes) if passes_s else (),
+        evaluation_work_s=work_seconds(passes, evaluation.profile, statistics.median(passes_s))
+        if evaluation and passes_s
         else (),
         allocated_peak_bytes=found.allocated_peak_bytes,
         transient_peak_bytes=profiled.peak_bytes - profiled.live_before_bytes if profiled is not None else None,

@@ -44,9 +44,13 @@ def believable_times(times_s: Iterable[float]) -> tuple[tuple[float, ...], str]:
 
 
 def is_believable(point: ReplayPoint | StepPoint) -> bool:
-    """Whether all times of a point are positive numbers."""
-    times_s = (point.median_s,) if isinstance(point, ReplayPoint) else point.step_times_s
-    return bool(times_s) and all(math.isfinite(t) and t > 0 for t in times_s)
+    """Whether all times of a point are positive numbers; those of single operators may be zero, for unknown."""
+    if isinstance(point, ReplayPoint):
+        return math.isfinite(point.median_s) and point.median_s > 0
+    whole_s = (*point.step_times_s, *point.evaluation_times_s)
+    parts_s = (*point.work_s, *point.evaluation_work_s, point.reference_s)
+    positive = bool(point.step_times_s) and all(math.isfinite(t) and t > 0 for t in whole_s)
+    return positive and all(math.isfinite(t) and t >= 0 for t in parts_s)
 
 
 def patience(device: DeviceProfile, core_quota: float | None = None) -> float:
