@@ -67,11 +67,13 @@ class DeviceProfile:
       ``"copy"``, ``"reduction"`` in float32; ``"<operator class>/<data type>"`` in another one;
     * ``"optimizer_foreach"``, ``"optimizer_fused"``, ``"optimizer_8bit"``: AdamW steps over float32 parameters, counted
       as 28 bytes a parameter (read parameter, gradient and two states; write all but the gradient), 8-bit states as 16;
-    * ``"quantization"``: NF4 weights unpacked.
+    * ``"quantization"``: NF4 weights unpacked;
+    * ``"interconnect"``: to the other cards of the host, per direction (a datasheet's; NVLink, Infinity Fabric).
 
     Keys of ``overhead_s``: ``"operator"`` (dispatch of a tiny operator without autograd; the same as ``launch_s``),
     ``"operator_autograd"`` (per operator, forward and backward), ``"module"`` (an empty ``nn.Module`` call),
-    ``"kernel"`` (CUDA: the shortest kernel on the device itself, from a replayed graph).
+    ``"kernel"`` (CUDA: the shortest kernel on the device itself, from a replayed graph), ``"operator_in_step"`` (host
+    time per operator of real steps, where a datasheet was fitted to some).
 
     Each of these is a summary; every measured point stands beside it under ``"<key>/<point>"``: ``MxKxN`` of a product,
     ``BxMxKxN`` of a batched one, the sequence length of attention, the bytes moved of an operator class, ``tensors x

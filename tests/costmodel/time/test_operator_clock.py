@@ -173,9 +173,10 @@ def test_a_probe_knows_rates_of_classes_and_kernels() -> None:
     assert rate(batched, batched.flops) == pytest.approx(4e10)
     assert rate(ATTENTION, 1e12) == pytest.approx(2e13)
     efficient = TracedOp(
-        "_scaled_dot_product_efficient_attention_backward.default", "backward", 10**12, 9, 9, "float32"
+        "_scaled_dot_product_efficient_attention_backward.default", "backward", 10**12, 9, 9, "float16"
     )
     assert rate(efficient, 1e12) == pytest.approx(5e12)
+    assert rate(dataclasses.replace(efficient, dtype="float32"), 1e12) == pytest.approx(1e11), "timed in half precision"
     assert rate(op("_softmax.default", 10**8), 1e8) == pytest.approx(5e9)
     assert rate(op("clone.default", 10**8, "bfloat16"), 1e8) == pytest.approx(8e9)
     assert rate(op("clone.default", 10**8), 1e8) == pytest.approx(1e10), "float32 copies have no rate of their own"
