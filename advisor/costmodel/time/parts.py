@@ -31,23 +31,25 @@ STORAGE_BYTES_PER_S = 500e6
 """Writing files and flushing them where nothing was probed: a SATA solid-state disk (SATA 3: 600 MB/s less encoding and
 protocol)."""
 TOKENIZER_S = 0.2
-"""Reading the tokenizer's files: 0.1 s for BERT's 30,000 pieces, 0.3 s for SmolLM2's 49,000 with their merges."""
+"""Reading the tokenizer's files: 0.06 s for BERT's 30,000 pieces, 0.2 to 0.5 s for SmolLM2's 49,000 with their merges
+(CPU time of one server core, as everything below; transformers 5.23, MiniLM with 23M and SmolLM2 with 135M parameters).
+"""
 READING_S, TOKENIZING_S_PER_ROW = 0.3, 60e-6
 """Where the data's profile did not measure them: 10,600 sentences of 25 tokens were read, split and tokenised in 0.3 s
-and 0.6 s on one server core (BERT's tokenizer in Rust)."""
-BUILDING_S = 0.8
-"""Building the modules and importing the model's code besides reading its weights: MiniLM and SmolLM2 on two server
-cores (transformers 5.23); libraries are imported before the clock starts."""
-LOADED_BYTES_PER_S = 1e9
-"""Weights from the page cache into tensors (safetensors are mapped and copied once): half a memory copy's rate on one
-server core."""
-QUANTIZED_PARAMETERS_PER_S = {"cpu": 6e7, "cuda": 1e9}
-"""NF4 quantisation while loading."""
-SET_UP_S = 0.3
+and 0.6 s (BERT's tokenizer in Rust)."""
+BUILDING_S = 0.2
+"""Building the modules, wrapping them and importing the model's code; libraries are imported before the clock
+starts."""
+LOADED_BYTES_PER_S = 6e8
+"""Weights from the page cache into tensors: SmolLM2's 269 MB, bfloat16 turned into float32, in 0.3 to 0.6 s."""
+QUANTIZED_PARAMETERS_PER_S: dict[DeviceType, float] = {"cpu": 2.4e7, "cuda": 1e9}
+"""NF4 quantisation while loading. CPU: 10.6M weights of MiniLM in 0.57 s, 106M of SmolLM2 in 4.1 s (bitsandbytes
+0.50.2). CUDA: read at 2 GB/s in 16 bits, the kernel itself takes less."""
+SET_UP_S = 0.4
 """Putting the Trainer together and preparing its optimizer and loader, up to the first step."""
 WARM_UP_S: dict[DeviceType, float] = {"cpu": 0.15, "cuda": 1.0}
 """What the first step takes beyond the others: fresh memory, kernels chosen, libraries opened."""
-STEP_OVERHEAD_S, BATCH_OVERHEAD_S_PER_ROW, BATCH_OVERHEAD_S_PER_TOKEN = 2e-3, 10e-6, 0.1e-6
+STEP_OVERHEAD_S, BATCH_OVERHEAD_S_PER_ROW, BATCH_OVERHEAD_S_PER_TOKEN = 3e-3, 10e-6, 0.1e-6
 """Between two steps: callbacks and logging, fetching rows, and turning padded lists of numbers into tensors."""
 CHECKPOINT_S, SAVING_S = 0.15, 0.1
 """A checkpoint's many small files, flushed one by one and fingerprinted; the result's, and the tokenizer's."""
