@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch.utils.data import RandomSampler, Sampler, SequentialSampler
 from transformers import Trainer
@@ -131,7 +130,3 @@ class OrderingTrainer(Trainer):
         if lengths is None:
             return SequentialSampler(eval_dataset)
         return FixedOrder(np.argsort(-np.asarray(lengths), kind="stable"))
-
-    def floating_point_ops(self, inputs: dict[str, torch.Tensor | Any]) -> int:
-        """Not counted: the estimate walks through all parameters at every micro-batch, and nobody here reads it."""
-        return 0
