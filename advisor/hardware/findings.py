@@ -189,7 +189,7 @@ def _busy_warnings(host: Host) -> list[str]:
     if host.throttled:
         share = "of a core" if (host.core_quota or 0) < 1 else "cores"
         warnings.append(f"the container grants only {host.core_quota:g} {share}: times will be long and uneven")
-    load = busy_load(host.cores)
-    if load is not None:
-        warnings.append(f"the machine is busy: load {load:.1f} on {host.cores} cores; probe again when it is idle")
+    load = busy_load()
+    if load:
+        warnings.append(f"the machine is busy: {load}; probe again when it is idle")
     return warnings

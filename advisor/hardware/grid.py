@@ -68,12 +68,13 @@ def figures_of(
     training_dtype = dtypes[-1] if device.startswith("cuda") else dtypes[0]
     figures = [*memory_figures(device, scale), *overhead_figures(device)]
     figures += copy_figures(device, scale) if device.startswith("cuda") else []
-    for dtype in dtypes:
-        figures += product_figures(device, dtype, scale, capability=capability)
+    figures += product_figures(device, dtypes[0], scale, capability=capability)
+    figures += class_figures(device, dtypes[0], scale)
     figures += attention_figures(device, kernels, training_dtype, scale)
-    for dtype in dtypes:
-        figures += class_figures(device, dtype, scale)
     figures += optimizer_figures(device, scale)
+    for dtype in dtypes[1:]:
+        figures += product_figures(device, dtype, scale, capability=capability)
+        figures += class_figures(device, dtype, scale)
     wanted = [figure for figure in figures if figure.quick]
     return wanted if quick else wanted + [figure for figure in figures if not figure.quick]
 

@@ -103,13 +103,18 @@ def inspect_host(root: Path = ROOT, affinity: int | None = None) -> Host:
     )
 
 
-def busy_load(cores: int) -> float | None:
-    """The system's load of the last minute when it is more than these cores and a process of one's own explain."""
+def busy_load() -> str:
+    """The system's load of the last minute in words, when it is more than all its CPUs and a process of one's own
+    explain; else empty.
+
+    Inside a container the load is still that of the whole machine.
+    """
+    cpus = os.cpu_count() or 1
     try:
         load = os.getloadavg()[0]
     except (OSError, AttributeError):  # not on every system
-        return None
-    return load if load > cores + 1 else None
+        return ""
+    return f"load {load:.1f} on {cpus} CPU{'s' if cpus > 1 else ''}" if load > cpus + 1 else ""
 
 
 def cpu_quota(root: Path = ROOT) -> tuple[float | None, str]:

@@ -43,7 +43,7 @@ def candidates(host: Host) -> tuple[int, ...]:
     return tuple(sorted({count for count in (*powers, physical, host.cores) if 1 <= count <= host.cores}))
 
 
-def choose_threads(host: Host, *, budget_s: float, quick: bool = False, load: float | None = None) -> ThreadChoice:
+def choose_threads(host: Host, *, budget_s: float, quick: bool = False, load: str = "") -> ThreadChoice:
     """Measure each candidate in turn, round by round, so that slow drifts meet them all alike.
 
     A machine that is busy with other work would make a single thread win, which an idle one would regret for as long as
@@ -53,16 +53,16 @@ def choose_threads(host: Host, *, budget_s: float, quick: bool = False, load: fl
         host: Its usable cores bound the candidates.
         budget_s: Wall clock; ``MIN_ROUNDS`` are made in any case.
         quick: Two shapes instead of three.
-        load: Of the busy machine; ``None`` when it is idle enough to measure.
+        load: Of the busy machine, in words; empty when it is idle enough to measure.
     """
     counts = candidates(host)
     if len(counts) == 1:
         return ThreadChoice(counts[0], f"the only choice: {host.reasons['cores']}")
-    if load is not None:
+    if load:
         physical = host.physical_cores or host.cores
         return ThreadChoice(
             physical,
-            f"physical cores; not measured, because the machine was busy (load {load:.1f} on {host.cores} cores)",
+            f"physical cores; not measured, because the machine was busy ({load})",
         )
     import torch
 

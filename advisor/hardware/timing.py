@@ -36,7 +36,7 @@ class Timing:
 
     Attributes:
         median_s: Median of the repeats.
-        spread: Half of the interquartile range, relative to the median.
+        spread: Half of the interquartile range, relative to the median; without the outliers.
         samples_s: The raw repeats, per call.
         lost: Samples that the clock spoiled; not among ``samples_s``.
     """
@@ -48,12 +48,12 @@ class Timing:
 
 
 def summarise(samples_s: list[float], lost: int = 0) -> Timing:
-    """Median and relative half spread of at least one sample; fewer than four have no spread."""
+    """Median and relative half spread of at least one sample; of fewer than four the spread is half their range."""
     median = statistics.median(samples_s)
     usual = [sample for sample in samples_s if sample <= OUTLIER * median]
-    if len(usual) < 4 or median <= 0:
+    if len(usual) < 2 or median <= 0:
         return Timing(median, 0.0, tuple(samples_s), lost)
-    low, _, high = statistics.quantiles(usual, n=4)
+    low, *_, high = statistics.quantiles(usual, n=4) if len(usual) >= 4 else sorted(usual)
     return Timing(median, (high - low) / 2 / median, tuple(samples_s), lost)
 
 

@@ -199,7 +199,7 @@ class Probe:
 
         budget_s = QUICK_THREADS_S if self.quick else FULL_THREADS_S
         try:
-            load = busy_load(self.host.cores)
+            load = busy_load()
             choice = choose_threads(self.host, budget_s=budget_s, quick=self.quick, load=load)
         except RuntimeError as failure:
             self.emit(kind="fact", name="threads", value="unknown", reason=first_line(failure))

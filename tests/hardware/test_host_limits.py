@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from advisor.hardware.host import cpu_quota, inspect_host, memory_limit, resident_bytes
+from advisor.hardware.host import busy_load, cpu_quota, inspect_host, memory_limit, resident_bytes
 
 MEMINFO = "MemTotal:       16384 kB\nMemFree:        9000 kB\nMemAvailable:   12288 kB\n"
 CPUINFO = "processor : 0\nmodel name : Example CPU 9000\nflags : fpu avx2 fma avx512f\n"
@@ -124,3 +124,19 @@ def test_this_process_has_a_resident_set() -> None:
     block = bytearray(32 * 2**20)
     block[::4096] = b"x" * len(block[::4096])
     assert resident_bytes() - before > 24 * 2**20
+
+
+@pytest.mark.parametrize(("load", "busy"), [(4.9, False), (5.1, True), (31.0, True)])
+def test_a_machine_is_busy_when_others_keep_its_cpus(monkeypatch: pytest.MonkeyPatch, load: float, busy: bool) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    assert bool(busy_load()) == busy
+    assert not busy or f"{load:.1f} on 4" in busy_load()
+
+
+def test_a_system_without_a_load_is_not_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> tuple[float, float, float]:
+        raise OSError("no load average")
+
+    monkeypatch.setattr("os.getloadavg", refuse)
+    assert busy_load() == ""

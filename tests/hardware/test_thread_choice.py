@@ -31,7 +31,7 @@ def test_half_a_core_trains_with_one_thread_without_measuring() -> None:
 
 
 def test_a_busy_machine_is_not_measured() -> None:
-    choice = choose_threads(host(8, 4), budget_s=0.0, load=31.5)
+    choice = choose_threads(host(8, 4), budget_s=0.0, load="load 31.5 on 8 CPUs")
     assert choice.threads == 4
     assert "load 31.5" in choice.reason
 

@@ -85,6 +85,11 @@ def test_a_clock_that_leaps_once_changes_neither_median_nor_spread(leap: float, 
     assert clock.calls < 1000, "a leap must not prolong the sampling"
 
 
+def test_two_samples_have_a_spread_too() -> None:
+    assert summarise([0.9, 1.1]).spread == pytest.approx(0.1)
+    assert summarise([1.0]).spread == 0.0
+
+
 def test_samples_that_go_backwards_are_dropped_and_counted() -> None:
     clock = JumpingClock(dict.fromkeys((8, 12, 16), -60.0))
     timing = time_call(lambda: clock.work(0.002), budget_s=0.1, clock=clock)

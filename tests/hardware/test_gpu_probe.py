@@ -1,0 +1,154 @@
+"""The CUDA parts of a probe, with hand-written stand-ins for the card: its driver and torch's view of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from advisor.hardware.context import cuda_context, idle_gpus
+from advisor.hardware.figures import Figure, Work
+from advisor.hardware.gpu_probe import describe, look_back
+from advisor.hardware.gpu_state import gpu_state
+from advisor.hardware.grid import Pace, measure_figure
+from tests.hardware.nvml_fake import fake_library
+
+torch = pytest.importorskip("torch")
+
+GIB = 2**30
+
+
+class Card:
+    """A card of 80 GiB as torch shows it. Tensors stay on the CPU, under whatever name the code asks for them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, reserved: int = GIB, full: bool = False) -> None:
+        self.synchronized = 0
+        self.emptied = 0
+        properties = SimpleNamespace(
+            name="NVIDIA H200", major=9, minor=0, uuid="0", multi_processor_count=132, total_memory=80 * GIB
+        )
+
+        def set_device(device: object) -> None:
+            if full:
+                raise torch.OutOfMemoryError("CUDA error: out of memory")
+
+        def synchronize(device: object = None) -> None:
+            self.synchronized += 1
+
+        def empty_cache() -> None:
+            self.emptied += 1
+
+        members: dict[str, Any] = {
+            "set_device": set_device,
+            "get_device_properties": lambda device: properties,
+            "mem_get_info": lambda device: (78 * GIB, 80 * GIB),
+            "memory_reserved": lambda device: reserved,
+            "synchronize": synchronize,
+            "empty_cache": empty_cache,
+        }
+        for name, member in members.items():
+            monkeypatch.setattr(torch.cuda, name, member)
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> Card:
+    return Card(monkeypatch)
+
+
+def emitted() -> tuple[list[dict[str, Any]], Any]:
+    found: list[dict[str, Any]] = []
+    return found, lambda **finding: found.append(finding)
+
+
+def test_the_idle_state_is_that_from_before_cuda(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", fake_library(processes={7: GIB}))
+    gpus, refused = idle_gpus()
+    found, emit = emitted()
+    assert describe("cpu", gpus, refused, emit) == (9, 0)
+    assert [finding["kind"] for finding in found] == ["cuda", "gpu"]
+    assert found[0]["total_bytes"] == 80 * GIB
+    assert found[1]["moment"] == "idle"
+    assert found[1]["state"]["process_bytes"] == {7: GIB}
+
+
+def test_without_nvml_the_reason_is_a_fact(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    gpus, refused = idle_gpus()
+    found, emit = emitted()
+    assert describe("cpu", gpus, refused, emit) == (9, 0)
+    assert found[1]["name"] == "nvml"
+    assert "nvidia-ml-py" in found[1]["reason"]
+    look_back("cpu", gpus, "float32", emit)
+    assert [finding["kind"] for finding in found] == ["cuda", "fact"], "neither a load nor a context is invented"
+
+
+def test_a_part_of_a_gpu_is_asked_for_by_itself(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", fake_library(uuids=("GPU-whole",)))
+    gpus, refused = idle_gpus()
+    found, emit = emitted()
+    describe("cpu", gpus, refused, emit)
+    assert found[1]["moment"] == "started"
+
+
+def test_no_room_for_a_context_is_an_error_and_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    Card(monkeypatch, full=True)
+    found, emit = emitted()
+    assert describe("cpu", {}, "", emit) is None
+    assert found[0]["kind"] == "error"
+    assert "out of memory" in found[0]["message"]
+    assert "nvidia-smi" in found[0]["fix"]
+
+
+def test_the_context_is_what_the_driver_counts_beyond_the_reserve(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", fake_library(processes={os.getpid(): 3 * GIB, 7: GIB}))
+    held = cuda_context("cpu", "0", None)
+    assert held is not None
+    assert held[0] == 2 * GIB
+    assert card.synchronized
+    assert card.emptied
+
+
+def test_hidden_processes_leave_the_growth_of_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    Card(monkeypatch, reserved=GIB // 2)
+    monkeypatch.setitem(sys.modules, "pynvml", fake_library())
+    now = gpu_state("0")
+    assert cuda_context("cpu", "0", None) is None, "nothing to compare with"
+    before = SimpleNamespace(free_bytes=(now.free_bytes or 0) + GIB)
+    held = cuda_context("cpu", "0", before)  # type: ignore[arg-type]
+    assert held is not None
+    assert held[0] == GIB // 2
+    assert "growth" in held[1]
+    shrunk = SimpleNamespace(free_bytes=(now.free_bytes or 0) - GIB)
+    assert cuda_context("cpu", "0", shrunk) is None, "another process ended meanwhile"  # type: ignore[arg-type]
+
+
+def test_clocks_are_read_under_load(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("advisor.hardware.context.LOAD_S", 0.01)
+    monkeypatch.setitem(sys.modules, "pynvml", fake_library(processes={os.getpid(): 2 * GIB}, slow_bits=0x4))
+    found, emit = emitted()
+    look_back("cpu", {}, "float32", emit)
+    assert [finding["kind"] for finding in found] == ["gpu", "context"]
+    assert (found[0]["moment"], found[0]["state"]["slowdowns"]) == ("loaded", "power cap")
+
+
+def test_a_card_too_full_for_the_load_still_tells_its_context(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*sizes: int, **options: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch, "randn", no_room)
+    monkeypatch.setitem(sys.modules, "pynvml", fake_library(processes={os.getpid(): 2 * GIB}))
+    found, emit = emitted()
+    look_back("cpu", {}, "float32", emit)
+    assert [finding["kind"] for finding in found] == ["fact", "context"]
+    assert "out of memory" in found[0]["reason"]
+
+
+def test_every_sample_waits_for_the_device_and_memory_goes_back(card: Card) -> None:
+    figure = Figure("overhead_s", "operator", "a call", lambda _: Work(1.0, "a call", "", lambda: None))
+    found = measure_figure(figure, "cuda:0", Pace(0.0, 1e-6, 5), 0.0)
+    assert found["kind"] == "rate"
+    assert card.synchronized > found["repeats"]
+    assert card.emptied == 1
