@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import pytest
@@ -10,9 +11,16 @@ from hypothesis import strategies as st
 
 from advisor.core.device import DeviceProfile
 from advisor.costmodel.calibration.class_table import fit_class, fit_classes
-from advisor.costmodel.calibration.held_out import UNTESTED_RESIDUAL, held_out_error, held_out_errors, residual_relative
+from advisor.costmodel.calibration.held_out import (
+    UNTESTED_RESIDUAL,
+    held_out_error,
+    held_out_errors,
+    residual_relative,
+    transfer_errors,
+)
 from advisor.costmodel.calibration.record import Calibration, ReplayPoint, StepPoint
 from advisor.costmodel.calibration.resident_fit import fit_resident
+from advisor.costmodel.calibration.steady import steady
 from advisor.costmodel.calibration.step_fit import fit_model_ratios, fit_step, step_samples
 from advisor.costmodel.time import OperatorClock
 
@@ -142,6 +150,25 @@ def test_a_step_that_is_held_back_does_not_teach_the_table() -> None:
     lone = step_point(100, 330 * one_call, work=work, work_s=(3 * one_call,))
     *_, error = held_out_errors(DEVICE, [], [*alike, lone])
     assert error == pytest.approx(110 / 330 - 1, abs=0.05)
+
+
+def test_models_speak_for_each_other_as_well_as_they_do() -> None:
+    one_call = clock_of(products()).work_seconds(step_point(1, 1.0).work)
+    mine = [step_point(n, 1.2 * one_call * n) for n in (100, 200, 400)]
+    others = [step_point(n, 1.8 * one_call * n, model_key="slow") for n in (100, 200, 400)]
+    assert transfer_errors(DEVICE, products(), mine) == ()
+    errors = transfer_errors(DEVICE, products(), [*mine, *others])
+    assert errors[0] == pytest.approx(0.5, abs=0.05), "the slow model's steps alone"
+    assert errors[-1] == pytest.approx(1.2 / 1.8 - 1, abs=0.05)
+
+
+def test_points_of_a_slow_moment_count_as_of_the_usual_one() -> None:
+    usual = [step_point(n, 1e-4 * n, reference_s=0.1) for n in (100, 200, 400)]
+    slow = step_point(300, 2 * 1e-4 * 300, work_s=(2e-4,), reference_s=0.2)
+    *_, evened = steady([*usual, slow])
+    assert evened.median_s == pytest.approx(1e-4 * 300)
+    assert evened.work_s == (pytest.approx(1e-4),)
+    assert steady([dataclasses.replace(slow, reference_s=0.0)])[0].median_s == slow.median_s, "nothing to compare with"
 
 
 def test_a_model_that_is_slower_than_others_gets_a_ratio() -> None:

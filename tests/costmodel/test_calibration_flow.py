@@ -22,7 +22,7 @@ from advisor.costmodel.calibration.journal import PointJournal
 from advisor.costmodel.calibration.record import Calibration, ReplayPoint
 from advisor.costmodel.calibration.replay import ReplayTask
 from advisor.costmodel.calibration.store import journal_path
-from advisor.costmodel.calibration.subject import default_model
+from advisor.costmodel.calibration.subject import encoder
 from advisor.costmodel.trace.ops import TracedOp
 from advisor.measurement import StepMeasurement, StepRequest
 from tests.costmodel.calibrations import DEVICE, item
@@ -89,7 +89,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 def calibrate(**options: Any) -> Calibration:
-    return calibrate_device(default_model(), device=DEVICE, **options)
+    return calibrate_device(encoder(), device=DEVICE, **options)
 
 
 def test_a_second_call_measures_nothing(machine: Machine) -> None:
@@ -116,7 +116,7 @@ def test_only_what_is_noisy_is_measured_again(machine: Machine) -> None:
     machine.take()
     machine.steps_s = (0.1,) * 5
     again = calibrate()
-    assert machine.take() == ["trace lora", "trace full", "steps lora", "steps full"]
+    assert machine.take() == ["trace lora", "steps lora", "trace full", "steps full"]
     assert [p.noise_relative for p in again.points] == [0, 0]
     assert not any("calibrate again" in note for note in again.notes)
 
@@ -124,7 +124,7 @@ def test_only_what_is_noisy_is_measured_again(machine: Machine) -> None:
 def test_another_model_adds_to_the_first(machine: Machine) -> None:
     calibrate()
     machine.take()
-    other = dataclasses.replace(default_model(), hidden_size=768)
+    other = dataclasses.replace(encoder(), hidden_size=768)
     both = calibrate_device(other, device=DEVICE)
     assert not [what for what in machine.take() if what.startswith("replay")], "the same calls, and timed already"
     assert [entry.points for entry in both.provenance] == [2, 2]

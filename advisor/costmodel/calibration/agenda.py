@@ -17,6 +17,8 @@ SHAPES = (
 """Candidates for (micro-batch size, padded length); the largest whose step stays short and small enough are taken."""
 QUICK_STEP_S, FULL_STEP_S = 0.8, 3.0
 """Longest step that is worth repeating: a quick calibration has a minute for everything, a full one ten."""
+QUICK_LIMIT_S, FULL_LIMIT_S = 45.0, 540.0
+"""When nothing new is begun any more: the last configuration, replays and fits follow."""
 QUICK_REPLAY_S, FULL_REPLAY_S = 16.0, 150.0
 QUICK_CALL_S, FULL_CALL_S = 0.03, 0.12
 REFERENCE_FLOPS_PER_S, REFERENCE_BYTES_PER_S = 5e10, 5e9
@@ -61,6 +63,7 @@ class Agenda:
         items: Configurations, the most useful first.
         replay_s, call_s: Wall clock for all replays and for one.
         steps, warmup_steps: Of every configuration.
+        limit_s: No configuration is begun later than this.
     """
 
     items: tuple[Item, ...]
@@ -68,6 +71,7 @@ class Agenda:
     call_s: float
     steps: int
     warmup_steps: int = 2
+    limit_s: float = FULL_LIMIT_S
 
 
 def make_agenda(model: ModelSpec, device: DeviceProfile, *, quick: bool) -> Agenda:
@@ -81,7 +85,7 @@ def make_agenda(model: ModelSpec, device: DeviceProfile, *, quick: bool) -> Agen
     usual = _usual_precision(model, device)
     if quick:
         items = _quick_items(model, three, usual)
-        return Agenda(_applicable(items), QUICK_REPLAY_S, QUICK_CALL_S, steps=5)
+        return Agenda(_applicable(items), QUICK_REPLAY_S, QUICK_CALL_S, steps=5, limit_s=QUICK_LIMIT_S)
     return Agenda(_applicable(_full_items(model, three, usual)), FULL_REPLAY_S, FULL_CALL_S, steps=7)
 
 

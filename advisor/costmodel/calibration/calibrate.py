@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError, InterruptedByUser, RunFailed
 from advisor.core.model import ModelSpec
@@ -13,12 +11,15 @@ from advisor.costmodel.calibration.ledger import Ledger
 from advisor.costmodel.calibration.measuring import measure_item, shape_of, trace_item
 from advisor.costmodel.calibration.record import Calibration
 from advisor.costmodel.calibration.sanity import patience
-from advisor.costmodel.calibration.subject import default_model
+from advisor.costmodel.calibration.subject import default_models
 from advisor.costmodel.time.keys import model_key
 from advisor.costmodel.trace.ops import TracedOp
 
 NOISY_STEPS = 0.15
 """Repeat noise of real steps above which the user is told that the machine is too busy."""
+
+LEAST_ITEMS = 3
+"""Configurations that are measured whatever it takes: fewer say nothing about others."""
 
 
 def calibrate_device(
@@ -33,8 +34,8 @@ def calibrate_device(
     """Measure how fast this machine runs the operators and steps of a model.
 
     Args:
-        model: Whose operators and steps; a MiniLM-size encoder when ``None``. What was learned before with the same
-            versions, of this model or others, is kept and not measured again.
+        model: Whose operators and steps; a MiniLM-size encoder, and unless ``quick`` a small decoder, when ``None``.
+            What was learned before with the same versions, of this model or others, is kept and not measured again.
         quick: At most about a minute instead of ten.
         device: Profile of this machine; the saved one when ``None``.
         on_progress: Told what is being done.
@@ -55,13 +56,14 @@ def calibrate_device(
             f"only the machine at hand can be calibrated, but {profile.id} is a datasheet profile",
             fix="run `advisor probe`",
         )
-    subject = model or default_model()
+    subjects = (model,) if model is not None else default_models(quick=quick)
     with Ledger(profile, fresh=fresh, keep=save) as ledger:
         report = on_progress or (lambda _text, _share: None)
-        state = Gathered(profile, subject, quick, report, ledger, patience=patience(profile))
-        agenda = make_agenda(subject, profile, quick=quick)
+        state = Gathered(profile, subjects, report, ledger, patience=patience(profile))
         try:
-            _work_through(agenda, state)
+            for number, subject in enumerate(subjects):
+                state.number = number
+                _work_through(make_agenda(subject, profile, quick=quick), state)
         except (KeyboardInterrupt, InterruptedByUser):
             raise InterruptedByUser("the calibration was interrupted", fix=_keep_partial(state, save)) from None
         calibration = _finish(state, "")
@@ -83,15 +85,18 @@ def _work_through(agenda: Agenda, state: Gathered) -> None:
         context()  # the server of the measuring processes imports while this process traces
     traced: list[tuple[Item, list[TracedOp]]] = []
     for index, item in enumerate(to_trace):
-        state.report(f"tracing {item.strategy.method}, {shape_of(item)}", 0.2 * index / len(to_trace))
+        if index >= LEAST_ITEMS and state.seconds > agenda.limit_s * state.patience:
+            left = ", ".join(f"{item.strategy.method} {shape_of(item)}" for item in to_trace[index:])
+            state.notes.append(f"left out for lack of time: {left}; calibrate again to go on with them")
+            break
+        state.report(f"tracing {item.strategy.method}, {shape_of(item)}", state.share(index, len(to_trace)))
         operators = trace_item(item, state)
         if operators:
             traced.append((item, operators))
-    measured = [(item, operators) for item, operators in traced if item in to_measure]
-    for index, (item, operators) in enumerate(measured):
-        share = 0.2 + 0.6 * index / len(measured)
-        state.report(f"running {agenda.steps} real steps of {item.strategy.method}, {shape_of(item)}", share)
-        measure_item(item, operators, agenda, state)
+            if item in to_measure:
+                what = f"running {agenda.steps} real steps of {item.strategy.method}, {shape_of(item)}"
+                state.report(what, state.share(index + 0.4, len(to_trace)))
+                measure_item(item, operators, agenda, state)
     tasks = distinct_tasks([op for _, operators in traced for op in operators])
     replay([task for task in tasks if not ledger.knows_call(task)], agenda, state)
     for item, operators in traced:
@@ -121,7 +126,7 @@ def _finish(state: Gathered, partial: str) -> Calibration:
         notes.append(
             f"real steps varied by up to ±{max(noise):.0%} between repeats: calibrate again on an idle machine"
         )
-    return ledger.calibration(seconds=time.perf_counter() - state.started_s, partial=partial, notes=notes)
+    return ledger.calibration(seconds=state.seconds, partial=partial, notes=notes)
 
 
 def _keep_partial(state: Gathered, save: bool) -> str:

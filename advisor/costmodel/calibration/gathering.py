@@ -28,18 +28,34 @@ class Gathered:
     """Work so far; turned into a record also when the work is interrupted.
 
     Attributes:
+        subjects: Models to calibrate with, one after the other.
+        number: Which of them it is now.
         ledger: What was known before, and where new points are kept.
         patience: How much longer than usual a process may take on this machine.
     """
 
     device: DeviceProfile
-    model: ModelSpec
-    quick: bool
+    subjects: tuple[ModelSpec, ...]
     report: Progress
     ledger: Ledger
+    number: int = 0
     patience: float = 1.0
     started_s: float = field(default_factory=time.perf_counter)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def model(self) -> ModelSpec:
+        """The one at work."""
+        return self.subjects[self.number]
+
+    @property
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return time.perf_counter() - self.started_s
+
+    def share(self, done: float, of: int) -> float:
+        """Of all the work, when ``done`` of the present model's ``of`` parts are."""
+        return (self.number + done / max(of, 1)) / len(self.subjects)
 
 
 def distinct_tasks(operators: list[TracedOp]) -> list[ReplayTask]:
@@ -116,7 +132,7 @@ class _Seen:
             if note := self._state.ledger.keep_replay(self._tasks[number], event["point"]):
                 self._state.notes.append(note)
             done = (number + 1) / len(self._tasks)
-            self._state.report(f"timing operators: {event['point'].name}", 0.8 + 0.18 * done)
+            self._state.report(f"timing operators: {event['point'].name}", self._state.share(0.9 + 0.1 * done, 1))
         elif kind == "skipped":
             self._state.ledger.skip_call(self._tasks[number])
             self._state.notes.append(f"not replayed: {event['reason']}")

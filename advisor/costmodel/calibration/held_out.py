@@ -36,10 +36,31 @@ def held_out_errors(
     """
     if len(points) < 2:
         return ()
-    errors = [0.0] * len(points)
     folds = min(FOLDS, len(points))
-    for fold in range(folds):
-        left_out = range(fold, len(points), folds)
+    return _errors(device, replays, points, [range(fold, len(points), folds) for fold in range(folds)])
+
+
+def transfer_errors(
+    device: DeviceProfile, replays: Sequence[ReplayPoint], points: Sequence[StepPoint]
+) -> tuple[float, ...]:
+    """The same with all steps of a model held back at once: how well other models speak for it.
+
+    Empty with fewer than two models.
+    """
+    keys = list(dict.fromkeys(p.model_key for p in points))
+    if len(keys) < 2:
+        return ()
+    return _errors(device, replays, points, [[i for i, p in enumerate(points) if p.model_key == key] for key in keys])
+
+
+def _errors(
+    device: DeviceProfile,
+    replays: Sequence[ReplayPoint],
+    points: Sequence[StepPoint],
+    parts: Sequence[Sequence[int]],
+) -> tuple[float, ...]:
+    errors = [0.0] * len(points)
+    for left_out in parts:
         others = [p for index, p in enumerate(points) if index not in left_out]
         clock = clock_from(device, replays, others)
         known = step_samples(others, clock)

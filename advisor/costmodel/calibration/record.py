@@ -146,6 +146,8 @@ class StepFit:
         residual_relative: Root mean square of the relative errors of steps that were held back in turn.
         noise_relative: Median repeat noise of the points.
         samples: Points behind the fit.
+        transfer_relative: As ``residual_relative``, with all steps of a model held back at once; ``None`` where fewer
+            than two models were measured.
     """
 
     factor: float
@@ -153,6 +155,7 @@ class StepFit:
     residual_relative: float
     noise_relative: float
     samples: int
+    transfer_relative: float | None = None
 
 
 @dataclass(frozen=True)

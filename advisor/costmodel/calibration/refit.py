@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from advisor.core.device import DeviceProfile
 from advisor.costmodel.calibration.class_table import fit_classes
-from advisor.costmodel.calibration.held_out import held_out_error, held_out_errors, residual_relative
+from advisor.costmodel.calibration.held_out import held_out_error, held_out_errors, residual_relative, transfer_errors
 from advisor.costmodel.calibration.in_step import calls_in_steps
 from advisor.costmodel.calibration.provenance import now_iso
 from advisor.costmodel.calibration.record import Calibration, ReplayPoint, StepPoint
@@ -37,12 +37,22 @@ def refit(
     clock = OperatorClock(device, table)
     samples = step_samples(even, clock)
     step, errors = fit_step(samples), held_out_errors(device, replays, even)
+    evaluation = fit_step(evaluation_samples(even, clock))
     if step is not None:
-        step = dataclasses.replace(step, residual_relative=residual_relative(errors))
+        elsewhere = transfer_errors(device, replays, even)
+        step = dataclasses.replace(
+            step,
+            residual_relative=residual_relative(errors),
+            transfer_relative=residual_relative(elsewhere) if elsewhere else None,
+        )
+    if step is not None and evaluation is not None:
+        evaluation = dataclasses.replace(
+            evaluation, residual_relative=step.residual_relative, transfer_relative=step.transfer_relative
+        )
     return dataclasses.replace(
         table,
         step=step,
-        evaluation=fit_step(evaluation_samples(even, clock)),
+        evaluation=evaluation,
         model_ratios=fit_model_ratios(samples, step),
         resident=fit_resident(list(points)) if device.type == "cpu" else None,
         held_out=held_out_error(errors),

@@ -23,10 +23,10 @@ OVERLAP_POWER = 4
 """Host and device work side by side: ``step = (host^4 + device^4)^(1/4)``, close to the larger one, because one stretch
 of a step waits for the host and another for the device. Fitted with the efficiencies of ``time.rates``: 3.9."""
 
-DEVICE_FACTOR = {"checked": 1.16, "unchecked": 1.35}
+DEVICE_FACTOR = {"checked": 1.10, "unchecked": 1.35}
 """90 % interval of the device's time from a datasheet alone, as a factor either way. Compute capability 8.0 is checked:
-of 191 public A100 steps of 1.8B to 14B decoders nine in ten lie inside. For other cards nothing was, so theirs is
-wider."""
+of 182 public A100 steps of 1.8B to 14B decoders nine in ten lie within 1.08, and half of them helped to fit the
+efficiencies. Other cards were not checked, so theirs is wider."""
 CHECKED_CAPABILITY = (8, 0)
 HOST_FACTOR = 2.1
 """The same of the host's time: 25 us against 51 us of the slowest of the three machines."""
@@ -38,8 +38,9 @@ ROOFLINE_LOW, ROOFLINE_HIGH = 0.7, 2.2
 """Interval factors of a probe's rates without a calibration: on CPU a two-ceiling roofline was off by 18 % on average
 and low nearly always, because elementwise work of unfused models misses the bandwidth ceiling."""
 TRANSFER_SIGMA = 0.14
-"""Relative standard deviation added for a model that was not measured: a class table from MiniLM predicted DistilBERT
-with 7 % mean error; doubled, because one pair of models is little evidence."""
+"""Relative standard deviation added for a model that was not measured where no other model's steps tell how well that
+works, and for other versions of the libraries: a class table from MiniLM predicted DistilBERT with 7 % mean error;
+doubled, because one pair of models is little evidence."""
 UNCOVERED_SIGMA = 0.5
 """Relative standard deviation of the share of time that comes from operator classes that were not calibrated."""
 SHAPE_SIGMA_PER_DOUBLING = 0.05
@@ -171,16 +172,27 @@ def _calibrated(total: OperatorSeconds, fit: StepFit, calibration: Calibration, 
     own_ratio = calibration.model_ratios.get(setting.model_key, 1.0)
     seconds = own_ratio * predicted_seconds(fit, total.device_s, total.operators)
     distance = _doublings_outside(setting.tokens_per_micro_batch, same_model or list(calibration.points))
-    variance = max(fit.residual_relative, fit.noise_relative) ** 2 * (1 + 1 / max(fit.samples, 1))
-    variance += (SHAPE_SIGMA_PER_DOUBLING * distance) ** 2
-    variance += (UNCOVERED_SIGMA * total.uncovered_s / max(total.device_s, 1e-12)) ** 2
-    if not same_model:
-        variance += TRANSFER_SIGMA**2
-    half = t_quantile_95(fit.samples - 1) * math.sqrt(variance)
+    half = t_quantile_95(fit.samples - 1) * math.sqrt(
+        _model_variance(fit, known=bool(same_model)) * (1 + 1 / max(fit.samples, 1))
+        + (SHAPE_SIGMA_PER_DOUBLING * distance) ** 2
+        + (UNCOVERED_SIGMA * total.uncovered_s / max(total.device_s, 1e-12)) ** 2
+        + (TRANSFER_SIGMA**2 if calibration.transferred else 0.0)
+    )
     near = bool(same_model) and distance <= 1 and total.uncovered_s < 0.1 * total.device_s
-    evidence: Evidence = "interpolated" if near else "extrapolated"
+    evidence: Evidence = "interpolated" if near and not calibration.transferred else "extrapolated"
+    basis: Basis = "transferred" if calibration.transferred else "calibrated"
     host_bound = fit.host_s_per_operator * total.operators > fit.factor * total.device_s
-    return StepTime(seconds, seconds / (1 + half), seconds * (1 + half), evidence, "calibrated", host_bound)
+    return StepTime(seconds, seconds / (1 + half), seconds * (1 + half), evidence, basis, host_bound)
+
+
+def _model_variance(fit: StepFit, *, known: bool) -> float:
+    """Of relative errors, as the calibration found it by holding back: single steps, or all steps of a model."""
+    spread = max(fit.residual_relative, fit.noise_relative)
+    if known:
+        return spread**2
+    if fit.transfer_relative is None:
+        return spread**2 + TRANSFER_SIGMA**2
+    return max(spread, fit.transfer_relative) ** 2
 
 
 def t_quantile_95(degrees_of_freedom: int) -> float:
