@@ -18,7 +18,7 @@ LOAD_S = 0.3
 
 def library_versions() -> str:
     """Versions of what a training process imports, as one line; nothing is imported."""
-    packages = sorted({module.split(".")[0] for module in TRAINING_IMPORTS})
+    packages = sorted({"bitsandbytes", *(module.split(".")[0] for module in TRAINING_IMPORTS)})
     found = []
     for package in packages:
         try:

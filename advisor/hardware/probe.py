@@ -19,9 +19,8 @@ from typing import Any
 
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import AdvisorError, DeviceError, InterruptedByUser
-from advisor.hardware.context import library_versions
-from advisor.hardware.findings import build_profile, cpu_id
-from advisor.hardware.host import inspect_host
+from advisor.hardware.findings import build_profile
+from advisor.hardware.known import known_findings
 from advisor.hardware.profiles import load_profile, profile_names, save_profile
 from advisor.hardware.trial import exit_reason
 
@@ -57,7 +56,10 @@ def probe_device(
     start, usual_s = time.monotonic(), QUICK_S if quick else FULL_S
     try:
         report("importing torch", 0.0)
-        for finding in _findings(device or "", quick, start + usual_s):
+        known = known_findings(device or "", quick=quick)
+        for finding in _findings(device or "", quick, start + usual_s, known=bool(known)):
+            if finding["kind"] == "device" and finding["device"] == "cpu":
+                findings += known
             findings.append(finding)
             report(_in_words(finding), min(0.99, (time.monotonic() - start) / usual_s))
     except KeyboardInterrupt:
@@ -107,31 +109,16 @@ def _keep_partial(findings: list[dict[str, Any]], save: bool) -> str:
     return f"what was found is kept at {path}, marked partial; run `advisor probe` again to complete it"
 
 
-def _known_context(device: str, quick: bool) -> list[str]:
-    """Arguments that spare a quick probe of a CPU the imports of the training libraries (5 to 10 s): what they take
-    was measured by an earlier probe with the same versions.
-    """
-    if not quick or device not in ("", "cpu"):
-        return []
-    try:
-        known = load_profile(cpu_id(inspect_host()))
-    except DeviceError:
-        return []
-    same = known.facts.get("libraries", "").startswith(f"{library_versions()} (")
-    if not same or not known.context_bytes or known.basis != "measured":
-        return []
-    return ["--context-bytes", str(known.context_bytes)]
-
-
-def _findings(device: str, quick: bool, until: float) -> Iterator[dict[str, Any]]:
+def _findings(device: str, quick: bool, until: float, *, known: bool) -> Iterator[dict[str, Any]]:
     """Run the probing process and yield what it finds, line by line.
 
     Raises:
-        DeviceError: it refused the device, or died before the first finding.
+        DeviceError: it refused the device, or died before the first finding. A death of bitsandbytes, which is tried
+            last, is a finding.
     """
     arguments = ["--device", device, "--until", repr(until), *(["--quick"] if quick else [])]
     with subprocess.Popen(
-        [*WORKER, *arguments, *_known_context(device, quick)],
+        [*WORKER, *arguments, *(["--known"] if known else [])],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -175,6 +162,10 @@ def _last_words(last: dict[str, Any], code: int | None, errors: list[str]) -> It
         DeviceError: it ended before the first one.
     """
     if last.get("kind") == "done":
+        return
+    if last.get("kind") == "trying":
+        reason = f"trying it ended the process: {exit_reason(code)}"
+        yield {"kind": "fact", "name": last["name"], "value": "no", "reason": reason}
         return
     detail = exit_reason(code) if code is not None and code < 0 else errors[-1].strip() if errors else ""
     detail = detail or exit_reason(code)
@@ -221,7 +212,7 @@ def _in_words(finding: dict[str, Any]) -> str:
     kind = finding["kind"]
     if kind in ("timing", "rate", "left_out"):
         return f"timing {finding.get('name') or finding['key']}"
-    if kind in ("dtype", "kernel", "fact"):
+    if kind in ("dtype", "kernel", "fact", "trying"):
         return f"trying {finding['name']}"
     return {
         "device": "looking at the device",

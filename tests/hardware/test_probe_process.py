@@ -51,9 +51,10 @@ def test_it_finds_this_machine(probed: tuple[DeviceProfile, list[tuple[str, floa
     assert profile.facts["bitsandbytes"].startswith(("yes (", "no ("))
     assert 1 <= (profile.num_threads or 0) <= inspect_host().cores
     assert profile.sources["num_threads"].startswith(("measured", "the only choice", "physical cores"))
-    assert {"float32/skinny", "float32/bmm"} <= set(profile.flops_per_s)
-    assert any(key.startswith("attention_backward/") for key in profile.flops_per_s)
-    assert {"cache", "elementwise", "norm", "softmax", "rng", "optimizer_fused"} <= set(profile.bytes_per_s)
+    assert {"memory", "cache", "operator"} <= {*profile.bytes_per_s, *profile.overhead_s}
+    wanted = {"float32/skinny", "float32/bmm", "norm", "softmax", "rng", "attention_backward/flash", "optimizer_fused"}
+    late = " ".join(name for name, fact in profile.facts.items() if "no time" in fact)  # on a busy machine
+    assert not [key for key in wanted - {*profile.flops_per_s, *profile.bytes_per_s} if key not in late]
     overheads = {key: rate.value for key, rate in profile.overhead_s.items()}
     assert profile.launch_s == overheads["operator"]
     assert 1e-8 < overheads["module"] < overheads["operator_autograd"] * 100 < 1e-1

@@ -20,6 +20,7 @@ from advisor.core.store import user_data_dir
 from advisor.hardware import load_profile, probe, probe_device, profile_names
 from advisor.hardware.findings import cpu_id
 from advisor.hardware.host import inspect_host
+from advisor.hardware.known import known_findings
 from advisor.hardware.profiles import save_profile
 
 
@@ -39,6 +40,7 @@ def rate(key: str = "memory") -> dict[str, Any]:
 
 
 DEVICE = {"kind": "device", "device": "cpu", "torch": "2.13.0"}
+TRIED = {"kind": "fact", "name": "bitsandbytes", "value": "yes", "reason": "NF4 round trip within 0.14"}
 BEGUN = [DEVICE, {"kind": "context", "bytes": 5 * 10**8, "reason": "resident set"}, rate()]
 TIMING = {"kind": "timing", "name": "float32 512 x 512 x 512"}
 DONE = {"kind": "done"}
@@ -182,13 +184,36 @@ def test_what_the_process_refuses_is_an_error_with_its_fix(own_home: Path, worke
 def test_a_second_quick_probe_spares_the_imports(own_home: Path, worker: Callable[..., None], tmp_path: Path) -> None:
     seen = tmp_path / "arguments"
     note = f"open({str(seen)!r}, 'w').write(' '.join(sys.argv[1:]))"
-    worker([*BEGUN, DONE], first=note)
+    worker([*BEGUN, TRIED, DONE], first=note)
     probe_device(quick=True, device="cpu")
-    assert "--context-bytes" not in seen.read_text()
-    probe_device(quick=True, device="cpu")
-    assert "--context-bytes 500000000" in seen.read_text()
+    assert "--known" not in seen.read_text()
+    worker([DEVICE, rate(), DONE], first=note)
+    for _ in range(2):
+        again = probe_device(quick=True, device="cpu")
+        assert "--known" in seen.read_text()
+        assert again.context_bytes == 5 * 10**8
+        assert again.sources["context_bytes"] == "resident set; known from an earlier probe with the same libraries"
+        assert again.facts["bitsandbytes"].count("NF4 round trip within 0.14; known from") == 1
     probe_device(quick=False, device="cpu")
-    assert "--context-bytes" not in seen.read_text(), "a full probe measures it again"
+    assert "--known" not in seen.read_text(), "a full probe finds out anew"
+
+
+def test_other_library_versions_are_not_known(
+    own_home: Path, worker: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker([*BEGUN, TRIED, DONE])
+    probe_device(quick=True, device="cpu")
+    assert known_findings("cpu", quick=True)
+    assert not known_findings("cuda", quick=True)
+    monkeypatch.setattr("advisor.hardware.known.library_versions", lambda: "peft 99.0, torch 99.0")
+    assert not known_findings("cpu", quick=True)
+
+
+def test_bitsandbytes_that_kills_the_process_is_a_finding(own_home: Path, worker: Callable[..., None]) -> None:
+    worker([*BEGUN, {"kind": "trying", "name": "bitsandbytes"}], "os.kill(os.getpid(), signal.SIGILL)")
+    profile = probe_device(quick=True, device="cpu")
+    assert "SIGILL" in profile.facts["bitsandbytes"]
+    assert "partial" not in profile.facts
 
 
 def test_a_child_that_catches_sigterm_dies_with_the_group(
