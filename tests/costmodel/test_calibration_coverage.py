@@ -24,7 +24,7 @@ def complete() -> Calibration:
         for knobs in ({}, {"gradient_checkpointing": True}, {"amp": "bf16"})
     ]
     points = [
-        step_point(method=method, execution_key=key, micro_batch_size=rows)
+        step_point(model_key=f"model for {key}", method=method, execution_key=key, micro_batch_size=rows)
         for method in METHODS
         for key in keys
         for rows in (2, 32)
@@ -40,6 +40,7 @@ def test_a_complete_one_only_admits_its_range() -> None:
 def test_what_is_missing_is_said() -> None:
     assert "no step of full was measured" in said(calibration([step_point()]))
     assert "gradient checkpointing or bfloat16" in said(calibration([step_point()]))
+    assert "until a second one is calibrated" in said(calibration([step_point()]))
     assert "other than 512 tokens" in said(calibration([step_point()]))
     assert "no real step" in said(calibration([]))
     assert "parts are missing: interrupted" in said(dataclasses.replace(complete(), partial="interrupted"))

@@ -14,6 +14,7 @@ import pytest
 
 from advisor.core.errors import DeviceError, OutputError
 from advisor.costmodel.calibration import load_calibration, save_calibration
+from advisor.costmodel.calibration import ledger as ledgers
 from advisor.costmodel.calibration.journal import PointJournal, parse_journal
 from advisor.costmodel.calibration.ledger import Ledger
 from advisor.costmodel.calibration.record import Calibration, ReplayPoint, StepPoint
@@ -245,6 +246,13 @@ def test_a_home_that_cannot_be_written_is_refused_before_anything_is_measured(
     monkeypatch.setenv("ADVISOR_HOME", str(tmp_path / "file" / "home"))
     with pytest.raises(OutputError, match="writable"), Ledger(DEVICE):
         pass
+
+
+def test_a_disk_without_space_is_refused_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledgers, "NEEDED_BYTES", 2**62)
+    with pytest.raises(OutputError, match="bytes free") as failure, Ledger(DEVICE):
+        pass
+    assert "ADVISOR_HOME" in (failure.value.fix or "")
 
 
 def test_without_keeping_nothing_is_written(own_home: Path) -> None:

@@ -82,7 +82,7 @@ def make_agenda(model: ModelSpec, device: DeviceProfile, *, quick: bool) -> Agen
     """
     shapes = feasible_shapes(model, device, QUICK_STEP_S if quick else FULL_STEP_S)
     three = (shapes[0], shapes[len(shapes) // 2], shapes[-1])
-    usual = _usual_precision(model, device)
+    usual = _usual_knobs(model, device)
     if quick:
         items = _quick_items(model, three, usual)
         return Agenda(_applicable(items), QUICK_REPLAY_S, QUICK_CALL_S, steps=5, limit_s=QUICK_LIMIT_S)
@@ -93,9 +93,13 @@ def _applicable(items: list[Item | None]) -> tuple[Item, ...]:
     return tuple(item for item in items if item is not None)
 
 
-def _usual_precision(model: ModelSpec, device: DeviceProfile) -> dict[str, object]:
-    """What plans for this device mostly use: float32 on a CPU, bfloat16 where there are tensor cores for it."""
-    if device.type == "cpu" or "bfloat16" not in device.dtypes:
+def _usual_knobs(model: ModelSpec, device: DeviceProfile) -> dict[str, object]:
+    """What plans for this device mostly use: float32 and its best number of threads on a CPU, bfloat16 where there are
+    tensor cores for it.
+    """
+    if device.type == "cpu":
+        return {"num_threads": device.num_threads}
+    if "bfloat16" not in device.dtypes:
         return {}
     return {"dtype": "bfloat16"} if model.total_parameters >= LARGE_PARAMETERS else {"amp": "bf16"}
 
@@ -122,7 +126,7 @@ def _full_items(model: ModelSpec, shapes: tuple[tuple[int, int], ...], usual: di
         _item(model, method, shape, usual, profiled=index % 2 == 0, evaluated=index < 3)
         for index, (method, shape) in enumerate(grid)
     ]
-    other: dict[str, object] = {} if usual else {"amp": "bf16"}
+    other: dict[str, object] = {} if {"amp", "dtype"} & usual.keys() else {**usual, "amp": "bf16"}
     return [
         *items,
         _item(model, "lora", middle, {**usual, "gradient_checkpointing": True}),

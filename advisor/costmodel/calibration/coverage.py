@@ -73,6 +73,7 @@ def unknowns(calibration: Calibration, methods: Sequence[str]) -> tuple[str, ...
             _about_partial(calibration),
             _about_steps(calibration),
             _about_methods(calibration, methods),
+            _about_models(calibration),
             _about_range(calibration),
             _about_knobs(calibration),
             _about_classes(calibration),
@@ -100,6 +101,12 @@ def _about_methods(calibration: Calibration, methods: Sequence[str]) -> str:
     if not calibration.points or not missing:
         return ""
     return f"no step of {', '.join(missing)} was measured: predicted from their operators"
+
+
+def _about_models(calibration: Calibration) -> str:
+    if len({p.model_key for p in calibration.points}) != 1:
+        return ""
+    return "how well this model speaks for others is unknown until a second one is calibrated"
 
 
 def _about_range(calibration: Calibration) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from advisor import __version__
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError, OutputError
-from advisor.core.store import ensure_writable_dir
+from advisor.core.store import USER_DATA_VARIABLE, ensure_writable_dir
 from advisor.costmodel.calibration.agenda import Item
 from advisor.costmodel.calibration.in_step import calls_in_steps
 from advisor.costmodel.calibration.journal import JournalContent, JournalHeader, PointJournal
@@ -241,7 +241,11 @@ class Ledger:
 
     def _open_journal(self) -> tuple[JournalHeader | None, JournalContent]:
         """The journal that was left behind if it can be added to; afterwards it is open for new points."""
-        ensure_writable_dir(calibration_path(self.device.id).parent, needed_bytes=NEEDED_BYTES)
+        try:
+            ensure_writable_dir(calibration_path(self.device.id).parent, needed_bytes=NEEDED_BYTES)
+        except OutputError as failure:
+            elsewhere = f"free some space, or set {USER_DATA_VARIABLE} to a folder elsewhere"
+            raise OutputError(failure.message, fix=elsewhere) from failure
         journal = PointJournal(journal_path(self.device.id))
         header, content, damaged = journal.open()
         self._journal = journal

@@ -33,7 +33,7 @@ class Case:
             it above 1.
         mixed_lengths: Steps of random lengths before the measured ones and between them, as real text brings.
         room: Let the allocator have this share of what is predicted for the device, as on a smaller card (CUDA).
-        repeats: Steps that are timed; 0 where only memory is asked about.
+        repeats: Steps that are timed, more of short ones; 0 where only memory is asked about.
         again: 1 for the second measurement of a case, which tells the machine's own repeat noise.
     """
 

@@ -85,7 +85,7 @@ def prepare(case: Case, setting: Setting) -> Prepared:
 
 
 def _prepare(case: Case, setting: Setting) -> Prepared:
-    question = question_of(case)
+    question = question_of(case).with_threads(setting.device.num_threads)
     if case.fill is not None:
         wanted_bytes = round(case.fill * setting.capacity_bytes)
         card = _card(setting.device, ENDLESS_BYTES)

@@ -16,6 +16,8 @@ MEMORY_WARMUP_STEPS, MEMORY_STEPS = 1, 2
 TIMED_WARMUP_STEPS = 2
 LONG_STEP_S, LONG_STEP_REPEATS = 2.0, 3
 """On a GPU a step that takes this long varies so little that three show its median."""
+SHORT_STEP_S, SHORT_STEP_FACTOR = 0.1, 3
+"""A step that is over this soon is noisy, and more of them cost nothing beside starting the process."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,11 @@ def procedure(record: Record, kind: Kind, device_type: DeviceType) -> Procedure:
     if not record.repeats:
         return Procedure(MEMORY_WARMUP_STEPS, MEMORY_STEPS, profile_memory, "never")
     predicted_s = record.predicted.step_s if record.predicted is not None else 0.0
-    is_long = device_type == "cuda" and predicted_s > LONG_STEP_S
-    steps = min(record.repeats, LONG_STEP_REPEATS) if is_long else record.repeats
+    steps = record.repeats
+    if device_type == "cuda" and predicted_s > LONG_STEP_S:
+        steps = min(steps, LONG_STEP_REPEATS)
+    elif predicted_s < SHORT_STEP_S:
+        steps *= SHORT_STEP_FACTOR
     around = device_type == "cpu" and not profile_memory
     return Procedure(TIMED_WARMUP_STEPS, steps, profile_memory, "around" if around else "after")
 

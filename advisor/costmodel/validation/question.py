@@ -40,6 +40,12 @@ class Question:
         """The same with another micro-batch."""
         return dataclasses.replace(self, execution=dataclasses.replace(self.execution, micro_batch_size=rows))
 
+    def with_threads(self, num_threads: int | None) -> Question:
+        """With the threads that plans for the device have, unless the case names its own."""
+        if self.execution.num_threads is not None:
+            return self
+        return dataclasses.replace(self, execution=dataclasses.replace(self.execution, num_threads=num_threads))
+
     def work(self, cost_model: CostModel) -> Work:
         """The traced work of a step."""
         execution = self.execution

@@ -132,6 +132,7 @@ def test_a_stuck_case_gets_a_limit_above_what_it_should_take(path: Path) -> None
         ("all", "cpu", 0, 9.0, Procedure(1, 2, True, "never")),
         ("all", "cuda", 5, 0.5, Procedure(2, 5, False, "after")),
         ("time", "cuda", 5, 2.5, Procedure(2, 3, False, "after")),
+        ("time", "cpu", 5, 0.05, Procedure(2, 15, False, "around")),
     ],
 )
 def test_steps_and_what_is_read_around_them_follow_the_kind(
@@ -148,7 +149,7 @@ def test_timed_cases_are_timed_and_the_reference_is_kept(path: Path) -> None:
         asked.append(request)
         return Result("completed", dataclasses.replace(VALUE, reference_s=(0.05, 0.06)), wall_s=1.0)
 
-    case = prepared("a")
+    case = prepared("a", step_s=0.5)
     timed = dataclasses.replace(case, record=dataclasses.replace(case.record, repeats=5))
     with Journal(path, header("time")) as journal:
         run_cases([timed], journal, "cpu", measure=measure)
