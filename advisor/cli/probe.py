@@ -14,8 +14,9 @@ from advisor.cli.options import json_option
 def probe_command(quick: bool, device: str | None, as_json: bool) -> None:
     """Find out what this machine can do, and remember it.
 
-    Measures memory, matrix rates and bandwidth, tries data types and attention kernels, and stores a device profile
-    that the other commands plan for. JSON: the device profile.
+    Tries data types, attention kernels and bitsandbytes; times matrix products, attention, memory traffic by operator,
+    optimizer steps, copies and overheads, each with its spread; on a CPU finds the number of threads that trains
+    fastest. Stores a device profile that the other commands plan for. JSON: the device profile with every point.
 
     \b
     Example:

@@ -1,7 +1,10 @@
-"""Whether ``torch.compile`` works here, tried in a process of its own with a time limit."""
+"""Whether ``torch.compile`` works: tried in a process of its own with a time limit, or what it needs looked for."""
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import shutil
 import subprocess
 import sys
 
@@ -14,6 +17,15 @@ x = torch.ones(64, device=sys.argv[1], requires_grad=True)
 f(x).backward()
 print("finite" if bool(torch.isfinite(x.grad).all()) else "not finite")
 """
+
+
+def look_for_compiler(device: str) -> Finding:
+    """What ``torch.compile`` needs, where there is no time to try it: a C++ compiler on CPU, Triton on CUDA."""
+    if device != "cpu":
+        there = importlib.util.find_spec("triton") is not None
+        return Finding("untried", "Triton is installed" if there else "there is no Triton")
+    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))), None)
+    return Finding("untried", f"a C++ compiler is there, {compiler}" if compiler else "there is no C++ compiler")
 
 
 def try_compile(device: str, limit_s: float) -> Finding:

@@ -19,13 +19,14 @@ from advisor.hardware.trial import finish_trial
 
 QUICK_THREADS_S, FULL_THREADS_S = 1.0, 5.0
 QUICK_REFERENCE_S, FULL_REFERENCE_S = 0.15, 0.5
-QUICK_TAIL_S, FULL_TAIL_S = 0.7, 14.0
+QUICK_TAIL_S, FULL_TAIL_S, CUDA_TAIL_S = 0.7, 5.0, 14.0
 """Kept back from the grid for what comes after it: a second look at the reference, storage; in a full probe also
-bitsandbytes and ``torch.compile``."""
+bitsandbytes, and on CUDA ``torch.compile``."""
 QUICK_GRID_S, FULL_GRID_S = 3.0, 20.0
 """The grid gets at least this, even when slow imports have used up the time: a profile without rates serves nobody."""
 COMPILING_S = 8.0
-"""Left at least for trying ``torch.compile``: importing torch and compiling takes about that."""
+"""Left at least for trying ``torch.compile`` on CUDA: importing torch and Triton and compiling takes about that. On a
+CPU the C++ compiler alone takes 20 s, so that there it is only looked for."""
 
 Emit = Callable[..., None]
 
@@ -69,7 +70,9 @@ class Probe:
         self._warm_up(dtypes)
         self._reference("start", dtypes)
         figures = figures_of(self.device, dtypes, kernels, quick=self.quick, capability=self.capability)
-        tail_s, least_s = (QUICK_TAIL_S, QUICK_GRID_S) if self.quick else (FULL_TAIL_S, FULL_GRID_S)
+        tail_s, least_s = FULL_TAIL_S if self.device == "cpu" else CUDA_TAIL_S, FULL_GRID_S
+        if self.quick:
+            tail_s, least_s = QUICK_TAIL_S, QUICK_GRID_S
         self._measure(figures, max(self.until - tail_s, time.monotonic() + least_s))
         self._reference("end", dtypes)
         if self.device != "cpu":
@@ -180,10 +183,9 @@ class Probe:
         self._measure(figures, max(self.until, time.monotonic() + len(figures) * self.pace.longest_s))
 
     def _try_compile(self) -> None:
-        left_s = self.until - time.monotonic()
-        if self.quick or left_s < COMPILING_S:
-            return
-        from advisor.hardware.compiling import try_compile
+        from advisor.hardware.compiling import look_for_compiler, try_compile
 
-        found = try_compile(self.device, left_s)
+        left_s = self.until - time.monotonic()
+        tries = self.device != "cpu" and not self.quick and left_s >= COMPILING_S
+        found = try_compile(self.device, left_s) if tries else look_for_compiler(self.device)
         self.emit(kind="fact", name="torch.compile", value=found.value, reason=found.reason)
