@@ -33,7 +33,7 @@ def print_calibration(console: Console, report: CalibrationReport) -> None:
     own = f"{len(calibration.operators)} operators have a row of their own"
     _print_lines(console, ["", f"Class table: {_count(len(calibration.classes), 'row')} by class; {own}"])
     console.print(_class_table(calibration))
-    _print_lines(console, ["", *_fit_lines(calibration), _error_line(calibration), *_origin_lines(calibration)])
+    _print_lines(console, ["", *_fit_lines(calibration), *_error_lines(calibration), *_origin_lines(calibration)])
     if calibration.partial:
         console.print(f"[yellow]partial:[/yellow] {escape(calibration.partial)}", highlight=False)
     if report.differences:
@@ -149,11 +149,12 @@ def _class_table(calibration: Calibration) -> Table:
 
 def _fit_lines(calibration: Calibration) -> list[str]:
     lines = []
-    if (step := calibration.step) is not None:
-        lines.append(
-            f"whole steps: {step.factor:.2f} x operators + {format_duration(step.host_s_per_operator)} each,"
-            f" from {step.samples} configurations, error {format_share(step.residual_relative)}"
-        )
+    for what, fit in (("whole steps", calibration.step), ("evaluation passes", calibration.evaluation)):
+        if fit is not None:
+            lines.append(
+                f"{what}: {fit.factor:.2f} x operators + {format_duration(fit.host_s_per_operator)} each,"
+                f" from {_count(fit.samples, 'configuration')}"
+            )
     if (resident := calibration.resident) is not None:
         lines.append(
             f"resident set: {format_bytes(resident.baseline_bytes)} + allocated"
@@ -163,15 +164,22 @@ def _fit_lines(calibration: Calibration) -> list[str]:
     return lines
 
 
-def _error_line(calibration: Calibration) -> str:
+def _error_lines(calibration: Calibration) -> list[str]:
+    """What it predicts of steps that it has not seen, beside what the machine itself repeats."""
     noises = [point.noise_relative for point in calibration.points]
-    noise = f"the machine's own repeat noise is {format_share(statistics.median(noises))}" if noises else ""
+    noise = f"; the machine's own repeat noise is {format_share(statistics.median(noises))}" if noises else ""
     if (held_out := calibration.held_out) is None:
-        return "its error on configurations that it has not seen is unknown" + (f"; {noise}" if noise else "")
-    return (
-        f"step time of {held_out.samples} configurations that the fit did not see ({held_out.how}):"
-        f" median error {format_share(held_out.median)}, worst {format_share(held_out.worst)}; {noise}"
-    )
+        return [f"its error on configurations that it has not seen is unknown{noise}"]
+    lines = [
+        f"step time of {_count(held_out.samples, 'configuration')} that the fit did not see ({held_out.how}):"
+        f" median error {format_share(held_out.median)}, worst {format_share(held_out.worst)}{noise}"
+    ]
+    if calibration.step is not None and calibration.step.transfer_relative is not None:
+        lines.append(
+            "models that the fit did not see, held back as a whole: root mean square error"
+            f" {format_share(calibration.step.transfer_relative)}"
+        )
+    return lines
 
 
 def _origin_lines(calibration: Calibration) -> list[str]:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from advisor.core.errors import DeviceError, OutputError
-from advisor.costmodel.calibration import load_calibration, save_calibration
 from advisor.costmodel.calibration import ledger as ledgers
+from advisor.costmodel.calibration import load_calibration, save_calibration
 from advisor.costmodel.calibration.journal import PointJournal, parse_journal
 from advisor.costmodel.calibration.ledger import Ledger
 from advisor.costmodel.calibration.record import Calibration, ReplayPoint, StepPoint
