@@ -56,7 +56,7 @@ class ShardType(click.ParamType):
     help="Folder of the records.",
 )
 @click.option(
-    "--repeats", type=click.IntRange(3, 1000), show_default="5", help="Timed steps per case; their median counts."
+    "--repeats", type=click.IntRange(3, 1000), show_default="5", help="Timed steps per case, more of short ones."
 )
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Keep what was measured before.")
 @click.option(
