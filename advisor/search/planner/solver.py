@@ -19,8 +19,8 @@ RECOMPUTATION_FLOOR = 1.15
 well below 4/3."""
 
 CLEARLY_FASTER = 0.95
-"""A less usual kernel or data type on CPU must promise at least this to be preferred: predictions differ by more than
-that."""
+"""A less usual kernel or data type on CPU, or a smaller micro-batch, must promise at least this to be preferred:
+predictions are off by more than that, and small products more than others."""
 
 
 @dataclass(frozen=True)
@@ -127,16 +127,18 @@ class Solver:
         return min(candidates, key=lambda point: (point.pace, point.memory_bytes), default=None)
 
     def _fastest_fitting(self, strategy: StrategyConfig, family: Family) -> Point | None:
-        """Largest micro-batch that fits by bisection (memory grows with it), then the fastest from there on down."""
+        """Largest micro-batch that fits by bisection (memory grows with it), then the fastest from there on down; of
+        those that are about as fast, the largest.
+        """
         sizes = [size for size in self.evaluator.micro_batches if size > 1] or [1]
         largest = self._largest_fitting(strategy, family, sizes)
         if largest is None:
             return self._single_row(strategy, family, sizes)
         points = [self.evaluator.evaluate(strategy, family, size) for size in sizes[largest:]]
-        return min(
-            (point for point in points if self.evaluator.fits(point)),
-            key=lambda point: (point.pace, point.memory_bytes),
-        )
+        fitting = [point for point in points if self.evaluator.fits(point)]
+        fastest = min(fitting, key=lambda point: (point.pace, point.memory_bytes))
+        about_as_fast = next(point for point in fitting if CLEARLY_FASTER * point.pace <= fastest.pace)
+        return about_as_fast if self.evaluator.in_time(about_as_fast) else fastest
 
     def _largest_fitting(self, strategy: StrategyConfig, family: Family, sizes: list[int]) -> int | None:
         """Index of the first size (they fall) that fits.
