@@ -16,6 +16,7 @@ from advisor.core.model import ModelSpec
 from advisor.costmodel.calibration import calibrate as calibrating
 from advisor.costmodel.calibration import calibrate_device, load_calibration
 from advisor.costmodel.calibration import ledger as ledgers
+from advisor.costmodel.calibration import recall as recalling
 from advisor.costmodel.calibration.agenda import Agenda
 from advisor.costmodel.calibration.gathering import Gathered
 from advisor.costmodel.calibration.journal import PointJournal
@@ -223,7 +224,7 @@ def test_a_disk_that_cannot_take_points_is_told(machine: Machine, monkeypatch: p
     def full(_descriptor: int, _data: bytes) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(ledgers, "PointJournal", lambda path: PointJournal(path, write=full))
+    monkeypatch.setattr(recalling, "PointJournal", lambda path: PointJournal(path, write=full))
     found = calibrate()
     assert len(found.points) == 2
     assert any("No space left" in note for note in found.notes)

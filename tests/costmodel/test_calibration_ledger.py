@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from advisor.core.errors import DeviceError, OutputError
-from advisor.costmodel.calibration import ledger as ledgers
 from advisor.costmodel.calibration import load_calibration, save_calibration
+from advisor.costmodel.calibration import recall as recalling
 from advisor.costmodel.calibration.journal import PointJournal, parse_journal
 from advisor.costmodel.calibration.ledger import Ledger
 from advisor.costmodel.calibration.record import Calibration, ReplayPoint, StepPoint
@@ -226,7 +226,7 @@ def test_beginning_anew_knows_nothing_and_loses_nothing_before_it_is_done() -> N
         ledger.keep_steps(step_point(method="full"))
     assert load_calibration(DEVICE.id) == old
     with Ledger(DEVICE) as ledger:
-        assert ledger.fresh, "the next call goes on renewing"
+        assert ledger.keeps_complete_one, "the next call goes on renewing"
         assert [p.method for p in ledger.points] == ["full"]
         ledger.store(ledger.calibration(seconds=1.0))
     now = load_calibration(DEVICE.id)
@@ -249,7 +249,7 @@ def test_a_home_that_cannot_be_written_is_refused_before_anything_is_measured(
 
 
 def test_a_disk_without_space_is_refused_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledgers, "NEEDED_BYTES", 2**62)
+    monkeypatch.setattr(recalling, "NEEDED_BYTES", 2**62)
     with pytest.raises(OutputError, match="bytes free") as failure, Ledger(DEVICE):
         pass
     assert "ADVISOR_HOME" in (failure.value.fix or "")

@@ -134,7 +134,7 @@ def _keep_partial(state: Gathered, save: bool) -> str:
     ledger = state.ledger
     if not save or not (ledger.new_replays or ledger.new_points):
         return "nothing was measured yet; run `advisor calibrate` again"
-    if ledger.fresh and ledger.earlier_is_complete:
+    if ledger.keeps_complete_one:
         return "the complete calibration from before is kept; run `advisor calibrate` again to go on renewing it"
     path = ledger.store(_finish(state, "interrupted"))
     return f"what was measured is kept at {path}, marked partial; run `advisor calibrate` again to complete it"

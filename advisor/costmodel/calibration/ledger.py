@@ -13,35 +13,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from advisor import __version__
 from advisor.core.device import DeviceProfile
-from advisor.core.errors import DeviceError, OutputError
-from advisor.core.store import USER_DATA_VARIABLE, ensure_writable_dir
+from advisor.core.errors import OutputError
 from advisor.costmodel.calibration.agenda import Item
 from advisor.costmodel.calibration.in_step import calls_in_steps
-from advisor.costmodel.calibration.journal import JournalContent, JournalHeader, PointJournal
-from advisor.costmodel.calibration.provenance import contribution, moved, now_iso, provenance_of, tidied
-from advisor.costmodel.calibration.record import Calibration, Contribution, ReplayPoint, StepPoint
+from advisor.costmodel.calibration.provenance import contribution, now_iso, tidied
+from advisor.costmodel.calibration.recall import Known, recall
+from advisor.costmodel.calibration.record import Calibration, ReplayPoint, StepPoint
 from advisor.costmodel.calibration.refit import refit
 from advisor.costmodel.calibration.sanity import NOISY, is_believable
-from advisor.costmodel.calibration.store import (
-    OLD_NAME,
-    NewerCalibrationError,
-    calibration_path,
-    journal_path,
-    load_calibration,
-    save_calibration,
-    set_aside,
-    version_differences,
-)
+from advisor.costmodel.calibration.store import calibration_path, save_calibration, set_aside
 from advisor.costmodel.calibration.versions import current_versions
 from advisor.costmodel.time.keys import execution_key
 
 if TYPE_CHECKING:
     from advisor.costmodel.calibration.replay import ReplayTask
-
-NEEDED_BYTES = 16 * 2**20
-"""Free space without which measuring does not begin: four times what a full calibration of five models wrote."""
 
 
 def item_key(model: str, item: Item) -> str:
@@ -65,51 +51,51 @@ class Ledger:
         keep: Journal new points and allow storing; without, nothing is written.
 
     Attributes:
-        replays, points: Known before this calibration.
-        new_replays, new_points: Measured by it.
-        notes: What the user should know about the files that were found.
+        new_replays, new_points: Measured by this calibration.
     """
 
     def __init__(self, device: DeviceProfile, *, fresh: bool = False, keep: bool = True) -> None:
         self.device = device
         self.versions = current_versions(device)
-        self.fresh = fresh
-        self.replays: list[ReplayPoint] = []
-        self.points: list[StepPoint] = []
         self.new_replays: list[ReplayPoint] = []
         self.new_points: list[StepPoint] = []
-        self.notes: list[str] = []
-        self.seconds_before = 0.0
-        self.earlier_is_complete = False
-        self._covered: dict[str, None] = {}
         self._tried: set[str] = set()
-        self._provenance: list[Contribution] = []
-        self._started_at = now_iso()
-        self._keep = keep
-        self._sets_aside = fresh
-        self._journal: PointJournal | None = None
+        self._asked = {"fresh": fresh, "keep": keep}
+        self._known = Known(fresh)
 
     def __enter__(self) -> Ledger:
-        earlier = self._earlier()
-        header, content = self._open_journal() if self._keep else (None, JournalContent())
-        if header is not None and header.fresh:
-            self.fresh = self._sets_aside = True
-        if earlier is not None and not self.fresh:
-            self._know(earlier.replays, earlier.points, provenance_of(earlier), earlier.covered)
-            self.seconds_before = earlier.seconds
-        if header is not None:
-            begun = contribution(self.device, header.started_at, header.advisor_version)
-            self._know(content.replays, content.points, (begun,), content.covered)
+        started_at = now_iso()
+        self._known = recall(self.device, self.versions, started_at, **self._asked)
         self._in_steps = {(p.key, p.flops, p.moved_bytes) for p in calls_in_steps(self.points)}
         self._known_calls = {p.call for p in self.replays if p.call and p.spread <= NOISY}
-        self._provenance.append(contribution(self.device, self._started_at))
+        self._known.provenance.append(contribution(self.device, started_at))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._journal is not None:
-            self._journal.close()
+        if self._known.journal is not None:
+            self._known.journal.close()
+
+    @property
+    def replays(self) -> list[ReplayPoint]:
+        """Calls known before this calibration."""
+        return self._known.replays
+
+    @property
+    def points(self) -> list[StepPoint]:
+        """Steps known before this calibration."""
+        return self._known.points
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know about the files that were found."""
+        return self._known.notes
+
+    @property
+    def keeps_complete_one(self) -> bool:
+        """Whether a complete calibration is stored that something incomplete must not replace."""
+        return self._known.fresh and self._known.complete
 
     def knows_call(self, task: ReplayTask) -> bool:
         """Whether this very call was timed before with little noise, or calls of the same work inside a step."""
@@ -143,14 +129,14 @@ class Ledger:
     def knows_operators(self, model: str, item: Item) -> bool:
         """Whether all operators of this configuration were replayed before, so that it need not be traced."""
         key = item_key(model, item)
-        return key in self._covered or f"{key} +evaluation" in self._covered
+        return key in self._known.covered or f"{key} +evaluation" in self._known.covered
 
     def keep_replay(self, task: ReplayTask, point: ReplayPoint) -> str:
         """Take a new point in; returns a note when it cannot be believed."""
         self._tried.add(task.signature)
         if not is_believable(point):
             return f"{point.name} was left out: a time of {point.median_s} s cannot be, so the clock jumped"
-        point = dataclasses.replace(point, call=call_digest(task.signature), origin=len(self._provenance) - 1)
+        point = dataclasses.replace(point, call=call_digest(task.signature), origin=len(self._known.provenance) - 1)
         self.new_replays.append(point)
         self._append("replay", dataclasses.replace(point, origin=0))
         return ""
@@ -162,14 +148,14 @@ class Ledger:
     def keep_steps(self, point: StepPoint) -> None:
         """Take measured steps in."""
         self._in_steps |= {(p.key, p.flops, p.moved_bytes) for p in calls_in_steps([point])}
-        self.new_points.append(dataclasses.replace(point, origin=len(self._provenance) - 1))
+        self.new_points.append(dataclasses.replace(point, origin=len(self._known.provenance) - 1))
         self._append("steps", dataclasses.replace(point, origin=0), durable=True)
 
     def cover(self, model: str, item: Item, tasks: Iterable[ReplayTask]) -> None:
         """Remember a configuration whose calls have all been timed, or cannot be."""
         key = item_key(model, item)
-        if key not in self._covered and all(t.signature in self._tried or self.knows_call(t) for t in tasks):
-            self._covered[key] = None
+        if key not in self._known.covered and all(t.signature in self._tried or self.knows_call(t) for t in tasks):
+            self._known.covered[key] = None
             self._append("covered", key)
 
     def known_in_words(self) -> str:
@@ -184,13 +170,13 @@ class Ledger:
         steps = {_steps_key(p) for p in self.new_points}
         replays = [*(p for p in self.replays if not calls & set(_call_keys(p)[:1])), *self.new_replays]
         points = [*(p for p in self.points if _steps_key(p) not in steps), *self.new_points]
-        tidy_replays, tidy_points, provenance = tidied(replays, points, self._provenance)
+        tidy_replays, tidy_points, provenance = tidied(replays, points, self._known.provenance)
         return dataclasses.replace(
             refit(self.device, self.versions, tidy_replays, tidy_points),
-            seconds=self.seconds_before + seconds,
+            seconds=self._known.seconds + seconds,
             partial=partial,
             notes=tuple(dict.fromkeys((*self.notes, *notes, *self._journal_trouble()))),
-            covered=tuple(self._covered),
+            covered=tuple(self._known.covered),
             provenance=provenance,
         )
 
@@ -201,86 +187,28 @@ class Ledger:
             OutputError: it cannot be written; the message says where the points are instead.
         """
         try:
-            if self._sets_aside:
+            if self._known.sets_aside:
                 set_aside(calibration_path(self.device.id))
             path = save_calibration(calibration)
         except OutputError as failure:
-            raise OutputError(failure.message, fix=self._rescued(calibration, failure.fix or "")) from failure
-        if self._journal is not None:
-            self._journal.remove()
+            raise OutputError(failure.message, fix=self._rescued(failure.fix or "")) from failure
+        if self._known.journal is not None:
+            self._known.journal.remove()
         return path
 
-    def _rescued(self, calibration: Calibration, fix: str) -> str:
-        if self._journal is not None and not self._journal.trouble:
-            kept = f"what was measured is kept in {self._journal.path}, and `advisor calibrate` goes on from it"
-            return f"{fix}; {kept}"
-        return fix
-
-    def _earlier(self) -> Calibration | None:
-        """The stored calibration if it can be added to; one that cannot is noted, and put aside when it is replaced."""
-        try:
-            earlier = load_calibration(self.device.id)
-        except DeviceError as failure:
-            if isinstance(failure, NewerCalibrationError) and not self.fresh:
-                raise
-            self._begin_anew(f"the stored calibration cannot be used ({failure.message})")
-            return None
-        if earlier is None:
-            return None
-        found = version_differences(earlier, self.versions)
-        if found:
-            self._begin_anew(f"the stored calibration was made with other versions ({'; '.join(found)})")
-            return None
-        self.earlier_is_complete = not earlier.partial
-        return earlier
-
-    def _begin_anew(self, why: str) -> None:
-        """The old file stays in place until there is something to replace it, and is kept beside it then."""
-        self.notes.append(f"{why}: calibrating begins anew, and the old file is kept as {OLD_NAME.format('….json')}")
-        self._sets_aside = True
-
-    def _open_journal(self) -> tuple[JournalHeader | None, JournalContent]:
-        """The journal that was left behind if it can be added to; afterwards it is open for new points."""
-        try:
-            ensure_writable_dir(calibration_path(self.device.id).parent, needed_bytes=NEEDED_BYTES)
-        except OutputError as failure:
-            elsewhere = f"free some space, or set {USER_DATA_VARIABLE} to a folder elsewhere"
-            raise OutputError(failure.message, fix=elsewhere) from failure
-        journal = PointJournal(journal_path(self.device.id))
-        header, content, damaged = journal.open()
-        self._journal = journal
-        usable = header is not None and header.device_id == self.device.id and header.versions == self.versions
-        if damaged:
-            self.notes.append(f"{damaged} damaged lines of {journal.path} were left out")
-        if usable and header is not None and not self.fresh:
-            return header, content
-        journal.begin(
-            JournalHeader(self.device.id, self.versions, self._started_at, __version__, self.fresh),
-            keep_old=bool(damaged or content.replays or content.points) and not usable,
-        )
-        return None, JournalContent()
-
-    def _know(
-        self,
-        replays: Iterable[ReplayPoint],
-        points: Iterable[StepPoint],
-        provenance: Iterable[Contribution],
-        covered: Iterable[str],
-    ) -> None:
-        by = len(self._provenance)
-        self._provenance += provenance
-        self.replays += [p for p in moved(replays, by) if is_believable(p)]
-        self.points += [p for p in moved(points, by) if is_believable(p)]
-        self._covered.update(dict.fromkeys(covered))
+    def _rescued(self, fix: str) -> str:
+        journal = self._known.journal
+        if journal is None or journal.trouble:
+            return fix
+        return f"{fix}; what was measured is kept in {journal.path}, and `advisor calibrate` goes on from it"
 
     def _append(self, kind: str, value: object, *, durable: bool = False) -> None:
-        if self._journal is not None:
-            self._journal.append(kind, value, durable=durable)
+        if self._known.journal is not None:
+            self._known.journal.append(kind, value, durable=durable)
 
     def _journal_trouble(self) -> list[str]:
-        if self._journal is None or not self._journal.trouble:
-            return []
-        return [f"points could not be kept while measuring ({self._journal.trouble}): a kill would have lost them"]
+        trouble = self._known.journal.trouble if self._known.journal is not None else ""
+        return [f"points could not be kept while measuring ({trouble}): a kill would have lost them"] if trouble else []
 
 
 def _call_keys(point: ReplayPoint) -> tuple[object, ...]:
