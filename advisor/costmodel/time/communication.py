@@ -9,8 +9,8 @@ all-gather or a reduce-scatter (nccl-tests, PERFORMANCE.md). Per micro-batch or 
   updates its own shard.
 
 Nothing of it is hidden behind computation. 114 public steps of full fine-tuning under FSDP on two to eight
-A100-SXM4-80GB say so: adding the term leaves a median error of 4-7 %, hiding it 9-11 %; their transfers take processors
-from the matrix products and start a layer late.
+A100-SXM4-80GB say so: adding the term leaves a median error of 3.8 %, running it beside the computation 8.9 %; the
+transfers take processors from the matrix products and start a layer late. No public DDP step was at hand.
 """
 
 from __future__ import annotations
