@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from advisor.core.errors import InputError
 from advisor.costmodel.model import CostModel
 from advisor.costmodel.time.efficiencies import fit_efficiencies, fitted_profile, spread_steps, step_seconds
 from advisor.hardware import load_profile
@@ -139,6 +140,16 @@ def test_several_cards_are_extrapolated(predictor: StepPredictor) -> None:
     without = [dataclasses.replace(o, step=predictor.outcome(dataclasses.replace(o.row, cards=1)).step) for o in full]
     print(f"without the term: {errors(without)}")
     assert errors(full).median < errors(without).median
+
+
+def test_a_card_without_rates_is_refused(predictor: StepPredictor) -> None:
+    row = next(row for row in one_card() if (row.model, row.method) == ("mistral-7b", "lora"))
+    spec, strategy, execution = predictor.configuration(row)
+    bare = dataclasses.replace(load_profile(row.device), flops_per_s={})
+    with pytest.raises(InputError, match="matrix rates") as failure:
+        CostModel(bare, cache_dir=predictor.cache_dir).estimate(spec, strategy, execution, None, with_quality=False)
+    assert failure.value.exit_code == 2
+    assert "advisor probe" in (failure.value.fix or "")
 
 
 def test_a_fitted_card_is_a_profile_like_any_other(predictor: StepPredictor) -> None:

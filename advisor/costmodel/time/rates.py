@@ -43,7 +43,7 @@ class Efficiencies:
         gemm: Of the matrix rate, for products other than fused attention.
         attention: Of the matrix rate, for fused attention.
         bandwidth: Of the memory bandwidth.
-        host_s_per_operator: Python, autograd, dispatch and Trainer, per operator.
+        host_s_per_operator: Python, autograd, dispatch and Trainer; 0 where only the device's time is asked for.
         samples: Step times behind them; 0 for assumptions.
         residual_relative: Of those samples: their standard deviation around the prediction.
     """
