@@ -138,7 +138,7 @@ check: setup
 bench-speed: export ADVISOR_HOME ?= $(CURDIR)/.advisor
 bench-speed: setup
 	@$(BIN)/python -m advisor.training.data.assets fetch $(QUICKSTART_ASSETS) --to $(DEMO)
-	$(BIN)/advisor bench speed $(DEMO)/models/minilm --data movie-sentences
+	$(BIN)/advisor bench speed $(DEMO)/models/minilm --data movie-sentences --rows 192 --eval-rows 300
 
 # One torch thread per worker: spinning threads of two workers on the same cores cost more than they bring.
 test: export OMP_NUM_THREADS := 1

@@ -32,7 +32,8 @@ def print_speed(console: Console, comparison: SpeedComparison) -> None:
     for recipe in comparison.recipes:
         table.add_row(*_row(recipe.name, comparison.of(recipe.name)), recipe.description)
     console.print(table)
-    console.print(f"  all arms: {format_strategy(comparison.plan.strategy)}", highlight=False, soft_wrap=True)
+    shared = format_strategy(comparison.plan.strategy)
+    console.print(f"  samples/s of the training loop, without evaluation and checkpoints; all arms: {shared}")
     for contrast in comparison.contrasts:
         console.print(f"  {_sentence(contrast)}", highlight=False, soft_wrap=True)
 
