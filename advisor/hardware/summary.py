@@ -41,12 +41,12 @@ def tables(points: list[dict[str, Any]]) -> Tables:
         groups.setdefault((point["table"], point["key"]), []).append(point)
     found: dict[str, dict[str, Rate]] = {field.name: {} for field in dataclasses.fields(Tables)}
     for (table, key), members in groups.items():
+        members.sort(key=lambda member: float(member["work"]))
         rates = [_rate(member) for member in members]
         if len(members) == 1:
             found[table][key] = rates[0]
         elif table == "bytes_per_s":
-            largest = max(range(len(members)), key=lambda index: members[index]["work"])
-            found[table][key] = rates[largest]
+            found[table][key] = rates[-1]
         else:
             median = statistics.median(rate.value for rate in rates)
             found[table][key] = Rate(

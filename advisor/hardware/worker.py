@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     emit = _take_stdout()
     gpus, refused = idle_gpus() if options.device != "cpu" else ({}, "")
     guess = options.device or ("cuda:0" if gpus else "cpu")
-    trial = start_trial(guess) if guess.startswith("cuda") else None  # beside the imports
+    trial = start_trial(guess) if gpus and guess != "cpu" else None  # beside the imports
     try:
         _probe(options, gpus, refused, (guess, trial), emit)
     finally:

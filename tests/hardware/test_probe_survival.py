@@ -168,7 +168,7 @@ def test_ctrl_c_on_a_full_disk_is_still_ctrl_c(
 
 
 def test_a_stuck_process_is_ended(own_home: Path, worker: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "QUICK_LIMIT_S", 2.0)
+    monkeypatch.setattr(probe, "QUICK_LIMIT_S", 1.0)
     worker([*BEGUN, TIMING], "time.sleep(60)")
     profile = probe_device(quick=True, device="cpu")
     assert "SIGKILL" in profile.facts["partial"]
