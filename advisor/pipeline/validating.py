@@ -148,11 +148,15 @@ def _run(
     time_limit_s: float | None,
     on_event: OnEvent | None,
 ) -> Stopped:
-    from advisor.costmodel.validation.running import run_cases
+    from advisor.costmodel.validation.running import Pace, run_cases
 
     deadline_s = None if time_limit_s is None else started_s + time_limit_s
     try:
         prepared = _prepared(cases, setting, started_s, time_limit_s, on_event)
+        pace = Pace(setting.device.type, journal.records.values(), journal.header.kind)
+        expected_s = sum(pace.expected_s(case.record) for case in prepared if case.runnable)
+        if expected_s:
+            note(on_event, f"they will take about {format_duration(expected_s)}")
         phase(on_event, f"running {len(prepared)} cases on {setting.device.name}")
         report, done = progress(on_event), [0]
 

@@ -14,6 +14,8 @@ NOISE_FACTOR = 1.5
 """On CPU the bounds follow the repeat noise of the same run where that is larger."""
 LEAST_CASES, LEAST_INTERVALS = 60, 200
 """Fewer say little; the figure is shown without a verdict."""
+LEAST_PAIRS = 6
+"""Cases measured twice that it takes to move a bound."""
 RIGHT_ORDER = 0.95
 COVERAGE = (0.85, 0.95)
 """Of 90 % intervals."""
@@ -58,7 +60,7 @@ def time_bars(
     count = errors.count if errors is not None else 0
     enough = "" if count >= LEAST_CASES else f"{count} of the {LEAST_CASES} cases that it takes"
     few_intervals = "" if intervals >= LEAST_INTERVALS else f"{intervals} of the {LEAST_INTERVALS} that it takes"
-    between = noise.between if device_type == "cpu" else None
+    between = noise.between if device_type == "cpu" and noise.pairs >= LEAST_PAIRS else None
     median_high, median_note = _limit(MEDIAN_LIMIT[device_type], between.median if between else None)
     p90_high, p90_note = _limit(P90_LIMIT[device_type], between.p90 if between else None)
     return (
