@@ -12,8 +12,8 @@ from advisor.hardware.timing import CFS_PERIOD_S, ClockError
 
 WIDTH, HEADS, FEED_FORWARD = 384, 12, 1536
 """Of a layer of MiniLM-L6-H384."""
-SHAPES = ((8, 32), (8, 128), (32, 128))
-"""Batch and length of short sentences, of paragraphs, and of a large batch."""
+SHAPES = ((8, 32), (8, 128), (16, 128))
+"""Batch and length of short sentences, of paragraphs, and of a larger batch of these."""
 QUICK_SHAPES = SHAPES[:2]
 CLEARLY = 0.03
 """More threads must be at least this much faster: fewer leave the rest of the machine alone, and repeats of one count
