@@ -26,9 +26,9 @@ from advisor.measurement.operator_profile import (
     OperatorProfiler,
     measure_evaluation,
 )
+from advisor.measurement.reference import reference_seconds
 from advisor.measurement.resident import peak_resident_bytes, resident_bytes
 from advisor.measurement.step_profile import ProfiledStep, StepProfiler
-from advisor.measurement.reference import reference_seconds
 from advisor.strategies import get_strategy
 from advisor.training.arguments import training_arguments
 from advisor.training.assembly import assemble_trainer, count_parameters

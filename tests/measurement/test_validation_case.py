@@ -11,12 +11,12 @@ from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.hardware.nvml import NvmlUnavailable
 from advisor.measurement.isolation import Result
+from advisor.measurement.reference import reference_seconds
 from advisor.measurement.steps import StepRequest
 from advisor.measurement.validation import CaseMeasurement, CaseRequest, case, measure_case, run_case
 from advisor.measurement.validation.case import run_watched
 from advisor.measurement.validation.figures import CudaFigures
 from advisor.measurement.validation.nvml_figure import DIFFERENCE, PROCESS_LIST, ProcessFigure
-from advisor.measurement.reference import reference_seconds
 
 UUID = "GPU-12345678-aaaa"
 MIB = 2**20

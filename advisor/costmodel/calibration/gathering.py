@@ -99,7 +99,7 @@ def replay(tasks: list[ReplayTask], agenda: Agenda, state: Gathered) -> None:
             replay_all,
             tasks[first:],
             device=state.device.type,
-            num_threads=None,
+            num_threads=state.device.num_threads,
             budget_s=max(deadline - time.perf_counter(), 0.0),
             per_call_s=agenda.call_s,
             on_event=seen,

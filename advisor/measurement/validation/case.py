@@ -8,11 +8,11 @@ from typing import Literal
 import torch
 
 from advisor.measurement.isolation import Result, isolated
+from advisor.measurement.reference import reference_seconds
 from advisor.measurement.steps import StepMeasurement, StepRequest, run_steps
 from advisor.measurement.validation.cuda import current_uuid
 from advisor.measurement.validation.figures import CudaFigures, DeviceFigures
 from advisor.measurement.validation.nvml_figure import ProcessFigure
-from advisor.measurement.reference import reference_seconds
 
 KILLED_BY_SYSTEM = "killed by the system"
 
