@@ -111,7 +111,7 @@ def _measured_line(report: CalibrationReport) -> str:
     known = calls - report.new_replays, configurations - report.new_points
     if not report.new_replays and not report.new_points:
         return f"{_both(calls, configurations)}, all known before"
-    parts = [f"measured now: {_both(report.new_replays, report.new_points)}"]
+    parts = [f"new: {_both(report.new_replays, report.new_points)}"]
     if any(known):
         parts.append(f"known before: {known[0]} and {known[1]}")
     return "; ".join(parts)

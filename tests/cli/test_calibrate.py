@@ -215,7 +215,7 @@ def test_measuring_ends_with_the_report(
     answer = advisor("calibrate", "--fresh")
     assert answer.code == 0
     assert seen == [(None, True, "cpu-test")]
-    assert "measured now: 12 operator calls and steps of 2 configurations" in answer.stdout
+    assert "new: 12 operator calls and steps of 2 configurations" in answer.stdout
     assert "took " in answer.stdout
 
 

@@ -11,9 +11,12 @@ import bisect
 import itertools
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from advisor.costmodel.trace.ops import TracedOp
-from advisor.measurement.operator_profile import OperatorEvent
+
+if TYPE_CHECKING:
+    from advisor.measurement.operator_profile import OperatorEvent
 
 Span = tuple[int, int]
 

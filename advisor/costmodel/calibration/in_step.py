@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from advisor.costmodel.calibration.alignment import align, outermost
 from advisor.costmodel.calibration.record import ReplayPoint, StepPoint, Work
 from advisor.costmodel.trace.ops import TracedOp, class_key
-from advisor.measurement.operator_profile import OperatorProfile
+
+if TYPE_CHECKING:
+    from advisor.measurement.operator_profile import OperatorProfile
 
 
 def work_of(operators: Iterable[TracedOp]) -> Work:
