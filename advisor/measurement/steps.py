@@ -26,7 +26,6 @@ from advisor.measurement.operator_profile import (
     OperatorProfiler,
     measure_evaluation,
 )
-from advisor.measurement.reference import reference_seconds
 from advisor.measurement.resident import peak_resident_bytes, resident_bytes
 from advisor.measurement.step_profile import ProfiledStep, StepProfiler
 from advisor.strategies import get_strategy
@@ -50,7 +49,6 @@ class StepRequest:
             the resident set and 7 % to the step time.
         profile_memory: Add one step under the memory profiler (CPU).
         profile_operators: Add one step under the operator profiler, and time evaluation passes (CPU).
-        reference: Run the fixed reference work load afterwards.
         num_hidden_layers: Builds a shallower or deeper model than the config says.
     """
 
@@ -63,7 +61,6 @@ class StepRequest:
     mixed_length_steps: int = 0
     profile_memory: bool = False
     profile_operators: bool = False
-    reference: bool = False
     device_type: DeviceType = "cpu"
     num_hidden_layers: int | None = None
     seed: int = 0
@@ -93,7 +90,6 @@ class StepMeasurement:
         profiled: The memory-profiled step in detail.
         operators: The operator-profiled step.
         evaluation: Forward passes of the same batch in evaluation mode.
-        reference_s: The reference work load: how fast the machine itself was.
     """
 
     step_times_s: tuple[float, ...]
@@ -106,7 +102,6 @@ class StepMeasurement:
     profiled: ProfiledStep | None = None
     operators: OperatorProfile | None = None
     evaluation: EvaluationPasses | None = None
-    reference_s: float | None = None
 
     @property
     def median_step_s(self) -> float:
@@ -170,7 +165,6 @@ def run_steps(request: StepRequest, *, callbacks: Sequence[TrainerCallback] = ()
         profiled=profiled,
         operators=operators.result,
         evaluation=evaluation,
-        reference_s=reference_seconds(request.device_type) if request.reference else None,
     )
 
 

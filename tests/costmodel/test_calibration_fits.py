@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from advisor.core.device import DeviceProfile
+from advisor.core.device import DeviceProfile, Rate
 from advisor.costmodel.calibration.class_table import fit_class, fit_classes
 from advisor.costmodel.calibration.held_out import (
     UNTESTED_RESIDUAL,
@@ -20,9 +20,9 @@ from advisor.costmodel.calibration.held_out import (
 )
 from advisor.costmodel.calibration.record import Calibration, ReplayPoint, StepPoint
 from advisor.costmodel.calibration.resident_fit import fit_resident
-from advisor.costmodel.calibration.steady import steady
 from advisor.costmodel.calibration.step_fit import fit_model_ratios, fit_step, step_samples
 from advisor.costmodel.time import OperatorClock
+from advisor.costmodel.time.table import MOST_BEYOND_RATES
 
 DEVICE = DeviceProfile("cpu-x-2c", "x", "cpu", 2**34, basis="measured")
 
@@ -162,13 +162,16 @@ def test_models_speak_for_each_other_as_well_as_they_do() -> None:
     assert errors[-1] == pytest.approx(1.2 / 1.8 - 1, abs=0.05)
 
 
-def test_points_of_a_slow_moment_count_as_of_the_usual_one() -> None:
-    usual = [step_point(n, 1e-4 * n, reference_s=0.1) for n in (100, 200, 400)]
-    slow = step_point(300, 2 * 1e-4 * 300, work_s=(2e-4,), reference_s=0.2)
-    *_, evened = steady([*usual, slow])
-    assert evened.median_s == pytest.approx(1e-4 * 300)
-    assert evened.work_s == (pytest.approx(1e-4),)
-    assert steady([dataclasses.replace(slow, reference_s=0.0)])[0].median_s == slow.median_s, "nothing to compare with"
+def test_calls_of_a_few_bytes_do_not_tell_what_large_ones_take() -> None:
+    fast = dataclasses.replace(DEVICE, flops_per_s={"float32": Rate(1e11, "made up")},
+                               bytes_per_s={"memory": Rate(1e10, "made up")})  # fmt: skip
+    tiny = [replay(0, moved, 4e-6 + moved * 1e-7, "fill/float32/fill") for moved in (4, 8, 16, 32)]
+    classes, operators = fit_classes(tiny)
+    clock = OperatorClock(fast, Calibration("cpu-x-2c", {}, "", classes, operators))
+    assert clock.seconds_of("fill/float32/fill", 0, 16)[0] == pytest.approx(4e-6 + 16e-7, rel=0.1)
+    seconds, covered = clock.seconds_of("fill/float32/fill", 0, 2**24)
+    assert covered
+    assert seconds == pytest.approx(2**24 / 1e10 * MOST_BEYOND_RATES, rel=0.1), "not 1.7 s"
 
 
 def test_a_model_that_is_slower_than_others_gets_a_ratio() -> None:

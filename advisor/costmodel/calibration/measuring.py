@@ -88,7 +88,6 @@ def _request(item: Item, agenda: Agenda, state: Gathered) -> StepRequest:
         mixed_length_steps=MIXED_LENGTH_STEPS if item.profiled else 0,
         profile_memory=item.profiled and on_cpu,
         profile_operators=on_cpu,
-        reference=True,
         device_type=state.device.type,
     )
 
@@ -108,7 +107,6 @@ def _point(
         seq_length=item.seq_length,
         step_times_s=times_s,
         work=work_of(step),
-        reference_s=found.reference_s or 0.0,
         work_s=work_seconds(step, found.operators, statistics.median(times_s)),
         evaluation_times_s=passes_s,
         evaluation_work=work_of(passes) if passes_s else (),

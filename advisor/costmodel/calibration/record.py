@@ -85,7 +85,6 @@ class StepPoint:
         work: The step's operators, so that any class table can be held against the measurement later.
         work_s: Seconds of one call of each inside the step; 0 where the profiler did not see it, empty when nothing was
             profiled.
-        reference_s: What a fixed work load took in the same process right afterwards; 0 when it was not run.
         evaluation_times_s: Evaluation passes of the same micro-batch.
         evaluation_work, evaluation_work_s: As ``work`` and ``work_s``.
         allocated_peak_bytes: From the memory profiler; ``None`` when it was not asked for.
@@ -107,7 +106,6 @@ class StepPoint:
     baseline_resident_bytes: int = 0
     origin: int = 0
     work_s: tuple[float, ...] = ()
-    reference_s: float = 0.0
     evaluation_times_s: tuple[float, ...] = ()
     evaluation_work: Work = ()
     evaluation_work_s: tuple[float, ...] = ()

@@ -12,7 +12,6 @@ from advisor.costmodel.calibration.in_step import calls_in_steps
 from advisor.costmodel.calibration.provenance import now_iso
 from advisor.costmodel.calibration.record import Calibration, ReplayPoint, StepPoint
 from advisor.costmodel.calibration.resident_fit import fit_resident
-from advisor.costmodel.calibration.steady import steady
 from advisor.costmodel.calibration.step_fit import evaluation_samples, fit_model_ratios, fit_step, step_samples
 from advisor.costmodel.time.table import OperatorClock
 
@@ -31,15 +30,14 @@ def refit(
     Returns:
         A calibration without provenance, notes and duration, which only the caller knows.
     """
-    even = steady(points)
-    classes, operators = fit_classes([*replays, *calls_in_steps(even)])
+    classes, operators = fit_classes([*replays, *calls_in_steps(points)])
     table = Calibration(device.id, versions, now_iso(), classes, operators)
     clock = OperatorClock(device, table)
-    samples = step_samples(even, clock)
-    step, errors = fit_step(samples), held_out_errors(device, replays, even)
-    evaluation = fit_step(evaluation_samples(even, clock))
+    samples = step_samples(points, clock)
+    step, errors = fit_step(samples), held_out_errors(device, replays, points)
+    evaluation = fit_step(evaluation_samples(points, clock))
     if step is not None:
-        elsewhere = transfer_errors(device, replays, even)
+        elsewhere = transfer_errors(device, replays, points)
         step = dataclasses.replace(
             step,
             residual_relative=residual_relative(errors),

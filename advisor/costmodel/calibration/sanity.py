@@ -48,7 +48,7 @@ def is_believable(point: ReplayPoint | StepPoint) -> bool:
     if isinstance(point, ReplayPoint):
         return math.isfinite(point.median_s) and point.median_s > 0
     whole_s = (*point.step_times_s, *point.evaluation_times_s)
-    parts_s = (*point.work_s, *point.evaluation_work_s, point.reference_s)
+    parts_s = (*point.work_s, *point.evaluation_work_s)
     positive = bool(point.step_times_s) and all(math.isfinite(t) and t > 0 for t in whole_s)
     return positive and all(math.isfinite(t) and t >= 0 for t in parts_s)
 
