@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError, InterruptedByUser, RunFailed
 from advisor.core.model import ModelSpec
-from advisor.costmodel.calibration.agenda import Agenda, Item, make_agenda
+from advisor.costmodel.calibration.agenda import FULL_LIMIT_S, Agenda, Item, make_agenda
 from advisor.costmodel.calibration.gathering import Gathered, Progress, distinct_tasks, replay
 from advisor.costmodel.calibration.ledger import Ledger
 from advisor.costmodel.calibration.measuring import measure_item, shape_of, trace_item
 from advisor.costmodel.calibration.record import Calibration
 from advisor.costmodel.calibration.sanity import patience
-from advisor.costmodel.calibration.subject import default_models
+from advisor.costmodel.calibration.subject import default_subjects
 from advisor.costmodel.time.keys import model_key
 from advisor.costmodel.trace.ops import TracedOp
 
@@ -34,8 +36,9 @@ def calibrate_device(
     """Measure how fast this machine runs the operators and steps of a model.
 
     Args:
-        model: Whose operators and steps; a MiniLM-size encoder, and unless ``quick`` a small decoder, when ``None``.
-            What was learned before with the same versions, of this model or others, is kept and not measured again.
+        model: Whose operators and steps; when ``None`` a MiniLM-size encoder, and unless ``quick`` a small decoder and
+            a few steps of a BERT-base-size encoder. What was learned before with the same versions, of this model or
+            others, is kept and not measured again.
         quick: At most about a minute instead of ten.
         device: Profile of this machine; the saved one when ``None``.
         on_progress: Told what is being done.
@@ -56,14 +59,15 @@ def calibrate_device(
             f"only the machine at hand can be calibrated, but {profile.id} is a datasheet profile",
             fix="run `advisor probe`",
         )
-    subjects = (model,) if model is not None else default_models(quick=quick)
+    subjects = ((model, quick),) if model is not None else default_subjects(quick=quick)
     with Ledger(profile, fresh=fresh, keep=save) as ledger:
         report = on_progress or (lambda _text, _share: None)
-        state = Gathered(profile, subjects, report, ledger, patience=patience(profile))
+        state = Gathered(profile, tuple(subject for subject, _ in subjects), report, ledger, patience=patience(profile))
         try:
-            for number, subject in enumerate(subjects):
+            for number, (subject, briefly) in enumerate(subjects):
                 state.number = number
-                _work_through(make_agenda(subject, profile, quick=quick), state)
+                agenda = make_agenda(subject, profile, quick=briefly)
+                _work_through(agenda if briefly == quick else replace(agenda, limit_s=FULL_LIMIT_S), state)
         except (KeyboardInterrupt, InterruptedByUser):
             raise InterruptedByUser("the calibration was interrupted", fix=_keep_partial(state, save)) from None
         calibration = _finish(state, "")

@@ -54,7 +54,7 @@ class Gathered:
         return time.perf_counter() - self.started_s
 
     def share(self, done: float, of: int) -> float:
-        """Of all the work, when ``done`` of the present model's ``of`` parts are."""
+        """Of all the work when ``done`` of the present model's ``of`` parts are."""
         return (self.number + done / max(of, 1)) / len(self.subjects)
 
 

@@ -5,26 +5,46 @@ from __future__ import annotations
 from advisor.core.model import ModelSpec
 
 
-def default_models(*, quick: bool) -> tuple[ModelSpec, ...]:
-    """An encoder, and where there is time a decoder: together they have the operators of nearly all transformers."""
-    return (encoder(),) if quick else (encoder(), decoder())
+def default_subjects(*, quick: bool) -> tuple[tuple[ModelSpec, bool], ...]:
+    """Models to calibrate with, and whether a quick agenda is enough.
+
+    An encoder, and where there is time a decoder: together they have the operators of nearly all transformers. A few
+    steps of a larger encoder then tell what happens when weights and optimizer states leave the cache.
+    """
+    if quick:
+        return ((encoder(), True),)
+    return ((encoder(), False), (decoder(), False), (large_encoder(), True))
 
 
 def encoder() -> ModelSpec:
     """An encoder of MiniLM-L6's size without weights: small, and with the operators that every transformer has."""
+    return _bert("MiniLM-size encoder", 22_713_986, hidden_size=384, num_hidden_layers=6)
+
+
+def large_encoder() -> ModelSpec:
+    """An encoder of BERT-base's size."""
+    return _bert("BERT-base-size encoder", 109_483_778, hidden_size=768, num_hidden_layers=12)
+
+
+def _bert(source: str, total_parameters: int, *, hidden_size: int, num_hidden_layers: int) -> ModelSpec:
     from transformers import BertConfig
 
-    config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+    config = BertConfig(
+        hidden_size=hidden_size,
+        num_hidden_layers=num_hidden_layers,
+        num_attention_heads=12,
+        intermediate_size=4 * hidden_size,
+    )
     values = {**config.to_dict(), "architectures": ["BertForSequenceClassification"]}
     return ModelSpec(
-        source="MiniLM-size encoder",
+        source=source,
         kind="config",
         task="sequence-classification",
         config=values,
         model_type="bert",
-        total_parameters=22_714_754,
-        hidden_size=384,
-        num_hidden_layers=6,
+        total_parameters=total_parameters,
+        hidden_size=hidden_size,
+        num_hidden_layers=num_hidden_layers,
         vocab_size=30522,
         max_positions=512,
     )
