@@ -31,7 +31,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup assets quickstart strategies validate validate-gpu validate-runs bench-speed check test test-slow test-lowest clean
+.PHONY: setup assets quickstart strategies validate validate-time validate-gpu validate-runs bench-speed check test test-slow test-lowest clean
 .DEFAULT_GOAL := quickstart
 
 setup: $(STAMP)

@@ -238,7 +238,7 @@ class CostModel:
     ) -> tuple[float, str] | None:
         rank = _rank(strategy)
         operators = family.operators((execution.eval_batch_size, _padded(execution.max_seq_length), rank))
-        work = decoding(family, rank, model, execution, operators)
+        work = decoding(family, rank, model, strategy, execution, operators)
         return decode_speed(work, self.device, self.calibration)
 
     def _step_time(

@@ -34,23 +34,28 @@ def run_shape(
     item_bytes = ITEM_BYTES[execution.dtype]
     return RunShape(
         weights_bytes=model.weights_bytes or STORED_WEIGHT_BYTES * model.total_parameters,
-        quantized_parameters=quantized_parameters(family, rank, model),
+        quantized_parameters=quantized_parameters(family, rank, model, strategy),
         saved_bytes=written * item_bytes,
         checkpoint_bytes=written * item_bytes + trainable * STATE_BYTES.get(execution.optim, ADAMW_STATE_BYTES),
         evaluations=max(1, math.ceil(strategy.num_train_epochs)),
     )
 
 
-def quantized_parameters(family: StepFamily, rank: int, model: ModelSpec) -> int:
+def quantized_parameters(family: StepFamily, rank: int, model: ModelSpec, strategy: StrategyConfig) -> int:
     """Weights in 4 bits: all but embeddings and what is trained, where any are."""
-    if not family.largest_quantized_weight():
+    if get_strategy(strategy.method).quantization(strategy, device_type="cpu") is None:
         return 0
     embedded = model.vocab_size * model.hidden_size
     return max(0, family.total_parameters(rank) - family.trainable_parameters(rank) - embedded)
 
 
 def decoding(
-    family: StepFamily, rank: int, model: ModelSpec, execution: ExecutionPlan, operators: list[TracedOp]
+    family: StepFamily,
+    rank: int,
+    model: ModelSpec,
+    strategy: StrategyConfig,
+    execution: ExecutionPlan,
+    operators: list[TracedOp],
 ) -> Decoding:
     """One written token of a causal model.
 
@@ -58,10 +63,11 @@ def decoding(
         family: Gives parameter counts.
         rank: Symbolic rank of the method.
         model: Its vocabulary.
+        strategy: Whether weights are in 4 bits.
         execution: Data type of the weights.
         operators: Of one evaluation batch.
     """
-    quantized = quantized_parameters(family, rank, model)
+    quantized = quantized_parameters(family, rank, model, strategy)
     plain = family.total_parameters(rank) - quantized
     weights_bytes = round(plain * ITEM_BYTES[execution.dtype] + quantized * QUANTIZED_WEIGHT_BYTES)
     return Decoding(weights_bytes, sum(op.count for op in operators if op.phase == "evaluation"))

@@ -6,13 +6,16 @@ import dataclasses
 import math
 import random
 import statistics
+from typing import Any
 
 import pytest
 
 from advisor.core.data import DataProfile
 from advisor.core.device import DeviceProfile, Rate
+from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
+from advisor.costmodel.run_shape import quantized_parameters
 from advisor.costmodel.time import Decoding, RunShape, StepTime, decode_speed, optimizer_steps, run_time
 from advisor.costmodel.time.lengths import row_quantile
 from advisor.costmodel.time.parts import PART_NAMES, TOKENIZER_S, checkpoint_count
@@ -185,3 +188,20 @@ def test_equally_long_blocks_need_one_length() -> None:
     blocks = dataclasses.replace(DATA, token_length_quantiles=(128, 128, 128))
     estimate = run_time(step_of, blocks, STRATEGY, ExecutionPlan(4, 1, 128, padded=False), DEVICE)
     assert estimate.step_s == pytest.approx(quadratic(128))
+
+
+class FourLayers:
+    """A hundred weights beside an embedding of sixty; ten are trained."""
+
+    def total_parameters(self, rank: int) -> int:
+        return 170
+
+    def trainable_parameters(self, rank: int) -> int:
+        return 10
+
+
+def test_only_a_quantising_method_spends_time_on_it_on_a_cpu_too() -> None:
+    model = ModelSpec("m", "config", "causal-lm", {}, "llama", 160, 6, 4, 10, None)
+    family: Any = FourLayers()
+    assert quantized_parameters(family, 8, model, StrategyConfig("qlora", 1e-4, rank=8)) == 100
+    assert quantized_parameters(family, 8, model, StrategyConfig("lora", 1e-4, rank=8)) == 0

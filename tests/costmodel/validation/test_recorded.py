@@ -16,8 +16,10 @@ from advisor.costmodel.validation.grids import CPU, CUDA
 from advisor.costmodel.validation.journal import parse_journal
 from advisor.costmodel.validation.prediction import Setting, prepare
 from advisor.costmodel.validation.record import Header, Record
+from advisor.costmodel.validation.times import compare_times
 
-JOURNALS = sorted((resource_dir("calibration") / "validation").glob("*.jsonl"))
+JOURNALS = sorted((resource_dir("calibration") / "validation").glob("memory-*.jsonl"))
+TIMES = sorted((resource_dir("calibration") / "validation").glob("time-*.jsonl"))
 BEYOND = {
     "qwen2-small full 2x128, fused-linear": "+7.2 %: full training with tied embeddings; untied and adapters are exact",
     "deberta-small full 4x64": "+0.34 %: this shape only; 2x64 and 4x128 are exact",
@@ -58,6 +60,18 @@ def test_recorded_predictions_kept_their_bars(path: Path) -> None:
     comparison = compare(kept, header.device_type)
     assert [bar for bar in comparison.bars if bar.passed is False] == []
     assert {"torch", "transformers", "peft"} <= set(header.versions)
+
+
+@pytest.mark.parametrize("path", TIMES, ids=lambda path: path.stem)
+def test_recorded_step_times_kept_their_bars(path: Path) -> None:
+    """All but Adafactor's, whose scalars taught the class table of that day an absurd slope (times eight)."""
+    header, records = read(path)
+    kept = [record for record in records.values() if record.execution.get("optim") != "adafactor"]
+    assert len(records) - len(kept) <= 2
+    times = compare_times(kept, header.device_type, header.device)
+    assert times is not None
+    assert times.cases >= 60
+    assert [bar for bar in times.bars if bar.passed is False] == []
 
 
 def _again(record: Record) -> Case:
