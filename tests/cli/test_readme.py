@@ -23,7 +23,8 @@ def typed_commands() -> list[str]:
     spans = re.findall(r"`(advisor [a-z]+[^`]*)`", README)
     blocks = [line[2:] for line in README.splitlines() if line.startswith("$ advisor ")]
     recipes = [line.split("/", 1)[1].strip() for line in MAKEFILE.splitlines() if line.startswith("\t$(BIN)/advisor ")]
-    lines = [re.sub(r" \$\((?:PROBE|CALIBRATE)\)", "", line) for line in (*spans, *blocks, *recipes)]  # empty unless set
+    unset = re.compile(r" \$\((?:PROBE|CALIBRATE)\)")
+    lines = [unset.sub("", line) for line in (*spans, *blocks, *recipes)]
     return [line for line in lines if line.split()[1] in _COMMANDS]
 
 
