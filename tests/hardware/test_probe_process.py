@@ -15,6 +15,7 @@ from advisor.core.errors import DeviceError
 from advisor.hardware import load_profile, probe_device, this_device
 from advisor.hardware.host import inspect_host
 
+BEFORE = signal.getsignal(signal.SIGINT)
 INTERRUPTED = """
 import os, signal, sys
 from advisor.core.errors import InterruptedByUser
@@ -103,4 +104,4 @@ def test_ctrl_c_keeps_what_was_found(tmp_path: Path) -> None:
 
 
 def test_signals_are_not_left_changed() -> None:
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is BEFORE
