@@ -28,8 +28,24 @@ def read_record(folder: Path) -> RunRecord:
 
 def record_table(records: Sequence[RunRecord]) -> str:
     """One row per run; every figure as predicted / measured."""
-    rows = [HEADINGS, tuple("---" for _ in HEADINGS), *(_row(record) for record in records)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown_table([HEADINGS, *(_row(record) for record in records)])
+
+
+def markdown_table(rows: Sequence[tuple[str, ...]]) -> str:
+    """Rows of cells, the headings first."""
+    ruled = [rows[0], tuple("---" for _ in rows[0]), *rows[1:]]
+    return "\n".join(f"| {' | '.join(row)} |" for row in ruled)
+
+
+def read_records(folders: Sequence[str]) -> list[RunRecord]:
+    """The records of run folders; one without is named on standard error and left out."""
+    records = []
+    for name in folders:
+        try:
+            records.append(read_record(Path(name)))
+        except InputError as failure:
+            print(failure, file=sys.stderr)
+    return records
 
 
 def _row(record: RunRecord) -> tuple[str, ...]:
@@ -60,12 +76,7 @@ def _format(value: float, quantity: str) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Print the table of the named run folders; folders without a record are named and left out."""
-    records = []
-    for name in arguments:
-        try:
-            records.append(read_record(Path(name)))
-        except InputError as failure:
-            print(failure, file=sys.stderr)
+    records = read_records(arguments)
     print(record_table(records))
     return 0 if records else AdvisorError.exit_code
 

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from advisor.core.errors import AdvisorError, InputError
+from advisor.core.errors import AdvisorError
 from advisor.core.run import RunRecord
-from advisor.reporting.record_table import read_record
+from advisor.reporting.record_table import markdown_table, read_records
 
 MEDIAN_BAR, WORST_BAR = 0.08, 0.15
 """What whole-run predictions are held to: relative errors of the median run and of each one."""
@@ -26,7 +26,9 @@ def time_table(records: Sequence[RunRecord]) -> str:
     names = list(dict.fromkeys(name for record in kept for name in record.measurement.parts_s))
     totals = [HEADINGS, *(_total_row(record) for record in kept)]
     parts = [("run", *names), *(_parts_row(record, names) for record in kept)]
-    return "\n\n".join([_markdown(totals), "Parts, predicted / measured, s:", _markdown(parts), verdict(kept)])
+    return "\n\n".join(
+        [markdown_table(totals), "Parts, predicted / measured, s:", markdown_table(parts), verdict(kept)]
+    )
 
 
 def total_error(record: RunRecord) -> float | None:
@@ -80,23 +82,13 @@ def _parts_row(record: RunRecord, names: Sequence[str]) -> tuple[str, ...]:
     return (Path(record.output_dir).name, *cells)
 
 
-def _markdown(rows: Sequence[tuple[str, ...]]) -> str:
-    ruled = [rows[0], tuple("---" for _ in rows[0]), *rows[1:]]
-    return "\n".join(f"| {' | '.join(row)} |" for row in ruled)
-
-
 def _percent(share: float) -> str:
     return f"{share:.1%}".replace("%", " %")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Print the tables of the named run folders; 1 when a bar is missed. Folders without a record are named."""
-    records = []
-    for name in arguments:
-        try:
-            records.append(read_record(Path(name)))
-        except InputError as failure:
-            print(failure, file=sys.stderr)
+    records = read_records(arguments)
     if not records:
         return AdvisorError.exit_code
     print(time_table(records))
