@@ -15,6 +15,7 @@ import sys
 from typing import Any
 
 from advisor.hardware.context import idle_gpus, import_training_libraries
+from advisor.hardware.cpu_process import prepare_process
 from advisor.hardware.gpu_state import GpuState
 from advisor.hardware.host import Host, inspect_host
 from advisor.hardware.sequence import Emit, Probe
@@ -90,7 +91,6 @@ def _take_stdout() -> Emit:
 def _choose_device(wanted: str, host: Host, emit: Emit) -> str | None:
     import torch
 
-    torch.set_num_threads(host.cores)
     available = torch.cuda.is_available()
     device = wanted or ("cuda:0" if available else "cpu")
     device = "cuda:0" if device == "cuda" else device
@@ -100,6 +100,7 @@ def _choose_device(wanted: str, host: Host, emit: Emit) -> str | None:
         if not (device.startswith("cuda:") and index.isdigit() and int(index) < count):
             emit(kind="error", message=f"the device must be cpu or one of {count} CUDA devices, but got {device!r}")
             return None
+    prepare_process("cpu" if device == "cpu" else "cuda", host.cores)
     emit(kind="device", device=device, torch=torch.__version__)
     return device
 

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from transformers import set_seed
 
 from advisor.core.plan import Plan
+from advisor.hardware.cpu_process import prepare_process
 from advisor.measurement.step_profile import ProfiledStep, StepProfiler
 from advisor.strategies import get_strategy
 from advisor.training.arguments import training_arguments
@@ -24,8 +25,7 @@ from advisor.training.placement import device_type_of
 
 def profile_longest_batch(plan: Plan) -> ProfiledStep:
     """Two optimizer steps of the plan on its longest batch, the second one under the memory profiler."""
-    if plan.execution.num_threads is not None:
-        torch.set_num_threads(plan.execution.num_threads)
+    prepare_process(device_type_of(plan), plan.execution.num_threads)
     data = prepare_data(plan.data, plan.model, load_tokenizer(plan.model), max_seq_length=plan.execution.max_seq_length)
     worst = _WorstRows(data, plan.execution.micro_batch_size, 3 * plan.execution.gradient_accumulation_steps)
     profiler = StepProfiler(at_step=2)

@@ -20,6 +20,7 @@ from advisor.core.device import DeviceType
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
+from advisor.hardware.cpu_process import prepare_process
 from advisor.measurement.operator_profile import (
     EvaluationPasses,
     OperatorProfile,
@@ -136,8 +137,7 @@ def run_steps(request: StepRequest, *, callbacks: Sequence[TrainerCallback] = ()
         callbacks: Called behind the clock, so that what they do at the end of a step is not in its time.
     """
     execution = request.execution
-    if execution.num_threads is not None:
-        torch.set_num_threads(execution.num_threads)
+    prepare_process(request.device_type, execution.num_threads)
     baseline_bytes = resident_bytes()
     template = synthetic_batch(
         request.model, execution.micro_batch_size, request.seq_length, padded=execution.padded, seed=request.seed

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, set_seed
 
 from advisor.core.plan import Plan
 from advisor.core.run import SAVE_EVERY_S, Measurement
 from advisor.core.store import ensure_writable_dir
+from advisor.hardware.cpu_process import prepare_process
 from advisor.strategies import get_strategy
 from advisor.strategies.sparsity import achieved_sparsity
 from advisor.training.arguments import training_arguments
@@ -126,9 +126,8 @@ class _Run:
     def _load(self) -> tuple[PreparedData, Any, nn.Module]:
         plan, started_s = self.plan, time.perf_counter()
         self._phase("loading")
-        if plan.execution.num_threads is not None:
-            torch.set_num_threads(plan.execution.num_threads)
         device_type = device_type_of(plan)
+        prepare_process(device_type, plan.execution.num_threads)
         self._try_compilation(device_type)
         tokenizer = load_tokenizer(plan.model)
         data = prepare_data(plan.data, plan.model, tokenizer, max_seq_length=plan.execution.max_seq_length)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from advisor.costmodel.calibration.record import ReplayPoint
+from advisor.hardware.cpu_process import prepare_process
 from advisor.hardware.timing import time_call
 
 MAX_TENSOR_BYTES = 2 * 2**30
@@ -62,8 +63,7 @@ def replay_all(
     Returns:
         How many tasks were reached.
     """
-    if num_threads is not None:
-        torch.set_num_threads(num_threads)
+    prepare_process("cuda" if device.startswith("cuda") else "cpu", num_threads)
     start = time.perf_counter()
     for index, task in enumerate(tasks):
         if time.perf_counter() - start > budget_s:
