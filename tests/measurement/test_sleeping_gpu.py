@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 
 import pytest
 import torch
 
 from advisor.hardware import nvml
+from advisor.measurement import sleeping_gpu as asleep
 from advisor.measurement.sleeping_gpu import sleeping_gpu
 
 
@@ -63,3 +65,32 @@ def test_without_a_gpu_there_is_nothing_to_do(monkeypatch: pytest.MonkeyPatch) -
     before = torch.cuda.get_device_capability
     with sleeping_gpu():
         assert torch.cuda.get_device_capability is before
+
+
+def test_other_packages_than_bitsandbytes_may_ask(pretended_gpu: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvml, "compute_capability", lambda: (9, 0))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None)
+    with sleeping_gpu():
+        assert torch.cuda.get_device_capability() == (9, 0)
+    assert not pretended_gpu
+
+
+def test_a_gpu_that_torch_cannot_count_is_left_to_the_children(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without NVML torch asks the CUDA runtime, and what is forked afterwards cannot use CUDA."""
+
+    def ask_the_runtime() -> bool:
+        pytest.fail("asked the CUDA runtime in the process that others are forked from")
+
+    driver = tmp_path / "version"
+    driver.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.1")
+    monkeypatch.setattr(asleep, "DRIVER_FILES", (str(driver),))
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
+    monkeypatch.setattr(torch.cuda, "_device_count_nvml", lambda: -1)
+    monkeypatch.setattr(torch.cuda, "is_available", ask_the_runtime)
+    with pytest.raises(ImportError, match="no NVML"), sleeping_gpu():
+        pytest.fail("the imports began")
+    monkeypatch.setattr(torch.cuda, "_device_count_nvml", lambda: 1)
+    assert not asleep.is_hidden_from_nvml(), "NVML counts it"
+    monkeypatch.setattr(torch.cuda, "_device_count_nvml", lambda: -1)
+    driver.unlink()
+    assert not asleep.is_hidden_from_nvml(), "no driver, so no GPU: a torch for CUDA on a machine without one"
