@@ -14,7 +14,9 @@ from rich.console import Console
 
 from advisor.benchmarks.speed import ArmRun, Recipe, compare_speed, recipes_for, reference_batch_size
 from advisor.benchmarks.speed.compare import contrast
+from advisor.core.errors import InputError, InterruptedByUser
 from advisor.core.plan import Plan
+from advisor.core.run import Measurement
 from advisor.core.serialization import to_json
 from advisor.measurement.isolation import Result
 from advisor.reporting.speed import print_speed
@@ -83,6 +85,19 @@ def test_the_published_batches(plan: Plan) -> None:
     reference, plain = recipes_for(plan)
     assert (reference.padding, reference.max_length, reference.batch_size) == ("max_length", 64, 32)
     assert (plain.padding, plain.batch_size) == ("longest", plan.execution.effective_batch_size)
+
+
+def test_a_training_that_was_stopped_is_no_result(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``train`` answers Ctrl-C with what it has: a part of a training, without metrics."""
+    stopped = Measurement(outcome="interrupted", training_s=0.5)
+    monkeypatch.setattr("advisor.training.trainer.train", lambda *_, **__: stopped)
+    with pytest.raises(InterruptedByUser, match="interrupted"):
+        compare_speed(plan, recipes_for(plan), (5,), isolate=here)
+
+
+def test_another_task_is_refused_before_anything_is_trained(plan: Plan) -> None:
+    with pytest.raises(InputError, match="causal-lm"):
+        recipes_for(replace(plan, model=replace(plan.model, task="causal-lm")))
 
 
 @pytest.mark.slow

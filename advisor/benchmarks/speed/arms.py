@@ -10,17 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from advisor.benchmarks.speed.records import PLAN, ArmRun, Recipe
-from advisor.core.errors import InputError
-from advisor.core.model import ModelSpec
+from advisor.core.errors import InterruptedByUser
 from advisor.core.plan import ExecutionPlan, Plan
 
 
 def train_plan(plan: Plan, seed: int) -> ArmRun:
-    """The plan through the same function as ``advisor run``, checkpoints and callbacks included."""
+    """The plan through the same function as ``advisor run``, checkpoints and callbacks included.
+
+    Raises:
+        InterruptedByUser: Ctrl-C: a part of a training says nothing about its speed or quality.
+    """
     from advisor.training.trainer import train
 
     with tempfile.TemporaryDirectory(prefix="advisor-speed-") as folder:
         measured = train(dataclasses.replace(plan, seed=seed), Path(folder) / "run")
+    if measured.outcome != "completed":
+        raise InterruptedByUser(f"the training of the plan did not come to its end: {measured.outcome}")
     return ArmRun(PLAN, seed, _rows(plan, plan.data_profile.train_rows), measured.training_s, measured.metrics)
 
 
@@ -46,8 +51,8 @@ def train_recipe(plan: Plan, recipe: Recipe, seed: int) -> ArmRun:
         trainer = Trainer(
             model=model,
             args=_plain_arguments(plan, recipe, seed, folder, on_cpu=device_type == "cpu"),
-            train_dataset=_tokenized(rows.train, tokenizer, plan.model, recipe.padding, recipe.max_length),
-            eval_dataset=_tokenized(rows.eval, tokenizer, plan.model, "longest", recipe.max_length),
+            train_dataset=_tokenized(rows.train, tokenizer, recipe.padding, recipe.max_length),
+            eval_dataset=_tokenized(rows.eval, tokenizer, "longest", recipe.max_length),
             processing_class=tokenizer,
             compute_metrics=compute_metrics(plan.model.task),
             preprocess_logits_for_metrics=reduce_logits(plan.model.task),
@@ -82,15 +87,10 @@ def _plain_arguments(plan: Plan, recipe: Recipe, seed: int, folder: str, *, on_c
     )
 
 
-def _tokenized(rows: Sequence[Any], tokenizer: Any, model: ModelSpec, padding: str, max_length: int) -> Any:
+def _tokenized(rows: Sequence[Any], tokenizer: Any, padding: str, max_length: int) -> Any:
     """Rows as a notebook makes them: a ``datasets.Dataset``, mapped in batches; padding here only to full length."""
     from datasets import Dataset, disable_progress_bars
 
-    if model.task != "sequence-classification":
-        raise InputError(
-            f"the suite speed compares classification recipes, but the task is {model.task}",
-            fix="name a labelled data set",
-        )
     disable_progress_bars()
     table = Dataset.from_dict({"text": [row.text for row in rows], "label": [row.label for row in rows]})
     whole = "max_length" if padding == "max_length" else False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from advisor.benchmarks.speed.records import Recipe
+from advisor.core.errors import InputError
 from advisor.core.plan import Plan
 
 REFERENCE_MAX_LENGTH = 128
@@ -21,7 +22,16 @@ def reference_batch_size(method: str) -> int:
 
 
 def recipes_for(plan: Plan) -> tuple[Recipe, ...]:
-    """The published recipe, and the Trainer's own defaults with the plan's effective batch."""
+    """The published recipe, and the Trainer's own defaults with the plan's effective batch.
+
+    Raises:
+        InputError: the task is none of theirs.
+    """
+    if plan.model.task != "sequence-classification":
+        raise InputError(
+            f"the suite speed compares classification recipes, but the task is {plan.model.task}",
+            fix="name a labelled data set",
+        )
     method, batch = plan.strategy.method, plan.execution.effective_batch_size
     length = min(REFERENCE_MAX_LENGTH, plan.model.max_positions or REFERENCE_MAX_LENGTH)
     return (
