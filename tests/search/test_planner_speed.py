@@ -60,6 +60,14 @@ def test_the_note_says_how_much_padding_is_saved() -> None:
     assert shares[0] < 10 < 40 < shares[1]
 
 
+def test_of_rows_that_are_cut_only_what_is_left_counts_as_text() -> None:
+    long = replace(VARIED, token_length_quantiles=(8, 300, 600))
+    [note] = speed_notes(replace(PLAN, group_by_length=True), long)
+    shares = [float(word.rstrip("%")) for word in note.split() if word.endswith("%")]
+    # Of quantiles 8, 128 and 128 after the cut the mean is 98: 98 of 128 tokens where every batch is full length.
+    assert shares[1] == pytest.approx(23, abs=2)
+
+
 def test_tf32_follows_the_device_and_its_rounding_is_told() -> None:
     assert best(cuda(24)).execution.tf32
     assert not best(cuda(24, bf16=False)).execution.tf32

@@ -9,6 +9,7 @@ from advisor.core.device import DeviceProfile
 from advisor.core.errors import InputError
 from advisor.core.plan import ExecutionPlan
 from advisor.costmodel.time.lengths import micro_batch_lengths
+from advisor.costmodel.time.run import mean_tokens
 
 TF32_CAPABILITY = (8, 0)
 """NVIDIA A100 whitepaper: Ampere introduced TensorFloat-32."""
@@ -93,7 +94,7 @@ def speed_notes(execution: ExecutionPlan, data: DataProfile | None) -> tuple[str
     """What these knobs change that a user should know before the run."""
     notes = []
     if execution.group_by_length and data is not None:
-        real = data.mean_token_length
+        real = mean_tokens(data, execution)
         shares = [max(0.0, 1 - real / computed_tokens(execution, data, grouped=grouped)) for grouped in (True, False)]
         notes.append(
             f"rows of similar length share a batch: {shares[0]:.0%} of the computed tokens are padding instead of "
