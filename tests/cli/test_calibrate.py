@@ -11,7 +11,9 @@ import pytest
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import OutputError
 from advisor.costmodel.calibration import Calibration, load_calibration, save_calibration
+from advisor.costmodel.calibration.importing import import_files
 from advisor.costmodel.calibration.store import calibration_path, journal_path
+from advisor.hardware import save_profile
 from tests.cli.conftest import Advisor
 from tests.costmodel.calibrations import calibration, replays, step_point
 
@@ -146,6 +148,25 @@ def test_other_versions_are_not_imported_on_the_machine_at_hand(
     for text in ("torch: calibrated with 2.0", "peft: calibrated with 0.1", "fix:"):
         assert text in answer.stderr
     assert load_calibration("cpu-test") == stored
+
+
+def test_an_import_is_held_against_the_machines_own_profile(
+    advisor: Advisor, cpu_profile: DeviceProfile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the file says of its own machine proves nothing about this one, and does not replace what is known of it."""
+    there = dataclasses.replace(cpu_profile, facts={"cores": "8 (affinity)"}, launch_s=1.0)
+    monkeypatch.setenv("ADVISOR_HOME", str(tmp_path / "elsewhere"))
+    save_profile(there)
+    save_calibration(calibration(device=there))
+    assert advisor("calibrate", "--export", tmp_path / "there.json").code == 0
+    monkeypatch.setenv("ADVISOR_HOME", str(tmp_path / "home"))
+    save_profile(dataclasses.replace(cpu_profile, facts={"cores": "2 (affinity)"}))
+    refused = advisor("calibrate", "--import", tmp_path / "there.json")
+    assert refused.code == 2
+    assert "cores: calibrated with 8, now 2" in refused.stderr
+    save_profile(dataclasses.replace(cpu_profile, facts={"cores": "8 (affinity)"}))
+    [imported], _, _ = import_files([tmp_path / "there.json"], this_device_id="cpu-test")
+    assert imported.device.launch_s == cpu_profile.launch_s
 
 
 def test_other_versions_are_not_mixed_for_a_machine_elsewhere(

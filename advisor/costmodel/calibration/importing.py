@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from advisor.costmodel.calibration.store import (
     version_differences,
 )
 from advisor.costmodel.calibration.versions import current_versions
+from advisor.hardware.profiles import load_profile
 
 STORED = "what is stored"
 
@@ -101,7 +103,7 @@ def _read(files: Sequence[Path]) -> dict[str, list[Part]]:
 
 def _check_versions_here(parts: dict[str, list[Part]], this_device_id: str | None) -> None:
     for part in parts.get(this_device_id or "", ()):
-        if problems := version_differences(part.calibration, current_versions(part.device)):
+        if problems := version_differences(part.calibration, current_versions(_known_here(part.device))):
             raise DeviceError(
                 f"a calibration of the machine at hand must have the versions in use here, but those of"
                 f" {part.name} differ",
@@ -112,18 +114,36 @@ def _check_versions_here(parts: dict[str, list[Part]], this_device_id: str | Non
 
 def _merged(device_id: str, parts: list[Part], fresh: bool) -> tuple[Imported, tuple[Share, ...]]:
     stored = None if fresh else load_calibration(device_id)
-    before = [Part(STORED, parts[0].device, stored)] if stored is not None else []
-    calibration, shares = merge([*before, *parts])
+    device = _known_here(parts[0].device)
+    before = [Part(STORED, device, stored)] if stored is not None else []
+    calibration, shares = merge([*before, *(dataclasses.replace(part, device=device) for part in parts)])
     brought = shares[len(before) :]
     new = sum(s.replays for s in brought), sum(s.points for s in brought)
-    return Imported(parts[0].device, calibration, new), shares
+    return Imported(device, calibration, new), shares
+
+
+def _known_here(imported: DeviceProfile) -> DeviceProfile:
+    """The profile that predictions for this device rest on: the user's own where there is one.
+
+    Its rates bound the fits, and its threads are those that plans have.
+    """
+    if not _profile_path(imported.id).exists():
+        return imported
+    try:
+        return load_profile(imported.id)
+    except DeviceError:  # damaged: said when it is used
+        return imported
 
 
 def _keep_profile(device: DeviceProfile) -> None:
     """The imported profile becomes known to ``--device``, unless the user has one of that name."""
-    path = user_data_dir("profiles") / f"{device.id}.json"
+    path = _profile_path(device.id)
     if not path.exists():
         write_text_atomically(path, to_json(device))
+
+
+def _profile_path(device_id: str) -> Path:
+    return user_data_dir("profiles") / f"{device_id}.json"
 
 
 @contextlib.contextmanager
