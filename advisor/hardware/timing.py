@@ -25,6 +25,10 @@ CFS_PERIOD_S = 0.1
 """Linux refills a cgroup's quota this often (``cpu.cfs_period_us`` = 100 ms unless set otherwise): samples that are
 shorter see either the whole processor or none of it."""
 
+CUDA_SAMPLE_S = 5e-3
+"""Shortest sample on a GPU: launching its first kernel and waiting for its last one take some 10 to 20 us, which must
+stay below half a percent."""
+
 
 class ClockError(RuntimeError):
     """The clock gave no usable time."""

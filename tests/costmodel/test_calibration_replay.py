@@ -148,3 +148,25 @@ def test_data_types_survive(dtype: torch.dtype) -> None:
     [(signature, _)] = [call for call in recorded(lambda: torch.zeros(4, 4).to(dtype).clone()) if "clone" in call[0]]
     _, args, _ = materialize(signature, "cpu")
     assert args[0].dtype == dtype
+
+
+def test_a_lost_gpu_ends_the_process_and_costs_no_other_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an assertion in a kernel CUDA answers nothing any more: the calls behind it need another process."""
+    good = encode_signature(torch.ops.aten.add.Tensor, (torch.rand(8), torch.rand(8)), {})
+    tasks = [ReplayTask(good, "x.default", "elementwise/float32/x", 0, 64, 1)] * 2
+    events: list[dict[str, Any]] = []
+
+    def replayed() -> int:
+        events.clear()
+        return replay_all(tasks, device="cuda:7", num_threads=None, budget_s=5, per_call_s=0.01, on_event=events.append)
+
+    def answer_nothing() -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    assert replayed() == 2
+    assert [event["kind"] for event in events] == ["begin", "skipped"] * 2, "no such device, but the process goes on"
+    monkeypatch.setattr(torch.cuda, "synchronize", answer_nothing)
+    with pytest.raises(Exception):  # noqa: B017 (what the call itself failed with, whatever torch calls it)
+        replayed()
+    assert [event["kind"] for event in events] == ["begin"], "the second call is not written off"

@@ -13,10 +13,12 @@ import torch
 
 from advisor.costmodel.calibration.record import ReplayPoint
 from advisor.hardware.cpu_process import prepare_process
-from advisor.hardware.timing import time_call
+from advisor.hardware.timing import CUDA_SAMPLE_S, time_call
 
 MAX_TENSOR_BYTES = 2 * 2**30
 """Calls that need more memory than this for one tensor are left out."""
+CPU_SAMPLE_S = 2e-4
+"""Shortest sample on a CPU, which a call does not have to be waited for on."""
 LIBRARIES = {"bitsandbytes": "bitsandbytes", "quantized": "torch.ao.quantization"}
 """Packages that register the operators of a namespace when imported."""
 
@@ -62,6 +64,9 @@ def replay_all(
 
     Returns:
         How many tasks were reached.
+
+    Raises:
+        RuntimeError: a call left the GPU unusable for this process; the calls behind it need another one.
     """
     prepare_process("cuda" if device.startswith("cuda") else "cpu", num_threads)
     start = time.perf_counter()
@@ -72,6 +77,7 @@ def replay_all(
         try:
             point = _replay(task, device, per_call_s)
         except Exception as failure:
+            _raise_if_lost(device, failure)
             reason = str(failure).splitlines()[0] if str(failure) else ""
             on_event(
                 {"kind": "skipped", "index": index, "reason": f"{task.name}: {type(failure).__name__}: {reason:.120}"}
@@ -83,12 +89,28 @@ def replay_all(
 
 def _replay(task: ReplayTask, device: str, per_call_s: float) -> ReplayPoint:
     function, args, kwargs = materialize(task.signature, device)
-    sync = torch.cuda.synchronize if device.startswith("cuda") else None
+    cuda = device.startswith("cuda")
     with torch.no_grad():
         timing = time_call(
-            lambda: function(*args, **kwargs), budget_s=per_call_s, synchronize=sync, min_repeats=3, target_s=2e-4
+            lambda: function(*args, **kwargs),
+            budget_s=per_call_s,
+            synchronize=torch.cuda.synchronize if cuda else None,
+            min_repeats=3,
+            target_s=CUDA_SAMPLE_S if cuda else CPU_SAMPLE_S,
         )
     return ReplayPoint(task.name, task.key, task.flops, task.moved_bytes, timing.median_s, timing.spread, task.share)
+
+
+def _raise_if_lost(device: str, failure: Exception) -> None:
+    """Raise a failure after which CUDA answers nothing any more (an assertion or an illegal address in a kernel): every
+    later call would fail for the same reason and never be tried again.
+    """
+    if not device.startswith("cuda"):
+        return
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        raise failure from None
 
 
 def materialize(signature: str, device: str) -> tuple[Any, Any, Any]:
