@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import math
 from typing import Any
 
 from advisor.hardware.gpu_state import GpuState, all_gpu_states, gpu_state
 from advisor.hardware.host import resident_bytes
-from advisor.hardware.nvml import NvmlUnavailable, process_memory_bytes
+from advisor.hardware.nvml import NvmlUnavailable, nvml_library, process_memory_bytes
 
 TRAINING_IMPORTS = ("torch", "transformers", "transformers.trainer", "peft", "accelerate", "safetensors.torch")
 """What a training process has imported before it builds its model."""
 LOAD_S = 0.3
 """How long a GPU is kept busy before its clocks and power are read: several times what they need to rise."""
+READING_S, MOST_QUEUED = 0.1, 1000
+"""How long it must stay busy while they are read: some fifteen questions of about a millisecond, with room. Products
+queued for it at most: the driver makes the host wait behind some 1,024 launches."""
 
 
 def library_versions() -> str:
@@ -70,19 +74,21 @@ def loaded_gpu(device: str, uuid: str, dtype: str, side: int) -> GpuState:
 
     import torch
 
-    left = torch.randn(side, side, device=device, dtype=getattr(torch, dtype))
-    out = torch.empty_like(left)
-    end = time.monotonic() + LOAD_S
-    while time.monotonic() < end:
-        for _ in range(10):
+    with nvml_library():  # started beforehand: that takes longer than all the questions
+        left = torch.randn(side, side, device=device, dtype=getattr(torch, dtype))
+        out = torch.empty_like(left)
+        begin, calls, spent_s = time.monotonic(), 0, 0.0
+        while not calls or spent_s < LOAD_S:
+            for _ in range(10):
+                torch.mm(left, left, out=out)
+            torch.cuda.synchronize()
+            calls, spent_s = calls + 10, time.monotonic() - begin
+        for _ in range(min(MOST_QUEUED, math.ceil(READING_S * calls / max(spent_s, 1e-9)))):
             torch.mm(left, left, out=out)
-        torch.cuda.synchronize()
-    for _ in range(20):
-        torch.mm(left, left, out=out)
-    try:
-        return gpu_state(uuid)  # the queue is still being worked off
-    finally:
-        torch.cuda.synchronize()
+        try:
+            return gpu_state(uuid)  # the queue is still being worked off
+        finally:
+            torch.cuda.synchronize()
 
 
 def cuda_context(device: str, uuid: str, idle: GpuState | None) -> tuple[int, str] | None:
