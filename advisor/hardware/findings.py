@@ -41,7 +41,7 @@ def build_profile(findings: list[dict[str, Any]], *, partial: str = "", host: Ho
         by_kind.setdefault(finding["kind"], []).append(finding)
     if "device" not in by_kind:
         raise DeviceError("the probe must name its device, but it ended before that", fix="run `advisor probe` again")
-    broken = partial or "; ".join(finding["reason"] for finding in by_kind.get("broken", ()))
+    broken = partial or "; ".join(_broken(by_kind))
     identity = _cuda_identity(by_kind) if "cuda" in by_kind else _cpu_identity(machine, by_kind)
     rates = tables(by_kind.get("rate", []))
     threads = by_kind.get("threads", [{"value": None, "reason": "not measured: only training on a CPU depends on it"}])
@@ -66,6 +66,23 @@ def build_profile(findings: list[dict[str, Any]], *, partial: str = "", host: Ho
         facts={**host_facts(machine), **identity["facts"], **_tried_facts(by_kind, broken)},
         warnings=tuple(_warnings(by_kind, machine, broken)),
     )
+
+
+NO_TIME = "no time was left"
+INDISPENSABLE = ("float32", "memory")
+"""Without these rates nothing says how long a step takes."""
+
+
+def _broken(by_kind: Findings) -> list[str]:
+    """Why the profile is not complete."""
+    reasons = [found["reason"] for found in by_kind.get("broken", ())]
+    untold = [f["name"] for kind in ("dtype", "kernel") for f in by_kind.get(kind, ()) if f["value"] == "unknown"]
+    if untold:
+        reasons.append(f"the device was too full to try {', '.join(untold)}")
+    timed = {found["key"] for found in by_kind.get("rate", ())}
+    late = {found["key"] for found in by_kind.get("left_out", ()) if found["reason"] == NO_TIME}
+    missing = [key for key in INDISPENSABLE if key in late - timed]
+    return [*reasons, *([f"{NO_TIME} for {', '.join(missing)}"] if missing else [])]
 
 
 def cpu_id(host: Host) -> str:
@@ -175,7 +192,13 @@ def _warnings(by_kind: Findings, host: Host, broken: str) -> list[str]:
     warnings = [*noise_warnings(by_kind.get("rate", [])), *([changed] if changed else [])]
     warnings += slowdown_warnings(by_kind.get("gpu", []))
     warnings += _busy_warnings(host)
-    left_out = [found for found in by_kind.get("left_out", ()) if found["reason"] != "no time was left"]
+    device = by_kind["device"][0]["device"]
+    if device not in ("cpu", "cuda:0"):
+        warnings.append(
+            f"this is {device}, but measuring and training take the first visible GPU: set CUDA_VISIBLE_DEVICES to "
+            f"{device.removeprefix('cuda:')} for every command to use this one"
+        )
+    left_out = [found for found in by_kind.get("left_out", ()) if found["reason"] != NO_TIME]
     if left_out:
         reasons = [f"{found['name']} ({found['reason']})" for found in left_out]
         warnings.append(f"not measured: {'; '.join(reasons)}")

@@ -11,11 +11,11 @@ from typing import Any
 
 from advisor.hardware.attention import attention_figures
 from advisor.hardware.figures import Figure, Work, scale_of
-from advisor.hardware.kernels import first_line
+from advisor.hardware.kernels import first_line, is_out_of_memory
 from advisor.hardware.optimizers import optimizer_figures
 from advisor.hardware.overhead import overhead_figures
 from advisor.hardware.products import product_figures
-from advisor.hardware.timing import CFS_PERIOD_S, MIN_REPEATS, Timing, time_call
+from advisor.hardware.timing import CFS_PERIOD_S, CUDA_SAMPLE_S, MIN_REPEATS, Timing, time_call
 from advisor.hardware.traffic import class_figures, copy_figures, memory_figures
 
 DIVISORS = (1, 4, 16)
@@ -39,9 +39,11 @@ class Pace:
     min_repeats: int = MIN_REPEATS
 
 
-def pace_of(*, quick: bool, throttled: bool) -> Pace:
-    """Short samples, or whole refill periods where a quota stops the process in between."""
+def pace_of(*, quick: bool, throttled: bool, cuda: bool = False) -> Pace:
+    """Short samples, longer ones on a GPU, or whole refill periods where a quota stops the process in between."""
     longest_s = QUICK_FIGURE_S if quick else FULL_FIGURE_S
+    if cuda:
+        return Pace(longest_s, CUDA_SAMPLE_S)
     if throttled:
         return Pace(max(longest_s, 3 * CFS_PERIOD_S), CFS_PERIOD_S, 3)
     return Pace(longest_s)
@@ -119,8 +121,7 @@ def measure_figure(figure: Figure, device: str, pace: Pace, budget_s: float) -> 
     for divisor in DIVISORS:
         full = False
         try:
-            work, timing = _timed(figure, divisor, device, pace, budget_s)
-            return _rate(figure, work, timing, divisor)
+            return _timed(figure, divisor, device, pace, budget_s)
         except Exception as failure:
             reason = f"{type(failure).__name__}: {first_line(failure)}"
             full = is_out_of_memory(failure)
@@ -131,17 +132,8 @@ def measure_figure(figure: Figure, device: str, pace: Pace, budget_s: float) -> 
     return {"kind": "left_out", "key": figure.key, "name": figure.name, "reason": reason}
 
 
-def is_out_of_memory(failure: BaseException) -> bool:
-    """Whether memory was missing, on the device or on the host, whatever library says so."""
-    import torch
-
-    if isinstance(failure, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(failure).lower()
-    return any(sign in text for sign in ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed"))
-
-
-def _timed(figure: Figure, divisor: int, device: str, pace: Pace, budget_s: float) -> tuple[Work, Timing]:
+def _timed(figure: Figure, divisor: int, device: str, pace: Pace, budget_s: float) -> dict[str, Any]:
+    """Build, time and let go of what was built: only numbers leave this function."""
     import torch
 
     cuda = device.startswith("cuda")
@@ -155,7 +147,7 @@ def _timed(figure: Figure, divisor: int, device: str, pace: Pace, budget_s: floa
                 min_repeats=pace.min_repeats,
                 target_s=pace.target_s,
             )
-    return work, timing
+    return _rate(figure, work, timing, divisor)
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ def try_dtype(device: str, dtype: str) -> Finding:
     """Whether a matrix product under autocast with backward works in this data type (``float32``: without autocast).
 
     Returns:
-        ``"yes"`` or ``"no"`` with what happened.
+        ``"yes"`` or ``"no"`` with what happened; ``"unknown"`` when the device was too full to tell.
     """
     import torch
 
@@ -38,8 +38,8 @@ def try_dtype(device: str, dtype: str) -> Finding:
             return Finding("no", f"autocast gave {out.dtype}")
         if weight.grad is None or not bool(torch.isfinite(weight.grad).all()):
             return Finding("no", "the gradient was not finite")
-    except (RuntimeError, TypeError, ValueError) as failure:
-        return Finding("no", f"tried: {first_line(failure)}")
+    except (RuntimeError, TypeError, ValueError, MemoryError) as failure:
+        return _refusal(failure, "tried")
     if kind == "cuda" and dtype == "bfloat16" and torch.cuda.get_device_capability(device) < (8, 0):
         return Finding("no", "works only emulated below compute capability 8.0")
     return Finding("yes", "tried: product with backward under autocast")
@@ -62,9 +62,26 @@ def try_attention_kernel(device: str, kernel: str, dtype: str) -> Finding:
         )
         with sdpa_kernel(backend(kernel)):
             scaled_dot_product_attention(q, k, v).sum().backward()
-    except (RuntimeError, TypeError, ValueError) as failure:
-        return Finding("no", f"tried in {dtype}: {first_line(failure)}")
+    except (RuntimeError, TypeError, ValueError, MemoryError) as failure:
+        return _refusal(failure, f"tried in {dtype}")
     return Finding("yes", f"tried in {dtype}: forward and backward")
+
+
+def is_out_of_memory(failure: BaseException) -> bool:
+    """Whether memory was missing, on the device or on the host, whatever library says so."""
+    import torch
+
+    if isinstance(failure, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(failure).lower()
+    return any(sign in text for sign in ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed"))
+
+
+def _refusal(failure: BaseException, how: str) -> Finding:
+    """That others fill the device says nothing about what it can do."""
+    if is_out_of_memory(failure):
+        return Finding("unknown", f"{how}, but the device is too full: {first_line(failure)}")
+    return Finding("no", f"{how}: {first_line(failure)}")
 
 
 def try_bitsandbytes(device: str) -> Iterator[tuple[str, Finding]]:

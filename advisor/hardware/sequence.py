@@ -86,7 +86,8 @@ class Probe:
 
     @property
     def pace(self) -> Pace:
-        return pace_of(quick=self.quick, throttled=self.device == "cpu" and self.host.throttled)
+        on_cpu = self.device == "cpu"
+        return pace_of(quick=self.quick, throttled=on_cpu and self.host.throttled, cuda=not on_cpu)
 
     def _try_kernels(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The data types to time, that of training last, and the attention kernels that work."""

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from advisor.hardware.context import cuda_context, idle_gpus
+from advisor.hardware.context import cuda_context, idle_gpus, loaded_gpu
 from advisor.hardware.figures import Figure, Work
 from advisor.hardware.gpu_probe import describe, look_back
 from advisor.hardware.gpu_state import gpu_state
-from advisor.hardware.grid import Pace, measure_figure
+from advisor.hardware.grid import Pace, measure_figure, pace_of
+from advisor.hardware.kernels import try_attention_kernel, try_dtype
 from tests.hardware.nvml_fake import fake_library
 
 torch = pytest.importorskip("torch")
@@ -152,3 +155,64 @@ def test_every_sample_waits_for_the_device_and_memory_goes_back(card: Card) -> N
     assert found["kind"] == "rate"
     assert card.synchronized > found["repeats"]
     assert card.emptied == 1
+
+
+def test_the_card_is_still_busy_while_its_clocks_are_read(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVML takes tens of milliseconds to start and to answer: products worth as long are queued behind the load."""
+    product_s, queued, at_reading = 1e-4, [0], []
+
+    def product(*_: object, **__: object) -> None:
+        queued[0] += 1
+        time.sleep(product_s)
+
+    def synchronize(device: object = None) -> None:
+        queued[0] = 0
+
+    library = fake_library()
+    slowdowns = library.nvmlDeviceGetCurrentClocksEventReasons
+
+    def asked(handle: object) -> int:
+        at_reading.append(queued[0])
+        return slowdowns(handle)
+
+    library.nvmlDeviceGetCurrentClocksEventReasons = asked  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    monkeypatch.setattr(torch, "mm", product)
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    monkeypatch.setattr("advisor.hardware.context.LOAD_S", 0.02)
+    loaded_gpu("cpu", "0", "float32", 8)
+    assert at_reading[0] * product_s > 0.03
+    assert queued[0] == 0, "and waited for in the end"
+
+
+def test_samples_on_a_card_outlast_the_launch_and_the_wait() -> None:
+    assert pace_of(quick=True, throttled=False, cuda=True).target_s > 200 * 20e-6
+    assert pace_of(quick=True, throttled=True, cuda=True).min_repeats >= 5, "a quota slows the host and not the card"
+
+
+def test_a_figure_is_gone_before_the_next_one_is_built(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[bool] = []
+
+    class Held:
+        def __call__(self) -> None: ...
+
+    held: list[weakref.ref[Held]] = []
+
+    def build(divisor: int) -> Work:
+        call = Held()
+        held.append(weakref.ref(call))
+        return Work(1.0, "a call", "", call)
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: alive.append(held[-1]() is not None))
+    measure_figure(Figure("overhead_s", "operator", "a call", build), "cuda:0", Pace(0.0, 1e-6, 5), 0.0)
+    assert alive == [False]
+
+
+def test_a_card_that_others_fill_may_still_know_a_type_and_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*sizes: int, **options: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch, "rand", no_room)
+    for found in (try_dtype("cpu", "bfloat16"), try_attention_kernel("cpu", "flash", "bfloat16")):
+        assert found.value == "unknown"
+        assert "too full" in found.reason

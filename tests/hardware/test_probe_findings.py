@@ -225,3 +225,26 @@ def test_a_figure_that_was_left_out_keeps_its_reason() -> None:
     assert profile.facts["left out: float32 8192"] == "OutOfMemoryError: 2 GiB"
     assert any("float32 8192" in warning for warning in profile.warnings)
     assert not any("norm" in warning for warning in profile.warnings), "a deadline is no defect"
+
+
+def test_what_a_full_card_could_not_show_is_missing_and_not_denied() -> None:
+    full = {"kind": "dtype", "name": "bfloat16", "value": "unknown", "reason": "tried, but the device is too full"}
+    profile = build_profile([*CUDA, full], host=HOST)
+    assert profile.dtypes == ("float32",)
+    assert "too full to try bfloat16" in profile.facts["partial"]
+    assert any("bfloat16" in warning for warning in profile.warnings)
+
+
+def test_without_the_rates_that_every_time_needs_a_profile_is_partial() -> None:
+    late = {"kind": "left_out", "key": "float32", "name": "float32 512 x 512 x 512", "reason": "no time was left"}
+    without = [finding for finding in CPU if finding.get("key") != "float32"]
+    assert build_profile([*without, late], host=HOST).facts["partial"] == "no time was left for float32"
+    assert "partial" not in build_profile([*CPU, late], host=HOST).facts, "there are other sizes"
+
+
+def test_of_a_second_gpu_it_is_told_how_to_train_there() -> None:
+    second = [{**CUDA[0], "device": "cuda:1"}, *CUDA[1:]]
+    told = [warning for warning in build_profile(second, host=HOST).warnings if "CUDA_VISIBLE_DEVICES" in warning]
+    assert len(told) == 1
+    assert "to 1 for every command" in told[0]
+    assert not any("CUDA_VISIBLE_DEVICES" in warning for warning in build_profile(CUDA, host=HOST).warnings)
