@@ -121,7 +121,8 @@ def _findings(device: str, quick: bool, until: float, *, known: bool) -> Iterato
         [*WORKER, *arguments, *(["--known"] if known else [])],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
+        errors="replace",  # libraries write what they like to standard error
         env=worker_environment(),
         start_new_session=True,
     ) as process:

@@ -227,3 +227,11 @@ def test_a_child_of_the_process_dies_with_it(own_home: Path, worker: Callable[..
     assert time.monotonic() - begin < 20, "it holds the pipe of the process, so that a survivor would be waited for"
     state = subprocess.run(["ps", "-o", "stat=", "-p", pid_file.read_text()], capture_output=True, text=True)
     assert state.stdout.strip() in ("", "Z"), "ended, at most not yet reaped"
+
+
+def test_whatever_libraries_write_to_standard_error_is_read(own_home: Path, worker: Callable[..., None]) -> None:
+    """More than a pipe holds, in no known encoding: a reader that gave up would leave the process stuck."""
+    worker(BEGUN, f"sys.stderr.buffer.write(b'\\xff\\n' * 100_000)\nprint({json.dumps(DONE)!r}, flush=True)")
+    begin = time.monotonic()
+    assert "partial" not in probe_device(quick=True, device="cpu").facts
+    assert time.monotonic() - begin < 20
