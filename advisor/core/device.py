@@ -33,7 +33,7 @@ class DeviceProfile:
         available_bytes: Free at probe time; ``None`` in a datasheet profile.
         compute_capability: CUDA ``(major, minor)``; ``None`` on CPU.
         dtypes: Data types that train there, for example ``("float32", "bfloat16")``.
-        attention_kernels: Kernels that work there: ``"math"``, ``"efficient"``, ``"flash"``.
+        attention_kernels: Kernels that work there: ``"math"``, ``"efficient"``, ``"flash"``, ``"cudnn"``.
         context_bytes: Memory that a process holds besides tensors (CUDA context; CPU: resident set after imports).
         context_interval_bytes: Least and most that driver, CUDA version and loaded kernels make of ``context_bytes``;
             ``None`` where it was measured on the machine itself.

@@ -13,9 +13,20 @@ if TYPE_CHECKING:
 
 PRODUCTS_FORWARD = 2
 """Products of attention: scores and their sum over values."""
-PRODUCTS_BACKWARD = {"math": 4, "efficient": 5, "flash": 5}
+PRODUCTS_BACKWARD = {"math": 4, "efficient": 5, "flash": 5, "cudnn": 5}
 """Two for each product of the forward pass; fused kernels compute the scores once more
 (``torch.utils.flop_counter.sdpa_backward_flop_count``)."""
+
+
+CHOICE, MASKED_CHOICE = "chosen attention", "chosen attention with a mask"
+"""Facts of a probed GPU: which kernel torch takes by itself, for batches without and with padding."""
+BACKENDS = {
+    "math": "MATH",
+    "efficient": "EFFICIENT_ATTENTION",
+    "flash": "FLASH_ATTENTION",
+    "cudnn": "CUDNN_ATTENTION",
+}
+"""Kernels and the members of ``torch.nn.attention.SDPBackend``."""
 
 
 def attention_figures(device: str, kernels: tuple[str, ...], dtype: str, scale: Scale) -> Iterator[Figure]:
@@ -23,7 +34,7 @@ def attention_figures(device: str, kernels: tuple[str, ...], dtype: str, scale: 
 
     Args:
         device: ``"cpu"`` or ``"cuda:N"``.
-        kernels: Of ``"math"``, ``"efficient"``, ``"flash"``.
+        kernels: Of ``"math"``, ``"efficient"``, ``"flash"``, ``"cudnn"``; a quick probe times the last one.
         dtype: Data type of queries, keys and values.
         scale: Sizes.
     """
@@ -38,8 +49,31 @@ def backend(kernel: str) -> SDPBackend:
     """What torch calls a kernel."""
     from torch.nn.attention import SDPBackend
 
-    backends = {"math": "MATH", "efficient": "EFFICIENT_ATTENTION", "flash": "FLASH_ATTENTION"}
-    return getattr(SDPBackend, backends[kernel])
+    return getattr(SDPBackend, BACKENDS[kernel])
+
+
+def chosen_kernel(device: str, dtype: str, *, masked: bool) -> str:
+    """The kernel that torch takes by itself, here and with these libraries; empty where it does not say.
+
+    Which one that is depends on more than the device: from compute capability 9.0 on torch prefers cuDNN's kernel to
+    flash attention when the cuDNN that comes with it is new enough (aten/src/ATen/native/transformers/cuda/
+    sdp_utils.cpp, ``check_prefer_cudnn_attention``), which it is in the wheels of torch 2.11.
+
+    Args:
+        device: ``"cpu"`` or ``"cuda:N"``.
+        dtype: Data type of queries, keys and values.
+        masked: Whether a mask hides padding.
+    """
+    import torch
+    from torch.nn.attention import SDPBackend
+
+    q, k, v = _inputs((2, 4, 64, 64), device, dtype)
+    mask = torch.ones(2, 1, 64, 64, dtype=torch.bool, device=device) if masked else None
+    try:
+        chosen = int(torch._fused_sdp_choice(q, k, v, mask))
+    except (AttributeError, TypeError, RuntimeError):  # not a public function
+        return ""
+    return next((name for name, backend in BACKENDS.items() if int(getattr(SDPBackend, backend)) == chosen), "")
 
 
 def _attention(

@@ -10,7 +10,11 @@ from advisor.hardware.attention import backend
 from advisor.hardware.host import Finding
 
 DTYPES = ("float32", "bfloat16", "float16")
-KERNELS = ("math", "efficient", "flash")
+KERNELS = ("math", "efficient", "flash", "cudnn")
+ONLY_ON_GPUS = {
+    "efficient": "torch has no memory-efficient kernel on CPU",
+    "cudnn": "cuDNN is a library for GPUs",
+}
 LARGEST_NF4_ERROR = 0.2
 """Of weights between 0 and 1: half the largest gap of the NF4 code book is 0.14 (QLoRA, Dettmers et al. 2023,
 appendix E)."""
@@ -48,14 +52,14 @@ def try_dtype(device: str, dtype: str) -> Finding:
 def try_attention_kernel(device: str, kernel: str, dtype: str) -> Finding:
     """Whether one scaled-dot-product kernel runs forward and backward, alone.
 
-    On CPU ``"flash"`` is torch's own blocked kernel; it has no ``"efficient"`` one.
+    On CPU ``"flash"`` is torch's own blocked kernel; it has no ``"efficient"`` one, nor cuDNN's.
     """
     import torch
     from torch.nn.attention import sdpa_kernel
     from torch.nn.functional import scaled_dot_product_attention
 
-    if kernel == "efficient" and torch.device(device).type == "cpu":
-        return Finding("no", "torch has no memory-efficient kernel on CPU")
+    if kernel in ONLY_ON_GPUS and torch.device(device).type == "cpu":
+        return Finding("no", ONLY_ON_GPUS[kernel])
     try:
         q, k, v = (
             torch.rand(2, 4, 64, 32, device=device, dtype=getattr(torch, dtype), requires_grad=True) for _ in range(3)

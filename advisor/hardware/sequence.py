@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from advisor.core.errors import AdvisorError
 from advisor.core.store import user_data_dir
+from advisor.hardware.attention import CHOICE, MASKED_CHOICE, chosen_kernel
 from advisor.hardware.figures import Figure, scale_of
 from advisor.hardware.gpu_state import GpuState
 from advisor.hardware.grid import Pace, figures_of, measure, measure_figure, pace_of
@@ -90,7 +91,7 @@ class Probe:
         return pace_of(quick=self.quick, throttled=on_cpu and self.host.throttled, cuda=not on_cpu)
 
     def _try_kernels(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The data types to time, that of training last, and the attention kernels that work."""
+        """The data types to time, that of training last, and the attention kernels that work, torch's choice last."""
         works = []
         for dtype in DTYPES:
             found = try_dtype(self.device, dtype)
@@ -102,7 +103,19 @@ class Probe:
             found = try_attention_kernel(self.device, kernel, "float32" if self.device == "cpu" else half)
             self.emit(kind="kernel", name=kernel, value=found.value, reason=found.reason)
             kernels += [kernel] if found.value == "yes" else []
+        if self.device != "cpu":
+            chosen = self._ask_for_choices(half)
+            kernels.sort(key=lambda kernel: kernel == chosen)
         return tuple(dict.fromkeys(("float32", half))), tuple(kernels)
+
+    def _ask_for_choices(self, dtype: str) -> str:
+        """Emit which kernels torch takes by itself; returns that for batches without a mask."""
+        chosen = ""
+        for name, masked in ((MASKED_CHOICE, True), (CHOICE, False)):
+            chosen = chosen_kernel(self.device, dtype, masked=masked)
+            reason = f"torch's own choice in {dtype} without dropout" if chosen else "torch does not say"
+            self.emit(kind="fact", name=name, value=chosen or "unknown", reason=reason)
+        return chosen
 
     def _choose_threads(self) -> None:
         import torch

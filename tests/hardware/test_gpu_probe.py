@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
+from advisor.hardware.attention import chosen_kernel
 from advisor.hardware.context import cuda_context, idle_gpus, loaded_gpu
 from advisor.hardware.figures import Figure, Work
 from advisor.hardware.gpu_probe import describe, look_back
 from advisor.hardware.gpu_state import gpu_state
-from advisor.hardware.grid import Pace, measure_figure, pace_of
+from advisor.hardware.grid import Pace, figures_of, measure_figure, pace_of
 from advisor.hardware.kernels import try_attention_kernel, try_dtype
 from tests.hardware.nvml_fake import fake_library
 
@@ -208,11 +209,32 @@ def test_a_figure_is_gone_before_the_next_one_is_built(card: Card, monkeypatch: 
     assert alive == [False]
 
 
-def test_a_card_that_others_fill_may_still_know_a_type_and_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kernel", ["flash", "cudnn"])
+def test_a_card_that_others_fill_may_still_know_a_type_and_a_kernel(
+    kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no_room(*sizes: int, **options: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(torch, "rand", no_room)
-    for found in (try_dtype("cpu", "bfloat16"), try_attention_kernel("cpu", "flash", "bfloat16")):
+    monkeypatch.setattr("advisor.hardware.kernels.ONLY_ON_GPUS", {})
+    for found in (try_dtype("cpu", "bfloat16"), try_attention_kernel("cpu", kernel, "bfloat16")):
         assert found.value == "unknown"
         assert "too full" in found.reason
+
+
+def test_the_kernel_that_torch_takes_is_asked_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    for masked in (False, True):
+        assert chosen_kernel("cpu", "float32", masked=masked) in ("flash", "math")
+    monkeypatch.setattr(torch, "_fused_sdp_choice", lambda *_: int(torch.nn.attention.SDPBackend.CUDNN_ATTENTION))
+    assert chosen_kernel("cpu", "bfloat16", masked=False) == "cudnn"
+    monkeypatch.delattr(torch, "_fused_sdp_choice")
+    assert chosen_kernel("cpu", "bfloat16", masked=False) == ""
+
+
+def test_cudnns_attention_is_tried_and_timed_on_a_card_and_absent_on_a_cpu() -> None:
+    assert try_attention_kernel("cpu", "cudnn", "float32").value == "no"
+    figures = figures_of("cuda:0", ("float32", "bfloat16"), ("math", "flash", "cudnn"), quick=False, capability=(9, 0))
+    assert {"attention/cudnn", "attention_backward/cudnn"} <= {figure.key for figure in figures}
+    quick = {figure.key for figure in figures if figure.quick and figure.key.startswith("attention")}
+    assert quick == {"attention/cudnn", "attention_backward/cudnn"}, "the last one, which torch takes by itself"

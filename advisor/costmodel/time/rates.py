@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from advisor.core.device import DeviceProfile, Rate
 from advisor.costmodel.trace.ops import TracedOp
+from advisor.hardware.attention import CHOICE, MASKED_CHOICE
 
 GEMM_EFFICIENCY, ATTENTION_EFFICIENCY, BANDWIDTH_EFFICIENCY = 0.85, 0.73, 0.62
 """Shares of a datasheet's dense tensor-core peak and memory bandwidth that training kernels reach.
@@ -116,12 +117,22 @@ class DeviceRates:
         special = {"gemm_skinny": f"{dtype}/skinny", "bmm": f"{dtype}/bmm"}.get(kind, "")
         if kind in ATTENTION_CLASSES and (dtype != "float32" or self.device.type == "cpu"):
             # On CUDA a probe times these kernels in half precision.
-            special = f"{kind}/{'efficient' if 'efficient' in name else 'flash'}"
+            special = f"{kind}/{self._attention_kernel(kind, name)}"
         if special in rates:
             return rates[special]
         if self.tf32 and dtype == "float32" and kind in TF32_CLASSES:
             return rates["tf32"]
         return rates.get(dtype) or rates.get("float32") or next(iter(rates.values()))
+
+    def _attention_kernel(self, kind: str, name: str) -> str:
+        """The kernel that runs where the trace has this one.
+
+        The trace takes flash attention, or the memory-efficient kernel where there is a mask; torch may prefer cuDNN's
+        there, which a probe found out.
+        """
+        traced, choice = ("efficient", MASKED_CHOICE) if "efficient" in name else ("flash", CHOICE)
+        preferred = self.device.facts.get(choice, "").split(" (", 1)[0]
+        return "cudnn" if preferred == "cudnn" and f"{kind}/cudnn" in self.device.flops_per_s else traced
 
     def _bytes_rate(self, kind: str, dtype: str) -> Rate:
         rates = self.device.bytes_per_s

@@ -1,6 +1,10 @@
 """The scaled-dot-product kernel that a CUDA device would choose, called directly so that its saved tensors are traced.
 
 Source of the rules: aten/src/ATen/native/transformers/cuda/sdp_utils.cpp (priority flash, memory-efficient, math).
+From compute capability 9.0 on torch 2.11 puts cuDNN's kernel first (half precision, heads of at most 128 values, no
+dropout or a multiple of 1/16 of it). It keeps the same tensors for the backward pass as flash attention, query, key,
+value, output and log-sum-exp, so that flash attention stands for it here; what it takes is another matter, which a
+probe finds out (``DeviceRates``).
 """
 
 from __future__ import annotations

@@ -204,3 +204,24 @@ def test_bags_of_operators_are_linear() -> None:
     assert total.uncovered_s == total.device_s
     assert (total + total * 2.0 - total).device_s == pytest.approx(2 * total.device_s)
     assert OperatorSeconds() + total == total
+
+
+def test_a_probe_that_saw_torch_take_cudnns_attention_times_it_by_that() -> None:
+    rates = {"bfloat16": 8e14, "attention/flash": 3e14, "attention/cudnn": 5e14, "attention/efficient": 2e14}
+    probed = DeviceProfile(
+        "h200", "H200", "cuda", 2**37, compute_capability=(9, 0),
+        flops_per_s={key: Rate(value, "probed") for key, value in rates.items()},
+        bytes_per_s={"memory": Rate(4e12, "probed")},
+        basis="measured",
+    )  # fmt: skip
+    by_default = dataclasses.replace(probed, facts={"chosen attention": "cudnn (torch's own choice)"})
+    masked = dataclasses.replace(ATTENTION, name="_scaled_dot_product_efficient_attention.default")
+
+    def seconds(call: TracedOp, device: DeviceProfile) -> float:
+        return OperatorClock(device).seconds(call)[0]
+
+    assert seconds(ATTENTION, probed) == pytest.approx(1e12 / 3e14)
+    assert seconds(ATTENTION, by_default) == pytest.approx(1e12 / 5e14)
+    assert seconds(masked, by_default) == pytest.approx(1e12 / 2e14), "there torch's choice may be another one"
+    with_mask = dataclasses.replace(probed, facts={"chosen attention with a mask": "cudnn (torch's own choice)"})
+    assert seconds(masked, with_mask) == pytest.approx(1e12 / 5e14)
