@@ -52,3 +52,11 @@ def test_the_driver_was_asked_or_the_reason_is_given(probed: tuple[DeviceProfile
     assert "nvml" in facts or {"driver", "max_sm_clock_hz", "ecc", "mig", "pcie", "sm_clock_hz under load"} <= set(
         facts
     )
+
+
+def test_the_attention_kernel_that_torch_takes_is_one_that_works(probed: tuple[DeviceProfile, float]) -> None:
+    profile, _ = probed
+    for name in ("chosen attention", "chosen attention with a mask"):
+        assert profile.facts[name].split(" (", 1)[0] in profile.attention_kernels
+    chosen = profile.facts["chosen attention"].split(" (", 1)[0]
+    assert f"attention/{chosen}" in profile.flops_per_s, "a quick probe times that one"
