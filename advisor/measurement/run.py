@@ -167,12 +167,19 @@ def _profiled_step(plan: Plan, folder: RunFolder, on_event: OnEvent) -> Profiled
         )
     on_event({"kind": "phase", "name": "profiling"})
     result = isolated(profile_longest_batch, plan, log_path=folder.log)
+    if result.outcome == "failed" and result.error is None and plan.execution.torch_compile:
+        result = isolated(profile_longest_batch, _as_written(plan), log_path=folder.log)
     if result.value is not None:
         write_text_atomically(folder.step_profile, to_json(result.value))
         return result.value
     if result.error is not None:
         raise result.error
     return _as_measurement(result, folder)
+
+
+def _as_written(plan: Plan) -> Plan:
+    """What the training goes on with, too, when the compiled model fails."""
+    return dataclasses.replace(plan, execution=dataclasses.replace(plan.execution, torch_compile=False))
 
 
 def _as_measurement(result: Result[Any], folder: RunFolder) -> Measurement:

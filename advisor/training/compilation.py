@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import shutil
 import sys
+import traceback
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -15,6 +18,10 @@ old to be supported by the triton GPU compiler")."""
 
 COMPILERS = ("g++", "clang++", "c++")
 """What inductor builds CPU kernels with (``torch._inductor.config.cpp.cxx``, or the variable ``CXX``)."""
+
+COMPILER_MODULES = ("torch._dynamo", "torch._functorch", "torch._inductor")
+"""Dynamo calls every compiled forward pass, AOTAutograd (``torch._functorch``) every compiled backward pass, inductor
+every kernel: at least one of them stands in the traceback of whatever goes wrong there."""
 
 
 def compile_refusal(device_type: str, *, quantized: bool, traced: bool) -> tuple[str, str] | None:
@@ -51,18 +58,59 @@ def compile_refusal(device_type: str, *, quantized: bool, traced: bool) -> tuple
 def compile_problem(device_type: str) -> str | None:
     """What goes wrong when a small model is compiled and trained for one step here; ``None`` when it works.
 
-    Takes some seconds. From here on, what cannot be compiled of the real model is executed as it is written instead of
-    ending the run.
+    Takes some seconds, and spares a large model that could not be compiled either from being loaded twice.
     """
     import torch._dynamo
 
     model = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 1)).to(device_type)
-    torch._dynamo.config.suppress_errors = False
     try:
-        torch.compile(model)(torch.ones(2, 8, device=device_type)).sum().backward()
+        with torch._dynamo.config.patch(suppress_errors=False):
+            torch.compile(model)(torch.ones(2, 8, device=device_type)).sum().backward()
     except Exception as failure:  # a compiler can fail in any way
-        lines = str(failure).strip().splitlines()
-        return f"{type(failure).__name__}: {lines[0]}" if lines else type(failure).__name__
-    finally:
-        torch._dynamo.config.suppress_errors = True
+        return described(failure)
     return None
+
+
+def raised_by_compiled_code(failure: BaseException) -> bool:
+    """Whether an exception came out of a compiled model or of the compiler, directly or as the cause of another one.
+
+    It does not say whose fault it is: what is wrong with the model or its input comes out of the compiled model, too.
+    Only executing the model as it is written can tell them apart.
+    """
+    return any(
+        _is_the_compilers(type(error).__module__)
+        or any(
+            _is_the_compilers(frame.f_globals.get("__name__", ""))
+            for frame, _ in traceback.walk_tb(error.__traceback__)
+        )
+        for error in _chain(failure)
+    )
+
+
+def described(failure: Exception) -> str:
+    """Type and first line; of what a compiler raised rather than of Dynamo's wrapper around it."""
+    inner = getattr(failure, "inner_exception", failure)
+    lines = str(inner).strip().splitlines()
+    return f"{type(inner).__name__}: {lines[0]}" if lines else type(inner).__name__
+
+
+def forget_compiled_code() -> None:
+    """Free what compiled graphs hold on to; the device's peak is counted anew."""
+    import torch._dynamo
+
+    torch._dynamo.reset()
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _chain(failure: BaseException | None) -> Iterator[BaseException]:
+    """The exception, what it was raised from, and so on."""
+    while failure is not None:
+        yield failure
+        failure = failure.__cause__ or failure.__context__
+
+
+def _is_the_compilers(module: str) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in COMPILER_MODULES)

@@ -16,7 +16,7 @@ class Stopwatch:
 
     Attributes:
         total_s: Of the whole run, earlier processes included.
-        earlier_s: Of the processes that a resumed run continues.
+        earlier_s: Of the processes that a resumed run continues, and of an attempt of this one that was given up.
         data_s: Reading and tokenising.
         loading_s: Building the model.
         set_up_s: Putting the Trainer together, and its own preparations up to the first step.

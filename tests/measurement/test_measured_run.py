@@ -6,6 +6,8 @@ import dataclasses
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,35 @@ def test_a_run_that_breaks_names_the_reason_and_the_log(plan: Plan, tmp_path: Pa
     else:
         assert measurement.outcome == "failed"
         assert "run.log" in measurement.reason
+
+
+@pytest.mark.slow
+def test_a_compiler_that_fails_costs_the_run_nothing_but_its_compilation(plan: Plan, tmp_path: Path) -> None:
+    """A real compiler that always fails; in a process of its own, because a server's children keep its variables."""
+    short = dataclasses.replace(plan, strategy=dataclasses.replace(plan.strategy, num_train_epochs=0.25))
+    expected = measure_run(short, tmp_path / "as-written")
+    compiled = dataclasses.replace(short, execution=dataclasses.replace(short.execution, torch_compile=True))
+    compiled.save(tmp_path / "compiled.json")
+    program = (
+        "from pathlib import Path\n"
+        "from advisor.core.plan import load_plan\n"
+        "from advisor.measurement import measure_run\n"
+        "told = lambda event: print('told:', event['text']) if event['kind'] == 'note' else None\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        "measured = measure_run(load_plan(folder / 'compiled.json'), folder / 'compiled', on_event=told)\n"
+        "print('outcome:', measured.outcome, measured.reason)\n"
+    )
+    failing = {"CXX": "/bin/false", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    repository = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=repository,
+        env={**os.environ, "PYTHONPATH": str(repository), **failing},
+    )  # fmt: skip
+    assert "told: torch.compile does not work here, training goes on without" in done.stdout
+    assert "outcome: completed" in done.stdout
+    stored = json.loads((tmp_path / "compiled/measurement.json").read_text())
+    assert stored["allocated_peak_bytes"] == expected.allocated_peak_bytes
+    assert stored["metrics"] == expected.metrics
 
 
 def test_a_read_only_folder_is_refused_before_anything_is_loaded(plan: Plan, tmp_path: Path) -> None:
