@@ -7,22 +7,17 @@ kill tore or a bad disk damaged is left out when the file is read; the rest coun
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from advisor.core.append_log import AppendLog
 from advisor.core.errors import AdvisorError, DeviceError, OutputError
-from advisor.core.serialization import from_dict, to_dict
-from advisor.core.store import output_errors
+from advisor.core.serialization import from_dict, to_dict, to_json
 from advisor.costmodel.calibration.record import SCHEMA_VERSION, ReplayPoint, StepPoint
-
-NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
-"""What file systems without locks answer."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +62,11 @@ class PointJournal:
     def __init__(self, path: Path, *, write: Callable[[int, bytes], int] = os.write) -> None:
         self.path = path
         self.trouble = ""
-        self._write = write
-        self._descriptor = -1
+        busy = OutputError(
+            f"one calibration at a time may run on a device, but another one has {path} open",
+            fix="wait until it is done: two at once would also slow each other down",
+        )
+        self._log = AppendLog(path, busy=busy, write=write)
 
     def open(self) -> tuple[JournalHeader | None, JournalContent, int]:
         """Lock the file and read it: its header (``None`` when new or unusable), points, and how many lines are
@@ -77,29 +75,16 @@ class PointJournal:
         Raises:
             OutputError: another process has it open, or it cannot be created.
         """
-        with output_errors(self.path):
-            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            self._lock()
-            with output_errors(self.path):
-                raw = self.path.read_bytes()
-                whole_bytes = raw.rfind(b"\n") + 1
-                os.ftruncate(self._descriptor, whole_bytes)  # a line that a kill tore goes away
-        except BaseException:
-            self.close()
-            raise
-        return parse_journal(raw[:whole_bytes].decode(errors="replace"))
+        return parse_journal(self._log.open())
 
     def begin(self, header: JournalHeader, *, keep_old: bool = False) -> None:
         """Start an empty file with a header; ``keep_old`` first copies what is there to ``….old``."""
         with contextlib.suppress(OSError):
             if keep_old:
                 self.path.with_name(self.path.name + ".old").write_bytes(self.path.read_bytes())
-        try:
-            os.ftruncate(self._descriptor, 0)
-        except OSError as failure:
-            self.trouble = str(failure)
-        self._append(to_dict(header))
+        with self._remembering_trouble():
+            self._log.clear()
+            self._log.append(to_json(header, indent=None), durable=False)
 
     def append(self, kind: str, value: Any, *, durable: bool = False) -> None:
         """Write one line.
@@ -110,7 +95,9 @@ class PointJournal:
             durable: Wait until it is on disk. Without, it survives the death of this process but not a power cut, and
                 costs no disk access between measurements.
         """
-        self._append({kind: to_dict(value)}, durable=durable)
+        if self._log.is_open and not self.trouble:
+            with self._remembering_trouble():
+                self._log.append(json.dumps({kind: to_dict(value)}, ensure_ascii=False) + "\n", durable=durable)
 
     def remove(self) -> None:
         """Delete the file: what it held is in the calibration now."""
@@ -119,36 +106,14 @@ class PointJournal:
         self.close()
 
     def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-        self._descriptor = -1
+        self._log.close()
 
-    def _append(self, values: dict[str, Any], *, durable: bool = False) -> None:
-        if self.trouble or self._descriptor < 0:
-            return
-        remaining = (json.dumps(values, ensure_ascii=False) + "\n").encode()
-        before_bytes = os.fstat(self._descriptor).st_size
+    @contextlib.contextmanager
+    def _remembering_trouble(self) -> Iterator[None]:
         try:
-            while remaining:
-                remaining = remaining[self._write(self._descriptor, remaining) :]
-            if durable:
-                os.fsync(self._descriptor)
+            yield
         except OSError as failure:
             self.trouble = failure.strerror or str(failure)
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._descriptor, before_bytes)
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OutputError(
-                f"one calibration at a time may run on a device, but another one has {self.path} open",
-                fix="wait until it is done: two at once would also slow each other down",
-            ) from None
-        except OSError as failure:
-            if failure.errno not in NO_LOCKS:
-                raise
 
 
 def parse_journal(text: str) -> tuple[JournalHeader | None, JournalContent, int]:

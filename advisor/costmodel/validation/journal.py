@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 from pathlib import Path
 from types import TracebackType
 
+from advisor.core.append_log import AppendLog
 from advisor.core.errors import OutputError
 from advisor.core.serialization import from_dict, to_json
 from advisor.core.store import output_errors
@@ -35,30 +34,33 @@ class Journal:
         self.header = header
         self.records: dict[str, Record] = {}
         self._resume = resume
-        self._descriptor = -1
+        busy = OutputError(
+            f"one validation at a time may write {path}, but another one has it open",
+            fix="wait until it is done, or name another --output",
+        )
+        self._log = AppendLog(path, busy=busy)
 
     def __enter__(self) -> Journal:
         with output_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if not self._resume and self.path.exists():
                 os.replace(self.path, self.path.with_name(self.path.name + ".old"))
-            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        text = self._log.open()
         try:
-            self._lock()
-            whole_bytes = self._read()
-            with output_errors(self.path):
-                os.ftruncate(self._descriptor, whole_bytes)  # a line that a kill tore goes away
-            if not whole_bytes:
+            header, self.records = parse_journal(text, str(self.path))
+            if header is None:
                 self._append(to_json(self.header, indent=None))
+            else:
+                self.header = header
         except BaseException:
-            os.close(self._descriptor)
+            self._log.close()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._descriptor)
+        self._log.close()
 
     def append(self, record: Record) -> None:
         """Write one record and wait until it is on disk.
@@ -70,36 +72,8 @@ class Journal:
         self.records[record.key] = record
 
     def _append(self, line: str) -> None:
-        before_bytes = os.fstat(self._descriptor).st_size
-        remaining = line.encode()
         with output_errors(self.path):
-            try:
-                while remaining:
-                    remaining = remaining[os.write(self._descriptor, remaining) :]
-                os.fsync(self._descriptor)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    os.ftruncate(self._descriptor, before_bytes)
-                raise
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OutputError(
-                f"one validation at a time may write {self.path}, but another one has it open",
-                fix="wait until it is done, or name another --output",
-            ) from None
-
-    def _read(self) -> int:
-        """Take over what the file holds; returns the length of its whole lines in bytes."""
-        text = self.path.read_bytes()
-        whole_bytes = text.rfind(b"\n") + 1
-        header, records = parse_journal(text[:whole_bytes].decode(errors="replace"), str(self.path))
-        if header is not None:
-            self.header = header
-        self.records = records
-        return whole_bytes
+            self._log.append(line)
 
 
 def parse_journal(text: str, what: str) -> tuple[Header | None, dict[str, Record]]:

@@ -1,0 +1,116 @@
+"""A file that one process at a time adds lines to: each line is there whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from advisor.core.errors import OutputError
+from advisor.core.store import output_errors
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+"""What file systems without locks answer."""
+
+
+class AppendLog:
+    """Lines that survive a kill, a full disk and a second writer.
+
+    A line that a kill tore is not part of what ``open`` returns, and is cut off before the next one is written; until
+    then the file is left as it was found. A line that the disk had no room for is undone.
+
+    Args:
+        path: The file; its folder exists.
+        busy: What to raise when another process has it open.
+        write: Writes bytes to a descriptor and returns how many.
+    """
+
+    def __init__(self, path: Path, *, busy: OutputError, write: Callable[[int, bytes], int] = os.write) -> None:
+        self.path = path
+        self._busy = busy
+        self._write = write
+        self._descriptor = -1
+        self._torn_at_bytes: int | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether lines can be added."""
+        return self._descriptor >= 0
+
+    def open(self) -> str:
+        """Make the file if it is missing, lock it, and return its whole lines.
+
+        Raises:
+            OutputError: another process has it open, or it cannot be made or read.
+        """
+        with output_errors(self.path):
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            self._lock()
+            with output_errors(self.path):
+                raw = self.path.read_bytes()
+        except BaseException:
+            self.close()
+            raise
+        whole_bytes = raw.rfind(b"\n") + 1
+        self._torn_at_bytes = whole_bytes if whole_bytes < len(raw) else None
+        return raw[:whole_bytes].decode(errors="replace")
+
+    def append(self, line: str, *, durable: bool = True) -> None:
+        """Add one line.
+
+        Args:
+            line: With the line break that ends it.
+            durable: Wait until it is on disk. Without, it survives the death of this process but not a power cut, and
+                costs no disk access.
+
+        Raises:
+            OSError: the disk is full or gone; the lines before are as they were.
+            ValueError: it is not one line.
+        """
+        if line.count("\n") != 1 or not line.endswith("\n"):
+            raise ValueError(f"a line must end with its only line break, but got {line!r}")
+        self._cut_off_what_is_torn()
+        before_bytes = os.fstat(self._descriptor).st_size
+        remaining = line.encode()
+        try:
+            while remaining:
+                remaining = remaining[self._write(self._descriptor, remaining) :]
+            if durable:
+                os.fsync(self._descriptor)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, before_bytes)
+            raise
+
+    def clear(self) -> None:
+        """Remove all lines.
+
+        Raises:
+            OSError: the disk is gone.
+        """
+        os.ftruncate(self._descriptor, 0)
+        self._torn_at_bytes = None
+
+    def close(self) -> None:
+        """Let go of the file; another process may open it from here on."""
+        if self.is_open:
+            os.close(self._descriptor)
+        self._descriptor = -1
+
+    def _cut_off_what_is_torn(self) -> None:
+        if self._torn_at_bytes is not None:
+            os.ftruncate(self._descriptor, self._torn_at_bytes)
+            self._torn_at_bytes = None
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise self._busy from None
+        except OSError as failure:
+            if failure.errno not in NO_LOCKS:
+                raise
