@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from advisor.core.errors import AdvisorError
@@ -37,22 +38,46 @@ def total_error(record: RunRecord) -> float | None:
     return found.relative_error if found is not None else None
 
 
-def verdict(records: Sequence[RunRecord]) -> str:
-    """Median and worst error of the whole runs, and whether they keep the bars."""
+@dataclass(frozen=True)
+class Errors:
+    """How far whole-run predictions were off.
+
+    Attributes:
+        runs: How many were compared.
+        median, worst: Relative errors without their sign.
+    """
+
+    runs: int
+    median: float
+    worst: float
+
+    @property
+    def within_bars(self) -> bool:
+        """Whether both figures keep to what is asked of them."""
+        return self.median <= MEDIAN_BAR and self.worst <= WORST_BAR
+
+
+def errors_of(records: Sequence[RunRecord]) -> Errors | None:
+    """Of the whole runs; ``None`` where there is nothing to compare."""
     errors = [abs(error) for record in records if (error := total_error(record)) is not None]
-    if not errors:
-        return "no run to judge"
-    median, worst = statistics.median(errors), max(errors)
-    kept = "kept" if median <= MEDIAN_BAR and worst <= WORST_BAR else "missed"
-    return (
-        f"{len(errors)} runs: median error {_percent(median)} (at most {_percent(MEDIAN_BAR)}), "
-        f"worst {_percent(worst)} (at most {_percent(WORST_BAR)}): {kept}"
-    )
+    return Errors(len(errors), statistics.median(errors), max(errors)) if errors else None
 
 
 def keeps_the_bars(records: Sequence[RunRecord]) -> bool:
-    """Whether ``verdict`` says so."""
-    return verdict(records).endswith("kept")
+    """Whether there are runs to compare and their errors are small enough."""
+    errors = errors_of(records)
+    return errors is not None and errors.within_bars
+
+
+def verdict(records: Sequence[RunRecord]) -> str:
+    """Median and worst error of the whole runs, and whether they keep the bars, as a sentence."""
+    errors = errors_of(records)
+    if errors is None:
+        return "no run to judge"
+    return (
+        f"{errors.runs} runs: median error {_percent(errors.median)} (at most {_percent(MEDIAN_BAR)}), "
+        f"worst {_percent(errors.worst)} (at most {_percent(WORST_BAR)}): {'kept' if errors.within_bars else 'missed'}"
+    )
 
 
 def _total_row(record: RunRecord) -> tuple[str, ...]:
