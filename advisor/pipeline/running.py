@@ -44,16 +44,10 @@ def run(
         RunFailed: out of memory or crashed; ``record.json`` says how.
         InterruptedByUser: Ctrl-C; a checkpoint is kept and the message says how to resume.
     """
-    from advisor.strategies import get_strategy
-    from advisor.training.data.records import require_readable
-
     directory = Path(output_dir)
     shown = directory / PLAN_FILE if isinstance(plan, Plan) else plan
     plan = plan if isinstance(plan, Plan) else load_plan(Path(plan))
-    require_readable(plan.model.task)
-    check_strategy(get_strategy(plan.strategy.method), plan.strategy, plan.model)
-    check_length(plan.model, plan.execution.max_seq_length)
-    _require_weights(plan)
+    _require_trainable(plan)
     device_id = check_runs_here(plan, any_device=any_device)
 
     from advisor.measurement import measure_run
@@ -88,12 +82,20 @@ def run(
     return record
 
 
-def _require_weights(plan: Plan) -> None:
-    """Refuse a plan that was made from a bare configuration: there is nothing to fine-tune.
+def _require_trainable(plan: Plan) -> None:
+    """Refuse a plan that could not be trained on any device.
 
     Raises:
-        ModelError: it was.
+        DataError: its task has no reader of training data.
+        InputError: method, model and length do not go together.
+        ModelError: it was made from a bare configuration: there is nothing to fine-tune.
     """
+    from advisor.strategies import get_strategy
+    from advisor.training.data.records import require_readable
+
+    require_readable(plan.model.task)
+    check_strategy(get_strategy(plan.strategy.method), plan.strategy, plan.model)
+    check_length(plan.model, plan.execution.max_seq_length)
     if not plan.model.has_weights:
         raise ModelError(
             f"a run fine-tunes weights, but {plan.model.source} has none",
