@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from advisor.hardware.nvml import handle_of, nvml_library, text_of
+from advisor.hardware.nvml import handle_of, nvml_library, text_of, visible_gpus
 
 SLOWDOWNS = {
     0x0004: "power cap",
@@ -76,16 +76,8 @@ def all_gpu_states() -> dict[str, GpuState]:
     Raises:
         NvmlUnavailable: NVML cannot be used.
     """
-    states: dict[str, GpuState] = {}
     with nvml_library() as nvml:
-        for index in range(nvml.nvmlDeviceGetCount()):
-            try:
-                handle = nvml.nvmlDeviceGetHandleByIndex(index)
-                uuid = (text_of(nvml.nvmlDeviceGetUUID(handle)) or "").removeprefix("GPU-")
-            except nvml.NVMLError:
-                continue  # a GPU that this user may not look at
-            states[uuid] = _state(nvml, handle, uuid)
-    return states
+        return {uuid: _state(nvml, handle, uuid) for uuid, handle in visible_gpus(nvml)}
 
 
 def _state(nvml: Any, handle: Any, uuid: str) -> GpuState:

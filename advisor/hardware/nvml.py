@@ -54,13 +54,8 @@ def used_bytes_by_gpu() -> dict[str, int]:
     Raises:
         NvmlUnavailable: NVML cannot be used.
     """
-    used: dict[str, int] = {}
     with nvml_library() as nvml:
-        for index in range(nvml.nvmlDeviceGetCount()):
-            handle = nvml.nvmlDeviceGetHandleByIndex(index)
-            uuid = text_of(nvml.nvmlDeviceGetUUID(handle)) or ""
-            used[uuid.removeprefix("GPU-")] = int(nvml.nvmlDeviceGetMemoryInfo(handle).used)
-    return used
+        return {uuid: int(nvml.nvmlDeviceGetMemoryInfo(handle).used) for uuid, handle in visible_gpus(nvml)}
 
 
 def compute_capability() -> tuple[int, int]:
@@ -119,6 +114,17 @@ def handle_of(nvml: Any, uuid: str) -> Any:
         with contextlib.suppress(nvml.NVMLError):
             return nvml.nvmlDeviceGetHandleByUUID(f"MIG-{uuid}")
         raise failure from None
+
+
+def visible_gpus(nvml: Any) -> Iterator[tuple[str, Any]]:
+    """UUID (without the ``GPU-`` prefix) and handle of every GPU that this user may look at."""
+    for index in range(nvml.nvmlDeviceGetCount()):
+        try:
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            uuid = (text_of(nvml.nvmlDeviceGetUUID(handle)) or "").removeprefix("GPU-")
+        except nvml.NVMLError:
+            continue
+        yield uuid, handle
 
 
 def text_of(value: Any) -> str | None:
