@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from advisor.core.errors import InputError
 from advisor.core.model import LABELLED_TASKS, ModelSpec, Task
 from advisor.core.strategy import StrategyConfig
-from advisor.strategies.base import Strategy
+from advisor.strategies.base import CategoricalDimension, Dimension, IntDimension, Strategy
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -90,8 +90,16 @@ class AdapterStrategy(Strategy):
 class RankedStrategy(AdapterStrategy):
     """An adapter with a rank, checked against the layers it is put on."""
 
-    highest_rank = 64
-    """Largest rank worth searching."""
+    lowest_rank, highest_rank = 1, 64
+    """Ranks worth searching, both included."""
+
+    def search_space(self, model: ModelSpec) -> dict[str, Dimension]:
+        highest = self.largest_rank(model)
+        return {
+            "rank": IntDimension(min(self.lowest_rank, highest), highest, log=True),
+            "target_modules": CategoricalDimension(("attention", "all-linear")),
+            **super().search_space(model),
+        }
 
     def largest_rank(self, model: ModelSpec) -> int:
         """Largest rank of the search: ``highest_rank``, or the narrowest linear layer where that is less."""

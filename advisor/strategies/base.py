@@ -84,9 +84,9 @@ class Strategy(ABC):
     def default_config(self, model: ModelSpec) -> StrategyConfig:
         """The method's published defaults for a model of this kind and size."""
 
-    @abstractmethod
     def search_space(self, model: ModelSpec) -> dict[str, Dimension]:
-        """Statistical knobs worth searching, by ``StrategyConfig`` field."""
+        """Statistical knobs worth searching, by ``StrategyConfig`` field; ``lr_rel`` is the learning rate's."""
+        return {"lr_rel": LR_REL}
 
     @abstractmethod
     def apply(self, model: nn.Module, config: StrategyConfig, task: Task, *, quantized: bool = False) -> nn.Module:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from advisor.core.model import ModelSpec, Task
 from advisor.core.strategy import StrategyConfig
-from advisor.strategies.base import LR_REL, Dimension, Strategy, is_large
+from advisor.strategies.base import Strategy, is_large
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,9 +24,6 @@ class FullFineTuning(Strategy):
 
     def default_config(self, model: ModelSpec) -> StrategyConfig:
         return StrategyConfig(method=self.name, learning_rate=2e-5 if is_large(model) else 5e-5)
-
-    def search_space(self, model: ModelSpec) -> dict[str, Dimension]:
-        return {"lr_rel": LR_REL}
 
     def apply(self, model: nn.Module, config: StrategyConfig, task: Task, *, quantized: bool = False) -> nn.Module:
         model.requires_grad_(True)

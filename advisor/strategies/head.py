@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from advisor.core.model import ModelSpec, Task
 from advisor.core.strategy import StrategyConfig
-from advisor.strategies.base import LR_REL, Dimension, Strategy
+from advisor.strategies.base import Strategy
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,9 +30,6 @@ class HeadOnly(Strategy):
 
     def default_config(self, model: ModelSpec) -> StrategyConfig:
         return StrategyConfig(method=self.name, learning_rate=1e-3)
-
-    def search_space(self, model: ModelSpec) -> dict[str, Dimension]:
-        return {"lr_rel": LR_REL}
 
     def apply(self, model: nn.Module, config: StrategyConfig, task: Task, *, quantized: bool = False) -> nn.Module:
         from advisor.strategies.untie import untie_output_embeddings

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from advisor.core.model import ModelSpec
-from advisor.strategies.base import LR_REL, CategoricalDimension, Dimension, IntDimension
 from advisor.strategies.lora import Lora
 
 
@@ -21,11 +19,3 @@ class HighRankLora(Lora):
     default_alpha = 64
     lowest_rank = 16
     highest_rank = 128
-
-    def search_space(self, model: ModelSpec) -> dict[str, Dimension]:
-        highest = self.largest_rank(model)
-        return {
-            "rank": IntDimension(min(self.lowest_rank, highest), highest, log=True),
-            "target_modules": CategoricalDimension(("attention", "all-linear")),
-            "lr_rel": LR_REL,
-        }

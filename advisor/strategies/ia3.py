@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from advisor.core.model import ModelSpec
 from advisor.core.strategy import StrategyConfig
 from advisor.strategies.adapters import AdapterStrategy
-from advisor.strategies.base import LR_REL, Dimension, is_large
+from advisor.strategies.base import is_large
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -26,9 +26,6 @@ class IA3(AdapterStrategy):
 
     def default_config(self, model: ModelSpec) -> StrategyConfig:
         return StrategyConfig(method=self.name, learning_rate=3e-3 if is_large(model) else 8e-3)
-
-    def search_space(self, model: ModelSpec) -> dict[str, Dimension]:
-        return {"lr_rel": LR_REL}
 
     def target_names(self, model: nn.Module, config: StrategyConfig) -> tuple[str, ...]:
         from advisor.strategies.targets import resolve_targets

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from advisor.core.model import ModelSpec
 from advisor.core.strategy import StrategyConfig
 from advisor.strategies.adapters import RankedStrategy
-from advisor.strategies.base import LR_REL, CategoricalDimension, Dimension, IntDimension, is_large
+from advisor.strategies.base import is_large
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -53,13 +53,6 @@ class Lora(RankedStrategy):
             lora_dropout=self.default_dropout,
             target_modules="attention",
         )
-
-    def search_space(self, model: ModelSpec) -> dict[str, Dimension]:
-        return {
-            "rank": IntDimension(1, self.largest_rank(model), log=True),
-            "target_modules": CategoricalDimension(("attention", "all-linear")),
-            "lr_rel": LR_REL,
-        }
 
     def peft_config(self, model: nn.Module, config: StrategyConfig, shared: dict[str, Any]) -> PeftConfig:
         import peft

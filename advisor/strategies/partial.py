@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from advisor.core.errors import InputError
 from advisor.core.model import ModelSpec, Task
 from advisor.core.strategy import StrategyConfig
-from advisor.strategies.base import LR_REL, Dimension, IntDimension, Strategy, is_large
+from advisor.strategies.base import Dimension, IntDimension, Strategy, is_large
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,7 +37,7 @@ class PartialFineTuning(Strategy):
         )
 
     def search_space(self, model: ModelSpec) -> dict[str, Dimension]:
-        return {"unfrozen_layers": IntDimension(1, model.num_hidden_layers), "lr_rel": LR_REL}
+        return {"unfrozen_layers": IntDimension(1, model.num_hidden_layers), **super().search_space(model)}
 
     def problems(self, config: StrategyConfig, model: ModelSpec) -> list[str]:
         from advisor.strategies.skeleton import build_skeleton

@@ -10,7 +10,6 @@ from advisor.core.errors import InputError
 from advisor.core.model import LABELLED_TASKS, ModelSpec, Task
 from advisor.core.strategy import StrategyConfig
 from advisor.strategies.adapters import TASK_TYPES, AdapterStrategy
-from advisor.strategies.base import LR_REL, Dimension
 from advisor.strategies.lora import lora_learning_rate
 from advisor.strategies.peft_rules import PeftUse, broken_rules
 
@@ -36,9 +35,6 @@ class AnyPeft(AdapterStrategy):
         return StrategyConfig(
             method=self.name, learning_rate=lora_learning_rate(model), peft_config=dict(DEFAULT_PEFT_CONFIG)
         )
-
-    def search_space(self, model: ModelSpec) -> dict[str, Dimension]:
-        return {"lr_rel": LR_REL}
 
     def problems(self, config: StrategyConfig, model: ModelSpec) -> list[str]:
         import copy
