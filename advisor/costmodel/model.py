@@ -22,8 +22,10 @@ from advisor.costmodel.time import (
     OperatorClock,
     Setting,
     StepTime,
+    configuration_key,
     decode_speed,
     execution_key,
+    measured_step,
     model_key,
     optimizer_step,
     phase_seconds,
@@ -141,7 +143,7 @@ class CostModel:
         """
         family = self._families.get(model, strategy, execution)
         memory = self._memory(family, model, strategy, execution, data, same_length)
-        time = self._time(family, model, strategy, execution, data)
+        time = self._time(family, model, strategy, execution, data, memory.allocated_bytes)
         quality = self._quality(model, strategy, data, min_quality) if with_quality and data is not None else None
         parts = [part for part in (memory, time, quality) if part is not None]
         rank = _rank(strategy)
@@ -217,11 +219,12 @@ class CostModel:
         strategy: StrategyConfig,
         execution: ExecutionPlan,
         data: DataProfile | None,
+        peak_bytes: int,
     ) -> TimeEstimate:
         if data is None:
-            return _single_step(
-                self._step_time(family, model, strategy, execution, execution.max_seq_length), execution
-            )
+            length = execution.max_seq_length
+            known = measured_step(self.calibration, configuration_key(model, strategy, execution, length))
+            return _single_step(known or self._step_time(family, model, strategy, execution, length), execution)
         return run_time(
             lambda length: self._step_time(family, model, strategy, execution, length),
             data,
@@ -229,7 +232,7 @@ class CostModel:
             execution,
             self.device,
             evaluation_time_of=lambda length: self._evaluation_time(family, model, strategy, execution, length),
-            shape=run_shape(family, _rank(strategy), model, strategy, execution),
+            shape=run_shape(family, _rank(strategy), model, strategy, execution, peak_bytes=peak_bytes),
             decoding=self._decode_speed(family, model, strategy, execution) if model.task == "causal-lm" else None,
         )
 

@@ -24,20 +24,28 @@ quantised themselves)."""
 
 
 def run_shape(
-    family: StepFamily, rank: int, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan
+    family: StepFamily,
+    rank: int,
+    model: ModelSpec,
+    strategy: StrategyConfig,
+    execution: ExecutionPlan,
+    *,
+    peak_bytes: int = 0,
 ) -> RunShape:
     """The run of one configuration: the Trainer's checkpoints hold the trained part and its optimizer states, the whole
-    model where the method saves it whole.
+    model where the method saves it whole. What is live at the peak beyond the weights is first used by steps.
     """
     total, trainable = family.total_parameters(rank), family.trainable_parameters(rank)
     written = total if get_strategy(strategy.method).saves_whole_model else trainable
     item_bytes = ITEM_BYTES[execution.dtype]
+    quantized = quantized_parameters(family, rank, model, strategy)
     return RunShape(
         weights_bytes=model.weights_bytes or STORED_WEIGHT_BYTES * model.total_parameters,
-        quantized_parameters=quantized_parameters(family, rank, model, strategy),
+        quantized_parameters=quantized,
         saved_bytes=written * item_bytes,
         checkpoint_bytes=written * item_bytes + trainable * STATE_BYTES.get(execution.optim, ADAMW_STATE_BYTES),
         evaluations=max(1, math.ceil(strategy.num_train_epochs)),
+        fresh_bytes=max(0, peak_bytes - loaded_bytes(total, quantized, execution)),
     )
 
 
@@ -47,6 +55,11 @@ def quantized_parameters(family: StepFamily, rank: int, model: ModelSpec, strate
         return 0
     embedded = model.vocab_size * model.hidden_size
     return max(0, family.total_parameters(rank) - family.trainable_parameters(rank) - embedded)
+
+
+def loaded_bytes(total: int, quantized: int, execution: ExecutionPlan) -> int:
+    """All weights in memory, ``quantized`` of them in 4 bits."""
+    return round((total - quantized) * ITEM_BYTES[execution.dtype] + quantized * QUANTIZED_WEIGHT_BYTES)
 
 
 def decoding(
@@ -68,6 +81,5 @@ def decoding(
         operators: Of one evaluation batch.
     """
     quantized = quantized_parameters(family, rank, model, strategy)
-    plain = family.total_parameters(rank) - quantized
-    weights_bytes = round(plain * ITEM_BYTES[execution.dtype] + quantized * QUANTIZED_WEIGHT_BYTES)
+    weights_bytes = loaded_bytes(family.total_parameters(rank), quantized, execution)
     return Decoding(weights_bytes, sum(op.count for op in operators if op.phase == "evaluation"))

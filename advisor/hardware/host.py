@@ -9,11 +9,15 @@ from __future__ import annotations
 import math
 import os
 import platform
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path("/")
 
+LEAST_FREE_SHARE = 0.5
+"""Of a core: less work than this beside it is the system's own."""
 VECTOR_FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "asimd", "sve", "bf16")
 """Instruction sets that decide which matrix kernels oneDNN and MKL pick, as /proc/cpuinfo spells them."""
 
@@ -115,6 +119,34 @@ def busy_load() -> str:
     except (OSError, AttributeError):  # not on every system
         return ""
     return f"load {load:.1f} on {cpus} CPU{'s' if cpus > 1 else ''}" if load > cpus + 1 else ""
+
+
+def other_work(root: Path = ROOT, *, sample_s: float = 0.25, sleep: Callable[[float], None] = time.sleep) -> str:
+    """Why not all usable cores are free right now, in words: a quota, or what other processes do; empty when they are.
+
+    Args:
+        root: Where ``/proc`` and ``/sys`` are looked for.
+        sample_s: For how long to watch the whole machine's idle time; this process's own work is subtracted.
+        sleep: Waits that long.
+    """
+    host = inspect_host(root)
+    if host.throttled:
+        return host.reasons["cores"]
+    own_s, before = time.process_time(), _idle_ticks(root)
+    sleep(sample_s)
+    own_s, after = time.process_time() - own_s, _idle_ticks(root)
+    if before is None or after is None:
+        return busy_load()
+    free = (after - before) / os.sysconf("SC_CLK_TCK") / sample_s + own_s / sample_s
+    if free > host.cores - LEAST_FREE_SHARE:
+        return ""
+    return f"{free:.1f} of {host.cores} core{'s' if host.cores > 1 else ''} idle over {sample_s:g} s"
+
+
+def _idle_ticks(root: Path) -> int | None:
+    """Of all CPUs since the system started (proc(5)); ``None`` where there is no such file."""
+    numbers = _field(_read(root / "proc/stat").replace("cpu ", "cpu:", 1), "cpu").split()
+    return int(numbers[3]) + int(numbers[4]) if len(numbers) > 4 else None
 
 
 def cpu_quota(root: Path = ROOT) -> tuple[float | None, str]:

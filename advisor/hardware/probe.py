@@ -19,6 +19,7 @@ from typing import Any
 
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import AdvisorError, DeviceError, InterruptedByUser
+from advisor.hardware.cpu_process import thread_environment
 from advisor.hardware.findings import build_profile
 from advisor.hardware.known import known_findings
 from advisor.hardware.profiles import load_profile, profile_names, save_profile
@@ -198,14 +199,10 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 def worker_environment() -> dict[str, str]:
-    """Environment of a process that measures: this package importable, no hub look-ups, idle threads asleep.
-
-    Spinning OpenMP threads cost 5-10 times on a machine that does anything else, so measuring and training both sleep
-    instead.
-    """
+    """Environment of a process that measures: this package importable, no hub look-ups, threads as in training."""
     package_parent = str(Path(__file__).resolve().parents[2])
     paths = [package_parent, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    defaults = {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    defaults = {**thread_environment(), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     return {**defaults, **os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,16 @@ if TYPE_CHECKING:
 QUICK_CLASSES = ("elementwise", "transcendental", "norm", "softmax", "rng")
 """Of the operator classes, those that a quick probe times: they make up nearly all traffic of an encoder."""
 DROPOUT = 0.1
+FIRST_TOUCH_BYTES = 64 * 2**20
+"""Of fresh memory: more than any cache holds."""
 
 
 def memory_figures(device: str, scale: Scale) -> Iterator[Figure]:
-    """The stream through memory and the stream that stays in cache."""
+    """The stream through memory, the stream that stays in cache, and on a CPU memory that was never used before."""
     yield _stream("memory", scale.stream_bytes, device)
     yield _stream("cache", scale.resident_bytes, device)
+    if device == "cpu":
+        yield Figure("bytes_per_s", "first_touch", "first touch of memory", _first_touch, quick=True)
 
 
 def class_figures(device: str, dtype: str, scale: Scale) -> Iterator[Figure]:
@@ -146,6 +151,18 @@ def _stream(key: str, size: int, device: str) -> Figure:
         return Work(2.0 * x.nbytes, label, "", lambda: torch.add(x, 1.0, out=out))
 
     return Figure("bytes_per_s", key, f"{key}, {size // 2**20} MiB", build, quick=True)
+
+
+def _first_touch(divisor: int) -> Work:
+    """The system finds and clears a page when it is first written to: most of a run's first step."""
+    size = shrunk(FIRST_TOUCH_BYTES, divisor)
+    marks = bytes(-(-size // mmap.PAGESIZE))
+
+    def touch() -> None:
+        with mmap.mmap(-1, size) as pages, memoryview(pages) as view, view[:: mmap.PAGESIZE] as firsts:
+            firsts[:] = marks
+
+    return Work(float(size), f"{size // 2**20} MiB, a byte of every page", "", touch)
 
 
 def _copy(key: str, device: str, size: int, *, pinned: bool, upload: bool) -> Figure:

@@ -15,6 +15,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from advisor.training.callbacks import synchronize
+
 EVALUATION_PASSES = 3
 
 
@@ -57,12 +59,12 @@ class EvaluationPasses:
     """Forward passes of one batch in evaluation mode, as the Trainer's evaluation loop makes them.
 
     Attributes:
-        times_s: Wall clock of each.
-        profile: One more pass under the profiler.
+        times_s: Wall clock of each, synchronised.
+        profile: One more pass under the profiler, where that was asked for.
     """
 
     times_s: tuple[float, ...]
-    profile: OperatorProfile
+    profile: OperatorProfile | None = None
 
 
 class OperatorProfiler(TrainerCallback):
@@ -102,17 +104,29 @@ class OperatorProfiler(TrainerCallback):
         self._open.close()
 
 
-def measure_evaluation(trainer: Trainer, batch: dict[str, torch.Tensor]) -> EvaluationPasses:
-    """Time the Trainer's evaluation of one batch, and profile it once; the first pass is thrown away."""
-    model = trainer.model.eval()
+def measure_evaluation(
+    trainer: Trainer, batch: dict[str, torch.Tensor], *, profile_operators: bool
+) -> EvaluationPasses:
+    """Time the Trainer's evaluation of one batch; the first pass is thrown away.
+
+    Args:
+        trainer: After training.
+        batch: On the CPU, as a loader gives it.
+        profile_operators: Add one pass under the profiler (CPU).
+    """
+    model, device = trainer.model.eval(), trainer.args.device
 
     def evaluate() -> float:
+        synchronize(device)
         began_s = time.perf_counter()
         trainer.prediction_step(model, dict(batch), prediction_loss_only=False)
+        synchronize(device)
         return time.perf_counter() - began_s
 
     evaluate()
     times_s = tuple(evaluate() for _ in range(EVALUATION_PASSES))
+    if not profile_operators:
+        return EvaluationPasses(times_s)
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         seconds = evaluate()
     return EvaluationPasses(times_s, OperatorProfile(_events(profiled), seconds))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import advisor
+from advisor.hardware.cpu_process import thread_environment
 
 PRELOADED = "advisor.measurement.preload"
 SERVER_VARIABLE = "ADVISOR_FORK_SERVER"
@@ -60,13 +61,13 @@ def start(process: Any) -> None:
 def server_environment(current: dict[str, str]) -> dict[str, str]:
     """What the server's environment adds; what the user has set stays.
 
-    ``OMP_WAIT_POLICY``: on a busy machine, spinning OpenMP threads cost a factor of 5 to 10. ``USE_HUB_KERNELS``:
-    transformers would fetch kernels from a hub. ``PYTORCH_NVML_BASED_CUDA_CHECK``: asking the CUDA runtime whether
+    ``thread_environment``: how OpenMP threads wait. ``USE_HUB_KERNELS``: transformers would fetch kernels from a hub.
+    ``PYTORCH_NVML_BASED_CUDA_CHECK``: asking the CUDA runtime whether
     there is a GPU would spoil CUDA for every process forked later. One visible GPU: the run is pinned to it.
     ``PYTHONPATH``: the server must find this very package.
     """
     wanted = {
-        "OMP_WAIT_POLICY": "PASSIVE",
+        **thread_environment(),
         "TOKENIZERS_PARALLELISM": "false",
         "USE_HUB_KERNELS": "0",
         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",

@@ -49,7 +49,8 @@ class StepRequest:
             length as real text does: the C allocator's free lists then look like a run's. On MiniLM that adds 5 % to
             the resident set and 7 % to the step time.
         profile_memory: Add one step under the memory profiler (CPU).
-        profile_operators: Add one step under the operator profiler, and time evaluation passes (CPU).
+        profile_operators: Add one step, and where there are any an evaluation pass, under the operator profiler (CPU).
+        evaluate: Time evaluation passes of the same batch after training.
         num_hidden_layers: Builds a shallower or deeper model than the config says.
     """
 
@@ -62,6 +63,7 @@ class StepRequest:
     mixed_length_steps: int = 0
     profile_memory: bool = False
     profile_operators: bool = False
+    evaluate: bool = False
     device_type: DeviceType = "cpu"
     num_hidden_layers: int | None = None
     seed: int = 0
@@ -240,7 +242,9 @@ def _train_on_copies(
             execution=request.execution,
         )
         trainer.train()
-        evaluation = measure_evaluation(trainer, template) if request.profile_operators else None
+        evaluation = None
+        if request.evaluate:
+            evaluation = measure_evaluation(trainer, template, profile_operators=request.profile_operators)
     return count_parameters(model), evaluation
 
 

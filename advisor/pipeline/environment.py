@@ -39,7 +39,8 @@ def check_device(name: str) -> None:
 
 
 def resolve_device(name: str, on_event: OnEvent | None = None) -> DeviceProfile:
-    """The profile of a named device; ``"auto"`` is this machine, probed quickly if it never was.
+    """The profile of a named device; ``"auto"`` is this machine, probed quickly if it never was, or was interrupted
+    before there was a rate to predict from.
 
     Raises:
         DeviceError: no such profile.
@@ -49,11 +50,14 @@ def resolve_device(name: str, on_event: OnEvent | None = None) -> DeviceProfile:
     if name != "auto":
         return load_profile(name)
     try:
-        return this_device()
+        known = this_device()
+        if known.flops_per_s and "memory" in known.bytes_per_s:
+            return known
     except DeviceError:
-        note(on_event, "this machine has not been probed yet: a quick probe comes first (about 15 s)")
-        phase(on_event, "probing this machine")
-        return probe_device(quick=True, on_progress=progress(on_event))
+        pass
+    note(on_event, "this machine has not been probed yet: a quick probe comes first (about 15 s)")
+    phase(on_event, "probing this machine")
+    return probe_device(quick=True, on_progress=progress(on_event))
 
 
 def this_device_id() -> str | None:

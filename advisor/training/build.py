@@ -18,6 +18,7 @@ from advisor.core.errors import InputError, ModelError
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import Quantization, StrategyConfig
+from advisor.hardware.cpu_process import hand_back_freed_memory
 from advisor.strategies import get_strategy
 from advisor.strategies.skeleton import auto_class, build_skeleton, model_config
 from advisor.strategies.targets import backbone_linears, head_linears, head_modules
@@ -77,6 +78,8 @@ def build_model(
     if execution.loss == "fused-linear":
         fuse_output_projection(base)
     prepare_for_scaling(model, execution)
+    if not empty and torch.device(device).type == "cpu":
+        hand_back_freed_memory()
     model.train()
     return model
 

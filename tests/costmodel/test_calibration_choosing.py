@@ -131,6 +131,14 @@ def test_without_nvml_and_kernel_file_the_driver_is_the_profiles_or_unknown(tmp_
     assert kernel_driver(tmp_path / "odd") == ""
 
 
+def test_the_threads_of_a_cpu_are_a_version() -> None:
+    assert "threads" not in current_versions(DEVICE)
+    two = dataclasses.replace(DEVICE, num_threads=2)
+    assert current_versions(two)["threads"] == "2"
+    one = current_versions(dataclasses.replace(DEVICE, num_threads=1))
+    assert differences(current_versions(two), one, first="a", second="b") == ["threads: a 2, b 1"]
+
+
 def test_a_version_that_one_side_does_not_know_differs() -> None:
     assert differences({"driver": "1"}, {}, first="a", second="b") == ["driver: a 1, b unknown"]
     assert differences({}, {"driver": "1"}, first="a", second="b") == ["driver: a unknown, b 1"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
+import statistics
 
 import pytest
 from hypothesis import given, settings
@@ -20,7 +22,7 @@ from advisor.costmodel.calibration.held_out import (
 )
 from advisor.costmodel.calibration.record import Calibration, ReplayPoint, StepPoint
 from advisor.costmodel.calibration.resident_fit import fit_resident
-from advisor.costmodel.calibration.step_fit import fit_model_ratios, fit_step, step_samples
+from advisor.costmodel.calibration.step_fit import Sample, expected_seconds, fit_model_ratios, fit_step, step_samples
 from advisor.costmodel.time import OperatorClock
 from advisor.costmodel.time.table import MOST_BEYOND_RATES
 
@@ -52,7 +54,7 @@ def step_point(calls: int, seconds: float, **changes: object) -> StepPoint:
         "model_key": "m",
         "method": "lora",
         "execution_key": "e",
-        "micro_batch_size": 8,
+        "micro_batch_size": calls,
         "seq_length": 64,
         "step_times_s": (seconds,) * 5,
         "work": (("gemm/float32/mm", 600 * 2**16, 2**18, calls),),
@@ -113,6 +115,25 @@ def test_factor_and_host_time_are_recovered_from_steps() -> None:
     assert fit.samples == 4
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+def test_where_host_and_device_overlap_the_larger_one_is_recovered(noise: float) -> None:
+    chance = random.Random(4)
+    samples = [
+        Sample("m", max(1.3 * table_s, 25e-6 * operators) * (1 + chance.gauss(0, noise)), 0.01, table_s, operators)
+        for table_s, operators in itertools.product((1e-3, 4e-3, 0.05, 0.3, 2.0), (500, 2000, 8000))
+    ]
+    fit = fit_step(samples, power=4)
+    assert fit is not None
+    assert fit.factor == pytest.approx(1.3, rel=0.05)
+    assert fit.host_s_per_operator == pytest.approx(25e-6, rel=0.1)
+    errors = [abs(expected_seconds(fit, sample) / sample.seconds - 1) for sample in samples]
+    assert max(errors) < 0.2, "where both are equal"
+    assert statistics.median(errors) < 0.01 + noise
+    sums = fit_step(samples)
+    assert sums is not None
+    assert fit.residual_relative < sums.residual_relative or noise
+
+
 def test_one_point_still_gives_a_fit() -> None:
     clock = clock_of(products())
     one_call = clock.work_seconds(step_point(1, 1.0).work)
@@ -138,7 +159,7 @@ def test_points_are_held_back_in_turn() -> None:
     assert error is not None
     assert (error.how, error.samples) == ("held back in turn", 4)
     assert error.worst < 0.05
-    strange = [*alike, step_point(300, 2.4 * one_call * 300)]
+    strange = [*alike, step_point(350, 2.4 * one_call * 350)]
     errors = held_out_errors(DEVICE, products(), strange)
     assert errors[-1] == pytest.approx(-0.5, abs=0.03), "the others say half of it"
 
@@ -146,10 +167,20 @@ def test_points_are_held_back_in_turn() -> None:
 def test_a_step_that_is_held_back_does_not_teach_the_table() -> None:
     work, calls = (("gemm/float32/mm", 600 * 2**16, 2**18, 100),), clock_of(products())
     one_call = calls.work_seconds(step_point(1, 1.0).work)
-    alike = [step_point(100, 110 * one_call, work=work, work_s=(one_call,)) for _ in range(4)]
+    alike = [step_point(100, 110 * one_call, work=work, work_s=(one_call,), seq_length=n) for n in range(4)]
     lone = step_point(100, 330 * one_call, work=work, work_s=(3 * one_call,))
     *_, error = held_out_errors(DEVICE, [], [*alike, lone])
     assert error == pytest.approx(110 / 330 - 1, abs=0.05)
+
+
+def test_repeats_of_one_configuration_are_held_back_together() -> None:
+    one_call = clock_of(products()).work_seconds(step_point(1, 1.0).work)
+    alike = [step_point(n, 1.2 * one_call * n) for n in (100, 200, 400)]
+    twice = [step_point(300, 2.4 * one_call * 300) for _ in range(2)]
+    *_, first, second = held_out_errors(DEVICE, products(), [*alike, *twice])
+    assert first == pytest.approx(-0.5, abs=0.03), "its twin does not speak for it"
+    assert second == first
+    assert held_out_errors(DEVICE, products(), twice) == ()
 
 
 def test_models_speak_for_each_other_as_well_as_they_do() -> None:
@@ -172,6 +203,16 @@ def test_calls_of_a_few_bytes_do_not_tell_what_large_ones_take() -> None:
     seconds, covered = clock.seconds_of("fill/float32/fill", 0, 2**24)
     assert covered
     assert seconds == pytest.approx(2**24 / 1e10 * MOST_BEYOND_RATES, rel=0.1), "not 1.7 s"
+
+
+def test_calls_that_are_all_overhead_do_not_make_large_ones_free() -> None:
+    fast = dataclasses.replace(DEVICE, flops_per_s={"float32": Rate(1e11, "made up")},
+                               bytes_per_s={"memory": Rate(1e10, "made up")})  # fmt: skip
+    launched = [replay(600 * 2**n, 2**n, 8e-6) for n in range(8, 16)]
+    classes, operators = fit_classes(launched)
+    clock = OperatorClock(fast, Calibration("cpu-x-2c", {}, "", classes, operators))
+    assert clock.seconds_of("gemm/float32/mm", 600 * 2**12, 2**12)[0] == pytest.approx(8e-6, rel=0.05)
+    assert clock.seconds_of("gemm/float32/mm", 10**12, 10**9)[0] == pytest.approx(10.0, rel=0.05), "at the probed rate"
 
 
 def test_a_model_that_is_slower_than_others_gets_a_ratio() -> None:

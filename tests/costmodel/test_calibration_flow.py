@@ -77,7 +77,7 @@ class Machine:
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     def agenda(model: ModelSpec, device: DeviceProfile, *, quick: bool) -> Agenda:
         items = (item("lora"), item("full", rows=16))
-        return Agenda(items, 10.0, 0.1, steps=5)
+        return Agenda(items, 10.0, 0.1)
 
     pretended = Machine()
     monkeypatch.setenv("ADVISOR_HOME", str(tmp_path))
@@ -154,6 +154,25 @@ def test_ctrl_c_anywhere_keeps_what_was_measured(machine: Machine, at: str) -> N
     assert not {what for what in before if not what.startswith("trace")} & set(after), "nothing is measured twice"
     assert len(complete.replays) == 8
     assert {p.method for p in complete.points} == {"lora", "full"}
+
+
+def test_ctrl_c_while_fitting_keeps_what_was_measured(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    finish, calls = calibrating._finish, []
+
+    def interrupted_once(state: Gathered, partial: str) -> Calibration:
+        calls.append(partial)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return finish(state, partial)
+
+    monkeypatch.setattr(calibrating, "_finish", interrupted_once)
+    with pytest.raises(InterruptedByUser, match="interrupted") as stopped:
+        calibrate()
+    assert "marked partial" in (stopped.value.fix or "")
+    assert calls == ["", "interrupted"]
+    kept = load_calibration(DEVICE.id)
+    assert kept is not None
+    assert len(kept.points) == 2
 
 
 def test_renewing_that_is_interrupted_keeps_the_complete_one(machine: Machine) -> None:

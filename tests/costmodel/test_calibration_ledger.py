@@ -57,7 +57,7 @@ def test_a_stored_calibration_is_known_to_the_next() -> None:
     assert not journal_path(DEVICE.id).exists()
     with Ledger(DEVICE) as ledger:
         assert all(ledger.knows_call(task(point)) for point in replays())
-        assert ledger.knows_steps(MODEL, item(), 5)
+        assert ledger.knows_steps(MODEL, item())
         assert str(len(replays())) in ledger.known_in_words()
         again = ledger.calibration(seconds=2.0)
     assert (again.replays, again.points, again.step) == (calibration.replays, calibration.points, calibration.step)
@@ -79,14 +79,14 @@ def test_a_stored_calibration_is_known_to_the_next() -> None:
 def test_steps_that_say_too_little_are_not_known(measured: StepPoint, wanted: object) -> None:
     stored([measured])
     with Ledger(DEVICE) as ledger:
-        assert not ledger.knows_steps(MODEL, wanted, 5)  # type: ignore[arg-type]
+        assert not ledger.knows_steps(MODEL, wanted)  # type: ignore[arg-type]
 
 
 def test_steps_without_memory_are_not_known_where_memory_is_wanted() -> None:
     stored([step_point(), step_point(method="full", allocated_peak_bytes=10)])
     with Ledger(DEVICE) as ledger:
-        assert not ledger.knows_steps(MODEL, item(), 5, with_memory=True)
-        assert ledger.knows_steps(MODEL, item(method="full"), 5, with_memory=True)
+        assert not ledger.knows_steps(MODEL, item(), with_memory=True)
+        assert ledger.knows_steps(MODEL, item(method="full"), with_memory=True)
 
 
 def test_a_noisy_call_is_timed_again_and_replaced() -> None:
@@ -133,7 +133,7 @@ def test_points_survive_a_kill(own_home: Path) -> None:
     assert done.returncode == -9, done.stderr
     with Ledger(DEVICE) as ledger:
         assert len(ledger.replays) == len(replays())
-        assert ledger.knows_steps(MODEL, item(), 5)
+        assert ledger.knows_steps(MODEL, item())
         calibration = ledger.calibration(seconds=1.0)
         ledger.store(calibration)
     assert calibration.step is not None
@@ -222,7 +222,7 @@ def test_a_journal_without_a_header_begins_anew() -> None:
 def test_beginning_anew_knows_nothing_and_loses_nothing_before_it_is_done() -> None:
     old = stored()
     with Ledger(DEVICE, fresh=True) as ledger:
-        assert not ledger.knows_steps(MODEL, item(), 5)
+        assert not ledger.knows_steps(MODEL, item())
         ledger.keep_steps(step_point(method="full"))
     assert load_calibration(DEVICE.id) == old
     with Ledger(DEVICE) as ledger:

@@ -12,7 +12,8 @@ from advisor.core.errors import DeviceError, InterruptedByUser
 from advisor.core.model import ModelSpec
 from advisor.costmodel.calibration import Calibration, calibrate_device, load_calibration
 from advisor.costmodel.calibration import calibrate as calibrating
-from advisor.costmodel.calibration.agenda import Agenda, feasible_shapes, make_agenda
+from advisor.costmodel.calibration.agenda import SHORT_STEPS, STEPS, Agenda, feasible_shapes, make_agenda
+from advisor.costmodel.calibration.subject import default_subjects, encoder, large_decoder
 from advisor.costmodel.time import OperatorClock, Setting, model_key, step_time
 from advisor.costmodel.time.table import OperatorSeconds
 from advisor.hardware import load_profile
@@ -154,6 +155,44 @@ def test_a_full_agenda_has_every_kind_of_step(bert: ModelSpec) -> None:
     assert {item.strategy.method for item in agenda.items} >= {"full", "partial", "head", "lora", "qlora", "ia3"}
     assert any(item.execution.gradient_checkpointing for item in agenda.items)
     assert any(item.execution.amp == "bf16" for item in agenda.items)
+
+
+def test_no_configuration_is_measured_twice(bert: ModelSpec) -> None:
+    slow = dataclasses.replace(DEVICE, flops_per_s={"float32": Rate(1e7, "assumed by the test")})
+    agenda = make_agenda(bert, slow, quick=False)
+    assert {(item.execution.micro_batch_size, item.seq_length) for item in agenda.items} == {(2, 16)}
+    assert len({(item.strategy.method, item.execution) for item in agenda.items}) == len(agenda.items)
+    lora = next(item for item in agenda.items if item.strategy.method == "lora")
+    assert lora.evaluated, "as the first of its twins was"
+
+
+def test_short_steps_are_repeated_more_often() -> None:
+    items = make_agenda(encoder(), DEVICE, quick=False).items
+    repeats = {(item.execution.micro_batch_size, item.seq_length): item.steps for item in items}
+    shapes = sorted(repeats, key=lambda shape: shape[0] * shape[1])
+    assert (repeats[shapes[0]], repeats[shapes[-1]]) == (SHORT_STEPS, STEPS)
+
+
+def test_a_card_is_calibrated_with_a_large_decoder_as_far_as_it_fits() -> None:
+    card = load_profile("rtx-4090")
+    assert large_decoder() not in [spec for spec, _ in default_subjects(DEVICE, quick=False)]
+    assert large_decoder() not in [spec for spec, _ in default_subjects(load_profile("t4"), quick=False)], "no bfloat16"
+    assert large_decoder() in [spec for spec, _ in default_subjects(card, quick=False)]
+    assert default_subjects(card, quick=True) == ((encoder(), True),)
+
+    roomy = make_agenda(large_decoder(), load_profile("h200-sxm"), quick=True)
+    tight = make_agenda(large_decoder(), dataclasses.replace(card, memory_bytes=16 * 2**30), quick=True)
+    assert "full" in {item.strategy.method for item in roomy.items}
+    assert "full" not in {item.strategy.method for item in tight.items}
+    assert {item.execution.dtype for item in (*roomy.items, *tight.items)} == {"bfloat16"}
+    assert max(item.seq_length * item.execution.micro_batch_size for item in tight.items) > 500, "adapters still fit"
+
+
+def test_the_large_decoder_is_what_transformers_makes_of_it() -> None:
+    from advisor.strategies.skeleton import build_skeleton
+
+    skeleton = build_skeleton(large_decoder())
+    assert sum(p.numel() for p in skeleton.parameters()) == large_decoder().total_parameters
 
 
 @pytest.mark.slow

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import mmap
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from advisor.hardware.host import busy_load, cpu_quota, inspect_host, memory_limit, resident_bytes
+from advisor.hardware.host import busy_load, cpu_quota, inspect_host, memory_limit, other_work, resident_bytes
 
 MEMINFO = "MemTotal:       16384 kB\nMemFree:        9000 kB\nMemAvailable:   12288 kB\n"
 CPUINFO = "processor : 0\nmodel name : Example CPU 9000\nflags : fpu avx2 fma avx512f\n"
@@ -142,3 +144,37 @@ def test_a_system_without_a_load_is_not_busy(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("os.getloadavg", refuse)
     assert busy_load() == ""
+
+
+def idle_for(root: Path, idle_cores: float) -> Callable[[float], None]:
+    """A wait in which so many cores of the replayed machine were idle."""
+    ticks = os.sysconf("SC_CLK_TCK")
+
+    def wait(seconds: float) -> None:
+        text = f"cpu  100 0 100 {1000 + round(idle_cores * seconds * ticks)} 50 0 0 0 0 0\ncpu0 1 1 1 1 1\n"
+        (root / "proc/stat").write_text(text)
+
+    wait(0)
+    return wait
+
+
+@pytest.mark.parametrize(("used_cores", "busy"), [(0.0, False), (0.3, False), (1.0, True), (-30.0, False)])
+def test_other_processes_are_seen_in_the_idle_time(tmp_path: Path, used_cores: float, busy: bool) -> None:
+    (tmp_path / "proc").mkdir()
+    cores = len(os.sched_getaffinity(0))
+    words = other_work(tmp_path, sample_s=10.0, sleep=idle_for(tmp_path, cores - used_cores))
+    assert bool(words) == busy, words
+    if busy:
+        assert f"of {cores} core" in words
+
+
+def test_a_quota_is_no_free_machine(tmp_path: Path) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/\n")
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    (tmp_path / "sys/fs/cgroup/cpu.max").write_text("50000 100000\n")
+    assert "quota" in other_work(tmp_path, sleep=lambda _: None)
+
+
+def test_without_proc_the_load_decides(tmp_path: Path) -> None:
+    assert other_work(tmp_path, sleep=lambda _: None) == busy_load()

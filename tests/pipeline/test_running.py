@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from advisor.core.errors import DeviceError, OutputError, RunFailed
 from advisor.core.run import RunRecord
 from advisor.core.serialization import to_json
+from advisor.hardware import load_profile
+from advisor.hardware.profiles import save_profile
 from advisor.pipeline.environment import check_device, check_runs_here, resolve_device, versions
 from advisor.pipeline.outputs import refuse_existing_file
 from advisor.pipeline.running import _failure, _kept_record, _ResumeListener
@@ -69,6 +72,20 @@ def test_devices_are_checked_by_name() -> None:
     assert resolve_device("t4").id == "t4"
     with pytest.raises(DeviceError, match="t5"):
         check_device("t5")
+
+
+def test_a_probe_that_was_interrupted_before_any_rate_is_made_up_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADVISOR_HOME", str(tmp_path))
+    bare = dataclasses.replace(load_profile("t4"), id="this-card", flops_per_s={}, bytes_per_s={}, basis="measured")
+    save_profile(bare)
+    complete = dataclasses.replace(load_profile("t4"), id="this-card", basis="measured")
+    monkeypatch.setattr("advisor.hardware.probe_device", lambda **_: complete)
+    assert resolve_device("auto") == complete
+    save_profile(complete)
+    monkeypatch.setattr("advisor.hardware.probe_device", lambda **_: pytest.fail("probed again"))
+    assert resolve_device("auto") == complete
 
 
 def test_versions_name_what_decides_a_run() -> None:

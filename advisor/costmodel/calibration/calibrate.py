@@ -59,7 +59,7 @@ def calibrate_device(
             f"only the machine at hand can be calibrated, but {profile.id} is a datasheet profile",
             fix="run `advisor probe`",
         )
-    subjects = ((model, quick),) if model is not None else default_subjects(quick=quick)
+    subjects = ((model, quick),) if model is not None else default_subjects(profile, quick=quick)
     with Ledger(profile, fresh=fresh, keep=save) as ledger:
         report = on_progress or (lambda _text, _share: None)
         state = Gathered(profile, tuple(subject for subject, _ in subjects), report, ledger, patience=patience(profile))
@@ -68,9 +68,9 @@ def calibrate_device(
                 state.number = number
                 agenda = make_agenda(subject, profile, quick=briefly)
                 _work_through(agenda if briefly == quick else replace(agenda, limit_s=FULL_LIMIT_S), state)
+            calibration = _finish(state, "")
         except (KeyboardInterrupt, InterruptedByUser):
             raise InterruptedByUser("the calibration was interrupted", fix=_keep_partial(state, save)) from None
-        calibration = _finish(state, "")
         if save:
             ledger.store(calibration)
     report("done", 1.0)
@@ -81,7 +81,7 @@ def _work_through(agenda: Agenda, state: Gathered) -> None:
     ledger, key = state.ledger, model_key(state.model)
     if known := ledger.known_in_words():
         state.report(known, 0.0)
-    to_measure = [item for item in agenda.items if not _has_steps(item, agenda, state)]
+    to_measure = [item for item in agenda.items if not _has_steps(item, state)]
     to_trace = [item for item in agenda.items if item in to_measure or not ledger.knows_operators(key, item)]
     if to_trace:
         from advisor.measurement.server import context
@@ -98,7 +98,7 @@ def _work_through(agenda: Agenda, state: Gathered) -> None:
         if operators:
             traced.append((item, operators))
             if item in to_measure:
-                what = f"running {agenda.steps} real steps of {item.strategy.method}, {shape_of(item)}"
+                what = f"running {item.steps} real steps of {item.strategy.method}, {shape_of(item)}"
                 state.report(what, state.share(index + 0.4, len(to_trace)))
                 measure_item(item, operators, agenda, state)
     tasks = distinct_tasks([op for _, operators in traced for op in operators])
@@ -107,9 +107,9 @@ def _work_through(agenda: Agenda, state: Gathered) -> None:
         ledger.cover(key, item, distinct_tasks(operators))
 
 
-def _has_steps(item: Item, agenda: Agenda, state: Gathered) -> bool:
+def _has_steps(item: Item, state: Gathered) -> bool:
     with_memory = item.profiled and state.device.type == "cpu"
-    return state.ledger.knows_steps(model_key(state.model), item, agenda.steps, with_memory=with_memory)
+    return state.ledger.knows_steps(model_key(state.model), item, with_memory=with_memory)
 
 
 def _finish(state: Gathered, partial: str) -> Calibration:

@@ -16,7 +16,8 @@ from advisor.costmodel.calibration.record import ClassFit, ReplayPoint
 Floats = npt.NDArray[np.float64]
 
 CACHE_CANDIDATES_BYTES = (2**18, 2**20, 2**22, 2**24, 2**25)
-"""Where traffic may change from cache to memory, or the C allocator from reused to fresh pages (glibc: 32 MiB)."""
+"""Where traffic may change from cache to memory; 32 MiB is also where glibc takes fresh pages for every call, unless
+the process keeps freed memory (``hardware.cpu_process``)."""
 MIN_POINTS_FOR_KINK = 8
 EMPTY_CALL_S, EMPTY_CALL_WEIGHT = 4e-6, 0.05
 """A call without work takes about the dispatcher's time. Weak, but it decides where one replay alone could be all

@@ -11,6 +11,7 @@ from advisor.costmodel.calibration.class_table import fit_classes
 from advisor.costmodel.calibration.in_step import calls_in_steps
 from advisor.costmodel.calibration.record import Calibration, HeldOutError, ReplayPoint, StepPoint
 from advisor.costmodel.calibration.step_fit import expected_seconds, fit_model_ratios, fit_step, step_samples
+from advisor.costmodel.time.step import overlap_power
 from advisor.costmodel.time.table import OperatorClock
 
 FOLDS = 8
@@ -32,12 +33,18 @@ def held_out_errors(
 ) -> tuple[float, ...]:
     """``predicted / measured - 1`` of every step, predicted without it and the others of its part.
 
-    Replays stay: they are calls and not steps. Empty with fewer than two points.
+    Replays stay: they are calls and not steps. Steps of one configuration are held back together. Empty with fewer than
+    two configurations.
     """
-    if len(points) < 2:
+    configurations = [(p.model_key, p.method, p.execution_key, p.micro_batch_size, p.seq_length) for p in points]
+    number_of = {key: number for number, key in enumerate(dict.fromkeys(configurations))}
+    if len(number_of) < 2:
         return ()
-    folds = min(FOLDS, len(points))
-    return _errors(device, replays, points, [range(fold, len(points), folds) for fold in range(folds)])
+    folds = min(FOLDS, len(number_of))
+    part_of = [number_of[key] % folds for key in configurations]
+    return _errors(
+        device, replays, points, [[i for i, part in enumerate(part_of) if part == fold] for fold in range(folds)]
+    )
 
 
 def transfer_errors(
@@ -64,7 +71,7 @@ def _errors(
         others = [p for index, p in enumerate(points) if index not in left_out]
         clock = clock_from(device, replays, others)
         known = step_samples(others, clock)
-        fit = fit_step(known)
+        fit = fit_step(known, overlap_power(device.type))
         if fit is None:
             continue
         ratios = fit_model_ratios(known, fit)

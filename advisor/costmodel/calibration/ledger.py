@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import OutputError
-from advisor.costmodel.calibration.agenda import Item
+from advisor.costmodel.calibration.agenda import STEPS, Item
 from advisor.costmodel.calibration.in_step import calls_in_steps
 from advisor.costmodel.calibration.provenance import contribution, now_iso, tidied
 from advisor.costmodel.calibration.recall import Known, recall
@@ -102,17 +102,16 @@ class Ledger:
         work = (task.key, task.flops, task.moved_bytes)
         return work in self._in_steps or call_digest(task.signature) in self._known_calls
 
-    def knows_steps(self, model: str, item: Item, steps: int, *, with_memory: bool = False) -> bool:
-        """Whether steps of this configuration were measured before, as often, with little noise.
+    def knows_steps(self, model: str, item: Item, *, with_memory: bool = False) -> bool:
+        """Whether steps of this configuration were measured before, at least ``STEPS`` of them, with little noise.
 
         Args:
             model: Key of the model.
             item: The configuration.
-            steps: Repeats wanted.
             with_memory: The step must have been under the memory profiler too.
         """
         return any(
-            len(p.step_times_s) >= steps
+            len(p.step_times_s) >= STEPS
             and p.noise_relative <= NOISY
             and (p.allocated_peak_bytes is not None or not with_memory)
             for p in self.points

@@ -11,7 +11,7 @@ from advisor.costmodel.calibration.gathering import STEP_PHASES, Gathered
 from advisor.costmodel.calibration.in_step import work_of, work_seconds
 from advisor.costmodel.calibration.record import StepPoint
 from advisor.costmodel.calibration.sanity import believable_times
-from advisor.costmodel.time.keys import execution_key, model_key
+from advisor.costmodel.time.keys import configuration_key, execution_key, model_key
 from advisor.costmodel.trace.ops import TracedOp
 
 if TYPE_CHECKING:
@@ -83,11 +83,12 @@ def _request(item: Item, agenda: Agenda, state: Gathered) -> StepRequest:
         item.strategy,
         item.execution,
         item.seq_length,
-        steps=agenda.steps,
+        steps=item.steps,
         warmup_steps=agenda.warmup_steps,
         mixed_length_steps=MIXED_LENGTH_STEPS if item.profiled else 0,
         profile_memory=item.profiled and on_cpu,
         profile_operators=on_cpu,
+        evaluate=item.evaluated,
         device_type=state.device.type,
     )
 
@@ -103,6 +104,7 @@ def _point(
         model_key=model_key(state.model),
         method=item.strategy.method,
         execution_key=execution_key(item.execution),
+        configuration=configuration_key(state.model, item.strategy, item.execution, item.seq_length),
         micro_batch_size=item.execution.micro_batch_size,
         seq_length=item.seq_length,
         step_times_s=times_s,

@@ -91,6 +91,7 @@ class StepPoint:
         transient_peak_bytes: The part of it that the step allocated itself.
         resident_peak_bytes, baseline_resident_bytes: Of the measuring process.
         origin: Index into ``Calibration.provenance``.
+        configuration: ``configuration_key`` of ``costmodel.time``; empty in older records.
     """
 
     model_key: str
@@ -109,6 +110,7 @@ class StepPoint:
     evaluation_times_s: tuple[float, ...] = ()
     evaluation_work: Work = ()
     evaluation_work_s: tuple[float, ...] = ()
+    configuration: str = ""
 
     @property
     def operators(self) -> int:
@@ -138,6 +140,9 @@ def noise_relative(times_s: Sequence[float]) -> float:
 class StepFit:
     """From operator times to a step: ``step_s = factor * table_s + host_s_per_operator * operators``.
 
+    With another ``power`` than 1 the two parts overlap: ``((factor * table_s)^power + (host_s_per_operator *
+    operators)^power)^(1/power)``.
+
     Attributes:
         factor: What operators cost more in a real step than alone (cold caches, contention).
         host_s_per_operator: Python, autograd and dispatch per operator.
@@ -146,6 +151,7 @@ class StepFit:
         samples: Points behind the fit.
         transfer_relative: As ``residual_relative``, with all steps of a model held back at once; ``None`` where fewer
             than two models were measured.
+        power: 1 where operators run where they are launched (a CPU).
     """
 
     factor: float
@@ -154,6 +160,7 @@ class StepFit:
     noise_relative: float
     samples: int
     transfer_relative: float | None = None
+    power: int = 1
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from advisor.costmodel.calibration.provenance import now_iso
 from advisor.costmodel.calibration.record import Calibration, ReplayPoint, StepPoint
 from advisor.costmodel.calibration.resident_fit import fit_resident
 from advisor.costmodel.calibration.step_fit import evaluation_samples, fit_model_ratios, fit_step, step_samples
+from advisor.costmodel.time.step import overlap_power
 from advisor.costmodel.time.table import OperatorClock
 
 
@@ -34,8 +35,9 @@ def refit(
     table = Calibration(device.id, versions, now_iso(), classes, operators)
     clock = OperatorClock(device, table)
     samples = step_samples(points, clock)
-    step, errors = fit_step(samples), held_out_errors(device, replays, points)
-    evaluation = fit_step(evaluation_samples(points, clock))
+    power = overlap_power(device.type)
+    step, errors = fit_step(samples, power), held_out_errors(device, replays, points)
+    evaluation = fit_step(evaluation_samples(points, clock), power)
     if step is not None:
         elsewhere = transfer_errors(device, replays, points)
         step = dataclasses.replace(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 from collections.abc import Sequence
@@ -9,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from advisor.costmodel.calibration.class_table import non_negative
+from advisor.costmodel.calibration.class_table import Floats, non_negative
 from advisor.costmodel.calibration.record import StepFit, StepPoint, noise_relative
+from advisor.costmodel.time.step import predicted_seconds
 from advisor.costmodel.time.table import OperatorClock
 
 PRIOR_FACTOR_SIGMA = 0.5
@@ -21,6 +23,11 @@ triples of nine measured MiniLM steps (five methods, CPU time, one busy core) th
 of 5 % and nine in ten within 10 %; a prior four times as tight made that 6 % and 16 %."""
 POINT_SIGMA = 0.04
 """Relative weight of one measured step against the two priors above."""
+PRIOR_LOG_HOST_SIGMA = 1.0
+"""Where host and device overlap, a short step is all host and a long one says nothing of it: the same prior as a factor
+of e either way."""
+OUTLIER = 2.0
+"""Residuals beyond this many ``POINT_SIGMA`` pull less (Charbonnier's loss)."""
 
 
 @dataclass(frozen=True)
@@ -62,28 +69,58 @@ def evaluation_samples(points: Sequence[StepPoint], clock: OperatorClock) -> lis
     ]
 
 
-def fit_step(samples: Sequence[Sample]) -> StepFit | None:
+def fit_step(samples: Sequence[Sample], power: int = 1) -> StepFit | None:
     """Factor and host time per operator; ``None`` without samples.
 
     Two weak priors (the factor near one, some ten microseconds per operator) decide what few samples leave open. The
     residual is that of the samples themselves: ``held_out`` knows better.
+
+    Args:
+        samples: Measured stretches.
+        power: How host and device overlap (``time.step.overlap_power``).
     """
     if not samples:
         return None
+    factor, host_s = _additive(samples) if power == 1 else _overlapping(samples, power)
+    fit = StepFit(
+        factor=factor,
+        host_s_per_operator=host_s,
+        residual_relative=0.0,
+        noise_relative=statistics.median(sample.noise for sample in samples),
+        samples=len(samples),
+        power=power,
+    )
+    errors = [expected_seconds(fit, sample) / sample.seconds - 1 for sample in samples]
+    return dataclasses.replace(fit, residual_relative=math.sqrt(statistics.fmean(error**2 for error in errors)))
+
+
+def _additive(samples: Sequence[Sample]) -> tuple[float, float]:
+    """Linear least squares on relative errors."""
     rows = [[1 / PRIOR_FACTOR_SIGMA, 0.0], [0.0, 1 / PRIOR_HOST_SIGMA_S]]
     targets = [1 / PRIOR_FACTOR_SIGMA, PRIOR_HOST_S / PRIOR_HOST_SIGMA_S]
     for sample in samples:
         rows.append([part / sample.seconds / POINT_SIGMA for part in (sample.table_s, sample.operators)])
         targets.append(1 / POINT_SIGMA)
     (factor, host_s), _ = non_negative(np.array(rows), np.array(targets), np.ones(len(targets)))
-    errors = [(factor * sample.table_s + host_s * sample.operators) / sample.seconds - 1 for sample in samples]
-    return StepFit(
-        factor=float(factor),
-        host_s_per_operator=float(host_s),
-        residual_relative=math.sqrt(statistics.fmean(error**2 for error in errors)),
-        noise_relative=statistics.median(sample.noise for sample in samples),
-        samples=len(samples),
-    )
+    return float(factor), float(host_s)
+
+
+def _overlapping(samples: Sequence[Sample], power: int) -> tuple[float, float]:
+    """Robust least squares on logarithms: the larger of two parts is no linear form of them."""
+    from scipy.optimize import least_squares
+
+    table_s = np.array([sample.table_s for sample in samples])
+    operators = np.array([sample.operators for sample in samples], dtype=np.float64)
+    measured = np.log([sample.seconds for sample in samples])
+
+    def residuals(x: Floats) -> Floats:
+        factor, host_s = np.exp(x[0]), PRIOR_HOST_S * np.exp(x[1])
+        expected = ((factor * table_s) ** power + (host_s * operators) ** power) ** (1 / power)
+        priors = [x[0] / PRIOR_FACTOR_SIGMA, x[1] / PRIOR_LOG_HOST_SIGMA]
+        return np.concatenate([(np.log(expected) - measured) / POINT_SIGMA, priors])
+
+    found = least_squares(residuals, np.zeros(2), loss="soft_l1", f_scale=OUTLIER)
+    return float(np.exp(found.x[0])), float(PRIOR_HOST_S * np.exp(found.x[1]))
 
 
 def fit_model_ratios(samples: Sequence[Sample], fit: StepFit | None) -> dict[str, float]:
@@ -101,4 +138,4 @@ def fit_model_ratios(samples: Sequence[Sample], fit: StepFit | None) -> dict[str
 
 def expected_seconds(fit: StepFit, sample: Sample) -> float:
     """What the fit says of a sample."""
-    return fit.factor * sample.table_s + fit.host_s_per_operator * sample.operators
+    return predicted_seconds(fit, sample.table_s, sample.operators)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from advisor.core.device import DeviceProfile
 
-LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
 UNKNOWN = "unknown"
 """What a profile says where NVML is missing or refuses."""
 DRIVER_FILE = Path("/proc/driver/nvidia/version")
@@ -18,7 +18,7 @@ DRIVER_FILE = Path("/proc/driver/nvidia/version")
 
 
 def current_versions(device: DeviceProfile, *, driver_file: Path = DRIVER_FILE) -> dict[str, str]:
-    """Libraries, Python, driver and cores as they are now.
+    """Libraries, Python, driver, cores and threads as they are now.
 
     The driver is asked of the kernel first, because a profile may have been probed before an update; the profile
     answers where the kernel does not (the device is in another machine).
@@ -37,6 +37,8 @@ def current_versions(device: DeviceProfile, *, driver_file: Path = DRIVER_FILE) 
         value = device.facts.get(fact, UNKNOWN).split(" (", 1)[0]
         if value != UNKNOWN:
             versions[fact] = value
+    if device.type == "cpu" and device.num_threads is not None:
+        versions["threads"] = str(device.num_threads)
     if device.type == "cuda" and (driver := kernel_driver(driver_file)):
         versions["driver"] = driver
     return versions

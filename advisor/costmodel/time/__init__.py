@@ -1,8 +1,9 @@
 """Time: seconds per operator class, per step, per run. Neither torch nor scipy is needed to predict."""
 
 from advisor.costmodel.time.inference import Decoding, decode_speed
-from advisor.costmodel.time.keys import execution_key, model_key
+from advisor.costmodel.time.keys import configuration_key, execution_key, model_key
 from advisor.costmodel.time.lengths import PaddedLengths, micro_batch_lengths, padded_lengths
+from advisor.costmodel.time.measured import measured_step
 from advisor.costmodel.time.parts import RunShape
 from advisor.costmodel.time.run import optimizer_steps, run_time
 from advisor.costmodel.time.step import Setting, StepTime, optimizer_step, phase_seconds, step_time
@@ -16,8 +17,10 @@ __all__ = [
     "RunShape",
     "Setting",
     "StepTime",
+    "configuration_key",
     "decode_speed",
     "execution_key",
+    "measured_step",
     "micro_batch_lengths",
     "model_key",
     "optimizer_step",

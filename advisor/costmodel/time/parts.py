@@ -30,6 +30,11 @@ PART_NAMES = (
 STORAGE_BYTES_PER_S = 500e6
 """Writing files and flushing them where nothing was probed: a SATA solid-state disk (SATA 3: 600 MB/s less encoding and
 protocol)."""
+BURST_BYTES = 16 * 2**20
+"""What a disk takes at the rate of ``storage``; the rest goes at that of ``storage_large`` (``hardware.storage``)."""
+FIRST_TOUCH_BYTES_PER_S = 1e9
+"""Clearing pages at their first use where nothing was probed: 716,000 page faults of 4 KiB took 2.9 s on two cores of a
+virtual machine (``hardware.cpu_process``)."""
 TOKENIZER_S = 0.2
 """Reading the tokenizer's files: 0.06 s for BERT's 30,000 pieces, 0.2 to 0.5 s for SmolLM2's 49,000 with their merges
 (CPU time of one server core, as everything below; transformers 5.23, MiniLM with 23M and SmolLM2 with 135M parameters).
@@ -48,7 +53,7 @@ QUANTIZED_PARAMETERS_PER_S: dict[DeviceType, float] = {"cpu": 2.4e7, "cuda": 1e9
 SET_UP_S = 0.4
 """Putting the Trainer together and preparing its optimizer and loader, up to the first step."""
 WARM_UP_S: dict[DeviceType, float] = {"cpu": 0.15, "cuda": 1.0}
-"""What the first step takes beyond the others: fresh memory, kernels chosen, libraries opened."""
+"""What the first step takes beyond the others, apart from fresh memory on a CPU: kernels chosen, libraries opened."""
 STEP_OVERHEAD_S, BATCH_OVERHEAD_S_PER_ROW, BATCH_OVERHEAD_S_PER_TOKEN = 3e-3, 10e-6, 0.1e-6
 """Between two steps: callbacks and logging, fetching rows, and turning padded lists of numbers into tensors."""
 CHECKPOINT_S, SAVING_S = 0.15, 0.1
@@ -67,6 +72,7 @@ class RunShape:
         saved_bytes: Of the result.
         checkpoint_bytes: Of one checkpoint: trained weights and optimizer states.
         evaluations: Passes over the held-out rows; a checkpoint is written before each.
+        fresh_bytes: Memory of the process that steps use for the first time (on a CPU).
         loading_s: Measured loading time, when there is one.
     """
 
@@ -75,6 +81,7 @@ class RunShape:
     saved_bytes: int = 0
     checkpoint_bytes: int = 0
     evaluations: int = 1
+    fresh_bytes: int = 0
     loading_s: float | None = None
 
 
@@ -94,23 +101,22 @@ def fixed_parts(
         shape: Sizes.
         data: Row counts and, where they were measured, reading and tokenising rates.
         execution: Batch sizes.
-        device: Its storage rate, when it was probed.
+        device: Its rates of storage and fresh memory, when they were probed.
         steps: Optimizer steps.
         padded_tokens: Mean padded length of a micro-batch.
         compute_s: Of training and evaluation, which decides how many checkpoints are due.
     """
-    storage = device.bytes_per_s["storage"].value if "storage" in device.bytes_per_s else STORAGE_BYTES_PER_S
     rows = steps * execution.effective_batch_size
-    checkpoint_s = CHECKPOINT_S + shape.checkpoint_bytes / storage
+    checkpoint_s = CHECKPOINT_S + _writing_s(shape.checkpoint_bytes, device)
     return {
         "data": data_seconds(data),
         "loading": shape.loading_s if shape.loading_s is not None else _loading_s(shape, device),
         "set_up": SET_UP_S,
-        "warm_up": WARM_UP_S[device.type],
+        "warm_up": WARM_UP_S[device.type] + _fresh_memory_s(shape, device),
         "between_steps": steps * STEP_OVERHEAD_S
         + rows * (BATCH_OVERHEAD_S_PER_ROW + padded_tokens * BATCH_OVERHEAD_S_PER_TOKEN),
         "checkpoints": checkpoint_count(compute_s, shape.evaluations, checkpoint_s) * checkpoint_s,
-        "saving": SAVING_S + shape.saved_bytes / storage,
+        "saving": SAVING_S + _writing_s(shape.saved_bytes, device),
     }
 
 
@@ -125,6 +131,22 @@ def checkpoint_count(compute_s: float, epochs: int, checkpoint_s: float) -> int:
     """One at the end of every epoch, and within one whenever ``SAVE_EVERY_S`` have passed since the last."""
     interval_s = max(SAVE_EVERY_S, checkpoint_s / SAVING_SHARE)
     return epochs * (1 + math.floor(compute_s / max(epochs, 1) / interval_s))
+
+
+def _writing_s(size_bytes: int, device: DeviceProfile) -> float:
+    burst = _rate(device, "storage", STORAGE_BYTES_PER_S)
+    lasting = _rate(device, "storage_large", burst)
+    return min(size_bytes, BURST_BYTES) / burst + max(0, size_bytes - BURST_BYTES) / lasting
+
+
+def _fresh_memory_s(shape: RunShape, device: DeviceProfile) -> float:
+    if device.type != "cpu":
+        return 0.0
+    return shape.fresh_bytes / _rate(device, "first_touch", FIRST_TOUCH_BYTES_PER_S)
+
+
+def _rate(device: DeviceProfile, key: str, otherwise: float) -> float:
+    return device.bytes_per_s[key].value if key in device.bytes_per_s else otherwise
 
 
 def _loading_s(shape: RunShape, device: DeviceProfile) -> float:

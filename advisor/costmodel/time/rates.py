@@ -91,6 +91,10 @@ class DeviceRates:
         """Whether the profile has the two rates that any estimate needs."""
         return bool(self.device.flops_per_s) and "memory" in self.device.bytes_per_s
 
+    def is_tf32(self, kind: str, dtype: str) -> bool:
+        """Whether operators of this class use TensorFloat-32."""
+        return self.tf32 and dtype == "float32" and kind in TF32_CLASSES
+
     def seconds(self, kind: str, dtype: str, name: str, flops: float, moved_bytes: int) -> float:
         """Time of one call.
 
@@ -118,10 +122,10 @@ class DeviceRates:
         if kind in ATTENTION_CLASSES and (dtype != "float32" or self.device.type == "cpu"):
             # On CUDA a probe times these kernels in half precision.
             special = f"{kind}/{self._attention_kernel(kind, name)}"
+        if self.is_tf32(kind, dtype):
+            return rates["tf32"]
         if special in rates:
             return rates[special]
-        if self.tf32 and dtype == "float32" and kind in TF32_CLASSES:
-            return rates["tf32"]
         return rates.get(dtype) or rates.get("float32") or next(iter(rates.values()))
 
     def _attention_kernel(self, kind: str, name: str) -> str:

@@ -50,7 +50,7 @@ def run_time(
         data: Lengths and row counts.
         strategy: Epochs.
         execution: Batch sizes, cut-off, and how batches are made of rows.
-        device: Its storage rate, when it was probed.
+        device: Its rates of storage and fresh memory, when they were probed.
         evaluation_time_of: Time of one evaluation batch (``eval_batch_size`` rows) at one padded length; a third of a
             training step's rows' time when ``None``.
         shape: Loading, evaluations and saves.

@@ -139,9 +139,17 @@ def _rates_present(device: DeviceProfile) -> str:
     return " and ".join(f"{field}.{key}" for field, keys in rates.items() for key in keys) or "neither"
 
 
+def overlap_power(device_type: str) -> int:
+    """``OVERLAP_POWER``; 1 on a CPU, which runs operators where it launches them."""
+    return OVERLAP_POWER if device_type == "cuda" else 1
+
+
 def side_by_side(host_s: float, device_s: float, device_type: str) -> float:
-    """Wall clock of launching operators and of running them; a CPU runs them where it launches them."""
-    power = OVERLAP_POWER if device_type == "cuda" else 1
+    """Wall clock of launching operators and of running them."""
+    return _overlapping(host_s, device_s, overlap_power(device_type))
+
+
+def _overlapping(host_s: float, device_s: float, power: int) -> float:
     return float((host_s**power + device_s**power) ** (1 / power))
 
 
@@ -163,8 +171,8 @@ def _by_rates(total: OperatorSeconds, device: DeviceProfile, basis: Basis) -> St
 
 
 def predicted_seconds(fit: StepFit, device_s: float, operators: float) -> float:
-    """``factor * device_s + host_s_per_operator * operators`` (operators run where they are launched)."""
-    return fit.factor * device_s + fit.host_s_per_operator * operators
+    """A step by its operators, as ``StepFit`` defines it."""
+    return _overlapping(fit.host_s_per_operator * operators, fit.factor * device_s, fit.power)
 
 
 def _calibrated(total: OperatorSeconds, fit: StepFit, calibration: Calibration, setting: Setting) -> StepTime:

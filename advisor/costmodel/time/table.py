@@ -48,8 +48,8 @@ class OperatorClock:
     Args:
         device: Probed or datasheet profile.
         calibration: Of the same device; without it the profile's rates are all there is.
-        tf32: Products of float32 tensors may use TensorFloat-32 (``ExecutionPlan.tf32``); calibrated classes are as
-            they were measured.
+        tf32: Products of float32 tensors may use TensorFloat-32 (``ExecutionPlan.tf32``). Where the device has it they
+            go by the profile's rates, because calibrations measure products without.
         efficiencies: Of the profile's rates, instead of what is assumed.
 
     Attributes:
@@ -122,18 +122,20 @@ class OperatorClock:
         return OperatorSeconds(device_s, count, uncovered_s)
 
     def _fit(self, key: str) -> ClassFit | None:
+        if self._rates.is_tf32(*key.split("/")[:2]):
+            return None
         return self._operators.get(key) or self.classes.get(key.rpartition("/")[0])
 
     def _fitted(self, fit: ClassFit, key: str, flops: int, moved_bytes: int) -> float:
-        """By the fit; what exceeds the largest call behind it is at most ``MOST_BEYOND_RATES`` times as slow as the
-        profile's rates say: calls of a few bytes are all overhead, and the slope between them means nothing.
+        """By the fit; what exceeds the largest call behind it goes no faster than the profile's rates say, and at most
+        ``MOST_BEYOND_RATES`` times as slow: small calls are all overhead, and the slope between them means nothing.
         """
         near_flops, near_bytes = min(flops, fit.max_flops), min(moved_bytes, fit.max_bytes)
         near_s, far_s = fit.seconds(near_flops, near_bytes), fit.seconds(flops, moved_bytes)
         if (near_flops, near_bytes) == (flops, moved_bytes) or not self.knows_rates:
             return far_s
         excess_s = self._by_rates(key, flops, moved_bytes) - self._by_rates(key, near_flops, near_bytes)
-        return near_s + min(far_s - near_s, MOST_BEYOND_RATES * excess_s)
+        return near_s + min(max(far_s - near_s, excess_s), MOST_BEYOND_RATES * excess_s)
 
     def _by_rates(self, key: str, flops: float, moved_bytes: int) -> float:
         if not self.knows_rates:

@@ -12,7 +12,7 @@ from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.calibration.record import Calibration
 from advisor.costmodel.model import CostModel
-from advisor.costmodel.time import execution_key, model_key
+from advisor.costmodel.time import configuration_key, execution_key, model_key
 from advisor.costmodel.validation.baselines import step_work
 from advisor.costmodel.validation.case import Case
 from advisor.costmodel.validation.models import grid_model
@@ -57,8 +57,13 @@ class Question:
         execution = self.execution
         shape = (execution.micro_batch_size, execution.max_seq_length)
         own = (model_key(self.spec), self.strategy.method, execution_key(execution), *shape)
-        points = calibration.points if calibration is not None else ()
-        return any(own == (p.model_key, p.method, p.execution_key, p.micro_batch_size, p.seq_length) for p in points)
+        exact = configuration_key(self.spec, self.strategy, execution, execution.max_seq_length)
+        return any(
+            p.configuration == exact
+            if p.configuration
+            else own == (p.model_key, p.method, p.execution_key, p.micro_batch_size, p.seq_length)
+            for p in (calibration.points if calibration is not None else ())
+        )
 
 
 def question_of(case: Case) -> Question:

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from advisor.hardware.cpu_process import prepare_process
 from advisor.measurement.isolation import Result, isolated
 from advisor.measurement.reference import reference_seconds
 from advisor.measurement.steps import StepMeasurement, StepRequest, run_steps
@@ -67,6 +68,7 @@ def measure_case(request: CaseRequest, *, timeout_s: float | None = None) -> Res
 def run_case(request: CaseRequest) -> CaseMeasurement:
     """The same in this process."""
     device_type = request.steps.device_type
+    prepare_process(device_type, request.steps.execution.num_threads)
     before = (reference_seconds(device_type),) if request.reference == "around" else ()
     measured = _on_cpu(request) if device_type == "cpu" else _on_cuda(request)
     after = (reference_seconds(device_type),) if request.reference != "never" else ()

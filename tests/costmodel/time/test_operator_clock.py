@@ -183,6 +183,18 @@ def test_a_probe_knows_rates_of_classes_and_kernels() -> None:
     assert rate(op("_foreach_mul_.Scalar", 10**8), 1e8) == pytest.approx(1e10), "probed as a whole step, not per call"
 
 
+def test_products_in_tf32_go_by_the_rates_although_others_are_calibrated() -> None:
+    card = load_profile("a100-sxm4-80gb")
+    fit = dataclasses.replace(FIT, max_flops=10**12, max_bytes=10**9)
+    calibration = Calibration(card.id, {}, "", {"gemm/float32": fit, "gemm/bfloat16": fit, "norm/float32": fit})
+    plain, tf32 = OperatorClock(card, calibration), OperatorClock(card, calibration, tf32=True)
+    work = product(4096, 4096, 4096)
+    assert plain.seconds(work) == (fit.seconds(work.flops, work.moved_bytes), True)
+    assert tf32.seconds(work) == (OperatorClock(card, tf32=True).seconds(work)[0], False)
+    for other in (product(512, 512, 512, "bfloat16", 2), op("native_layer_norm.default")):
+        assert tf32.seconds(other) == plain.seconds(other)
+
+
 def test_a_data_type_that_the_card_lacks_runs_at_float32_rate() -> None:
     clock = OperatorClock(load_profile("t4"))
     assert clock.seconds(product(4096, 4096, 4096, "bfloat16", 2))[0] == pytest.approx(

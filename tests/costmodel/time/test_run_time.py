@@ -18,7 +18,13 @@ from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.run_shape import quantized_parameters
 from advisor.costmodel.time import Decoding, RunShape, StepTime, decode_speed, optimizer_steps, run_time
 from advisor.costmodel.time.lengths import row_quantile
-from advisor.costmodel.time.parts import PART_NAMES, TOKENIZER_S, checkpoint_count
+from advisor.costmodel.time.parts import (
+    BURST_BYTES,
+    FIRST_TOUCH_BYTES_PER_S,
+    PART_NAMES,
+    TOKENIZER_S,
+    checkpoint_count,
+)
 from advisor.costmodel.time.step import HOST_S_PER_OPERATOR
 
 DATA = DataProfile(1000, 200, (4, 8, 12, 15, 19, 23, 26, 30, 35, 42, 70), 70, 128, 1000)
@@ -71,6 +77,33 @@ def test_total_is_the_sum_of_its_parts() -> None:
     assert low < estimate.total_s < high
     assert estimate.intervals["step_s"].low == pytest.approx(0.9 * estimate.step_s)
     assert (estimate.evidence, estimate.basis) == ("interpolated", "calibrated")
+
+
+def test_what_exceeds_a_burst_is_written_at_the_lasting_rate() -> None:
+    rates = {"storage": Rate(1e9, "probed"), "storage_large": Rate(1e8, "probed")}
+    device = dataclasses.replace(DEVICE, bytes_per_s=rates)
+    small, large = (
+        run_time(step_of, DATA, STRATEGY, ExecutionPlan(16), device, shape=RunShape(saved_bytes=size)).parts["saving"]
+        for size in (BURST_BYTES, BURST_BYTES + 10**9)
+    )
+    assert large - small == pytest.approx(10.0)
+    assert small < 0.2
+
+
+def test_a_cpu_clears_the_pages_of_its_first_step() -> None:
+    probed = dataclasses.replace(DEVICE, bytes_per_s={"first_touch": Rate(2e9, "probed")})
+    elsewhere = dataclasses.replace(DEVICE, type="cuda", bytes_per_s={})
+
+    def extra(device: DeviceProfile) -> float:
+        with_memory, without = (
+            run_time(step_of, DATA, STRATEGY, ExecutionPlan(16), device, shape=shape).parts["warm_up"]
+            for shape in (RunShape(fresh_bytes=4 * 10**9), RunShape())
+        )
+        return with_memory - without
+
+    assert extra(probed) == pytest.approx(2.0)
+    assert extra(DEVICE) == pytest.approx(4e9 / FIRST_TOUCH_BYTES_PER_S)
+    assert extra(elsewhere) == 0.0
 
 
 def test_what_was_measured_beforehand_is_taken_as_it_is() -> None:
