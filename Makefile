@@ -4,7 +4,7 @@
 #   make setup        the environment alone (.venv)
 #   make validate     memory predicted and measured over a grid of small models (CPU, a few minutes)
 #   make validate-time step times predicted and measured over more than 200 configurations (CPU, quiet, about 45 minutes)
-#   make validate-gpu memory and step times over 60M-8B parameters on a GPU (about 25 minutes)
+#   make validate-gpu memory and step times over 60M-8B parameters on a GPU (about 35 minutes)
 #   make validate-runs  whole-run time: nine real runs, predicted and measured part by part (CPU, about 20 minutes)
 #   make bench-speed  the recommended plans against the published recipe: samples/s and quality (CPU, about six minutes)
 #   make check        ruff, mypy, import-linter
@@ -100,11 +100,14 @@ validate: setup
 
 validate-time: export ADVISOR_HOME ?= $(CURDIR)/.advisor
 validate-time: setup
+	$(BIN)/advisor probe
 	$(BIN)/advisor calibrate
 	$(BIN)/advisor validate time --grid cpu-wide --output $(VALIDATION)
 
 validate-gpu: export ADVISOR_HOME ?= $(CURDIR)/.advisor
 validate-gpu: setup
+	$(BIN)/advisor probe
+	$(BIN)/advisor calibrate
 	for shard in 1/3 2/3 3/3; do \
 	  $(BIN)/advisor validate all --grid cuda --shard $$shard --time-limit 8min --output $(VALIDATION) || exit $$?; \
 	done

@@ -18,6 +18,7 @@ from advisor.costmodel.calibration import calibrate_device, load_calibration
 from advisor.costmodel.calibration import ledger as ledgers
 from advisor.costmodel.calibration import recall as recalling
 from advisor.costmodel.calibration.agenda import Agenda
+from advisor.costmodel.calibration.coverage import coverage
 from advisor.costmodel.calibration.gathering import Gathered
 from advisor.costmodel.calibration.journal import PointJournal
 from advisor.costmodel.calibration.record import Calibration, ReplayPoint
@@ -36,10 +37,12 @@ class Machine:
     Attributes:
         steps_s: Times that the next steps take.
         before: Called with a word for everything that is about to be done.
+        limit_s: Of the agenda; none is left for a second look.
     """
 
     steps_s: tuple[float, ...] = (0.1, 0.11, 0.1, 0.1, 0.12)
     before: Callable[[str], None] = lambda _what: None
+    limit_s: float = 0.0
     done: list[str] = dataclasses.field(default_factory=list)
     timeouts_s: list[float | None] = dataclasses.field(default_factory=list)
 
@@ -77,7 +80,7 @@ class Machine:
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     def agenda(model: ModelSpec, device: DeviceProfile, *, quick: bool) -> Agenda:
         items = (item("lora"), item("full", rows=16))
-        return Agenda(items, 10.0, 0.1)
+        return Agenda(items, 10.0, 0.1, limit_s=pretended.limit_s)
 
     pretended = Machine()
     monkeypatch.setenv("ADVISOR_HOME", str(tmp_path))
@@ -120,6 +123,25 @@ def test_only_what_is_noisy_is_measured_again(machine: Machine) -> None:
     assert machine.take() == ["trace lora", "steps lora", "trace full", "steps full"]
     assert [p.noise_relative for p in again.points] == [0, 0]
     assert not any("calibrate again" in note for note in again.notes)
+
+
+def test_while_there_is_time_steps_are_measured_once_more_and_noisy_ones_first(machine: Machine) -> None:
+    machine.limit_s = 600.0
+    quiet, noisy = machine.steps_s, (0.1, 0.3, 0.1, 0.3, 0.2)
+    machine.before = lambda what: setattr(
+        machine, "steps_s", noisy if what == "steps full" and what not in machine.done else quiet
+    )
+    found = calibrate()
+    assert [what for what in machine.take() if what.startswith("steps")] == [
+        "steps lora", "steps full", "steps full", "steps lora",
+    ]  # fmt: skip
+    assert len(found.points) == 4, "both looks count"
+    assert found.held_out is not None
+    assert [p.origin for p in found.points] == [0] * 4
+    assert coverage(found)[0].configurations == 2
+    machine.before = lambda _what: None
+    calibrate()
+    assert machine.take() == [], "one quiet look is enough to know a configuration"
 
 
 def test_another_model_adds_to_the_first(machine: Machine) -> None:

@@ -36,7 +36,7 @@ def short_agenda(model: ModelSpec, device: DeviceProfile, *, quick: bool) -> Age
     """The first three items of the quick agenda at shapes for a slow machine, with little time for one replay."""
     slow = dataclasses.replace(device, flops_per_s={"float32": Rate(2e9, "assumed by the test")})
     agenda = make_agenda(model, slow, quick=True)
-    return dataclasses.replace(agenda, items=agenda.items[:3], call_s=0.005, limit_s=600)
+    return dataclasses.replace(agenda, items=agenda.items[:3], call_s=0.005, limit_s=0)
 
 
 @pytest.fixture(scope="module")

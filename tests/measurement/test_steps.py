@@ -13,6 +13,7 @@ from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.measurement import StepRequest, measure_steps, profile_step_memory
+from advisor.measurement.operator_profile import EVALUATION_PASSES
 from advisor.measurement.step_profile import ProfiledStep
 from tests.training.training_runs import lora_strategy, save_model
 
@@ -32,7 +33,7 @@ def profiled(spec: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan
 
 def test_steps_are_timed_without_the_warm_up(spec: ModelSpec) -> None:
     measured = measure_steps(
-        StepRequest(spec, lora_strategy(), EXECUTION, 32, steps=6, warmup_steps=3, profile_memory=True)
+        StepRequest(spec, lora_strategy(), EXECUTION, 32, steps=6, warmup_steps=3, profile_memory=True, evaluate=True)
     )
     assert len(measured.step_times_s) == 6
     assert 0 < min(measured.step_times_s) <= measured.median_step_s
@@ -40,6 +41,10 @@ def test_steps_are_timed_without_the_warm_up(spec: ModelSpec) -> None:
     assert measured.profiled is not None
     assert measured.allocated_peak_bytes == measured.profiled.peak_bytes
     assert 0 < measured.trainable_parameters < measured.total_parameters
+    assert measured.evaluation is not None
+    assert len(measured.evaluation.times_s) == EVALUATION_PASSES
+    assert min(measured.evaluation.times_s) > 0
+    assert (measured.evaluation.profile, measured.operators) == (None, None), "not asked for"
 
 
 def test_nothing_leaks_from_step_to_step_and_the_parts_add_up(spec: ModelSpec) -> None:

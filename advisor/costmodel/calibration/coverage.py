@@ -55,7 +55,7 @@ def _of_model(key: str, points: list[StepPoint]) -> ModelCoverage:
         methods=tuple(dict.fromkeys(p.method for p in points)),
         shapes=tuple(sorted(shapes, key=lambda shape: (shape[0] * shape[1], shape))),
         executions=tuple(dict.fromkeys(p.execution_key for p in points)),
-        configurations=len(points),
+        configurations=len({p.same_steps for p in points}),
         noise_median=noises[len(noises) // 2],
     )
 
@@ -90,10 +90,9 @@ def _about_partial(calibration: Calibration) -> str:
 def _about_steps(calibration: Calibration) -> str:
     if calibration.step is None:
         return "no real step was measured: what Python and the host add to the operators is assumed"
-    noisy = sum(p.noise_relative > NOISY for p in calibration.points)
-    return (
-        f"{noisy} of {len(calibration.points)} configurations were too noisy to believe; run it again" if noisy else ""
-    )
+    known = {p.same_steps for p in calibration.points}
+    noisy = len(known - {p.same_steps for p in calibration.points if p.noise_relative <= NOISY})
+    return f"{noisy} of {len(known)} configurations were too noisy to believe; run it again" if noisy else ""
 
 
 def _about_methods(calibration: Calibration, methods: Sequence[str]) -> str:

@@ -36,7 +36,7 @@ def held_out_errors(
     Replays stay: they are calls and not steps. Steps of one configuration are held back together. Empty with fewer than
     two configurations.
     """
-    configurations = [(p.model_key, p.method, p.execution_key, p.micro_batch_size, p.seq_length) for p in points]
+    configurations = [p.same_steps for p in points]
     number_of = {key: number for number, key in enumerate(dict.fromkeys(configurations))}
     if len(number_of) < 2:
         return ()

@@ -115,7 +115,7 @@ class Ledger:
             and p.noise_relative <= NOISY
             and (p.allocated_peak_bytes is not None or not with_memory)
             for p in self.points
-            if _steps_key(p)
+            if p.same_steps
             == (
                 model,
                 item.strategy.method,
@@ -161,14 +161,15 @@ class Ledger:
         """``"known already: 512 calls and 14 configurations"``; empty when nothing is."""
         if not self.replays and not self.points:
             return ""
-        return f"known already: {len(self.replays)} operator calls and steps of {len(self.points)} configurations"
+        configurations = len({p.same_steps for p in self.points})
+        return f"known already: {len(self.replays)} operator calls and steps of {configurations} configurations"
 
     def calibration(self, *, seconds: float, partial: str = "", notes: Sequence[str] = ()) -> Calibration:
         """Everything known and new together, fitted; a new measurement replaces known ones of the same thing."""
         calls = {key for p in self.new_replays for key in _call_keys(p)}
-        steps = {_steps_key(p) for p in self.new_points}
+        steps = {p.same_steps for p in self.new_points}
         replays = [*(p for p in self.replays if not calls & set(_call_keys(p)[:1])), *self.new_replays]
-        points = [*(p for p in self.points if _steps_key(p) not in steps), *self.new_points]
+        points = [*(p for p in self.points if p.same_steps not in steps), *self.new_points]
         tidy_replays, tidy_points, provenance = tidied(replays, points, self._known.provenance)
         return dataclasses.replace(
             refit(self.device, self.versions, tidy_replays, tidy_points),
@@ -214,7 +215,3 @@ def _call_keys(point: ReplayPoint) -> tuple[object, ...]:
     """Under which a point is replaced: its call, and what is left of calls that were stored without a digest."""
     work = (point.name, point.key, point.flops, point.moved_bytes)
     return ((point.call, *work), ("", *work))
-
-
-def _steps_key(point: StepPoint) -> tuple[object, ...]:
-    return (point.model_key, point.method, point.execution_key, point.micro_batch_size, point.seq_length)

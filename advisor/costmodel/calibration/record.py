@@ -118,6 +118,11 @@ class StepPoint:
         return sum(count for _, _, _, count in self.work)
 
     @property
+    def same_steps(self) -> tuple[str, str, str, int, int]:
+        """Equal for measurements of one configuration and shape."""
+        return (self.model_key, self.method, self.execution_key, self.micro_batch_size, self.seq_length)
+
+    @property
     def median_s(self) -> float:
         return statistics.median(self.step_times_s)
 

@@ -59,9 +59,7 @@ class Question:
         own = (model_key(self.spec), self.strategy.method, execution_key(execution), *shape)
         exact = configuration_key(self.spec, self.strategy, execution, execution.max_seq_length)
         return any(
-            p.configuration == exact
-            if p.configuration
-            else own == (p.model_key, p.method, p.execution_key, p.micro_batch_size, p.seq_length)
+            p.configuration == exact if p.configuration else own == p.same_steps
             for p in (calibration.points if calibration is not None else ())
         )
 
