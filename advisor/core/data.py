@@ -7,9 +7,14 @@ from typing import Literal
 
 DataKind = Literal["demo", "csv", "jsonl", "parquet", "text", "datasets"]
 
-LENGTH_CELL_TOKENS = 8
-"""Width of a cell of ``DataProfile.length_counts``: what collators round the longest row of a batch up to, so that the
-counts decide the length of every batch exactly."""
+PAD_MULTIPLE = 8
+"""Collators round the longest row of a batch up to a multiple of this many tokens, which keeps matrix shapes in one
+regime and fits tensor cores (NVIDIA's guide to mixed-precision training asks for multiples of 8 with 16-bit types)."""
+
+
+def padded_length(tokens: int) -> int:
+    """Tokens per row of a batch whose longest row has ``tokens``."""
+    return -(-tokens // PAD_MULTIPLE) * PAD_MULTIPLE
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,9 @@ class DataProfile:
             duplicates across the splits are dropped from training; duplicates within it are kept and reported.
         text_bytes: UTF-8 size of all texts, which host memory must hold.
         fingerprint: Content hash of the rows in order.
-        length_counts: Sampled rows by token length in cells of ``LENGTH_CELL_TOKENS``: the first counts lengths 1 to
-            8, the second 9 to 16, up to the cut. Empty where only the quantiles are known.
+        length_counts: Sampled rows by token length in cells of ``PAD_MULTIPLE``, so that the counts decide the
+            length of every batch exactly: the first counts lengths 1 to 8, the second 9 to 16, up to the cut. Empty
+            where only the quantiles are known.
         reading_s: Wall clock of reading, cleaning, splitting and ordering the source here, whatever the caps (of packed
             text also of tokenising it, since all of it is); ``None`` where it was not measured.
         tokenizing_s_per_row: The same of tokenising one row.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from advisor.core.cost import Basis, CostEstimate, Evidence, Interval, MemoryEstimate, QualityEstimate, TimeEstimate
+from advisor.core.cost import Basis, CostEstimate, Evidence, MemoryEstimate, QualityEstimate
 from advisor.core.data import DataProfile
 from advisor.core.device import DeviceProfile
 from advisor.core.model import ModelSpec
@@ -14,31 +14,16 @@ from advisor.core.plan import ExecutionPlan
 from advisor.core.store import user_data_dir
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.calibration.record import Calibration
+from advisor.costmodel.configuration import TracedConfiguration
 from advisor.costmodel.depth import StepFamily
 from advisor.costmodel.families import FamilyStore
 from advisor.costmodel.memory import estimate_memory, memory_quantile_bytes, run_facts, run_shapes
-from advisor.costmodel.run_shape import decoding, run_shape
-from advisor.costmodel.time import (
-    OperatorClock,
-    Setting,
-    StepTime,
-    configuration_key,
-    decode_speed,
-    execution_key,
-    measured_step,
-    model_key,
-    optimizer_step,
-    phase_seconds,
-    run_time,
-    step_time,
-)
+from advisor.costmodel.time import StepTime
+from advisor.costmodel.time_model import TimeModel
 
 if TYPE_CHECKING:
     from advisor.costmodel.quality.model import QualityModel
     from advisor.costmodel.trace.ops import TracedOp
-
-LENGTH_MULTIPLE = 8
-"""The collator pads to multiples of this many tokens."""
 
 _EVIDENCE_ORDER: tuple[Evidence, ...] = ("measured", "interpolated", "extrapolated")
 _BASIS_ORDER: tuple[Basis, ...] = ("measured", "calibrated", "transferred", "datasheet", "prior")
@@ -75,34 +60,43 @@ class CostModel:
         self.sweeping = sweeping
         self.calibration = calibration
         self.quality = quality
-        self._clocks: dict[bool, OperatorClock] = {}
+        self._times = TimeModel(device, calibration)
         self._cache_dir = cache_dir or user_data_dir("traces")
         self._families = FamilyStore(device.type, device.compute_capability, self._cache_dir)
         self._stores = {(self._families.semantics, self._families.compute_capability): self._families}
 
     def on(self, device: DeviceProfile) -> CostModel:
         """The cost model of another device, uncalibrated; traces are shared where both run the same operators."""
-        other = CostModel(device, quality=self.quality, cache_dir=self._cache_dir)
+        return self._sharing_traces(CostModel(device, quality=self.quality, cache_dir=self._cache_dir))
+
+    def thorough(self) -> CostModel:
+        """The same cost model, with the allocator replayed for every configuration."""
+        return self._again(self.memory_limit_bytes, sweeping=False)
+
+    def near(self, limit_bytes: int) -> CostModel:
+        """The same cost model where many configurations are asked whether they stay within one limit."""
+        return self._again(limit_bytes, sweeping=True)
+
+    def _again(self, memory_limit_bytes: int | None, *, sweeping: bool) -> CostModel:
+        other = CostModel(
+            self.device,
+            self.calibration,
+            quality=self.quality,
+            cache_dir=self._cache_dir,
+            memory_limit_bytes=memory_limit_bytes,
+            sweeping=sweeping,
+        )
+        return self._sharing_traces(other)
+
+    def _sharing_traces(self, other: CostModel) -> CostModel:
         families = other._families
         other._stores = self._stores
         other._families = self._stores.setdefault((families.semantics, families.compute_capability), families)
         return other
 
-    def thorough(self) -> CostModel:
-        """The same cost model, with the allocator replayed for every configuration."""
-        other = self.on(self.device)
-        other.calibration, other.memory_limit_bytes = self.calibration, self.memory_limit_bytes
-        return other
-
     def before_first_trace(self, function: Callable[[], None]) -> None:
         """Call ``function`` once, before the first trace that is not on disk."""
         self._families.before_first_trace = function
-
-    def near(self, limit_bytes: int) -> CostModel:
-        """The same cost model where many configurations are asked whether they stay within one limit."""
-        other = self.on(self.device)
-        other.calibration, other.memory_limit_bytes, other.sweeping = self.calibration, limit_bytes, True
-        return other
 
     def memory(
         self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, *, same_length: bool = False
@@ -112,8 +106,7 @@ class CostModel:
         Raises:
             UntraceableError: the configuration cannot be traced.
         """
-        family = self._families.get(model, strategy, execution)
-        return self._memory(family, model, strategy, execution, None, same_length)
+        return self._memory(self._traced(model, strategy, execution), None, same_length)
 
     def estimate(
         self,
@@ -141,19 +134,18 @@ class CostModel:
         Raises:
             UntraceableError: the configuration cannot be traced.
         """
-        family = self._families.get(model, strategy, execution)
-        memory = self._memory(family, model, strategy, execution, data, same_length)
-        time = self._time(family, model, strategy, execution, data, memory.allocated_bytes)
+        asked = self._traced(model, strategy, execution)
+        memory = self._memory(asked, data, same_length)
+        time = self._times.estimate(asked, data, peak_bytes=memory.allocated_bytes)
         quality = self._quality(model, strategy, data, min_quality) if with_quality and data is not None else None
         parts = [part for part in (memory, time, quality) if part is not None]
-        rank = _rank(strategy)
         return CostEstimate(
             memory=memory,
             time=time,
             quality=quality,
             fits=None,
-            trainable_parameters=family.trainable_parameters(rank),
-            total_parameters=family.total_parameters(rank),
+            trainable_parameters=asked.family.trainable_parameters(asked.rank),
+            total_parameters=asked.family.total_parameters(asked.rank),
             evidence=max((part.evidence for part in parts), key=_EVIDENCE_ORDER.index),
             basis=max((part.basis for part in parts), key=_BASIS_ORDER.index),
             notes=()
@@ -181,91 +173,31 @@ class CostModel:
         Raises:
             UntraceableError: the configuration cannot be traced.
         """
-        family = self._families.get(model, strategy, execution)
-        return family.operators((execution.micro_batch_size, _padded(seq_length), _rank(strategy)))
+        return self._traced(model, strategy, execution).operators(execution.micro_batch_size, seq_length)
 
     def step_seconds(
         self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, seq_length: int
     ) -> StepTime:
         """Time of one optimizer step whose micro-batches all have ``seq_length`` tokens per row."""
-        family = self._families.get(model, strategy, execution)
-        return self._step_time(family, model, strategy, execution, seq_length)
+        return self._times.step(self._traced(model, strategy, execution), seq_length)
+
+    def _traced(self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan) -> TracedConfiguration:
+        return TracedConfiguration(self._families.get(model, strategy, execution), model, strategy, execution)
 
     def _memory(
-        self,
-        family: StepFamily,
-        model: ModelSpec,
-        strategy: StrategyConfig,
-        execution: ExecutionPlan,
-        data: DataProfile | None,
-        same_length: bool = False,
+        self, asked: TracedConfiguration, data: DataProfile | None, same_length: bool = False
     ) -> MemoryEstimate:
-        shapes = run_shapes(execution, _rank(strategy), data, same_length=same_length)
+        shapes = run_shapes(asked.execution, asked.rank, data, same_length=same_length)
         return estimate_memory(
-            family,
+            asked.family,
             shapes,
-            model,
+            asked.model,
             self.device,
             self.calibration,
-            run_facts(family, shapes, model, strategy, execution, data),
+            run_facts(asked.family, shapes, asked.model, asked.strategy, asked.execution, data),
             limit_bytes=self.memory_limit_bytes,
             sweeping=self.sweeping,
         )
-
-    def _time(
-        self,
-        family: StepFamily,
-        model: ModelSpec,
-        strategy: StrategyConfig,
-        execution: ExecutionPlan,
-        data: DataProfile | None,
-        peak_bytes: int,
-    ) -> TimeEstimate:
-        if data is None:
-            length = execution.max_seq_length
-            known = measured_step(self.calibration, configuration_key(model, strategy, execution, length))
-            return _single_step(known or self._step_time(family, model, strategy, execution, length), execution)
-        return run_time(
-            lambda length: self._step_time(family, model, strategy, execution, length),
-            data,
-            strategy,
-            execution,
-            self.device,
-            evaluation_time_of=lambda length: self._evaluation_time(family, model, strategy, execution, length),
-            shape=run_shape(family, _rank(strategy), model, strategy, execution, peak_bytes=peak_bytes),
-            decoding=self._decode_speed(family, model, strategy, execution) if model.task == "causal-lm" else None,
-        )
-
-    def _decode_speed(
-        self, family: StepFamily, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan
-    ) -> tuple[float, str] | None:
-        rank = _rank(strategy)
-        operators = family.operators((execution.eval_batch_size, _padded(execution.max_seq_length), rank))
-        work = decoding(family, rank, model, strategy, execution, operators)
-        return decode_speed(work, self.device, self.calibration)
-
-    def _step_time(
-        self, family: StepFamily, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, seq_length: int
-    ) -> StepTime:
-        operators = family.operators((execution.micro_batch_size, _padded(seq_length), _rank(strategy)))
-        phases = phase_seconds(operators, self._clock(execution))
-        work = optimizer_step(phases, execution.gradient_accumulation_steps)
-        setting = _setting(model, strategy, execution, execution.micro_batch_size * seq_length)
-        return step_time(work, self.device, self.calibration, setting)
-
-    def _clock(self, execution: ExecutionPlan) -> OperatorClock:
-        """Made when first asked for: copies of this cost model get their calibration after they are made."""
-        if execution.tf32 not in self._clocks:
-            self._clocks[execution.tf32] = OperatorClock(self.device, self.calibration, tf32=execution.tf32)
-        return self._clocks[execution.tf32]
-
-    def _evaluation_time(
-        self, family: StepFamily, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, seq_length: int
-    ) -> StepTime:
-        operators = family.operators((execution.eval_batch_size, _padded(seq_length), _rank(strategy)))
-        forward = [op for op in operators if op.phase == "evaluation"]
-        setting = _setting(model, strategy, execution, execution.eval_batch_size * seq_length)
-        return step_time(self._clock(execution).total(forward), self.device, self.calibration, setting, evaluation=True)
 
     def _quality(
         self, model: ModelSpec, strategy: StrategyConfig, data: DataProfile, min_quality: float | None
@@ -275,31 +207,3 @@ class CostModel:
 
             self.quality = QualityModel(default_prior())
         return self.quality.estimate(model, strategy, data, min_quality=min_quality)
-
-
-def _rank(strategy: StrategyConfig) -> int:
-    """The symbolic rank of the family; 1 where the method has none."""
-    return strategy.rank if strategy.rank is not None and strategy.method != "peft" else 1
-
-
-def _padded(seq_length: int) -> int:
-    return -(-seq_length // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
-
-
-def _setting(model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, tokens: int) -> Setting:
-    return Setting(model_key(model), strategy.method, execution_key(execution), tokens)
-
-
-def _single_step(step: StepTime, execution: ExecutionPlan) -> TimeEstimate:
-    interval = Interval(step.low, step.high)
-    rows = execution.effective_batch_size
-    return TimeEstimate(
-        step_s=step.seconds,
-        samples_per_s=rows / step.seconds,
-        tokens_per_s=rows * execution.max_seq_length / step.seconds,
-        total_s=step.seconds,
-        intervals={"step_s": interval, "total_s": interval},
-        parts={"training": step.seconds},
-        evidence=step.evidence,
-        basis=step.basis,
-    )

@@ -10,13 +10,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from advisor.core.data import padded_length
 from advisor.core.model import ModelSpec
 
 NARROW, WIDE = 4, 1 << 20
 """Windows that every traced length exceeds, and that none reaches."""
-
-LENGTH_MULTIPLE = 8
-"""Batches are padded to multiples of this many tokens."""
 
 
 def in_window_regime(model: ModelSpec, seq_length: int) -> ModelSpec:
@@ -30,7 +28,7 @@ def in_window_regime(model: ModelSpec, seq_length: int) -> ModelSpec:
 
     config: Any = build_skeleton(model).config
     text = config.get_text_config()
-    padded = -(-seq_length // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+    padded = padded_length(seq_length)
     changes = {}
     for name, share in (("sliding_window", 1), ("attention_chunk_size", 1), ("local_attention", 2)):
         width = getattr(text, name, None)

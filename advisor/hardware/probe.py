@@ -58,7 +58,7 @@ def probe_device(
     try:
         report("importing torch", 0.0)
         known = known_findings(device or "", quick=quick)
-        for finding in _findings(device or "", quick, start + usual_s, known=bool(known)):
+        for finding in _findings(device or "", quick, start + usual_s, known=known):
             if finding["kind"] == "device" and finding["device"] == "cpu":
                 findings += known
             findings.append(finding)
@@ -110,16 +110,19 @@ def _keep_partial(findings: list[dict[str, Any]], save: bool) -> str:
     return f"what was found is kept at {path}, marked partial; run `advisor probe` again to complete it"
 
 
-def _findings(device: str, quick: bool, until: float, *, known: bool) -> Iterator[dict[str, Any]]:
-    """Run the probing process and yield what it finds, line by line.
+def _findings(device: str, quick: bool, until: float, *, known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Run the probing process, which need not find out what is known, and yield what it finds, line by line.
 
     Raises:
         DeviceError: it refused the device, or died before the first finding. A death of bitsandbytes, which is tried
             last, is a finding.
     """
     arguments = ["--device", device, "--until", repr(until), *(["--quick"] if quick else [])]
+    arguments += ["--known"] if known else []
+    chosen = [str(found["value"]) for found in known if found["kind"] == "threads"]
+    arguments += ["--threads", *chosen] if chosen else []
     with subprocess.Popen(
-        [*WORKER, *arguments, *(["--known"] if known else [])],
+        [*WORKER, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="utf-8",

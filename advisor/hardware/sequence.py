@@ -44,6 +44,7 @@ class Probe:
         capability: Of the CUDA device.
         known: bitsandbytes was tried by an earlier probe.
         emit: Receives findings.
+        threads: Intra-op threads that an earlier probe chose; compared when ``None``.
     """
 
     device: str
@@ -53,6 +54,7 @@ class Probe:
     capability: tuple[int, int] | None
     known: bool
     emit: Emit
+    threads: int | None = None
 
     def run(self, gpus: dict[str, GpuState], trial: subprocess.Popen[str] | None) -> None:
         """Try, time, and look back at the beginning.
@@ -122,6 +124,9 @@ class Probe:
 
         from advisor.hardware.threads import choose_threads
 
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+            return
         budget_s = QUICK_THREADS_S if self.quick else FULL_THREADS_S
         try:
             load = busy_load()

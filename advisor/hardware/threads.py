@@ -18,6 +18,8 @@ QUICK_SHAPES = SHAPES[:2]
 CLEARLY = 0.03
 """More threads must be at least this much faster: fewer leave the rest of the machine alone, and repeats of one count
 vary by as much."""
+COMPARED = "measured"
+"""How the reason begins where counts were compared."""
 MIN_ROUNDS, MAX_ROUNDS = 3, 12
 MAX_CALLS = 1000
 """In one sample, should the clock stand still."""
@@ -138,7 +140,7 @@ def decide(times: dict[int, list[list[float]]]) -> ThreadChoice:
     rounds = min(len(samples) for steps in times.values() for samples in steps)
     return ThreadChoice(
         chosen,
-        f"measured on forward and backward of an encoder layer of width {WIDTH} "
+        f"{COMPARED} on forward and backward of an encoder layer of width {WIDTH} "
         f"(threads: geometric mean over {len(next(iter(times.values())))} shapes of the best of {rounds} rounds; "
         f"{figures})",
     )

@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--until", type=float, required=True, help="time.monotonic() at which to be done")
     parser.add_argument("--known", action="store_true", help="an earlier probe has imported and tried the libraries")
+    parser.add_argument("--threads", type=int, help="intra-op threads that an earlier probe chose")
     options = parser.parse_args(arguments)
     emit = _take_stdout()
     gpus, refused = idle_gpus() if options.device != "cpu" else ({}, "")
@@ -64,7 +65,7 @@ def _probe(
             return
         if trial is None or (device != guess and (device, guess) != ("cuda:0", "cuda")):
             trial = start_trial(device)
-    Probe(device, host, options.quick, options.until, capability, options.known, emit).run(gpus, trial)
+    Probe(device, host, options.quick, options.until, capability, options.known, emit, options.threads).run(gpus, trial)
     emit(kind="done")
 
 

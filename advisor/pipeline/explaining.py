@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from advisor.core.cost import CostEstimate
+from advisor.core.data import padded_length
 from advisor.pipeline.events import OnEvent, counted_progress, phase
 from advisor.pipeline.predicting import Configuration, cost_model_for
 
@@ -41,11 +42,10 @@ def explain(configuration: Configuration, estimate: CostEstimate, on_event: OnEv
         UntraceableError: the configuration cannot be traced.
     """
     from advisor.costmodel.explain import explain_peak, untraced_batch_bytes
-    from advisor.costmodel.model import LENGTH_MULTIPLE
     from advisor.search.whatif import compare
 
     execution = configuration.execution
-    length = -(-execution.max_seq_length // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+    length = padded_length(execution.max_seq_length)
     phase(on_event, "taking the peak apart")
     peak = explain_peak(
         configuration.model,

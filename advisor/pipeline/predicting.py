@@ -224,14 +224,13 @@ def stored_dtype(model: ModelSpec) -> Dtype:
 
 
 def _execution_plan(values: dict[str, Any], model: ModelSpec, data: DataProfile | None) -> ExecutionPlan:
-    from advisor.search.planner.families import supports_sdpa
+    from advisor.strategies.attention import usual_attention
 
     measured = data.max_seq_length if data is not None else min(DEFAULT_SEQ_LENGTH, model.max_positions or 2**31)
-    kernel = "sdpa" if supports_sdpa(model) else "eager"
     settings = {
         "micro_batch_size": 8,
         "max_seq_length": measured,
-        "attn_implementation": kernel,
+        "attn_implementation": usual_attention(model),
         "dtype": stored_dtype(model),
         **values,
     }

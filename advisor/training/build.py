@@ -20,6 +20,7 @@ from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import Quantization, StrategyConfig
 from advisor.hardware.cpu_process import hand_back_freed_memory
 from advisor.strategies import get_strategy
+from advisor.strategies.attention import attention_implementations, usual_attention
 from advisor.strategies.skeleton import auto_class, build_skeleton, model_config
 from advisor.strategies.targets import backbone_linears, head_linears, head_modules
 from advisor.training.hub import forbid_kernel_downloads
@@ -118,24 +119,13 @@ def build_base(
     return model
 
 
-def attention_implementations(spec: ModelSpec) -> tuple[str, ...]:
-    """What the architecture supports of ``ExecutionPlan.attn_implementation``; some only know ``"eager"``."""
-    skeleton = build_skeleton(spec)
-    supported = {
-        "eager": True,
-        "sdpa": bool(getattr(skeleton, "_supports_sdpa", False)),
-        "flash_attention_2": bool(getattr(skeleton, "_supports_flash_attn", False)),
-    }
-    return tuple(name for name, works in supported.items() if works)
-
-
 def _check_attention(spec: ModelSpec, execution: ExecutionPlan) -> None:
     supported = attention_implementations(spec)
     if execution.attn_implementation not in supported:
         raise InputError(
             f"attn_implementation must be {' or '.join(supported)} for {spec.model_type}, "
             f"but got {execution.attn_implementation}",
-            fix=f"plan with {'sdpa' if 'sdpa' in supported else 'eager'}",
+            fix=f"plan with {usual_attention(spec)}",
         )
 
 

@@ -22,7 +22,7 @@ from advisor.costmodel.trace.step import StepTrace, TraceRequest, trace_step
 from advisor.costmodel.windows import in_window_regime
 from advisor.hardware.profiles import load_profile
 from advisor.strategies import get_strategy
-from advisor.training.build import attention_implementations
+from advisor.strategies.attention import attention_implementations
 from advisor.training.models import inspect_model
 from tests.costmodel.tiny import BUILDERS, main_task, only_eager, tiny_spec
 

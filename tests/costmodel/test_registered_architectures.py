@@ -21,8 +21,8 @@ from advisor.core.plan import ExecutionPlan
 from advisor.costmodel.layers import traced_depths
 from advisor.costmodel.trace.step import TraceRequest, trace_step
 from advisor.strategies import get_strategy
+from advisor.strategies.attention import usual_attention
 from advisor.strategies.skeleton import set_depth
-from advisor.training.build import attention_implementations
 from advisor.training.models import inspect_model
 from tests.costmodel.tiny import tiny_spec
 
@@ -66,7 +66,7 @@ def outcome(task: Task, model_type: str, method: str, folder: Path) -> tuple[Out
             spec = inspect_model(str(path), task)
             strategy = get_strategy(method).default_config(spec)
             traced_depths(spec, strategy)
-            kernel = "sdpa" if "sdpa" in attention_implementations(spec) else "eager"
+            kernel = usual_attention(spec)
             execution = ExecutionPlan(micro_batch_size=2, max_seq_length=LENGTH, attn_implementation=kernel)
             trace_step(TraceRequest(spec, strategy, execution, LENGTH, semantics="cpu"))
     except ModelError as refusal:

@@ -184,18 +184,20 @@ def test_what_the_process_refuses_is_an_error_with_its_fix(own_home: Path, worke
 def test_a_second_quick_probe_spares_the_imports(own_home: Path, worker: Callable[..., None], tmp_path: Path) -> None:
     seen = tmp_path / "arguments"
     note = f"open({str(seen)!r}, 'w').write(' '.join(sys.argv[1:]))"
-    worker([*BEGUN, TRIED, DONE], first=note)
+    worker([*BEGUN, TRIED, {"kind": "threads", "value": 3, "reason": "measured on a layer"}, DONE], first=note)
     probe_device(quick=True, device="cpu")
     assert "--known" not in seen.read_text()
     worker([DEVICE, rate(), DONE], first=note)
     for _ in range(2):
         again = probe_device(quick=True, device="cpu")
-        assert "--known" in seen.read_text()
+        assert "--known --threads 3" in seen.read_text()
+        assert (again.num_threads, again.sources["num_threads"].count("known from")) == (3, 1)
         assert again.context_bytes == 5 * 10**8
         assert again.sources["context_bytes"] == "resident set; known from an earlier probe with the same libraries"
         assert again.facts["bitsandbytes"].count("NF4 round trip within 0.14; known from") == 1
     probe_device(quick=False, device="cpu")
     assert "--known" not in seen.read_text(), "a full probe finds out anew"
+    assert "--threads" not in seen.read_text()
 
 
 def test_other_library_versions_are_not_known(

@@ -12,8 +12,9 @@ from transformers import AutoModelForSequenceClassification, BertConfig
 from advisor.core.errors import InputError, ModelError
 from advisor.core.plan import ExecutionPlan
 from advisor.strategies import get_strategy, strategy_names
+from advisor.strategies.attention import attention_implementations, usual_attention
 from advisor.strategies.targets import backbone_layers
-from advisor.training.build import attention_implementations, build_model
+from advisor.training.build import build_model
 from advisor.training.models import inspect_model
 from tests.strategies.architectures import CONFIGS, spec_of
 from tests.strategies.fakes import fake_device
@@ -24,8 +25,7 @@ EXECUTION = ExecutionPlan(micro_batch_size=2)
 
 
 def execution_for(name: str, **changes: object) -> ExecutionPlan:
-    implementations = attention_implementations(spec_of(name))
-    return replace(EXECUTION, attn_implementation="sdpa" if "sdpa" in implementations else "eager", **changes)
+    return replace(EXECUTION, attn_implementation=usual_attention(spec_of(name)), **changes)
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))

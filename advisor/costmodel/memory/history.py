@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from advisor.core.data import DataProfile
+from advisor.core.data import DataProfile, padded_length
 from advisor.core.plan import ExecutionPlan
-from advisor.costmodel.time.lengths import PAD_TO_MULTIPLE, micro_batch_lengths
+from advisor.costmodel.time.lengths import micro_batch_lengths
 from advisor.costmodel.trace.symbolic import Shape
 
 QUANTILES = (0.5, 0.1, 0.9)
@@ -73,4 +73,4 @@ def run_shapes(
 
 
 def _padded(length: int) -> int:
-    return max(1, -(-length // PAD_TO_MULTIPLE)) * PAD_TO_MULTIPLE
+    return padded_length(max(1, length))

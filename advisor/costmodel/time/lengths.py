@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
 
-from advisor.core.data import LENGTH_CELL_TOKENS, DataProfile
+from advisor.core.data import PAD_MULTIPLE, DataProfile
 from advisor.core.plan import ExecutionPlan
 
-PAD_TO_MULTIPLE = LENGTH_CELL_TOKENS
-"""What the collator rounds the longest row of a batch up to."""
 GRID = 1000
 """Equal-probability cells that quantiles are cut into where no counts were kept."""
 POOL_BATCHES, LEAST_POOLS = 50, 4
@@ -64,7 +62,7 @@ def padded_lengths(
     *,
     max_seq_length: int,
     padded: bool = True,
-    multiple: int = PAD_TO_MULTIPLE,
+    multiple: int = PAD_MULTIPLE,
     of: int | None = None,
 ) -> PaddedLengths:
     """Distribution of the padded length of a micro-batch of ``rows`` random rows.
@@ -94,7 +92,7 @@ def grouped_lengths(data: DataProfile, rows: int, *, pool: int, max_seq_length: 
     when at most kB of the pool's rows are longer: hypergeometric, by its normal approximation (variance
     M q (1 - q) (N - M) / (N - 1) for a share q of longer rows), and exactly for the first batch.
     """
-    lengths, shares = row_lengths(data, max_seq_length, PAD_TO_MULTIPLE)
+    lengths, shares = row_lengths(data, max_seq_length, PAD_MULTIPLE)
     return _grouped(lengths, shares, rows, pool, max(data.train_rows, 1))
 
 
@@ -114,7 +112,7 @@ def _grouped(
 
 def sorted_lengths(data: DataProfile, rows: int, *, of: int, max_seq_length: int) -> PaddedLengths:
     """The same for ``of`` rows that are all sorted by length before they are cut into batches, the longest first."""
-    lengths, shares = row_lengths(data, max_seq_length, PAD_TO_MULTIPLE)
+    lengths, shares = row_lengths(data, max_seq_length, PAD_MULTIPLE)
     weights = [0.0] * len(lengths)
     for before in range(0, max(of, 1), rows):
         share_not_longer = 1 - (before + 0.5) / max(of, 1)
@@ -140,10 +138,10 @@ def row_quantile(data: DataProfile, probability: float) -> float:
 
 
 def row_lengths(
-    data: DataProfile, max_seq_length: int, multiple: int = PAD_TO_MULTIPLE
+    data: DataProfile, max_seq_length: int, multiple: int = PAD_MULTIPLE
 ) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """Lengths of single rows after rounding and cutting, and the share of rows that are no longer than each."""
-    counts = data.length_counts if multiple == LENGTH_CELL_TOKENS else ()
+    counts = data.length_counts if multiple == PAD_MULTIPLE else ()
     return _row_lengths(data.token_length_quantiles, counts, max_seq_length, multiple)
 
 

@@ -95,6 +95,12 @@ class DeviceRates:
         """Whether operators of this class use TensorFloat-32."""
         return self.tf32 and dtype == "float32" and kind in TF32_CLASSES
 
+    def is_replaced(self, kind: str, dtype: str, name: str) -> bool:
+        """Whether steps run another kernel than the traced operator's own, which is what a calibration replays."""
+        if kind in ATTENTION_CLASSES and dtype != "float32":
+            return self._attention_kernel(kind, name) == "cudnn"
+        return self.is_tf32(kind, dtype)
+
     def seconds(self, kind: str, dtype: str, name: str, flops: float, moved_bytes: int) -> float:
         """Time of one call.
 

@@ -122,7 +122,7 @@ class OperatorClock:
         return OperatorSeconds(device_s, count, uncovered_s)
 
     def _fit(self, key: str) -> ClassFit | None:
-        if self._rates.is_tf32(*key.split("/")[:2]):
+        if self._rates.is_replaced(*key.split("/", 2)):
             return None
         return self._operators.get(key) or self.classes.get(key.rpartition("/")[0])
 

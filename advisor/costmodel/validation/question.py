@@ -81,15 +81,14 @@ def question_of(case: Case) -> Question:
 
 
 def _execution(case: Case, spec: ModelSpec) -> ExecutionPlan:
-    from advisor.training.build import attention_implementations
+    from advisor.strategies.attention import usual_attention
 
-    kernel = "sdpa" if "sdpa" in attention_implementations(spec) else "eager"
     if spec.max_positions is not None and case.length > spec.max_positions:
         raise InputError(f"{case.model} has {spec.max_positions} positions, but the case has {case.length} tokens")
     # One row of evaluation never needs more than the step: what is measured is the step.
     fixed = {"micro_batch_size": case.rows, "max_seq_length": case.length, "eval_batch_size": 1}
     try:
-        return ExecutionPlan(**{"attn_implementation": kernel, **case.execution, **fixed})
+        return ExecutionPlan(**{"attn_implementation": usual_attention(spec), **case.execution, **fixed})
     except (TypeError, ValueError) as failure:
         raise InputError(f"the case's execution must be a valid plan: {failure}") from None
 

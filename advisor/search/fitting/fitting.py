@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
+from advisor.core.data import PAD_MULTIPLE
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import InputError
 from advisor.core.model import ModelSpec
 from advisor.core.strategy import StrategyConfig
-from advisor.costmodel.model import LENGTH_MULTIPLE, CostModel
+from advisor.costmodel.model import CostModel
 from advisor.search.fitting.cards import Cards
 from advisor.search.fitting.largest import Axis
 from advisor.search.fitting.points import Point, Points
@@ -130,7 +131,7 @@ class _Search:
             fits=need_bytes <= self.question.limit_bytes,
             micro_batch=self._largest(asked, lambda rows: asked._replace(rows=rows), MOST_ROWS, "search limit"),
             seq_length=self._largest(
-                asked, lambda length: asked._replace(length=length), tokens, end, step=LENGTH_MULTIPLE
+                asked, lambda length: asked._replace(length=length), tokens, end, step=PAD_MULTIPLE
             ),
             rank=self._largest(asked, asked.with_rank, widest_rank(self.model, strategy), "layer width")
             if ranked

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 from advisor.core.device import DeviceProfile
-from advisor.core.model import ModelSpec, Task
+from advisor.core.model import ModelSpec
 from advisor.core.plan import (
     BITSANDBYTES_OPTIMIZERS,
     Amp,
@@ -18,6 +17,7 @@ from advisor.core.plan import (
     Optimizer,
 )
 from advisor.core.strategy import StrategyConfig
+from advisor.strategies.attention import attention_implementations
 
 LARGE_DECODER_PARAMETERS = 1_000_000_000
 """From here on decoders are published, and their adapters trained, in half precision (Llama, Mistral and Qwen model
@@ -125,31 +125,16 @@ def cpu_precisions(device: DeviceProfile) -> tuple[Rung, ...]:
 
 
 def attention_kernels(device: DeviceProfile, model: ModelSpec, rung: Rung) -> tuple[AttentionImplementation, ...]:
-    """Kernels to try, preferred first: flash attention 2 where device, data type and package allow it, SDPA, eager."""
-    if not supports_sdpa(model):
-        return ("eager",)
+    """Kernels to try, preferred first: flash attention 2 where architecture, device, data type and package allow it,
+    SDPA, eager.
+    """
+    supported = attention_implementations(model)
     half = rung.dtype != "float32" or rung.amp != "none"
-    flash = device.type == "cuda" and half and "flash" in device.attention_kernels
+    flash = "flash_attention_2" in supported and device.type == "cuda" and half and "flash" in device.attention_kernels
+    usual: AttentionImplementation = "sdpa" if "sdpa" in supported else "eager"
     if flash and importlib.util.find_spec("flash_attn") is not None:
-        return ("flash_attention_2", "sdpa")
-    return ("sdpa", "eager") if device.type == "cpu" else ("sdpa",)
-
-
-def supports_sdpa(model: ModelSpec) -> bool:
-    """Whether transformers implements SDPA for the architecture (its classes say so)."""
-    return _supports_sdpa(model.model_type, model.task)
-
-
-@lru_cache
-def _supports_sdpa(model_type: str, task: Task) -> bool:
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    from advisor.strategies.skeleton import auto_class
-
-    try:
-        return bool(auto_class(task)._model_mapping[CONFIG_MAPPING[model_type]]._supports_sdpa)
-    except (KeyError, AttributeError):
-        return True  # an architecture unknown to transformers: the build says what it lacks
+        return ("flash_attention_2", usual)
+    return ("sdpa", "eager") if usual == "sdpa" and device.type == "cpu" else (usual,)
 
 
 def is_padded(quantiles: tuple[int, ...]) -> bool:

@@ -10,8 +10,9 @@ from advisor.core.errors import InputError
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
-from advisor.search.planner.families import is_frozen_base, supports_sdpa
+from advisor.search.planner.families import is_frozen_base
 from advisor.search.whatif.records import Neighbour
+from advisor.strategies.attention import attention_implementations
 
 CHECKPOINTING = "checkpointing"
 FOUR_BIT = "4-bit weights"
@@ -67,7 +68,7 @@ def _switches(
         )  # fmt: skip
     if model.task == "causal-lm" and execution.loss == "standard":
         yield Neighbour(FUSED_LOSS, "--loss fused-linear", strategy, replace(execution, loss="fused-linear"))
-    if execution.attn_implementation == "eager" and supports_sdpa(model):
+    if execution.attn_implementation == "eager" and "sdpa" in attention_implementations(model):
         yield Neighbour(
             SDPA, "--attn-implementation sdpa", strategy, replace(execution, attn_implementation="sdpa")
         )  # fmt: skip

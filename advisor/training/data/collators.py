@@ -7,11 +7,8 @@ from typing import Any
 
 import torch
 
+from advisor.core.data import padded_length
 from advisor.training.data.encoding import IGNORED_LABEL
-
-PAD_MULTIPLE = 8
-"""Lengths are rounded up to this, which keeps matrix shapes in one regime and fits tensor cores (NVIDIA's guide to
-mixed-precision training asks for multiples of 8 with 16-bit types)."""
 
 
 class PaddingCollator:
@@ -30,7 +27,7 @@ class PaddingCollator:
         """Rows as tensors: ``input_ids``, ``attention_mask`` and the like [rows, length]; class ``labels`` [rows]."""
         lengths = [len(feature["input_ids"]) for feature in features]
         longest = max(lengths)
-        width = max(longest, min(-(-longest // PAD_MULTIPLE) * PAD_MULTIPLE, self.max_seq_length))
+        width = max(longest, min(padded_length(longest), self.max_seq_length))
         batch = {
             "input_ids": self._padded(features, "input_ids", width, self.pad_token_id),
             "attention_mask": torch.tensor([[1] * length + [0] * (width - length) for length in lengths]),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from advisor.core.data import LENGTH_CELL_TOKENS, DataProfile, DataSpec
+from advisor.core.data import PAD_MULTIPLE, DataProfile, DataSpec, padded_length
 from advisor.core.errors import DataError
 from advisor.core.model import ModelSpec
 from advisor.training.data.encoding import encode
@@ -69,7 +69,7 @@ def profile_data(spec: DataSpec, model: ModelSpec, tokenizer: Any, *, max_seq_le
         max_seq_length=limit,
         sampled_rows=len(sample),
         truncated_rows=round(truncated * len(rows.train) / len(sample)),
-        length_counts=tuple(int(count) for count in np.bincount(np.maximum(cut - 1, 0) // LENGTH_CELL_TOKENS)),
+        length_counts=tuple(int(count) for count in np.bincount(np.maximum(cut - 1, 0) // PAD_MULTIPLE)),
         reading_s=reading_s,
         tokenizing_s_per_row=tokenizing_s / len(sample),
         **_common(rows),
@@ -98,7 +98,7 @@ def _sorted_lengths(sample: Sequence[Row], tokenizer: Any) -> tuple[NDArray[np.i
 
 def default_max_seq_length(longest_tokens: int, model: ModelSpec) -> int:
     """Longest row rounded up to a multiple of 8, at most 512 and at most the model's positions."""
-    rounded = -(-longest_tokens // LENGTH_CELL_TOKENS) * LENGTH_CELL_TOKENS
+    rounded = padded_length(longest_tokens)
     return min(rounded, DEFAULT_LIMIT_TOKENS, model.max_positions or DEFAULT_LIMIT_TOKENS)
 
 
@@ -113,9 +113,9 @@ def require_max_seq_length(max_seq_length: int, model: ModelSpec) -> None:
             f"max_seq_length must be at most the model's {model.max_positions} positions, but got {max_seq_length}",
             fix=f"pass --max-seq-length {model.max_positions} or less; longer rows are truncated",
         )
-    if max_seq_length < LENGTH_CELL_TOKENS:
+    if max_seq_length < PAD_MULTIPLE:
         raise DataError(
-            f"max_seq_length must be at least {LENGTH_CELL_TOKENS}, but got {max_seq_length}",
+            f"max_seq_length must be at least {PAD_MULTIPLE}, but got {max_seq_length}",
             fix="pass a longer --max-seq-length",
         )
 

@@ -195,6 +195,20 @@ def test_products_in_tf32_go_by_the_rates_although_others_are_calibrated() -> No
         assert tf32.seconds(other) == plain.seconds(other)
 
 
+def test_replays_of_flash_attention_say_nothing_where_torch_takes_cudnns() -> None:
+    card = dataclasses.replace(
+        load_profile("h200-sxm"), basis="measured", facts={"chosen attention": "cudnn (torch's own choice)"}
+    )
+    card = dataclasses.replace(card, flops_per_s=card.flops_per_s | {"attention/cudnn": Rate(5e14, "probed")})
+    fit = dataclasses.replace(FIT, max_flops=10**13, max_bytes=10**9)
+    clock = OperatorClock(
+        card, Calibration(card.id, {}, "", {"attention/bfloat16": fit, "attention_backward/bfloat16": fit})
+    )
+    assert clock.seconds(ATTENTION) == (OperatorClock(card).seconds(ATTENTION)[0], False)
+    backward = dataclasses.replace(ATTENTION, name="_scaled_dot_product_flash_attention_backward.default")
+    assert clock.seconds(backward)[1], "its backward kernel was not probed"
+
+
 def test_a_data_type_that_the_card_lacks_runs_at_float32_rate() -> None:
     clock = OperatorClock(load_profile("t4"))
     assert clock.seconds(product(4096, 4096, 4096, "bfloat16", 2))[0] == pytest.approx(
