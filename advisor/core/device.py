@@ -44,7 +44,7 @@ class DeviceProfile:
         overhead_s: Seconds that do not depend on sizes; a probe's keys are described below.
         num_threads: Intra-op threads with which training operators were fastest when probed; ``None`` where it was not
             measured (a GPU, a datasheet).
-        basis: ``"measured"`` or ``"datasheet"``.
+        basis: ``"measured"``, ``"datasheet"``, or ``"fitted"``: a datasheet whose rates measured steps have corrected.
         sources: Where each number comes from, by field name.
         facts: What else the probe found (driver, cores, instruction sets, limits), each as value and reason.
         warnings: Why figures may not be believed, for example a noisy machine.
@@ -55,7 +55,8 @@ class DeviceProfile:
     * ``"<data type>/skinny"``: with a side of 8, as LoRA makes them; ``"<data type>/rank64"``: with a side of 64;
     * ``"<data type>/bmm"``: batched products of attention without a fused kernel;
     * ``"attention/<kernel>"``, ``"attention_backward/<kernel>"``: forward and backward of one attention kernel in the
-      data type that its source names, FLOPs counted as ``torch.utils.flop_counter`` does.
+      data type that its source names, FLOPs counted as ``torch.utils.flop_counter`` does; ``"…/float32"`` in float32,
+      where a datasheet was fitted to real steps.
 
     Keys of ``bytes_per_s`` (bytes read plus bytes written):
 
@@ -97,7 +98,7 @@ class DeviceProfile:
     launch_s: float = 0.0
     overhead_s: dict[str, Rate] = field(default_factory=dict)
     num_threads: int | None = None
-    basis: Literal["measured", "datasheet"] = "datasheet"
+    basis: Literal["measured", "datasheet", "fitted"] = "datasheet"
     sources: dict[str, str] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()

@@ -174,6 +174,8 @@ def cost_model_for(
     calibration, remark = calibration_for(device, at_hand=device.id == this_device_id())
     if remark:
         note(on_event, remark)
+    if calibration is None and device.basis == "fitted":
+        note(on_event, f"times on {device.id} rest on its datasheet, fitted {device.facts.get('fitted', '')}")
     return CostModel(device, calibration, memory_limit_bytes=memory_limit_bytes, sweeping=sweeping)
 
 

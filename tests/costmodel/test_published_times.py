@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,10 @@ import pytest
 
 from advisor.core.errors import InputError
 from advisor.costmodel.model import CostModel
-from advisor.costmodel.time.efficiencies import fit_efficiencies, fitted_profile, spread_steps, step_seconds
+from advisor.costmodel.time import OperatorClock, step_time
+from advisor.costmodel.time.datasheet_fit import fit_datasheet
+from advisor.costmodel.time.efficiencies import fit_efficiencies, fitted_profile, spread_steps
+from advisor.costmodel.time.timed import step_seconds, step_total
 from advisor.hardware import load_profile
 from advisor.strategies import registry
 from tests.costmodel.published import qwen, qwen_kernels
@@ -127,6 +131,27 @@ def test_ten_steps_tell_the_rest(predictor: StepPredictor, source: str) -> None:
               f"p90 {statistics.quantiles(off, n=10)[-1]:.1%}")  # fmt: skip
         left += off
     assert statistics.median(left) <= 0.06
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "least"), [(2, 0.95), (3, 0.9), (5, 0.9), (10, 0.9)])
+def test_intervals_of_a_fitted_card_hold(predictor: StepPredictor, number: int, least: float) -> None:
+    """Steps drawn at random, so that they rarely show everything; the rest of the machine's rows are predicted."""
+    inside, draw = [], random.Random(number)
+    rows = [row for row in [*one_card(), *qwen_profile()] if row.method != GPTQ_LORA]
+    for source, device in sorted({(row.source, row.device) for row in rows}):
+        steps = [predictor.timed_step(row) for row in rows if (row.source, row.device) == (source, device)]
+        profile = load_profile(device)
+        for _ in range(8):
+            chosen = draw.sample(range(len(steps)), number)
+            fitted = fitted_profile(profile, fit_datasheet([steps[index] for index in chosen], profile).fitted)
+            clock = OperatorClock(fitted)
+            for index, step in enumerate(steps):
+                if index not in chosen:
+                    predicted = step_time(step_total(step, clock), fitted)
+                    inside.append(predicted.low <= step.seconds <= predicted.high)
+    print(f"\n{number} steps: {statistics.fmean(inside):.1%} of {len(inside)} inside")
+    assert statistics.fmean(inside) >= least
 
 
 @pytest.mark.slow

@@ -10,7 +10,16 @@ import pytest
 from advisor.core.device import DeviceProfile, Rate
 from advisor.core.errors import DeviceError
 from advisor.core.store import resource_dir, user_data_dir
-from advisor.hardware.profiles import load_profile, profile_names, save_profile, slug, this_device
+from advisor.hardware.profiles import (
+    fitted_path,
+    forget_fitted,
+    load_profile,
+    profile_names,
+    save_fitted,
+    save_profile,
+    slug,
+    this_device,
+)
 
 SHIPPED = sorted(path.stem for path in resource_dir("profiles").glob("*.json"))
 
@@ -211,3 +220,49 @@ def test_a_damaged_profile_names_file_and_field(own_home: Path) -> None:
         load_profile("mine")
     assert "mine.json" in failure.value.message
     assert any("type" in problem for problem in failure.value.problems)
+
+
+def fitted(name: str = "t4") -> DeviceProfile:
+    """A datasheet with half the matrix rate, as a fit stores it."""
+    profile = load_profile(name, fitted=False)
+    rates = {key: Rate(rate.value / 2, "measured steps") for key, rate in profile.flops_per_s.items()}
+    facts = {"fitted": "to 3 measured steps"}
+    return dataclasses.replace(profile, flops_per_s=rates, basis="fitted", facts=facts)
+
+
+def test_a_fit_lies_over_the_datasheet_and_can_be_taken_away(own_home: Path) -> None:
+    before = load_profile("t4")
+    path = save_fitted(fitted())
+    assert path == fitted_path("t4")
+    now = load_profile("T4")
+    assert now.basis == "fitted"
+    assert now.flops_per_s["float16"].value == before.flops_per_s["float16"].value / 2
+    assert now.facts == {**before.facts, "fitted": "to 3 measured steps"}
+    assert now.memory_bytes == before.memory_bytes
+    assert load_profile("t4", fitted=False) == before
+    assert profile_names().count("t4") == 1
+    forget_fitted("t4")
+    assert load_profile("t4") == before
+    with pytest.raises(DeviceError, match="there must be a fit of t4"):
+        forget_fitted("t4")
+
+
+def test_what_the_datasheet_says_of_memory_is_not_frozen_by_a_fit(own_home: Path) -> None:
+    save_fitted(dataclasses.replace(fitted(), memory_bytes=1, context_bytes=2))
+    assert load_profile("t4").memory_bytes > 2**33
+
+
+def test_a_measured_profile_is_not_covered_by_an_earlier_fit(own_home: Path) -> None:
+    save_fitted(fitted())
+    measured = dataclasses.replace(load_profile("t4", fitted=False), basis="measured")
+    save_profile(measured)
+    assert load_profile("t4") == measured == this_device()
+
+
+def test_a_damaged_fit_is_named(own_home: Path) -> None:
+    save_fitted(fitted()).write_text("{")
+    with pytest.raises(DeviceError, match=r"fitted/t4\.json"):
+        load_profile("t4")
+    assert load_profile("t4", fitted=False).basis == "datasheet"
+    forget_fitted("t4")
+    assert load_profile("t4").basis == "datasheet"

@@ -102,7 +102,7 @@ def on_cuda(
     trace = Spread(TRACE_HALF_WIDTH * held.allocated_bytes, TRACE_HALF_WIDTH * held.allocated_bytes)
     device_bytes = held.reserved_bytes + device.context_bytes
     required_bytes = held.required_bytes + device.context_bytes
-    basis: Basis = "datasheet" if device.basis == "datasheet" else "transferred"
+    basis: Basis = "transferred" if device.basis == "measured" else "datasheet"
     return MemoryEstimate(
         allocated_bytes=held.allocated_bytes,
         reserved_bytes=held.reserved_bytes,

@@ -2,7 +2,8 @@
 
 Four numbers are fitted: the shares of matrix rate, attention and bandwidth, and the host's time per operator. Each is
 held to what would be assumed without the steps, so that even three of them are a fair correction. The outcome is
-a device profile whose rates are what kernels reach: saved where probed profiles are, every command predicts from it.
+a device profile whose rates are what kernels reach; it is kept beside the datasheet (``hardware.profiles``), and every
+command predicts from it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +19,14 @@ from advisor.core.device import DeviceProfile, Rate
 from advisor.core.errors import InputError
 from advisor.costmodel.time.rates import Efficiencies, datasheet_efficiencies
 from advisor.costmodel.time.step import (
+    DEVICE_FACTOR,
+    FITTED_HALF_WIDTH_LEAST,
     HOST_RATE_KEY,
     HOST_S_PER_OPERATOR,
-    optimizer_step,
-    phase_seconds,
-    side_by_side,
+    t_quantile_95,
 )
-from advisor.costmodel.time.table import OperatorClock, OperatorSeconds
-from advisor.costmodel.trace.ops import TracedOp
+from advisor.costmodel.time.table import OperatorClock
+from advisor.costmodel.time.timed import StepWork, TimedStep, step_total
 
 PRIOR_SIGMA = (0.10, 0.20, 0.20, 0.70)
 """Relative standard deviations of gemm, attention, bandwidth and host time around what is assumed. Matrix kernels are
@@ -34,6 +34,10 @@ the best known; public A100 hosts differ by a factor of 2.3 (``HOST_S_PER_OPERAT
 NOISE = 0.04
 """Relative standard deviation of one measured step: public repeats of the same configuration differ by 3 % in the
 median and 9 % in one case of ten (LLMFineTuningBench)."""
+ENOUGH_STEPS = 3
+"""With fewer the residuals say nothing of the error, and the interval stays that of an unchecked datasheet."""
+Z_95 = 1.645
+"""95 % quantile of the normal distribution: intervals are this many standard deviations either way."""
 OUTLIER = 2.0
 """Residuals beyond this many standard deviations pull with constant force (Huber 1964)."""
 ITERATIONS = 12
@@ -41,21 +45,6 @@ STEP = 1e-3
 """Relative step of the numerical derivatives."""
 
 Vector = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class TimedStep:
-    """One measured configuration.
-
-    Attributes:
-        operators: Of the traced step, as ``StepFamily.operators`` gives them.
-        seconds: Wall clock of one optimizer step.
-        gradient_accumulation_steps: Micro-batches in it.
-    """
-
-    operators: tuple[TracedOp, ...]
-    seconds: float
-    gradient_accumulation_steps: int = 1
 
 
 def fit_efficiencies(steps: Sequence[TimedStep], device: DeviceProfile) -> Efficiencies:
@@ -68,31 +57,55 @@ def fit_efficiencies(steps: Sequence[TimedStep], device: DeviceProfile) -> Effic
     Raises:
         InputError: no steps, a time that is not positive, or a profile that holds no datasheet rates.
     """
-    _check(steps, device)
-    assumed = datasheet_efficiencies(device)
-    start = np.array(
-        [assumed.gemm, assumed.attention, assumed.bandwidth, HOST_S_PER_OPERATOR[device.type]], dtype=np.float64
-    )
-    measured = np.log([step.seconds for step in steps])
+    check_fittable([step.seconds for step in steps], device)
+    return fit_works([StepWork(step, device) for step in steps], device)
+
+
+def fit_works(works: Sequence[StepWork], device: DeviceProfile) -> Efficiencies:
+    """The same for steps that were boiled down before, so that many subsets of them can be fitted."""
+    start = _values(assumed_efficiencies(device))
+    measured = np.log([work.seconds for work in works])
 
     def residuals(x: Vector) -> Vector:
         values = _efficiencies(start * np.exp(x))
-        predicted = [step_seconds(step, device, values) for step in steps]
+        predicted = [work.step_s(values) for work in works]
         return np.asarray((np.log(predicted) - measured) / NOISE, dtype=np.float64)
 
-    x = _ridge(residuals, 1 / np.array(PRIOR_SIGMA))
+    stiffness = 1 / np.array(PRIOR_SIGMA)
+    x, jacobian = _ridge(residuals, stiffness)
     left = residuals(x) * NOISE
-    freedom = max(1.0, len(steps) - len(x) / 2)
-    spread = math.sqrt(float(left @ left) / freedom)
+    freedom = max(1.0, len(works) - len(x) / 2)
+    spread = max(math.sqrt(float(left @ left) / freedom), NOISE)
+    device_relative, host_relative = _deviations(jacobian * NOISE, spread, stiffness)
+    unseen = unseen_relative(spread, len(works))
     return dataclasses.replace(
-        _efficiencies(start * np.exp(x)), samples=len(steps), residual_relative=max(spread, NOISE)
+        _efficiencies(start * np.exp(x)),
+        samples=len(works),
+        residual_relative=spread,
+        device_relative=max(unseen, device_relative),
+        host_relative=max(unseen, host_relative),
     )
 
 
-def step_seconds(step: TimedStep, device: DeviceProfile, efficiencies: Efficiencies) -> float:
-    """Time of the step's operators under these efficiencies."""
-    total = _total(step, device, efficiencies)
-    return side_by_side(total.operators * efficiencies.host_s_per_operator, total.device_s, device.type)
+def unseen_relative(spread: float, samples: int) -> float:
+    """Standard deviation of the error to expect of a step that was not measured: Student's t, as a normal one's.
+
+    Args:
+        spread: Relative standard deviation of the residuals.
+        samples: How many they are; with fewer than ``ENOUGH_STEPS`` a datasheet's deviation is the least.
+    """
+    from_residuals = spread * t_quantile_95(samples - 1) / Z_95
+    return from_residuals if samples >= ENOUGH_STEPS else max(from_residuals, (DEVICE_FACTOR["unchecked"] - 1) / Z_95)
+
+
+def half_width(relative: float) -> float:
+    """Half the width of the 90 % interval that predictions get from such a standard deviation."""
+    return max(Z_95 * relative, FITTED_HALF_WIDTH_LEAST)
+
+
+def assumed_efficiencies(device: DeviceProfile) -> Efficiencies:
+    """What a card is predicted with that nobody measured, the host's time included."""
+    return dataclasses.replace(datasheet_efficiencies(device), host_s_per_operator=HOST_S_PER_OPERATOR[device.type])
 
 
 def fitted_profile(device: DeviceProfile, efficiencies: Efficiencies) -> DeviceProfile:
@@ -102,20 +115,31 @@ def fitted_profile(device: DeviceProfile, efficiencies: Efficiencies) -> DeviceP
         device: A datasheet profile.
         efficiencies: Fitted for it.
     """
-    reached = f"fitted to {efficiencies.samples} measured steps"
-    matrix = {key: _scaled(rate, efficiencies.gemm, reached) for key, rate in device.flops_per_s.items()}
-    half = device.flops_per_s.get("bfloat16") or device.flops_per_s.get("float16")
-    if half is not None:
-        attention = _scaled(half, efficiencies.attention, reached)
-        matrix |= {"attention/flash": attention, "attention_backward/flash": attention}
-    memory = _scaled(device.bytes_per_s["memory"], efficiencies.bandwidth, reached)
-    host = Rate(efficiencies.host_s_per_operator, reached, efficiencies.residual_relative)
+    samples = efficiencies.samples
+    reached = f"fitted to {samples} measured step{'' if samples == 1 else 's'}"
+
+    def scaled(rate: Rate, share: float) -> Rate:
+        return Rate(rate.value * share, f"{share:.2f} of {rate.source}; {reached}", efficiencies.device_relative)
+
+    rates = device.flops_per_s
+    matrix = {key: scaled(rate, efficiencies.gemm) for key, rate in rates.items()}
+    half = rates.get("bfloat16") or rates.get("float16")
+    for kind in ("attention", "attention_backward"):
+        for kernel in ("flash", "efficient"):
+            if half is not None:
+                matrix[f"{kind}/{kernel}"] = scaled(half, efficiencies.attention)
+            if "float32" in rates:
+                matrix[f"{kind}/{kernel}/float32"] = scaled(rates["float32"], efficiencies.attention)
+    memory = scaled(device.bytes_per_s["memory"], efficiencies.bandwidth)
     return dataclasses.replace(
         device,
         flops_per_s=matrix,
         bytes_per_s={**device.bytes_per_s, "memory": memory},
-        overhead_s={**device.overhead_s, HOST_RATE_KEY: host},
-        basis="measured",
+        overhead_s={
+            **device.overhead_s,
+            HOST_RATE_KEY: Rate(efficiencies.host_s_per_operator, reached, efficiencies.host_relative),
+        },
+        basis="fitted",
     )
 
 
@@ -125,7 +149,7 @@ def spread_steps(steps: Sequence[TimedStep], device: DeviceProfile, number: int)
     Greedy: the middle one first, then always the one farthest from those chosen.
     """
     assumed = datasheet_efficiencies(device)
-    totals = [_total(step, device, assumed) for step in steps]
+    totals = [step_total(step, OperatorClock(device, tf32=step.tf32, efficiencies=assumed)) for step in steps]
     points = np.log([[total.device_s, total.operators] for total in totals])
     points = (points - np.median(points, axis=0)) / np.maximum(points.std(axis=0), 1e-9)
     chosen = [int(np.argmin((points**2).sum(axis=1)))]
@@ -136,17 +160,34 @@ def spread_steps(steps: Sequence[TimedStep], device: DeviceProfile, number: int)
     return chosen
 
 
-def _check(steps: Sequence[TimedStep], device: DeviceProfile) -> None:
-    if not steps or min(step.seconds for step in steps) <= 0:
+def check_fittable(seconds: Sequence[float], device: DeviceProfile) -> None:
+    """Refuse what cannot be fitted.
+
+    Args:
+        seconds: Of the measured steps.
+        device: Whose datasheet is to be corrected.
+
+    Raises:
+        InputError: no steps, a time that is not positive, or a profile that holds no datasheet rates.
+    """
+    if not seconds or min(seconds) <= 0:
         raise InputError(
-            f"efficiencies need at least one step of positive time, but got {[step.seconds for step in steps]}",
+            f"efficiencies need at least one step of positive time, but got {list(seconds)}",
             fix="measure a few steps that differ in method and length",
         )
     if device.basis != "datasheet" or "memory" not in device.bytes_per_s or not device.flops_per_s:
         raise InputError(
-            f"efficiencies are shares of a datasheet's rates, but the profile of {device.id} is {device.basis}",
+            f"efficiencies are shares of a datasheet's rates, but the profile of {device.id} is {device.basis}"
+            + ("" if device.basis != "datasheet" else " without matrix rates or bandwidth"),
             fix="name a datasheet profile (`advisor devices`)",
         )
+
+
+def _values(efficiencies: Efficiencies) -> Vector:
+    return np.array(
+        [efficiencies.gemm, efficiencies.attention, efficiencies.bandwidth, efficiencies.host_s_per_operator],
+        dtype=np.float64,
+    )
 
 
 def _efficiencies(values: Vector) -> Efficiencies:
@@ -154,25 +195,41 @@ def _efficiencies(values: Vector) -> Efficiencies:
     return Efficiencies(gemm, attention, bandwidth, host_s)
 
 
-def _total(step: TimedStep, device: DeviceProfile, efficiencies: Efficiencies) -> OperatorSeconds:
-    clock = OperatorClock(device, efficiencies=efficiencies)
-    return optimizer_step(phase_seconds(step.operators, clock), step.gradient_accumulation_steps)
+def _deviations(elasticities: Vector, spread: float, stiffness: Vector) -> tuple[float, float]:
+    """Relative standard deviations of the device's and the host's time, given the steps and what is assumed without.
+
+    Args:
+        elasticities: Of every step to the three shares and the host's time. The shares' say what the device's time
+            consists of, and an unseen step is taken to be composed like these.
+        spread: Relative standard deviation of a measured step.
+        stiffness: Inverse deviations of what is assumed.
+    """
+    covariance = np.linalg.inv(elasticities.T @ elasticities / spread**2 + np.diag(stiffness**2))
+    shares, host = covariance[:3, :3], math.sqrt(float(covariance[3, 3]))
+    of_device = elasticities[np.abs(elasticities[:, :3].sum(axis=1)) > STEP, :3]
+    if not len(of_device):  # every step waits for the host
+        return math.sqrt(float(np.diag(shares).max())), host
+    composition = of_device / of_device.sum(axis=1, keepdims=True)
+    variances = ((composition @ shares) * composition).sum(axis=1)
+    return math.sqrt(float(variances.mean())), host
 
 
-def _scaled(rate: Rate, share: float, how: str) -> Rate:
-    return Rate(rate.value * share, f"{share:.2f} of {rate.source}; {how}", rate.spread)
+def _ridge(residuals: Callable[[Vector], Vector], stiffness: Vector) -> tuple[Vector, Vector]:
+    """Gauss-Newton from 0 with Huber weights; ``stiffness`` holds each parameter to 0.
 
-
-def _ridge(residuals: Callable[[Vector], Vector], stiffness: Vector) -> Vector:
-    """Gauss-Newton from 0 with Huber weights; ``stiffness`` holds each parameter to 0."""
+    Returns:
+        The parameters, and the weighted derivatives of the residuals by them.
+    """
     x = np.zeros(len(stiffness))
+    weighted = np.zeros((len(residuals(x)), len(stiffness)))
     for _ in range(ITERATIONS):
         now = residuals(x)
         jacobian = np.stack([(residuals(x + STEP * unit) - now) / STEP for unit in np.eye(len(x))], axis=1)
         weights = np.minimum(1.0, OUTLIER / np.maximum(np.abs(now), 1e-12))
-        normal = jacobian.T @ (weights[:, None] * jacobian) + np.diag(stiffness**2)
-        change = np.linalg.solve(normal, jacobian.T @ (weights * now) + stiffness**2 * x)
+        weighted = np.sqrt(weights)[:, None] * jacobian
+        gradient = jacobian.T @ (weights * now) + stiffness**2 * x
+        change = np.linalg.solve(weighted.T @ weighted + np.diag(stiffness**2), gradient)
         x = x - np.clip(change, -0.5, 0.5)
         if np.abs(change).max() < STEP:
             break
-    return np.asarray(x, dtype=np.float64)
+    return np.asarray(x, dtype=np.float64), np.asarray(weighted, dtype=np.float64)

@@ -8,7 +8,7 @@ from advisor.core.cost import InferenceEstimate, Interval
 from advisor.core.device import DeviceProfile
 from advisor.costmodel.calibration.record import Calibration
 from advisor.costmodel.time.rates import BANDWIDTH_EFFICIENCY
-from advisor.costmodel.time.step import HOST_S_PER_OPERATOR, OVERLAP_POWER, StepTime
+from advisor.costmodel.time.step import HOST_RATE_KEY, HOST_S_PER_OPERATOR, OVERLAP_POWER, StepTime
 
 DECODE_FACTOR = 2.0
 """90 % interval of the decoding speed, as a factor either way: nothing of it was measured."""
@@ -67,7 +67,8 @@ def decode_speed(work: Decoding, device: DeviceProfile, calibration: Calibration
     if rate is None or not work.weights_bytes:
         return None
     bandwidth = rate.value * (BANDWIDTH_EFFICIENCY if device.basis == "datasheet" else 1.0)
-    per_operator_s = HOST_S_PER_OPERATOR[device.type]
+    fitted = device.overhead_s.get(HOST_RATE_KEY)
+    per_operator_s = fitted.value if fitted is not None else HOST_S_PER_OPERATOR[device.type]
     if calibration is not None and calibration.step is not None:
         per_operator_s = calibration.step.host_s_per_operator
     reading_s, host_s = work.weights_bytes / bandwidth, work.operators * per_operator_s

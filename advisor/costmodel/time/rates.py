@@ -47,6 +47,8 @@ class Efficiencies:
         host_s_per_operator: Python, autograd, dispatch and Trainer; 0 where only the device's time is asked for.
         samples: Step times behind them; 0 for assumptions.
         residual_relative: Of those samples: their standard deviation around the prediction.
+        device_relative, host_relative: Standard deviations to expect of the device's and the host's time of a step that
+            is not among the samples.
     """
 
     gemm: float = GEMM_EFFICIENCY
@@ -55,6 +57,8 @@ class Efficiencies:
     host_s_per_operator: float = 0.0
     samples: int = 0
     residual_relative: float = 0.0
+    device_relative: float = 0.0
+    host_relative: float = 0.0
 
 
 MEASURED = Efficiencies(1.0, 1.0, 1.0)
@@ -125,9 +129,10 @@ class DeviceRates:
         """The most special rate there is; float32's where the device lists none (it is emulated there at best)."""
         rates = self.device.flops_per_s
         special = {"gemm_skinny": f"{dtype}/skinny", "bmm": f"{dtype}/bmm"}.get(kind, "")
-        if kind in ATTENTION_CLASSES and (dtype != "float32" or self.device.type == "cpu"):
-            # On CUDA a probe times these kernels in half precision.
+        if kind in ATTENTION_CLASSES:
             special = f"{kind}/{self._attention_kernel(kind, name)}"
+            if dtype == "float32" and self.device.type == "cuda":
+                special += "/float32"  # a probe of a GPU times these kernels in half precision
         if self.is_tf32(kind, dtype):
             return rates["tf32"]
         if special in rates:

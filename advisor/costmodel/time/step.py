@@ -159,14 +159,16 @@ def _by_rates(total: OperatorSeconds, device: DeviceProfile, basis: Basis) -> St
     host_s = total.operators * (fitted.value if fitted is not None else HOST_S_PER_OPERATOR[device.type])
     seconds = side_by_side(host_s, total.device_s, device.type)
     if fitted is not None:
-        half = max(1.645 * fitted.spread, FITTED_HALF_WIDTH_LEAST)
-        low, high = seconds / (1 + half), seconds * (1 + half)
+        spreads = (fitted.spread, device.bytes_per_s["memory"].spread)
+        host_factor, factor = (1 + max(1.645 * spread, FITTED_HALF_WIDTH_LEAST) for spread in spreads)
     elif basis == "datasheet":
+        host_factor = HOST_FACTOR
         factor = DEVICE_FACTOR["checked" if device.compute_capability == CHECKED_CAPABILITY else "unchecked"]
-        low = side_by_side(host_s / HOST_FACTOR, total.device_s / factor, device.type)
-        high = side_by_side(host_s * HOST_FACTOR, total.device_s * factor, device.type)
     else:
         low, high = seconds * ROOFLINE_LOW, seconds * ROOFLINE_HIGH
+        return StepTime(seconds, low, high, "extrapolated", basis, host_s > total.device_s)
+    low = side_by_side(host_s / host_factor, total.device_s / factor, device.type)
+    high = side_by_side(host_s * host_factor, total.device_s * factor, device.type)
     return StepTime(seconds, low, high, "extrapolated", basis, host_s > total.device_s)
 
 

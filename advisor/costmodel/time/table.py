@@ -53,7 +53,8 @@ class OperatorClock:
         efficiencies: Of the profile's rates, instead of what is assumed.
 
     Attributes:
-        basis: ``"calibrated"``; ``"transferred"`` when probe rates stand in for operators; ``"datasheet"``.
+        basis: ``"calibrated"``; ``"transferred"`` when probe rates or a fitted datasheet's stand in for operators;
+            ``"datasheet"``.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class OperatorClock:
         self.classes: dict[str, ClassFit] = dict(calibration.classes) if calibration is not None else {}
         self._operators = dict(calibration.operators) if calibration is not None else {}
         self.basis: Basis = (
-            "calibrated" if self.classes else "transferred" if device.basis == "measured" else "datasheet"
+            "calibrated" if self.classes else "datasheet" if device.basis == "datasheet" else "transferred"
         )
         self._kinds: dict[str, str] = {}
         self._rates = DeviceRates(device, tf32=tf32, efficiencies=efficiencies)

@@ -18,7 +18,7 @@ from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.model import CostModel
 from advisor.costmodel.time import StepTime
 from advisor.costmodel.time.communication import Parallelism, Traffic, parallel_step_time
-from advisor.costmodel.time.efficiencies import TimedStep
+from advisor.costmodel.time.timed import TimedStep
 from advisor.costmodel.trace.ops import TracedOp
 from advisor.hardware.profiles import load_profile
 from advisor.strategies import get_strategy
