@@ -51,10 +51,11 @@ def test_a_full_probe_covers_what_the_time_model_asks_for() -> None:
     attention = {f"attention{way}/{kernel}" for way in ("", "_backward") for kernel in ("math", "flash")}
     classes = {name + suffix for name in OPERATORS for suffix in ("", "/bfloat16")}
     always = {"memory", "cache", "operator", "operator_autograd", "module", "optimizer_foreach", "optimizer_fused"}
-    assert cpu == per_dtype | attention | classes | always | {"first_touch"}
+    everywhere = per_dtype | attention | classes | always
+    assert cpu == everywhere | {"first_touch"}
     copies = {f"{way}{kind}" for way in ("host_to_device", "device_to_host") for kind in ("", "_pageable")}
     cuda = keys(figures_of("cuda:0", ("float32", "bfloat16"), ("math", "flash"), quick=False, capability=(9, 0)))
-    assert cuda == cpu | copies | {"tf32", "kernel"}
+    assert cuda == everywhere | copies | {"tf32", "kernel"}
     turing = keys(figures_of("cuda:0", ("float32", "float16"), ("math",), quick=False, capability=(7, 5)))
     assert "tf32" not in turing
 
