@@ -24,8 +24,10 @@ def thread_environment() -> dict[str, str]:
     290 ms with sleeping ones; beside one busy process 230 and 710 ms with spinning, 85 and 310 ms with sleeping ones.
 
     Returns:
-        ``OMP_WAIT_POLICY`` where the default of the library is not right for now.
+        ``OMP_WAIT_POLICY`` where the default of the library is not right for now; nothing where the user chose.
     """
+    if "OMP_WAIT_POLICY" in os.environ:
+        return {}
     return {"OMP_WAIT_POLICY": "PASSIVE"} if other_work() else {}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import sys
@@ -62,12 +63,11 @@ def server_environment(current: dict[str, str]) -> dict[str, str]:
     """What the server's environment adds; what the user has set stays.
 
     ``thread_environment``: how OpenMP threads wait. ``USE_HUB_KERNELS``: transformers would fetch kernels from a hub.
-    ``PYTORCH_NVML_BASED_CUDA_CHECK``: asking the CUDA runtime whether
-    there is a GPU would spoil CUDA for every process forked later. One visible GPU: the run is pinned to it.
-    ``PYTHONPATH``: the server must find this very package.
+    ``PYTORCH_NVML_BASED_CUDA_CHECK``: asking the CUDA runtime whether there is a GPU would spoil CUDA for every process
+    forked later. One visible GPU: the run is pinned to it. ``PYTHONPATH``: the server must find this very package.
     """
     wanted = {
-        **thread_environment(),
+        **_thread_environment(),
         "TOKENIZERS_PARALLELISM": "false",
         "USE_HUB_KERNELS": "0",
         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
@@ -82,6 +82,12 @@ def server_environment(current: dict[str, str]) -> dict[str, str]:
         filter(None, [str(Path(advisor.__file__).parents[1]), current.get("PYTHONPATH")])
     )
     return added
+
+
+@functools.cache
+def _thread_environment() -> dict[str, str]:
+    """Looked at once, and not for every process that is started: they all have the server's environment."""
+    return thread_environment()
 
 
 @contextlib.contextmanager

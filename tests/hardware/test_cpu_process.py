@@ -84,9 +84,13 @@ def test_what_loading_left_is_handed_back() -> None:
 
 
 def test_threads_sleep_where_other_work_needs_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     monkeypatch.setattr(cpu_process, "other_work", lambda: "0.9 of 2 cores idle over 0.25 s")
     assert thread_environment() == {"OMP_WAIT_POLICY": "PASSIVE"}
     monkeypatch.setattr(cpu_process, "other_work", lambda: "")
+    assert thread_environment() == {}
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    monkeypatch.setattr(cpu_process, "other_work", lambda: pytest.fail("the user's choice needs no look"))
     assert thread_environment() == {}
 
 

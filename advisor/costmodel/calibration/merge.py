@@ -78,8 +78,7 @@ def merge(parts: Sequence[Part]) -> tuple[Calibration, tuple[Share, ...]]:
 
 def _identity(point: StepPoint) -> object:
     """Two points with the same raw times of the same configuration are one measurement."""
-    shape = (point.micro_batch_size, point.seq_length)
-    return (point.model_key, point.method, point.execution_key, shape, point.step_times_s)
+    return (*point.same_steps, point.step_times_s)
 
 
 def _entries(part: Part) -> list[Contribution]:
