@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from advisor.hardware.figures import Figure, Scale, Work, shrunk
 
+if TYPE_CHECKING:
+    import torch
+
+PACKING = "packing_4bit"
+"""Key of the rate at which weights are turned into NF4, in bytes of the weights as they were."""
 FLOAT_STATES_BYTES = 28.0
 """Bytes that AdamW moves for a float32 parameter: parameter, gradient and two states are read, all but the gradient
 written, 4 bytes each."""
@@ -27,9 +32,10 @@ def optimizer_figures(device: str, scale: Scale) -> Iterator[Figure]:
 
 
 def bitsandbytes_figures(device: str, scale: Scale) -> Iterator[Figure]:
-    """AdamW with 8-bit states, and NF4 weights unpacked."""
+    """AdamW with 8-bit states, and NF4 weights packed and unpacked."""
     yield _adamw("8bit", device, scale.optimizer_shapes[-1], quick=False)
     yield Figure("bytes_per_s", "quantization", "unpacking NF4", lambda divisor: _unpack(device, divisor))
+    yield Figure("bytes_per_s", PACKING, "packing NF4", lambda divisor: _pack(device, divisor))
 
 
 def _adamw(implementation: str, device: str, shape: tuple[int, int], *, quick: bool) -> Figure:
@@ -59,14 +65,35 @@ def _optimizer(implementation: str, parameters: list[Any]) -> Any:
 
 
 def _unpack(device: str, divisor: int) -> Work:
-    import torch
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
-    shape = CPU_NF4_SHAPE if device == "cpu" else NF4_SHAPE
-    rows, columns = shrunk(shape[0], divisor, 64), shape[1]
-    dtype = torch.float32 if device == "cpu" else torch.float16
-    weight = torch.randn(rows, columns, device=device, dtype=dtype)
+    weight = _weight(device, divisor)
     packed, state = quantize_4bit(weight, blocksize=NF4_BLOCK, quant_type="nf4")
-    moved_bytes = weight.numel() * (NF4_PACKED_BYTES + 4 / NF4_BLOCK + dtype.itemsize)
-    label = f"{rows} x {columns} weights to {str(dtype).removeprefix('torch.')}"
+    moved_bytes = weight.numel() * (NF4_PACKED_BYTES + 4 / NF4_BLOCK + weight.itemsize)
+    label = f"{_in_words(weight)} unpacked"
     return Work(moved_bytes, label, f"{moved_bytes:.0f}", lambda: dequantize_4bit(packed, state))
+
+
+def _pack(device: str, divisor: int) -> Work:
+    """As loading does it: the scales are quantised, too."""
+    from bitsandbytes.functional import quantize_4bit
+
+    weight = _weight(device, divisor)
+
+    def pack() -> None:
+        quantize_4bit(weight, blocksize=NF4_BLOCK, quant_type="nf4", compress_statistics=True)
+
+    return Work(float(weight.nbytes), f"{_in_words(weight)} packed", "", pack)
+
+
+def _weight(device: str, divisor: int) -> torch.Tensor:
+    import torch
+
+    rows, columns = CPU_NF4_SHAPE if device == "cpu" else NF4_SHAPE
+    dtype = torch.float32 if device == "cpu" else torch.float16
+    return torch.randn(shrunk(rows, divisor, 64), columns, device=device, dtype=dtype)
+
+
+def _in_words(weight: torch.Tensor) -> str:
+    rows, columns = weight.shape
+    return f"{rows} x {columns} weights of {str(weight.dtype).removeprefix('torch.')}"

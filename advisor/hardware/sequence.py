@@ -191,9 +191,9 @@ class Probe:
 
     def _measure_bitsandbytes(self, works: set[str]) -> None:
         """Last, because its native library is the likeliest to end the process; a quick probe spares its import."""
-        from advisor.hardware.optimizers import bitsandbytes_figures
+        from advisor.hardware.optimizers import PACKING, bitsandbytes_figures
 
-        needs = {"optimizer_8bit": "bitsandbytes adamw_8bit", "quantization": "bitsandbytes"}
+        needs = {"optimizer_8bit": "bitsandbytes adamw_8bit", "quantization": "bitsandbytes", PACKING: "bitsandbytes"}
         figures = [
             figure
             for figure in bitsandbytes_figures(self.device, scale_of(self.device))

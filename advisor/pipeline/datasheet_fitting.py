@@ -10,7 +10,8 @@ from pathlib import Path
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError, InputError
 from advisor.costmodel.time.datasheet_fit import DatasheetFit, DatasheetReport, fit_datasheet
-from advisor.costmodel.time.efficiencies import ENOUGH_STEPS, PRIOR_SIGMA, check_fittable, fitted_profile, half_width
+from advisor.costmodel.time.efficiencies import ENOUGH_STEPS, PRIOR_SIGMA, check_fittable, fitted_profile
+from advisor.costmodel.time.step import fitted_half_width
 from advisor.costmodel.time.timed import TimedStep
 from advisor.pipeline.events import OnEvent, phase, progress
 from advisor.pipeline.measured_steps import TimedConfiguration, read_steps
@@ -144,7 +145,7 @@ def _notes(fit: DatasheetFit, profile: DeviceProfile) -> tuple[str, ...]:
     if count < ENOUGH_STEPS:
         notes.append(
             f"fewer than {ENOUGH_STEPS} steps cannot tell how far others will be off: intervals stay as wide as an "
-            f"unchecked datasheet's ({half_width(fit.fitted.device_relative):.0%} of the device's time)"
+            f"unchecked datasheet's ({fitted_half_width(fit.fitted.device_relative):.0%} of the device's time)"
         )
     elif held_back is not None and held_back.median > fit.datasheet.median and held_back.worst > fit.datasheet.worst:
         notes.append("held back, the steps are told worse by the fit than by the datasheet alone: they disagree")

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from advisor.core.units import format_duration
 from advisor.costmodel.time.datasheet_fit import DatasheetFit, DatasheetReport, Errors, FittedStep
-from advisor.costmodel.time.efficiencies import half_width
+from advisor.costmodel.time.step import fitted_half_width
 from advisor.reporting.text import format_share
 
 
@@ -73,7 +73,7 @@ def _shares_table(fit: DatasheetFit) -> Table:
 
 def _error_lines(fit: DatasheetFit) -> list[str]:
     held_back = "unknown, with a single step" if fit.held_back is None else _errors(fit.held_back)
-    device, host = (f"±{half_width(r):.0%}" for r in (fit.fitted.device_relative, fit.fitted.host_relative))
+    device, host = (f"±{fitted_half_width(r):.0%}" for r in (fit.fitted.device_relative, fit.fitted.host_relative))
     return [
         f"error on a step that the fit did not see (each held back in turn): {held_back}",
         f"from the datasheet alone: {_errors(fit.datasheet)}",

@@ -24,9 +24,12 @@ from advisor.costmodel.calibration.record import Calibration, ReplayPoint, StepP
 from advisor.costmodel.calibration.resident_fit import fit_resident
 from advisor.costmodel.calibration.step_fit import Sample, expected_seconds, fit_model_ratios, fit_step, step_samples
 from advisor.costmodel.time import OperatorClock
+from advisor.costmodel.time.rates import DeviceRates
 from advisor.costmodel.time.table import MOST_BEYOND_RATES
 
 DEVICE = DeviceProfile("cpu-x-2c", "x", "cpu", 2**34, basis="measured")
+UNKNOWN = DeviceRates(DEVICE)
+"""Rates of a device that nobody probed."""
 
 
 def replay(flops: int, moved: int, seconds: float, key: str = "gemm/float32/mm") -> ReplayPoint:
@@ -45,7 +48,7 @@ def products(noise: float = 0.0, seed: int = 0) -> list[ReplayPoint]:
 
 
 def clock_of(points: list[ReplayPoint]) -> OperatorClock:
-    classes, operators = fit_classes(points)
+    classes, operators = fit_classes(points, DeviceRates(DEVICE))
     return OperatorClock(DEVICE, Calibration("cpu-x-2c", {}, "", classes, operators))
 
 
@@ -63,7 +66,7 @@ def step_point(calls: int, seconds: float, **changes: object) -> StepPoint:
 
 
 def test_a_class_is_recovered() -> None:
-    fit = fit_class(products())
+    fit = fit_class(products(), UNKNOWN)
     for flops, moved in ((600 * 2**15, 2**17), (600 * 2**20, 2**22)):
         assert fit.seconds(flops, moved) == pytest.approx(20e-6 + flops / 1e11 + moved / 2e10, rel=0.02)
     assert fit.residual_relative < 0.01
@@ -73,9 +76,33 @@ def test_a_class_is_recovered() -> None:
 def test_a_break_between_cache_and_memory_is_found() -> None:
     points = [replay(0, moved, 5e-6 + min(moved, 2**22) / 4e10 + max(moved - 2**22, 0) / 5e9)
               for moved in (2**10, 2**14, 2**16, 2**18, 2**19, 2**20, 2**21, 2**22, 2**23, 2**24, 2**25)]  # fmt: skip
-    fit = fit_class(points)
+    fit = fit_class(points, UNKNOWN)
     assert fit.near_bytes == 2**22
     assert fit.seconds(0, 2**26) == pytest.approx(5e-6 + 2**22 / 4e10 + (2**26 - 2**22) / 5e9, rel=0.02)
+
+
+def test_calls_of_one_batch_leave_to_the_rates_what_they_cannot_tell() -> None:
+    """Weights of several sizes at 32 rows: FLOPs and bytes grow together, so any split of the time fits them."""
+    probed = dataclasses.replace(DEVICE, flops_per_s={"float32": Rate(2e11, "made up")},
+                                 bytes_per_s={"memory": Rate(2e10, "made up")})  # fmt: skip
+
+    def seconds(rows: int, weights: int) -> float:
+        return 2 * rows * weights / 1e11 + 4 * weights / 1e10
+
+    few = [replay(64 * weights, 4 * weights, seconds(32, weights)) for weights in (10**5, 4 * 10**5, 10**6, 4 * 10**6)]
+    fit = fit_class(few, DeviceRates(probed))
+    assert fit.residual_relative < 0.01, "rates say nothing against calls"
+    assert fit.seconds(2048 * 10**6, 4 * 10**6) == pytest.approx(seconds(1024, 10**6), rel=0.1)
+    blind = fit_class(few, UNKNOWN).seconds(2048 * 10**6, 4 * 10**6)
+    assert abs(blind / seconds(1024, 10**6) - 1) > 0.3
+
+
+def test_many_calls_outweigh_rates_that_are_wrong() -> None:
+    wrong = dataclasses.replace(DEVICE, flops_per_s={"float32": Rate(1e12, "made up")},
+                                bytes_per_s={"memory": Rate(1e9, "made up")})  # fmt: skip
+    fit = fit_class(products(), DeviceRates(wrong))
+    for flops, moved in ((600 * 2**15, 2**17), (600 * 2**20, 2**22)):
+        assert fit.seconds(flops, moved) == pytest.approx(20e-6 + flops / 1e11 + moved / 2e10, rel=0.02)
 
 
 @settings(max_examples=30, deadline=None)
@@ -83,7 +110,7 @@ def test_a_break_between_cache_and_memory_is_found() -> None:
 def test_no_fit_ever_has_a_negative_cost(seed: int, noise: float) -> None:
     points = products(noise, seed)
     points = [p for p in points if p.median_s > 0]
-    fit = fit_class(points)
+    fit = fit_class(points, UNKNOWN)
     assert min(fit.overhead_s, fit.s_per_flop, fit.s_per_near_byte, fit.s_per_far_byte) >= 0
     assert fit.seconds(10**12, 10**9) >= fit.seconds(10**11, 10**8) >= 0
 
@@ -91,7 +118,7 @@ def test_no_fit_ever_has_a_negative_cost(seed: int, noise: float) -> None:
 def test_operators_with_enough_replays_get_a_fit_of_their_own() -> None:
     slow = [replay(0, 2**n, 1e-4 + 2**n / 1e9, "norm/float32/slow") for n in (12, 16, 20)]
     fast = [replay(0, 2**n, 1e-6 + 2**n / 1e10, "norm/float32/fast") for n in (12, 20)]
-    classes, operators = fit_classes([*slow, *fast])
+    classes, operators = fit_classes([*slow, *fast], DeviceRates(DEVICE))
     assert set(classes) == {"norm/float32"}
     assert set(operators) == {"norm/float32/slow"}
     assert operators["norm/float32/slow"].seconds(0, 2**16) == pytest.approx(1e-4 + 2**16 / 1e9, rel=0.05)
@@ -197,7 +224,7 @@ def test_calls_of_a_few_bytes_do_not_tell_what_large_ones_take() -> None:
     fast = dataclasses.replace(DEVICE, flops_per_s={"float32": Rate(1e11, "made up")},
                                bytes_per_s={"memory": Rate(1e10, "made up")})  # fmt: skip
     tiny = [replay(0, moved, 4e-6 + moved * 1e-7, "fill/float32/fill") for moved in (4, 8, 16, 32)]
-    classes, operators = fit_classes(tiny)
+    classes, operators = fit_classes(tiny, DeviceRates(fast))
     clock = OperatorClock(fast, Calibration("cpu-x-2c", {}, "", classes, operators))
     assert clock.seconds_of("fill/float32/fill", 0, 16)[0] == pytest.approx(4e-6 + 16e-7, rel=0.1)
     seconds, covered = clock.seconds_of("fill/float32/fill", 0, 2**24)
@@ -209,7 +236,7 @@ def test_calls_that_are_all_overhead_do_not_make_large_ones_free() -> None:
     fast = dataclasses.replace(DEVICE, flops_per_s={"float32": Rate(1e11, "made up")},
                                bytes_per_s={"memory": Rate(1e10, "made up")})  # fmt: skip
     launched = [replay(600 * 2**n, 2**n, 8e-6) for n in range(8, 16)]
-    classes, operators = fit_classes(launched)
+    classes, operators = fit_classes(launched, DeviceRates(fast))
     clock = OperatorClock(fast, Calibration("cpu-x-2c", {}, "", classes, operators))
     assert clock.seconds_of("gemm/float32/mm", 600 * 2**12, 2**12)[0] == pytest.approx(8e-6, rel=0.05)
     assert clock.seconds_of("gemm/float32/mm", 10**12, 10**9)[0] == pytest.approx(10.0, rel=0.05), "at the probed rate"
@@ -263,6 +290,6 @@ def test_what_is_allocated_is_resident() -> None:
 
 
 def test_a_single_replay_is_taken_for_work_and_not_for_overhead() -> None:
-    fit = fit_class([replay(10**9, 10**6, 3e-3)])
+    fit = fit_class([replay(10**9, 10**6, 3e-3)], UNKNOWN)
     assert fit.seconds(10**9, 10**6) == pytest.approx(3e-3, rel=0.02)
     assert fit.seconds(10**8, 10**5) < 6e-4

@@ -119,6 +119,18 @@ def test_every_figure_of_a_cpu_can_be_timed(tmp_path: Path) -> None:
         assert found["point"].replace("x", "").isdigit() or not found["point"]
 
 
+def test_weights_are_packed_and_unpacked_on_a_cpu() -> None:
+    pytest.importorskip("bitsandbytes")
+    from advisor.hardware.optimizers import CPU_NF4_SHAPE, PACKING, bitsandbytes_figures
+
+    figures = {figure.key: figure for figure in bitsandbytes_figures("cpu", CPU_SCALE)}
+    rows, columns = CPU_NF4_SHAPE
+    packed, unpacked = (measure_figure(figures[key], "cpu", ONCE, 0.0) for key in (PACKING, "quantization"))
+    assert packed["work"] == 4 * rows * columns
+    assert packed["kind"] == unpacked["kind"] == "rate"
+    assert packed["median_s"] > unpacked["median_s"] > 0
+
+
 def test_copies_between_devices_move_what_they_say() -> None:
     small = dataclasses.replace(CPU_SCALE, copy_bytes=2**16)
     pageable = {figure.key: figure for figure in copy_figures("cpu", small) if figure.key.endswith("pageable")}

@@ -11,7 +11,7 @@ from advisor.benchmarks.speed.arms import train_plan, train_recipe
 from advisor.benchmarks.speed.records import PLAN, ArmRun, Contrast, Recipe, SpeedComparison
 from advisor.core.cost import Interval
 from advisor.core.plan import Plan
-from advisor.costmodel.quality.student import student_t_quantile
+from advisor.costmodel.student import student_t_quantile
 from advisor.measurement import isolated
 
 Progress = Callable[[Mapping[str, object]], None]

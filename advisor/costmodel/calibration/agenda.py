@@ -139,7 +139,7 @@ def _quick_items(model: ModelSpec, shapes: tuple[tuple[int, int], ...], usual: d
         _item(model, "lora", large, usual, profiled=True, evaluated=True),
         _item(model, "full", middle, usual, profiled=True),
         _item(model, "head", middle, usual, profiled=True, evaluated=True),
-        _item(model, "qlora", small, usual),
+        _item(model, "qlora", middle, usual),
         _item(model, "lora", small, usual, evaluated=True),
     ]
 

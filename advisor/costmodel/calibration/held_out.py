@@ -11,6 +11,7 @@ from advisor.costmodel.calibration.class_table import fit_classes
 from advisor.costmodel.calibration.in_step import calls_in_steps
 from advisor.costmodel.calibration.record import Calibration, HeldOutError, ReplayPoint, StepPoint
 from advisor.costmodel.calibration.step_fit import expected_seconds, fit_model_ratios, fit_step, step_samples
+from advisor.costmodel.time.rates import DeviceRates
 from advisor.costmodel.time.step import overlap_power
 from advisor.costmodel.time.table import OperatorClock
 
@@ -24,7 +25,7 @@ on a quiet machine."""
 
 def clock_from(device: DeviceProfile, replays: Sequence[ReplayPoint], points: Sequence[StepPoint]) -> OperatorClock:
     """The class table of these calls and steps."""
-    classes, operators = fit_classes([*replays, *calls_in_steps(points)])
+    classes, operators = fit_classes([*replays, *calls_in_steps(points)], DeviceRates(device))
     return OperatorClock(device, Calibration(device.id, {}, "", classes, operators))
 
 

@@ -13,6 +13,7 @@ from advisor.costmodel.calibration.provenance import now_iso
 from advisor.costmodel.calibration.record import Calibration, ReplayPoint, StepPoint
 from advisor.costmodel.calibration.resident_fit import fit_resident
 from advisor.costmodel.calibration.step_fit import evaluation_samples, fit_model_ratios, fit_step, step_samples
+from advisor.costmodel.time.rates import DeviceRates
 from advisor.costmodel.time.step import overlap_power
 from advisor.costmodel.time.table import OperatorClock
 
@@ -31,7 +32,7 @@ def refit(
     Returns:
         A calibration without provenance, notes and duration, which only the caller knows.
     """
-    classes, operators = fit_classes([*replays, *calls_in_steps(points)])
+    classes, operators = fit_classes([*replays, *calls_in_steps(points)], DeviceRates(device))
     table = Calibration(device.id, versions, now_iso(), classes, operators)
     clock = OperatorClock(device, table)
     samples = step_samples(points, clock)

@@ -12,7 +12,7 @@ import numpy as np
 
 from advisor.costmodel.calibration.class_table import Floats, non_negative
 from advisor.costmodel.calibration.record import StepFit, StepPoint, noise_relative
-from advisor.costmodel.time.step import predicted_seconds
+from advisor.costmodel.time.step import overlapping, predicted_seconds
 from advisor.costmodel.time.table import OperatorClock
 
 PRIOR_FACTOR_SIGMA = 0.5
@@ -109,13 +109,11 @@ def _overlapping(samples: Sequence[Sample], power: int) -> tuple[float, float]:
     """Robust least squares on logarithms: the larger of two parts is no linear form of them."""
     from scipy.optimize import least_squares
 
-    table_s = np.array([sample.table_s for sample in samples])
-    operators = np.array([sample.operators for sample in samples], dtype=np.float64)
     measured = np.log([sample.seconds for sample in samples])
 
     def residuals(x: Floats) -> Floats:
         factor, host_s = np.exp(x[0]), PRIOR_HOST_S * np.exp(x[1])
-        expected = ((factor * table_s) ** power + (host_s * operators) ** power) ** (1 / power)
+        expected = [overlapping(host_s * sample.operators, factor * sample.table_s, power) for sample in samples]
         priors = [x[0] / PRIOR_FACTOR_SIGMA, x[1] / PRIOR_LOG_HOST_SIGMA]
         return np.concatenate([(np.log(expected) - measured) / POINT_SIGMA, priors])
 

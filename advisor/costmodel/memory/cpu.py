@@ -8,7 +8,7 @@ from advisor.core.model import ModelSpec
 from advisor.costmodel.calibration.record import Calibration
 from advisor.costmodel.memory.breakdown import breakdown, transient_bytes
 from advisor.costmodel.memory_curve import Peak
-from advisor.costmodel.time.step import t_quantile_95
+from advisor.costmodel.student import t_quantile_95
 
 TRACE_HALF_WIDTH = 0.002
 """90 % half width of the allocated peak: the contract test keeps it below 0.1 % of the profiler's events."""

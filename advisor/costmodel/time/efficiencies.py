@@ -17,14 +17,9 @@ import numpy.typing as npt
 
 from advisor.core.device import DeviceProfile, Rate
 from advisor.core.errors import InputError
+from advisor.costmodel.student import NORMAL_95, t_quantile_95
 from advisor.costmodel.time.rates import Efficiencies, datasheet_efficiencies
-from advisor.costmodel.time.step import (
-    DEVICE_FACTOR,
-    FITTED_HALF_WIDTH_LEAST,
-    HOST_RATE_KEY,
-    HOST_S_PER_OPERATOR,
-    t_quantile_95,
-)
+from advisor.costmodel.time.step import DEVICE_FACTOR, HOST_RATE_KEY, HOST_S_PER_OPERATOR
 from advisor.costmodel.time.table import OperatorClock
 from advisor.costmodel.time.timed import StepWork, TimedStep, step_total
 
@@ -36,8 +31,6 @@ NOISE = 0.04
 median and 9 % in one case of ten (LLMFineTuningBench)."""
 ENOUGH_STEPS = 3
 """With fewer the residuals say nothing of the error, and the interval stays that of an unchecked datasheet."""
-Z_95 = 1.645
-"""95 % quantile of the normal distribution: intervals are this many standard deviations either way."""
 OUTLIER = 2.0
 """Residuals beyond this many standard deviations pull with constant force (Huber 1964)."""
 ITERATIONS = 12
@@ -94,13 +87,10 @@ def unseen_relative(spread: float, samples: int) -> float:
         spread: Relative standard deviation of the residuals.
         samples: How many they are; with fewer than ``ENOUGH_STEPS`` a datasheet's deviation is the least.
     """
-    from_residuals = spread * t_quantile_95(samples - 1) / Z_95
-    return from_residuals if samples >= ENOUGH_STEPS else max(from_residuals, (DEVICE_FACTOR["unchecked"] - 1) / Z_95)
-
-
-def half_width(relative: float) -> float:
-    """Half the width of the 90 % interval that predictions get from such a standard deviation."""
-    return max(Z_95 * relative, FITTED_HALF_WIDTH_LEAST)
+    from_residuals = spread * t_quantile_95(samples - 1) / NORMAL_95
+    return (
+        from_residuals if samples >= ENOUGH_STEPS else max(from_residuals, (DEVICE_FACTOR["unchecked"] - 1) / NORMAL_95)
+    )
 
 
 def assumed_efficiencies(device: DeviceProfile) -> Efficiencies:

@@ -6,7 +6,8 @@ import math
 import statistics
 
 from advisor.costmodel.calibration.record import Calibration, noise_relative
-from advisor.costmodel.time.step import StepTime, t_quantile_95
+from advisor.costmodel.student import t_quantile_95
+from advisor.costmodel.time.step import StepTime
 
 PROCESS_SIGMA = 0.05
 """Relative standard deviation between processes that take the same steps: over 16 configurations of a quiet machine the

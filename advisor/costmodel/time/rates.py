@@ -117,13 +117,20 @@ class DeviceRates:
         """
         if kind == "allocation":
             return self._launch_s
-        arithmetic_s = 0.0
-        if flops:
-            attention = kind in ATTENTION_CLASSES
-            share = self.efficiencies.attention if attention else self.efficiencies.gemm
-            arithmetic_s = flops / (self._flops_rate(kind, dtype, name).value * share)
-        bandwidth = self._bytes_rate(kind, dtype).value * self.efficiencies.bandwidth
-        return self._launch_s + max(arithmetic_s, moved_bytes / bandwidth)
+        per_flop, per_byte = self.slopes(kind, dtype, name)
+        return self._launch_s + max(flops * per_flop, moved_bytes * per_byte)
+
+    def slopes(self, kind: str, dtype: str, name: str) -> tuple[float, float]:
+        """Seconds of a FLOP that is executed, and of a byte that is moved.
+
+        Args:
+            kind: As for ``seconds``.
+            dtype: As for ``seconds``.
+            name: As for ``seconds``.
+        """
+        share = self.efficiencies.attention if kind in ATTENTION_CLASSES else self.efficiencies.gemm
+        flops_per_s = self._flops_rate(kind, dtype, name).value * share
+        return 1 / flops_per_s, 1 / (self._bytes_rate(kind, dtype).value * self.efficiencies.bandwidth)
 
     def _flops_rate(self, kind: str, dtype: str, name: str) -> Rate:
         """The most special rate there is; float32's where the device lists none (it is emulated there at best)."""

@@ -10,6 +10,7 @@ from advisor.core.cost import Basis, Evidence
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import InputError
 from advisor.costmodel.calibration.record import Calibration, StepFit, StepPoint
+from advisor.costmodel.student import NORMAL_95, t_quantile_95
 from advisor.costmodel.time.table import OperatorClock, OperatorSeconds
 from advisor.costmodel.trace.ops import TracedOp
 
@@ -46,8 +47,6 @@ UNCOVERED_SIGMA = 0.5
 SHAPE_SIGMA_PER_DOUBLING = 0.05
 """Relative standard deviation added per doubling of the tokens in a micro-batch beyond the measured range; the class
 fits are linear, real kernels are not quite."""
-T_QUANTILES_95 = (6.31, 2.92, 2.35, 2.13, 2.02, 1.94, 1.89, 1.86, 1.83, 1.81)
-"""95 % quantiles of Student's t for 1 to 10 degrees of freedom (any table); 1.645 in the limit."""
 
 
 @dataclass(frozen=True)
@@ -146,11 +145,17 @@ def overlap_power(device_type: str) -> int:
 
 def side_by_side(host_s: float, device_s: float, device_type: str) -> float:
     """Wall clock of launching operators and of running them."""
-    return _overlapping(host_s, device_s, overlap_power(device_type))
+    return overlapping(host_s, device_s, overlap_power(device_type))
 
 
-def _overlapping(host_s: float, device_s: float, power: int) -> float:
+def overlapping(host_s: float, device_s: float, power: int) -> float:
+    """The same with the exponent that a fit was made with."""
     return float((host_s**power + device_s**power) ** (1 / power))
+
+
+def fitted_half_width(relative: float) -> float:
+    """Half the width of the 90 % interval of predictions by fitted efficiencies with such a standard deviation."""
+    return max(NORMAL_95 * relative, FITTED_HALF_WIDTH_LEAST)
 
 
 def _by_rates(total: OperatorSeconds, device: DeviceProfile, basis: Basis) -> StepTime:
@@ -160,7 +165,7 @@ def _by_rates(total: OperatorSeconds, device: DeviceProfile, basis: Basis) -> St
     seconds = side_by_side(host_s, total.device_s, device.type)
     if fitted is not None:
         spreads = (fitted.spread, device.bytes_per_s["memory"].spread)
-        host_factor, factor = (1 + max(1.645 * spread, FITTED_HALF_WIDTH_LEAST) for spread in spreads)
+        host_factor, factor = (1 + fitted_half_width(spread) for spread in spreads)
     elif basis == "datasheet":
         host_factor = HOST_FACTOR
         factor = DEVICE_FACTOR["checked" if device.compute_capability == CHECKED_CAPABILITY else "unchecked"]
@@ -174,7 +179,7 @@ def _by_rates(total: OperatorSeconds, device: DeviceProfile, basis: Basis) -> St
 
 def predicted_seconds(fit: StepFit, device_s: float, operators: float) -> float:
     """A step by its operators, as ``StepFit`` defines it."""
-    return _overlapping(fit.host_s_per_operator * operators, fit.factor * device_s, fit.power)
+    return overlapping(fit.host_s_per_operator * operators, fit.factor * device_s, fit.power)
 
 
 def _calibrated(total: OperatorSeconds, fit: StepFit, calibration: Calibration, setting: Setting) -> StepTime:
@@ -203,13 +208,6 @@ def _model_variance(fit: StepFit, *, known: bool) -> float:
     if fit.transfer_relative is None:
         return spread**2 + TRANSFER_SIGMA**2
     return max(spread, fit.transfer_relative) ** 2
-
-
-def t_quantile_95(degrees_of_freedom: int) -> float:
-    """95 % quantile of Student's t, so that plus and minus it hold 90 %."""
-    if degrees_of_freedom > len(T_QUANTILES_95):
-        return 1.645 * (1 + 1 / degrees_of_freedom)
-    return T_QUANTILES_95[max(degrees_of_freedom, 2) - 1]
 
 
 def _doublings_outside(tokens: int, points: list[StepPoint]) -> float:

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import math
 
-OVERLAP_Z = 1.645
-"""Half width of a 90 % interval in standard deviations."""
-
 
 def metric_sd() -> float:
     """Standard deviation of a held-out accuracy between seeds (collected from published re-runs)."""
@@ -27,4 +24,6 @@ def relative_loss_sd() -> float:
 
 def overlap_reach(loss: float) -> float:
     """Up to which loss another trial's interval overlaps: a difference has sqrt(2) times the noise of one run."""
-    return loss + OVERLAP_Z * math.sqrt(2) * relative_loss_sd() * abs(loss)
+    from advisor.costmodel.student import NORMAL_95
+
+    return loss + NORMAL_95 * math.sqrt(2) * relative_loss_sd() * abs(loss)

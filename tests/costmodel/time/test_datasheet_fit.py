@@ -15,9 +15,9 @@ from advisor.costmodel.time.efficiencies import (
     assumed_efficiencies,
     fit_efficiencies,
     fitted_profile,
-    half_width,
 )
 from advisor.costmodel.time.rates import Efficiencies
+from advisor.costmodel.time.step import fitted_half_width
 from advisor.costmodel.time.timed import TimedStep, step_seconds
 from tests.costmodel.time.test_efficiencies import CARD, STEPS, TRUTH, step
 
@@ -48,8 +48,8 @@ def test_the_fit_tells_unseen_steps_better_than_the_datasheet() -> None:
 
 def test_steps_that_contradict_each_other_widen_the_interval() -> None:
     calm, wild = (fit_datasheet(noisy(STEPS, most), CARD).fitted for most in (0.02, 0.4))
-    assert half_width(calm.device_relative) < 0.12
-    assert half_width(wild.device_relative) > 2 * half_width(calm.device_relative)
+    assert fitted_half_width(calm.device_relative) < 0.12
+    assert fitted_half_width(wild.device_relative) > 2 * fitted_half_width(calm.device_relative)
 
 
 def test_most_unseen_steps_are_inside_their_interval() -> None:
@@ -69,8 +69,8 @@ def test_most_unseen_steps_are_inside_their_interval() -> None:
 def test_few_steps_correct_the_card_but_promise_little(number: int) -> None:
     fit = fit_datasheet([step(65536), step(16384)][:number], CARD)
     assert fit.steps[0].fitted_s == pytest.approx(fit.steps[0].measured_s, rel=0.05)
-    assert half_width(fit.fitted.device_relative) >= 0.35
-    assert half_width(fit.fitted.host_relative) > 0.35
+    assert fitted_half_width(fit.fitted.device_relative) >= 0.35
+    assert fitted_half_width(fit.fitted.host_relative) > 0.35
     assert (fit.held_back is None) == (number == 1)
     assert (fit.steps[0].held_back_s is None) == (number == 1)
 

@@ -21,11 +21,13 @@ from advisor.costmodel.time.lengths import row_quantile
 from advisor.costmodel.time.parts import (
     BURST_BYTES,
     FIRST_TOUCH_BYTES_PER_S,
+    PACKED_BYTES_PER_S,
     PART_NAMES,
     TOKENIZER_S,
     checkpoint_count,
 )
 from advisor.costmodel.time.step import HOST_S_PER_OPERATOR
+from advisor.hardware.optimizers import PACKING
 
 DATA = DataProfile(1000, 200, (4, 8, 12, 15, 19, 23, 26, 30, 35, 42, 70), 70, 128, 1000)
 STRATEGY = StrategyConfig("lora", 1e-3, num_train_epochs=2)
@@ -104,6 +106,16 @@ def test_a_cpu_clears_the_pages_of_its_first_step() -> None:
     assert extra(probed) == pytest.approx(2.0)
     assert extra(DEVICE) == pytest.approx(4e9 / FIRST_TOUCH_BYTES_PER_S)
     assert extra(elsewhere) == 0.0
+
+
+def test_weights_are_packed_at_the_probed_rate() -> None:
+    def loading(device: DeviceProfile, quantized: int) -> float:
+        shape = RunShape(weights_bytes=10**9, quantized_parameters=quantized)
+        return run_time(step_of, DATA, STRATEGY, ExecutionPlan(16), device, shape=shape).parts["loading"]
+
+    probed = dataclasses.replace(DEVICE, bytes_per_s={PACKING: Rate(4e8, "probed")})
+    assert loading(probed, 10**8) - loading(probed, 0) == pytest.approx(1.0)
+    assert loading(DEVICE, 10**8) - loading(DEVICE, 0) == pytest.approx(4e8 / PACKED_BYTES_PER_S["cpu"])
 
 
 def test_what_was_measured_beforehand_is_taken_as_it_is() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from statistics import NormalDist
 
@@ -35,6 +36,15 @@ def student_t_quantile(p: float, degrees_of_freedom: int) -> float:
         if abs(step) < 1e-10:
             break
     return t
+
+
+@functools.cache
+def t_quantile_95(degrees_of_freedom: int) -> float:
+    """95 % quantile of Student's t, so that plus and minus it hold 90 %.
+
+    One degree of freedom counts as two: a single difference would make every interval infinite for practical purposes.
+    """
+    return student_t_quantile(0.95, max(degrees_of_freedom, 2))
 
 
 def student_t_cdf(t: float, degrees_of_freedom: int) -> float:
