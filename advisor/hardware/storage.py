@@ -25,8 +25,8 @@ def storage_figures(folder: Path) -> Iterator[Figure]:
         folder: On the disk in question.
     """
     yield _written("storage", folder, STORAGE_BYTES)
-    yield _written("storage_large", folder, LARGE_STORAGE_BYTES)
     yield Figure("bytes_per_s", "storage_read", f"reading {_in_words(STORAGE_BYTES)}", lambda _: _reading(folder))
+    yield _written("storage_large", folder, LARGE_STORAGE_BYTES)
 
 
 def _written(key: str, folder: Path, size: int) -> Figure:

@@ -64,18 +64,11 @@ def test_recorded_predictions_kept_their_bars(path: Path) -> None:
 
 @pytest.mark.parametrize("path", TIMES, ids=lambda path: path.stem)
 def test_recorded_step_times_kept_their_bars(path: Path) -> None:
-    """All but Adafactor's, whose scalars taught the class table of that day an absurd slope (times eight); and the wide
-    grid, on a machine that its calibration had met in a slower hour, held 84.9 % instead of 85 % inside.
-    """
     header, records = read(path)
-    kept = [record for record in records.values() if record.execution.get("optim") != "adafactor"]
-    assert len(records) - len(kept) <= 3
-    times = compare_times(kept, header.device_type, header.device)
+    times = compare_times(list(records.values()), header.device_type, header.device)
     assert times is not None
-    assert times.cases >= 60
-    failed = {bar.name: bar.value for bar in times.bars if bar.passed is False}
-    assert set(failed) <= ({"inside the 90 % interval"} if header.grid == "cpu-wide" else set())
-    assert all(value == pytest.approx(0.85, abs=0.01) for value in failed.values())
+    assert times.cases >= 200
+    assert {bar.name: bar.value for bar in times.bars if bar.passed is not True} == {}
 
 
 def _again(record: Record) -> Case:
