@@ -78,7 +78,7 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    def agenda(model: ModelSpec, device: DeviceProfile, *, quick: bool) -> Agenda:
+    def agenda(model: ModelSpec, device: DeviceProfile, **_: object) -> Agenda:
         items = (item("lora"), item("full", rows=16))
         return Agenda(items, 10.0, 0.1, limit_s=pretended.limit_s)
 

@@ -12,7 +12,8 @@ from advisor.core.errors import DeviceError, InterruptedByUser
 from advisor.core.model import ModelSpec
 from advisor.costmodel.calibration import Calibration, calibrate_device, load_calibration
 from advisor.costmodel.calibration import calibrate as calibrating
-from advisor.costmodel.calibration.agenda import SHORT_STEPS, STEPS, Agenda, feasible_shapes, make_agenda
+from advisor.costmodel.calibration.agenda import SHORT_STEPS, STEPS, Agenda, make_agenda
+from advisor.costmodel.calibration.shapes import feasible_shapes
 from advisor.costmodel.calibration.subject import default_subjects, encoder, large_decoder
 from advisor.costmodel.time import OperatorClock, Setting, model_key, step_time
 from advisor.costmodel.time.table import OperatorSeconds
@@ -32,7 +33,7 @@ DEVICE = DeviceProfile(
 )
 
 
-def short_agenda(model: ModelSpec, device: DeviceProfile, *, quick: bool) -> Agenda:
+def short_agenda(model: ModelSpec, device: DeviceProfile, **_: object) -> Agenda:
     """The first three items of the quick agenda at shapes for a slow machine, with little time for one replay."""
     slow = dataclasses.replace(device, flops_per_s={"float32": Rate(2e9, "assumed by the test")})
     agenda = make_agenda(model, slow, quick=True)
@@ -102,8 +103,8 @@ def test_it_is_stored(calibrated: Calibration) -> None:
 def test_a_second_model_adds_to_the_first(
     calibrated: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def tiny_agenda(model: ModelSpec, device: DeviceProfile, *, quick: bool) -> Agenda:
-        agenda = short_agenda(model, device, quick=quick)
+    def tiny_agenda(model: ModelSpec, device: DeviceProfile, **_: object) -> Agenda:
+        agenda = short_agenda(model, device)
         return dataclasses.replace(agenda, items=agenda.items[2:3], replay_s=2.0)
 
     monkeypatch.setattr(calibrating, "make_agenda", tiny_agenda)
@@ -147,6 +148,19 @@ def test_shapes_follow_the_size_of_the_model(bert: ModelSpec) -> None:
     assert large == [(2, 16)]
     assert small[-1][0] * small[-1][1] > 1000
     assert all(length <= 16 for _, length in feasible_shapes(dataclasses.replace(bert, max_positions=16), DEVICE, 0.8))
+
+
+def test_a_faster_probe_does_not_measure_everything_anew() -> None:
+    def shapes_of(agenda: Agenda) -> set[tuple[int, int]]:
+        return {(item.execution.micro_batch_size, item.seq_length) for item in agenda.items}
+
+    faster = dataclasses.replace(DEVICE, flops_per_s={"float32": Rate(9e10, "assumed by the test")},
+                                 bytes_per_s={"memory": Rate(9e9, "assumed by the test")})  # fmt: skip
+    before = shapes_of(make_agenda(encoder(), DEVICE, quick=False))
+    assert shapes_of(make_agenda(encoder(), faster, quick=False)) != before
+    assert shapes_of(make_agenda(encoder(), faster, quick=False, known=before)) == before
+    one = {(2, 16)}
+    assert shapes_of(make_agenda(encoder(), faster, quick=False, known=one)) != one, "one shape is no calibration"
 
 
 def test_a_full_agenda_has_every_kind_of_step(bert: ModelSpec) -> None:

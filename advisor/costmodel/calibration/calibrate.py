@@ -13,6 +13,7 @@ from advisor.costmodel.calibration.ledger import Ledger
 from advisor.costmodel.calibration.measuring import measure_item, shape_of, trace_item
 from advisor.costmodel.calibration.record import Calibration
 from advisor.costmodel.calibration.sanity import NOISY, patience
+from advisor.costmodel.calibration.shapes import Shape
 from advisor.costmodel.calibration.subject import default_subjects
 from advisor.costmodel.time.keys import configuration_key, model_key
 from advisor.costmodel.trace.ops import TracedOp
@@ -70,7 +71,7 @@ def calibrate_device(
             looks = []
             for number, (subject, briefly) in enumerate(subjects):
                 state.number = number
-                agenda = make_agenda(subject, profile, quick=briefly)
+                agenda = make_agenda(subject, profile, quick=briefly, known=_known_shapes(subject, ledger))
                 agenda = agenda if briefly == quick else replace(agenda, limit_s=FULL_LIMIT_S)
                 looks.append((number, agenda, _work_through(agenda, state)))
             for number, agenda, measured in looks:
@@ -133,6 +134,11 @@ def _look_again(measured: list[tuple[Item, list[TracedOp]]], agenda: Agenda, sta
             return
         state.report(f"once more: {item.strategy.method}, {shape_of(item)}", 0.95)
         measure_item(replace(item, profiled=False, evaluated=False), operators, agenda, state)
+
+
+def _known_shapes(model: ModelSpec, ledger: Ledger) -> set[Shape]:
+    key = model_key(model)
+    return {(p.micro_batch_size, p.seq_length) for p in ledger.points if p.model_key == key}
 
 
 def _has_steps(item: Item, state: Gathered) -> bool:

@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Iterable
 
 from advisor.core.device import DeviceProfile
-from advisor.costmodel.calibration.agenda import REFERENCE_FLOPS_PER_S
 from advisor.costmodel.calibration.record import ReplayPoint, StepPoint
+from advisor.costmodel.calibration.shapes import REFERENCE_FLOPS_PER_S
 
 JUMP_FACTOR = 100.0
 """A repeat this many times longer or shorter than its siblings did not take that time: the clock jumped, or the machine
