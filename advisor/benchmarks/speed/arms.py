@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,8 +91,11 @@ def _plain_arguments(plan: Plan, recipe: Recipe, seed: int, folder: str, *, on_c
 def _tokenized(rows: Sequence[Any], tokenizer: Any, padding: str, max_length: int) -> Any:
     """Rows as a notebook makes them: a ``datasets.Dataset``, mapped in batches; padding here only to full length."""
     from datasets import Dataset, disable_progress_bars
+    from tqdm import tqdm
 
     disable_progress_bars()
+    # Even a disabled bar makes a lock between processes, a semaphore that nobody removes when this process ends.
+    tqdm.set_lock(threading.RLock())
     table = Dataset.from_dict({"text": [row.text for row in rows], "label": [row.label for row in rows]})
     whole = "max_length" if padding == "max_length" else False
 

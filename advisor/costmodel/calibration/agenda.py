@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from advisor.core.device import DeviceProfile
@@ -70,7 +70,7 @@ class Agenda:
     limit_s: float = FULL_LIMIT_S
 
 
-def make_agenda(model: ModelSpec, device: DeviceProfile, *, quick: bool, known: Collection[Shape] = ()) -> Agenda:
+def make_agenda(model: ModelSpec, device: DeviceProfile, *, quick: bool, known: Sequence[Shape] = ()) -> Agenda:
     """Choose configurations for a model on a device.
 
     A quick agenda measures LoRA, full and head-only fine-tuning and QLoRA at up to three shapes; a full one adds more
@@ -80,10 +80,11 @@ def make_agenda(model: ModelSpec, device: DeviceProfile, *, quick: bool, known: 
         model: Its size decides the shapes.
         device: Its rates decide them, too.
         quick: For a minute instead of ten.
-        known: Shapes of which steps of this model were measured before.
+        known: The shape of every configuration of this model that was measured before.
     """
     shapes = feasible_shapes(model, device, QUICK_STEP_S if quick else FULL_STEP_S)
-    three = known_nearby((shapes[0], shapes[len(shapes) // 2], shapes[-1]), known)
+    of_several = {shape for shape in known if known.count(shape) > 1}  # the longest one is measured with one method
+    three = known_nearby((shapes[0], shapes[len(shapes) // 2], shapes[-1]), of_several)
     usual = _usual_knobs(model, device)
     if quick:
         items = _with_steps(_quick_items(model, three, usual), model, device)

@@ -136,9 +136,9 @@ def _look_again(measured: list[tuple[Item, list[TracedOp]]], agenda: Agenda, sta
         measure_item(replace(item, profiled=False, evaluated=False), operators, agenda, state)
 
 
-def _known_shapes(model: ModelSpec, ledger: Ledger) -> set[Shape]:
-    key = model_key(model)
-    return {(p.micro_batch_size, p.seq_length) for p in ledger.points if p.model_key == key}
+def _known_shapes(model: ModelSpec, ledger: Ledger) -> list[Shape]:
+    configurations = {p.same_steps: p for p in ledger.points if p.model_key == model_key(model)}
+    return [(p.micro_batch_size, p.seq_length) for p in configurations.values()]
 
 
 def _has_steps(item: Item, state: Gathered) -> bool:
