@@ -159,6 +159,10 @@ def test_a_faster_probe_does_not_measure_everything_anew() -> None:
     before = shapes_of(make_agenda(encoder(), DEVICE, quick=False))
     assert shapes_of(make_agenda(encoder(), faster, quick=False)) != before
     assert shapes_of(make_agenda(encoder(), faster, quick=False, known=before)) == before
+    filled = dataclasses.replace(faster, available_bytes=850 * 2**20)
+    largest = [max(rows * length for rows, length in shapes) for shapes in
+               (before, shapes_of(make_agenda(encoder(), filled, quick=False, known=before)))]  # fmt: skip
+    assert largest[1] < largest[0], "others hold the memory that it took then"
     one = [(2, 16)] * 4
     assert len(set(shapes_of(make_agenda(encoder(), faster, quick=False, known=one)))) > 3, "one is no calibration"
 

@@ -14,6 +14,7 @@ from advisor.costmodel.calibration.shapes import (
     Shape,
     feasible_shapes,
     known_nearby,
+    most_tokens,
     states_fit,
     step_estimate_s,
     tokens,
@@ -83,6 +84,7 @@ def make_agenda(model: ModelSpec, device: DeviceProfile, *, quick: bool, known: 
         known: The shape of every configuration of this model that was measured before.
     """
     shapes = feasible_shapes(model, device, QUICK_STEP_S if quick else FULL_STEP_S)
+    known = [shape for shape in known if tokens(shape) <= most_tokens(model, device)]
     of_several = {shape for shape in known if known.count(shape) > 1}  # the longest one is measured with one method
     three = known_nearby((shapes[0], shapes[len(shapes) // 2], shapes[-1]), of_several)
     usual = _usual_knobs(model, device)

@@ -26,8 +26,8 @@ overhead or all work: then it is work, and smaller calls come out shorter."""
 RATE_WEIGHT = 0.03
 """Of "a FLOP, and a byte, takes what the device's rates say", beside 1 of the most important call. Calls of one batch
 leave open which of the two they take their time for: both grow with the weights alone. From a quick calibration, whose
-4-bit products all had 32 tokens, a step of 1,024 was predicted 87 % too long without it and 30 % with it, and other
-models' steps as well as without it; weights of 0.01 to 0.1 did about the same."""
+4-bit products all had 32 tokens, a step of 1,024 was predicted 87 % too long without it and 32 % with it, and other
+models' steps as well as without it; 0.06 and 0.1 did the same."""
 FAR_BEYOND_RATES = 10.0
 """Coefficients this many times what the rates say are not drawn to them any stronger: a byte of tiny calls stands for
 their overhead."""

@@ -62,11 +62,11 @@ def feasible_shapes(model: ModelSpec, device: DeviceProfile, step_s: float) -> l
     """Shapes whose full fine-tuning step is estimated to stay under ``step_s`` and in memory; at least the smallest
     one.
     """
-    limit, most_tokens = model.max_positions or 1 << 30, _most_tokens(model, device)
+    longest, most = model.max_positions or 1 << 30, most_tokens(model, device)
     shapes = [
         (rows, length)
         for rows, length in SHAPES
-        if length <= limit and rows * length <= most_tokens and step_estimate_s(model, device, rows, length) <= step_s
+        if length <= longest and rows * length <= most and step_estimate_s(model, device, rows, length) <= step_s
     ]
     return sorted(shapes, key=tokens) or [SHAPES[0]]
 
@@ -88,7 +88,7 @@ def step_estimate_s(model: ModelSpec, device: DeviceProfile, rows: int, length: 
     return STEP_OVER_ESTIMATE * token_s * rows * length
 
 
-def _most_tokens(model: ModelSpec, device: DeviceProfile) -> float:
+def most_tokens(model: ModelSpec, device: DeviceProfile) -> float:
     """Tokens of a micro-batch whose activations are estimated to fit beside full fine-tuning's states; beside frozen
     weights where these states do not fit.
     """
