@@ -107,7 +107,7 @@ def validate_command(
     every case), and two rules of thumb. Configurations that the calibration measured itself do not count.
 
     JSON keys: header, path, remaining, stopped, comparison (outcomes, groups[], fits, bars[], worst[]), times (cases,
-    seen, groups[], steady, noise, drift, order, coverage, rivals[], bars[], worst[]), records[].
+    seen, predictors, groups[], steady, noise, drift, order, coverage, rivals[], bars[], worst[]), records[].
 
     Exit codes: 0; 1 when a bar is failed and --strict is given; 2 for bad input; 130 for Ctrl-C.
 

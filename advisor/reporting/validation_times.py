@@ -23,6 +23,12 @@ def print_times(console: Console, times: TimeComparison) -> None:
     console.print(f"[bold]Step time[/bold] [dim]{times.cases} configurations{seen}[/dim]", highlight=False)
     if times.groups:
         console.print(_errors_table(times.groups))
+    if times.predictors > 1:
+        console.print(
+            f"[yellow]note:[/yellow] the predictions are from {times.predictors} calibrations or versions; "
+            "`--records FILE --predict-again` judges all cases by one",
+            highlight=False,
+        )
     _print_noise(console, times.noise)
     _print_drift(console, times.drift, times.steady)
     _print_order_and_coverage(console, times)

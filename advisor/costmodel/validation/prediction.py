@@ -97,6 +97,8 @@ def _prepare(case: Case, setting: Setting) -> Prepared:
         limit_bytes = capacity_bytes - setting.device.context_bytes
     cost_model = CostModel(_card(setting.device, capacity_bytes), setting.calibration)
     predicted = _predicted(cost_model, question.asked(cost_model), capacity_bytes)
+    if setting.calibration is not None:
+        predicted = dataclasses.replace(predicted, calibration=setting.calibration.created_at)
     if case.repeats:
         seen = question.is_seen(setting.calibration)
         predicted = dataclasses.replace(predicted, work=question.work(cost_model), seen=seen)

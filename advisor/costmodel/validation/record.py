@@ -77,6 +77,7 @@ class Predicted:
         fits: Whether it does.
         step_s, step_interval_s: One optimizer step and its 90 % interval.
         code: Version of the tracing code and its libraries.
+        calibration: When the calibration behind the step time was made; empty without one.
         step_basis, step_evidence: What the step time rests on, and how far it is from what was measured.
         seen: The calibration measured this configuration and shape itself.
         work: What baselines are made from.
@@ -95,6 +96,7 @@ class Predicted:
     step_interval_s: tuple[float, float] | None
     trainable_parameters: int
     code: str
+    calibration: str = ""
     step_basis: str = ""
     step_evidence: str = ""
     seen: bool = False

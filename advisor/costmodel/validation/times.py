@@ -91,6 +91,8 @@ class TimeComparison:
     Attributes:
         cases: Timed cases with a prediction, each configuration once, those aside that the calibration measured.
         seen: How many the calibration measured itself; they are in nothing below but ``noise`` and ``drift``.
+        predictors: How many calibrations and versions the predictions are from: more than one where a validation was
+            resumed after calibrating again.
         groups: All cases first, then by what they share.
         steady: Errors of the cases beside which the machine was as fast as usual.
         rivals: The advisor first.
@@ -98,6 +100,7 @@ class TimeComparison:
 
     cases: int
     seen: int
+    predictors: int
     groups: tuple[TimeGroup, ...]
     steady: Summary | None
     noise: RepeatNoise
@@ -142,6 +145,7 @@ def compare_times(
     return TimeComparison(
         cases=len(timed),
         seen=len(everything) - len(timed),
+        predictors=len({(p.calibration, p.code) for case in timed if (p := case.record.predicted) is not None}),
         groups=groups,
         steady=summarize([case.error for case in timed if drift.is_steady(case.record.key)]),
         noise=noise,

@@ -48,6 +48,14 @@ def test_only_timed_cases_that_ended_count_and_each_once() -> None:
     assert [step.label for step in found.worst] == ["case a"]
 
 
+def test_predictions_of_two_calibrations_are_told_apart() -> None:
+    first, second = timed("a", 1.0, 1.1), timed("b", 1.0, 1.1, rows=3)
+    assert second.predicted is not None
+    later = dataclasses.replace(second, predicted=dataclasses.replace(second.predicted, calibration="2026-02-02"))
+    assert compare_times([first, second], "cpu").predictors == 1
+    assert compare_times([first, later], "cpu").predictors == 2
+
+
 def test_nothing_gives_no_verdict() -> None:
     found = compare_times([], "cpu")
     assert found.groups == ()
