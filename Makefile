@@ -68,7 +68,7 @@ quickstart: setup
 	@echo; echo "[quickstart] 4/4 train it, and compare with what was promised"
 	$(BIN)/advisor run $(QUICKSTART)/plan.json --output $(QUICKSTART)/run
 
-# Every strategy for real, predicted against measured (about 20 minutes on two cores): the tables of the README.
+# Every strategy for real, predicted against measured (about 15 minutes on two cores): the tables of the README.
 STRATEGIES ?= full partial head lora high_rank_lora hira sparse_lora qlora ia3 peft
 strategies: export ADVISOR_HOME ?= $(CURDIR)/.advisor
 strategies: assets

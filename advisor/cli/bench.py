@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from advisor.cli.options import NAMES, data_options, data_source, json_option, model_options, model_source
+
+if TYPE_CHECKING:
+    from advisor.benchmarks.speed import SpeedComparison
 
 SUITES = ("speed",)
 
@@ -25,7 +28,7 @@ def bench_command(suite: str, as_json: bool, **options: Any) -> None:
 
     speed: the recommended plan of each method is trained in turn with the published recipe (every row padded to 128
     tokens) and with the plain Trainer (its own collator, the same batch). Samples per second and held-out quality of
-    each, over several seeds.
+    each, over several seeds. When a training fails, or on Ctrl-C, the finished rounds are shown.
 
     JSON keys: suite, comparisons[] (method, plan, recipes[], runs[] (arm, seed, rows, training_s, metrics), contrasts[]
     (recipe, ratio, lowest, highest, differences, noise)).
@@ -36,21 +39,24 @@ def bench_command(suite: str, as_json: bool, **options: Any) -> None:
     """
     from advisor.cli.output import answer_console, print_json, progress
     from advisor.pipeline import bench_speed
-
-    with progress() as on_event:
-        comparisons = bench_speed(
-            model_source(options),
-            data_source(options),
-            methods=options["methods"],
-            train_rows=options["train_rows"],
-            eval_rows=options["eval_rows"],
-            seeds=options["seeds"],
-            on_event=on_event,
-        )
-    if as_json:
-        print_json({"suite": suite, "comparisons": list(comparisons)})
-        return
     from advisor.reporting.speed import print_speed
 
-    for comparison in comparisons:
-        print_speed(answer_console(), comparison)
+    comparisons: list[SpeedComparison] = []
+    try:
+        with progress() as on_event:
+            bench_speed(
+                model_source(options),
+                data_source(options),
+                methods=options["methods"],
+                train_rows=options["train_rows"],
+                eval_rows=options["eval_rows"],
+                seeds=options["seeds"],
+                on_comparison=comparisons.append,
+                on_event=on_event,
+            )
+    finally:  # what was compared before a failure or Ctrl-C is shown all the same
+        if comparisons and as_json:
+            print_json({"suite": suite, "comparisons": comparisons})
+        elif comparisons:
+            for comparison in comparisons:
+                print_speed(answer_console(), comparison)

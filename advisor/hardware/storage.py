@@ -24,13 +24,13 @@ def storage_figures(folder: Path) -> Iterator[Figure]:
     Args:
         folder: On the disk in question.
     """
-    yield _written("storage", folder, STORAGE_BYTES)
+    yield _written("storage", folder, STORAGE_BYTES, quick=True)
     yield Figure("bytes_per_s", "storage_read", f"reading {_in_words(STORAGE_BYTES)}", lambda _: _reading(folder))
     yield _written("storage_large", folder, LARGE_STORAGE_BYTES)
 
 
-def _written(key: str, folder: Path, size: int) -> Figure:
-    return Figure("bytes_per_s", key, f"writing {_in_words(size)}", lambda _: _writing(folder, size), quick=True)
+def _written(key: str, folder: Path, size: int, *, quick: bool = False) -> Figure:
+    return Figure("bytes_per_s", key, f"writing {_in_words(size)}", lambda _: _writing(folder, size), quick=quick)
 
 
 def _writing(folder: Path, size: int) -> Work:

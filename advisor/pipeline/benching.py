@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from advisor.core.errors import NothingFitsError
+from advisor.core.errors import AdvisorError, NothingFitsError
 from advisor.core.plan import Plan
 from advisor.pipeline.events import OnEvent, counted_progress, phase
 from advisor.pipeline.inputs import DataSource, ModelSource, as_data_source
@@ -27,6 +27,7 @@ def bench_speed(
     train_rows: int = 256,
     eval_rows: int = 400,
     seeds: int = 3,
+    on_comparison: Callable[[SpeedComparison], None] = lambda comparison: None,
     on_event: OnEvent | None = None,
 ) -> tuple[SpeedComparison, ...]:
     """Recommend a plan for each method and train it in turn with the published recipe and the plain Trainer.
@@ -41,6 +42,8 @@ def bench_speed(
         train_rows: Rows per training.
         eval_rows: Held-out rows that judge each training.
         seeds: Rounds; three or more show the noise of the quality.
+        on_comparison: Given every method's comparison as soon as it stands; the rounds that are whole, when a training
+            fails or Ctrl-C ends it.
         on_event: Told what is being done (:mod:`advisor.pipeline.events`).
 
     Raises:
@@ -48,7 +51,7 @@ def bench_speed(
         NothingFitsError: no plan of a method fits this machine.
         RunFailed: a training did not come to its end.
     """
-    from advisor.benchmarks.speed import compare_speed, recipes_for, reference_batch_size
+    from advisor.benchmarks.speed import reference_batch_size
 
     check_methods(methods)
     source = dataclasses.replace(as_data_source(data), max_train_rows=train_rows, max_eval_rows=eval_rows)
@@ -65,8 +68,29 @@ def bench_speed(
         plan = _required(answer.best, method)
         phase(on_event, f"training {method} in turn")
         rounds = range(plan.seed, plan.seed + seeds)
-        comparisons.append(compare_speed(plan, recipes_for(plan), rounds, on_progress=counted_progress(on_event)))
+        comparison, failure = _compared_in_turn(plan, rounds, on_event)
+        if comparison is not None:
+            comparisons.append(comparison)
+            on_comparison(comparison)
+        if failure is not None:
+            raise failure
     return tuple(comparisons)
+
+
+def _compared_in_turn(
+    plan: Plan, seeds: Sequence[int], on_event: OnEvent | None
+) -> tuple[SpeedComparison | None, AdvisorError | None]:
+    """What the finished rounds say, if any, and what kept the others from finishing, if anything."""
+    from advisor.benchmarks.speed import ArmRun, compared, recipes_for, train_in_turn
+
+    recipes, runs = recipes_for(plan), list[ArmRun]()
+    failure: AdvisorError | None = None
+    try:
+        for run in train_in_turn(plan, recipes, seeds, on_progress=counted_progress(on_event)):
+            runs.append(run)
+    except AdvisorError as raised:
+        failure = raised
+    return compared(plan, recipes, runs), failure
 
 
 def _required(plan: Plan | None, method: str) -> Plan:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from advisor.benchmarks.speed import ArmRun, Recipe, compare_speed, recipes_for, reference_batch_size
+from advisor.benchmarks.speed import ArmRun, Recipe, compared, recipes_for, reference_batch_size, train_in_turn
 from advisor.benchmarks.speed.compare import contrast
 from advisor.core.errors import InputError, InterruptedByUser
 from advisor.core.plan import Plan
@@ -70,7 +70,7 @@ def test_every_round_begins_with_another_arm(plan: Plan) -> None:
         return Result("completed", run(arm, args[-1], 1))
 
     told: list[Any] = []
-    compare_speed(plan, recipes_for(plan), (5, 6, 7), isolate=fake, on_progress=told.append)
+    runs = list(train_in_turn(plan, recipes_for(plan), (5, 6, 7), isolate=fake, on_progress=told.append))
     assert [arm for arm, _ in order] == [
         *("plan", "reference", "plain"),
         *("reference", "plain", "plan"),
@@ -78,6 +78,18 @@ def test_every_round_begins_with_another_arm(plan: Plan) -> None:
     ]
     assert [seed for _, seed in order] == [5, 5, 5, 6, 6, 6, 7, 7, 7]
     assert [event["done"] for event in told] == list(range(9))
+    whole = compared(plan, recipes_for(plan), runs)
+    assert whole is not None
+    assert whole.runs == tuple(runs)
+
+
+def test_of_a_comparison_that_was_stopped_the_whole_rounds_count(plan: Plan) -> None:
+    runs = [run(arm, seed, 1 + seed) for seed in (5, 6) for arm in ("plan", "reference", "plain")]
+    cut = compared(plan, recipes_for(plan), [*runs[:3], runs[4], runs[5]])
+    assert cut is not None
+    assert {measured.seed for measured in cut.runs} == {5}
+    assert [len(cut.of(arm)) for arm in ("plan", "reference", "plain")] == [1, 1, 1]
+    assert compared(plan, recipes_for(plan), runs[:2]) is None
 
 
 def test_the_published_batches(plan: Plan) -> None:
@@ -92,7 +104,7 @@ def test_a_training_that_was_stopped_is_no_result(plan: Plan, monkeypatch: pytes
     stopped = Measurement(outcome="interrupted", training_s=0.5)
     monkeypatch.setattr("advisor.training.trainer.train", lambda *_, **__: stopped)
     with pytest.raises(InterruptedByUser, match="interrupted"):
-        compare_speed(plan, recipes_for(plan), (5,), isolate=here)
+        list(train_in_turn(plan, recipes_for(plan), (5,), isolate=here))
 
 
 def test_another_task_is_refused_before_anything_is_trained(plan: Plan) -> None:
@@ -103,7 +115,8 @@ def test_another_task_is_refused_before_anything_is_trained(plan: Plan) -> None:
 @pytest.mark.slow
 def test_three_arms_for_real(plan: Plan, tmp_path: Path) -> None:
     recipes = tuple(replace(recipe, batch_size=8) for recipe in recipes_for(plan))
-    found = compare_speed(plan, recipes, (7, 8), isolate=here)
+    found = compared(plan, recipes, list(train_in_turn(plan, recipes, (7, 8), isolate=here)))
+    assert found is not None
     assert [len(found.of(arm)) for arm in ("plan", "reference", "plain")] == [2, 2, 2]
     assert {measured.rows for measured in found.runs} == {64}
     assert all(0 <= measured.metrics["accuracy"] <= 1 and measured.samples_per_s > 0 for measured in found.runs)

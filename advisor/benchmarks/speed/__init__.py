@@ -1,6 +1,6 @@
 """Suite ``speed``: a recommended plan against the plain recipes for the same method, in turn, on one machine."""
 
-from advisor.benchmarks.speed.compare import compare_speed
+from advisor.benchmarks.speed.compare import compared, train_in_turn
 from advisor.benchmarks.speed.recipes import recipes_for, reference_batch_size
 from advisor.benchmarks.speed.records import ArmRun, Contrast, Recipe, SpeedComparison
 
@@ -9,7 +9,8 @@ __all__ = [
     "Contrast",
     "Recipe",
     "SpeedComparison",
-    "compare_speed",
+    "compared",
     "recipes_for",
     "reference_batch_size",
+    "train_in_turn",
 ]

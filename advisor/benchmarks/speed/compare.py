@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from advisor.benchmarks.speed.arms import train_plan, train_recipe
@@ -23,14 +23,14 @@ ALONE = Interval(-math.inf, math.inf)
 """One round says nothing about the noise of a difference."""
 
 
-def compare_speed(
+def train_in_turn(
     plan: Plan,
     recipes: Sequence[Recipe],
     seeds: Sequence[int],
     *,
     isolate: Callable[..., Any] = isolated,
     on_progress: Progress | None = None,
-) -> SpeedComparison:
+) -> Iterator[ArmRun]:
     """Train the plan and every recipe once per seed, each in a process of its own.
 
     The arms of a round follow each other, and every round begins with another arm, so that a machine that grows slower
@@ -43,10 +43,13 @@ def compare_speed(
         isolate: Runs a function in a process of its own and gives back a ``Result``.
         on_progress: Called before every training.
 
+    Yields:
+        Every training as soon as it has ended.
+
     Raises:
         AdvisorError: a training ended in another way than it should.
     """
-    runs: list[ArmRun] = []
+    done = 0
     arms: list[Recipe | None] = [None, *recipes]
     for number, seed in enumerate(seeds):
         turn = number % len(arms)
@@ -54,11 +57,26 @@ def compare_speed(
             name = PLAN if arm is None else arm.name
             if on_progress is not None:
                 told = f"{plan.strategy.method}: {name}, seed {seed}"
-                on_progress({"method": told, "done": len(runs), "total": len(seeds) * len(arms)})
+                on_progress({"method": told, "done": done, "total": len(seeds) * len(arms)})
             call = (train_plan, plan, seed) if arm is None else (train_recipe, plan, arm, seed)
-            runs.append(isolate(*call).unwrap())
-    contrasts = tuple(contrast(runs, recipe.name) for recipe in recipes)
-    return SpeedComparison(plan.strategy.method, plan, tuple(recipes), tuple(runs), contrasts)
+            done += 1
+            yield isolate(*call).unwrap()
+
+
+def compared(plan: Plan, recipes: Sequence[Recipe], runs: Sequence[ArmRun]) -> SpeedComparison | None:
+    """What the rounds say that every arm has finished; ``None`` without one.
+
+    Args:
+        plan: That was trained.
+        recipes: That were trained with it.
+        runs: Of ``train_in_turn``, as far as it came.
+    """
+    seeds = [{run.seed for run in runs if run.arm == arm} for arm in (PLAN, *(recipe.name for recipe in recipes))]
+    whole = tuple(run for run in runs if run.seed in set.intersection(*seeds))
+    if not whole:
+        return None
+    contrasts = tuple(contrast(whole, recipe.name) for recipe in recipes)
+    return SpeedComparison(plan.strategy.method, plan, tuple(recipes), whole, contrasts)
 
 
 def contrast(runs: Sequence[ArmRun], recipe: str) -> Contrast:
