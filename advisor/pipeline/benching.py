@@ -79,16 +79,16 @@ def bench_speed(
 
 def _compared_in_turn(
     plan: Plan, seeds: Sequence[int], on_event: OnEvent | None
-) -> tuple[SpeedComparison | None, AdvisorError | None]:
+) -> tuple[SpeedComparison | None, BaseException | None]:
     """What the finished rounds say, if any, and what kept the others from finishing, if anything."""
     from advisor.benchmarks.speed import ArmRun, compared, recipes_for, train_in_turn
 
     recipes, runs = recipes_for(plan), list[ArmRun]()
-    failure: AdvisorError | None = None
+    failure: BaseException | None = None
     try:
         for run in train_in_turn(plan, recipes, seeds, on_progress=counted_progress(on_event)):
             runs.append(run)
-    except AdvisorError as raised:
+    except (AdvisorError, KeyboardInterrupt) as raised:
         failure = raised
     return compared(plan, recipes, runs), failure
 
