@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import gc
+import io
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from advisor.hardware import storage
 from advisor.hardware.figures import CPU_SCALE, Figure, Work
 from advisor.hardware.grid import DIVISORS, Pace, figures_of, is_out_of_memory, measure, measure_figure, pace_of
 from advisor.hardware.overhead import overhead_figures
@@ -117,6 +121,27 @@ def test_every_figure_of_a_cpu_can_be_timed(tmp_path: Path) -> None:
         assert found["work"] > 0
         assert 0 < found["median_s"] < 10
         assert found["point"].replace("x", "").isdigit() or not found["point"]
+
+
+def test_files_stay_until_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk with room for three: the fourth is written once the others are gone, and none is left at the end."""
+    open_files: list[weakref.ref[io.BytesIO]] = []
+
+    def write(folder: Path, data: bytes) -> io.BytesIO:
+        if sum(file() is not None for file in open_files) >= 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        stream = io.BytesIO(data[:1])
+        open_files.append(weakref.ref(stream))
+        return stream
+
+    monkeypatch.setattr(storage, "_flushed", write)
+    work = next(iter(storage_figures(tmp_path))).build(1)
+    for _ in range(7):
+        work.call()
+    assert len(open_files) == 7
+    del work
+    gc.collect()
+    assert not any(file() for file in open_files)
 
 
 def test_weights_are_packed_and_unpacked_on_a_cpu() -> None:
