@@ -71,8 +71,9 @@ def compared(plan: Plan, recipes: Sequence[Recipe], runs: Sequence[ArmRun]) -> S
         recipes: That were trained with it.
         runs: Of ``train_in_turn``, as far as it came.
     """
-    seeds = [{run.seed for run in runs if run.arm == arm} for arm in (PLAN, *(recipe.name for recipe in recipes))]
-    whole = tuple(run for run in runs if run.seed in set.intersection(*seeds))
+    arms = (PLAN, *(recipe.name for recipe in recipes))
+    finished = set.intersection(*({run.seed for run in runs if run.arm == arm} for arm in arms))
+    whole = tuple(run for run in runs if run.seed in finished)
     if not whole:
         return None
     contrasts = tuple(contrast(whole, recipe.name) for recipe in recipes)

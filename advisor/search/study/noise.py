@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 
+from advisor.costmodel.student import NORMAL_95
+
 
 def metric_sd() -> float:
     """Standard deviation of a held-out accuracy between seeds (collected from published re-runs)."""
@@ -24,6 +26,4 @@ def relative_loss_sd() -> float:
 
 def overlap_reach(loss: float) -> float:
     """Up to which loss another trial's interval overlaps: a difference has sqrt(2) times the noise of one run."""
-    from advisor.costmodel.student import NORMAL_95
-
     return loss + NORMAL_95 * math.sqrt(2) * relative_loss_sd() * abs(loss)
