@@ -25,7 +25,7 @@ from advisor.cli.options import (
     time_option,
 )
 from advisor.core.errors import InputError
-from advisor.core.plan import Loss, Optimizer
+from advisor.core.plan import SHORT_DTYPES, Loss, Optimizer
 
 if TYPE_CHECKING:
     from advisor.core.cost import CostEstimate
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from advisor.pipeline.explaining import Explanation
     from advisor.pipeline.predicting import Configuration
 
-_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _ATTENTION = ("eager", "sdpa", "flash_attention_2")
 _OPTIMIZERS = get_args(Optimizer)
 _SHARE = click.FloatRange(0, 1, max_open=True)
@@ -100,7 +99,7 @@ _execution_options = stacked(
     ),
     click.option(
         "--dtype",
-        type=click.Choice(["auto", *_DTYPES]),
+        type=click.Choice(["auto", *SHORT_DTYPES]),
         default="auto",
         show_default="auto: as the checkpoint is stored",
         help="Of the loaded weights.",
@@ -275,7 +274,7 @@ def _knobs(options: dict[str, Any]) -> dict[str, Any]:
 def _execution(options: dict[str, Any]) -> dict[str, Any]:
     values = {name: options[name] for name in _EXECUTION if options[name] is not None} | speed_values(options)
     if options["dtype"] != "auto":
-        values["dtype"] = _DTYPES[options["dtype"]]
+        values["dtype"] = SHORT_DTYPES[options["dtype"]]
     values["eval_batch_size"] = options["eval_batch_size"] or options["micro_batch_size"]
     if options["max_seq_length"] is not None:
         values["max_seq_length"] = options["max_seq_length"]

@@ -18,6 +18,8 @@ from advisor.core.strategy import StrategyConfig
 SCHEMA_VERSION = 1
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+SHORT_DTYPES: dict[str, Dtype] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+"""How commands and tables abbreviate data types of weights."""
 Amp = Literal["none", "bf16", "fp16"]
 AttentionImplementation = Literal["eager", "sdpa", "flash_attention_2"]
 Optimizer = Literal[

@@ -11,12 +11,10 @@ from typing import Any, Literal
 
 from advisor.core.errors import InputError
 from advisor.core.model import Task
-from advisor.core.plan import Amp, AttentionImplementation, ExecutionPlan, Loss, Optimizer
+from advisor.core.plan import SHORT_DTYPES, Amp, AttentionImplementation, ExecutionPlan, Loss, Optimizer
 from advisor.core.serialization import from_dict, read_json
 from advisor.core.strategy import StrategyConfig
 
-DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-"""How the command line abbreviates data types of weights; both spellings are read."""
 MOST_PROBLEMS = 10
 """An error is one screen."""
 EXAMPLE = (
@@ -29,7 +27,7 @@ EXAMPLE = (
 class MeasuredStep:
     """One entry of a list of measured steps; keys as :class:`StrategyConfig` and :class:`ExecutionPlan` name them.
 
-    What is left out is as ``predict`` has it by default.
+    What is left out is as ``predict`` has it by default. Data types may be abbreviated as on the command line.
 
     Attributes:
         model: Folder, ``config.json``, GGUF file, hub id or demo model; a path may be relative to the list's folder.
@@ -82,7 +80,7 @@ class MeasuredStep:
         found = {name: getattr(self, name) for name in names if getattr(self, name, None) is not None}
         if record is ExecutionPlan:
             found["max_seq_length"] = self.seq_length
-            found |= {"dtype": DTYPES.get(self.dtype, self.dtype)} if self.dtype is not None else {}
+            found |= {"dtype": SHORT_DTYPES.get(self.dtype, self.dtype)} if self.dtype is not None else {}
         return found
 
 

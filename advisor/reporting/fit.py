@@ -8,11 +8,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from advisor.core.plan import SHORT_DTYPES
 from advisor.core.serialization import to_dict
 from advisor.core.units import format_bytes
 from advisor.search.fitting import FitAnswer, Largest, MethodFit, SetupFit, Switches
 
-DTYPE_NAMES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+DTYPE_NAMES = {name: short for short, name in SHORT_DTYPES.items()}
 _COLUMNS = ("method", "set-up", "needs there", "largest batch", "largest length", "largest rank")
 
 
