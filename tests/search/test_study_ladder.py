@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from advisor.core.run import Measurement
@@ -69,6 +69,9 @@ def test_an_unknown_speed_starts_at_the_shortest_runs() -> None:
     assert choose_ladder(8000, 32, [], 240) == (128, 384, 1280)
 
 
+@example(full=1, batch=1, costs=[RunCost(1.0, 5e-324)], time_s=1.0)
+@example(full=1, batch=1, costs=[RunCost(0.0, 5e-324)], time_s=1.0)
+@example(full=100, batch=1, costs=[RunCost(1.0, 0.0)], time_s=0.1)
 @given(
     st.integers(1, 100_000),
     st.integers(1, 256),

@@ -68,20 +68,23 @@ def choose_ladder(
     if _scale(FRACTIONS, full_rows, costs, FULL_PASS_SHARE * time_s) >= 1:
         return _rungs(full_rows, [fraction * full_rows for fraction in FRACTIONS], floor)
     lower = FRACTIONS[:2]
-    scale = min(1.0, _scale(lower, full_rows, costs, SHORT_PASS_SHARE * time_s))
+    scale = _scale(lower, full_rows, costs, SHORT_PASS_SHARE * time_s)
     if scale * lower[0] * full_rows >= floor:
         return _rungs(full_rows, [scale * fraction * full_rows for fraction in lower], floor)
-    only = int(_scale((1.0,), full_rows, costs, SHORT_PASS_SHARE * time_s) * full_rows)
-    return (max(floor, min(full_rows, only)),)
+    only = _scale((1.0,), full_rows, costs, SHORT_PASS_SHARE * time_s)
+    return (max(floor, int(only * full_rows)),)
 
 
 def _scale(fractions: Sequence[float], full_rows: int, costs: Sequence[RunCost], available_s: float) -> float:
-    """By what factor the rungs can be multiplied so that one pass over them takes ``available_s``; negative if none."""
+    """By what factor up to 1 the rungs can be multiplied so that one pass over them takes ``available_s``; 0 if none."""
     runs = [len(costs)] + [min(len(costs), keep_count(rung)) for rung in range(len(fractions) - 1)]
     fixed_s = sum(cost.fixed_s for cost in costs) / len(costs) * sum(runs)
     trained = sum(count * fraction for count, fraction in zip(runs, fractions, strict=True))
     moving_s = sum(cost.per_row_s for cost in costs) / len(costs) * full_rows * trained
-    return (available_s - fixed_s) / moving_s if moving_s > 0 else math.inf
+    left_s = available_s - fixed_s
+    if left_s <= 0:
+        return 0.0
+    return min(1.0, left_s / moving_s) if moving_s > 0 else 1.0
 
 
 def _rungs(full_rows: int, wanted: Sequence[float], floor: int) -> tuple[int, ...]:
