@@ -9,6 +9,7 @@
 #   make bench-speed  the recommended plans against the published recipe: samples/s and quality (CPU, about six minutes)
 #   make check        ruff, mypy, import-linter
 #   make test         the everyday test suite        make test-slow    what takes longer than that
+#   make fuzz         the property tests, several times, with new random examples each time
 #   make test-lowest  the suite with the lowest stated versions of every dependency
 #   make assets       the offline demo models and data, checked by sha256
 PYTHON ?= python3
@@ -30,11 +31,11 @@ export ADVISOR_DEMO_DIR ?= $(CURDIR)/$(DEMO)
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup assets quickstart strategies validate validate-time validate-gpu validate-runs bench-speed check test test-slow test-lowest clean
+.PHONY: setup assets quickstart strategies validate validate-time validate-gpu validate-runs bench-speed check test test-slow test-lowest fuzz clean
 .DEFAULT_GOAL := quickstart
 
 # Tests run side by side: threads that spin while they wait would take the cores from each other.
-test test-slow test-lowest: export OMP_WAIT_POLICY ?= PASSIVE
+test test-slow test-lowest fuzz: export OMP_WAIT_POLICY ?= PASSIVE
 
 setup: $(STAMP)
 
@@ -153,6 +154,15 @@ test: assets
 test-slow: export OMP_NUM_THREADS := 1
 test-slow: assets
 	$(BIN)/python -m pytest -n $(WORKERS) -m "slow and not gpu"
+
+# Without a seed hypothesis draws another one each time; it prints how to repeat a failure, and repeats it next time.
+FUZZ_RUNS ?= 5
+fuzz: export OMP_NUM_THREADS := 1
+fuzz: assets
+	@for run in $$(seq $(FUZZ_RUNS)); do \
+	  echo "[fuzz] $$run of $(FUZZ_RUNS)"; \
+	  $(BIN)/python -m pytest -q -n $(WORKERS) -m "hypothesis and not gpu" --hypothesis-profile=fuzz || exit 1; \
+	done
 
 test-lowest:
 	@echo "[test-lowest] virtual environment in .venv-lowest"

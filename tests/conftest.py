@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 # Set before anything imports transformers or datasets; also inherited by the processes that tests start.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("ADVISOR_DEMO_DIR", str(REPOSITORY / ".demo"))
+
+# A user data directory of the tests' own, so that nothing learned on this machine leaks in or out: set before any test
+# file is imported, because some load device profiles then.
+HOME = tempfile.TemporaryDirectory(prefix="advisor-home-")
+os.environ["ADVISOR_HOME"] = HOME.name
+
+# Everyday runs draw the same examples on every machine; `make fuzz` draws new ones each time.
+settings.register_profile("everyday", derandomize=True, deadline=None, database=None, print_blob=True)
+settings.register_profile("fuzz", settings.get_profile("default"), deadline=None)
+settings.load_profile("everyday")
+
+
+def pytest_unconfigure() -> None:
+    HOME.cleanup()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,17 +41,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
-@pytest.fixture(scope="session", autouse=True)
-def advisor_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A user data directory of the tests' own, so that nothing learned on this machine leaks in or out."""
-    home = tmp_path_factory.mktemp("advisor-home")
-    before = os.environ.get("ADVISOR_HOME")
-    os.environ["ADVISOR_HOME"] = str(home)
-    yield home
-    if before is None:
-        del os.environ["ADVISOR_HOME"]
-    else:
-        os.environ["ADVISOR_HOME"] = before
+@pytest.fixture(scope="session")
+def advisor_home() -> Path:
+    """The user data directory of this test run, empty when it began."""
+    return Path(HOME.name)
 
 
 @pytest.fixture(scope="session")

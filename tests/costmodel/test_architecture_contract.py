@@ -136,7 +136,7 @@ def configurations(draw: st.DrawFn) -> tuple[str, str, dict[str, int], dict[str,
     return model, draw(st.sampled_from(["full", "partial", "lora", "qlora", "ia3"])), shape, knobs
 
 
-@settings(max_examples=10, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drawn=configurations())
 def test_drawn_configurations(drawn: tuple[str, str, dict[str, int], dict[str, Any]], tmp_path: Path) -> None:
     model, method, shape, knobs = drawn

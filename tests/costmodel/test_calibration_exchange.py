@@ -84,7 +84,7 @@ def test_no_host_user_or_path_leaves_the_machine(path: Path) -> None:
     assert "12 GB/s" in text
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.text(max_size=60))
 def test_removing_paths_never_fails_and_is_done_once(text: str) -> None:
     assert without_paths(without_paths(text)) == without_paths(text)
@@ -171,7 +171,7 @@ def test_provenance_survives_a_chain_of_merges() -> None:
     assert [(e.file, e.replays, e.points) for e in outer.provenance] == [("", 0, 1), ("a", 12, 2), ("b", 12, 1)]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.permutations(["a", "b", "a", "c"]))
 def test_counts_add_up_in_any_order(order: list[str]) -> None:
     made = {"a": calibration(), "b": other_machine(), "c": calibration([step_point(method="ia3")], replays(2.0))}

@@ -26,7 +26,7 @@ def recommend(model, device, budget, length, batch) -> tuple[FakeCostModel, Reco
     )  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(MODELS, DEVICES, MEMORY, TIME, LEVEL, LENGTH, BATCH)
 def test_every_listed_plan_is_inside_its_budget(model, device, memory, time_s, level, length, batch):
     fake, answer = recommend(model, device, Budget(memory, time_s, safety_level=level), length, batch)
@@ -38,7 +38,7 @@ def test_every_listed_plan_is_inside_its_budget(model, device, memory, time_s, l
     assert len(answer.ranked) + len(answer.rejected) == 10
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(MODELS, DEVICES, MEMORY, st.floats(0.05, 1), LENGTH, BATCH)
 def test_a_smaller_budget_never_yields_a_plan_that_needs_more(model, device, memory, share, length, batch):
     _, wide = recommend(model, device, Budget(memory), length, batch)
@@ -52,7 +52,7 @@ def test_a_smaller_budget_never_yields_a_plan_that_needs_more(model, device, mem
         assert cost.memory.device_bytes <= needs[method].memory.device_bytes
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(MODELS, DEVICES, MEMORY, LENGTH)
 def test_a_rejected_method_really_has_no_plan(model, device, memory, length):
     fake, answer = recommend(model, device, Budget(memory), length, 8)

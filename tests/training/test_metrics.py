@@ -7,14 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import EvalPrediction
 
 from advisor.training.metrics import compute_metrics, held_out_metrics, macro_f1, reduce_logits
 
 
-@settings(deadline=None)  # the first call imports sklearn
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40))
 def test_macro_f1_is_sklearns(pairs: list[tuple[int, int]]) -> None:
     from sklearn.metrics import f1_score

@@ -154,7 +154,7 @@ def test_perplexity_comes_from_runs_and_is_transferred_with_a_wider_interval():
     assert other.interval.half_width / other.value > own.interval.half_width / own.value
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.lists(
         st.tuples(st.sampled_from([250, 500, 1000, 4000]), st.floats(0.01, 5), st.floats(0, 1)), min_size=1, max_size=5

@@ -56,7 +56,7 @@ def test_blocks_have_one_length() -> None:
     assert (lengths.lengths, lengths.weights) == ((128,), (1.0,))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     quantiles=st.lists(st.integers(1, 4000), min_size=1, max_size=30),
     rows=st.integers(1, 256),
@@ -121,7 +121,7 @@ def test_counts_are_used_before_quantiles() -> None:
     assert exact.weights[0] == pytest.approx(0.99**10, abs=1e-3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     lengths=st.lists(st.integers(1, 300), min_size=1, max_size=60),
     rows=st.integers(1, 40),

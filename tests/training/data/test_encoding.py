@@ -106,7 +106,7 @@ def test_rows_are_cut_from_the_right_unless_nothing_to_learn_is_left(decoder_tok
     assert target == "two three </s>"
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80)
 @given(prompt=st.integers(0, 40), completion=st.integers(1, 40), limit=st.integers(8, 32))
 def test_every_cut_row_still_teaches_something(
     decoder_tokenizer: Any, prompt: int, completion: int, limit: int

@@ -47,7 +47,7 @@ def test_reading_twice_gives_the_same_fingerprint_and_a_changed_file_another(sen
     assert classified(sentences, split_seed=18).fingerprint != first
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
 @given(small=st.integers(5, 40), more=st.integers(0, 60))
 def test_smaller_caps_are_prefixes_of_larger_ones(sentences: Path, small: int, more: int) -> None:
     few = classified(sentences, max_train_rows=small, max_eval_rows=2)
@@ -176,7 +176,7 @@ def test_broken_conversations(write_jsonl: Callable[..., Path], messages: Any) -
         load_rows(spec, "causal-lm")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(
     table=st.lists(
         st.fixed_dictionaries(

@@ -22,7 +22,7 @@ def test_csv_delimiters_are_recognised(write_csv: Callable[..., Path], delimiter
     assert read_table(path, "csv").columns == {"text": ["a, b; c"], "label": ["1"]}
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(rows=st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=8))
 def test_any_text_survives_csv(tmp_path: Path, rows: list[tuple[str, str]]) -> None:
     stream = io.StringIO(newline="")
@@ -32,7 +32,7 @@ def test_any_text_survives_csv(tmp_path: Path, rows: list[tuple[str, str]]) -> N
     assert list(zip(table.column("text"), table.column("label"), strict=True)) == rows
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(rows=st.lists(st.fixed_dictionaries({"text": CELLS, "label": st.integers()}), min_size=1, max_size=8))
 def test_any_text_survives_jsonl(tmp_path: Path, rows: list[dict[str, object]]) -> None:
     lines = [json.dumps(row, ensure_ascii=False) for row in rows]
@@ -40,7 +40,7 @@ def test_any_text_survives_jsonl(tmp_path: Path, rows: list[dict[str, object]]) 
     assert read_table(tmp_path / "any.jsonl", "jsonl").column("text") == [row["text"] for row in rows]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 @given(content=st.binary(max_size=200), kind=st.sampled_from(["csv", "jsonl", "parquet"]))
 def test_bytes_are_read_or_refused_but_never_crash(tmp_path: Path, content: bytes, kind: str) -> None:
     path = tmp_path / f"any.{kind}"
