@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 import weakref
 from types import SimpleNamespace
 from typing import Any
@@ -160,11 +159,11 @@ def test_every_sample_waits_for_the_device_and_memory_goes_back(card: Card) -> N
 
 def test_the_card_is_still_busy_while_its_clocks_are_read(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
     """NVML takes tens of milliseconds to start and to answer: products worth as long are queued behind the load."""
-    product_s, queued, at_reading = 1e-4, [0], []
+    product_s, queued, at_reading, now_s = 1e-4, [0], [], [0.0]
 
     def product(*_: object, **__: object) -> None:
         queued[0] += 1
-        time.sleep(product_s)
+        now_s[0] += product_s
 
     def synchronize(device: object = None) -> None:
         queued[0] = 0
@@ -180,6 +179,7 @@ def test_the_card_is_still_busy_while_its_clocks_are_read(card: Card, monkeypatc
     monkeypatch.setitem(sys.modules, "pynvml", library)
     monkeypatch.setattr(torch, "mm", product)
     monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    monkeypatch.setattr("time.monotonic", lambda: now_s[0])
     monkeypatch.setattr("advisor.hardware.context.LOAD_S", 0.02)
     loaded_gpu("cpu", "0", "float32", 8)
     assert at_reading[0] * product_s > 0.03

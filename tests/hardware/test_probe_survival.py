@@ -124,7 +124,7 @@ def test_ctrl_c_keeps_what_was_found_and_ends_the_process(
     begin = time.monotonic()
     with pytest.raises(InterruptedByUser) as stopped:
         probe_device(quick=True, device="cpu", on_progress=interrupt)
-    assert time.monotonic() - begin < 20
+    assert time.monotonic() - begin < 40
     assert "marked partial" in str(stopped.value)
     assert load_profile(this_host()).facts["partial"] == "interrupted"
     if pid_file.exists() and pid_file.read_text():
@@ -168,7 +168,7 @@ def test_ctrl_c_on_a_full_disk_is_still_ctrl_c(
 
 
 def test_a_stuck_process_is_ended(own_home: Path, worker: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "QUICK_LIMIT_S", 1.0)
+    monkeypatch.setattr(probe, "QUICK_LIMIT_S", 2.0)
     worker([*BEGUN, TIMING], "time.sleep(60)")
     profile = probe_device(quick=True, device="cpu")
     assert "SIGKILL" in profile.facts["partial"]
@@ -221,12 +221,12 @@ def test_bitsandbytes_that_kills_the_process_is_a_finding(own_home: Path, worker
 def test_a_child_of_the_process_dies_with_it(own_home: Path, worker: Callable[..., None], tmp_path: Path) -> None:
     """A compiler that the probing process has started must not outlive it."""
     pid_file = tmp_path / "child"
-    child = f"import subprocess; c = subprocess.Popen(['sleep', '25']); open({str(pid_file)!r}, 'w').write(str(c.pid))"
+    child = f"import subprocess; c = subprocess.Popen(['sleep', '60']); open({str(pid_file)!r}, 'w').write(str(c.pid))"
     worker([*BEGUN], f"{child}\nprint({json.dumps(TIMING)!r}, flush=True)\ntime.sleep(60)")
     begin = time.monotonic()
     with pytest.raises(InterruptedByUser):
         probe_device(quick=True, device="cpu", on_progress=interrupt)
-    assert time.monotonic() - begin < 20, "it holds the pipe of the process, so that a survivor would be waited for"
+    assert time.monotonic() - begin < 40, "it holds the pipe of the process, so that a survivor would be waited for"
     state = subprocess.run(["ps", "-o", "stat=", "-p", pid_file.read_text()], capture_output=True, text=True)
     assert state.stdout.strip() in ("", "Z"), "ended, at most not yet reaped"
 
@@ -236,4 +236,4 @@ def test_whatever_libraries_write_to_standard_error_is_read(own_home: Path, work
     worker(BEGUN, f"sys.stderr.buffer.write(b'\\xff\\n' * 100_000)\nprint({json.dumps(DONE)!r}, flush=True)")
     begin = time.monotonic()
     assert "partial" not in probe_device(quick=True, device="cpu").facts
-    assert time.monotonic() - begin < 20
+    assert time.monotonic() - begin < 40

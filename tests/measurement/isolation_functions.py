@@ -81,7 +81,12 @@ def sleep(seconds: float) -> None:
 def ignore_interrupts(on_event: Callable[[dict[str, Any]], None]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     on_event({"kind": "ignoring"})
-    time.sleep(30)
+    time.sleep(60)
+
+
+def tell_and_sleep(on_event: Callable[[dict[str, Any]], None]) -> None:
+    on_event({"kind": "sleeping"})
+    time.sleep(60)
 
 
 def tell_pid_and_sleep(path: Path) -> None:

@@ -23,11 +23,11 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def test_a_value_comes_back_and_the_next_call_is_cheap() -> None:
-    isolated(functions.loaded, ())
+    server_pid = isolated(os.getppid).unwrap()
     result = isolated(functions.loaded, ("torch", "transformers", "peft", "advisor.training.trainer", "optuna"))
     assert result.outcome == "completed"
     assert result.unwrap() == ["torch", "transformers", "peft", "advisor.training.trainer"]
-    assert result.wall_s < 2
+    assert isolated(os.getppid).unwrap() == server_pid, "a fork of what has imported them already"
 
 
 def test_events_arrive_in_order_and_before_the_value() -> None:
@@ -84,16 +84,19 @@ def test_time_out() -> None:
     result = isolated(functions.sleep, 60, timeout_s=0.5)
     assert result.outcome == "over_time"
     assert "500 ms" in result.reason
-    assert result.wall_s < 5
+    assert result.wall_s < 30
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_here_ends_the_call_there(signum: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_here_ends_the_call_there(signum: int) -> None:
     handler = signal.getsignal(signal.SIGINT)
-    threading.Timer(1.0, lambda: os.kill(os.getpid(), signum)).start()
-    result: Result[None] = isolated(functions.sleep, 60)
+
+    def interrupt_soon(event: dict[str, Any]) -> None:
+        threading.Timer(0.2, lambda: os.kill(os.getpid(), signum)).start()
+
+    result: Result[None] = isolated(functions.tell_and_sleep, on_event=interrupt_soon)
     assert result.outcome == "interrupted"
-    assert result.wall_s < 10
+    assert result.wall_s < 30
     assert signal.getsignal(signal.SIGINT) is handler
     with pytest.raises(InterruptedByUser):
         result.unwrap()
@@ -106,7 +109,7 @@ def test_a_second_interrupt_kills() -> None:
 
     result = isolated(functions.ignore_interrupts, on_event=interrupt_twice)
     assert result.outcome == "interrupted"
-    assert result.wall_s < 10
+    assert result.wall_s < 30
 
 
 def test_a_failing_listener_does_not_leave_a_process_behind(tmp_path: Path) -> None:
@@ -116,7 +119,7 @@ def test_a_failing_listener_does_not_leave_a_process_behind(tmp_path: Path) -> N
     began_s = time.perf_counter()
     with pytest.raises(ZeroDivisionError):
         isolated(functions.ignore_interrupts, on_event=fail)
-    assert time.perf_counter() - began_s < 10
+    assert time.perf_counter() - began_s < 30
 
 
 @pytest.mark.parametrize("child", ["tell_pid_and_sleep", "spin"])
@@ -154,7 +157,7 @@ def test_children_go_with_the_server(tmp_path: Path) -> None:
     waiting = threading.Thread(target=lambda: ended.append(isolated(functions.tell_pid_and_sleep, path)))
     waiting.start()
     os.kill(parent_of(wait_for_pid(path)), signal.SIGKILL)
-    waiting.join(10)
+    waiting.join(30)
     assert not waiting.is_alive()
     assert ended[0].outcome in ("out_of_memory", "failed")
     assert isolated(functions.loaded, ("torch",)).unwrap() == ["torch"]  # and a new one takes its place

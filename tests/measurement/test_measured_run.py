@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -77,20 +78,20 @@ def test_a_finished_run_is_only_read(plan: Plan, measured: tuple[Path, Measureme
 
 
 def test_over_time_and_resume(plan: Plan, tmp_path: Path) -> None:
-    slow = dataclasses.replace(plan, strategy=dataclasses.replace(plan.strategy, num_train_epochs=20.0))
-    first = measure_run(slow, tmp_path / "run", time_limit_s=4, profile=False)
+    endless = dataclasses.replace(plan, strategy=dataclasses.replace(plan.strategy, num_train_epochs=2000.0))
+    first = measure_run(endless, tmp_path / "run", time_limit_s=2, profile=False)
     assert first.outcome == "over_time"
     done = len(first.step_times_s)
-    resumed: list[int] = []
-    measure_run(
-        slow,
-        tmp_path / "run",
-        resume=True,
-        time_limit_s=1,
-        profile=False,
-        on_event=lambda event: resumed.append(event["step"]) if event["kind"] == "resumed" else None,
-    )
-    assert resumed == ([done] if done else [])
+    events: list[dict[str, Any]] = []
+
+    def stop_once_it_steps(event: dict[str, Any]) -> None:
+        if event["kind"] == "step" and not any(earlier["kind"] == "step" for earlier in events):
+            os.kill(os.getpid(), signal.SIGINT)
+        events.append(event)
+
+    second = measure_run(endless, tmp_path / "run", resume=True, profile=False, on_event=stop_once_it_steps)
+    assert second.outcome == "interrupted"
+    assert [event["step"] for event in events if event["kind"] == "resumed"] == ([done] if done else [])
 
 
 def test_data_that_went_away_is_the_users_error(plan: Plan, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def start(folder: Path, *, sleep_s: float, max_trials: int) -> subprocess.Popen[
 
 
 def wait_for_records(folder: Path, count: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while len(list(folder.rglob("rung-*.json"))) < count:
         if process.poll() is not None or time.monotonic() > deadline:
             raise AssertionError(f"the study ended early: {process.communicate()[1].decode()[-2000:]}")
@@ -160,7 +160,7 @@ def test_a_stale_lock_file_of_optuna_does_not_block(stopped: Path, tmp_path: Pat
     (folder / "journal.log.lock").symlink_to(folder / "journal.log")
     started = time.monotonic()
     tune(folder, FakeRunner(), resume=True, max_trials=8)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 25  # Optuna's own lock waits for 30 s
 
 
 @pytest.mark.parametrize(

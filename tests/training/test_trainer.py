@@ -101,7 +101,7 @@ def test_the_time_limit_leaves_a_checkpoint(plan: Plan, tmp_path: Path) -> None:
     from advisor.training.checkpoints import newest_complete, step_of
 
     slow = dataclasses.replace(plan, strategy=dataclasses.replace(plan.strategy, num_train_epochs=500.0))
-    measurement = train(slow, tmp_path / "run", time_limit_s=4)
+    measurement = train(slow, tmp_path / "run", time_limit_s=1)
     assert measurement.outcome == "over_time"
     assert "time limit" in measurement.reason
     checkpoint = newest_complete(RunFolder(tmp_path / "run").checkpoints)
