@@ -104,6 +104,30 @@ def test_values_cannot_slow_an_operator_down() -> None:
     assert bool(torch.isfinite(args[0]).all())
 
 
+def test_what_attention_reads_on_the_host_lies_there() -> None:
+    """A device's address, read on the host, would end the process."""
+    x, mask = torch.rand(1, 2, 8, 8), torch.rand(1, 2, 8, 8)
+    state = torch.zeros((), dtype=torch.long)
+    efficient = torch.ops.aten._scaled_dot_product_efficient_attention_backward.default
+    logsumexp, grads = torch.rand(1, 2, 8), [True, True, True, False]
+    call = encode_signature(efficient, (x, x, x, x, mask, x, logsumexp, state, state, 0.1, grads), {})
+    _, args, _ = materialize(call, "meta")
+    assert [value.device.type for value in args[7:9]] == ["cpu", "cpu"]
+    assert {value.device.type for value in args[:7]} == {"meta"}
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_backward.default
+    call = encode_signature(flash, (x, x, x, x, x, logsumexp, None, None, 8, 8, 0.1, False, state, state), {})
+    _, args, _ = materialize(call, "meta")
+    assert {value.device.type for value in args if isinstance(value, torch.Tensor)} == {"meta"}
+
+
+def test_tensors_made_from_nothing_are_made_on_the_device() -> None:
+    for work in (lambda: torch.full((4, 4), 2.0), lambda: torch.arange(8), lambda: torch.zeros(3)):
+        signature, out = recorded(work)[0]
+        function, args, kwargs = materialize(signature, "meta")
+        assert describe(function(*args, **kwargs)) == describe(out)
+        assert function(*args, **kwargs).device.type == "meta"
+
+
 def test_equal_calls_are_one_task_and_big_ones_come_first() -> None:
     def op(name: str, flops: int, signature: str, phase: str = "forward") -> TracedOp:
         return TracedOp(name, phase, flops, 100, 100, "float32", signature)  # type: ignore[arg-type]

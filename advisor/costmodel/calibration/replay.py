@@ -21,6 +21,13 @@ CPU_SAMPLE_S = 2e-4
 """Shortest sample on a CPU, which a call does not have to be waited for on."""
 LIBRARIES = {"bitsandbytes": "bitsandbytes", "quantized": "torch.ao.quantization"}
 """Packages that register the operators of a namespace when imported."""
+READ_ON_HOST = {
+    "_scaled_dot_product_efficient_attention_backward": ("philox_seed", "philox_offset"),
+    "_efficient_attention_backward": ("philox_seed", "philox_offset"),
+}
+"""Tensors that a CUDA operator reads on the host, where a device's address ends the process: memory-efficient
+attention's random state, made there outside of graph capture (aten/src/ATen/native/transformers/cuda/
+attention_backward.cu, note "Seed and Offset Device"). Flash attention's stays on the device."""
 
 
 @dataclass(frozen=True)
@@ -124,9 +131,13 @@ def materialize(signature: str, device: str) -> tuple[Any, Any, Any]:
     if namespace in LIBRARIES:
         importlib.import_module(LIBRARIES[namespace])
     function = getattr(getattr(getattr(torch.ops, namespace), name), overload)
-    rows = _table_rows(name, args)
-    real_args = [_real(value, device, rows) for value in args]
-    real_kwargs = {key: _real(value, device, rows) for key, value in kwargs.items()}
+    rows, schema = _table_rows(name, args), function._schema.arguments
+    hosted = READ_ON_HOST.get(name, ())
+    places = {argument.name: "cpu" if argument.name in hosted else device for argument in schema}
+    real_args = [_real(value, place, rows) for value, place in zip(args, places.values(), strict=False)]
+    real_kwargs = {key: _real(value, places.get(key, device), rows) for key, value in kwargs.items()}
+    if "device" in places and not any("Tensor" in str(argument.type) for argument in schema):
+        real_kwargs["device"] = torch.device(device)  # makes a tensor from nothing: on the host by default
     return function, real_args, real_kwargs
 
 
