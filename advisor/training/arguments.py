@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from transformers import TrainingArguments
 
 from advisor.core.device import DeviceType
@@ -76,6 +77,8 @@ def training_arguments(
         log_level="error",
     )
     _pin_to_one_device(arguments)
+    if device_type == "cuda":
+        _settle_tf32(execution.tf32)
     return arguments
 
 
@@ -95,6 +98,16 @@ def _on_the_device(execution: ExecutionPlan, device_type: DeviceType) -> dict[st
         "logging_nan_inf_filter": False,
         "tf32": execution.tf32,
     }
+
+
+def _settle_tf32(wanted: bool) -> None:
+    """Say through torch's older switch, too, whether float32 products may use TF32.
+
+    The Trainer says it through the newer one (``torch.backends.fp32_precision``). Where the two differ, torch raises
+    when it is asked through the older one (aten/src/ATen/Context.cpp, "mix of the legacy and new APIs"), and
+    ``torch.compile`` asks there: no step with TF32 would compile.
+    """
+    torch.set_float32_matmul_precision("high" if wanted else "highest")
 
 
 def _optimization(strategy: StrategyConfig) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from transformers import BertConfig, BertForSequenceClassification, Trainer
 
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
-from advisor.training.arguments import _on_the_device, training_arguments
+from advisor.training.arguments import _on_the_device, _settle_tf32, training_arguments
 from advisor.training.optimizer import create_optimizer
 
 STRATEGY = StrategyConfig("full", 3e-4, weight_decay=0.02, warmup_ratio=0.1, max_grad_norm=0.5)
@@ -84,6 +84,25 @@ def test_nothing_on_a_gpu_waits_for_the_device_between_two_logged_losses() -> No
     assert options["tf32"] is True
     assert _on_the_device(ExecutionPlan(4), "cuda")["tf32"] is False
     assert _on_the_device(ExecutionPlan(4, tf32=True), "cpu") == {"dataloader_pin_memory": False}
+
+
+def test_torchs_two_switches_of_tf32_agree(tmp_path: Path) -> None:
+    """torch raises when it is asked through the older one and they do not; torch.compile asks there."""
+    newer, older = torch.backends.fp32_precision, torch.get_float32_matmul_precision()
+    try:
+        for wanted, mode in ((True, "tf32"), (False, "ieee"), (True, "tf32")):
+            torch.backends.fp32_precision = mode  # as the Trainer's arguments do on a GPU
+            _settle_tf32(wanted)
+            assert torch._C._get_cublas_allow_tf32() is wanted
+            assert torch.backends.cuda.matmul.fp32_precision == mode
+        training_arguments(STRATEGY, ExecutionPlan(4), tmp_path, device_type="cuda")
+        assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+        _settle_tf32(True)
+        training_arguments(STRATEGY, ExecutionPlan(4), tmp_path)
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32", "a CPU has nothing to settle"
+    finally:
+        torch.backends.fp32_precision = newer
+        torch.set_float32_matmul_precision(older)
 
 
 def test_grouping_and_compilation_reach_the_trainer_but_not_a_trace(tmp_path: Path) -> None:
