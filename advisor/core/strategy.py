@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -59,10 +60,10 @@ class StrategyConfig:
 
     def __post_init__(self) -> None:
         problems = []
-        if not self.learning_rate > 0:
-            problems.append(f"learning_rate > 0 must hold, but got {self.learning_rate}")
-        if not self.num_train_epochs > 0:
-            problems.append(f"num_train_epochs > 0 must hold, but got {self.num_train_epochs}")
+        for name in ("learning_rate", "num_train_epochs"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                problems.append(f"{name} > 0 must hold, and be finite, but got {value}")
         if self.rank is not None and self.rank < 1:
             problems.append(f"rank >= 1 must hold, but got {self.rank}")
         if self.unfrozen_layers is not None and self.unfrozen_layers < 1:
@@ -71,7 +72,7 @@ class StrategyConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 problems.append(f"0 <= {name} < 1 must hold, but got {value}")
-        if self.max_grad_norm < 0:
+        if not self.max_grad_norm >= 0:
             problems.append(f"max_grad_norm >= 0 must hold, but got {self.max_grad_norm}")
         if problems:
             raise ValueError("; ".join(problems))

@@ -46,3 +46,12 @@ def test_all_wrong_knobs_of_a_strategy_are_named() -> None:
         StrategyConfig("lora", learning_rate=0, rank=0, lora_dropout=1.0, num_train_epochs=-1)
     for name in ("learning_rate", "rank", "lora_dropout", "num_train_epochs"):
         assert name in str(refused.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_run_ends_and_has_a_learning_rate(value: float) -> None:
+    for name in ("learning_rate", "num_train_epochs"):
+        with pytest.raises(ValueError, match=name):
+            StrategyConfig("lora", **{"learning_rate": 1e-3, name: value})
+    with pytest.raises(ValueError, match="max_grad_norm"):
+        StrategyConfig("lora", learning_rate=1e-3, max_grad_norm=float("nan"))
