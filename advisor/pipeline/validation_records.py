@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ from advisor.pipeline.validating import Validation, compared
 if TYPE_CHECKING:
     from advisor.costmodel.calibration.record import Calibration
     from advisor.costmodel.validation.record import Header, Record
+
+NOT_RECORDS = "name a .jsonl file that `advisor validate` wrote"
 
 
 def recorded_validation(
@@ -70,10 +73,21 @@ def _read(path: Path) -> tuple[Header, dict[str, Record]]:
 
     if not path.is_file():
         raise InputError(f"--records must be a file of records, but there is none at {path}", fix="check the path")
-    header, found = parse_journal(path.read_text(encoding="utf-8", errors="replace"), str(path))
+    text = path.read_text(encoding="utf-8", errors="replace")
+    header, found = parse_journal(_without_torn_line(text), str(path), fix=NOT_RECORDS)
     if header is None:
         raise InputError(f"--records must be a file of records, but {path} is empty", fix="check the path")
     return header, found
+
+
+def _without_torn_line(text: str) -> str:
+    """The text without a last line that a kill tore; a file of one line is left as it is, to be judged."""
+    whole = text.rfind("\n") + 1
+    try:
+        json.loads(text[whole:])
+    except json.JSONDecodeError:
+        return text[:whole] if whole else text
+    return text
 
 
 def _predicted_again(

@@ -72,3 +72,20 @@ def test_several_files_of_one_run_count_as_one(tmp_path: Path) -> None:
         recorded_validation(files)
     with pytest.raises(InputError, match="got none"):
         recorded_validation([])
+
+
+def test_records_that_a_kill_tore_are_shown_without_their_last_line(tmp_path: Path) -> None:
+    path = tmp_path / "time.jsonl"
+    with Journal(path, header("time")) as journal:
+        for key in ("a", "b"):
+            journal.append(timed(key, 1.0))
+    path.write_bytes(path.read_bytes()[:-1])
+    assert len(recorded_validation(path).records) == 2
+    path.write_bytes(path.read_bytes()[:-20])
+    before = path.read_bytes()
+    assert [record.key for record in recorded_validation(path).records] == ["a"]
+    assert path.read_bytes() == before
+    path.write_text('{"something": "else"')
+    with pytest.raises(AdvisorError) as refused:
+        recorded_validation(path)
+    assert "advisor validate" in (refused.value.fix or "")

@@ -76,13 +76,19 @@ class Journal:
             self._log.append(line)
 
 
-def parse_journal(text: str, what: str) -> tuple[Header | None, dict[str, Record]]:
+def parse_journal(
+    text: str, what: str, *, fix: str = "name another --output, or start over with --no-resume"
+) -> tuple[Header | None, dict[str, Record]]:
     """The header and the records of a file's text; both are empty for an empty file.
+
+    Args:
+        text: Of the file.
+        what: What messages call it.
+        fix: What to do about a damaged file.
 
     Raises:
         OutputError: a line is damaged or of a newer version.
     """
-    fix = "name another --output, or start over with --no-resume"
     header: Header | None = None
     records: dict[str, Record] = {}
     for number, line in enumerate(text.splitlines(), start=1):
