@@ -21,6 +21,9 @@ FITTED_FACT = "fitted"
 FAR_OFF, TIMES_THE_MEDIAN = 0.25, 3.0
 """A step that, held back, is off by so much, and by so many times the median, is pointed out as a possible mistake."""
 
+BEYOND_DATASHEET = 1.2
+"""A card may run above the clock its datasheet states, and caches above its memory's rate, but not by this much."""
+
 
 def fit_device(
     device: str,
@@ -152,6 +155,11 @@ def _notes(fit: DatasheetFit, profile: DeviceProfile) -> tuple[str, ...]:
     far = _far_off(fit)
     if far:
         notes.append(f"far off even so, perhaps by mistake: step {', '.join(map(str, far))}")
+    if max(fit.fitted.gemm, fit.fitted.attention, fit.fitted.bandwidth) > BEYOND_DATASHEET:
+        notes.append(
+            f"faster than {profile.name} can be by its datasheet: were the steps measured on one such card, and is "
+            "step_s the time of a whole optimizer step?"
+        )
     if fit.fitted.host_relative > PRIOR_SIGMA[3] / 2:
         notes.append("no step waits for the host much: how long small batches take is as uncertain as before")
     return tuple(note.replace("%", " %") for note in notes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from advisor.core.device import DeviceProfile
@@ -65,6 +65,10 @@ def read_steps(
         allow_pickle: Allow pickled weights.
         on_event: Told what is being looked at.
 
+    Returns:
+        Each configuration once: of one that was measured repeatedly the median, as repeats cannot tell how far other
+        configurations will be off.
+
     Raises:
         InputError: a file is missing or damaged, or an entry cannot be understood; all problems of a file together.
     """
@@ -72,7 +76,7 @@ def read_steps(
     found: list[TimedConfiguration] = []
     for path in paths:
         found += [_of_run(path, device)] if path.is_dir() else _of_list(path, device, trust, on_event)
-    return found
+    return _each_once(found)
 
 
 def described(model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, tokens: int | str) -> str:
@@ -85,6 +89,25 @@ def described(model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPl
     if execution.gradient_checkpointing:
         parts.append("checkpointing")
     return ", ".join(parts)
+
+
+def _each_once(found: Sequence[TimedConfiguration]) -> list[TimedConfiguration]:
+    kept: list[list[TimedConfiguration]] = []
+    for step in found:
+        alike = (same for same in kept if replace(same[0], label=step.label, step_s=step.step_s) == step)
+        repeats = next(alike, None)
+        if repeats is None:
+            kept.append([step])
+        else:
+            repeats.append(step)
+    return [
+        replace(
+            steps[0],
+            label=steps[0].label + (f", median of {len(steps)}" if len(steps) > 1 else ""),
+            step_s=statistics.median(step.step_s for step in steps),
+        )
+        for steps in kept
+    ]
 
 
 def _of_list(path: Path, device: DeviceProfile, trust: Trust, on_event: OnEvent | None) -> list[TimedConfiguration]:

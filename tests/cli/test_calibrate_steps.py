@@ -140,3 +140,17 @@ def test_a_stored_calibration_goes_before_the_fit(
     assert answer.code == 0, answer.stderr
     assert "a calibration of l4 is stored: predictions rest on it" in answer.stdout
     assert "Calibration of NVIDIA L4" in advisor("calibrate", "--show", "--device", CARD).stdout
+
+
+def test_repeats_of_one_configuration_count_as_their_median(advisor: Advisor, model_dir: Path, tmp_path: Path) -> None:
+    answer = fit(advisor, written(tmp_path, [entry(model_dir, 64, 64, step_s) for step_s in (0.2, 0.3, 0.9)]))
+    assert answer.code == 0, answer.stderr
+    assert "datasheet fitted to 1 measured step\n" in answer.stdout
+    assert "64 tokens, median of 3" in answer.stdout
+    assert "fewer than 3 steps cannot tell" in answer.stdout
+
+
+def test_steps_faster_than_the_card_can_be_are_pointed_out(advisor: Advisor, steps: Path, model_dir: Path) -> None:
+    assert "faster than" not in fit(advisor, steps).stdout
+    too_fast = written(steps.parent, [entry(model_dir, *shape, 1e-6) for shape in SHAPES])
+    assert "faster than NVIDIA L4 can be by its datasheet" in fit(advisor, too_fast).stdout.replace("\n", " ")
