@@ -12,6 +12,10 @@ from advisor.training.hub import forbid_kernel_downloads
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+MOST_LABELS = 1_000_000
+"""A configuration names every class twice, and is copied while a model is built: a thousand times as many would not fit
+into a machine's memory."""
+
 
 def inspect_model(
     source: str,
@@ -43,6 +47,8 @@ def inspect_model(
         raise ModelError(f"the task must be one of {', '.join(TASKS)}, but got {task!r}")
     if task in LABELLED_TASKS and num_labels < 2:
         raise ModelError(f"classification needs at least two labels, but got {num_labels}")
+    if task in LABELLED_TASKS and num_labels > MOST_LABELS:
+        raise ModelError(f"classification takes at most {MOST_LABELS:,} labels, but got {num_labels:,}")
     kind = source_kind(source)
     found = read_source(source, kind, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, revision=revision)
     config = _with_labels(found.config, num_labels) if task in LABELLED_TASKS else found.config

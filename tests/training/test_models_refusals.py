@@ -98,6 +98,7 @@ def test_unknown_task(folder: Path) -> None:
 
 def test_one_label_is_no_classification(folder: Path) -> None:
     assert "at least two labels" in refusal(folder, num_labels=1).message
+    assert "at most 1,000,000 labels" in refusal(folder, num_labels=1_000_001).message
 
 
 def test_code_that_comes_with_the_model(folder: Path) -> None:
