@@ -8,6 +8,7 @@ run). For the latter a machine with a GPU uses fake ``cuda`` tensors; elsewhere 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import logging
 import warnings
@@ -30,11 +31,25 @@ def tracing_device_type(semantics: str) -> str:
     """The device type that fake tensors carry: ``"cpu"``, ``"cuda"``, or the stand-in's name."""
     if semantics == "cpu":
         return "cpu"
-    if torch.cuda.is_available():
+    if _starts_cuda():
         return "cuda"
     from advisor.costmodel.trace import cuda_standin
 
     return cuda_standin.register()
+
+
+@functools.cache
+def _starts_cuda() -> bool:
+    """Whether there is a GPU with room for this process's context, which is made now: a backward pass of fake tensors
+    needs one, and not every version of torch sees to it (``torch._subclasses.fake_tensor.init_gpu_context``).
+    """
+    if not torch.cuda.is_available():
+        return False
+    try:
+        torch.empty(1, device="cuda")
+    except (RuntimeError, AssertionError):  # full, or of no use: what a step takes there can be told all the same
+        return False
+    return True
 
 
 @contextlib.contextmanager
