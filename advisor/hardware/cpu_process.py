@@ -14,9 +14,15 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 NEVER, LARGEST_BYTES = -1, 2**31 - 1
 USERS_OWN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TOP_PAD_")
 """Settings of the environment (mallopt(3)) that somebody chose on purpose; so are GLIBC_TUNABLES of malloc."""
+TUNABLES = "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0"
+"""Freed blocks of a few bytes merge with their neighbours at once instead of waiting in caches for the next request.
+They lay scattered between the tensors and kept the gaps that those leave from growing together. Resident sets and
+steps, MiniLM on two cores with freed memory kept: LoRA with 16 x 128 tokens 1,250 and 1,100 MiB, 790 and 770 ms; whole
+runs of partial fine-tuning with 512 tokens a row 1,710 and 1,360 MiB. Steps of 8 tokens, which consist of small
+allocations, take 13 ms both ways."""
 
 
-def thread_environment() -> dict[str, str]:
+def process_environment() -> dict[str, str]:
     """What a process that trains or measures must find in its environment; libraries read it when they are loaded.
 
     OpenMP threads wait for the next operator spinning, unless the machine does anything else: then they must sleep.
@@ -24,11 +30,13 @@ def thread_environment() -> dict[str, str]:
     290 ms with sleeping ones; beside one busy process 230 and 710 ms with spinning, 85 and 310 ms with sleeping ones.
 
     Returns:
-        ``OMP_WAIT_POLICY`` where the default of the library is not right for now; nothing where the user chose.
+        ``GLIBC_TUNABLES`` (see ``TUNABLES``), and ``OMP_WAIT_POLICY`` where the default of the library is not right for
+        now; without what the user chose.
     """
-    if "OMP_WAIT_POLICY" in os.environ:
-        return {}
-    return {"OMP_WAIT_POLICY": "PASSIVE"} if other_work() else {}
+    wanted = {"GLIBC_TUNABLES": TUNABLES}
+    if "OMP_WAIT_POLICY" not in os.environ and other_work():
+        wanted["OMP_WAIT_POLICY"] = "PASSIVE"
+    return {name: value for name, value in wanted.items() if name not in os.environ}
 
 
 def prepare_process(device_type: DeviceType, num_threads: int | None) -> None:
@@ -67,7 +75,7 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether it does now: not where the C library is another one, nor where the environment says otherwise.
     """
-    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    tunables = os.environ.get("GLIBC_TUNABLES", "").replace(TUNABLES, "")
     if sys.platform != "linux" or "glibc.malloc" in tunables or any(name in os.environ for name in USERS_OWN):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

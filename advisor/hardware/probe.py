@@ -19,7 +19,7 @@ from typing import Any
 
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import AdvisorError, DeviceError, InterruptedByUser
-from advisor.hardware.cpu_process import thread_environment
+from advisor.hardware.cpu_process import process_environment
 from advisor.hardware.findings import build_profile
 from advisor.hardware.known import known_findings
 from advisor.hardware.profiles import load_profile, profile_names, save_profile
@@ -205,7 +205,7 @@ def worker_environment() -> dict[str, str]:
     """Environment of a process that measures: this package importable, no hub look-ups, threads as in training."""
     package_parent = str(Path(__file__).resolve().parents[2])
     paths = [package_parent, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    defaults = {**thread_environment(), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    defaults = {**process_environment(), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     return {**defaults, **os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
 
 

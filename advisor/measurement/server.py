@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import advisor
-from advisor.hardware.cpu_process import thread_environment
+from advisor.hardware.cpu_process import process_environment
 
 PRELOADED = "advisor.measurement.preload"
 SERVER_VARIABLE = "ADVISOR_FORK_SERVER"
@@ -62,12 +62,13 @@ def start(process: Any) -> None:
 def server_environment(current: dict[str, str]) -> dict[str, str]:
     """What the server's environment adds; what the user has set stays.
 
-    ``thread_environment``: how OpenMP threads wait. ``USE_HUB_KERNELS``: transformers would fetch kernels from a hub.
-    ``PYTORCH_NVML_BASED_CUDA_CHECK``: asking the CUDA runtime whether there is a GPU would spoil CUDA for every process
-    forked later. One visible GPU: the run is pinned to it. ``PYTHONPATH``: the server must find this very package.
+    ``process_environment``: how OpenMP threads wait, how freed memory merges. ``USE_HUB_KERNELS``: transformers would
+    fetch kernels from a hub. ``PYTORCH_NVML_BASED_CUDA_CHECK``: asking the CUDA runtime whether there is a GPU would
+    spoil CUDA for every process forked later. One visible GPU: the run is pinned to it. ``PYTHONPATH``: the server must
+    find this very package.
     """
     wanted = {
-        **_thread_environment(),
+        **_process_environment(),
         "TOKENIZERS_PARALLELISM": "false",
         "USE_HUB_KERNELS": "0",
         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
@@ -85,9 +86,9 @@ def server_environment(current: dict[str, str]) -> dict[str, str]:
 
 
 @functools.cache
-def _thread_environment() -> dict[str, str]:
+def _process_environment() -> dict[str, str]:
     """Looked at once, and not for every process that is started: they all have the server's environment."""
-    return thread_environment()
+    return process_environment()
 
 
 @contextlib.contextmanager

@@ -157,8 +157,8 @@ def _fit_lines(calibration: Calibration) -> list[str]:
             )
     if (resident := calibration.resident) is not None:
         lines.append(
-            f"resident set: {format_bytes(resident.baseline_bytes)} + allocated"
-            f" + {resident.bytes_per_transient_byte:.2f} x what a step allocates,"
+            f"resident set: {format_bytes(resident.baseline_bytes)} + weights"
+            f" + {resident.bytes_per_heap_byte:.2f} x what steps make the heap grow to,"
             f" error {format_share(resident.residual_relative)}"
         )
     return lines

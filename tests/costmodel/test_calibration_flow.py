@@ -21,6 +21,7 @@ from advisor.costmodel.calibration.agenda import Agenda
 from advisor.costmodel.calibration.coverage import coverage
 from advisor.costmodel.calibration.gathering import Gathered
 from advisor.costmodel.calibration.journal import PointJournal
+from advisor.costmodel.calibration.measuring import TracedItem
 from advisor.costmodel.calibration.record import Calibration, ReplayPoint
 from advisor.costmodel.calibration.replay import ReplayTask
 from advisor.costmodel.calibration.store import journal_path
@@ -46,13 +47,14 @@ class Machine:
     done: list[str] = dataclasses.field(default_factory=list)
     timeouts_s: list[float | None] = dataclasses.field(default_factory=list)
 
-    def trace(self, wanted: Any, state: Gathered) -> list[TracedOp]:
+    def trace(self, wanted: Any, state: Gathered) -> TracedItem:
         self._do(f"trace {wanted.strategy.method}")
         rows = wanted.execution.micro_batch_size
-        return [
+        operators = [
             TracedOp("mm.default", "forward", rows * 10**6 * n, 4000, 4000, "float32", f"mm {rows} {n}")
             for n in (1, 2, 3, 4)
         ]
+        return TracedItem(operators)
 
     def replay(self, tasks: list[ReplayTask], agenda: Agenda, state: Gathered) -> None:
         for task in tasks:
@@ -221,7 +223,11 @@ def test_renewing_that_is_interrupted_keeps_the_complete_one(machine: Machine) -
 
 
 def test_nothing_measured_is_a_failure_and_stores_nothing(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibrating, "trace_item", lambda _item, state: state.notes.append("no such operator") or [])
+    def fail(_item: object, state: Gathered) -> TracedItem:
+        state.notes.append("no such operator")
+        return TracedItem([])
+
+    monkeypatch.setattr(calibrating, "trace_item", fail)
     with pytest.raises(RunFailed) as failure:
         calibrate()
     assert failure.value.problems == ("no such operator",)

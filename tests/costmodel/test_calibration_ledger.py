@@ -82,13 +82,6 @@ def test_steps_that_say_too_little_are_not_known(measured: StepPoint, wanted: ob
         assert not ledger.knows_steps(MODEL, wanted)  # type: ignore[arg-type]
 
 
-def test_steps_without_memory_are_not_known_where_memory_is_wanted() -> None:
-    stored([step_point(), step_point(method="full", allocated_peak_bytes=10)])
-    with Ledger(DEVICE) as ledger:
-        assert not ledger.knows_steps(MODEL, item(), with_memory=True)
-        assert ledger.knows_steps(MODEL, item(method="full"), with_memory=True)
-
-
 def test_a_noisy_call_is_timed_again_and_replaced() -> None:
     noisy = dataclasses.replace(replays()[0], spread=0.9)
     with Ledger(DEVICE) as ledger:

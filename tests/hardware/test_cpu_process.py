@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from advisor.hardware import cpu_process
-from advisor.hardware.cpu_process import USERS_OWN, thread_environment
+from advisor.hardware.cpu_process import TUNABLES, USERS_OWN, process_environment
 
 PAGE_FAULTS = """
 import ctypes, resource, sys
@@ -85,13 +85,48 @@ def test_what_loading_left_is_handed_back() -> None:
 
 def test_threads_sleep_where_other_work_needs_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setenv("GLIBC_TUNABLES", "")
     monkeypatch.setattr(cpu_process, "other_work", lambda: "0.9 of 2 cores idle over 0.25 s")
-    assert thread_environment() == {"OMP_WAIT_POLICY": "PASSIVE"}
+    assert process_environment() == {"OMP_WAIT_POLICY": "PASSIVE"}
     monkeypatch.setattr(cpu_process, "other_work", lambda: "")
-    assert thread_environment() == {}
+    assert process_environment() == {}
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     monkeypatch.setattr(cpu_process, "other_work", lambda: pytest.fail("the user's choice needs no look"))
-    assert thread_environment() == {}
+    assert process_environment() == {}
+
+
+SCATTERED = """
+import ctypes
+from advisor.hardware.cpu_process import keep_freed_memory
+
+print(keep_freed_memory())
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+libc.sbrk.restype = ctypes.c_void_p
+small = [libc.malloc(ctypes.c_size_t(1000)) for _ in range(50000)]  # holes of old blocks are filled up first
+blocks = []
+for _ in range(6):
+    blocks += [libc.malloc(ctypes.c_size_t(40 * 2**20)), libc.malloc(ctypes.c_size_t(1000))]
+end = libc.sbrk(0)
+for block in blocks:
+    libc.free(block)
+libc.malloc(ctypes.c_size_t(200 * 2**20))
+print(libc.sbrk(0) - end)
+"""
+
+
+@glibc_only
+def test_small_blocks_do_not_keep_large_gaps_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    chosen = process_environment()["GLIBC_TUNABLES"]
+    kept, grown_bytes = outcome(SCATTERED, GLIBC_TUNABLES=chosen)
+    assert kept == "True", "they are not the user's"
+    assert int(grown_bytes) == 0
+    _, grown_bytes = outcome(SCATTERED)
+    assert int(grown_bytes) > 100 * 2**20
+    monkeypatch.setenv("GLIBC_TUNABLES", TUNABLES)
+    assert "GLIBC_TUNABLES" not in process_environment()
 
 
 PREPARED = """

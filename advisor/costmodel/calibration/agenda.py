@@ -40,7 +40,6 @@ class Item:
     """One configuration of the agenda.
 
     Attributes:
-        profiled: One step goes under the memory profiler too.
         evaluated: Its evaluation pass is traced and measured too.
         steps: To time, after the warm-up.
     """
@@ -48,7 +47,6 @@ class Item:
     strategy: StrategyConfig
     execution: ExecutionPlan
     seq_length: int
-    profiled: bool = False
     evaluated: bool = False
     steps: int = STEPS
 
@@ -112,7 +110,6 @@ def _with_steps(items: list[Item | None], model: ModelSpec, device: DeviceProfil
         short = step_estimate_s(model, device, item.execution.micro_batch_size, item.seq_length) < SHORT_STEP_S
         once[key] = dataclasses.replace(
             item,
-            profiled=item.profiled or twin.profiled,
             evaluated=item.evaluated or twin.evaluated,
             steps=SHORT_STEPS if short else STEPS,
         )
@@ -133,9 +130,9 @@ def _usual_knobs(model: ModelSpec, device: DeviceProfile) -> dict[str, object]:
 def _quick_items(model: ModelSpec, shapes: tuple[Shape, ...], usual: dict[str, object]) -> list[Item | None]:
     small, middle, large = shapes
     return [
-        _item(model, "lora", large, usual, profiled=True, evaluated=True),
-        _item(model, "full", middle, usual, profiled=True),
-        _item(model, "head", middle, usual, profiled=True, evaluated=True),
+        _item(model, "lora", large, usual, evaluated=True),
+        _item(model, "full", middle, usual),
+        _item(model, "head", middle, usual, evaluated=True),
         _item(model, "qlora", middle, usual),
         _item(model, "lora", small, usual, evaluated=True),
     ]
@@ -150,16 +147,13 @@ def _full_items(
         ("lora", small), ("qlora", middle), ("lora", middle), ("full", large), ("head", large), ("qlora", small),
         ("partial", large), ("high_rank_lora", middle), ("hira", middle), ("sparse_lora", small),
     ]  # fmt: skip
-    items = [
-        _item(model, method, shape, usual, profiled=index % 2 == 0 and shape != large, evaluated=index < 3)
-        for index, (method, shape) in enumerate(grid)
-    ]
+    items = [_item(model, method, shape, usual, evaluated=index < 3) for index, (method, shape) in enumerate(grid)]
     other: dict[str, object] = {} if {"amp", "dtype"} & usual.keys() else {**usual, "amp": "bf16"}
     return [
         *items,
         _item(model, "lora", longest, usual) if tokens(longest) > tokens(large) else None,
         _item(model, "lora", middle, {**usual, "gradient_checkpointing": True}),
-        _item(model, "full", small, {**usual, "gradient_checkpointing": True}, profiled=True),
+        _item(model, "full", small, {**usual, "gradient_checkpointing": True}),
         _item(model, "full", middle, other),
         _item(model, "lora", small, other),
     ]
@@ -171,7 +165,6 @@ def _item(
     shape: Shape,
     knobs: dict[str, object],
     *,
-    profiled: bool = False,
     evaluated: bool = False,
 ) -> Item | None:
     """An item, or ``None`` when the method does not apply to the model."""
@@ -181,4 +174,4 @@ def _item(
     if strategy.applies_to(model) is not None:
         return None
     execution = dataclasses.replace(ExecutionPlan(shape[0], max_seq_length=shape[1]), **knobs)  # type: ignore[arg-type]
-    return Item(strategy.default_config(model), execution, shape[1], profiled, evaluated)
+    return Item(strategy.default_config(model), execution, shape[1], evaluated)

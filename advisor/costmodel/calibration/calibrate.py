@@ -10,13 +10,12 @@ from advisor.core.model import ModelSpec
 from advisor.costmodel.calibration.agenda import FULL_LIMIT_S, Agenda, Item, make_agenda
 from advisor.costmodel.calibration.gathering import Gathered, Progress, distinct_tasks, replay
 from advisor.costmodel.calibration.ledger import Ledger
-from advisor.costmodel.calibration.measuring import measure_item, shape_of, trace_item
+from advisor.costmodel.calibration.measuring import TracedItem, measure_item, shape_of, trace_item
 from advisor.costmodel.calibration.record import Calibration
 from advisor.costmodel.calibration.sanity import NOISY, patience
 from advisor.costmodel.calibration.shapes import Shape
 from advisor.costmodel.calibration.subject import default_subjects
 from advisor.costmodel.time.keys import configuration_key, model_key
-from advisor.costmodel.trace.ops import TracedOp
 
 NOISY_STEPS = 0.15
 """Repeat noise of real steps above which the user is told that the machine is too busy."""
@@ -86,39 +85,39 @@ def calibrate_device(
     return calibration
 
 
-def _work_through(agenda: Agenda, state: Gathered) -> list[tuple[Item, list[TracedOp]]]:
+def _work_through(agenda: Agenda, state: Gathered) -> list[tuple[Item, TracedItem]]:
     """Trace, measure and replay what is not known; returns the configurations whose steps were measured."""
     ledger, key = state.ledger, model_key(state.model)
     if known := ledger.known_in_words():
         state.report(known, 0.0)
-    to_measure = [item for item in agenda.items if not _has_steps(item, state)]
+    to_measure = [item for item in agenda.items if not ledger.knows_steps(key, item)]
     to_trace = [item for item in agenda.items if item in to_measure or not ledger.knows_operators(key, item)]
     if to_trace:
         from advisor.measurement.server import context
 
         context()  # the server of the measuring processes imports while this process traces
-    traced: list[tuple[Item, list[TracedOp]]] = []
+    traced: list[tuple[Item, TracedItem]] = []
     for index, item in enumerate(to_trace):
         if index >= LEAST_ITEMS and state.seconds > agenda.limit_s * state.patience:
             left = ", ".join(f"{item.strategy.method} {shape_of(item)}" for item in to_trace[index:])
             state.notes.append(f"left out for lack of time: {left}; calibrate again to go on with them")
             break
         state.report(f"tracing {item.strategy.method}, {shape_of(item)}", state.share(index, len(to_trace)))
-        operators = trace_item(item, state)
-        if operators:
-            traced.append((item, operators))
+        found = trace_item(item, state)
+        if found.operators:
+            traced.append((item, found))
             if item in to_measure:
                 what = f"running {item.steps} real steps of {item.strategy.method}, {shape_of(item)}"
                 state.report(what, state.share(index + 0.4, len(to_trace)))
-                measure_item(item, operators, agenda, state)
-    tasks = distinct_tasks([op for _, operators in traced for op in operators])
+                measure_item(item, found, agenda, state)
+    tasks = distinct_tasks([op for _, found in traced for op in found.operators])
     replay([task for task in tasks if not ledger.knows_call(task)], agenda, state)
-    for item, operators in traced:
-        ledger.cover(key, item, distinct_tasks(operators))
-    return [(item, operators) for item, operators in traced if item in to_measure]
+    for item, found in traced:
+        ledger.cover(key, item, distinct_tasks(found.operators))
+    return [(item, found) for item, found in traced if item in to_measure]
 
 
-def _look_again(measured: list[tuple[Item, list[TracedOp]]], agenda: Agenda, state: Gathered) -> None:
+def _look_again(measured: list[tuple[Item, TracedItem]], agenda: Agenda, state: Gathered) -> None:
     """Measure the same steps a second time, the noisy ones first, while there is time.
 
     On shared machines the same steps took up to 40 % longer some minutes earlier or later, at a repeat noise of 2 %:
@@ -129,21 +128,16 @@ def _look_again(measured: list[tuple[Item, list[TracedOp]]], agenda: Agenda, sta
     def is_quiet(item: Item) -> bool:
         return configuration_key(state.model, item.strategy, item.execution, item.seq_length) in quiet
 
-    for item, operators in sorted(measured, key=lambda entry: is_quiet(entry[0])):
+    for item, traced in sorted(measured, key=lambda entry: is_quiet(entry[0])):
         if state.seconds > SECOND_LOOK_SHARE * agenda.limit_s * state.patience:
             return
         state.report(f"once more: {item.strategy.method}, {shape_of(item)}", 0.95)
-        measure_item(replace(item, profiled=False, evaluated=False), operators, agenda, state)
+        measure_item(replace(item, evaluated=False), traced, agenda, state)
 
 
 def _known_shapes(model: ModelSpec, ledger: Ledger) -> list[Shape]:
     configurations = {p.same_steps: p for p in ledger.points if p.model_key == model_key(model)}
     return [(p.micro_batch_size, p.seq_length) for p in configurations.values()]
-
-
-def _has_steps(item: Item, state: Gathered) -> bool:
-    with_memory = item.profiled and state.device.type == "cpu"
-    return state.ledger.knows_steps(model_key(state.model), item, with_memory=with_memory)
 
 
 def _finish(state: Gathered, partial: str) -> Calibration:

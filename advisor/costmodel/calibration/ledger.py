@@ -102,18 +102,15 @@ class Ledger:
         work = (task.key, task.flops, task.moved_bytes)
         return work in self._in_steps or call_digest(task.signature) in self._known_calls
 
-    def knows_steps(self, model: str, item: Item, *, with_memory: bool = False) -> bool:
+    def knows_steps(self, model: str, item: Item) -> bool:
         """Whether steps of this configuration were measured before, at least ``STEPS`` of them, with little noise.
 
         Args:
             model: Key of the model.
             item: The configuration.
-            with_memory: The step must have been under the memory profiler too.
         """
         return any(
-            len(p.step_times_s) >= STEPS
-            and p.noise_relative <= NOISY
-            and (p.allocated_peak_bytes is not None or not with_memory)
+            len(p.step_times_s) >= STEPS and p.noise_relative <= NOISY
             for p in self.points
             if p.same_steps
             == (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from advisor.core.errors import AdvisorError, InterruptedByUser
@@ -15,15 +16,28 @@ from advisor.costmodel.time.keys import configuration_key, execution_key, model_
 from advisor.costmodel.trace.ops import TracedOp
 
 if TYPE_CHECKING:
+    from advisor.costmodel.trace.recorder import Recording
     from advisor.measurement import StepMeasurement, StepRequest
 
 STEP_TIMEOUT_S = 180.0
-MIXED_LENGTH_STEPS = 10
-"""After 12 steps of mixed lengths MiniLM's resident set was within 0.5 % of that after 30, without them 5 % below."""
 
 
-def trace_item(item: Item, state: Gathered) -> list[TracedOp]:
-    """Operators of one step with their replay signatures; empty (and noted) when it cannot be traced."""
+@dataclass(frozen=True)
+class TracedItem:
+    """What the trace of a configuration says.
+
+    Attributes:
+        operators: Of one step, with their replay signatures; none when it cannot be traced.
+        weights_bytes, heap_bytes: As in ``StepPoint``.
+    """
+
+    operators: list[TracedOp]
+    weights_bytes: int = 0
+    heap_bytes: int = 0
+
+
+def trace_item(item: Item, state: Gathered) -> TracedItem:
+    """Trace one step; a failure is noted."""
     from advisor.costmodel.trace.step import TraceRequest, trace_step
 
     request = TraceRequest(
@@ -40,8 +54,8 @@ def trace_item(item: Item, state: Gathered) -> list[TracedOp]:
         recording = trace_step(request).recording
     except AdvisorError as failure:
         state.notes.append(f"{item.strategy.method} was left out: {failure.message}")
-        return []
-    return [
+        return TracedItem([])
+    operators = [
         TracedOp(
             op.name,
             op.phase,  # type: ignore[arg-type]
@@ -54,9 +68,24 @@ def trace_item(item: Item, state: Gathered) -> list[TracedOp]:
         for op in recording.operators
         if op.phase in (*STEP_PHASES, "evaluation")
     ]
+    if state.device.type != "cpu":
+        return TracedItem(operators)
+    return TracedItem(operators, *_lasting_and_grown(item, recording))
 
 
-def measure_item(item: Item, operators: list[TracedOp], agenda: Agenda, state: Gathered) -> None:
+def _lasting_and_grown(item: Item, recording: Recording) -> tuple[int, int]:
+    """Bytes of the weights, and what equal training steps make the heap grow beyond them."""
+    from advisor.costmodel.memory import heap_bytes, run_shapes, schedule
+    from advisor.costmodel.trace.family import recorded_events
+
+    log = recorded_events(recording)
+    plan, sizes = replace(schedule(log), evaluation=[]), log.sizes_bytes.tolist()
+    shapes = run_shapes(item.execution, 1, None, same_length=True)
+    grown = heap_bytes(plan, dict.fromkeys((shapes.training, shapes.evaluation), sizes), shapes)
+    return sum(sizes[number] for number in plan.weights), grown
+
+
+def measure_item(item: Item, traced: TracedItem, agenda: Agenda, state: Gathered) -> None:
     """Run real steps of a configuration and keep what they took; what cannot be measured is noted."""
     from advisor.measurement import measure_steps
 
@@ -71,13 +100,12 @@ def measure_item(item: Item, operators: list[TracedOp], agenda: Agenda, state: G
     if note:
         state.notes.append(f"{item.strategy.method}, {shape_of(item)}: {note}")
     if times_s:
-        state.ledger.keep_steps(_point(item, operators, found, times_s, state))
+        state.ledger.keep_steps(_point(item, traced, found, times_s, state))
 
 
 def _request(item: Item, agenda: Agenda, state: Gathered) -> StepRequest:
     from advisor.measurement import StepRequest
 
-    on_cpu = state.device.type == "cpu"
     return StepRequest(
         state.model,
         item.strategy,
@@ -85,20 +113,18 @@ def _request(item: Item, agenda: Agenda, state: Gathered) -> StepRequest:
         item.seq_length,
         steps=item.steps,
         warmup_steps=agenda.warmup_steps,
-        mixed_length_steps=MIXED_LENGTH_STEPS if item.profiled else 0,
-        profile_memory=item.profiled and on_cpu,
-        profile_operators=on_cpu,
+        profile_operators=state.device.type == "cpu",
         evaluate=item.evaluated,
         device_type=state.device.type,
     )
 
 
 def _point(
-    item: Item, operators: list[TracedOp], found: StepMeasurement, times_s: tuple[float, ...], state: Gathered
+    item: Item, traced: TracedItem, found: StepMeasurement, times_s: tuple[float, ...], state: Gathered
 ) -> StepPoint:
-    step = [op for op in operators if op.phase in STEP_PHASES]
-    passes = [op for op in operators if op.phase == "evaluation"]
-    profiled, evaluation = found.profiled, found.evaluation
+    step = [op for op in traced.operators if op.phase in STEP_PHASES]
+    passes = [op for op in traced.operators if op.phase == "evaluation"]
+    evaluation = found.evaluation
     passes_s = believable_times(evaluation.times_s)[0] if evaluation and passes else ()
     return StepPoint(
         model_key=model_key(state.model),
@@ -115,10 +141,10 @@ def _point(
         evaluation_work_s=work_seconds(passes, evaluation.profile, statistics.median(passes_s))
         if evaluation and passes_s
         else (),
-        allocated_peak_bytes=found.allocated_peak_bytes,
-        transient_peak_bytes=profiled.peak_bytes - profiled.live_before_bytes if profiled is not None else None,
         resident_peak_bytes=found.resident_peak_bytes,
         baseline_resident_bytes=found.baseline_resident_bytes,
+        weights_bytes=traced.weights_bytes,
+        heap_bytes=traced.heap_bytes,
     )
 
 

@@ -87,9 +87,9 @@ class StepPoint:
             profiled.
         evaluation_times_s: Evaluation passes of the same micro-batch.
         evaluation_work, evaluation_work_s: As ``work`` and ``work_s``.
-        allocated_peak_bytes: From the memory profiler; ``None`` when it was not asked for.
-        transient_peak_bytes: The part of it that the step allocated itself.
         resident_peak_bytes, baseline_resident_bytes: Of the measuring process.
+        weights_bytes, heap_bytes: Of a CPU: traced weights, and what the heap should have grown to beyond them (see
+            ``costmodel.heap``); 0 where that is not known.
         origin: Index into ``Calibration.provenance``.
         configuration: ``configuration_key`` of ``costmodel.time``; empty in older records.
     """
@@ -101,10 +101,10 @@ class StepPoint:
     seq_length: int
     step_times_s: tuple[float, ...]
     work: Work
-    allocated_peak_bytes: int | None = None
-    transient_peak_bytes: int | None = None
     resident_peak_bytes: int = 0
     baseline_resident_bytes: int = 0
+    weights_bytes: int = 0
+    heap_bytes: int = 0
     origin: int = 0
     work_s: tuple[float, ...] = ()
     evaluation_times_s: tuple[float, ...] = ()
@@ -170,21 +170,18 @@ class StepFit:
 
 @dataclass(frozen=True)
 class ResidentFit:
-    """Resident set of a training process on CPU: ``baseline + allocated peak + bytes_per_transient_byte * transient``.
-
-    Transient is what a step allocates on top of weights and optimizer states: the C allocator keeps free blocks between
-    its many sizes, while what lives as long as the run is stored densely (MiniLM: 20 MiB + 1.0 x transient, from
-    head-only training with 4 MiB of it to LoRA with 230 MiB).
+    """Resident set of a training process on CPU: ``baseline + weights + bytes_per_heap_byte * heap``.
 
     Attributes:
         baseline_bytes: Process after imports plus what the first steps load (thread pools, kernels), without tensors.
-        bytes_per_transient_byte: What the C allocator holds beyond the live bytes.
+        bytes_per_heap_byte: What is resident for one byte that the traced allocations make the heap grow; kernels that
+            keep buffers of their own make it more than 1.
         residual_relative: Root mean square of the relative errors of the whole resident set.
         samples: Points behind the fit.
     """
 
     baseline_bytes: int
-    bytes_per_transient_byte: float
+    bytes_per_heap_byte: float
     residual_relative: float
     samples: int
 

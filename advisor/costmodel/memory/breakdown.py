@@ -19,9 +19,3 @@ def breakdown(peak: Peak, device_bytes: int, workspace_bytes: int, context_bytes
         workspace_bytes=workspace_bytes,
         context_bytes=context_bytes,
     )
-
-
-def transient_bytes(peak: Peak, live_bytes: int) -> int:
-    """What the step allocated itself: everything but weights and optimizer states."""
-    weights, states, *_ = peak.by_kind
-    return live_bytes - weights - states

@@ -1,13 +1,23 @@
-"""On a CPU the device is the process: its resident set, imports included, from this machine's calibration."""
+"""On a CPU the device is the process: its resident set, imports included.
+
+What is resident is what the process holds after its imports, the weights, and the heap that the steps have grown: the
+traced allocations are replayed through a model of it. Calibration adds what no trace has: buffers of kernels, thread
+pools, Python's own objects.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from advisor.core.cost import Basis, Evidence, Interval, MemoryEstimate
 from advisor.core.device import DeviceProfile
 from advisor.core.model import ModelSpec
-from advisor.costmodel.calibration.record import Calibration
-from advisor.costmodel.memory.breakdown import breakdown, transient_bytes
-from advisor.costmodel.memory_curve import Peak
+from advisor.costmodel.calibration.record import Calibration, ResidentFit
+from advisor.costmodel.depth import StepFamily
+from advisor.costmodel.memory.breakdown import breakdown
+from advisor.costmodel.memory.history import RunShapes
+from advisor.costmodel.memory.replay import Extras, heap_bytes, schedule
+from advisor.costmodel.memory_curve import Peak, phase_peaks
 from advisor.costmodel.student import t_quantile_95
 
 TRACE_HALF_WIDTH = 0.002
@@ -15,14 +25,28 @@ TRACE_HALF_WIDTH = 0.002
 RESIDENT_HALF_WIDTH = 0.20
 """90 % half width of the resident set without a calibration of this machine."""
 RESIDENT_FLOOR = 0.08
-"""Narrowest 90 % half width of the resident set with a calibration: whole runs of MiniLM, with data, evaluation and
-checkpoints, came out 3 % above what short steps promised (LoRA), one QLoRA run 13 %."""
-RESIDENT_BYTES_PER_TRANSIENT_BYTE = 1.0
-"""What glibc holds beyond the live bytes of a step, without a calibration (MiniLM, see ``ResidentFit``)."""
+"""Narrowest 90 % half width of the resident set with a calibration: texts, tokenizers, evaluation and checkpoints of
+whole runs are not in its steps."""
+UNCALIBRATED = ResidentFit(baseline_bytes=0, bytes_per_heap_byte=1.05, residual_relative=0.0, samples=0)
+"""Without a calibration: buffers of kernels beside the traced ones (MiniLM and SmolLM2, 4 to 10 % of the heap)."""
+UNREPLAYED_SHARE, UNREPLAYED_HIGH = 0.2, 0.8
+"""What the heap takes beyond its largest live bytes where it was not replayed: median and largest of the replays of
+nine runs of MiniLM and SmolLM2."""
 
 
 def on_cpu(
-    live_bytes: int, peak: Peak, phase: str, model: ModelSpec, device: DeviceProfile, calibration: Calibration | None
+    live_bytes: int,
+    peak: Peak,
+    phase: str,
+    family: StepFamily,
+    shapes: RunShapes,
+    model: ModelSpec,
+    device: DeviceProfile,
+    calibration: Calibration | None,
+    *,
+    extras: Extras,
+    limit_bytes: int | None = None,
+    sweeping: bool = False,
 ) -> MemoryEstimate:
     """Memory of a run on a CPU.
 
@@ -33,24 +57,31 @@ def on_cpu(
         live_bytes: Live storages at the largest moment of the run.
         peak: The same by kind.
         phase: Where that moment is.
+        family: Its events are replayed.
+        shapes: The history to replay.
         model: Its stored weights bound the loading peak.
         device: The machine.
         calibration: Of this machine; wide defaults without it.
+        extras: What the trace has not.
+        limit_bytes: What the run may take; ``None`` is all that is there.
+        sweeping: Only whether it stays within the limit is asked: far from it nothing is replayed.
     """
-    fit = calibration.resident if calibration is not None else None
-    baseline_bytes = fit.baseline_bytes if fit is not None else device.context_bytes
-    held_per_byte = fit.bytes_per_transient_byte if fit is not None else RESIDENT_BYTES_PER_TRANSIENT_BYTE
-    device_bytes = round(baseline_bytes + live_bytes + held_per_byte * transient_bytes(peak, live_bytes))
+    known = calibration.resident if calibration is not None else None
+    fit = known or UNCALIBRATED
+    baseline_bytes = fit.baseline_bytes or device.context_bytes
+    weights_bytes = peak.by_kind[0]
+    dynamic_bytes = live_bytes - weights_bytes
+    limit_bytes = min(limit_bytes or device.memory_bytes, device.memory_bytes)
+    if sweeping and _far(baseline_bytes + weights_bytes, dynamic_bytes, limit_bytes):
+        heap = round((1 + UNREPLAYED_SHARE) * dynamic_bytes)
+    else:
+        heap = max(dynamic_bytes, _replayed_bytes(family, shapes, dynamic_bytes, extras))
+    device_bytes = round(baseline_bytes + weights_bytes + fit.bytes_per_heap_byte * heap)
     loading_bytes = baseline_bytes + 2 * model.weights_bytes
     if loading_bytes > device_bytes:
         device_bytes, phase = loading_bytes, "loading"
-    half_width = RESIDENT_HALF_WIDTH
-    evidence: Evidence = "extrapolated"
-    basis: Basis = "prior"
-    if fit is not None:
-        half_width = max(RESIDENT_FLOOR, t_quantile_95(fit.samples - 1) * fit.residual_relative)
-        evidence, basis = "interpolated", "calibrated"
-    half_bytes = half_width * device_bytes
+    trust = _Trust.in_fit(known)
+    half_bytes = trust.half_width * device_bytes
     allocated = Interval(live_bytes * (1 - TRACE_HALF_WIDTH), live_bytes * (1 + TRACE_HALF_WIDTH))
     return MemoryEstimate(
         allocated_bytes=live_bytes,
@@ -63,7 +94,58 @@ def on_cpu(
             "device_bytes": Interval(max(0.0, device_bytes - half_bytes), device_bytes + half_bytes),
         },
         peak_phase=phase,
-        evidence=evidence,
-        basis=basis,
+        evidence=trust.evidence,
+        basis=trust.basis,
         host_bytes=device_bytes,
     )
+
+
+@dataclass(frozen=True)
+class _Trust:
+    """How far a resident set may be off, and what it rests on."""
+
+    half_width: float
+    evidence: Evidence
+    basis: Basis
+
+    @classmethod
+    def in_fit(cls, fit: ResidentFit | None) -> _Trust:
+        if fit is None:
+            return cls(RESIDENT_HALF_WIDTH, "extrapolated", "prior")
+        fitted = t_quantile_95(fit.samples - 1) * fit.residual_relative
+        return cls(max(RESIDENT_FLOOR, fitted), "interpolated", "calibrated")
+
+
+def _far(lasting_bytes: int, dynamic_bytes: int, limit_bytes: int) -> bool:
+    """Whether the answer is clear without a replay."""
+    least = (lasting_bytes + dynamic_bytes) * (1 - RESIDENT_HALF_WIDTH)
+    most = (lasting_bytes + dynamic_bytes * (1 + UNREPLAYED_HIGH)) * (1 + RESIDENT_HALF_WIDTH)
+    return not least <= limit_bytes <= most
+
+
+def _replayed_bytes(family: StepFamily, shapes: RunShapes, dynamic_bytes: int, extras: Extras) -> int:
+    """What the heap grows to; where the full depth's events are unknown, in the proportion of the deepest traced ones.
+
+    Args:
+        family: Its events are replayed.
+        shapes: The history.
+        dynamic_bytes: Largest live bytes at full depth, without weights.
+        extras: What the trace has not.
+    """
+
+    def replayed() -> tuple[int]:
+        logs = {shape: log for _, shape in shapes.steps() if (log := family.events(shape)) is not None}
+        whole = shapes.training in logs
+        if not whole:
+            logs = {shape: family.deepest_events(shape) for _, shape in shapes.steps()}
+        sizes = {shape: log.sizes_bytes.tolist() for shape, log in logs.items()}
+        grown = heap_bytes(schedule(logs[shapes.training]), sizes, shapes, extras)
+        return (grown if whole else round(grown * dynamic_bytes / _dynamic_bytes(family, shapes)),)
+
+    return family.replays.get(repr(("heap", shapes, extras, dynamic_bytes)), replayed)[0]
+
+
+def _dynamic_bytes(family: StepFamily, shapes: RunShapes) -> int:
+    """Largest live bytes of the deepest traced model, without weights."""
+    peaks = phase_peaks(family.deepest_events(shapes.training), round_bytes=1)
+    return max(1, max(peak.live_bytes - peak.by_kind[0] for peak in peaks.values()))

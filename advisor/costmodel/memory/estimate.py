@@ -49,8 +49,21 @@ def estimate_memory(
     phase, peak = _largest_moment(family, shapes, device, facts)
     live_bytes = peak.live_bytes + facts.extra_batch_bytes
     name = PHASE_NAMES.get(phase, phase)
+    extras = Extras(facts.extra_batch_bytes, facts.quantizing_bytes)
     if device.type == "cpu":
-        return on_cpu(live_bytes, peak, name, model, device, calibration)
+        return on_cpu(
+            live_bytes,
+            peak,
+            name,
+            family,
+            shapes,
+            model,
+            device,
+            calibration,
+            extras=extras,
+            limit_bytes=limit_bytes,
+            sweeping=sweeping,
+        )
     return on_cuda(
         live_bytes,
         peak,
@@ -58,7 +71,7 @@ def estimate_memory(
         family,
         shapes,
         device,
-        extras=Extras(facts.extra_batch_bytes, facts.quantizing_bytes),
+        extras=extras,
         host_bytes=None if facts.host is None else host_peak_bytes(facts.host),
         limit_bytes=limit_bytes,
         sweeping=sweeping,

@@ -1,4 +1,4 @@
-"""A run through the model of the caching allocator: what it holds, and with how little it would get through.
+"""A run through the model of an allocator: what it holds, and with how little it would get through.
 
 The order is the run's: weights; the first step without optimizer states, which AdamW and its kin create inside the
 first update, in the gaps that activations left; then the batches of ``RunShapes.steps``. The cuBLAS workspaces are
@@ -8,13 +8,16 @@ aten/src/ATen/cuda/CublasHandlePool.cpp: one per thread and stream, shared with 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from dataclasses import replace as replaced
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from advisor.costmodel.allocator import CachingAllocator
+from advisor.costmodel.heap import Heap
 from advisor.costmodel.memory.history import RunShapes
 from advisor.costmodel.trace.family import PHASES, EventLog
 from advisor.costmodel.trace.symbolic import Shape
@@ -25,6 +28,20 @@ _FORWARD_WORKSPACE, _BACKWARD_WORKSPACE, _BATCHES, _LOADING = -1, -2, -3, -4
 LESS_CAPACITY = 0.97
 """A run must also get through with this share of what it is given: whether it does is erratic where memory is short,
 and the trace may be a little off."""
+
+
+class Allocator(Protocol):
+    """``CachingAllocator`` or ``Heap``."""
+
+    @property
+    def out_of_memory(self) -> bool: ...
+    def replay(self, events: Iterable[int], sizes_bytes: list[int], offset: int = 0) -> bool: ...
+    def allocate(self, number: int, size_bytes: int) -> bool: ...
+    def release(self, number: int) -> None: ...
+    def is_live(self, number: int) -> bool: ...
+
+
+AnAllocator = TypeVar("AnAllocator", bound=Allocator)
 
 
 @dataclass(frozen=True)
@@ -53,6 +70,7 @@ class Extras:
 
 
 NOTHING = Extras()
+NO_WORKSPACES = Workspaces(0, 0)
 
 
 @dataclass(frozen=True)
@@ -132,6 +150,26 @@ def replay(
     allocator.replay(plan.weights, sizes[shapes.training])
     if extras.loading_bytes and allocator.allocate(_LOADING, extras.loading_bytes):
         allocator.release(_LOADING)
+    return _run(allocator, plan, sizes, shapes, workspaces, extras)
+
+
+def heap_bytes(plan: Schedule, sizes: dict[Shape, list[int]], shapes: RunShapes, extras: Extras = NOTHING) -> int:
+    """How far the heap of a process grows that runs this history on a CPU, beyond the weights.
+
+    Weights lie beside it: they are there before the first step, densely, many of them as mapped pages of their file.
+    """
+    return _run(Heap(), plan, sizes, shapes, NO_WORKSPACES, extras).extent_bytes
+
+
+def _run(
+    allocator: AnAllocator,
+    plan: Schedule,
+    sizes: dict[Shape, list[int]],
+    shapes: RunShapes,
+    workspaces: Workspaces,
+    extras: Extras,
+) -> AnAllocator:
+    """The batches of the history; stops where memory ends."""
     for kind, shape in shapes.steps():
         if allocator.out_of_memory:
             break
@@ -174,9 +212,7 @@ def holdings(
     return Holdings(bounded.peak_allocated_bytes, bounded.peak_reserved_bytes, required)
 
 
-def _train(
-    allocator: CachingAllocator, plan: Schedule, sizes: list[int], workspaces: Workspaces, batch_bytes: int
-) -> bool:
+def _train(allocator: Allocator, plan: Schedule, sizes: list[int], workspaces: Workspaces, batch_bytes: int) -> bool:
     """One optimizer step; says whether it fitted."""
     return (
         _once(allocator, _FORWARD_WORKSPACE, workspaces.forward_bytes)
@@ -190,11 +226,11 @@ def _train(
     )
 
 
-def _once(allocator: CachingAllocator, number: int, size_bytes: int) -> bool:
+def _once(allocator: Allocator, number: int, size_bytes: int) -> bool:
     return not size_bytes or allocator.is_live(number) or allocator.allocate(number, size_bytes)
 
 
-def _released(allocator: CachingAllocator, number: int) -> bool:
+def _released(allocator: Allocator, number: int) -> bool:
     if allocator.is_live(number):
         allocator.release(number)
     return True

@@ -238,6 +238,18 @@ def _same_operators(first: Recording, other: Recording) -> bool:
     return outline(first) == outline(other)
 
 
+def recorded_events(recording: Recording) -> EventLog:
+    """The allocation events of one trace at its own shape."""
+    events = np.array(canonical_events(recording), dtype=np.int64).reshape(-1, 3)
+    return EventLog(
+        signs=events[:, 0],
+        storages=events[:, 1],
+        phases=events[:, 2],
+        sizes_bytes=np.array([storage.size_bytes for storage in recording.storages], dtype=np.int64),
+        kinds=np.array([KINDS.index(storage.kind) for storage in recording.storages], dtype=np.int64),
+    )
+
+
 def canonical_events(recording: Recording) -> list[tuple[int, int, int]]:
     """Events with the frees of one run in a fixed order: the order inside a run changes nothing and is not stable."""
     canonical: list[tuple[int, int, int]] = []

@@ -76,7 +76,7 @@ def choose_ladder(
 
 
 def _scale(fractions: Sequence[float], full_rows: int, costs: Sequence[RunCost], available_s: float) -> float:
-    """By what factor up to 1 the rungs can be multiplied so that one pass over them takes ``available_s``; 0 if none."""
+    """By what factor, up to 1, rungs can be multiplied so that a pass over them takes ``available_s``; 0 if none."""
     runs = [len(costs)] + [min(len(costs), keep_count(rung)) for rung in range(len(fractions) - 1)]
     fixed_s = sum(cost.fixed_s for cost in costs) / len(costs) * sum(runs)
     trained = sum(count * fraction for count, fraction in zip(runs, fractions, strict=True))
