@@ -146,14 +146,15 @@ bench-speed: setup
 	@$(BIN)/python -m advisor.training.data.assets fetch $(QUICKSTART_ASSETS) --to $(DEMO)
 	$(BIN)/advisor bench speed $(DEMO)/models/minilm --data movie-sentences --rows 192 --eval-rows 300
 
-# One torch thread per worker: spinning threads of two workers on the same cores cost more than they bring.
+# One torch thread per worker: spinning threads of two workers on the same cores cost more than they bring. Stolen work
+# leaves the tests of a file together, so that what they share is made once.
 test: export OMP_NUM_THREADS := 1
 test: assets
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu"
 
 test-slow: export OMP_NUM_THREADS := 1
 test-slow: assets
-	$(BIN)/python -m pytest -n $(WORKERS) -m "slow and not gpu"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "slow and not gpu"
 
 # Without a seed hypothesis draws another one each time; it prints how to repeat a failure, and repeats it next time.
 FUZZ_RUNS ?= 5
@@ -161,7 +162,7 @@ fuzz: export OMP_NUM_THREADS := 1
 fuzz: assets
 	@for run in $$(seq $(FUZZ_RUNS)); do \
 	  echo "[fuzz] $$run of $(FUZZ_RUNS)"; \
-	  $(BIN)/python -m pytest -q -n $(WORKERS) -m "hypothesis and not gpu" --hypothesis-profile=fuzz || exit 1; \
+	  $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "hypothesis and not gpu" --hypothesis-profile=fuzz || exit 1; \
 	done
 
 test-lowest:
@@ -170,7 +171,7 @@ test-lowest:
 	@.venv-lowest/bin/python -m pip install $(PIP_FLAGS) torch==$(TORCH_LOWEST)
 	@.venv-lowest/bin/python -m pip install $(PIP_FLAGS) -c constraints-lowest.txt -e ".[dev,gguf]"
 	@.venv-lowest/bin/python -m advisor.training.data.assets fetch $(TEST_ASSETS) --to $(DEMO)
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n $(WORKERS) -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu"
 
 clean:
 	rm -rf $(VENV) .venv-lowest build dist runs .cache .advisor .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -118,14 +118,10 @@ def check_prediction(name: str, cache: Path) -> None:
     assert cost.time is not None and cost.time.step_s > 0
 
 
-@pytest.mark.parametrize("name", ["gemma-2-2b", "mixtral-8x7b-v0.1", "t5-base"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "mixtral-8x7b-v0.1" else pytest.mark.slow) for name in PUBLISHED]
+)
 def test_full_size_is_predicted(name: str, tmp_path: Path) -> None:
-    check_prediction(name, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_every_full_size_is_predicted(name: str, tmp_path: Path) -> None:
     check_prediction(name, tmp_path)
 
 
