@@ -128,7 +128,11 @@ def validate_command(
     with progress() as on_event:
         if records:
             validation = recorded_validation(
-                records, predict_again=predict_again, calibration=calibration, on_event=on_event
+                records,
+                what=what,  # type: ignore[arg-type]
+                predict_again=predict_again,
+                calibration=calibration,
+                on_event=on_event,
             )
         else:
             validation = validate(

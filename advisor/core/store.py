@@ -100,5 +100,6 @@ def output_errors(path: Path) -> Iterator[None]:
             errno.EACCES: "permission denied",
             errno.ENOTDIR: "a part of the path is a file",
         }.get(failure.errno or 0, str(failure))
-        fix = "free some space, or name another folder"
+        full = failure.errno in (errno.ENOSPC, errno.EDQUOT)
+        fix = "free some space, or name another folder" if full else "name another folder"
         raise OutputError(f"{path} must be writable, but {reason}", fix=fix) from failure

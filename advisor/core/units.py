@@ -11,6 +11,7 @@ import re
 from advisor.core.errors import BudgetError
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
+YEAR_S = 365.25 * 86400
 
 _BYTES = {
     "b": 1,
@@ -73,7 +74,7 @@ def format_bytes(value_bytes: float) -> str:
 
 
 def format_duration(value_s: float) -> str:
-    """Seconds as a person would say them: ``"340 ms"``, ``"12.3 s"``, ``"4 min 05 s"``, ``"2 h 10 min"``."""
+    """Seconds as a person would say them: ``"340 ms"``, ``"4 min 05 s"``, ``"2 h 10 min"``, ``"3.17 years"``."""
     if value_s < 1e-3:
         return f"{value_s * 1e6:.3g} µs"
     if value_s < 1:
@@ -83,6 +84,8 @@ def format_duration(value_s: float) -> str:
     if value_s < 3600:
         minutes, seconds = divmod(round(value_s), 60)
         return f"{minutes} min {seconds:02d} s"
+    if value_s >= YEAR_S:
+        return f"{value_s / YEAR_S:.3g} years"
     minutes = round(value_s / 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min"
@@ -102,3 +105,8 @@ def format_count(value: float) -> str:
         if abs(value) >= size:
             return f"{value / size:.3g}{suffix}"
     return f"{value:.0f}"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things whose plural ends in s: ``"1 step"``, ``"1,200 steps"``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -8,7 +8,7 @@ its own or handed back, and freed blocks always merge.
   and the least block size, and frees what it cuts off at both ends. So a gap that one block left is too small for
   another of the same size.
 * The smallest free block that is large enough is taken, of equal ones that with the lowest address; what is left of it
-  stays free. Only when there is none does the heap grow, from the free block at its end if there is one.
+  stays free. What is free at the end of the heap is taken last; only when that is too small does the heap grow.
 * The heap never shrinks, and what it has grown to has been written: it is resident.
 
 Blocks of Python, and buffers that libraries keep for themselves, are not in a trace; calibration finds them as what is
@@ -33,14 +33,16 @@ class Heap:
 
     extent_bytes: int = 0
     out_of_memory: bool = False
+    _end: int = 0
+    """Everything from here on is free."""
     _blocks: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Address and size by the caller's number."""
     _free: list[tuple[int, int]] = field(default_factory=list)
-    """Size and address, in order."""
+    """Size and address of the free blocks below the end, in order."""
     _size_at: dict[int, int] = field(default_factory=dict)
-    """Of a free block, by its address."""
+    """Of such a block, by its address."""
     _start_of: dict[int, int] = field(default_factory=dict)
-    """Of a free block, by its end."""
+    """Of such a block, by its own end."""
 
     def replay(self, events: Iterable[int], sizes_bytes: list[int], offset: int = 0) -> bool:
         """As ``CachingAllocator.replay``."""
@@ -59,13 +61,11 @@ class Heap:
         if index < len(self._free):
             gap, address = self._free[index]
             self._unlist(address)
-            if gap > size:
-                self._enlist(address + size, gap - size)
+            self._enlist(address + size, gap - size)
         else:
-            address = self._start_of.get(self.extent_bytes, self.extent_bytes)
-            if address != self.extent_bytes:
-                self._unlist(address)
-            self.extent_bytes = address + size
+            address = self._end
+            self._end += size
+            self.extent_bytes = max(self.extent_bytes, self._end)
         self._blocks[number] = address, size
         return True
 
@@ -76,6 +76,9 @@ class Heap:
         if before is not None:
             size += self._unlist(before)
             address = before
+        if address + size == self._end:
+            self._end = address
+            return
         if address + size in self._size_at:
             size += self._unlist(address + size)
         self._enlist(address, size)

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from advisor.core.device import DeviceType
 from advisor.core.errors import DeviceError
+from advisor.core.units import counted
 
 POWERCAP = Path("/sys/class/powercap")
 RAPL_FOLDERS = "intel-rapl:[0-9]*"
@@ -122,7 +123,7 @@ class RaplCounter:
         self._ranges = [self._number(zone / "max_energy_range_uj") for zone in self._zones]
         self._last: list[int] | None = None
         self._microjoules = 0
-        self.source = f"RAPL, {len(self._zones)} package{'s' if len(self._zones) > 1 else ''}"
+        self.source = f"RAPL, {counted(len(self._zones), 'package')}"
 
     def read(self) -> None:
         """Add what was taken since the last reading; a counter that went backwards has wrapped once.

@@ -6,6 +6,7 @@ from typing import Any
 
 from advisor.core.device import DeviceProfile, DeviceType
 from advisor.core.errors import DeviceError
+from advisor.core.units import counted
 from advisor.hardware.context import library_versions
 from advisor.hardware.facts import gpu_facts, host_facts, slowdown_warnings
 from advisor.hardware.host import Finding, Host, busy_load, inspect_host
@@ -95,7 +96,7 @@ def _cpu_identity(host: Host, by_kind: Findings) -> dict[str, Any]:
     context = by_kind.get("context", [{"bytes": 0, "reason": "unknown: not measured"}])[-1]
     fields = {
         "id": cpu_id(host),
-        "name": f"{host.model_name}, {host.cores} core{'s' if host.cores > 1 else ''}",
+        "name": f"{host.model_name}, {counted(host.cores, 'core')}",
         "type": kind,
         "memory_bytes": host.memory_bytes,
         "available_bytes": host.available_bytes,

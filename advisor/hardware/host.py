@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from advisor.core.units import counted
+
 ROOT = Path("/")
 
 LEAST_FREE_SHARE = 0.5
@@ -118,7 +120,7 @@ def busy_load() -> str:
         load = os.getloadavg()[0]
     except (OSError, AttributeError):  # not on every system
         return ""
-    return f"load {load:.1f} on {cpus} CPU{'s' if cpus > 1 else ''}" if load > cpus + 1 else ""
+    return f"load {load:.1f} on {counted(cpus, 'CPU')}" if load > cpus + 1 else ""
 
 
 def other_work(root: Path = ROOT, *, sample_s: float = 0.25, sleep: Callable[[float], None] = time.sleep) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError, InputError
+from advisor.core.units import counted
 from advisor.costmodel.time.datasheet_fit import DatasheetFit, DatasheetReport, fit_datasheet
 from advisor.costmodel.time.efficiencies import ENOUGH_STEPS, PRIOR_SIGMA, check_fittable, fitted_profile
 from advisor.costmodel.time.step import fitted_half_width
@@ -133,7 +134,7 @@ def _summary(fit: DatasheetFit) -> str:
     from advisor import __version__
 
     count, today = len(fit.steps), datetime.datetime.now(datetime.UTC).date().isoformat()
-    text = f"to {count} measured step{'' if count == 1 else 's'}"
+    text = f"to {counted(count, 'measured step')}"
     if fit.held_back is not None:
         text += f", each held back in turn: median error {fit.held_back.median:.1%}, worst {fit.held_back.worst:.1%}"
     return text.replace("%", " %") + f" ({today}, finetune-advisor {__version__})"

@@ -12,6 +12,7 @@ from advisor.core.model import ModelSpec
 from advisor.core.plan import Plan
 from advisor.core.recommendation import RankedPlan, Recommendation
 from advisor.core.run import Measurement
+from advisor.core.units import counted
 from advisor.pipeline.environment import this_device_id
 from advisor.pipeline.events import OnEvent, counted_progress, phase, steps_only
 from advisor.reporting.text import format_quality
@@ -55,7 +56,7 @@ def with_evidence(recommendation: Recommendation, budget_s: float, on_event: OnE
     after = rerank(recommendation, QualityModel(evidence=evidence))
     ranked_plans = tuple(_with_prior_note(ranked, before[_key(ranked.plan)]) for ranked in after.ranked)
     count = len(evidence.runs)
-    spent = f"evidence: {count} short run{'' if count == 1 else 's'} in {evidence.elapsed_s:.0f} s"
+    spent = f"evidence: {counted(count, 'short run')} in {evidence.elapsed_s:.0f} s"
     failed = [
         f"{run.strategy.method} on {run.train_rows} rows: {run.reason}" for run in evidence.runs if not run.usable
     ]

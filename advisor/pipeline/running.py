@@ -54,12 +54,15 @@ def run(
 
     listener = _ResumeListener(on_event or ignore)
     started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    measurement = measure_run(plan, directory, resume=resume, on_event=listener)
+    resuming = f"`advisor run {shown} --output {directory} --resume` continues it"
+    try:
+        measurement = measure_run(plan, directory, resume=resume, on_event=listener)
+    except (KeyboardInterrupt, InterruptedByUser):
+        if not (directory / PLAN_FILE).exists():
+            raise
+        raise InterruptedByUser("the run was stopped before its training began", fix=resuming) from None
     if measurement.outcome == "interrupted":
-        raise InterruptedByUser(
-            f"the run was stopped; what was trained so far is kept in {directory}",
-            fix=f"`advisor run {shown} --output {directory} --resume` continues it",
-        )
+        raise InterruptedByUser(f"the run was stopped; what was trained so far is kept in {directory}", fix=resuming)
     if listener.trained_nothing and (kept := _kept_record(directory / RECORD_FILE, plan)) is not None:
         return kept
     record = RunRecord(

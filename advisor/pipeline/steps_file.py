@@ -17,6 +17,8 @@ from advisor.core.strategy import StrategyConfig
 
 MOST_PROBLEMS = 10
 """An error is one screen."""
+JSON_NAMES = {dict: "an object", str: "a string", int: "a number", float: "a number", bool: "true or false"}
+"""What JSON calls what it was parsed to."""
 EXAMPLE = (
     'write [{"model": "./llama/config.json", "task": "causal-lm", "method": "lora", "rank": 8, "dtype": "bf16", '
     '"micro_batch_size": 4, "seq_length": 1024, "step_s": 0.61}, ...]; `advisor calibrate --help` names every key'
@@ -71,8 +73,10 @@ class MeasuredStep:
     def __post_init__(self) -> None:
         if not (self.step_s > 0 and math.isfinite(self.step_s)):
             raise ValueError(f"step_s > 0 must hold (seconds), but got {self.step_s}")
-        if self.seq_length < 1:
-            raise ValueError(f"seq_length >= 1 must hold, but got {self.seq_length}")
+        for name in ("seq_length", "micro_batch_size", "gradient_accumulation_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} >= 1 must hold, but got {value}")
 
     def values(self, record: type[StrategyConfig] | type[ExecutionPlan]) -> dict[str, Any]:
         """The fields that were named and belong to this record."""
@@ -95,7 +99,7 @@ def read_entries(path: Path) -> list[MeasuredStep]:
     except InputError as failure:
         raise InputError(failure.message, fix=EXAMPLE if path.is_file() else failure.fix) from None
     if not isinstance(values, list) or not values:
-        held = "an empty one" if values == [] else f"a {type(values).__name__}"
+        held = "an empty one" if values == [] else JSON_NAMES.get(type(values), "something else")
         raise InputError(f"--steps must name a JSON list of measured steps, but {path} holds {held}", fix=EXAMPLE)
     entries, problems = [], []
     for number, value in enumerate(values, start=1):

@@ -118,14 +118,21 @@ def _is_open(record: Record | None) -> bool:
 
 
 def compared(
-    header: Header, path: Path, records: tuple[Record, ...], remaining: int = 0, stopped: Stopped = ""
+    header: Header,
+    path: Path,
+    records: tuple[Record, ...],
+    remaining: int = 0,
+    stopped: Stopped = "",
+    *,
+    shown: Kind | None = None,
 ) -> Validation:
-    """Records with the comparisons that their kind has."""
+    """Records with the comparisons of ``shown``, by default those that their kind has."""
     from advisor.costmodel.validation.comparison import compare
     from advisor.costmodel.validation.times import compare_times
 
-    memory = compare(records, header.device_type) if header.kind != "time" else None
-    times = compare_times(records, header.device_type, header.device) if header.kind != "memory" else None
+    shown = shown or header.kind
+    memory = compare(records, header.device_type) if shown != "time" else None
+    times = compare_times(records, header.device_type, header.device) if shown != "memory" else None
     return Validation(header, path, records, memory, times, remaining, stopped)
 
 

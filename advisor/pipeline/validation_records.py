@@ -13,7 +13,7 @@ from advisor.pipeline.validating import Validation, compared
 
 if TYPE_CHECKING:
     from advisor.costmodel.calibration.record import Calibration
-    from advisor.costmodel.validation.record import Header, Record
+    from advisor.costmodel.validation.record import Header, Kind, Record
 
 NOT_RECORDS = "name a .jsonl file that `advisor validate` wrote"
 
@@ -21,6 +21,7 @@ NOT_RECORDS = "name a .jsonl file that `advisor validate` wrote"
 def recorded_validation(
     paths: Path | Sequence[Path],
     *,
+    what: Kind = "all",
     predict_again: bool = False,
     calibration: Path | None = None,
     on_event: OnEvent | None = None,
@@ -30,22 +31,29 @@ def recorded_validation(
     Args:
         paths: Of the records; several of one kind and device count as one, a case that is in two of them once, with
             the last that completed.
+        what: ``"memory"`` or ``"time"``: what to show; ``"all"`` that the records are of. Records of step times hold
+            what the processes took of the device, too.
         predict_again: Compare what was measured with what this version predicts instead of what was predicted then.
         calibration: With ``predict_again``: the calibration to predict with; this machine's own, if the records are of
             its device, when ``None``.
         on_event: Told what is being done.
 
     Raises:
-        InputError: there is no such file, it is damaged, does not say what device it is of, or does not belong to the
-            others; or the calibration is of another device.
+        InputError: there is no such file, it is damaged, holds no step times although they are asked for, does not say
+            what device it is of, or does not belong to the others; or the calibration is of another device.
     """
     files = [paths] if isinstance(paths, Path) else list(paths)
     if not files:
         raise InputError("--records must name a file of records, but got none")
     header, records = _joined(files)
+    if (what, header.kind) == ("time", "memory"):
+        raise InputError(
+            f"--records must hold step times, but those in {files[0]} are of memory",
+            fix=f"advisor validate memory --records {files[0]}",
+        )
     if predict_again:
         records = _predicted_again(header, records, calibration, on_event)
-    return compared(header, files[0], tuple(records))
+    return compared(header, files[0], tuple(records), shown=None if what == "all" else what)
 
 
 def _joined(paths: Sequence[Path]) -> tuple[Header, list[Record]]:

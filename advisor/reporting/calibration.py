@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from advisor.core.units import format_bytes, format_duration
+from advisor.core.units import counted, format_bytes, format_duration
 from advisor.costmodel.calibration.record import Calibration, Contribution
 from advisor.reporting.text import format_share
 
@@ -31,7 +31,7 @@ def print_calibration(console: Console, report: CalibrationReport) -> None:
     if report.coverage:
         console.print(_coverage_table(report))
     own = f"{len(calibration.operators)} operators have a row of their own"
-    _print_lines(console, ["", f"Class table: {_count(len(calibration.classes), 'row')} by class; {own}"])
+    _print_lines(console, ["", f"Class table: {counted(len(calibration.classes), 'row')} by class; {own}"])
     console.print(_class_table(calibration))
     _print_lines(console, ["", *_fit_lines(calibration), *_error_lines(calibration), *_origin_lines(calibration)])
     if calibration.partial:
@@ -103,11 +103,12 @@ def _print_lines(console: Console, lines: list[str]) -> None:
 
 
 def _both(calls: int, configurations: int) -> str:
-    return f"{_count(calls, 'operator call')} and steps of {_count(configurations, 'configuration')}"
+    return f"{counted(calls, 'operator call')} and steps of {counted(configurations, 'configuration')}"
 
 
 def _measured_line(report: CalibrationReport) -> str:
-    calls, configurations = len(report.calibration.replays), len(report.calibration.points)
+    calls = len(report.calibration.replays)
+    configurations = len({point.same_steps for point in report.calibration.points})
     known = calls - report.new_replays, configurations - report.new_points
     if not report.new_replays and not report.new_points:
         return f"{_both(calls, configurations)}, all known before"
@@ -115,10 +116,6 @@ def _measured_line(report: CalibrationReport) -> str:
     if any(known):
         parts.append(f"known before: {known[0]} and {known[1]}")
     return "; ".join(parts)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _coverage_table(report: CalibrationReport) -> Table:
@@ -153,7 +150,7 @@ def _fit_lines(calibration: Calibration) -> list[str]:
         if fit is not None:
             lines.append(
                 f"{what}: {fit.factor:.2f} x operators + {format_duration(fit.host_s_per_operator)} each,"
-                f" from {_count(fit.samples, 'configuration')}"
+                f" from {counted(fit.samples, 'configuration')}"
             )
     if (resident := calibration.resident) is not None:
         lines.append(
@@ -171,7 +168,7 @@ def _error_lines(calibration: Calibration) -> list[str]:
     if (held_out := calibration.held_out) is None:
         return [f"its error on configurations that it has not seen is unknown{noise}"]
     lines = [
-        f"step time of {_count(held_out.samples, 'configuration')} that the fit did not see ({held_out.how}):"
+        f"step time of {counted(held_out.samples, 'configuration')} that the fit did not see ({held_out.how}):"
         f" median error {format_share(held_out.median)}, worst {format_share(held_out.worst)}{noise}"
     ]
     if calibration.step is not None and calibration.step.transfer_relative is not None:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from advisor.core.units import format_duration
+from advisor.core.units import counted, format_duration
 from advisor.costmodel.time.datasheet_fit import DatasheetFit, DatasheetReport, Errors, FittedStep
 from advisor.costmodel.time.step import fitted_half_width
 from advisor.reporting.text import format_share
@@ -17,7 +17,7 @@ from advisor.reporting.text import format_share
 def print_datasheet_fit(console: Console, report: DatasheetReport) -> None:
     """Print the steps with what is predicted of them before and after, the shares, the errors, and where it is kept."""
     device, fit = report.device, report.fit
-    count = f"{len(fit.steps)} measured step{'' if len(fit.steps) == 1 else 's'}"
+    count = counted(len(fit.steps), "measured step")
     console.print(f"[bold]{escape(device.name)}[/bold] ({device.id}), datasheet fitted to {count}", highlight=False)
     console.print(_steps_table(report))
     console.print(_shares_table(fit))

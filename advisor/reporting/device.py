@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from advisor.core.device import DeviceProfile, Rate
-from advisor.core.units import format_bytes, format_duration
+from advisor.core.units import counted, format_bytes, format_duration
 
 QUIET_FACTS = ("left out: ", "dtype ", "attention ", "partial", "libraries")
 """Facts that stand in a table or a warning, or that only the profile's file and ``--json`` need."""
@@ -25,7 +25,7 @@ def print_device(console: Console, profile: DeviceProfile) -> None:
             console.print(f"[dim]{name}: {escape(fact)}[/dim]", highlight=False, soft_wrap=True)
     late = [name for name, fact in profile.facts.items() if name.startswith("left out: ") and "no time" in fact]
     if late:
-        count = f"{len(late)} figure{'s' if len(late) > 1 else ''}"
+        count = counted(len(late), "figure")
         console.print(f"[dim]left out for lack of time: {count} (--json lists them)[/dim]", highlight=False)
     for warning in profile.warnings:
         console.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from advisor.core.units import format_duration
+from advisor.core.units import counted, format_duration
 from advisor.costmodel.validation.noise import STEADY_WITHIN, Drift, RepeatNoise
 from advisor.costmodel.validation.summary import Summary
 from advisor.costmodel.validation.time_bars import TimeBar
@@ -20,7 +20,7 @@ _VERDICTS = {True: "[green]pass[/green]", False: "[bold red]fail[/bold red]", No
 def print_times(console: Console, times: TimeComparison) -> None:
     """Print everything that is known of the step times."""
     seen = f"; {times.seen} more that the calibration measured itself do not count" if times.seen else ""
-    console.print(f"[bold]Step time[/bold] [dim]{times.cases} configurations{seen}[/dim]", highlight=False)
+    console.print(f"[bold]Step time[/bold] [dim]{counted(times.cases, 'configuration')}{seen}[/dim]", highlight=False)
     if times.groups:
         console.print(_errors_table(times.groups))
     if times.predictors > 1:
@@ -56,14 +56,14 @@ def _print_noise(console: Console, noise: RepeatNoise) -> None:
     if noise.between is not None:
         between = noise.between
         console.print(
-            f"repeat noise: {between.count} cases measured twice differ by {_percent(between.median)} (median), "
-            f"{_percent(between.p90)} (p90)",
+            f"repeat noise: {counted(between.count, 'case')} measured twice, {_percent(between.median)} apart "
+            f"(median), {_percent(between.p90)} (p90)",
             highlight=False,
         )
     if noise.within_median is not None and noise.within_p90 is not None:
         console.print(
-            f"repeats of one case: half interquartile range {_percent(noise.within_median)} (median of {noise.cases} "
-            f"cases), {_percent(noise.within_p90)} (p90)",
+            f"repeats of one case: half interquartile range {_percent(noise.within_median)} (median of "
+            f"{counted(noise.cases, 'case')}), {_percent(noise.within_p90)} (p90)",
             highlight=False,
         )
 
@@ -78,7 +78,7 @@ def _print_drift(console: Console, drift: Drift, steady: Summary | None) -> None
     )
     if steady is not None:
         console.print(
-            f"errors of the {steady.count} cases where that was within {100 * STEADY_WITHIN:.0f} %: "
+            f"errors of the {counted(steady.count, 'case')} where that was within {100 * STEADY_WITHIN:.0f} %: "
             f"median {_percent(steady.median)}, p90 {_percent(steady.p90)}, worst {_percent(steady.worst)}",
             highlight=False,
         )

@@ -30,7 +30,7 @@ def test_runs_that_say_nothing_of_the_card(advisor: Advisor, model_dir: Path, tm
     [
         ("[{", ["must be JSON", "line 1", '"step_s"']),
         ("[]", ["an empty one", '"step_s"']),
-        ('{"model": "m"}', ["a dict"]),
+        ('{"model": "m"}', ["an object"]),
         ("[3]", ["step 1"]),
         ('[{"model": "m"}]', ["step 1: method", "step 1: micro_batch_size", "step 1: seq_length", "step 1: step_s"]),
     ],
@@ -50,7 +50,8 @@ def test_lists_that_are_none(advisor: Advisor, tmp_path: Path, text: str, words:
         ({"step_s": "fast"}, ["step 2: step_s", "'fast'"]),
         ({"seq_length": 0}, ["seq_length >= 1"]),
         ({"seq_length": 65}, ["step 2", "64 positions"]),
-        ({"micro_batch_size": 0}, ["step 2", "micro_batch_size >= 1"]),
+        ({"micro_batch_size": 0}, ["step 2: micro_batch_size >= 1", '"step_s"']),
+        ({"gradient_accumulation_steps": -1}, ["step 2: gradient_accumulation_steps >= 1"]),
         ({"learning_speed": 3}, ["step 2: learning_speed: unknown field"]),
         ({"torch_compile": True}, ["step 2: torch_compile: unknown field"]),
         ({"dtype": "int8"}, ["step 2: dtype", "int8"]),

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.core.errors import EXIT_BAD_INPUT, BudgetError
-from advisor.core.units import format_bytes, format_count, format_duration, parse_duration_s, parse_memory_bytes
+from advisor.core.units import (
+    counted,
+    format_bytes,
+    format_count,
+    format_duration,
+    parse_duration_s,
+    parse_memory_bytes,
+)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +95,15 @@ def test_any_text_is_either_a_positive_budget_or_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "expected"),
-    [(2.5e-6, "2.5 µs"), (0.34, "340 ms"), (12.34, "12 s"), (3.21, "3.2 s"), (245, "4 min 05 s"), (7800, "2 h 10 min")],
+    [
+        (2.5e-6, "2.5 µs"),
+        (0.34, "340 ms"),
+        (12.34, "12 s"),
+        (3.21, "3.2 s"),
+        (245, "4 min 05 s"),
+        (7800, "2 h 10 min"),
+        (1e8, "3.17 years"),
+    ],
 )
 def test_durations_as_a_person_says_them(seconds: float, expected: str) -> None:
     assert format_duration(seconds) == expected
@@ -108,3 +123,7 @@ def test_bytes_keep_three_figures() -> None:
         "150 MiB",
         "1.80 GiB",
     ]
+
+
+def test_one_thing_is_no_plural() -> None:
+    assert [counted(number, "step") for number in (0, 1, 2, 1200)] == ["0 steps", "1 step", "2 steps", "1,200 steps"]

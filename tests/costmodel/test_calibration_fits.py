@@ -265,7 +265,8 @@ def test_the_resident_set_follows_weights_and_heap() -> None:
         )
         for weights, heap in ((90_000_000, 4_000_000), (90_000_000, 900_000_000), (500_000_000, 200_000_000))
     ]
-    fit = fit_resident([*points, step_point(1, 1.0, resident_peak_bytes=10**12)])
+    in_4_bits = step_point(1, 1.0, method="qlora", weights_bytes=1, heap_bytes=1, resident_peak_bytes=10**12)
+    fit = fit_resident([*points, in_4_bits, step_point(1, 1.0, resident_peak_bytes=10**12)])
     assert fit is not None
     assert fit.baseline_bytes == pytest.approx(520e6, rel=0.01)
     assert fit.bytes_per_heap_byte == pytest.approx(1.07, rel=0.01)

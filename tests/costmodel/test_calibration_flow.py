@@ -19,8 +19,9 @@ from advisor.costmodel.calibration import ledger as ledgers
 from advisor.costmodel.calibration import recall as recalling
 from advisor.costmodel.calibration.agenda import Agenda
 from advisor.costmodel.calibration.coverage import coverage
-from advisor.costmodel.calibration.gathering import Gathered
+from advisor.costmodel.calibration.gathering import LEAST_REPLAY_S, Gathered, replay
 from advisor.costmodel.calibration.journal import PointJournal
+from advisor.costmodel.calibration.ledger import Ledger
 from advisor.costmodel.calibration.measuring import TracedItem
 from advisor.costmodel.calibration.record import Calibration, ReplayPoint
 from advisor.costmodel.calibration.replay import ReplayTask
@@ -28,6 +29,7 @@ from advisor.costmodel.calibration.store import journal_path
 from advisor.costmodel.calibration.subject import encoder
 from advisor.costmodel.trace.ops import TracedOp
 from advisor.measurement import StepMeasurement, StepRequest
+from advisor.measurement.isolation import Result
 from tests.costmodel.calibrations import DEVICE, item
 
 
@@ -197,6 +199,41 @@ def test_ctrl_c_while_fitting_keeps_what_was_measured(machine: Machine, monkeypa
     kept = load_calibration(DEVICE.id)
     assert kept is not None
     assert len(kept.points) == 2
+
+
+def test_ctrl_c_before_anything_new_says_that_what_was_known_is_kept(machine: Machine) -> None:
+    def interrupting(at: str) -> Callable[[str], None]:
+        def interrupt(what: str) -> None:
+            if what == at:
+                raise KeyboardInterrupt
+
+        return interrupt
+
+    for at, told in (("steps full", "marked partial"), ("trace full", "measured before is kept")):
+        machine.before = interrupting(at)
+        with pytest.raises(InterruptedByUser) as stopped:
+            calibrate()
+        assert told in (stopped.value.fix or "")
+    kept = load_calibration(DEVICE.id)
+    assert kept is not None
+    assert [p.method for p in kept.points] == ["lora"]
+
+
+def test_replays_end_when_the_calibration_has_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    granted: list[float] = []
+
+    def isolated(*_: object, budget_s: float, **__: object) -> Result[None]:
+        granted.append(budget_s)
+        return Result("completed", None)
+
+    monkeypatch.setattr("advisor.measurement.isolated", isolated)
+    task = ReplayTask("a call", "mm.default", "gemm/float32/mm", 10, 10, 1)
+    with Ledger(DEVICE, keep=False) as ledger:
+        for begun_s, wanted_s in ((0.0, 10.0), (45.0, 5.0), (1000.0, LEAST_REPLAY_S)):
+            state = Gathered(DEVICE, (encoder(),), lambda _text, _share: None, ledger)
+            state.started_s -= begun_s
+            replay([task], Agenda((), 10.0, 0.1, limit_s=40.0, end_s=50.0), state)
+            assert granted.pop() == pytest.approx(wanted_s, abs=1.0)
 
 
 def test_renewing_that_is_interrupted_keeps_the_complete_one(machine: Machine) -> None:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from advisor.core.errors import DeviceError, OutputError, RunFailed
+from advisor.core.errors import DeviceError, InterruptedByUser, OutputError, RunFailed
 from advisor.core.run import RunRecord
 from advisor.core.serialization import to_json
 from advisor.hardware import load_profile
 from advisor.hardware.profiles import save_profile
 from advisor.pipeline.environment import check_device, check_runs_here, resolve_device, versions
 from advisor.pipeline.outputs import refuse_existing_file
-from advisor.pipeline.running import _failure, _kept_record, _ResumeListener
+from advisor.pipeline.running import _failure, _kept_record, _ResumeListener, run
 from tests.core.records import make_plan, measurement
 
 
@@ -41,6 +41,23 @@ def test_the_listener_notices_training_and_resuming() -> None:
     assert not listener.trained_nothing
     assert listener.resumed_from_step == 40
     assert len(seen) == 2
+
+
+@pytest.mark.parametrize("claimed", [True, False])
+def test_ctrl_c_before_training_says_how_to_go_on_where_there_is_something_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claimed: bool
+) -> None:
+    def stopped(_plan: object, directory: Path, **_: object) -> None:
+        if claimed:
+            (directory / "plan.json").write_text("{}")
+        raise InterruptedByUser("interrupted")
+
+    monkeypatch.setattr("advisor.measurement.measure_run", stopped)
+    monkeypatch.setattr("advisor.pipeline.running._require_trainable", lambda _plan: None)
+    with pytest.raises(InterruptedByUser) as failure:
+        run(make_plan(), tmp_path, any_device=True)
+    resuming = f"`advisor run {tmp_path / 'plan.json'} --output {tmp_path} --resume` continues it"
+    assert failure.value.fix == (resuming if claimed else None)
 
 
 @pytest.mark.parametrize(("outcome", "text"), [("out_of_memory", "fit"), ("over_time", "time"), ("failed", "end")])

@@ -74,6 +74,21 @@ def test_several_files_of_one_run_count_as_one(tmp_path: Path) -> None:
         recorded_validation([])
 
 
+def test_what_is_shown_of_records(tmp_path: Path) -> None:
+    path = tmp_path / "time.jsonl"
+    with Journal(path, header("time")) as journal:
+        journal.append(timed("a", 1.0))
+    shown = {what: recorded_validation(path, what=what) for what in ("all", "time", "memory")}
+    assert [what for what, found in shown.items() if found.times is not None] == ["all", "time"]
+    assert [what for what, found in shown.items() if found.comparison is not None] == ["memory"]
+    other = tmp_path / "memory.jsonl"
+    with Journal(other, header("memory")) as journal:
+        journal.append(timed("a", 1.0))
+    with pytest.raises(InputError, match="must hold step times") as refused:
+        recorded_validation(other, what="time")
+    assert refused.value.fix == f"advisor validate memory --records {other}"
+
+
 def test_records_that_a_kill_tore_are_shown_without_their_last_line(tmp_path: Path) -> None:
     path = tmp_path / "time.jsonl"
     with Journal(path, header("time")) as journal:

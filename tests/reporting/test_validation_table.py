@@ -57,7 +57,7 @@ def test_step_times_stand_beside_noise_order_coverage_and_rules_of_thumb() -> No
     for words in (
         "Step time 2 configurations; 1 more that the calibration measured itself do not count",
         "method full", "model bert-base", "tokens up to 512", "switch none", "25.0 %", "+25.0 %",
-        "1 cases measured twice differ by 4.8 % (median)", "reference work load took 50",
+        "1 case measured twice, 4.8 % apart (median)", "reference work load took 50",
         "errors of the 2 cases where that was within 10 %",
         "of 1 pairs that differ by more than 15 %, 1 (100.0 %) are in the right order",
         "inside the 90 % interval: 1 of 2 (50.0 %)", "two-ceiling roofline", "6 x parameters x tokens / peak",

@@ -26,6 +26,8 @@ QUICK_STEP_S, FULL_STEP_S, LONGEST_STEP_S = 0.8, 3.0, 6.0
 configuration of a full one may be longer, for the sake of large micro-batches."""
 QUICK_LIMIT_S, FULL_LIMIT_S = 45.0, 540.0
 """When nothing new is begun any more: the last configuration, replays and fits follow."""
+QUICK_END_S, FULL_END_S = 54.0, 570.0
+"""When replays end, too; fits take some seconds."""
 QUICK_REPLAY_S, FULL_REPLAY_S = 16.0, 150.0
 QUICK_CALL_S, FULL_CALL_S = 0.03, 0.12
 STEPS, SHORT_STEP_S, SHORT_STEPS = 5, 0.25, 15
@@ -60,6 +62,7 @@ class Agenda:
         replay_s, call_s: Wall clock for all replays and for one.
         warmup_steps: Of every configuration.
         limit_s: No configuration is begun later than this.
+        end_s: No call is replayed later than this.
     """
 
     items: tuple[Item, ...]
@@ -67,6 +70,7 @@ class Agenda:
     call_s: float
     warmup_steps: int = 2
     limit_s: float = FULL_LIMIT_S
+    end_s: float = FULL_END_S
 
 
 def make_agenda(model: ModelSpec, device: DeviceProfile, *, quick: bool, known: Sequence[Shape] = ()) -> Agenda:
@@ -88,7 +92,7 @@ def make_agenda(model: ModelSpec, device: DeviceProfile, *, quick: bool, known: 
     usual = _usual_knobs(model, device)
     if quick:
         items = _with_steps(_quick_items(model, three, usual), model, device)
-        return Agenda(items, QUICK_REPLAY_S, QUICK_CALL_S, limit_s=QUICK_LIMIT_S)
+        return Agenda(items, QUICK_REPLAY_S, QUICK_CALL_S, limit_s=QUICK_LIMIT_S, end_s=QUICK_END_S)
     longest = feasible_shapes(model, device, LONGEST_STEP_S)[-1]
     (longest,) = known_nearby((longest,), [shape for shape in known if tokens(shape) > tokens(three[-1])])
     items = _with_steps(_full_items(model, three, longest, usual), model, device)

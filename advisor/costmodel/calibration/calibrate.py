@@ -7,7 +7,7 @@ from dataclasses import replace
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError, InterruptedByUser, RunFailed
 from advisor.core.model import ModelSpec
-from advisor.costmodel.calibration.agenda import FULL_LIMIT_S, Agenda, Item, make_agenda
+from advisor.costmodel.calibration.agenda import FULL_END_S, FULL_LIMIT_S, Agenda, Item, make_agenda
 from advisor.costmodel.calibration.gathering import Gathered, Progress, distinct_tasks, replay
 from advisor.costmodel.calibration.ledger import Ledger
 from advisor.costmodel.calibration.measuring import TracedItem, measure_item, shape_of, trace_item
@@ -71,7 +71,7 @@ def calibrate_device(
             for number, (subject, briefly) in enumerate(subjects):
                 state.number = number
                 agenda = make_agenda(subject, profile, quick=briefly, known=_known_shapes(subject, ledger))
-                agenda = agenda if briefly == quick else replace(agenda, limit_s=FULL_LIMIT_S)
+                agenda = agenda if briefly == quick else replace(agenda, limit_s=FULL_LIMIT_S, end_s=FULL_END_S)
                 looks.append((number, agenda, _work_through(agenda, state)))
             for number, agenda, measured in looks:
                 state.number = number
@@ -165,6 +165,8 @@ def _keep_partial(state: Gathered, save: bool) -> str:
     """Fit and store what an interrupted calibration measured; returns where it is and how to go on."""
     ledger = state.ledger
     if not save or not (ledger.new_replays or ledger.new_points):
+        if ledger.replays or ledger.points:
+            return "what was measured before is kept; run `advisor calibrate` again to go on with it"
         return "nothing was measured yet; run `advisor calibrate` again"
     if ledger.keeps_complete_one:
         return "the complete calibration from before is kept; run `advisor calibrate` again to go on renewing it"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from advisor.core.units import counted
 from advisor.costmodel.calibration.record import Calibration, StepPoint
 from advisor.costmodel.calibration.sanity import NOISY
 
@@ -92,7 +93,8 @@ def _about_steps(calibration: Calibration) -> str:
         return "no real step was measured: what Python and the host add to the operators is assumed"
     known = {p.same_steps for p in calibration.points}
     noisy = len(known - {p.same_steps for p in calibration.points if p.noise_relative <= NOISY})
-    return f"{noisy} of {len(known)} configurations were too noisy to believe; run it again" if noisy else ""
+    whole = counted(len(known), "configuration")
+    return f"{noisy} of {whole} {'was' if noisy == 1 else 'were'} too noisy to believe; run it again" if noisy else ""
 
 
 def _about_methods(calibration: Calibration, methods: Sequence[str]) -> str:
@@ -150,5 +152,5 @@ def _about_error(calibration: Calibration) -> str:
     if held_out is None:
         return "its error on configurations that it has not seen is unknown"
     if held_out.samples < MANY_HELD_OUT:
-        return f"its held-out error rests on {held_out.samples} configurations only"
+        return f"its held-out error rests on {counted(held_out.samples, 'configuration')} only"
     return ""

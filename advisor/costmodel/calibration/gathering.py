@@ -18,6 +18,8 @@ from advisor.costmodel.trace.ops import TracedOp, class_key
 Progress = Callable[[str, float], None]
 """Called with what is being done and the share that is done, 0 to 1."""
 
+LEAST_REPLAY_S = 5.0
+"""For replays where measuring steps has used up the time."""
 MAX_CRASHES = 3
 """Replays that may kill their process before the rest is given up."""
 STEP_PHASES = ("forward", "backward", "optimizer")
@@ -92,7 +94,8 @@ def replay(tasks: list[ReplayTask], agenda: Agenda, state: Gathered) -> None:
     """Replay in isolated processes; one that a call kills is started again behind that call."""
     from advisor.measurement import isolated
 
-    first, crashes, deadline = 0, 0, time.perf_counter() + agenda.replay_s
+    left_s = max(agenda.end_s * state.patience - state.seconds, LEAST_REPLAY_S)
+    first, crashes, deadline = 0, 0, time.perf_counter() + min(agenda.replay_s, left_s)
     while first < len(tasks) and crashes < MAX_CRASHES:
         seen = _Seen(state, tasks, first)
         result = isolated(

@@ -6,18 +6,23 @@ import math
 import statistics
 from collections.abc import Sequence
 
+import numpy as np
+
 from advisor.core.device import DeviceProfile
-from advisor.costmodel.calibration.class_table import fit_classes
+from advisor.costmodel.calibration.class_table import Floats, fit_classes
 from advisor.costmodel.calibration.in_step import calls_in_steps
-from advisor.costmodel.calibration.record import Calibration, HeldOutError, ReplayPoint, StepPoint
+from advisor.costmodel.calibration.record import Calibration, HeldOutError, ReplayPoint, StepPoint, StepSpread
 from advisor.costmodel.calibration.step_fit import expected_seconds, fit_model_ratios, fit_step, step_samples
 from advisor.costmodel.time.rates import DeviceRates
-from advisor.costmodel.time.step import overlap_power
+from advisor.costmodel.time.step import host_share, overlap_power
 from advisor.costmodel.time.table import OperatorClock
 
 FOLDS = 8
 """Each part of the points is predicted from the others; with fewer points than this every one is a part."""
 
+LEAST_TO_TELL_APART = 12
+"""Errors from which two parts of their spread are told apart: with fewer one of them may rest on a single step."""
+LEAST_SPREAD, MOST_SPREAD = 0.01, 3.0
 UNTESTED_RESIDUAL = 0.3
 """Assumed of a fit to a single step, which nothing can test; a calibration of eight steps of one model came out at 0.1
 on a quiet machine."""
@@ -90,8 +95,37 @@ def held_out_error(errors: Sequence[float]) -> HeldOutError | None:
     return HeldOutError(statistics.median(sizes), max(sizes), len(sizes), "held back in turn")
 
 
+def step_spread(errors: Sequence[float], points: Sequence[StepPoint]) -> StepSpread | None:
+    """The two parts of the spread that make these errors most likely; ``None`` with too few of them.
+
+    Args:
+        errors: ``predicted / measured - 1``, by point.
+        points: What was measured.
+    """
+    from scipy.optimize import minimize
+
+    if len(errors) < LEAST_TO_TELL_APART:
+        return None
+    squares = np.array([_log_ratio(error) ** 2 for error in errors])
+    shares = np.array([host_share(p.operators, p.median_s) for p in points])
+
+    def surprise(logs: Floats) -> float:
+        variances = np.exp(2 * logs[0]) + np.exp(2 * logs[1]) * shares**2
+        return float(np.sum(np.log(variances) + squares / variances))
+
+    start = math.log(max(residual_relative(errors), LEAST_SPREAD))
+    bounds = [(math.log(LEAST_SPREAD), math.log(MOST_SPREAD))] * 2
+    found = minimize(surprise, [min(start, bounds[0][1])] * 2, bounds=bounds)
+    operators, host = np.exp(found.x)
+    return StepSpread(float(operators), float(host))
+
+
 def residual_relative(errors: Sequence[float]) -> float:
     """Root mean square of the logarithms of the ratios, so that half and double count the same."""
     if not errors:
         return UNTESTED_RESIDUAL
-    return math.sqrt(statistics.fmean(math.log1p(max(error, -0.99)) ** 2 for error in errors))
+    return math.sqrt(statistics.fmean(_log_ratio(error) ** 2 for error in errors))
+
+
+def _log_ratio(error: float) -> float:
+    return math.log1p(max(error, -0.99))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import OutputError
+from advisor.core.units import counted
 from advisor.costmodel.calibration.agenda import STEPS, Item
 from advisor.costmodel.calibration.in_step import calls_in_steps
 from advisor.costmodel.calibration.provenance import contribution, now_iso, tidied
@@ -158,8 +159,8 @@ class Ledger:
         """``"known already: 512 calls and 14 configurations"``; empty when nothing is."""
         if not self.replays and not self.points:
             return ""
-        configurations = len({p.same_steps for p in self.points})
-        return f"known already: {len(self.replays)} operator calls and steps of {configurations} configurations"
+        configurations = counted(len({p.same_steps for p in self.points}), "configuration")
+        return f"known already: {counted(len(self.replays), 'operator call')} and steps of {configurations}"
 
     def calibration(self, *, seconds: float, partial: str = "", notes: Sequence[str] = ()) -> Calibration:
         """Everything known and new together, fitted; a new measurement replaces known ones of the same thing."""

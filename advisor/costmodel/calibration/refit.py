@@ -7,7 +7,13 @@ from collections.abc import Sequence
 
 from advisor.core.device import DeviceProfile
 from advisor.costmodel.calibration.class_table import fit_classes
-from advisor.costmodel.calibration.held_out import held_out_error, held_out_errors, residual_relative, transfer_errors
+from advisor.costmodel.calibration.held_out import (
+    held_out_error,
+    held_out_errors,
+    residual_relative,
+    step_spread,
+    transfer_errors,
+)
 from advisor.costmodel.calibration.in_step import calls_in_steps
 from advisor.costmodel.calibration.provenance import now_iso
 from advisor.costmodel.calibration.record import Calibration, ReplayPoint, StepPoint
@@ -45,10 +51,16 @@ def refit(
             step,
             residual_relative=residual_relative(errors),
             transfer_relative=residual_relative(elsewhere) if elsewhere else None,
+            residual=step_spread(errors, points),
+            transfer=step_spread(elsewhere, points),
         )
     if step is not None and evaluation is not None:
         evaluation = dataclasses.replace(
-            evaluation, residual_relative=step.residual_relative, transfer_relative=step.transfer_relative
+            evaluation,
+            residual_relative=step.residual_relative,
+            transfer_relative=step.transfer_relative,
+            residual=step.residual,
+            transfer=step.transfer,
         )
     return dataclasses.replace(
         table,

@@ -13,9 +13,10 @@ from advisor.costmodel.calibration.record import ResidentFit, StepPoint
 def fit_resident(points: list[StepPoint]) -> ResidentFit | None:
     """Resident set over weights and heap; ``None`` without points that know both.
 
-    What the heap has grown to is resident, so only the part beyond it is fitted, and it is never negative.
+    What the heap has grown to is resident, so only the part beyond it is fitted, and it is never negative. Models in 4
+    bits are left out: calibration draws them in full precision first, which may be their peak.
     """
-    known = [p for p in points if p.heap_bytes and p.resident_peak_bytes]
+    known = [p for p in points if p.heap_bytes and p.resident_peak_bytes and p.method != "qlora"]
     if not known:
         return None
     weights = np.array([p.weights_bytes for p in known], dtype=np.float64)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from advisor.core.device import DeviceProfile, Rate
 from advisor.core.errors import InputError
+from advisor.core.units import counted
 from advisor.costmodel.student import NORMAL_95, t_quantile_95
 from advisor.costmodel.time.rates import Efficiencies, datasheet_efficiencies
 from advisor.costmodel.time.step import DEVICE_FACTOR, HOST_RATE_KEY, HOST_S_PER_OPERATOR
@@ -106,7 +107,7 @@ def fitted_profile(device: DeviceProfile, efficiencies: Efficiencies) -> DeviceP
         efficiencies: Fitted for it.
     """
     samples = efficiencies.samples
-    reached = f"fitted to {samples} measured step{'' if samples == 1 else 's'}"
+    reached = f"fitted to {counted(samples, 'measured step')}"
 
     def scaled(rate: Rate, share: float) -> Rate:
         return Rate(rate.value * share, f"{share:.2f} of {rate.source}; {reached}", efficiencies.device_relative)

@@ -42,6 +42,8 @@ TRANSFER_SIGMA = 0.14
 """Relative standard deviation added for a model that was not measured where no other model's steps tell how well that
 works, and for other versions of the libraries: a class table from MiniLM predicted DistilBERT with 7 % mean error;
 doubled, because one pair of models is little evidence."""
+USUAL_HOST_S = 25e-6
+"""Host time per operator that the host's share of a step is counted with: a unit, not a prediction."""
 UNCOVERED_SIGMA = 0.5
 """Relative standard deviation of the share of time that comes from operator classes that were not calibrated."""
 SHAPE_SIGMA_PER_DOUBLING = 0.05
@@ -138,6 +140,11 @@ def _rates_present(device: DeviceProfile) -> str:
     return " and ".join(f"{field}.{key}" for field, keys in rates.items() for key in keys) or "neither"
 
 
+def host_share(operators: float, seconds: float) -> float:
+    """How much of a step is launching its operators, at ``USUAL_HOST_S`` each; at most all of it."""
+    return min(1.0, USUAL_HOST_S * operators / max(seconds, 1e-12))
+
+
 def overlap_power(device_type: str) -> int:
     """``OVERLAP_POWER``; 1 on a CPU, which runs operators where it launches them."""
     return OVERLAP_POWER if device_type == "cuda" else 1
@@ -188,7 +195,8 @@ def _calibrated(total: OperatorSeconds, fit: StepFit, calibration: Calibration, 
     seconds = own_ratio * predicted_seconds(fit, total.device_s, total.operators)
     distance = _doublings_outside(setting.tokens_per_micro_batch, same_model or list(calibration.points))
     half = t_quantile_95(fit.samples - 1) * math.sqrt(
-        _model_variance(fit, known=bool(same_model)) * (1 + 1 / max(fit.samples, 1))
+        _model_variance(fit, host_share(total.operators, seconds), known=bool(same_model))
+        * (1 + 1 / max(fit.samples, 1))
         + (SHAPE_SIGMA_PER_DOUBLING * distance) ** 2
         + (UNCOVERED_SIGMA * total.uncovered_s / max(total.device_s, 1e-12)) ** 2
         + (TRANSFER_SIGMA**2 if calibration.transferred else 0.0)
@@ -200,14 +208,21 @@ def _calibrated(total: OperatorSeconds, fit: StepFit, calibration: Calibration, 
     return StepTime(seconds, seconds / (1 + half), seconds * (1 + half), evidence, basis, host_bound)
 
 
-def _model_variance(fit: StepFit, *, known: bool) -> float:
-    """Of relative errors, as the calibration found it by holding back: single steps, or all steps of a model."""
-    spread = max(fit.residual_relative, fit.noise_relative)
+def _model_variance(fit: StepFit, share: float, *, known: bool) -> float:
+    """Of relative errors, as the calibration found it by holding back: single steps, or all steps of a model.
+
+    Args:
+        fit: The calibration's.
+        share: The host's, of the step.
+        known: Steps of the model were measured.
+    """
+    own = fit.residual.variance(share) if fit.residual is not None else fit.residual_relative**2
+    least = max(own, fit.noise_relative**2)
     if known:
-        return spread**2
+        return least
     if fit.transfer_relative is None:
-        return spread**2 + TRANSFER_SIGMA**2
-    return max(spread, fit.transfer_relative) ** 2
+        return least + TRANSFER_SIGMA**2
+    return max(least, fit.transfer.variance(share) if fit.transfer is not None else fit.transfer_relative**2)
 
 
 def _doublings_outside(tokens: int, points: list[StepPoint]) -> float:
