@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import random
 import statistics
 
@@ -18,6 +19,7 @@ from advisor.costmodel.calibration.held_out import (
     held_out_error,
     held_out_errors,
     residual_relative,
+    step_spread,
     transfer_errors,
 )
 from advisor.costmodel.calibration.record import Calibration, ReplayPoint, StepPoint
@@ -25,6 +27,7 @@ from advisor.costmodel.calibration.resident_fit import fit_resident
 from advisor.costmodel.calibration.step_fit import Sample, expected_seconds, fit_model_ratios, fit_step, step_samples
 from advisor.costmodel.time import OperatorClock
 from advisor.costmodel.time.rates import DeviceRates
+from advisor.costmodel.time.step import USUAL_HOST_S
 from advisor.costmodel.time.table import MOST_BEYOND_RATES
 
 DEVICE = DeviceProfile("cpu-x-2c", "x", "cpu", 2**34, basis="measured")
@@ -251,6 +254,21 @@ def test_a_model_that_is_slower_than_others_gets_a_ratio() -> None:
     ratios = fit_model_ratios(samples, fit_step(samples))
     assert ratios["slow"] > 1.05
     assert ratios["m"] < 1.0
+
+
+def test_the_spread_of_errors_is_told_apart_by_the_hosts_share() -> None:
+    chance = random.Random(5)
+    shares = [0.01 + 0.9 * (number / 79) ** 3 for number in range(80)]
+    points = [step_point(100, 100 * USUAL_HOST_S / share) for share in shares]
+    errors = [chance.gauss(0, math.hypot(0.02, 0.3 * share)) for share in shares]
+    spread = step_spread(errors, points)
+    assert spread is not None
+    assert spread.operators == pytest.approx(0.02, rel=0.4)
+    assert spread.host == pytest.approx(0.3, rel=0.4)
+    assert step_spread(errors[:5], points[:5]) is None
+    alike = step_spread([0.1, -0.1] * 10, [step_point(100, 1.0)] * 20)
+    assert alike is not None
+    assert math.sqrt(alike.variance(0.0025)) == pytest.approx(0.1, rel=0.1)
 
 
 def test_the_resident_set_follows_weights_and_heap() -> None:

@@ -16,7 +16,15 @@ from advisor.costmodel.allocator import round_size
 from advisor.costmodel.depth import StepFamily
 from advisor.costmodel.memory import RunFacts, RunShapes, estimate_memory, memory_quantile_bytes, run_shapes
 from advisor.costmodel.memory.host import BASELINE_BYTES, HostNeeds, host_peak_bytes
-from advisor.costmodel.memory.replay import Extras, Workspaces, replay, schedule
+from advisor.costmodel.memory.replay import (
+    KERNEL_BUFFER_BYTES,
+    Extras,
+    Schedule,
+    Workspaces,
+    heap_bytes,
+    replay,
+    schedule,
+)
 from advisor.costmodel.memory.uncertainty import Spread, interval_around
 from advisor.costmodel.trace.family import trace_family
 from advisor.costmodel.trace.step import TraceRequest
@@ -41,6 +49,19 @@ DEVICE = DeviceProfile(
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
     return tiny_spec("bert", "sequence-classification", tmp_path_factory.mktemp("model"), num_hidden_layers=12)
+
+
+def test_a_heap_holds_what_its_gaps_cannot() -> None:
+    """Activations 1 and 2, gradients 3 and 4, optimizer states 0; a library's buffer lies behind the largest block."""
+    plan = Schedule([5], [0], [1, 2], [3, ~2, 4, ~3], [~4, ~1], [6, ~6])
+    sizes = [2 * MIB, MIB, 10 * MIB, 3 * MIB, 10 * MIB, 100 * MIB, MIB]
+    shapes = RunShapes(SHAPE, SHAPE)
+    first = MIB + 10 * MIB + KERNEL_BUFFER_BYTES + 3 * MIB + 10 * MIB
+    assert heap_bytes(plan, {SHAPE: sizes}, shapes) == pytest.approx(first, abs=2000), "weights lie elsewhere"
+    large = [*sizes[:6], 40 * MIB]
+    assert heap_bytes(plan, {SHAPE: large}, shapes) > first + 15 * MIB, "evaluation counts"
+    held = heap_bytes(plan, {SHAPE: sizes}, shapes, Extras(batch_bytes=5 * MIB))
+    assert held == pytest.approx(first + 5 * MIB, abs=2000)
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 
 from advisor.core.device import DeviceProfile, Rate
 from advisor.core.errors import InputError
-from advisor.costmodel.calibration.record import Calibration, ClassFit, StepFit, StepPoint
+from advisor.costmodel.calibration.record import Calibration, ClassFit, StepFit, StepPoint, StepSpread
 from advisor.costmodel.time import OperatorSeconds, Setting, optimizer_step, phase_seconds, step_time
-from advisor.costmodel.time.step import HOST_S_PER_OPERATOR
+from advisor.costmodel.time.step import HOST_S_PER_OPERATOR, USUAL_HOST_S
 from advisor.costmodel.time.table import OperatorClock
 from advisor.costmodel.trace.ops import TracedOp
 from advisor.hardware import load_profile
@@ -86,6 +87,19 @@ def test_the_interval_is_never_narrower_than_the_repeat_noise() -> None:
     noisy = dataclasses.replace(CALIBRATED, step=StepFit(1.2, 1e-5, 0.001, 0.08, 30))
     step = step_time(OperatorSeconds(0.4, 1000), PROBED, noisy, NEAR)
     assert step.high / step.seconds - 1 > 1.6 * 0.08
+
+
+def test_launching_is_known_worse_than_computing() -> None:
+    spread = StepSpread(0.03, 0.4)
+    told = dataclasses.replace(CALIBRATED, step=StepFit(1.2, 1e-5, 0.1, 0.01, 30, residual=spread))
+    long = step_time(OperatorSeconds(4.0, 1000), PROBED, told, NEAR)
+    short = step_time(OperatorSeconds(0.04, 1000), PROBED, told, NEAR)
+    assert long.high / long.seconds - 1 == pytest.approx(1.7 * 0.03, rel=0.05)
+    launching = 1000 * USUAL_HOST_S / short.seconds
+    assert short.high / short.seconds - 1 == pytest.approx(1.7 * math.hypot(0.03, 0.4 * launching), rel=0.05)
+    stranger = dataclasses.replace(NEAR, model_key="llama/2048x16")
+    elsewhere = dataclasses.replace(told, step=dataclasses.replace(told.step, transfer_relative=0.2, transfer=spread))
+    assert relative_width(step_time(OperatorSeconds(4.0, 1000), PROBED, elsewhere, stranger)) == relative_width(long)
 
 
 def test_few_points_mean_a_wide_interval() -> None:
