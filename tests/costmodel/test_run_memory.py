@@ -64,6 +64,14 @@ def test_a_heap_holds_what_its_gaps_cannot() -> None:
     assert held == pytest.approx(first + 5 * MIB, abs=2000)
 
 
+def test_a_process_that_reads_data_holds_more_than_its_steps(family: StepFamily, spec: ModelSpec) -> None:
+    cpu = dataclasses.replace(DEVICE, id="cpu", type="cpu", compute_capability=None, workspace_bytes=0)
+    alone = estimate_memory(family, RunShapes(SHAPE, SHAPE), spec, cpu, None, RunFacts())
+    reading = estimate_memory(family, RunShapes(SHAPE, SHAPE), spec, cpu, None, RunFacts(reader_bytes=45 * MIB))
+    assert reading.device_bytes == alone.device_bytes + 45 * MIB
+    assert reading.allocated_bytes == alone.allocated_bytes
+
+
 @pytest.fixture(scope="module")
 def family(spec: ModelSpec) -> StepFamily:
     strategy = get_strategy("lora").default_config(spec)

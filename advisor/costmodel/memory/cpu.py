@@ -50,6 +50,7 @@ def on_cpu(
     calibration: Calibration | None,
     *,
     extras: Extras,
+    reader_bytes: int = 0,
     limit_bytes: int | None = None,
     sweeping: bool = False,
 ) -> MemoryEstimate:
@@ -68,12 +69,13 @@ def on_cpu(
         device: The machine.
         calibration: Of this machine; wide defaults without it.
         extras: What the trace has not.
+        reader_bytes: What reading the data leaves in the process.
         limit_bytes: What the run may take; ``None`` is all that is there.
         sweeping: Only whether it stays within the limit is asked: far from it nothing is replayed.
     """
     known = calibration.resident if calibration is not None else None
     fit = known or UNCALIBRATED
-    baseline_bytes = fit.baseline_bytes or device.context_bytes
+    baseline_bytes = (fit.baseline_bytes or device.context_bytes) + reader_bytes
     weights_bytes = peak.by_kind[0]
     dynamic_bytes = live_bytes - weights_bytes
     limit_bytes = min(limit_bytes or device.memory_bytes, device.memory_bytes)

@@ -61,6 +61,7 @@ def estimate_memory(
             device,
             calibration,
             extras=extras,
+            reader_bytes=facts.reader_bytes,
             limit_bytes=limit_bytes,
             sweeping=sweeping,
         )
