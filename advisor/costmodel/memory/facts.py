@@ -22,7 +22,7 @@ PAGED_BYTES_PER_PARAMETER = 2
 """Two 8-bit moments (Dettmers et al. 2022); paged, they live in managed memory that the driver may move."""
 READER_BYTES = 45 << 20
 """What a whole run on a CPU holds beside equal steps of made-up tokens: its tokenizer, token ids, the libraries that
-read data. Five runs of MiniLM and SmolLM2 that met their longest batch held 37 to 108 MiB more than their steps said."""
+read data. Five runs of MiniLM and SmolLM2 that met their longest batch held 37 to 108 MiB more than their steps did."""
 
 
 @dataclass(frozen=True)
