@@ -19,8 +19,9 @@ settings in the environment:
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+from advisor.costmodel.event_replay import EventReplay
 
 ROUND_BYTES = 512
 """``kMinBlockSize``."""
@@ -80,7 +81,7 @@ _Pool = list[tuple[int, int, _Block]]
 
 
 @dataclass
-class CachingAllocator:
+class CachingAllocator(EventReplay):
     """Replays allocations; peaks accumulate.
 
     Attributes:
@@ -103,26 +104,6 @@ class CachingAllocator:
     _large: _Pool = field(default_factory=list)
     _blocks: dict[int, _Block] = field(default_factory=dict)
     _next_address: int = 0
-
-    def replay(self, events: Iterable[int], sizes_bytes: list[int], offset: int = 0) -> bool:
-        """Run through events until they end or memory does.
-
-        Args:
-            events: Storage numbers; ``~number`` frees. A free of what was not allocated here is ignored.
-            sizes_bytes: By storage number; empty storages are skipped.
-            offset: Added to every number, so that several logs can be replayed one after the other.
-
-        Returns:
-            Whether everything fitted.
-        """
-        allocate, release, blocks = self.allocate, self.release, self._blocks
-        for event in events:
-            if event >= 0:
-                if sizes_bytes[event] and not allocate(event + offset, sizes_bytes[event]):
-                    return False
-            elif ~event + offset in blocks:
-                release(~event + offset)
-        return True
 
     def allocate(self, number: int, size_bytes: int) -> bool:
         """Allocate ``size_bytes`` under the caller's ``number``; says whether that was possible."""
@@ -165,10 +146,6 @@ class CachingAllocator:
             _absorb(block, after)
         block.free = True
         _enlist(block)
-
-    def is_live(self, number: int) -> bool:
-        """Whether ``number`` is allocated."""
-        return number in self._blocks
 
     def segment_sizes(self) -> list[int]:
         """Sizes of the wholly free segments, ascending."""

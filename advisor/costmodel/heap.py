@@ -18,8 +18,9 @@ resident beyond.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+from advisor.costmodel.event_replay import EventReplay
 
 HEADER_BYTES, ROUND_BYTES = 8, 16
 """``SIZE_SZ`` and ``MALLOC_ALIGNMENT`` on 64-bit systems."""
@@ -28,7 +29,7 @@ SLACK_BYTES = 64 + 32
 
 
 @dataclass
-class Heap:
+class Heap(EventReplay):
     """Replays allocations; ``extent_bytes`` is how far it has grown."""
 
     extent_bytes: int = 0
@@ -43,16 +44,6 @@ class Heap:
     """Of such a block, by its address."""
     _start_of: dict[int, int] = field(default_factory=dict)
     """Of such a block, by its own end."""
-
-    def replay(self, events: Iterable[int], sizes_bytes: list[int], offset: int = 0) -> bool:
-        """As ``CachingAllocator.replay``."""
-        for event in events:
-            if event >= 0:
-                if sizes_bytes[event]:
-                    self.allocate(event + offset, sizes_bytes[event])
-            elif ~event + offset in self._blocks:
-                self.release(~event + offset)
-        return True
 
     def allocate(self, number: int, size_bytes: int) -> bool:
         """Allocate ``size_bytes`` under the caller's ``number``; a heap has always room."""
@@ -82,10 +73,6 @@ class Heap:
         if address + size in self._size_at:
             size += self._unlist(address + size)
         self._enlist(address, size)
-
-    def is_live(self, number: int) -> bool:
-        """Whether ``number`` is allocated."""
-        return number in self._blocks
 
     def _enlist(self, address: int, size: int) -> None:
         self._size_at[address] = size

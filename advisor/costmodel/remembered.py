@@ -63,7 +63,7 @@ def replay_version() -> str:
     """Hash of the code between a traced family and its holdings."""
     room = Path(__file__).resolve().parent
     digest = hashlib.sha256()
-    single = (room / name for name in ("allocator.py", "heap.py", "deep_log.py", "log_alignment.py"))
+    single = (room / name for name in ("allocator.py", "heap.py", "event_replay.py", "deep_log.py", "log_alignment.py"))
     for file in (*sorted((room / "memory").glob("*.py")), *single):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]

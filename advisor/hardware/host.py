@@ -142,7 +142,7 @@ def other_work(root: Path = ROOT, *, sample_s: float = 0.25, sleep: Callable[[fl
     free = (after - before) / os.sysconf("SC_CLK_TCK") / sample_s + own_s / sample_s
     if free > host.cores - LEAST_FREE_SHARE:
         return ""
-    return f"{free:.1f} of {host.cores} core{'s' if host.cores > 1 else ''} idle over {sample_s:g} s"
+    return f"{free:.1f} of {counted(host.cores, 'core')} idle over {sample_s:g} s"
 
 
 def _idle_ticks(root: Path) -> int | None:

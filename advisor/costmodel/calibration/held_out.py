@@ -113,9 +113,9 @@ def step_spread(errors: Sequence[float], points: Sequence[StepPoint]) -> StepSpr
         variances = np.exp(2 * logs[0]) + np.exp(2 * logs[1]) * shares**2
         return float(np.sum(np.log(variances) + squares / variances))
 
-    start = math.log(max(residual_relative(errors), LEAST_SPREAD))
-    bounds = [(math.log(LEAST_SPREAD), math.log(MOST_SPREAD))] * 2
-    found = minimize(surprise, [min(start, bounds[0][1])] * 2, bounds=bounds)
+    least, most = math.log(LEAST_SPREAD), math.log(MOST_SPREAD)
+    start = np.clip(math.log(max(residual_relative(errors), LEAST_SPREAD)), least, most)
+    found = minimize(surprise, [start, start], bounds=[(least, most)] * 2)
     operators, host = np.exp(found.x)
     return StepSpread(float(operators), float(host))
 

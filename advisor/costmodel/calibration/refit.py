@@ -47,21 +47,15 @@ def refit(
     evaluation = fit_step(evaluation_samples(points, clock), power)
     if step is not None:
         elsewhere = transfer_errors(device, replays, points)
-        step = dataclasses.replace(
-            step,
-            residual_relative=residual_relative(errors),
-            transfer_relative=residual_relative(elsewhere) if elsewhere else None,
-            residual=step_spread(errors, points),
-            transfer=step_spread(elsewhere, points),
-        )
-    if step is not None and evaluation is not None:
-        evaluation = dataclasses.replace(
-            evaluation,
-            residual_relative=step.residual_relative,
-            transfer_relative=step.transfer_relative,
-            residual=step.residual,
-            transfer=step.transfer,
-        )
+        held_back = {
+            "residual_relative": residual_relative(errors),
+            "transfer_relative": residual_relative(elsewhere) if elsewhere else None,
+            "residual": step_spread(errors, points),
+            "transfer": step_spread(elsewhere, points),
+        }
+        step = dataclasses.replace(step, **held_back)  # type: ignore[arg-type]
+        if evaluation is not None:
+            evaluation = dataclasses.replace(evaluation, **held_back)  # type: ignore[arg-type]
     return dataclasses.replace(
         table,
         step=step,

@@ -16,7 +16,7 @@ from advisor.costmodel.calibration.record import Calibration, ResidentFit
 from advisor.costmodel.depth import StepFamily
 from advisor.costmodel.memory.breakdown import breakdown
 from advisor.costmodel.memory.history import RunShapes
-from advisor.costmodel.memory.replay import Extras, heap_bytes, schedule
+from advisor.costmodel.memory.replay import Extras, heap_bytes, schedule, storage_sizes
 from advisor.costmodel.memory.uncertainty import Spread, interval_around
 from advisor.costmodel.memory_curve import Peak, phase_peaks
 from advisor.costmodel.student import t_quantile_95
@@ -29,11 +29,8 @@ RESIDENT_HALF_WIDTH = 0.20
 RESIDENT_FLOOR = 0.08
 """Narrowest 90 % half width of the resident set with a calibration: texts, tokenizers, evaluation and checkpoints of
 whole runs are not in its steps."""
-UNCALIBRATED = ResidentFit(baseline_bytes=0, bytes_per_heap_byte=1.05, residual_relative=0.0, samples=0)
+BYTES_PER_HEAP_BYTE = 1.05
 """Without a calibration: buffers of kernels beside the traced ones (MiniLM and SmolLM2, 4 to 10 % of the heap)."""
-LARGEST_BLOCKS = 1.0
-"""So many of a step's largest blocks may lie beyond the prediction: whether the last gap is just large enough for one
-is chance. Logits of a small Llama, 0.25 GiB of 2, made the largest errors of 248 steps."""
 UNREPLAYED_SHARE, UNREPLAYED_HIGH = 0.2, 0.8
 """What the heap takes beyond its largest live bytes where it was not replayed: median and largest of the replays of
 nine runs of MiniLM and SmolLM2."""
@@ -74,8 +71,8 @@ def on_cpu(
         sweeping: Only whether it stays within the limit is asked: far from it nothing is replayed.
     """
     known = calibration.resident if calibration is not None else None
-    fit = known or UNCALIBRATED
-    baseline_bytes = (fit.baseline_bytes or device.context_bytes) + reader_bytes
+    fit = known or ResidentFit(device.context_bytes, BYTES_PER_HEAP_BYTE, residual_relative=0.0, samples=0)
+    baseline_bytes = fit.baseline_bytes + reader_bytes
     weights_bytes = peak.by_kind[0]
     dynamic_bytes = live_bytes - weights_bytes
     limit_bytes = min(limit_bytes or device.memory_bytes, device.memory_bytes)
@@ -89,7 +86,7 @@ def on_cpu(
         device_bytes, phase = loading_bytes, "loading"
     trust = _Trust.in_fit(known)
     share = Spread(trust.half_width * device_bytes, trust.half_width * device_bytes)
-    one_more = Spread(0.0, LARGEST_BLOCKS * heap.largest_bytes)
+    one_more = Spread(0.0, heap.largest_bytes)
     allocated = Interval(live_bytes * (1 - TRACE_HALF_WIDTH), live_bytes * (1 + TRACE_HALF_WIDTH))
     return MemoryEstimate(
         allocated_bytes=live_bytes,
@@ -133,7 +130,11 @@ def _far(lasting_bytes: int, dynamic_bytes: int, limit_bytes: int) -> bool:
 
 @dataclass(frozen=True)
 class _Heap:
-    """What a heap grows to, and the largest block that steps take from it."""
+    """What a heap grows to, and the largest block that steps take from it.
+
+    One such block more is in the interval: whether the last gap is just large enough for one is chance. Logits of a
+    small Llama, 0.25 GiB of 2, made the largest errors of 248 steps.
+    """
 
     grown_bytes: int
     largest_bytes: int
@@ -154,8 +155,7 @@ def _replayed(family: StepFamily, shapes: RunShapes, dynamic_bytes: int, extras:
         whole = shapes.training in logs
         if not whole:
             logs = {shape: family.deepest_events(shape) for _, shape in shapes.steps()}
-        sizes = {shape: log.sizes_bytes.tolist() for shape, log in logs.items()}
-        grown = heap_bytes(schedule(logs[shapes.training]), sizes, shapes, extras)
+        grown = heap_bytes(schedule(logs[shapes.training]), storage_sizes(logs), shapes, extras)
         largest = max(_largest_block(log) for log in logs.values())
         return grown if whole else round(grown * dynamic_bytes / _dynamic_bytes(family, shapes)), largest
 

@@ -18,11 +18,17 @@ from advisor.costmodel.allocator import LARGE_SEGMENT_BYTES
 from advisor.costmodel.depth import StepFamily
 from advisor.costmodel.memory.breakdown import breakdown
 from advisor.costmodel.memory.history import RunShapes
-from advisor.costmodel.memory.replay import NOTHING, Extras, Holdings, Workspaces, holdings, schedule
+from advisor.costmodel.memory.replay import (
+    NOTHING,
+    Extras,
+    Holdings,
+    Workspaces,
+    holdings,
+    schedule,
+    storage_sizes,
+)
 from advisor.costmodel.memory.uncertainty import Spread, interval_around
 from advisor.costmodel.memory_curve import Peak
-from advisor.costmodel.trace.family import EventLog
-from advisor.costmodel.trace.symbolic import Shape
 
 TRACE_HALF_WIDTH = 0.02
 """90 % half width of the allocated peak: full, LoRA and QLoRA runs of a 7B model published for one A100-80GB came out
@@ -170,7 +176,7 @@ def _replayed(
     def replayed() -> tuple[int, int, int]:
         logs = {shape: log for _, shape in shapes.steps() if (log := family.events(shape)) is not None}
         plan = schedule(logs[shapes.training])
-        found = holdings(plan, _sizes(logs), shapes, workspaces, extras=extras, capacity_bytes=capacity_bytes)
+        found = holdings(plan, storage_sizes(logs), shapes, workspaces, extras=extras, capacity_bytes=capacity_bytes)
         return found.allocated_bytes, found.reserved_bytes, found.required_bytes
 
     held = Holdings(*family.replays.get(repr((shapes, workspaces, extras, capacity_bytes)), replayed))
@@ -183,12 +189,8 @@ def _replayed(
 def _shallow(allocated_bytes: int, family: StepFamily, shapes: RunShapes, workspaces: Workspaces) -> _Figures:
     """Reserved over allocated bytes of the deepest traced model, carried to the whole one."""
     logs = {shape: family.deepest_events(shape) for _, shape in shapes.steps()}
-    held = holdings(schedule(logs[shapes.training]), _sizes(logs), shapes, workspaces)
+    held = holdings(schedule(logs[shapes.training]), storage_sizes(logs), shapes, workspaces)
     reserved = round(allocated_bytes * held.reserved_bytes / held.allocated_bytes)
     required = round(allocated_bytes * held.required_bytes / held.allocated_bytes)
     spread = Spread(SHALLOW_HALF_WIDTH * reserved, SHALLOW_HALF_WIDTH * reserved)
     return _Figures(Holdings(allocated_bytes, reserved, required), spread, spread)
-
-
-def _sizes(logs: dict[Shape, EventLog]) -> dict[Shape, list[int]]:
-    return {shape: log.sizes_bytes.tolist() for shape, log in logs.items()}

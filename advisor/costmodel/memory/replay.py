@@ -8,15 +8,14 @@ aten/src/ATen/cuda/CublasHandlePool.cpp: one per thread and stream, shared with 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from dataclasses import replace as replaced
-from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from advisor.costmodel.allocator import CachingAllocator
+from advisor.costmodel.event_replay import EventReplay
 from advisor.costmodel.heap import Heap
 from advisor.costmodel.memory.history import RunShapes
 from advisor.costmodel.trace.family import PHASES, EventLog
@@ -32,20 +31,6 @@ BERT size) came out with a root mean square error of 4.0 % and a worst of 19 % w
 LESS_CAPACITY = 0.97
 """A run must also get through with this share of what it is given: whether it does is erratic where memory is short,
 and the trace may be a little off."""
-
-
-class Allocator(Protocol):
-    """``CachingAllocator`` or ``Heap``."""
-
-    @property
-    def out_of_memory(self) -> bool: ...
-    def replay(self, events: Iterable[int], sizes_bytes: list[int], offset: int = 0) -> bool: ...
-    def allocate(self, number: int, size_bytes: int) -> bool: ...
-    def release(self, number: int) -> None: ...
-    def is_live(self, number: int) -> bool: ...
-
-
-AnAllocator = TypeVar("AnAllocator", bound=Allocator)
 
 
 @dataclass(frozen=True)
@@ -154,7 +139,8 @@ def replay(
     allocator.replay(plan.weights, sizes[shapes.training])
     if extras.loading_bytes and allocator.allocate(_LOADING, extras.loading_bytes):
         allocator.release(_LOADING)
-    return _run(allocator, plan, sizes, shapes.steps(), workspaces, extras)
+    _run(allocator, plan, sizes, shapes.steps(), workspaces, extras)
+    return allocator
 
 
 def heap_bytes(plan: Schedule, sizes: dict[Shape, list[int]], shapes: RunShapes, extras: Extras = NOTHING) -> int:
@@ -167,7 +153,8 @@ def heap_bytes(plan: Schedule, sizes: dict[Shape, list[int]], shapes: RunShapes,
     heap.replay(plan.forward[:cut], first)
     heap.allocate(_KERNEL_BUFFER, KERNEL_BUFFER_BYTES)
     _train(heap, replaced(plan, forward=plan.forward[cut:]), first, NO_WORKSPACES, extras.batch_bytes)
-    return _run(heap, plan, sizes, shapes.steps()[1:], NO_WORKSPACES, extras).extent_bytes
+    _run(heap, plan, sizes, shapes.steps()[1:], NO_WORKSPACES, extras)
+    return heap.extent_bytes
 
 
 def _behind_largest(events: list[int], sizes: list[int]) -> int:
@@ -177,13 +164,13 @@ def _behind_largest(events: list[int], sizes: list[int]) -> int:
 
 
 def _run(
-    allocator: AnAllocator,
+    allocator: EventReplay,
     plan: Schedule,
     sizes: dict[Shape, list[int]],
     steps: list[tuple[str, Shape]],
     workspaces: Workspaces,
     extras: Extras,
-) -> AnAllocator:
+) -> None:
     """The batches of a history; stops where memory ends."""
     for kind, shape in steps:
         if allocator.out_of_memory:
@@ -192,7 +179,11 @@ def _run(
             _train(allocator, plan, sizes[shape], workspaces, extras.batch_bytes)
         else:
             allocator.replay(plan.evaluation, sizes[shape])
-    return allocator
+
+
+def storage_sizes(logs: dict[Shape, EventLog]) -> dict[Shape, list[int]]:
+    """Bytes by storage number, as a replay reads them."""
+    return {shape: log.sizes_bytes.tolist() for shape, log in logs.items()}
 
 
 def holdings(
@@ -227,7 +218,7 @@ def holdings(
     return Holdings(bounded.peak_allocated_bytes, bounded.peak_reserved_bytes, required)
 
 
-def _train(allocator: Allocator, plan: Schedule, sizes: list[int], workspaces: Workspaces, batch_bytes: int) -> bool:
+def _train(allocator: EventReplay, plan: Schedule, sizes: list[int], workspaces: Workspaces, batch_bytes: int) -> bool:
     """One optimizer step; says whether it fitted."""
     return (
         _once(allocator, _FORWARD_WORKSPACE, workspaces.forward_bytes)
@@ -241,11 +232,11 @@ def _train(allocator: Allocator, plan: Schedule, sizes: list[int], workspaces: W
     )
 
 
-def _once(allocator: Allocator, number: int, size_bytes: int) -> bool:
+def _once(allocator: EventReplay, number: int, size_bytes: int) -> bool:
     return not size_bytes or allocator.is_live(number) or allocator.allocate(number, size_bytes)
 
 
-def _released(allocator: Allocator, number: int) -> bool:
+def _released(allocator: EventReplay, number: int) -> bool:
     if allocator.is_live(number):
         allocator.release(number)
     return True
