@@ -9,7 +9,7 @@ import click
 from advisor.cli.options import NAMES, data_options, data_source, json_option, model_options, model_source
 
 if TYPE_CHECKING:
-    from advisor.benchmarks.speed import SpeedComparison
+    from advisor.experiments.speed import SpeedComparison
 
 SUITES = ("speed",)
 

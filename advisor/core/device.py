@@ -63,7 +63,7 @@ class DeviceProfile:
     * ``"memory"``, ``"cache"``: one elementwise operator far beyond the last cache level, and inside it;
     * ``"host_to_device"``, ``"device_to_host"`` (pinned host memory), ``"host_to_device_pageable"``,
       ``"device_to_host_pageable"``, ``"storage"`` (write and flush), ``"storage_read"``: one direction, counted once;
-    * ``"<operator class>"``, the classes of ``advisor.costmodel.trace.ops.op_class``: ``"elementwise"``,
+    * ``"<operator class>"``, the classes of ``advisor.tracing.ops.op_class``: ``"elementwise"``,
       ``"transcendental"`` (GELU), ``"norm"`` (layer norm), ``"softmax"``, ``"rng"`` (dropout), ``"embedding"``,
       ``"copy"``, ``"reduction"`` in float32; ``"<operator class>/<data type>"`` in another one;
     * ``"optimizer_foreach"``, ``"optimizer_fused"``, ``"optimizer_8bit"``: AdamW steps over float32 parameters, counted

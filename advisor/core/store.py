@@ -17,11 +17,11 @@ USER_DATA_VARIABLE = "ADVISOR_HOME"
 def resource_dir(name: str) -> Path:
     """Folder of shipped, read-only data: ``"profiles"`` or ``"calibration"``.
 
-    In a wheel they lie inside the package; in an editable install beside it.
+    In a wheel they lie in ``advisor/resources``; in an editable install beside the package.
     """
     package = Path(__file__).resolve().parents[1]
-    for candidate in (package / name, package.parent / name):
-        if candidate.is_dir() and not (candidate / "__init__.py").exists():
+    for candidate in (package / "resources" / name, package.parent / name):
+        if candidate.is_dir():
             return candidate
     raise FileNotFoundError(f"the advisor's own {name}/ folder is missing; reinstall finetune-advisor")
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from advisor.core.coefficients import Calibration
 from advisor.core.cost import Basis, CostEstimate, Evidence, MemoryEstimate, QualityEstimate
 from advisor.core.data import DataProfile
 from advisor.core.device import DeviceProfile
@@ -13,17 +14,15 @@ from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.store import user_data_dir
 from advisor.core.strategy import StrategyConfig
-from advisor.costmodel.calibration.record import Calibration
-from advisor.costmodel.configuration import TracedConfiguration
-from advisor.costmodel.depth import StepFamily
-from advisor.costmodel.families import FamilyStore
-from advisor.costmodel.memory import estimate_memory, memory_quantile_bytes, run_facts, run_shapes
+from advisor.costmodel.memory import estimate_memory, memory_quantile_bytes, run_overheads, run_shapes
 from advisor.costmodel.time import StepTime
-from advisor.costmodel.time_model import TimeModel
+from advisor.costmodel.time.model import TimeModel
+from advisor.tracing.full_depth import FullDepthTrace
+from advisor.tracing.trace_store import TracedConfiguration, TraceStore
 
 if TYPE_CHECKING:
     from advisor.costmodel.quality.model import QualityModel
-    from advisor.costmodel.trace.ops import TracedOp
+    from advisor.tracing.ops import TracedOp
 
 _EVIDENCE_ORDER: tuple[Evidence, ...] = ("measured", "interpolated", "extrapolated")
 _BASIS_ORDER: tuple[Basis, ...] = ("measured", "calibrated", "transferred", "datasheet", "prior")
@@ -62,7 +61,7 @@ class CostModel:
         self.quality = quality
         self._times = TimeModel(device, calibration)
         self._cache_dir = cache_dir or user_data_dir("traces")
-        self._families = FamilyStore(device.type, device.compute_capability, self._cache_dir)
+        self._families = TraceStore(device.type, device.compute_capability, self._cache_dir)
         self._stores = {(self._families.semantics, self._families.compute_capability): self._families}
 
     def on(self, device: DeviceProfile) -> CostModel:
@@ -153,7 +152,7 @@ class CostModel:
             else ("no data set was given: the time is that of one optimizer step at full length",),
         )
 
-    def family(self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan) -> StepFamily:
+    def family(self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan) -> FullDepthTrace:
         """The traced step of a configuration: its operators and allocations at every batch, length and rank.
 
         Raises:
@@ -194,7 +193,7 @@ class CostModel:
             asked.model,
             self.device,
             self.calibration,
-            run_facts(asked.family, shapes, asked.model, asked.strategy, asked.execution, data),
+            run_overheads(asked.family, shapes, asked.model, asked.strategy, asked.execution, data),
             limit_bytes=self.memory_limit_bytes,
             sweeping=self.sweeping,
         )

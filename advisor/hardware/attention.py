@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from advisor.hardware.figures import Figure, Scale, Work, shrunk
+from advisor.hardware.benchmarks import Figure, Scale, Workload, shrunk
 
 if TYPE_CHECKING:
     import torch
@@ -79,7 +79,7 @@ def chosen_kernel(device: str, dtype: str, *, masked: bool) -> str:
 def _attention(
     device: str, kernel: str, dtype: str, length: int, scale: Scale, *, backward: bool, quick: bool
 ) -> Figure:
-    def build(divisor: int) -> Work:
+    def build(divisor: int) -> Workload:
         import torch
         from torch.nn.attention import sdpa_kernel
         from torch.nn.functional import scaled_dot_product_attention
@@ -91,11 +91,11 @@ def _attention(
         if not backward:
             forward = PRODUCTS_FORWARD * product
             context = sdpa_kernel(backend(kernel))
-            return Work(forward, label, str(length), lambda: scaled_dot_product_attention(q, k, v), context)
+            return Workload(forward, label, str(length), lambda: scaled_dot_product_attention(q, k, v), context)
         with sdpa_kernel(backend(kernel)):
             out = scaled_dot_product_attention(q, k, v)
         gradient = torch.randn_like(out)
-        return Work(
+        return Workload(
             PRODUCTS_BACKWARD[kernel] * product,
             label,
             str(length),

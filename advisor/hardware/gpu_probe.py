@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+from advisor.hardware.benchmarks import scale_of
 from advisor.hardware.context import cuda_context, describe_cuda, loaded_gpu
-from advisor.hardware.figures import scale_of
 from advisor.hardware.gpu_state import GpuState, gpu_state
 from advisor.hardware.kernels import first_line
 from advisor.hardware.nvml import NvmlUnavailable

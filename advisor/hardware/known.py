@@ -6,8 +6,8 @@ from typing import Any
 
 from advisor.core.errors import DeviceError
 from advisor.hardware.context import library_versions
-from advisor.hardware.findings import cpu_id
 from advisor.hardware.host import inspect_host
+from advisor.hardware.probe_results import cpu_id
 from advisor.hardware.profiles import load_profile
 from advisor.hardware.threads import COMPARED
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from advisor.hardware.figures import Figure, Scale, Work, shrunk
+from advisor.hardware.benchmarks import Figure, Scale, Workload, shrunk
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,7 @@ def bitsandbytes_figures(device: str, scale: Scale) -> Iterator[Figure]:
 
 
 def _adamw(implementation: str, device: str, shape: tuple[int, int], *, quick: bool) -> Figure:
-    def build(divisor: int) -> Work:
+    def build(divisor: int) -> Workload:
         import torch
 
         count, elements = shape[0], shrunk(shape[1], divisor)
@@ -48,7 +48,7 @@ def _adamw(implementation: str, device: str, shape: tuple[int, int], *, quick: b
             parameter.grad = torch.full_like(parameter, 1e-3)
         amount = (BYTE_STATES_BYTES if implementation == "8bit" else FLOAT_STATES_BYTES) * count * elements
         step = _optimizer(implementation, parameters).step
-        return Work(amount, f"AdamW, {count} tensors of {elements}", f"{count}x{elements}", step)
+        return Workload(amount, f"AdamW, {count} tensors of {elements}", f"{count}x{elements}", step)
 
     key = f"optimizer_{implementation}"
     return Figure("bytes_per_s", key, f"{key}, {shape[0]} tensors of {shape[1]}", build, quick=quick)
@@ -64,17 +64,17 @@ def _optimizer(implementation: str, parameters: list[Any]) -> Any:
     return torch.optim.AdamW(parameters, lr=1e-5, **{implementation: True})
 
 
-def _unpack(device: str, divisor: int) -> Work:
+def _unpack(device: str, divisor: int) -> Workload:
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     weight = _weight(device, divisor)
     packed, state = quantize_4bit(weight, blocksize=NF4_BLOCK, quant_type="nf4")
     moved_bytes = weight.numel() * (NF4_PACKED_BYTES + 4 / NF4_BLOCK + weight.itemsize)
     label = f"{_in_words(weight)} unpacked"
-    return Work(moved_bytes, label, f"{moved_bytes:.0f}", lambda: dequantize_4bit(packed, state))
+    return Workload(moved_bytes, label, f"{moved_bytes:.0f}", lambda: dequantize_4bit(packed, state))
 
 
-def _pack(device: str, divisor: int) -> Work:
+def _pack(device: str, divisor: int) -> Workload:
     """As loading does it: the scales are quantised, too."""
     from bitsandbytes.functional import quantize_4bit
 
@@ -83,7 +83,7 @@ def _pack(device: str, divisor: int) -> Work:
     def pack() -> None:
         quantize_4bit(weight, blocksize=NF4_BLOCK, quant_type="nf4", compress_statistics=True)
 
-    return Work(float(weight.nbytes), f"{_in_words(weight)} packed", "", pack)
+    return Workload(float(weight.nbytes), f"{_in_words(weight)} packed", "", pack)
 
 
 def _weight(device: str, divisor: int) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from advisor.hardware.figures import Figure, Work
+from advisor.hardware.benchmarks import Figure, Workload
 
 CHAIN = 50
 """Operators of one differentiated chain: enough that starting the backward pass (some 20 us) is a small share."""
@@ -21,14 +21,14 @@ def overhead_figures(device: str) -> Iterator[Figure]:
         yield Figure("overhead_s", "kernel", "one kernel", lambda _: _kernels(device), quick=True)
 
 
-def _operator(device: str) -> Work:
+def _operator(device: str) -> Workload:
     import torch
 
     x = torch.zeros(1, device=device)
-    return Work(1.0, "add to one element", "", lambda: x.add_(1.0))
+    return Workload(1.0, "add to one element", "", lambda: x.add_(1.0))
 
 
-def _chain(device: str) -> Work:
+def _chain(device: str) -> Workload:
     """Forward and backward: each multiplication is dispatched once in either direction."""
     import torch
 
@@ -40,17 +40,17 @@ def _chain(device: str) -> Work:
             y = y * 1.0
         return torch.autograd.grad(y, x)
 
-    return Work(2.0 * CHAIN, f"{CHAIN} multiplications of one element, forward and backward", "", call)
+    return Workload(2.0 * CHAIN, f"{CHAIN} multiplications of one element, forward and backward", "", call)
 
 
-def _module() -> Work:
+def _module() -> Workload:
     import torch
 
     module, x = torch.nn.Identity(), torch.zeros(1)
-    return Work(1.0, "an identity", "", lambda: module(x))
+    return Workload(1.0, "an identity", "", lambda: module(x))
 
 
-def _kernels(device: str) -> Work:
+def _kernels(device: str) -> Workload:
     """A replayed CUDA graph leaves the host out of the time."""
     import torch
 
@@ -62,4 +62,4 @@ def _kernels(device: str) -> Work:
         for _ in range(GRAPH_KERNELS):
             x.add_(1.0)
     # The graph holds the address of x and not x itself.
-    return Work(float(GRAPH_KERNELS), "adding to one element, replayed", "", lambda: (graph.replay(), x))
+    return Workload(float(GRAPH_KERNELS), "adding to one element, replayed", "", lambda: (graph.replay(), x))

@@ -20,8 +20,8 @@ from typing import Any
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import AdvisorError, DeviceError, InterruptedByUser
 from advisor.hardware.cpu_process import process_environment
-from advisor.hardware.findings import build_profile
 from advisor.hardware.known import known_findings
+from advisor.hardware.probe_results import build_profile
 from advisor.hardware.profiles import load_profile, profile_names, save_profile
 from advisor.hardware.trial import exit_reason
 

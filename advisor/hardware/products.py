@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from advisor.hardware.figures import HIGH_RANK, LOW_RANK, Figure, Scale, Work, shrunk
+from advisor.hardware.benchmarks import HIGH_RANK, LOW_RANK, Figure, Scale, Workload, shrunk
 
 
 def product_figures(device: str, dtype: str, scale: Scale, *, capability: tuple[int, int] | None) -> Iterator[Figure]:
@@ -46,7 +46,7 @@ def reference_figure(device: str, dtype: str, scale: Scale) -> Figure:
 def _product(
     key: str, dtype: str, device: str, shape: tuple[int, int, int], *, quick: bool, tf32: bool = False
 ) -> Figure:
-    def build(divisor: int) -> Work:
+    def build(divisor: int) -> Workload:
         import torch
 
         m, k, n = shrunk(shape[0], divisor, 64), shape[1], shape[2]
@@ -54,13 +54,13 @@ def _product(
         left = torch.randn(m, k, device=device, dtype=data_type)
         right = torch.randn(k, n, device=device, dtype=data_type)
         out = torch.empty(m, n, device=device, dtype=data_type)
-        return Work(2.0 * m * k * n, f"{m} x {k} x {n}", f"{m}x{k}x{n}", lambda: torch.mm(left, right, out=out))
+        return Workload(2.0 * m * k * n, f"{m} x {k} x {n}", f"{m}x{k}x{n}", lambda: torch.mm(left, right, out=out))
 
     return Figure("flops_per_s", key, f"{key} {' x '.join(map(str, shape))}", build, quick=quick, tf32=tf32)
 
 
 def _batched(dtype: str, device: str, shape: tuple[int, int, int, int], *, quick: bool) -> Figure:
-    def build(divisor: int) -> Work:
+    def build(divisor: int) -> Workload:
         import torch
 
         b, m, k, n = shrunk(shape[0], divisor), *shape[1:]
@@ -69,7 +69,7 @@ def _batched(dtype: str, device: str, shape: tuple[int, int, int, int], *, quick
         right = torch.randn(b, k, n, device=device, dtype=data_type)
         out = torch.empty(b, m, n, device=device, dtype=data_type)
         label = f"{b} batches of {m} x {k} x {n}"
-        return Work(2.0 * b * m * k * n, label, f"{b}x{m}x{k}x{n}", lambda: torch.bmm(left, right, out=out))
+        return Workload(2.0 * b * m * k * n, label, f"{b}x{m}x{k}x{n}", lambda: torch.bmm(left, right, out=out))
 
     key = f"{dtype}/bmm"
     return Figure("flops_per_s", key, f"{key} {' x '.join(map(str, shape))}", build, quick=quick)

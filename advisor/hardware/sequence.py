@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from advisor.core.errors import AdvisorError
 from advisor.core.store import user_data_dir
 from advisor.hardware.attention import CHOICE, MASKED_CHOICE, chosen_kernel
-from advisor.hardware.figures import Figure, scale_of
+from advisor.hardware.benchmark_grid import SamplingPolicy, figures_of, measure, measure_figure, sampling_policy
+from advisor.hardware.benchmarks import Figure, scale_of
 from advisor.hardware.gpu_state import GpuState
-from advisor.hardware.grid import Pace, figures_of, measure, measure_figure, pace_of
 from advisor.hardware.host import Host, busy_load
 from advisor.hardware.kernels import DTYPES, KERNELS, first_line, try_attention_kernel, try_bitsandbytes, try_dtype
 from advisor.hardware.trial import finish_trial
@@ -88,9 +88,9 @@ class Probe:
         self._try_compile()
 
     @property
-    def pace(self) -> Pace:
+    def pace(self) -> SamplingPolicy:
         on_cpu = self.device == "cpu"
-        return pace_of(quick=self.quick, throttled=on_cpu and self.host.throttled, cuda=not on_cpu)
+        return sampling_policy(quick=self.quick, throttled=on_cpu and self.host.throttled, cuda=not on_cpu)
 
     def _try_kernels(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The data types to time, that of training last, and the attention kernels that work, torch's choice last."""
@@ -142,7 +142,9 @@ class Probe:
         from advisor.hardware.products import reference_figure
 
         scale = scale_of(self.device)
-        measure_figure(reference_figure(self.device, dtypes[-1], scale), self.device, Pace(1.0), scale.warm_up_s)
+        measure_figure(
+            reference_figure(self.device, dtypes[-1], scale), self.device, SamplingPolicy(1.0), scale.warm_up_s
+        )
 
     def _reference(self, moment: str, dtypes: Sequence[str]) -> None:
         from advisor.hardware.products import reference_figure

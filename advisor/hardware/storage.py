@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from advisor.hardware.figures import Figure, Work
+from advisor.hardware.benchmarks import Figure, Workload
 
 STORAGE_BYTES, LARGE_STORAGE_BYTES = 16 * 2**20, 128 * 2**20
 """Of one file: about a MiniLM in half precision, and what a disk no longer takes in one burst."""
@@ -33,7 +33,7 @@ def _written(key: str, folder: Path, size: int, *, quick: bool = False) -> Figur
     return Figure("bytes_per_s", key, f"writing {_in_words(size)}", lambda _: _writing(folder, size), quick=quick)
 
 
-def _writing(folder: Path, size: int) -> Work:
+def _writing(folder: Path, size: int) -> Workload:
     data = os.urandom(size)  # zeros may be compressed or left out by the file system
     kept: list[IO[bytes]] = []
 
@@ -48,7 +48,7 @@ def _writing(folder: Path, size: int) -> Work:
             kept.clear()
             kept.append(_flushed(folder, data))
 
-    return Work(float(size), f"write and flush {_in_words(size)}", "", write)
+    return Workload(float(size), f"write and flush {_in_words(size)}", "", write)
 
 
 def _flushed(folder: Path, data: bytes) -> IO[bytes]:
@@ -61,7 +61,7 @@ def _flushed(folder: Path, data: bytes) -> IO[bytes]:
     return stream
 
 
-def _reading(folder: Path) -> Work:
+def _reading(folder: Path) -> Workload:
     stream = _flushed(folder, os.urandom(STORAGE_BYTES))
     forget = getattr(os, "posix_fadvise", None)
 
@@ -73,7 +73,7 @@ def _reading(folder: Path) -> Work:
             pass
 
     cached = "" if forget is not None else " (from the page cache)"
-    return Work(float(STORAGE_BYTES), f"read {_in_words(STORAGE_BYTES)}{cached}", "", read)
+    return Workload(float(STORAGE_BYTES), f"read {_in_words(STORAGE_BYTES)}{cached}", "", read)
 
 
 def _in_words(size_bytes: int) -> str:

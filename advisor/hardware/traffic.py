@@ -6,7 +6,7 @@ import mmap
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from advisor.hardware.figures import Figure, Scale, Work, shrunk
+from advisor.hardware.benchmarks import Figure, Scale, Workload, shrunk
 
 if TYPE_CHECKING:
     import torch
@@ -51,14 +51,14 @@ Operator = Callable[["torch.Tensor", Scale], tuple[Callable[[], object], float]]
 
 
 def _classed(key: str, operator: Operator, device: str, dtype: str, size: int, scale: Scale, *, quick: bool) -> Figure:
-    def build(divisor: int) -> Work:
+    def build(divisor: int) -> Workload:
         import torch
 
         data_type = getattr(torch, dtype)
         x = torch.randn(shrunk(size, divisor, 4096) // data_type.itemsize, device=device, dtype=data_type)
         call, moved_bytes = operator(x, scale)
         label = f"{x.numel()} elements of {dtype}, {moved_bytes / 2**20:.3g} MiB moved"
-        return Work(moved_bytes, label, f"{moved_bytes:.0f}", call)
+        return Workload(moved_bytes, label, f"{moved_bytes:.0f}", call)
 
     return Figure("bytes_per_s", key, f"{key}, {size // 2**10} KiB of {dtype}", build, quick=quick)
 
@@ -142,18 +142,18 @@ def _rows(x: torch.Tensor, width: int) -> torch.Tensor:
 def _stream(key: str, size: int, device: str) -> Figure:
     """``out = x + 1``: reads and writes ``size`` bytes each."""
 
-    def build(divisor: int) -> Work:
+    def build(divisor: int) -> Workload:
         import torch
 
         x = torch.zeros(shrunk(size, divisor) // 4, device=device)
         out = torch.empty_like(x)
         label = f"read and write {x.nbytes / 2**20:g} MiB"
-        return Work(2.0 * x.nbytes, label, "", lambda: torch.add(x, 1.0, out=out))
+        return Workload(2.0 * x.nbytes, label, "", lambda: torch.add(x, 1.0, out=out))
 
     return Figure("bytes_per_s", key, f"{key}, {size // 2**20} MiB", build, quick=True)
 
 
-def _first_touch(divisor: int) -> Work:
+def _first_touch(divisor: int) -> Workload:
     """The system finds and clears a page when it is first written to: most of a run's first step."""
     size = shrunk(FIRST_TOUCH_BYTES, divisor)
     marks = bytes(-(-size // mmap.PAGESIZE))
@@ -162,11 +162,11 @@ def _first_touch(divisor: int) -> Work:
         with mmap.mmap(-1, size) as pages, memoryview(pages) as view, view[:: mmap.PAGESIZE] as firsts:
             firsts[:] = marks
 
-    return Work(float(size), f"{size // 2**20} MiB, a byte of every page", "", touch)
+    return Workload(float(size), f"{size // 2**20} MiB, a byte of every page", "", touch)
 
 
 def _copy(key: str, device: str, size: int, *, pinned: bool, upload: bool) -> Figure:
-    def build(divisor: int) -> Work:
+    def build(divisor: int) -> Workload:
         import torch
 
         size_now = shrunk(size, divisor)
@@ -175,6 +175,6 @@ def _copy(key: str, device: str, size: int, *, pinned: bool, upload: bool) -> Fi
         source, target = (on_host, on_device) if upload else (on_device, on_host)
         # Without the synchronisation after each group of calls only pinned copies would return early.
         label = f"{size_now / 2**20:g} MiB {'from' if upload else 'to'} {'pinned' if pinned else 'pageable'} memory"
-        return Work(float(size_now), label, "", lambda: target.copy_(source, non_blocking=pinned))
+        return Workload(float(size_now), label, "", lambda: target.copy_(source, non_blocking=pinned))
 
     return Figure("bytes_per_s", key, key.replace("_", " "), build, quick=key == "host_to_device")

@@ -13,7 +13,7 @@ from advisor.pipeline.inputs import DataSource, ModelSource, as_data_source
 from advisor.pipeline.recommending import check_methods, recommend
 
 if TYPE_CHECKING:
-    from advisor.benchmarks.speed import SpeedComparison
+    from advisor.experiments.speed import SpeedComparison
 
 DEFAULT_METHODS = ("lora", "full")
 """What the published comparison trains."""
@@ -51,7 +51,7 @@ def bench_speed(
         NothingFitsError: no plan of a method fits this machine.
         RunFailed: a training did not come to its end.
     """
-    from advisor.benchmarks.speed import reference_batch_size
+    from advisor.experiments.speed import reference_batch_size
 
     check_methods(methods)
     source = dataclasses.replace(as_data_source(data), max_train_rows=train_rows, max_eval_rows=eval_rows)
@@ -81,9 +81,9 @@ def _compared_in_turn(
     plan: Plan, seeds: Sequence[int], on_event: OnEvent | None
 ) -> tuple[SpeedComparison | None, BaseException | None]:
     """What the finished rounds say, if any, and what kept the others from finishing, if anything."""
-    from advisor.benchmarks.speed import ArmRun, compared, recipes_for, train_in_turn
+    from advisor.experiments.speed import BenchmarkRun, compared, recipes_for, train_in_turn
 
-    recipes, runs = recipes_for(plan), list[ArmRun]()
+    recipes, runs = recipes_for(plan), list[BenchmarkRun]()
     failure: BaseException | None = None
     try:
         for run in train_in_turn(plan, recipes, seeds, on_progress=counted_progress(on_event)):

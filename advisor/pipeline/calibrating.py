@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from advisor.calibration.coverage import CalibrationReport, ImportReport, report_on
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError
-from advisor.costmodel.calibration.summary import CalibrationReport, ImportReport, report_on
 from advisor.pipeline.environment import resolve_device, this_device_id
 from advisor.pipeline.events import OnEvent, note, phase, progress
 from advisor.pipeline.inputs import ModelSource, inspect
 
 if TYPE_CHECKING:
-    from advisor.costmodel.calibration.exchange import CalibrationFile
+    from advisor.calibration.exchange import CalibrationFile
 
 
 def calibrate(
@@ -45,8 +45,8 @@ def calibrate(
         RunFailed: nothing could be measured.
         InterruptedByUser: Ctrl-C; what was measured is kept.
     """
-    from advisor.costmodel.calibration import calibrate_device
-    from advisor.costmodel.calibration.provenance import now_iso
+    from advisor.calibration import calibrate_device
+    from advisor.calibration.provenance import now_iso
 
     started_s, started_at = time.perf_counter(), now_iso()
     spec = None
@@ -67,7 +67,7 @@ def stored_calibration(device: str = "auto") -> CalibrationReport:
     Raises:
         DeviceError: there is none, or it cannot be read.
     """
-    from advisor.costmodel.calibration import load_calibration
+    from advisor.calibration import load_calibration
 
     profile = _known_device(device)
     found = load_calibration(profile.id)
@@ -90,8 +90,8 @@ def export_calibration(path: Path, device: str = "auto") -> CalibrationFile:
         DeviceError: there is none, or it cannot be read.
         OutputError: there is such a file, or it cannot be written.
     """
-    from advisor.costmodel.calibration.exchange import Exchanged, write_exchange
-    from advisor.costmodel.calibration.store import stored_devices
+    from advisor.calibration.exchange import Exchanged, write_exchange
+    from advisor.calibration.store import stored_devices
 
     names = stored_devices() if device == "all" else (device,)
     reports = [(stored_calibration(name), _known_device(name)) for name in names]
@@ -112,7 +112,7 @@ def import_calibrations(files: Sequence[Path], *, fresh: bool = False, on_event:
         DeviceError: a file cannot be used, or devices, drivers or library versions differ.
         OutputError: the result cannot be written, or a calibration is under way.
     """
-    from advisor.costmodel.calibration.importing import import_files
+    from advisor.calibration.importing import import_files
 
     started_s = time.perf_counter()
     here = this_device_id()

@@ -7,13 +7,18 @@ import datetime
 from collections.abc import Sequence
 from pathlib import Path
 
+from advisor.calibration.datasheet_efficiencies import (
+    ENOUGH_STEPS,
+    PRIOR_SIGMA,
+    TimedStep,
+    check_fittable,
+    fitted_profile,
+)
+from advisor.calibration.datasheet_fit import DatasheetFit, DatasheetReport, fit_datasheet
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError, InputError
 from advisor.core.units import counted
-from advisor.costmodel.time.datasheet_fit import DatasheetFit, DatasheetReport, fit_datasheet
-from advisor.costmodel.time.efficiencies import ENOUGH_STEPS, PRIOR_SIGMA, check_fittable, fitted_profile
 from advisor.costmodel.time.step import fitted_half_width
-from advisor.costmodel.time.timed import TimedStep
 from advisor.pipeline.events import OnEvent, phase, progress
 from advisor.pipeline.measured_steps import TimedConfiguration, read_steps
 
@@ -90,7 +95,7 @@ def fitted_device(device: str) -> DeviceProfile | None:
     Raises:
         DeviceError: no such device, or a damaged file.
     """
-    from advisor.costmodel.calibration import load_calibration
+    from advisor.calibration import load_calibration
     from advisor.hardware.profiles import load_profile
 
     if device == "auto":
@@ -179,6 +184,6 @@ def _far_off(fit: DatasheetFit) -> list[int]:
 
 
 def _is_calibrated(profile: DeviceProfile) -> bool:
-    from advisor.costmodel.calibration.choosing import calibration_for
+    from advisor.calibration.selection import calibration_for
 
     return calibration_for(profile, at_hand=False)[0] is not None

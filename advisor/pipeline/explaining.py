@@ -12,7 +12,7 @@ from advisor.pipeline.predicting import Configuration, cost_model_for
 
 if TYPE_CHECKING:
     from advisor.costmodel.explain import PeakExplanation
-    from advisor.search.whatif import Comparison
+    from advisor.search.sensitivity import ChangeComparison
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Explanation:
     """
 
     peak: PeakExplanation
-    comparison: Comparison
+    comparison: ChangeComparison
     note: str | None = None
 
 
@@ -42,7 +42,7 @@ def explain(configuration: Configuration, estimate: CostEstimate, on_event: OnEv
         UntraceableError: the configuration cannot be traced.
     """
     from advisor.costmodel.explain import explain_peak, untraced_batch_bytes
-    from advisor.search.whatif import compare
+    from advisor.search.sensitivity import compare
 
     execution = configuration.execution
     length = padded_length(execution.max_seq_length)

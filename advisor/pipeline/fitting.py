@@ -56,7 +56,7 @@ def fit(
     Raises:
         InputError: anything about the inputs that cannot be used.
     """
-    from advisor.search.fitting import Question, fit_methods
+    from advisor.search.fitting import FitRequest, fit_methods
 
     check_device(device)
     check_methods(methods)
@@ -73,7 +73,7 @@ def fit(
     return fit_methods(
         spec,
         cost_model_for(profile, on_event),
-        Question(micro_batch_size, length, limit_bytes, budget.safety_level, padded),
+        FitRequest(micro_batch_size, length, limit_bytes, budget.safety_level, padded),
         methods=_asked(spec, methods, peft_config, rank),
         cards=_cards() if cards else None,
         all_setups=all_setups,

@@ -160,7 +160,7 @@ def cost_model_for(
     memory_limit_bytes: int | None = None,
     sweeping: bool = False,
 ) -> CostModel:
-    """The cost model of a device, with the calibration that may be used for it (``costmodel.calibration.choosing``).
+    """The cost model of a device, with the calibration that may be used for it (``calibration.selection``).
 
     Args:
         device: Where plans will run.
@@ -168,7 +168,7 @@ def cost_model_for(
         memory_limit_bytes: As in ``CostModel``.
         sweeping: As in ``CostModel``.
     """
-    from advisor.costmodel.calibration.choosing import calibration_for
+    from advisor.calibration.selection import calibration_for
     from advisor.costmodel.model import CostModel
 
     calibration, remark = calibration_for(device, at_hand=device.id == this_device_id())

@@ -11,13 +11,13 @@ from advisor.core.budget import Budget
 from advisor.core.model import ModelSpec
 from advisor.core.recommendation import RankedPlan, Recommendation
 from advisor.core.strategy import StrategyConfig
-from advisor.pipeline.companion import plan_backwards, tracing_companion
 from advisor.pipeline.environment import check_device, resolve_device, versions
 from advisor.pipeline.events import OnEvent, counted_progress, phase
 from advisor.pipeline.evidence import check_evidence, with_evidence
 from advisor.pipeline.inputs import DataSource, ModelSource, check_strategy, load_inputs
 from advisor.pipeline.outputs import refuse_existing_file
 from advisor.pipeline.predicting import cost_model_for
+from advisor.pipeline.trace_prefetch import plan_backwards, tracing_companion
 
 if TYPE_CHECKING:
     from advisor.costmodel.model import CostModel

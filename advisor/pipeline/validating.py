@@ -16,14 +16,14 @@ from advisor.pipeline.events import OnEvent, note, phase, progress
 from advisor.pipeline.validation_device import device_type_of, environment_hash, setting_of
 
 if TYPE_CHECKING:
-    from advisor.costmodel.validation.case import Case
-    from advisor.costmodel.validation.comparison import Bar, Comparison
-    from advisor.costmodel.validation.journal import Journal
-    from advisor.costmodel.validation.prediction import Prepared, Setting
-    from advisor.costmodel.validation.record import GridName, Header, Kind, Record
-    from advisor.costmodel.validation.running import Stopped
-    from advisor.costmodel.validation.time_bars import TimeBar
-    from advisor.costmodel.validation.times import TimeComparison
+    from advisor.experiments.validation.case import Case
+    from advisor.experiments.validation.comparison import AcceptanceThreshold, GridComparison
+    from advisor.experiments.validation.journal import Journal
+    from advisor.experiments.validation.prediction import GridDevice, Prepared
+    from advisor.experiments.validation.record import GridName, Header, Kind, Record
+    from advisor.experiments.validation.running import Stopped
+    from advisor.experiments.validation.time_bars import TimeBar
+    from advisor.experiments.validation.times import TimeComparison
 
 PREDICTION_SHARE = 0.5
 """Predictions take at most this share of a time limit, so that something is measured too."""
@@ -46,13 +46,13 @@ class Validation:
     header: Header
     path: Path
     records: tuple[Record, ...]
-    comparison: Comparison | None
+    comparison: GridComparison | None
     times: TimeComparison | None
     remaining: int
     stopped: Stopped
 
     @property
-    def bars(self) -> tuple[Bar | TimeBar, ...]:
+    def bars(self) -> tuple[AcceptanceThreshold | TimeBar, ...]:
         """All bounds, of memory and of time."""
         memory = self.comparison.bars if self.comparison is not None else ()
         return (*memory, *(self.times.bars if self.times is not None else ()))
@@ -90,10 +90,10 @@ def validate(
         DeviceError: the grid needs a GPU and there is none.
         OutputError: the folder cannot be written, or the disk is full; what was measured is kept.
     """
-    from advisor.costmodel.validation.case import case_key
-    from advisor.costmodel.validation.grids import shard_of
-    from advisor.costmodel.validation.journal import Journal
-    from advisor.costmodel.validation.time_grids import grid_cases
+    from advisor.experiments.validation.case import case_key
+    from advisor.experiments.validation.grids import shard_of
+    from advisor.experiments.validation.journal import Journal
+    from advisor.experiments.validation.time_grids import grid_cases
 
     started_s = time.monotonic()
     check_shard(shard)
@@ -127,8 +127,8 @@ def compared(
     shown: Kind | None = None,
 ) -> Validation:
     """Records with the comparisons of ``shown``, by default those that their kind has."""
-    from advisor.costmodel.validation.comparison import compare
-    from advisor.costmodel.validation.times import compare_times
+    from advisor.experiments.validation.comparison import compare
+    from advisor.experiments.validation.times import compare_times
 
     shown = shown or header.kind
     memory = compare(records, header.device_type) if shown != "time" else None
@@ -149,18 +149,18 @@ def check_shard(shard: tuple[int, int]) -> None:
 
 def _run(
     cases: list[Case],
-    setting: Setting,
+    setting: GridDevice,
     journal: Journal,
     started_s: float,
     time_limit_s: float | None,
     on_event: OnEvent | None,
 ) -> Stopped:
-    from advisor.costmodel.validation.running import Pace, run_cases
+    from advisor.experiments.validation.running import CaseDurations, run_cases
 
     deadline_s = None if time_limit_s is None else started_s + time_limit_s
     try:
         prepared = _prepared(cases, setting, started_s, time_limit_s, on_event)
-        pace = Pace(setting.device.type, journal.records.values(), journal.header.kind)
+        pace = CaseDurations(setting.device.type, journal.records.values(), journal.header.kind)
         expected_s = sum(pace.expected_s(case.record) for case in prepared if case.runnable)
         if expected_s:
             note(on_event, f"they will take about {format_duration(expected_s)}")
@@ -179,11 +179,11 @@ def _run(
 
 
 def _prepared(
-    cases: list[Case], setting: Setting, started_s: float, time_limit_s: float | None, on_event: OnEvent | None
+    cases: list[Case], setting: GridDevice, started_s: float, time_limit_s: float | None, on_event: OnEvent | None
 ) -> list[Prepared]:
     """Predictions of as many cases as the time allows, in the order of the grid."""
-    from advisor.costmodel.validation.case import case_key
-    from advisor.costmodel.validation.forecasts import forecasts
+    from advisor.experiments.validation.case import case_key
+    from advisor.experiments.validation.predict_cases import forecasts
     from advisor.hardware.host import inspect_host
 
     deadline_s = None if time_limit_s is None else started_s + PREDICTION_SHARE * time_limit_s
@@ -196,8 +196,8 @@ def _prepared(
 
 
 def _in_words(record: Record) -> str:
-    from advisor.costmodel.validation.comparison import relative_error
-    from advisor.costmodel.validation.record import QUANTITIES
+    from advisor.experiments.validation.comparison import relative_error
+    from advisor.experiments.validation.record import QUANTITIES
 
     if record.measured is None:
         return " ".join([record.outcome.replace("_", " "), f"({record.reason})" if record.reason else ""]).strip()

@@ -15,8 +15,8 @@ from advisor.pipeline.events import OnEvent, note, phase, progress
 from advisor.pipeline.predicting import cost_model_for
 
 if TYPE_CHECKING:
-    from advisor.costmodel.validation.prediction import Setting
-    from advisor.costmodel.validation.record import GridName, Header, Kind
+    from advisor.experiments.validation.prediction import GridDevice
+    from advisor.experiments.validation.record import GridName, Header, Kind
 
 RECORDED_VERSIONS = ("python", "torch", "transformers", "peft", "accelerate", "bitsandbytes")
 """What decides how much a step allocates; other versions of these go into a file of their own."""
@@ -29,7 +29,7 @@ def device_type_of(grid: GridName | None, device: str) -> tuple[DeviceType, Grid
         InputError: an unknown grid, or one that belongs to the other kind of device.
         DeviceError: no GPU here.
     """
-    from advisor.costmodel.validation.grids import GRIDS
+    from advisor.experiments.validation.grids import GRIDS
 
     if grid is not None and grid not in GRIDS:
         raise InputError(f"the grid must be one of {', '.join(GRIDS)}, but got {grid!r}")
@@ -50,21 +50,23 @@ def device_type_of(grid: GridName | None, device: str) -> tuple[DeviceType, Grid
     return "cpu", grid or "cpu"
 
 
-def setting_of(kind: Kind, grid: GridName, device_type: DeviceType, on_event: OnEvent | None) -> tuple[Setting, Header]:
+def setting_of(
+    kind: Kind, grid: GridName, device_type: DeviceType, on_event: OnEvent | None
+) -> tuple[GridDevice, Header]:
     """The device at hand as the cost model sees it, and what its records have in common.
 
     Raises:
         DeviceError: the GPU does not work.
     """
-    from advisor.costmodel.validation.prediction import Setting
-    from advisor.costmodel.validation.record import Header
+    from advisor.experiments.validation.prediction import GridDevice
+    from advisor.experiments.validation.record import Header
 
     device = _profile(device_type, on_event)
     capacity_bytes = device.memory_bytes
     if device_type == "cuda":
         device, capacity_bytes = _at_hand(device)
     found = versions()
-    setting = Setting(device, cost_model_for(device, on_event).calibration, capacity_bytes)
+    setting = GridDevice(device, cost_model_for(device, on_event).calibration, capacity_bytes)
     header = Header(
         kind=kind,
         grid=grid,

@@ -12,8 +12,8 @@ from advisor.pipeline.events import OnEvent, note, phase, progress
 from advisor.pipeline.validating import Validation, compared
 
 if TYPE_CHECKING:
-    from advisor.costmodel.calibration.record import Calibration
-    from advisor.costmodel.validation.record import Header, Kind, Record
+    from advisor.core.coefficients import Calibration
+    from advisor.experiments.validation.record import Header, Kind, Record
 
 NOT_RECORDS = "name a .jsonl file that `advisor validate` wrote"
 
@@ -77,7 +77,7 @@ def _joined(paths: Sequence[Path]) -> tuple[Header, list[Record]]:
 
 
 def _read(path: Path) -> tuple[Header, dict[str, Record]]:
-    from advisor.costmodel.validation.journal import parse_journal
+    from advisor.experiments.validation.journal import parse_journal
 
     if not path.is_file():
         raise InputError(f"--records must be a file of records, but there is none at {path}", fix="check the path")
@@ -101,7 +101,7 @@ def _without_torn_line(text: str) -> str:
 def _predicted_again(
     header: Header, records: list[Record], calibration: Path | None, on_event: OnEvent | None
 ) -> list[Record]:
-    from advisor.costmodel.validation.again import predicted_again
+    from advisor.experiments.validation.repredict import predicted_again
     from advisor.hardware.host import inspect_host
 
     chosen = _calibration(header, calibration, on_event)
@@ -123,7 +123,7 @@ def _predicted_again(
 
 def _calibration(header: Header, path: Path | None, on_event: OnEvent | None) -> Calibration | None:
     """The named calibration, else this machine's own of the records' device if its versions are those in use."""
-    from advisor.costmodel.calibration import load_calibration
+    from advisor.calibration import load_calibration
 
     if path is not None:
         return _read_calibration(path, header.device_id)
@@ -141,13 +141,13 @@ def _calibration(header: Header, path: Path | None, on_event: OnEvent | None) ->
 
 def _read_calibration(path: Path, device_id: str) -> Calibration:
     """A calibration as the user data directory holds it, or that of a device in an exported file."""
+    from advisor.core.coefficients import Calibration
     from advisor.core.serialization import from_dict, read_json
-    from advisor.costmodel.calibration.record import Calibration
 
     values = read_json(path, what="the calibration")
     if not isinstance(values, dict) or "calibrations" not in values:
         return from_dict(Calibration, values, what=str(path))
-    from advisor.costmodel.calibration.exchange import read_exchange
+    from advisor.calibration.exchange import read_exchange
 
     entries = {entry.device.id: entry.calibration for entry in read_exchange(path).calibrations}
     if device_id not in entries:

@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from advisor.core.coefficients import Calibration, Contribution
 from advisor.core.units import counted, format_bytes, format_duration
-from advisor.costmodel.calibration.record import Calibration, Contribution
 from advisor.reporting.text import format_share
 
 if TYPE_CHECKING:
-    from advisor.costmodel.calibration.exchange import CalibrationFile
-    from advisor.costmodel.calibration.summary import CalibrationReport, ImportReport
+    from advisor.calibration.coverage import CalibrationReport, ImportReport
+    from advisor.calibration.exchange import CalibrationFile
 
 
 def print_calibration(console: Console, report: CalibrationReport) -> None:

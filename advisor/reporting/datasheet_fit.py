@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from advisor.calibration.datasheet_fit import DatasheetFit, DatasheetReport, FitErrors, FittedStep
 from advisor.core.units import counted, format_duration
-from advisor.costmodel.time.datasheet_fit import DatasheetFit, DatasheetReport, Errors, FittedStep
 from advisor.costmodel.time.step import fitted_half_width
 from advisor.reporting.text import format_share
 
@@ -81,5 +81,5 @@ def _error_lines(fit: DatasheetFit) -> list[str]:
     ]
 
 
-def _errors(errors: Errors) -> str:
+def _errors(errors: FitErrors) -> str:
     return f"median {format_share(errors.median)}, worst {format_share(errors.worst)}"

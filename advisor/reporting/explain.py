@@ -10,9 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from advisor.core.units import format_bytes
-from advisor.costmodel.explain.records import PeakExplanation, Share, TensorGroup
+from advisor.costmodel.explain.records import PeakExplanation, PeakShare, TensorGroup
 from advisor.reporting.text import format_share
-from advisor.search.whatif import Comparison, Effect
+from advisor.search.sensitivity import ChangeComparison, Effect
 
 BAR_WIDTH = 32
 LISTED = 8
@@ -21,7 +21,7 @@ TENSORS = 10
 
 
 def print_explanation(
-    console: Console, explanation: PeakExplanation, comparison: Comparison, *, note: str | None = None
+    console: Console, explanation: PeakExplanation, comparison: ChangeComparison, *, note: str | None = None
 ) -> None:
     """Print where the peak is, what is alive there, and which neighbouring choices would change it.
 
@@ -49,9 +49,9 @@ def print_explanation(
     _print_effects(console, comparison)
 
 
-def collapsed_layers(shares: Sequence[Share]) -> list[Share]:
+def collapsed_layers(shares: Sequence[PeakShare]) -> list[PeakShare]:
     """Neighbouring layers with equal bytes as one row that counts all of them: ``"layers 1–4, 185 MiB each"``."""
-    rows: list[Share] = []
+    rows: list[PeakShare] = []
     for (stack, live_bytes), group in itertools.groupby(shares, key=lambda share: (_stack(share), share.live_bytes)):
         members = list(group)
         if stack is None or len(members) == 1:
@@ -59,11 +59,11 @@ def collapsed_layers(shares: Sequence[Share]) -> list[Share]:
             continue
         first, last = (share.name.rpartition(" ")[2] for share in (members[0], members[-1]))
         name = f"{'layers' if stack == 'layer' else stack} {first}–{last}, {format_bytes(live_bytes)} each"
-        rows.append(Share(name, live_bytes * len(members)))
+        rows.append(PeakShare(name, live_bytes * len(members)))
     return _shortened(rows)
 
 
-def _stack(share: Share) -> str | None:
+def _stack(share: PeakShare) -> str | None:
     """``"decoder.block"`` of ``"decoder.block 3"``; ``None`` outside of the layers."""
     stack, _, number = share.name.rpartition(" ")
     return stack if number.isdigit() else None
@@ -74,17 +74,17 @@ def short_module(name: str) -> str:
     return "the model" if name == "base_model.model" else name.removeprefix("base_model.model.")
 
 
-def _shortened(shares: Sequence[Share]) -> list[Share]:
+def _shortened(shares: Sequence[PeakShare]) -> list[PeakShare]:
     """The largest rows in their order, and the sum of the others."""
     if len(shares) <= LISTED + 1:
         return list(shares)
     kept = set(sorted(range(len(shares)), key=lambda index: -shares[index].live_bytes)[:LISTED])
     rest = sum(share.live_bytes for index, share in enumerate(shares) if index not in kept)
     others = len(shares) - len(kept)
-    return [shares[index] for index in sorted(kept)] + [Share(f"{others} others", rest)]
+    return [shares[index] for index in sorted(kept)] + [PeakShare(f"{others} others", rest)]
 
 
-def _print_bars(console: Console, title: str, shares: Sequence[Share], total_bytes: int) -> None:
+def _print_bars(console: Console, title: str, shares: Sequence[PeakShare], total_bytes: int) -> None:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
@@ -110,7 +110,7 @@ def _print_tensors(console: Console, groups: Sequence[TensorGroup]) -> None:
     console.print(table)
 
 
-def _print_effects(console: Console, comparison: Comparison) -> None:
+def _print_effects(console: Console, comparison: ChangeComparison) -> None:
     if comparison.effects:
         table = Table(title="one choice away", title_justify="left", box=None, pad_edge=False, header_style="bold")
         for column in ("choice", "device peak", "saves", "step time", "how"):
@@ -124,7 +124,7 @@ def _print_effects(console: Console, comparison: Comparison) -> None:
     console.print(f"\n[bold]{escape(text[:1].upper() + text[1:])}.[/bold]", highlight=False, soft_wrap=True)
 
 
-def _effect_row(effect: Effect, comparison: Comparison) -> tuple[str, ...]:
+def _effect_row(effect: Effect, comparison: ChangeComparison) -> tuple[str, ...]:
     name = f"without {effect.name}" if effect.undoes else effect.name
     saved_bytes = comparison.device_bytes - effect.device_bytes
     ratio = effect.time_ratio

@@ -13,7 +13,7 @@ from advisor.core.units import counted
 from advisor.reporting.text import format_execution, format_strategy
 
 if TYPE_CHECKING:
-    from advisor.benchmarks.speed import ArmRun, Contrast, SpeedComparison
+    from advisor.experiments.speed import BenchmarkRun, Contrast, SpeedComparison
 
 _METRICS = {"accuracy": "accuracy", "eval_loss": "held-out loss"}
 
@@ -39,7 +39,7 @@ def print_speed(console: Console, comparison: SpeedComparison) -> None:
         console.print(f"  {_sentence(contrast)}", highlight=False, soft_wrap=True)
 
 
-def _row(name: str, runs: tuple[ArmRun, ...]) -> tuple[str, ...]:
+def _row(name: str, runs: tuple[BenchmarkRun, ...]) -> tuple[str, ...]:
     rates = [run.samples_per_s for run in runs]
     cells = [name, f"{statistics.median(rates):.1f} ({min(rates):.1f} – {max(rates):.1f})"]
     for metric in _METRICS:

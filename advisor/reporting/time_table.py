@@ -39,7 +39,7 @@ def total_error(record: RunRecord) -> float | None:
 
 
 @dataclass(frozen=True)
-class Errors:
+class PhaseErrors:
     """How far whole-run predictions were off.
 
     Attributes:
@@ -57,10 +57,10 @@ class Errors:
         return self.median <= MEDIAN_BAR and self.worst <= WORST_BAR
 
 
-def errors_of(records: Sequence[RunRecord]) -> Errors | None:
+def errors_of(records: Sequence[RunRecord]) -> PhaseErrors | None:
     """Of the whole runs; ``None`` where there is nothing to compare."""
     errors = [abs(error) for record in records if (error := total_error(record)) is not None]
-    return Errors(len(errors), statistics.median(errors), max(errors)) if errors else None
+    return PhaseErrors(len(errors), statistics.median(errors), max(errors)) if errors else None
 
 
 def keeps_the_bars(records: Sequence[RunRecord]) -> bool:

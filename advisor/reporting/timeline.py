@@ -14,11 +14,11 @@ from pathlib import Path
 from advisor import __version__
 from advisor.core.store import write_text_atomically
 from advisor.core.units import GIB, KIB, MIB, format_bytes
-from advisor.costmodel.explain.records import PeakExplanation, Share, Timeline
+from advisor.costmodel.explain.records import PeakExplanation, PeakShare, Timeline
 from advisor.reporting.explain import collapsed_layers
 from advisor.reporting.text import format_share
 from advisor.reporting.timeline_page import PAGE, SCRIPT, STYLE
-from advisor.search.whatif import Comparison
+from advisor.search.sensitivity import ChangeComparison
 
 WIDTH, HEIGHT = 1000, 360
 TICKS = 5
@@ -34,7 +34,7 @@ _STACKED = tuple(_KIND_CLASSES)
 _PHASES = {"first_forward": "forward 1", "first_backward": "backward 1", "weights": "", "states": ""}
 
 
-def write_timeline(path: Path, title: str, explanation: PeakExplanation, comparison: Comparison | None) -> None:
+def write_timeline(path: Path, title: str, explanation: PeakExplanation, comparison: ChangeComparison | None) -> None:
     """Write the page.
 
     Raises:
@@ -43,7 +43,7 @@ def write_timeline(path: Path, title: str, explanation: PeakExplanation, compari
     write_text_atomically(path, timeline_page(title, explanation, comparison))
 
 
-def timeline_page(title: str, explanation: PeakExplanation, comparison: Comparison | None) -> str:
+def timeline_page(title: str, explanation: PeakExplanation, comparison: ChangeComparison | None) -> str:
     """The page as text; every name from outside is escaped.
 
     Args:
@@ -185,7 +185,7 @@ def _legend(timeline: Timeline) -> str:
     return "".join(f'<span><i class="{_KIND_CLASSES[kind]}"></i>{html.escape(kind)}</span>' for kind in used)
 
 
-def _bars(title: str, shares: Sequence[Share], total_bytes: int) -> str:
+def _bars(title: str, shares: Sequence[PeakShare], total_bytes: int) -> str:
     longest = max((share.live_bytes for share in shares), default=1) or 1
     rows = "".join(
         f"<tr><td>{html.escape(share.name)}</td><td class=n>{format_bytes(share.live_bytes)}</td>"
@@ -208,7 +208,7 @@ def _tensors(explanation: PeakExplanation) -> str:
     return f"<section class=wide><h2>Largest tensors at the peak</h2><table>{head}{rows}</table></section>"
 
 
-def _choices(comparison: Comparison) -> str:
+def _choices(comparison: ChangeComparison) -> str:
     rows = ""
     for effect in comparison.effects:
         ratio = effect.time_ratio

@@ -12,9 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from advisor.core.units import format_bytes
-from advisor.costmodel.validation.comparison import Comparison, Errors, Group
-from advisor.costmodel.validation.record import QUANTITIES, Header, Record
-from advisor.costmodel.validation.times import TimeComparison
+from advisor.experiments.validation.comparison import ErrorStatistics, GridComparison, Group
+from advisor.experiments.validation.record import QUANTITIES, Header, Record
+from advisor.experiments.validation.times import TimeComparison
 from advisor.reporting.validation_times import print_times
 
 _NAMES = {"allocated_bytes": "allocated", "reserved_bytes": "reserved", "device_bytes": "device"}
@@ -28,7 +28,7 @@ def print_validation(
     console: Console,
     header: Header,
     records: Sequence[Record],
-    comparison: Comparison | None,
+    comparison: GridComparison | None,
     times: TimeComparison | None = None,
 ) -> None:
     """Print everything; quantities that were not measured have no columns."""
@@ -43,7 +43,7 @@ def print_validation(
     _print_left_out(console, records)
 
 
-def _print_memory(console: Console, header: Header, comparison: Comparison) -> None:
+def _print_memory(console: Console, header: Header, comparison: GridComparison) -> None:
     console.print(f"[bold]Memory[/bold] [dim]{_SOURCES[header.device_type]}[/dim]", highlight=False, soft_wrap=True)
     if comparison.groups:
         console.print(_errors_table(comparison.groups))
@@ -73,7 +73,7 @@ def _errors_table(groups: Sequence[Group]) -> Table:
     return table
 
 
-def _error_cells(errors: Errors | None) -> list[str]:
+def _error_cells(errors: ErrorStatistics | None) -> list[str]:
     return ["–"] * 3 if errors is None else [_percent(errors.median), _percent(errors.p90), _percent(errors.worst)]
 
 
@@ -81,7 +81,7 @@ def _percent(value: float) -> str:
     return f"{value:.3f} %" if (value := 100 * value) < 0.1 else f"{value:.2f} %"
 
 
-def _print_coverage(console: Console, comparison: Comparison) -> None:
+def _print_coverage(console: Console, comparison: GridComparison) -> None:
     parts = [
         f"{_NAMES[name]} {errors.inside} of {errors.count} ({errors.inside / errors.count:.0%})".replace("%", " %")
         for name, errors in comparison.groups[0].errors.items()
@@ -89,7 +89,7 @@ def _print_coverage(console: Console, comparison: Comparison) -> None:
     console.print(f"inside the 90 % interval: {', '.join(parts)}", highlight=False)
 
 
-def _print_fits(console: Console, comparison: Comparison) -> None:
+def _print_fits(console: Console, comparison: GridComparison) -> None:
     fits = comparison.fits
     console.print(
         f"fits: {fits.fitted_and_ran} fitted and ran, {fits.refused_and_out_of_memory} refused and ran out of memory, "
@@ -101,7 +101,7 @@ def _print_fits(console: Console, comparison: Comparison) -> None:
             console.print(f"  {kind}: {escape(label)}", highlight=False, soft_wrap=True)
 
 
-def _print_bars(console: Console, comparison: Comparison) -> None:
+def _print_bars(console: Console, comparison: GridComparison) -> None:
     for bar in comparison.bars:
         verdict = {True: "[green]pass[/green]", False: "[bold red]fail[/bold red]", None: "[dim]not measured[/dim]"}
         counted = bar.limit == 0
@@ -111,7 +111,7 @@ def _print_bars(console: Console, comparison: Comparison) -> None:
         console.print(f"  {verdict[bar.passed]}  {name}: {value} ({limit})", highlight=False)
 
 
-def _worst_table(comparison: Comparison) -> Table:
+def _worst_table(comparison: GridComparison) -> Table:
     table = Table(title="Largest errors", title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in ("", "case", "predicted", "measured", "error"):
         table.add_column(column, justify="left" if column in ("", "case") else "right")

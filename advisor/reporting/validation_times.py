@@ -9,10 +9,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from advisor.core.units import counted, format_duration
-from advisor.costmodel.validation.noise import STEADY_WITHIN, Drift, RepeatNoise
-from advisor.costmodel.validation.summary import Summary
-from advisor.costmodel.validation.time_bars import TimeBar
-from advisor.costmodel.validation.times import DIFFERENT, Rival, TimeComparison, TimeGroup, WorstStep
+from advisor.experiments.validation.noise import STEADY_WITHIN, Drift, RepeatNoise
+from advisor.experiments.validation.summary import Summary
+from advisor.experiments.validation.time_bars import TimeBar
+from advisor.experiments.validation.times import DIFFERENT, Rival, TimeComparison, TimeGroup, WorstStep
 
 _VERDICTS = {True: "[green]pass[/green]", False: "[bold red]fail[/bold red]", None: "[dim]not judged[/dim]"}
 

@@ -19,7 +19,6 @@ from advisor.core.store import ensure_writable_dir
 from advisor.hardware.cpu_process import prepare_process
 from advisor.strategies import get_strategy
 from advisor.strategies.sparsity import achieved_sparsity
-from advisor.training.account import RunAccount
 from advisor.training.arguments import training_arguments
 from advisor.training.assembly import assemble_trainer, count_parameters
 from advisor.training.build import build_model
@@ -40,6 +39,7 @@ from advisor.training.run_folder import RunFolder
 from advisor.training.saving import name_classes, save_result
 from advisor.training.stopping import StopRun, StopSwitch
 from advisor.training.switches import check_execution
+from advisor.training.wall_clock import RunAccount
 
 LOGGED_LOSSES = 200
 """About how many losses of a run are logged; each is the mean over the steps since the one before."""

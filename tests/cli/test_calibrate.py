@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from advisor.calibration import Calibration, load_calibration, save_calibration
+from advisor.calibration.importing import import_files
+from advisor.calibration.store import calibration_path, journal_path
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import OutputError
-from advisor.costmodel.calibration import Calibration, load_calibration, save_calibration
-from advisor.costmodel.calibration.importing import import_files
-from advisor.costmodel.calibration.store import calibration_path, journal_path
 from advisor.hardware import save_profile
+from tests.calibration.calibrations import calibration, replays, step_point
 from tests.cli.conftest import Advisor
-from tests.costmodel.calibrations import calibration, replays, step_point
 
 
 @pytest.fixture
@@ -232,7 +232,7 @@ def test_measuring_ends_with_the_report(
         seen.append((spec, fresh, device.id))
         return calibration(device=device, measured_at="2999-01-01T00:00:00+00:00")
 
-    monkeypatch.setattr("advisor.costmodel.calibration.calibrate.calibrate_device", measured)
+    monkeypatch.setattr("advisor.calibration.calibrate.calibrate_device", measured)
     answer = advisor("calibrate", "--fresh")
     assert answer.code == 0
     assert seen == [(None, True, "cpu-test")]
@@ -246,7 +246,7 @@ def test_a_disk_that_is_full_is_no_traceback(
     def full(*_arguments: object, **_options: object) -> Calibration:
         raise OutputError("x.json must be writable, but the disk is full", fix="free some space")
 
-    monkeypatch.setattr("advisor.costmodel.calibration.calibrate.calibrate_device", full)
+    monkeypatch.setattr("advisor.calibration.calibrate.calibrate_device", full)
     answer = advisor("calibrate")
     assert answer.code == 2
     assert "the disk is full" in answer.stderr

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from advisor.calibration import load_calibration
+from advisor.calibration.journal import parse_calibration_journal
+from advisor.calibration.sanity import NOISY
 from advisor.core.device import DeviceProfile
-from advisor.costmodel.calibration import load_calibration
-from advisor.costmodel.calibration.journal import parse_journal
-from advisor.costmodel.calibration.sanity import NOISY
 
 LONGEST_S = 240.0
 
@@ -36,7 +36,7 @@ def believed_times(folder: Path) -> set[tuple[float, ...]]:
         found = load_calibration("cpu-test")
         points = found.points if found is not None else ()
     else:
-        points = parse_journal((folder / "cpu-test.jsonl").read_text())[1].points
+        points = parse_calibration_journal((folder / "cpu-test.jsonl").read_text())[1].points
     return {p.step_times_s for p in points if p.noise_relative <= NOISY}
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from advisor.core.device import DeviceProfile
-from advisor.costmodel.validation.journal import Journal
+from advisor.experiments.validation.journal import Journal
 from tests.cli.conftest import Advisor
 from tests.cli.test_bad_input import refused
-from tests.costmodel.validation.records import header, timed
+from tests.experiments.validation.records import header, timed
 
 
 @pytest.mark.parametrize("shard", ["3/2", "0/2", "1", "1/0", "a/b", "1/2/3", "-1/2"])

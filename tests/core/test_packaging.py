@@ -27,7 +27,7 @@ def test_the_wheel_has_package_data_and_nothing_foreign(wheel: Path) -> None:
         entry_points = archive.read(next(name for name in names if name.endswith("entry_points.txt"))).decode()
     for folder in ("profiles", "calibration"):
         shipped = {path.name for path in (REPOSITORY / folder).rglob("*") if path.is_file()}
-        packed = {name.rsplit("/", 1)[1] for name in names if name.startswith(f"advisor/{folder}/")}
+        packed = {name.rsplit("/", 1)[1] for name in names if name.startswith(f"advisor/resources/{folder}/")}
         assert shipped == packed
     assert {name.split("/")[0].split("-")[0] for name in names} == {"advisor", "finetune_advisor"}
     assert "advisor = advisor.__main__:main" in entry_points
@@ -50,7 +50,7 @@ def test_an_installed_wheel_finds_its_data(wheel: Path, tmp_path: Path) -> None:
     )
     module, profiles, device = done.stdout.splitlines()
     assert module == str(tmp_path / "site" / "advisor" / "__init__.py")
-    assert profiles == str(tmp_path / "site" / "advisor" / "profiles")
+    assert profiles == str(tmp_path / "site" / "advisor" / "resources" / "profiles")
     assert device == "t4"
 
 

@@ -93,7 +93,7 @@ def test_a_missing_resource_says_to_reinstall() -> None:
 def test_resources_inside_a_wheel_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "site" / "advisor"
     (package / "core").mkdir(parents=True)
-    (package / "profiles").mkdir()
+    (package / "resources" / "profiles").mkdir(parents=True)
     (tmp_path / "site" / "profiles").mkdir()
     monkeypatch.setattr(store, "__file__", str(package / "core" / "store.py"))
-    assert resource_dir("profiles") == package / "profiles"
+    assert resource_dir("profiles") == package / "resources" / "profiles"

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 
+from advisor.calibration.default_models import decoder, encoder
+from advisor.calibration.measure import distinct_tasks
+from advisor.calibration.replay import replay_all
 from advisor.core.plan import ExecutionPlan
-from advisor.costmodel.calibration.gathering import distinct_tasks
-from advisor.costmodel.calibration.replay import replay_all
-from advisor.costmodel.calibration.subject import decoder, encoder
-from advisor.costmodel.trace.ops import TracedOp
-from advisor.costmodel.trace.step import TraceRequest, trace_step
 from advisor.hardware.probe import worker_environment
 from advisor.measurement import StepRequest, isolated, measure_steps
 from advisor.strategies import get_strategy
+from advisor.tracing.ops import TracedOp
+from advisor.tracing.step import TraceRequest, trace_step
 
 pytestmark = pytest.mark.gpu
 

@@ -13,8 +13,16 @@ from pathlib import Path
 import pytest
 
 from advisor.hardware import storage
-from advisor.hardware.figures import CPU_SCALE, Figure, Work
-from advisor.hardware.grid import DIVISORS, Pace, figures_of, is_out_of_memory, measure, measure_figure, pace_of
+from advisor.hardware.benchmark_grid import (
+    DIVISORS,
+    SamplingPolicy,
+    figures_of,
+    is_out_of_memory,
+    measure,
+    measure_figure,
+    sampling_policy,
+)
+from advisor.hardware.benchmarks import CPU_SCALE, Figure, Workload
 from advisor.hardware.overhead import overhead_figures
 from advisor.hardware.storage import storage_figures
 from advisor.hardware.timing import CFS_PERIOD_S
@@ -32,15 +40,15 @@ def little_garbage() -> Iterator[None]:
     gc.unfreeze()
 
 
-ONCE = Pace(0.0, 1e-6, 2)
+ONCE = SamplingPolicy(0.0, 1e-6, 2)
 
 
-def figure(build: Callable[[int], Work], key: str = "memory") -> Figure:
+def figure(build: Callable[[int], Workload], key: str = "memory") -> Figure:
     return Figure("bytes_per_s", key, f"{key} of a test", build)
 
 
-def work(amount: float = 8.0) -> Work:
-    return Work(amount, "a list", "", lambda: sorted(range(100)))
+def work(amount: float = 8.0) -> Workload:
+    return Workload(amount, "a list", "", lambda: sorted(range(100)))
 
 
 def keys(figures: list[Figure]) -> set[str]:
@@ -65,7 +73,7 @@ def test_a_full_probe_covers_what_the_time_model_asks_for() -> None:
 
 
 def test_classes_are_those_of_the_cost_model() -> None:
-    from advisor.costmodel.trace.ops import MEMBERS
+    from advisor.tracing.ops import MEMBERS
 
     assert set(OPERATORS) <= {*MEMBERS, "norm", "elementwise"}
 
@@ -181,7 +189,7 @@ def test_attention_counts_the_work_that_torch_counts() -> None:
 def test_a_full_device_gets_smaller_sizes() -> None:
     asked: list[int] = []
 
-    def build(divisor: int) -> Work:
+    def build(divisor: int) -> Workload:
         asked.append(divisor)
         if divisor < DIVISORS[-1]:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -209,7 +217,7 @@ def test_a_full_device_gets_smaller_sizes() -> None:
 def test_a_figure_that_cannot_be_had_is_left_out_with_its_reason(failure: Exception, tries: int) -> None:
     asked: list[int] = []
 
-    def build(divisor: int) -> Work:
+    def build(divisor: int) -> Workload:
         asked.append(divisor)
         raise failure
 
@@ -221,7 +229,7 @@ def test_a_figure_that_cannot_be_had_is_left_out_with_its_reason(failure: Except
 
 
 def test_memory_that_runs_out_while_timing_counts_too() -> None:
-    def build(divisor: int) -> Work:
+    def build(divisor: int) -> Workload:
         def call() -> None:
             if divisor == 1:
                 raise torch.OutOfMemoryError("CUDA out of memory")
@@ -234,7 +242,7 @@ def test_memory_that_runs_out_while_timing_counts_too() -> None:
 def test_what_comes_after_the_deadline_is_left_out() -> None:
     now = [0.0]
 
-    def build(divisor: int) -> Work:
+    def build(divisor: int) -> Workload:
         now[0] += 4.0
         return work()
 
@@ -245,7 +253,7 @@ def test_what_comes_after_the_deadline_is_left_out() -> None:
 
 
 def test_a_failing_figure_does_not_end_the_grid() -> None:
-    def broken(divisor: int) -> Work:
+    def broken(divisor: int) -> Workload:
         raise RuntimeError("CUDA error: out of memory")
 
     found = list(measure([figure(broken), figure(lambda _: work())], "cpu", ONCE, deadline=1e12))
@@ -259,5 +267,5 @@ def test_settings_are_as_before_afterwards() -> None:
 
 
 def test_under_a_quota_samples_span_a_refill_period() -> None:
-    assert pace_of(quick=True, throttled=True).target_s >= CFS_PERIOD_S
-    assert pace_of(quick=True, throttled=False).target_s < CFS_PERIOD_S / 10
+    assert sampling_policy(quick=True, throttled=True).target_s >= CFS_PERIOD_S
+    assert sampling_policy(quick=True, throttled=False).target_s < CFS_PERIOD_S / 10

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from advisor.hardware.attention import chosen_kernel
+from advisor.hardware.benchmark_grid import SamplingPolicy, figures_of, measure_figure, sampling_policy
+from advisor.hardware.benchmarks import Figure, Workload
 from advisor.hardware.context import cuda_context, idle_gpus, loaded_gpu
-from advisor.hardware.figures import Figure, Work
 from advisor.hardware.gpu_probe import describe, look_back
 from advisor.hardware.gpu_state import gpu_state
-from advisor.hardware.grid import Pace, figures_of, measure_figure, pace_of
 from advisor.hardware.kernels import try_attention_kernel, try_dtype
 from tests.hardware.nvml_fake import fake_library
 
@@ -150,8 +150,8 @@ def test_a_card_too_full_for_the_load_still_tells_its_context(card: Card, monkey
 
 
 def test_every_sample_waits_for_the_device_and_memory_goes_back(card: Card) -> None:
-    figure = Figure("overhead_s", "operator", "a call", lambda _: Work(1.0, "a call", "", lambda: None))
-    found = measure_figure(figure, "cuda:0", Pace(0.0, 1e-6, 5), 0.0)
+    figure = Figure("overhead_s", "operator", "a call", lambda _: Workload(1.0, "a call", "", lambda: None))
+    found = measure_figure(figure, "cuda:0", SamplingPolicy(0.0, 1e-6, 5), 0.0)
     assert found["kind"] == "rate"
     assert card.synchronized > found["repeats"]
     assert card.emptied == 1
@@ -187,8 +187,10 @@ def test_the_card_is_still_busy_while_its_clocks_are_read(card: Card, monkeypatc
 
 
 def test_samples_on_a_card_outlast_the_launch_and_the_wait() -> None:
-    assert pace_of(quick=True, throttled=False, cuda=True).target_s > 200 * 20e-6
-    assert pace_of(quick=True, throttled=True, cuda=True).min_repeats >= 5, "a quota slows the host and not the card"
+    assert sampling_policy(quick=True, throttled=False, cuda=True).target_s > 200 * 20e-6
+    assert sampling_policy(quick=True, throttled=True, cuda=True).min_repeats >= 5, (
+        "a quota slows the host and not the card"
+    )
 
 
 def test_a_figure_is_gone_before_the_next_one_is_built(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,13 +201,13 @@ def test_a_figure_is_gone_before_the_next_one_is_built(card: Card, monkeypatch: 
 
     held: list[weakref.ref[Held]] = []
 
-    def build(divisor: int) -> Work:
+    def build(divisor: int) -> Workload:
         call = Held()
         held.append(weakref.ref(call))
-        return Work(1.0, "a call", "", call)
+        return Workload(1.0, "a call", "", call)
 
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: alive.append(held[-1]() is not None))
-    measure_figure(Figure("overhead_s", "operator", "a call", build), "cuda:0", Pace(0.0, 1e-6, 5), 0.0)
+    measure_figure(Figure("overhead_s", "operator", "a call", build), "cuda:0", SamplingPolicy(0.0, 1e-6, 5), 0.0)
     assert alive == [False]
 
 

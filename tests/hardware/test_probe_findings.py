@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from advisor.core.errors import DeviceError
-from advisor.hardware.findings import build_profile
 from advisor.hardware.host import Host
+from advisor.hardware.probe_results import build_profile
 
 HOST = Host(
     2,

@@ -17,7 +17,7 @@ import pytest
 from advisor.core.errors import DataError, OutputError
 from advisor.core.plan import Plan
 from advisor.core.run import Measurement
-from advisor.costmodel.time.parts import PART_NAMES
+from advisor.costmodel.time.phases import PART_NAMES
 from advisor.measurement import measure_run
 from tests.training.training_runs import tiny_plan
 

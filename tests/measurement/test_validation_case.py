@@ -11,7 +11,7 @@ from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.hardware.nvml import NvmlUnavailable
 from advisor.measurement.isolation import Result
-from advisor.measurement.reference import reference_seconds
+from advisor.measurement.noise_probe import reference_seconds
 from advisor.measurement.steps import StepRequest
 from advisor.measurement.validation import CaseMeasurement, CaseRequest, case, measure_case, run_case
 from advisor.measurement.validation.case import run_watched
@@ -23,7 +23,7 @@ MIB = 2**20
 
 
 def request(**changes: object) -> StepRequest:
-    from advisor.costmodel.validation.models import grid_model
+    from advisor.experiments.validation.models import grid_model
 
     execution = ExecutionPlan(2, max_seq_length=16, num_threads=1)
     spec = grid_model("bert-small")

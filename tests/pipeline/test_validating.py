@@ -10,7 +10,7 @@ import pytest
 
 from advisor.core.device import DeviceProfile, Rate
 from advisor.core.errors import DeviceError, InputError, OutputError
-from advisor.costmodel.validation.case import Case
+from advisor.experiments.validation.case import Case
 from advisor.pipeline.validating import validate
 from advisor.pipeline.validation_records import recorded_validation
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from advisor.core.coefficients import Calibration, ClassFit
 from advisor.core.errors import AdvisorError, InputError
 from advisor.core.serialization import to_json
-from advisor.costmodel.calibration.record import Calibration, ClassFit
-from advisor.costmodel.validation.case import Case
-from advisor.costmodel.validation.journal import Journal
+from advisor.experiments.validation.case import Case
+from advisor.experiments.validation.journal import Journal
 from advisor.pipeline.validating import validate
 from advisor.pipeline.validation_records import recorded_validation
-from tests.costmodel.validation.records import header, timed
+from tests.experiments.validation.records import header, timed
 from tests.pipeline.test_validating import this_machine as this_machine
 
 CASE = Case("bert-small", "head", 2, 16, execution={"num_threads": 1}, repeats=3)

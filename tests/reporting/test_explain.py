@@ -12,10 +12,10 @@ import pytest
 from rich.console import Console
 
 from advisor.core.errors import OutputError
-from advisor.costmodel.explain import PeakExplanation, Share, TensorGroup, Timeline
+from advisor.costmodel.explain import PeakExplanation, PeakShare, TensorGroup, Timeline
 from advisor.reporting.explain import collapsed_layers, print_explanation
 from advisor.reporting.timeline import timeline_page, write_timeline
-from advisor.search.whatif import Comparison, Effect
+from advisor.search.sensitivity import ChangeComparison, Effect
 
 MIB = 2**20
 NASTY = '</script><script>alert("x")</script>[bold]&amp;'
@@ -28,11 +28,15 @@ def explanation(module: str = "model.layers.1.mlp") -> PeakExplanation:
         kinds, live, (4, 40, 90), (("weights", 0), ("forward", 1), ("backward", 2)), (module, module, "frees it"), 1
     )
     total = 35 * MIB
-    kind_shares = (Share("activations", 20 * MIB), Share("weights", 10 * MIB), Share("optimizer states", 5 * MIB))
+    kind_shares = (
+        PeakShare("activations", 20 * MIB),
+        PeakShare("weights", 10 * MIB),
+        PeakShare("optimizer states", 5 * MIB),
+    )
     group = TensorGroup(
         module, "Mlp", "MLP intermediate", "activations", "mm", (4, 64, 512), "float32", "forward", True, 3, 15 * MIB
     )
-    layers = (Share("layer 0", 5 * MIB), Share("layer 1", 5 * MIB), Share("outside the layers", 25 * MIB))
+    layers = (PeakShare("layer 0", 5 * MIB), PeakShare("layer 1", 5 * MIB), PeakShare("outside the layers", 25 * MIB))
     return PeakExplanation(
         total,
         "forward",
@@ -49,12 +53,14 @@ def explanation(module: str = "model.layers.1.mlp") -> PeakExplanation:
     )
 
 
-def comparison(name: str = "checkpointing") -> Comparison:
+def comparison(name: str = "checkpointing") -> ChangeComparison:
     saving = Effect(name, "--gradient-checkpointing", 20 * MIB, 15 * MIB, 1.3, False, False)
-    return Comparison(35 * MIB, (saving,), (name,), None, (), (f"{name}: no",), f"activations dominate: {name} saves")
+    return ChangeComparison(
+        35 * MIB, (saving,), (name,), None, (), (f"{name}: no",), f"activations dominate: {name} saves"
+    )
 
 
-def printed(explained: PeakExplanation, compared: Comparison) -> str:
+def printed(explained: PeakExplanation, compared: ChangeComparison) -> str:
     console = Console(width=140, record=True, force_terminal=False)
     print_explanation(console, explained, compared, note="the device's own peak is in loading")
     return console.export_text()
@@ -80,11 +86,11 @@ def test_markup_in_names_stays_text():
 
 
 def test_layers_keep_their_bytes_when_rows_are_collapsed():
-    shares = [Share(f"layer {index}", 7 if index % 5 else 9) for index in range(30)]
+    shares = [PeakShare(f"layer {index}", 7 if index % 5 else 9) for index in range(30)]
     rows = collapsed_layers(shares)
     assert sum(row.live_bytes for row in rows) == sum(share.live_bytes for share in shares)
     assert len(rows) <= 9
-    single = collapsed_layers([Share("optimizer states", 4), Share("outside the layers", 4)])
+    single = collapsed_layers([PeakShare("optimizer states", 4), PeakShare("outside the layers", 4)])
     assert [row.name for row in single] == ["optimizer states", "outside the layers"]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from advisor.core.run import RunRecord
 from advisor.core.serialization import to_json
-from advisor.reporting.time_table import Errors, errors_of, keeps_the_bars, main, time_table, total_error, verdict
+from advisor.reporting.time_table import PhaseErrors, errors_of, keeps_the_bars, main, time_table, total_error, verdict
 from advisor.reporting.verification import verify
 from tests.core import records
 
@@ -34,7 +34,7 @@ def test_the_median_and_every_run_are_held_to_a_bar() -> None:
     assert not keeps_the_bars([run_of(total) for total in (60.0, 66.0, 66.0)]), "the median is 9 % off"
     assert not keeps_the_bars([])
     found = errors_of([run_of(total) for total in (60.0, 62.0, 72.0)])
-    assert found == Errors(3, pytest.approx(2 / 62), pytest.approx(12 / 72))
+    assert found == PhaseErrors(3, pytest.approx(2 / 62), pytest.approx(12 / 72))
     assert errors_of([]) is None
 
 

@@ -7,11 +7,11 @@ import io
 from rich.console import Console
 
 from advisor.core.device import DeviceProfile, Rate
-from advisor.costmodel.validation.comparison import compare
-from advisor.costmodel.validation.record import Record, Work
-from advisor.costmodel.validation.times import compare_times
+from advisor.experiments.validation.comparison import compare
+from advisor.experiments.validation.record import Record, TracedWork
+from advisor.experiments.validation.times import compare_times
 from advisor.reporting.validation import print_validation
-from tests.costmodel.validation.records import MIB, header, predicted, record, timed
+from tests.experiments.validation.records import MIB, header, predicted, record, timed
 
 
 def printed(records: list[Record]) -> str:
@@ -42,7 +42,7 @@ def test_errors_coverage_verdicts_bars_and_reasons_are_all_there() -> None:
 
 
 def test_step_times_stand_beside_noise_order_coverage_and_rules_of_thumb() -> None:
-    work = Work(100, {"float32": 10**9}, 10**6, 10**6, 0.1)
+    work = TracedWork(100, {"float32": 10**9}, 10**6, 10**6, 0.1)
     records = [
         timed("a", 0.2, 0.25, work=work, method="full", reference_s=(0.05, 0.05)),
         timed("b", (0.1, 0.11, 0.09, 0.1, 0.1), 0.1, work=work, rows=4, reference_s=(0.05, 0.05)),

@@ -16,13 +16,13 @@ from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.memory import memory_quantile_bytes
 from advisor.costmodel.model import CostModel
 from advisor.hardware.profiles import load_profile
-from advisor.search.fitting import FitAnswer, Largest, MethodFit, Question, SetupFit, fit_methods
+from advisor.search.fitting import FitAnswer, FitRequest, Largest, MethodFit, SetupFit, fit_methods
 from advisor.search.fitting.fitting import widest_rank
-from advisor.search.fitting.largest import Axis
+from advisor.search.fitting.largest import SizeAxis
 from advisor.search.fitting.setups import on_card, switches
-from advisor.search.planner.families import Rung
+from advisor.search.planner.precision import PrecisionPolicy
 from advisor.strategies import get_strategy
-from tests.costmodel.tiny import tiny_spec
+from tests.tracing.tiny import tiny_spec
 
 MIB, GIB = 2**20, 2**30
 
@@ -48,7 +48,7 @@ def test_the_largest_fitting_value_fits_and_the_next_does_not(slope, curve, limi
         calls.append(value)
         return exact(value, slope, curve)
 
-    axis = Axis(
+    axis = SizeAxis(
         memory_of,
         lambda value: slope * value + curve * value * value,
         limit,
@@ -73,7 +73,7 @@ def test_a_linear_axis_takes_two_exact_evaluations():
         calls.append(rows)
         return GIB + round(1.04 * (14 * GIB + rows * 1_234_567_890))
 
-    axis = Axis(
+    axis = SizeAxis(
         memory_of,
         lambda rows: 14 * GIB + rows * 1_234_567_890,
         80 * GIB,
@@ -97,7 +97,7 @@ def cost_model(tmp_path_factory) -> CostModel:
     return CostModel(load_profile("rtx-4090"), cache_dir=tmp_path_factory.mktemp("traces"))
 
 
-QUESTION = Question(micro_batch_size=4, seq_length=512, limit_bytes=1700 * MIB)
+QUESTION = FitRequest(micro_batch_size=4, seq_length=512, limit_bytes=1700 * MIB)
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +238,7 @@ def test_an_untraceable_set_up_is_a_problem_and_not_a_failure(cost_model: CostMo
 def setup_of() -> Callable[..., object]:
     device = load_profile("rtx-4090")
     model = ModelSpec("x", "config", "causal-lm", {}, "llama", 1, 1, 1, 1, None)
-    return lambda *rung: next(switches(device, model, Rung(*rung), checkpointing=True))
+    return lambda *rung: next(switches(device, model, PrecisionPolicy(*rung), checkpointing=True))
 
 
 def test_a_card_without_bfloat16_gets_float16_where_that_can_train(setup_of):

@@ -14,7 +14,7 @@ from advisor.core.recommendation import Recommendation, RejectedMethod
 from advisor.core.strategy import StrategyConfig
 from advisor.core.units import parse_memory_bytes
 from advisor.costmodel.quality import EvidenceRun, QualityEvidence, QualityModel
-from advisor.search.planner import families, recommend_plans, rerank, solve_execution
+from advisor.search.planner import precision, recommend_plans, rerank, solve_execution
 from advisor.strategies import get_strategy, strategy_names
 from tests.search.planner_fakes import DATA, GIB, FakeCostModel, cpu, cuda, data_profile, distilbert, mistral
 
@@ -172,7 +172,7 @@ def test_an_architecture_without_sdpa_gets_eager_attention():
     [("bert", ("flash_attention_2", "sdpa")), ("gemma2", ("flash_attention_2", "eager")), ("t5", ("sdpa",))],
 )
 def test_flash_attention_needs_an_architecture_that_has_it(model_type, kernels, monkeypatch):
-    monkeypatch.setattr(families.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(precision.importlib.util, "find_spec", lambda name: name)
     spec = ModelSpec(
         model_type,
         "config",
@@ -185,8 +185,8 @@ def test_flash_attention_needs_an_architecture_that_has_it(model_type, kernels, 
         10**5,
         512,
     )
-    assert families.attention_kernels(cuda(24), spec, families.Rung("bfloat16", "bf16")) == kernels
-    assert "flash_attention_2" not in families.attention_kernels(cuda(24), spec, families.Rung("float32", "none"))
+    assert precision.attention_kernels(cuda(24), spec, precision.Rung("bfloat16", "bf16")) == kernels
+    assert "flash_attention_2" not in precision.attention_kernels(cuda(24), spec, precision.Rung("float32", "none"))
 
 
 def test_cpu_compares_kernels_and_data_types_once():

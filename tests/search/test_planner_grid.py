@@ -9,9 +9,9 @@ import pytest
 
 from advisor.core.budget import Budget
 from advisor.search.planner import recommend_plans
-from advisor.search.planner.evaluator import Evaluator, Family
-from advisor.search.planner.families import Rung, ladder
+from advisor.search.planner.evaluator import Evaluator, SetupGroup
 from advisor.search.planner.grid import largest_rank, rank_grid, target_variants
+from advisor.search.planner.precision import PrecisionPolicy, precision_policies
 from advisor.strategies import get_strategy
 from advisor.training.models import inspect_model
 from tests.search.planner_fakes import DATA, FakeCostModel, cuda, data_profile
@@ -43,7 +43,7 @@ def test_the_largest_rank_fits_and_the_next_does_not(model) -> None:
     strategy = get_strategy("lora").default_config(model)
     cost_model = RankedCostModel(cuda(24))
     evaluator = Evaluator(model, data_profile(), cost_model, Budget(), 32)
-    family = Family(Rung("bfloat16", "bf16"), "sdpa", True)
+    family = SetupGroup(PrecisionPolicy("bfloat16", "bf16"), "sdpa", True)
     grid = rank_grid(strategy, model)
     needs = [evaluator.evaluate(replace(strategy, rank=rank), family, 1).memory_bytes for rank in grid]
     assert needs == sorted(needs) and needs[-1] > needs[-2]
@@ -62,19 +62,19 @@ def test_the_other_target_sets_are_variants(model) -> None:
 
 def test_language_models_may_chunk_their_loss(model) -> None:
     strategy = get_strategy("lora").default_config(model)
-    assert [rung.loss for rung in ladder(cuda(24), model, strategy)] == ["standard", "fused-linear"]
+    assert [rung.loss for rung in precision_policies(cuda(24), model, strategy)] == ["standard", "fused-linear"]
     classifier = replace(model, task="sequence-classification")
-    assert {rung.loss for rung in ladder(cuda(24), classifier, strategy)} == {"standard"}
+    assert {rung.loss for rung in precision_policies(cuda(24), classifier, strategy)} == {"standard"}
 
 
 def test_a_chunked_loss_is_not_tried_where_all_logits_together_would_not_help(model) -> None:
     strategy = get_strategy("lora").default_config(model)
-    rung = Rung("bfloat16", "bf16")
+    rung = PrecisionPolicy("bfloat16", "bf16")
     far = Evaluator(model, data_profile(), FakeCostModel(cuda(24)), Budget(memory_bytes=2**30), 32)
-    far.evaluate(strategy, Family(rung, "sdpa", True), 1)
+    far.evaluate(strategy, SetupGroup(rung, "sdpa", True), 1)
     assert not far.chunked_loss_can_help(strategy, rung)
     near = Evaluator(model, data_profile(), FakeCostModel(cuda(24)), Budget(), 32)
-    point = near.evaluate(strategy, Family(rung, "sdpa", True), 1)
+    point = near.evaluate(strategy, SetupGroup(rung, "sdpa", True), 1)
     close = Evaluator(model, data_profile(), FakeCostModel(cuda(24)), Budget(memory_bytes=point.memory_bytes - 1), 32)
-    close.evaluate(strategy, Family(rung, "sdpa", True), 1)
+    close.evaluate(strategy, SetupGroup(rung, "sdpa", True), 1)
     assert close.chunked_loss_can_help(strategy, rung)

@@ -12,10 +12,10 @@ from advisor.core.data import DataProfile
 from advisor.core.device import DeviceProfile, Rate
 from advisor.core.errors import InputError
 from advisor.core.plan import ExecutionPlan, Plan
-from advisor.costmodel.families import FamilyStore
 from advisor.reporting.text import format_execution
 from advisor.search.planner import SpeedKnobs, recommend_plans
 from advisor.search.planner.speed import computed_tokens, grouping_pays, speed_notes
+from advisor.tracing.trace_store import TraceStore
 from tests.search.planner_fakes import DATA, FakeCostModel, cpu, cuda, data_profile, distilbert
 
 PLAN = ExecutionPlan(16, max_seq_length=128)
@@ -109,7 +109,7 @@ def test_what_the_device_lacks_is_refused(device: DeviceProfile, knobs: dict[str
 
 
 def test_none_of_them_makes_another_trace(tmp_path: Any) -> None:
-    store = FamilyStore("cuda", (8, 0), tmp_path)
+    store = TraceStore("cuda", (8, 0), tmp_path)
     strategy = best(cuda(24)).strategy
     fast = replace(PLAN, group_by_length=True, tf32=True, torch_compile=True, num_threads=2)
     assert store._key(distilbert(), strategy, PLAN) == store._key(distilbert(), strategy, fast)

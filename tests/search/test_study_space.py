@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from advisor.core.budget import Budget
 from advisor.core.strategy import StrategyConfig
 from advisor.search.study.clock import StudyClock
+from advisor.search.study.context import Infeasible, StudyContext
 from advisor.search.study.feasible import feasible_space, warm_start
-from advisor.search.study.setting import Misfit, Setting
-from advisor.search.study.space import Axis, axis_of, declared_space
+from advisor.search.study.space import SearchAxis, axis_of, declared_space
 from advisor.strategies import get_strategy
 from advisor.strategies.base import CategoricalDimension, FloatDimension, IntDimension
 from tests.search import study_fakes as fakes
@@ -24,8 +24,8 @@ ADAPTER = {"rank": 1, "target_modules": "attention"}
 CHEAPEST: dict[str, dict[str, Any]] = {"lora": ADAPTER, "hira": ADAPTER, "partial": {"unfrozen_layers": 1}}
 
 
-def setting(budget: Budget) -> Setting:
-    return Setting(
+def setting(budget: Budget) -> StudyContext:
+    return StudyContext(
         fakes.MODEL, fakes.DATA, fakes.PROFILE, fakes.FakeCostModel(), budget, 42, 32, fakes.solve, fakes.strategies()
     )
 
@@ -45,7 +45,7 @@ def test_an_integer_axis_returns_what_it_stored(low: int, width: int, step: int)
 
 @given(st.integers(1, 4096))
 def test_a_value_outside_is_moved_inside(rank: int) -> None:
-    axis = Axis("rank", low=1, high=4, integer=True, power_of_two=True)
+    axis = SearchAxis("rank", low=1, high=4, integer=True, power_of_two=True)
     assert 2 <= axis.decode(axis.encode(rank)) <= 16
 
 
@@ -55,7 +55,9 @@ def test_choices_keep_tuples_of_module_names() -> None:
 
 
 def test_a_float_axis_keeps_its_scale() -> None:
-    assert axis_of("sparsity", FloatDimension(0.1, 0.9, log=True)) == Axis("sparsity", low=0.1, high=0.9, log=True)
+    assert axis_of("sparsity", FloatDimension(0.1, 0.9, log=True)) == SearchAxis(
+        "sparsity", low=0.1, high=0.9, log=True
+    )
 
 
 def test_alpha_follows_the_rank_and_the_rate_follows_lr_rel() -> None:
@@ -106,7 +108,7 @@ def test_the_first_trial_of_a_method_fits_even_where_its_default_does_not() -> N
     ask = setting(Budget(memory_bytes=410 * fakes.MIB))  # the default rank 8 needs 416 MiB
     space, _ = feasible_space(ask, declared_space([fakes.strategies()["lora"]], fakes.MODEL), CLOCK)
     config = space.config(warm_start(ask, space.methods[0]))
-    assert not isinstance(ask.plan(config), Misfit)
+    assert not isinstance(ask.plan(config), Infeasible)
     assert config.rank is not None and config.rank < 8
 
 
@@ -118,14 +120,14 @@ def test_better_methods_come_first_and_cheaper_ones_among_equals() -> None:
 def test_a_misfit_says_by_how_much_the_budget_is_broken() -> None:
     ask = setting(Budget(memory_bytes=450 * fakes.MIB, time_s=1e6))
     plan = ask.plan(StrategyConfig("full", 5e-5))
-    assert isinstance(plan, Misfit)
+    assert isinstance(plan, Infeasible)
     assert plan.constraints == {"memory": pytest.approx(1.0)}
 
 
 def test_equal_solutions_are_shared_over_learning_rates_only() -> None:
     ask = setting(Budget())
     one, two = ask.plan(StrategyConfig("full", 5e-5)), ask.plan(StrategyConfig("full", 1e-4, lr_rel=2.0))
-    assert not isinstance(one, Misfit) and not isinstance(two, Misfit)
+    assert not isinstance(one, Infeasible) and not isinstance(two, Infeasible)
     assert (one.strategy.learning_rate, two.strategy.learning_rate) == (5e-5, 1e-4)
     assert one.predicted is two.predicted
 

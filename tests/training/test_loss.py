@@ -13,7 +13,7 @@ from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.training.build import build_model
 from advisor.training.loss import CHUNKS, linear_cross_entropy
-from tests.costmodel.tiny import tiny_spec
+from tests.tracing.tiny import tiny_spec
 
 ROWS, WIDTH, VOCAB = 37, 16, 50
 FULL = StrategyConfig("full", 1e-3)

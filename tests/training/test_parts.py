@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from advisor.training.parts import Stopwatch, run_parts
+from advisor.training.phases import Stopwatch, run_parts
 
 WATCH = Stopwatch(
     total_s=20.0,

@@ -20,7 +20,7 @@ from advisor.training.build import build_model
 from advisor.training.callbacks import StepClock
 from advisor.training.switches import check_execution, prepare_for_scaling
 from advisor.training.trainer import train
-from tests.costmodel.tiny import tiny_spec
+from tests.tracing.tiny import tiny_spec
 from tests.training import training_runs
 
 CLASSIFY = "sequence-classification"

@@ -20,7 +20,7 @@ from advisor.training.data import resolve_data
 from advisor.training.metrics import compute_metrics, reduce_logits
 from advisor.training.models import inspect_model
 from advisor.training.synthetic import batch_shapes, synthetic_batch
-from tests.costmodel.tiny import tiny_spec
+from tests.tracing.tiny import tiny_spec
 
 MODELS: dict[Task, str] = {
     "sequence-classification": "bert", "causal-lm": "llama", "masked-lm": "roberta", "token-classification": "bert",

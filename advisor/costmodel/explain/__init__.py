@@ -1,6 +1,6 @@
 """What makes a peak: which layers, tensors, operators and phase, and how live bytes move over the step."""
 
 from advisor.costmodel.explain.peak import explain_peak, untraced_batch_bytes
-from advisor.costmodel.explain.records import PeakExplanation, Share, TensorGroup, Timeline
+from advisor.costmodel.explain.records import PeakExplanation, PeakShare, TensorGroup, Timeline
 
-__all__ = ["PeakExplanation", "Share", "TensorGroup", "Timeline", "explain_peak", "untraced_batch_bytes"]
+__all__ = ["PeakExplanation", "PeakShare", "TensorGroup", "Timeline", "explain_peak", "untraced_batch_bytes"]

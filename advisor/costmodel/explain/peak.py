@@ -11,15 +11,22 @@ from advisor.core.device import DeviceProfile
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
-from advisor.costmodel.explain.records import PeakExplanation, Share, TensorGroup
-from advisor.costmodel.explain.roles import KIND_NAMES, OUTSIDE, Dimensions, role_of, stack_of, without_numbers
-from advisor.costmodel.explain.timeline import thinned_timeline
-from advisor.costmodel.memory.facts import TENSORS_PER_BATCH, TRACED_MICRO_BATCHES
-from advisor.costmodel.memory_curve import rounding
-from advisor.costmodel.trace.attribution import AttributedRecording, Origin, attributed_trace
-from advisor.costmodel.trace.ops import ITEM_BYTES
-from advisor.costmodel.trace.recorder import Storage
-from advisor.costmodel.trace.step import TraceRequest
+from advisor.costmodel.explain.records import PeakExplanation, PeakShare, TensorGroup
+from advisor.costmodel.explain.roles import (
+    KIND_NAMES,
+    OUTSIDE,
+    Dimensions,
+    role_of,
+    stack_of,
+    thinned_timeline,
+    without_numbers,
+)
+from advisor.costmodel.memory.overheads import TENSORS_PER_BATCH, TRACED_MICRO_BATCHES
+from advisor.tracing.attribution import AttributedRecording, Origin, attributed_trace
+from advisor.tracing.live_memory import rounding
+from advisor.tracing.ops import ITEM_BYTES
+from advisor.tracing.recorder import Storage
+from advisor.tracing.step import TraceRequest
 
 LARGEST_TENSORS = 12
 """How many groups of equal tensors are named."""
@@ -81,13 +88,13 @@ def _explained(
     _, reached, phase = recording.events[index]
     roles = {number: role_of(recording.storages[number], recording.origins[number], sizes) for number in alive}
 
-    def shares(name_of: Callable[[int], str], extra: str) -> tuple[Share, ...]:
+    def shares(name_of: Callable[[int], str], extra: str) -> tuple[PeakShare, ...]:
         totals: Counter[str] = Counter()
         for number in alive:
             totals[name_of(number)] += rounded[number]
         if extra_batch_bytes:
             totals[extra] += extra_batch_bytes
-        return tuple(Share(name, live_bytes) for name, live_bytes in totals.most_common() if live_bytes)
+        return tuple(PeakShare(name, live_bytes) for name, live_bytes in totals.most_common() if live_bytes)
 
     origins, storages = recording.origins, recording.storages
     layers = _layers(recording)

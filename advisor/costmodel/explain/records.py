@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Share:
+class PeakShare:
     """A part of the live bytes at the peak."""
 
     name: str
@@ -89,11 +89,11 @@ class PeakExplanation:
     phase: str
     module: str
     operator: str
-    by_kind: tuple[Share, ...]
-    by_role: tuple[Share, ...]
-    by_layer: tuple[Share, ...]
-    by_module_class: tuple[Share, ...]
-    by_operator: tuple[Share, ...]
+    by_kind: tuple[PeakShare, ...]
+    by_role: tuple[PeakShare, ...]
+    by_layer: tuple[PeakShare, ...]
+    by_module_class: tuple[PeakShare, ...]
+    by_operator: tuple[PeakShare, ...]
     tensors: tuple[TensorGroup, ...]
     timeline: Timeline
     num_layers: int

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from advisor.core.coefficients import Calibration, ResidentFit
 from advisor.core.cost import Basis, Evidence, Interval, MemoryEstimate
 from advisor.core.device import DeviceProfile
 from advisor.core.model import ModelSpec
-from advisor.costmodel.calibration.record import Calibration, ResidentFit
-from advisor.costmodel.depth import StepFamily
-from advisor.costmodel.memory.breakdown import breakdown
-from advisor.costmodel.memory.history import RunShapes
-from advisor.costmodel.memory.replay import Extras, heap_bytes, schedule, storage_sizes
-from advisor.costmodel.memory.uncertainty import Spread, interval_around
-from advisor.costmodel.memory_curve import Peak, phase_peaks
-from advisor.costmodel.student import t_quantile_95
-from advisor.costmodel.trace.family import KINDS, EventLog
+from advisor.core.stats import t_quantile_95
+from advisor.costmodel.memory.batch_sequence import RunShapes
+from advisor.costmodel.memory.intervals import Spread, breakdown, interval_around
+from advisor.costmodel.memory.replay import UntracedAllocations, heap_bytes, schedule, storage_sizes
+from advisor.tracing.full_depth import FullDepthTrace
+from advisor.tracing.live_memory import Peak, phase_peaks
+from advisor.tracing.symbolic_trace import KINDS, EventLog
 
 TRACE_HALF_WIDTH = 0.002
 """90 % half width of the allocated peak: the contract test keeps it below 0.1 % of the profiler's events."""
@@ -40,13 +39,13 @@ def on_cpu(
     live_bytes: int,
     peak: Peak,
     phase: str,
-    family: StepFamily,
+    family: FullDepthTrace,
     shapes: RunShapes,
     model: ModelSpec,
     device: DeviceProfile,
     calibration: Calibration | None,
     *,
-    extras: Extras,
+    extras: UntracedAllocations,
     reader_bytes: int = 0,
     limit_bytes: int | None = None,
     sweeping: bool = False,
@@ -140,7 +139,7 @@ class _Heap:
     largest_bytes: int
 
 
-def _replayed(family: StepFamily, shapes: RunShapes, dynamic_bytes: int, extras: Extras) -> _Heap:
+def _replayed(family: FullDepthTrace, shapes: RunShapes, dynamic_bytes: int, extras: UntracedAllocations) -> _Heap:
     """Replay the history; where the full depth's events are unknown, the deepest traced ones give the proportion.
 
     Args:
@@ -168,7 +167,7 @@ def _largest_block(log: EventLog) -> int:
     return int(log.sizes_bytes[log.kinds >= KINDS.index("gradient")].max(initial=0))
 
 
-def _dynamic_bytes(family: StepFamily, shapes: RunShapes) -> int:
+def _dynamic_bytes(family: FullDepthTrace, shapes: RunShapes) -> int:
     """Largest live bytes of the deepest traced model, without weights."""
     peaks = phase_peaks(family.deepest_events(shapes.training), round_bytes=1)
     return max(1, max(peak.live_bytes - peak.by_kind[0] for peak in peaks.values()))

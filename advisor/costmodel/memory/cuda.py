@@ -14,21 +14,20 @@ from dataclasses import dataclass
 
 from advisor.core.cost import Basis, MemoryEstimate
 from advisor.core.device import DeviceProfile
-from advisor.costmodel.allocator import LARGE_SEGMENT_BYTES
-from advisor.costmodel.depth import StepFamily
-from advisor.costmodel.memory.breakdown import breakdown
-from advisor.costmodel.memory.history import RunShapes
+from advisor.costmodel.memory.batch_sequence import RunShapes
+from advisor.costmodel.memory.caching_allocator import LARGE_SEGMENT_BYTES
+from advisor.costmodel.memory.intervals import Spread, breakdown, interval_around
 from advisor.costmodel.memory.replay import (
     NOTHING,
-    Extras,
-    Holdings,
+    AllocatorPeaks,
+    UntracedAllocations,
     Workspaces,
     holdings,
     schedule,
     storage_sizes,
 )
-from advisor.costmodel.memory.uncertainty import Spread, interval_around
-from advisor.costmodel.memory_curve import Peak
+from advisor.tracing.full_depth import FullDepthTrace
+from advisor.tracing.live_memory import Peak
 
 TRACE_HALF_WIDTH = 0.02
 """90 % half width of the allocated peak: full, LoRA and QLoRA runs of a 7B model published for one A100-80GB came out
@@ -57,9 +56,9 @@ loaded."""
 
 @dataclass(frozen=True)
 class _Figures:
-    """Holdings, and how far ``reserved`` and ``required`` may be off because of the allocator alone."""
+    """AllocatorPeaks, and how far ``reserved`` and ``required`` may be off because of the allocator alone."""
 
-    holdings: Holdings
+    holdings: AllocatorPeaks
     reserved: Spread
     required: Spread
 
@@ -68,11 +67,11 @@ def on_cuda(
     live_bytes: int,
     peak: Peak,
     phase: str,
-    family: StepFamily,
+    family: FullDepthTrace,
     shapes: RunShapes,
     device: DeviceProfile,
     *,
-    extras: Extras = NOTHING,
+    extras: UntracedAllocations = NOTHING,
     host_bytes: int | None = None,
     limit_bytes: int | None = None,
     sweeping: bool = False,
@@ -150,7 +149,7 @@ def _unreplayed(allocated_bytes: int) -> _Figures:
     reserved = round(allocated_bytes * (1 + UNREPLAYED_SHARE)) + LARGE_SEGMENT_BYTES
     required = round(allocated_bytes * (1 + UNREPLAYED_REQUIRED)) + LARGE_SEGMENT_BYTES
     return _Figures(
-        Holdings(allocated_bytes, reserved, required),
+        AllocatorPeaks(allocated_bytes, reserved, required),
         reserved=Spread(
             reserved - allocated_bytes,
             (UNREPLAYED_HIGH - UNREPLAYED_SHARE) * allocated_bytes + LARGE_SEGMENT_BYTES,
@@ -164,10 +163,10 @@ def _unreplayed(allocated_bytes: int) -> _Figures:
 
 def _replayed(
     allocated_bytes: int,
-    family: StepFamily,
+    family: FullDepthTrace,
     shapes: RunShapes,
     workspaces: Workspaces,
-    extras: Extras,
+    extras: UntracedAllocations,
     capacity_bytes: int,
 ) -> _Figures:
     if family.events(shapes.training) is None:
@@ -179,18 +178,18 @@ def _replayed(
         found = holdings(plan, storage_sizes(logs), shapes, workspaces, extras=extras, capacity_bytes=capacity_bytes)
         return found.allocated_bytes, found.reserved_bytes, found.required_bytes
 
-    held = Holdings(*family.replays.get(repr((shapes, workspaces, extras, capacity_bytes)), replayed))
+    held = AllocatorPeaks(*family.replays.get(repr((shapes, workspaces, extras, capacity_bytes)), replayed))
     spread = Spread(
         CACHE_HALF_WIDTH * held.reserved_bytes, CACHE_HALF_WIDTH * held.reserved_bytes + LARGE_SEGMENT_BYTES
     )
     return _Figures(held, spread, spread)
 
 
-def _shallow(allocated_bytes: int, family: StepFamily, shapes: RunShapes, workspaces: Workspaces) -> _Figures:
+def _shallow(allocated_bytes: int, family: FullDepthTrace, shapes: RunShapes, workspaces: Workspaces) -> _Figures:
     """Reserved over allocated bytes of the deepest traced model, carried to the whole one."""
     logs = {shape: family.deepest_events(shape) for _, shape in shapes.steps()}
     held = holdings(schedule(logs[shapes.training]), storage_sizes(logs), shapes, workspaces)
     reserved = round(allocated_bytes * held.reserved_bytes / held.allocated_bytes)
     required = round(allocated_bytes * held.required_bytes / held.allocated_bytes)
     spread = Spread(SHALLOW_HALF_WIDTH * reserved, SHALLOW_HALF_WIDTH * reserved)
-    return _Figures(Holdings(allocated_bytes, reserved, required), spread, spread)
+    return _Figures(AllocatorPeaks(allocated_bytes, reserved, required), spread, spread)

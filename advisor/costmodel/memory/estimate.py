@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
+from advisor.core.coefficients import Calibration
 from advisor.core.cost import MemoryEstimate
 from advisor.core.device import DeviceProfile
 from advisor.core.model import ModelSpec
-from advisor.costmodel.calibration.record import Calibration
-from advisor.costmodel.depth import TRAINING_PHASES, StepFamily
+from advisor.costmodel.memory.batch_sequence import RunShapes
 from advisor.costmodel.memory.cpu import on_cpu
 from advisor.costmodel.memory.cuda import on_cuda
-from advisor.costmodel.memory.facts import RunFacts
-from advisor.costmodel.memory.history import RunShapes
-from advisor.costmodel.memory.host import host_peak_bytes
-from advisor.costmodel.memory.replay import Extras
-from advisor.costmodel.memory_curve import Peak, rounding
+from advisor.costmodel.memory.overheads import RunOverheads, host_peak_bytes
+from advisor.costmodel.memory.replay import UntracedAllocations
+from advisor.tracing.full_depth import TRAINING_PHASES, FullDepthTrace
+from advisor.tracing.live_memory import Peak, rounding
 
 PHASE_NAMES = {"first_forward": "forward", "first_backward": "backward", "weights": "loading", "states": "optimizer"}
 
 
 def estimate_memory(
-    family: StepFamily,
+    family: FullDepthTrace,
     shapes: RunShapes,
     model: ModelSpec,
     device: DeviceProfile,
     calibration: Calibration | None,
-    facts: RunFacts | None = None,
+    facts: RunOverheads | None = None,
     *,
     limit_bytes: int | None = None,
     sweeping: bool = False,
@@ -45,11 +44,11 @@ def estimate_memory(
         sweeping: Only whether it stays within the limit is asked: far from it nothing is replayed, and intervals are
             wide.
     """
-    facts = facts or RunFacts()
+    facts = facts or RunOverheads()
     phase, peak = _largest_moment(family, shapes, device, facts)
     live_bytes = peak.live_bytes + facts.extra_batch_bytes
     name = PHASE_NAMES.get(phase, phase)
-    extras = Extras(facts.extra_batch_bytes, facts.quantizing_bytes)
+    extras = UntracedAllocations(facts.extra_batch_bytes, facts.quantizing_bytes)
     if device.type == "cpu":
         return on_cpu(
             live_bytes,
@@ -79,7 +78,9 @@ def estimate_memory(
     )
 
 
-def _largest_moment(family: StepFamily, shapes: RunShapes, device: DeviceProfile, facts: RunFacts) -> tuple[str, Peak]:
+def _largest_moment(
+    family: FullDepthTrace, shapes: RunShapes, device: DeviceProfile, facts: RunOverheads
+) -> tuple[str, Peak]:
     round_bytes = rounding(device.type)
     training = family.peaks(shapes.training, round_bytes=round_bytes)
     moments = {name: training[name] for name in TRAINING_PHASES if name in training}

@@ -14,12 +14,12 @@ from dataclasses import replace as replaced
 import numpy as np
 import numpy.typing as npt
 
-from advisor.costmodel.allocator import CachingAllocator
-from advisor.costmodel.event_replay import EventReplay
-from advisor.costmodel.heap import Heap
-from advisor.costmodel.memory.history import RunShapes
-from advisor.costmodel.trace.family import PHASES, EventLog
-from advisor.costmodel.trace.symbolic import Shape
+from advisor.costmodel.memory.batch_sequence import RunShapes
+from advisor.costmodel.memory.caching_allocator import CachingAllocator
+from advisor.costmodel.memory.event_replay import EventReplay
+from advisor.costmodel.memory.glibc_heap import Heap
+from advisor.tracing.symbolic import TraceShape
+from advisor.tracing.symbolic_trace import PHASES, EventLog
 
 _FORWARD_WORKSPACE, _BACKWARD_WORKSPACE, _BATCHES, _LOADING, _KERNEL_BUFFER = -1, -2, -3, -4, -5
 """Numbers of storages that no trace has."""
@@ -46,7 +46,7 @@ class Workspaces:
 
 
 @dataclass(frozen=True)
-class Extras:
+class UntracedAllocations:
     """What a run holds for a while and no trace has.
 
     Attributes:
@@ -58,12 +58,12 @@ class Extras:
     loading_bytes: int = 0
 
 
-NOTHING = Extras()
+NOTHING = UntracedAllocations()
 NO_WORKSPACES = Workspaces(0, 0)
 
 
 @dataclass(frozen=True)
-class Holdings:
+class AllocatorPeaks:
     """What the allocator holds at most during a run.
 
     Attributes:
@@ -119,10 +119,10 @@ def schedule(log: EventLog) -> Schedule:
 
 def replay(
     plan: Schedule,
-    sizes: dict[Shape, list[int]],
+    sizes: dict[TraceShape, list[int]],
     shapes: RunShapes,
     workspaces: Workspaces,
-    extras: Extras = NOTHING,
+    extras: UntracedAllocations = NOTHING,
     capacity_bytes: int | None = None,
 ) -> CachingAllocator:
     """Run a whole history through an allocator; it stops where memory ends.
@@ -143,7 +143,9 @@ def replay(
     return allocator
 
 
-def heap_bytes(plan: Schedule, sizes: dict[Shape, list[int]], shapes: RunShapes, extras: Extras = NOTHING) -> int:
+def heap_bytes(
+    plan: Schedule, sizes: dict[TraceShape, list[int]], shapes: RunShapes, extras: UntracedAllocations = NOTHING
+) -> int:
     """How far the heap of a process grows that runs this history on a CPU, beyond the weights.
 
     Weights lie beside it: they are there before the first step, densely, many of them as mapped pages of their file.
@@ -166,10 +168,10 @@ def _behind_largest(events: list[int], sizes: list[int]) -> int:
 def _run(
     allocator: EventReplay,
     plan: Schedule,
-    sizes: dict[Shape, list[int]],
-    steps: list[tuple[str, Shape]],
+    sizes: dict[TraceShape, list[int]],
+    steps: list[tuple[str, TraceShape]],
     workspaces: Workspaces,
-    extras: Extras,
+    extras: UntracedAllocations,
 ) -> None:
     """The batches of a history; stops where memory ends."""
     for kind, shape in steps:
@@ -181,20 +183,20 @@ def _run(
             allocator.replay(plan.evaluation, sizes[shape])
 
 
-def storage_sizes(logs: dict[Shape, EventLog]) -> dict[Shape, list[int]]:
+def storage_sizes(logs: dict[TraceShape, EventLog]) -> dict[TraceShape, list[int]]:
     """Bytes by storage number, as a replay reads them."""
     return {shape: log.sizes_bytes.tolist() for shape, log in logs.items()}
 
 
 def holdings(
     plan: Schedule,
-    sizes: dict[Shape, list[int]],
+    sizes: dict[TraceShape, list[int]],
     shapes: RunShapes,
     workspaces: Workspaces,
     *,
-    extras: Extras = NOTHING,
+    extras: UntracedAllocations = NOTHING,
     capacity_bytes: int | None = None,
-) -> Holdings:
+) -> AllocatorPeaks:
     """What a run holds on a device that gives ``capacity_bytes``, and with how little it gets through.
 
     Segments with a live block are what a run cannot do without. Whether it gets by with them alone depends on where
@@ -206,7 +208,7 @@ def holdings(
         return replay(plan, sizes, shapes, workspaces, extras, capacity)
 
     free = run(None)
-    unbounded = Holdings(free.peak_allocated_bytes, free.peak_reserved_bytes, free.peak_reserved_bytes)
+    unbounded = AllocatorPeaks(free.peak_allocated_bytes, free.peak_reserved_bytes, free.peak_reserved_bytes)
     if capacity_bytes is None or free.peak_reserved_bytes <= capacity_bytes:
         return replaced(unbounded, required_bytes=free.peak_pinned_bytes)
     if free.peak_allocated_bytes > capacity_bytes:
@@ -215,7 +217,7 @@ def holdings(
     if bounded.out_of_memory or run(round(LESS_CAPACITY * capacity_bytes)).out_of_memory:
         return unbounded
     required = min(free.peak_pinned_bytes, bounded.peak_pinned_bytes)
-    return Holdings(bounded.peak_allocated_bytes, bounded.peak_reserved_bytes, required)
+    return AllocatorPeaks(bounded.peak_allocated_bytes, bounded.peak_reserved_bytes, required)
 
 
 def _train(allocator: EventReplay, plan: Schedule, sizes: list[int], workspaces: Workspaces, batch_bytes: int) -> bool:

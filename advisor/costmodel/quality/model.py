@@ -17,13 +17,13 @@ import numpy as np
 from advisor.core.cost import Basis, Interval, QualityEstimate
 from advisor.core.data import DataProfile
 from advisor.core.model import ModelSpec
+from advisor.core.stats import NORMAL_95, normal_cdf
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.quality import curves
 from advisor.costmodel.quality.evidence import QualityEvidence
 from advisor.costmodel.quality.gaps import Gap, GapModel
 from advisor.costmodel.quality.level import Level, LevelModel
 from advisor.costmodel.quality.tables import PublishedTables, TaskType, load_tables
-from advisor.costmodel.student import NORMAL_95, normal_cdf
 
 CERTIFYING_TASKS = 9
 """Split-conformal intervals over K exchangeable tasks certify at most K / (K + 1): 90 % needs nine. Published

@@ -21,9 +21,9 @@ from typing import Literal
 
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import InputError
+from advisor.costmodel.time.operator_times import OperatorClock
 from advisor.costmodel.time.step import StepTime, optimizer_step, phase_seconds, step_time
-from advisor.costmodel.time.table import OperatorClock
-from advisor.costmodel.trace.ops import TracedOp
+from advisor.tracing.ops import TracedOp
 
 NVLINK_EFFICIENCY = 0.78
 """Share of NVLink's bandwidth that large collectives reach: 230-240 GB/s bus bandwidth of 300 GB/s per direction on

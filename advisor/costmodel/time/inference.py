@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from advisor.core.coefficients import Calibration
 from advisor.core.cost import InferenceEstimate, Interval
 from advisor.core.device import DeviceProfile
-from advisor.costmodel.calibration.record import Calibration
-from advisor.costmodel.time.rates import BANDWIDTH_EFFICIENCY
+from advisor.costmodel.time.device_rates import BANDWIDTH_EFFICIENCY
 from advisor.costmodel.time.step import HOST_RATE_KEY, HOST_S_PER_OPERATOR, OVERLAP_POWER, StepTime
 
 DECODE_FACTOR = 2.0

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from advisor.core.coefficients import Calibration, StepFit, StepPoint, noise_relative
 from advisor.core.cost import Basis, Evidence
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import InputError
-from advisor.costmodel.calibration.record import Calibration, StepFit, StepPoint
-from advisor.costmodel.student import NORMAL_95, t_quantile_95
-from advisor.costmodel.time.table import OperatorClock, OperatorSeconds
-from advisor.costmodel.trace.ops import TracedOp
+from advisor.core.stats import NORMAL_95, t_quantile_95
+from advisor.costmodel.time.operator_times import OperatorClock, OperatorSeconds
+from advisor.tracing.ops import TracedOp
 
 HOST_S_PER_OPERATOR = {"cuda": 25e-6, "cpu": 25e-6}
 """Python, autograd, dispatch and Trainer per operator where no step was measured. CUDA: fitted to the short steps of
@@ -70,7 +71,7 @@ class StepTime:
 
 
 @dataclass(frozen=True)
-class Setting:
+class StepConditions:
     """What is being predicted, to find its distance from what was measured (keys of ``time.keys``)."""
 
     model_key: str = ""
@@ -105,7 +106,7 @@ def step_time(
     work: OperatorSeconds | Iterable[TracedOp],
     device: DeviceProfile,
     calibration: Calibration | None = None,
-    setting: Setting | None = None,
+    setting: StepConditions | None = None,
     *,
     evaluation: bool = False,
 ) -> StepTime:
@@ -131,7 +132,7 @@ def step_time(
     total = work if isinstance(work, OperatorSeconds) else clock.total(work)
     if calibration is not None and calibration.step is not None:
         fit = calibration.evaluation if evaluation and calibration.evaluation is not None else calibration.step
-        return _calibrated(total, fit, calibration, setting or Setting())
+        return _calibrated(total, fit, calibration, setting or StepConditions())
     return _by_rates(total, device, clock.basis)
 
 
@@ -189,7 +190,7 @@ def predicted_seconds(fit: StepFit, device_s: float, operators: float) -> float:
     return overlapping(fit.host_s_per_operator * operators, fit.factor * device_s, fit.power)
 
 
-def _calibrated(total: OperatorSeconds, fit: StepFit, calibration: Calibration, setting: Setting) -> StepTime:
+def _calibrated(total: OperatorSeconds, fit: StepFit, calibration: Calibration, setting: StepConditions) -> StepTime:
     same_model = [p for p in calibration.points if p.model_key == setting.model_key]
     own_ratio = calibration.model_ratios.get(setting.model_key, 1.0)
     seconds = own_ratio * predicted_seconds(fit, total.device_s, total.operators)
@@ -231,3 +232,30 @@ def _doublings_outside(tokens: int, points: list[StepPoint]) -> float:
     if not tokens or not measured:
         return 0.0
     return max(0.0, math.log2(tokens / max(measured)), math.log2(min(measured) / tokens))
+
+
+# --------------------
+# A step that the calibration measured itself needs no prediction.
+
+PROCESS_SIGMA = 0.05
+"""Relative standard deviation between processes that take the same steps: over 16 configurations of a quiet machine the
+medians of two processes differed by 3.4 % in the median, one pair in ten by 16 %."""
+
+
+def measured_step(calibration: Calibration | None, configuration: str) -> StepTime | None:
+    """The median of the repeats of exactly this configuration and shape; ``None`` where there are none.
+
+    Args:
+        calibration: Of the device, made with the versions in use.
+        configuration: ``configuration_key`` of what is asked for.
+    """
+    if calibration is None or calibration.transferred:
+        return None
+    times = [p.step_times_s for p in calibration.points if p.configuration == configuration]
+    if not times:
+        return None
+    seconds = statistics.median(statistics.median(repeats) for repeats in times)
+    noise = max(noise_relative(repeats) for repeats in times)
+    sigma = math.hypot(PROCESS_SIGMA, noise) * math.sqrt(1 + 1 / len(times))
+    half = t_quantile_95(sum(len(repeats) for repeats in times) - 1) * sigma
+    return StepTime(seconds, seconds / (1 + half), seconds * (1 + half), "measured", "measured")

@@ -9,7 +9,7 @@ import torch
 
 from advisor.hardware.cpu_process import prepare_process
 from advisor.measurement.isolation import Result, isolated
-from advisor.measurement.reference import reference_seconds
+from advisor.measurement.noise_probe import reference_seconds
 from advisor.measurement.steps import StepMeasurement, StepRequest, run_steps
 from advisor.measurement.validation.cuda import current_uuid
 from advisor.measurement.validation.figures import CudaFigures, DeviceFigures

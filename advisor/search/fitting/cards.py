@@ -10,7 +10,7 @@ from advisor.core.model import ModelSpec
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.memory import memory_quantile_bytes
 from advisor.costmodel.model import CostModel
-from advisor.search.fitting.records import CardFit, Question, Switches
+from advisor.search.fitting.records import CardFit, FitRequest, Switches
 from advisor.search.fitting.setups import on_card
 
 HOPELESS_SHARE = 0.85
@@ -33,7 +33,7 @@ class Cards:
         self._models: dict[str, CostModel] = {}
 
     def smallest(
-        self, model: ModelSpec, strategy: StrategyConfig, setup: Switches, question: Question, need_bytes: int | None
+        self, model: ModelSpec, strategy: StrategyConfig, setup: Switches, question: FitRequest, need_bytes: int | None
     ) -> CardFit | None:
         """The smallest card by capacity whose upper quantile at the asked point stays inside it.
 

@@ -12,12 +12,12 @@ from advisor.core.model import ModelSpec
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.model import CostModel
 from advisor.search.fitting.cards import Cards
-from advisor.search.fitting.largest import Axis
-from advisor.search.fitting.points import Point, Points
-from advisor.search.fitting.records import Bound, CardFit, FitAnswer, Largest, MethodFit, Question, SetupFit, Switches
+from advisor.search.fitting.largest import SizeAxis
+from advisor.search.fitting.points import FitPoint, Points
+from advisor.search.fitting.records import Bound, CardFit, FitAnswer, FitRequest, Largest, MethodFit, SetupFit, Switches
 from advisor.search.fitting.setups import rungs, switches
 from advisor.search.planner.candidates import Candidate, candidates
-from advisor.search.planner.families import Rung, describe
+from advisor.search.planner.precision import PrecisionPolicy, describe
 
 Progress = Callable[[Mapping[str, object]], None]
 """Takes ``{"kind": "fitting", "method": name, "done": i, "total": n}``."""
@@ -31,7 +31,7 @@ MOST_TOKENS = 1 << 20
 def fit_methods(
     model: ModelSpec,
     cost_model: CostModel,
-    question: Question,
+    question: FitRequest,
     *,
     methods: Sequence[str | StrategyConfig] | None = None,
     cards: Sequence[DeviceProfile] | None = None,
@@ -102,11 +102,11 @@ class _Search:
         reason = None if any(setup.traced for setup in setups) else "; ".join(told) or None
         return MethodFit(strategy.method, strategy, tuple(setups), told, reason)
 
-    def _untraced(self, rung: Rung, checkpointing: bool, floor_bytes: int) -> SetupFit:
+    def _untraced(self, rung: PrecisionPolicy, checkpointing: bool, floor_bytes: int) -> SetupFit:
         first = next(switches(self.device, self.model, rung, checkpointing=checkpointing))
         return SetupFit(first, floor_bytes, traced=False, fits=False)
 
-    def _first_traceable(self, strategy: StrategyConfig, rung: Rung, checkpointing: bool) -> SetupFit | str:
+    def _first_traceable(self, strategy: StrategyConfig, rung: PrecisionPolicy, checkpointing: bool) -> SetupFit | str:
         """The rung with the first attention kernel that can be traced, or why there is none."""
         problem = ""
         for setup in switches(self.device, self.model, rung, checkpointing=checkpointing):
@@ -118,7 +118,7 @@ class _Search:
         return problem
 
     def _setup(self, strategy: StrategyConfig, setup: Switches) -> SetupFit:
-        asked = Point(strategy, setup, self.question.micro_batch_size, self.question.seq_length)
+        asked = FitPoint(strategy, setup, self.question.micro_batch_size, self.question.seq_length)
         need_bytes = self.points.memory_bytes(asked)
         ranked = strategy.rank is not None and strategy.method != "peft"
         positions = self.model.max_positions
@@ -140,12 +140,12 @@ class _Search:
         )
 
     def _largest(
-        self, asked: Point, point_of: Callable[[int], Point], high: int, end: Bound, *, step: int = 1
+        self, asked: FitPoint, point_of: Callable[[int], FitPoint], high: int, end: Bound, *, step: int = 1
     ) -> Largest | None:
         """The last multiple of ``step`` up to ``high`` that fits, with the memory there."""
         context_bytes = self.device.context_bytes
         factor = (self.points.memory_bytes(asked) - context_bytes) / max(1, self.points.live_bytes(asked))
-        axis = Axis(
+        axis = SizeAxis(
             memory_of=lambda number: self.points.memory_bytes(point_of(number)),
             guide_of=lambda number: self.points.live_bytes(point_of(number)),
             limit_bytes=self.question.limit_bytes,
@@ -162,7 +162,7 @@ class _Search:
             value, step, self.points.memory_bytes(point_of(value)), end if value + step > axis.high else "memory"
         )
 
-    def _card(self, asked: Point, need_bytes: int) -> CardFit | None:
+    def _card(self, asked: FitPoint, need_bytes: int) -> CardFit | None:
         if self.cards is None:
             return None
         known = need_bytes if self.device.type == "cuda" else None

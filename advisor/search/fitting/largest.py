@@ -15,7 +15,7 @@ GUIDED = 4
 
 
 @dataclass
-class Axis:
+class SizeAxis:
     """One axis of the search.
 
     Attributes:

@@ -10,11 +10,11 @@ from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.memory import memory_quantile_bytes
 from advisor.costmodel.model import CostModel
-from advisor.search.fitting.records import Question, Switches
+from advisor.search.fitting.records import FitRequest, Switches
 from advisor.strategies import get_strategy
 
 
-class Point(NamedTuple):
+class FitPoint(NamedTuple):
     """One configuration."""
 
     strategy: StrategyConfig
@@ -22,10 +22,10 @@ class Point(NamedTuple):
     rows: int
     length: int
 
-    def with_rank(self, rank: int) -> Point:
+    def with_rank(self, rank: int) -> FitPoint:
         return self._replace(strategy=dataclasses.replace(self.strategy, rank=rank))
 
-    def execution(self, question: Question) -> ExecutionPlan:
+    def execution(self, question: FitRequest) -> ExecutionPlan:
         return self.setup.execution(self.rows, self.length, padded=question.padded)
 
 
@@ -40,7 +40,7 @@ class Points:
         question: Limit, safety level, padding.
     """
 
-    def __init__(self, model: ModelSpec, cost_model: CostModel, question: Question) -> None:
+    def __init__(self, model: ModelSpec, cost_model: CostModel, question: FitRequest) -> None:
         self.model, self.device, self.question = model, cost_model.device, question
         self._exact = cost_model.near(question.limit_bytes)
         self._exact.sweeping = False
@@ -54,7 +54,7 @@ class Points:
         """How many points were evaluated."""
         return len(self._exact_bytes.keys() | self._live_bytes.keys())
 
-    def memory_bytes(self, point: Point) -> int:
+    def memory_bytes(self, point: FitPoint) -> int:
         """Upper quantile of the peak at the safety level.
 
         Raises:
@@ -66,7 +66,7 @@ class Points:
             self._exact_bytes[key] = memory_quantile_bytes(memory, self.question.safety_level)
         return self._exact_bytes[key]
 
-    def live_bytes(self, point: Point) -> int:
+    def live_bytes(self, point: FitPoint) -> int:
         """What tensors take at the peak: grows with batch, length and rank."""
         key = _key(point)
         if key not in self._live_bytes:
@@ -75,7 +75,7 @@ class Points:
         return self._live_bytes[key]
 
 
-def _key(point: Point) -> tuple[object, ...]:
+def _key(point: FitPoint) -> tuple[object, ...]:
     """What memory depends on: neither learning rate nor epochs, and not which of two like methods asks."""
     strategy = point.strategy
     built = get_strategy(strategy.method).builds_as or strategy.method

@@ -14,7 +14,7 @@ Bound = Literal["memory", "positions", "layer width", "search limit"]
 
 
 @dataclass(frozen=True)
-class Question:
+class FitRequest:
     """The point that is asked about; each axis is searched with the others held here.
 
     Attributes:
@@ -151,7 +151,7 @@ class FitAnswer:
     """
 
     device_id: str
-    question: Question
+    question: FitRequest
     methods: tuple[MethodFit, ...]
     considered: int
     cards: bool

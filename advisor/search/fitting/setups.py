@@ -9,15 +9,23 @@ from advisor.core.device import DeviceProfile
 from advisor.core.model import ModelSpec
 from advisor.core.strategy import StrategyConfig
 from advisor.search.fitting.records import Switches
-from advisor.search.planner.families import Rung, attention_kernels, cpu_precisions, is_frozen_base, ladder
+from advisor.search.planner.precision import (
+    PrecisionPolicy,
+    attention_kernels,
+    cpu_precisions,
+    is_frozen_base,
+    precision_policies,
+)
 
 
-def rungs(device: DeviceProfile, model: ModelSpec, strategy: StrategyConfig) -> tuple[Rung, ...]:
-    """Data types and optimizers in the order to prefer them: the ladder that ``recommend`` climbs down."""
-    return cpu_precisions(device) if device.type == "cpu" else ladder(device, model, strategy)
+def rungs(device: DeviceProfile, model: ModelSpec, strategy: StrategyConfig) -> tuple[PrecisionPolicy, ...]:
+    """Data types and optimizers in the order to prefer them: the precision_policies that ``recommend`` climbs down."""
+    return cpu_precisions(device) if device.type == "cpu" else precision_policies(device, model, strategy)
 
 
-def switches(device: DeviceProfile, model: ModelSpec, rung: Rung, *, checkpointing: bool) -> Iterator[Switches]:
+def switches(
+    device: DeviceProfile, model: ModelSpec, rung: PrecisionPolicy, *, checkpointing: bool
+) -> Iterator[Switches]:
     """The rung with each attention kernel that is open to it, preferred first; the first that can be traced counts."""
     for kernel in attention_kernels(device, model, rung):
         yield Switches(checkpointing, rung.dtype, rung.amp, rung.optim, kernel)

@@ -11,7 +11,7 @@ from advisor.core.data import DataProfile
 from advisor.core.model import ModelSpec
 from advisor.core.plan import AttentionImplementation, ExecutionPlan
 from advisor.core.strategy import StrategyConfig
-from advisor.search.planner.families import BYTES_PER_LOGIT, Rung, is_padded
+from advisor.search.planner.precision import BYTES_PER_LOGIT, PrecisionPolicy, is_padded
 from advisor.search.planner.protocol import Predictor
 from advisor.search.planner.speed import SpeedKnobs
 
@@ -24,7 +24,7 @@ EVAL_BATCHES = (8, 16, 32, MAX_EVAL_BATCH)
 
 
 @dataclass(frozen=True)
-class Point:
+class EvaluatedSetup:
     """One evaluated set-up.
 
     Attributes:
@@ -47,18 +47,18 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Family:
+class SetupGroup:
     """Set-ups that one trace covers: all micro-batches of a data type, kernel, optimizer and checkpointing choice."""
 
-    rung: Rung
+    rung: PrecisionPolicy
     attention: AttentionImplementation
     checkpointing: bool
 
 
-def family_of(execution: ExecutionPlan) -> Family:
+def setup_group(execution: ExecutionPlan) -> SetupGroup:
     """The set-ups that differ from ``execution`` in the micro-batch alone."""
-    rung = Rung(execution.dtype, execution.amp, execution.optim, loss=execution.loss)
-    return Family(rung, execution.attn_implementation, execution.gradient_checkpointing)
+    rung = PrecisionPolicy(execution.dtype, execution.amp, execution.optim, loss=execution.loss)
+    return SetupGroup(rung, execution.attn_implementation, execution.gradient_checkpointing)
 
 
 class Evaluator:
@@ -83,14 +83,14 @@ class Evaluator:
         self.model, self.data, self.cost_model, self.budget = model, data, cost_model, budget
         self.effective_batch_size = effective_batch_size
         self.micro_batches = _micro_batches(effective_batch_size, data.train_rows)
-        self._points: dict[tuple[str, ExecutionPlan], Point] = {}
+        self._points: dict[tuple[str, ExecutionPlan], EvaluatedSetup] = {}
 
     @property
     def evaluated(self) -> int:
         """How many set-ups were evaluated."""
         return len(self._points)
 
-    def chunked_loss_can_help(self, strategy: StrategyConfig, rung: Rung) -> bool:
+    def chunked_loss_can_help(self, strategy: StrategyConfig, rung: PrecisionPolicy) -> bool:
         """Whether the smallest set-up that was seen on a rung would fit without any of its logits."""
         name = repr(strategy)
         seen = [
@@ -110,7 +110,7 @@ class Evaluator:
         capacity = self.cost_model.device.memory_bytes
         return min(self.budget.memory_bytes, capacity) if self.budget.memory_bytes is not None else capacity
 
-    def evaluate(self, strategy: StrategyConfig, family: Family, micro_batch: int) -> Point:
+    def evaluate(self, strategy: StrategyConfig, family: SetupGroup, micro_batch: int) -> EvaluatedSetup:
         """Cost of one set-up; evaluation's batch is made small enough not to be the peak.
 
         Raises:
@@ -126,7 +126,7 @@ class Evaluator:
             point = min(point, smaller, key=lambda item: item.memory_bytes)
         return point
 
-    def with_faster_evaluation(self, strategy: StrategyConfig, point: Point) -> Point:
+    def with_faster_evaluation(self, strategy: StrategyConfig, point: EvaluatedSetup) -> EvaluatedSetup:
         """The same training with the evaluation batch that the run is predicted to end soonest with, among those that
         need no more memory than training does.
 
@@ -144,25 +144,25 @@ class Evaluator:
                 best = other
         return best
 
-    def thoroughly(self, strategy: StrategyConfig, point: Point) -> Point:
+    def thoroughly(self, strategy: StrategyConfig, point: EvaluatedSetup) -> EvaluatedSetup:
         """The same set-up with figures to be told, where those at hand only had to decide."""
         cost_model = self.cost_model.thorough()
         estimate = cost_model.estimate(self.model, strategy, point.execution, self.data, with_quality=False)
         memory = cost_model.memory_quantile_bytes(estimate, self.budget.safety_level)
         return replace(point, estimate=replace(estimate, fits=memory <= self.limit_bytes), memory_bytes=memory)
 
-    def seen(self, strategy: StrategyConfig, family: Family, micro_batch: int) -> bool:
+    def seen(self, strategy: StrategyConfig, family: SetupGroup, micro_batch: int) -> bool:
         """Whether this set-up was evaluated already."""
         return (
             repr(strategy),
             self._execution(strategy, family, micro_batch, self._eval_batch(micro_batch)),
         ) in self._points
 
-    def fits(self, point: Point) -> bool:
+    def fits(self, point: EvaluatedSetup) -> bool:
         """Whether the memory stays inside the limit at the budget's safety level."""
         return point.memory_bytes <= self.limit_bytes
 
-    def in_time(self, point: Point) -> bool:
+    def in_time(self, point: EvaluatedSetup) -> bool:
         """Whether the run ends in time; unknown times pass (the recommendation says so)."""
         return self.budget.time_s is None or point.time_s is None or point.time_s <= self.budget.time_s
 
@@ -172,7 +172,9 @@ class Evaluator:
             return micro_batch
         return max(micro_batch, min(2 * micro_batch, MAX_EVAL_BATCH))
 
-    def _execution(self, strategy: StrategyConfig, family: Family, micro_batch: int, eval_batch: int) -> ExecutionPlan:
+    def _execution(
+        self, strategy: StrategyConfig, family: SetupGroup, micro_batch: int, eval_batch: int
+    ) -> ExecutionPlan:
         execution = ExecutionPlan(
             micro_batch_size=micro_batch,
             gradient_accumulation_steps=self.effective_batch_size // micro_batch,
@@ -196,7 +198,7 @@ class Evaluator:
         device_type = self.cost_model.device.type
         return get_strategy(strategy.method).quantization(strategy, device_type=device_type) is not None
 
-    def _point(self, strategy: StrategyConfig, execution: ExecutionPlan) -> Point:
+    def _point(self, strategy: StrategyConfig, execution: ExecutionPlan) -> EvaluatedSetup:
         key = (repr(strategy), execution)
         if key not in self._points:
             estimate = self.cost_model.estimate(self.model, strategy, execution, self.data, with_quality=False)
@@ -209,7 +211,9 @@ class Evaluator:
                 if "total_s" in time.intervals
                 else time.total_s
             )
-            self._points[key] = Point(execution, replace(estimate, fits=memory <= self.limit_bytes), memory, bound)
+            self._points[key] = EvaluatedSetup(
+                execution, replace(estimate, fits=memory <= self.limit_bytes), memory, bound
+            )
         return self._points[key]
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from advisor.core.model import ModelSpec
 from advisor.core.strategy import StrategyConfig
-from advisor.search.planner.evaluator import Evaluator, Point, family_of
+from advisor.search.planner.evaluator import EvaluatedSetup, Evaluator, setup_group
 
 
 def target_variants(strategy: StrategyConfig, model: ModelSpec) -> tuple[StrategyConfig, ...]:
@@ -39,12 +39,12 @@ def rank_grid(strategy: StrategyConfig, model: ModelSpec) -> tuple[int, ...]:
     return tuple(rank for rank in steps if dimension.low <= rank <= dimension.high)
 
 
-def largest_rank(strategy: StrategyConfig, best: Point, evaluator: Evaluator) -> int | None:
+def largest_rank(strategy: StrategyConfig, best: EvaluatedSetup, evaluator: Evaluator) -> int | None:
     """The largest rank of the grid with which the solved set-up still fits; ``None`` without a rank."""
     if strategy.rank is None:
         return None
     ranks = [rank for rank in rank_grid(strategy, evaluator.model) if rank > strategy.rank]
-    family, micro_batch = family_of(best.execution), best.execution.micro_batch_size
+    family, micro_batch = setup_group(best.execution), best.execution.micro_batch_size
     low, high = -1, len(ranks)
     while high - low > 1:
         middle = (low + high) // 2

@@ -9,8 +9,8 @@ from advisor.core.budget import Budget
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import AdvisorError
 from advisor.core.units import GIB, MIB, format_bytes, format_duration
-from advisor.search.planner.evaluator import Point
-from advisor.search.planner.families import describe
+from advisor.search.planner.evaluator import EvaluatedSetup
+from advisor.search.planner.precision import describe
 from advisor.search.planner.solver import Solution
 
 
@@ -75,7 +75,7 @@ def round_up_duration(value_s: float) -> str:
     return f"{math.ceil(value_s / 60)}min" if value_s < 10 * 3600 else f"{math.ceil(value_s / 3600)}h"
 
 
-def _too_slow(point: Point, budget: Budget) -> str:
+def _too_slow(point: EvaluatedSetup, budget: Budget) -> str:
     return (
         f"takes up to {format_duration(_time(point))} at {describe(point.execution)}, "
         f"its fastest set-up inside the memory; the time budget is {format_duration(budget.time_s or 0.0)}"
@@ -83,7 +83,7 @@ def _too_slow(point: Point, budget: Budget) -> str:
 
 
 def _too_large(
-    point: Point, budget: Budget, limit_bytes: int, device: DeviceProfile, devices: Sequence[DeviceProfile]
+    point: EvaluatedSetup, budget: Budget, limit_bytes: int, device: DeviceProfile, devices: Sequence[DeviceProfile]
 ) -> str:
     own_budget = budget.memory_bytes is not None and budget.memory_bytes <= device.memory_bytes
     bound = (
@@ -98,11 +98,11 @@ def _too_large(
     return text
 
 
-def _memory(point: Point | None) -> float:
+def _memory(point: EvaluatedSetup | None) -> float:
     return point.memory_bytes if point is not None else math.inf
 
 
-def _time(point: Point | None) -> float:
+def _time(point: EvaluatedSetup | None) -> float:
     if point is None:
         return math.inf
     return point.time_s if point.time_s is not None else math.inf

@@ -17,7 +17,7 @@ from advisor.core.recommendation import Recommendation, RejectedMethod
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.quality import QualityEvidence, QualityModel
 from advisor.search.planner.candidates import Candidate, candidates
-from advisor.search.planner.evaluator import Evaluator, Point
+from advisor.search.planner.evaluator import EvaluatedSetup, Evaluator
 from advisor.search.planner.grid import largest_rank, target_variants
 from advisor.search.planner.protocol import Predictor
 from advisor.search.planner.ranking import expectation, rank
@@ -82,7 +82,7 @@ def recommend_plans(
     evaluator = Evaluator(model, data_profile, cost_model, budget, effective_batch_size, speed)
     solutions, considered = _solve_all(Solver(evaluator), found, on_progress)
     quality = quality if quality is not None else QualityModel(evidence=evidence)
-    shell = _PlanShell(model, data_spec, data_profile, cost_model.device.id, seed, budget)
+    shell = PlanBuilder(model, data_spec, data_profile, cost_model.device.id, seed, budget)
     expectations = {name: expectation(quality, shell.plan(item, None)) for name, item in solutions.items()}
     plans = {name: shell.plan(item, item.best) for name, item in solutions.items() if item.best is not None}
     largest = {name: item.largest_ranks for name, item in solutions.items()}
@@ -130,13 +130,13 @@ def solve_execution(
     quantized = get_strategy(strategy.method).quantization(strategy, device_type=device.type) is not None
     evaluator = Evaluator(model, data_profile, cost_model, budget, effective_batch_size)
     solution = Solver(evaluator).solve(strategy, quantized=quantized)
-    shell = _PlanShell(model, data_spec, data_profile, device.id, seed, budget)
+    shell = PlanBuilder(model, data_spec, data_profile, device.id, seed, budget)
     if solution.best is not None:
         return shell.plan(solution, solution.best)
     return shell.rejected(solution, evaluator.limit_bytes, device, ())
 
 
-class _PlanShell:
+class PlanBuilder:
     """All of a plan but its strategy and set-up."""
 
     def __init__(
@@ -145,7 +145,7 @@ class _PlanShell:
         self._parts = (model, data, profile, device, seed, budget)
         self._versions = _versions()
 
-    def plan(self, solution: Solution, point: Point | None) -> Plan:
+    def plan(self, solution: Solution, point: EvaluatedSetup | None) -> Plan:
         """The plan of ``point``; without one the closest that was found stands in (only its strategy is looked at)."""
         model, data, profile, device, seed, budget = self._parts
         execution = point.execution if point is not None else ExecutionPlan(1, max_seq_length=profile.max_seq_length)
@@ -164,7 +164,7 @@ class _PlanShell:
         return RejectedMethod(solution.strategy.method, reason, plan)
 
 
-def _with_notes(point: Point, data: DataProfile) -> CostEstimate:
+def _with_notes(point: EvaluatedSetup, data: DataProfile) -> CostEstimate:
     """The promise with what the set-up brings along: another order of rows, rounding, a package that must be there."""
     execution = point.execution
     notes = list(speed_notes(execution, data))

@@ -9,9 +9,15 @@ from dataclasses import dataclass, field, replace
 from advisor.core.errors import InputError
 from advisor.core.plan import AttentionImplementation
 from advisor.core.strategy import StrategyConfig
-from advisor.search.planner.evaluator import Evaluator, Family, Point, family_of
-from advisor.search.planner.families import Rung, attention_kernels, cpu_precisions, is_frozen_base, ladder
+from advisor.search.planner.evaluator import EvaluatedSetup, Evaluator, SetupGroup, setup_group
 from advisor.search.planner.grid import rank_grid
+from advisor.search.planner.precision import (
+    PrecisionPolicy,
+    attention_kernels,
+    cpu_precisions,
+    is_frozen_base,
+    precision_policies,
+)
 
 RECOMPUTATION_FLOOR = 1.15
 """Checkpointing repeats the forward pass of the layers: 1/3 of the work of full fine-tuning (forward : backward = 1 :
@@ -36,9 +42,9 @@ class Solution:
     """
 
     strategy: StrategyConfig
-    best: Point | None = None
-    smallest: Point | None = None
-    fastest: Point | None = None
+    best: EvaluatedSetup | None = None
+    smallest: EvaluatedSetup | None = None
+    fastest: EvaluatedSetup | None = None
     failure: str | None = None
     largest_ranks: dict[str, int] = field(default_factory=dict)
 
@@ -52,14 +58,14 @@ class Solver:
 
     def __init__(self, evaluator: Evaluator) -> None:
         self.evaluator = evaluator
-        self._settled: tuple[Rung, AttentionImplementation] | None = None
+        self._settled: tuple[PrecisionPolicy, AttentionImplementation] | None = None
         self._too_large: set[tuple[bool, bool]] = set()
 
     def solve(self, strategy: StrategyConfig, *, quantized: bool = False) -> Solution:
         """The fastest set-up inside the budget, or what came closest."""
-        rungs = ladder(self.evaluator.cost_model.device, self.evaluator.model, strategy)
+        rungs = precision_policies(self.evaluator.cost_model.device, self.evaluator.model, strategy)
         failure, fitting = None, None
-        tried: list[Rung] = []
+        tried: list[PrecisionPolicy] = []
         for rung in rungs:
             needs = rung.least_bytes(
                 self.evaluator.model, trains_everything=strategy.method == "full", quantized=quantized
@@ -84,11 +90,11 @@ class Solver:
             return Solution(strategy, fastest=fitting)
         return self._smallest(strategy, tuple(tried) or rungs, failure)
 
-    def solve_variant(self, variant: StrategyConfig, base: Point) -> Solution:
+    def solve_variant(self, variant: StrategyConfig, base: EvaluatedSetup) -> Solution:
         """The largest micro-batch of ``variant`` in the set-up that was found for its base; ``variant`` needs more
         memory.
         """
-        family = family_of(base.execution)
+        family = setup_group(base.execution)
         sizes = [size for size in self.evaluator.micro_batches if size <= base.execution.micro_batch_size]
         largest = self._largest_fitting(variant, family, sizes)
         if largest is None:
@@ -102,7 +108,7 @@ class Solver:
         model, device = self.evaluator.model, self.evaluator.cost_model.device
         total = 0
         for strategy in strategies:
-            rungs = ladder(device, model, strategy)
+            rungs = precision_policies(device, model, strategy)
             kernels = sum(len(attention_kernels(device, model, rung)) for rung in rungs)
             ranks = max(1, len(rank_grid(strategy, model)))
             total += ranks * kernels * 2 * len(self.evaluator.micro_batches)
@@ -110,10 +116,10 @@ class Solver:
 
     # --- one rung -------------------------------------------------------------------------------------------------
 
-    def _best_on(self, strategy: StrategyConfig, rung: Rung) -> Point | None:
+    def _best_on(self, strategy: StrategyConfig, rung: PrecisionPolicy) -> EvaluatedSetup | None:
         """Fastest fitting set-up with these data types; ``None`` when nothing fits."""
         rung, attention = self._kernel(strategy, rung)
-        plain, saved = Family(rung, attention, False), Family(rung, attention, True)
+        plain, saved = SetupGroup(rung, attention, False), SetupGroup(rung, attention, True)
         found = self._fastest_fitting(strategy, plain)
         if found is not None and found.execution.micro_batch_size == self.evaluator.micro_batches[0]:
             return found
@@ -126,7 +132,7 @@ class Solver:
         candidates = [point for point in (found, with_checkpointing) if point is not None]
         return min(candidates, key=lambda point: (point.pace, point.memory_bytes), default=None)
 
-    def _fastest_fitting(self, strategy: StrategyConfig, family: Family) -> Point | None:
+    def _fastest_fitting(self, strategy: StrategyConfig, family: SetupGroup) -> EvaluatedSetup | None:
         """Largest micro-batch that fits by bisection (memory grows with it), then the fastest from there on down; of
         those that are about as fast, the largest.
         """
@@ -140,7 +146,7 @@ class Solver:
         about_as_fast = next(point for point in fitting if CLEARLY_FASTER * point.pace <= fastest.pace)
         return about_as_fast if self.evaluator.in_time(about_as_fast) else fastest
 
-    def _largest_fitting(self, strategy: StrategyConfig, family: Family, sizes: list[int]) -> int | None:
+    def _largest_fitting(self, strategy: StrategyConfig, family: SetupGroup, sizes: list[int]) -> int | None:
         """Index of the first size (they fall) that fits.
 
         The largest one does not accumulate and is a trace of its own. Adapters' gradients are small, so it needs more
@@ -162,10 +168,10 @@ class Solver:
             low, high = (low, middle) if self._fits(strategy, family, sizes[middle]) else (middle, high)
         return high
 
-    def _fits(self, strategy: StrategyConfig, family: Family, micro_batch: int) -> bool:
+    def _fits(self, strategy: StrategyConfig, family: SetupGroup, micro_batch: int) -> bool:
         return self.evaluator.fits(self.evaluator.evaluate(strategy, family, micro_batch))
 
-    def _single_row(self, strategy: StrategyConfig, family: Family, sizes: list[int]) -> Point | None:
+    def _single_row(self, strategy: StrategyConfig, family: SetupGroup, sizes: list[int]) -> EvaluatedSetup | None:
         """Micro-batch 1 is a trace of its own: only asked for when the line through the two smallest sizes comes near
         the limit.
         """
@@ -181,11 +187,11 @@ class Solver:
         point = self.evaluator.evaluate(strategy, family, 1)
         return point if self.evaluator.fits(point) else None
 
-    def _checkpointing_can_win(self, strategy: StrategyConfig, plain: Family, found: Point) -> bool:
+    def _checkpointing_can_win(self, strategy: StrategyConfig, plain: SetupGroup, found: EvaluatedSetup) -> bool:
         largest = self.evaluator.evaluate(strategy, plain, self.evaluator.micro_batches[0])
         return found.pace > RECOMPUTATION_FLOOR * largest.pace
 
-    def _smallest(self, strategy: StrategyConfig, rungs: tuple[Rung, ...], failure: str | None) -> Solution:
+    def _smallest(self, strategy: StrategyConfig, rungs: tuple[PrecisionPolicy, ...], failure: str | None) -> Solution:
         """What the method needs at the least: last rung that can be traced, one row at a time, checkpointing."""
         for rung in reversed(rungs):
             try:
@@ -203,24 +209,28 @@ class Solver:
             return Solution(strategy, smallest=self.evaluator.thoroughly(strategy, point))
         return Solution(strategy, failure=failure or "no set-up of it can be built")
 
-    def _smallest_on(self, strategy: StrategyConfig, rung: Rung, attention: AttentionImplementation) -> Point:
+    def _smallest_on(
+        self, strategy: StrategyConfig, rung: PrecisionPolicy, attention: AttentionImplementation
+    ) -> EvaluatedSetup:
         size = self.evaluator.micro_batches[-1]
         plain = (
-            self.evaluator.evaluate(strategy, Family(rung, attention, False), size)
-            if self.evaluator.seen(strategy, Family(rung, attention, False), size)
+            self.evaluator.evaluate(strategy, SetupGroup(rung, attention, False), size)
+            if self.evaluator.seen(strategy, SetupGroup(rung, attention, False), size)
             else None
         )
         try:
-            saved = self.evaluator.evaluate(strategy, Family(rung, attention, True), size)
+            saved = self.evaluator.evaluate(strategy, SetupGroup(rung, attention, True), size)
         except InputError:
             if plain is None:
-                return self.evaluator.evaluate(strategy, Family(rung, attention, False), size)
+                return self.evaluator.evaluate(strategy, SetupGroup(rung, attention, False), size)
             return plain
         return saved if plain is None else min(plain, saved, key=lambda point: point.memory_bytes)
 
     # --- choices shared by all strategies -------------------------------------------------------------------------
 
-    def _kernel(self, strategy: StrategyConfig, rung: Rung) -> tuple[Rung, AttentionImplementation]:
+    def _kernel(
+        self, strategy: StrategyConfig, rung: PrecisionPolicy
+    ) -> tuple[PrecisionPolicy, AttentionImplementation]:
         """Data type and attention kernel; on CPU they are compared once, on the first strategy, and kept for the
         others.
         """
@@ -237,13 +247,13 @@ class Solver:
         settled, kernel = self._settled
         return replace(settled, loss=rung.loss), kernel
 
-    def _first_traceable(self, strategy: StrategyConfig, rung: Rung) -> AttentionImplementation:
+    def _first_traceable(self, strategy: StrategyConfig, rung: PrecisionPolicy) -> AttentionImplementation:
         kernels = attention_kernels(self.evaluator.cost_model.device, self.evaluator.model, rung)
         for kernel in kernels[:-1]:
             try:
                 self.evaluator.evaluate(
                     strategy,
-                    Family(rung, kernel, True),
+                    SetupGroup(rung, kernel, True),
                     max(self.evaluator.micro_batches[-1], min(2, self.evaluator.micro_batches[0])),
                 )
                 return kernel
@@ -252,13 +262,15 @@ class Solver:
         return kernels[-1]
 
     def _compare(
-        self, strategy: StrategyConfig, options: list[tuple[Rung, AttentionImplementation]]
-    ) -> tuple[Rung, AttentionImplementation]:
+        self, strategy: StrategyConfig, options: list[tuple[PrecisionPolicy, AttentionImplementation]]
+    ) -> tuple[PrecisionPolicy, AttentionImplementation]:
         """The first option unless another one is clearly faster at the same micro-batch and takes no more memory."""
         best, chosen = None, options[0]
         for rung, kernel in options:
             try:
-                point = self.evaluator.evaluate(strategy, Family(rung, kernel, False), self.evaluator.micro_batches[0])
+                point = self.evaluator.evaluate(
+                    strategy, SetupGroup(rung, kernel, False), self.evaluator.micro_batches[0]
+                )
             except InputError:
                 continue
             if point.estimate.time is None and best is not None:

@@ -12,8 +12,8 @@ from typing import Any
 from advisor.core.errors import AdvisorError, InterruptedByUser, OutputError
 from advisor.core.plan import Plan
 from advisor.core.run import Measurement
+from advisor.search.study.context import OnEvent, Runner, StudyContext
 from advisor.search.study.records import Evaluation
-from advisor.search.study.setting import OnEvent, Runner, Setting
 
 LOSS = "eval_loss"
 
@@ -22,7 +22,7 @@ ENDED_BY_BOUND = 1e-6
 
 
 def run_evaluation(
-    setting: Setting,
+    setting: StudyContext,
     runner: Runner,
     plan: Plan,
     train_rows: int,
@@ -71,7 +71,7 @@ def discard(run_dir: Path) -> None:
     shutil.rmtree(run_dir, ignore_errors=True)
 
 
-def judge(setting: Setting, plan: Plan, train_rows: int, measurement: Measurement) -> Evaluation:
+def judge(setting: StudyContext, plan: Plan, train_rows: int, measurement: Measurement) -> Evaluation:
     """The figures that rank a run and hold it against the budgets."""
     nll = measurement.metrics.get(LOSS)
     metric = measurement.metrics.get(setting.metric_name)
@@ -94,7 +94,7 @@ def judge(setting: Setting, plan: Plan, train_rows: int, measurement: Measuremen
     )
 
 
-def _constraints(setting: Setting, measurement: Measurement, projected_s: float | None) -> dict[str, float]:
+def _constraints(setting: StudyContext, measurement: Measurement, projected_s: float | None) -> dict[str, float]:
     """Measured figures over their budgets, minus one. A run that a bound ended has broken that bound."""
     values: dict[str, float] = {}
     memory_bytes, time_s = setting.budget.memory_bytes, setting.budget.time_s
@@ -109,7 +109,7 @@ def _constraints(setting: Setting, measurement: Measurement, projected_s: float 
     return values
 
 
-def _projected_total_s(setting: Setting, plan: Plan, measurement: Measurement) -> float | None:
+def _projected_total_s(setting: StudyContext, plan: Plan, measurement: Measurement) -> float | None:
     """The final run's wall clock: this run's loading and saving, and its median step times the final run's steps.
 
     Evaluation grows with the held-out rows. The first steps (warm-up) are in the median, not in the sum.

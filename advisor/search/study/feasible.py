@@ -9,9 +9,9 @@ from typing import Any
 
 from advisor.core.plan import Plan
 from advisor.search.study.clock import StudyClock
+from advisor.search.study.context import Infeasible, OnEvent, StudyContext
 from advisor.search.study.records import NeverStarted, ParamValue
-from advisor.search.study.setting import Misfit, OnEvent, Setting
-from advisor.search.study.space import Axis, MethodSpace, Space
+from advisor.search.study.space import MethodSpace, SearchAxis, Space
 
 PLANNING_SHARE = 0.5
 """Share of the time budget after which no further method is looked at, once one fits: a study of few methods is better
@@ -19,7 +19,7 @@ than none. A method's first prediction traces the model (seconds to a minute); l
 
 
 def feasible_space(
-    setting: Setting, declared: Space, clock: StudyClock, on_event: OnEvent | None = None
+    setting: StudyContext, declared: Space, clock: StudyClock, on_event: OnEvent | None = None
 ) -> tuple[Space, tuple[NeverStarted, ...]]:
     """The part of the space that can fit, and what was cut off.
 
@@ -47,7 +47,7 @@ def feasible_space(
     return Space(tuple(ordered), declared.lr_rel), tuple(cut)
 
 
-def _capped(setting: Setting, space: MethodSpace, cut: list[NeverStarted]) -> MethodSpace | str:
+def _capped(setting: StudyContext, space: MethodSpace, cut: list[NeverStarted]) -> MethodSpace | str:
     """``space`` with its integer axes cut to what fits, or why nothing fits.
 
     The top of every axis is asked first: where it fits, which is the rule, that is the only question.
@@ -56,7 +56,7 @@ def _capped(setting: Setting, space: MethodSpace, cut: list[NeverStarted]) -> Me
     if isinstance(_fits_somehow(setting, space, tops), Plan):
         return space
     smallest = _fits_somehow(setting, space, {})
-    if isinstance(smallest, Misfit):
+    if isinstance(smallest, Infeasible):
         return smallest.reason
     axes = []
     for axis in space.axes:
@@ -69,7 +69,7 @@ def _capped(setting: Setting, space: MethodSpace, cut: list[NeverStarted]) -> Me
     return dataclasses.replace(space, axes=tuple(axes))
 
 
-def _capped_axis(setting: Setting, space: MethodSpace, axis: Axis) -> Axis:
+def _capped_axis(setting: StudyContext, space: MethodSpace, axis: SearchAxis) -> SearchAxis:
     """Bisection over the grid of one axis; the lowest value is known to fit."""
     grid = [int(axis.low) + index * axis.step for index in range(int((axis.high - axis.low) // axis.step) + 1)]
     low, high = 0, len(grid) - 1
@@ -80,9 +80,9 @@ def _capped_axis(setting: Setting, space: MethodSpace, axis: Axis) -> Axis:
     return dataclasses.replace(axis, high=grid[low])
 
 
-def _fits_somehow(setting: Setting, space: MethodSpace, fixed: dict[str, Any]) -> Plan | Misfit:
+def _fits_somehow(setting: StudyContext, space: MethodSpace, fixed: dict[str, Any]) -> Plan | Infeasible:
     """The first plan that fits: ``fixed`` as given, other numbers at their lowest, any combination of categories."""
-    answer: Plan | Misfit = Misfit("the method has no configuration", {"fits": 1.0})
+    answer: Plan | Infeasible = Infeasible("the method has no configuration", {"fits": 1.0})
     for values in _cheap_combinations(space):
         answer = setting.plan(space.config({**values, **fixed}, 1.0))
         if isinstance(answer, Plan):
@@ -96,7 +96,7 @@ def _cheap_combinations(space: MethodSpace) -> Iterator[dict[str, Any]]:
         yield dict(combination)
 
 
-def warm_start(setting: Setting, space: MethodSpace) -> dict[str, ParamValue]:
+def warm_start(setting: StudyContext, space: MethodSpace) -> dict[str, ParamValue]:
     """Parameters of a method's first trial: its default, or where that does not fit its smallest variant."""
     default = space.default_params()
     if isinstance(setting.plan(Space((space,)).config(default)), Plan):
@@ -107,7 +107,7 @@ def warm_start(setting: Setting, space: MethodSpace) -> dict[str, ParamValue]:
     return default
 
 
-def _cheap_values(axis: Axis) -> list[Any]:
+def _cheap_values(axis: SearchAxis) -> list[Any]:
     if axis.choices:
         return list(axis.choices)
     return [_whole(axis.low) if axis.integer else axis.low]
@@ -117,10 +117,10 @@ def _whole(value: float) -> int:
     return int(value)
 
 
-def _promise(setting: Setting, space: MethodSpace) -> tuple[float, float]:
+def _promise(setting: StudyContext, space: MethodSpace) -> tuple[float, float]:
     """Sort key: better predicted quality first; without a prediction (or among equals) the cheaper method first."""
     plan = setting.plan(Space((space,)).config(warm_start(setting, space)))
-    if isinstance(plan, Misfit) or plan.predicted is None:
+    if isinstance(plan, Infeasible) or plan.predicted is None:
         return (float("inf"), float("inf"))
     time = plan.predicted.time
     quality = setting.cost_model.estimate(plan.model, plan.strategy, plan.execution, plan.data_profile).quality

@@ -7,17 +7,17 @@ from pathlib import Path
 
 from advisor.core.errors import AdvisorError, InputError, NothingFitsError, OutputError
 from advisor.search.study.clock import StudyClock
+from advisor.search.study.context import OnEvent, Runner, StudyContext, identity_hash
 from advisor.search.study.feasible import feasible_space
 from advisor.search.study.files import StudyHeader, load_header
-from advisor.search.study.ladder import choose_ladder
 from advisor.search.study.pilot import ladder_costs
 from advisor.search.study.records import NeverStarted
-from advisor.search.study.setting import OnEvent, Runner, Setting, identity_hash
 from advisor.search.study.space import MethodSpace, Space, declared_space
+from advisor.search.study.successive_halving import choose_ladder
 
 
 def open_header(
-    setting: Setting, study_dir: Path, *, resume: bool, runner: Runner, clock: StudyClock, on_event: OnEvent | None
+    setting: StudyContext, study_dir: Path, *, resume: bool, runner: Runner, clock: StudyClock, on_event: OnEvent | None
 ) -> StudyHeader:
     """The study in the folder when resuming, else a new one.
 
@@ -48,7 +48,7 @@ def open_header(
     return known
 
 
-def _declared(setting: Setting) -> tuple[Space, list[NeverStarted]]:
+def _declared(setting: StudyContext) -> tuple[Space, list[NeverStarted]]:
     """The declared space of every method that has defaults for this model."""
     spaces: list[MethodSpace] = []
     unusable: list[NeverStarted] = []
@@ -64,7 +64,7 @@ def _declared(setting: Setting) -> tuple[Space, list[NeverStarted]]:
 
 
 def _new_header(
-    setting: Setting,
+    setting: StudyContext,
     declared: Space,
     unusable: Sequence[NeverStarted],
     identity: dict[str, str],

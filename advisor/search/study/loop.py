@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from advisor.core.plan import Plan
+from advisor.search.study.context import Infeasible, OnEvent, Runner, StudyContext
+from advisor.search.study.durations import DurationEstimator
 from advisor.search.study.evaluate import discard, run_evaluation
 from advisor.search.study.files import TrialFiles
-from advisor.search.study.ledger import Ledger, verdict_of, worst_constraints
-from advisor.search.study.pace import Pace
+from advisor.search.study.optuna_adapter import OptunaAdapter
 from advisor.search.study.records import Evaluation, TrialSummary, TrialVerdict
-from advisor.search.study.setting import Misfit, OnEvent, Runner, Setting
 from advisor.search.study.space import Space
 from advisor.search.study.stopping import worth_going_on
-from advisor.search.study.teller import Teller
+from advisor.search.study.trial_history import TrialHistory, verdict_of, worst_constraints
 
 if TYPE_CHECKING:
     import optuna
@@ -38,12 +38,12 @@ class StudyLoop:
         stopped_because: Why ``run`` came back.
     """
 
-    setting: Setting
+    setting: StudyContext
     space: Space
     files: TrialFiles
-    teller: Teller
-    ledger: Ledger
-    pace: Pace
+    teller: OptunaAdapter
+    ledger: TrialHistory
+    pace: DurationEstimator
     runner: Runner
     max_trials: int | None = None
     on_event: OnEvent | None = None
@@ -137,7 +137,7 @@ class StudyLoop:
     def _fits(self, summary: TrialSummary) -> bool:
         """Whether the cost model lets a trial start; one that does not fit is told at once, without any process."""
         plan = self.setting.plan(summary.strategy)
-        if isinstance(plan, Misfit):
+        if isinstance(plan, Infeasible):
             self._rejections += 1
             unfit = dataclasses.replace(summary, constraints=plan.constraints)
             self._close(unfit, "infeasible", f"never started: {plan.reason}")

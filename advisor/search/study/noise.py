@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from advisor.costmodel.student import NORMAL_95
+from advisor.core.stats import NORMAL_95
 
 
 def metric_sd() -> float:

@@ -8,20 +8,20 @@ from pathlib import Path
 from advisor.core.plan import Plan
 from advisor.core.strategy import StrategyConfig
 from advisor.search.study.clock import StudyClock
+from advisor.search.study.context import OnEvent, Runner, StudyContext
+from advisor.search.study.durations import predicted_s, run_cost
 from advisor.search.study.evaluate import discard, run_evaluation
 from advisor.search.study.feasible import warm_start
-from advisor.search.study.ladder import MIN_STEPS_PER_EPOCH, RunCost
-from advisor.search.study.pace import predicted_s, run_cost
 from advisor.search.study.records import Evaluation
-from advisor.search.study.setting import OnEvent, Runner, Setting
 from advisor.search.study.space import Space
+from advisor.search.study.successive_halving import MIN_STEPS_PER_EPOCH, RunCost
 
 TRUSTED_BASES = ("measured", "calibrated")
 """Time predictions that rest on this machine; others may be off by a factor, and with them the whole ladder."""
 
 
 def ladder_costs(
-    setting: Setting, space: Space, runner: Runner, clock: StudyClock, study_dir: Path, on_event: OnEvent | None
+    setting: StudyContext, space: Space, runner: Runner, clock: StudyClock, study_dir: Path, on_event: OnEvent | None
 ) -> list[RunCost]:
     """Cost of each method's first trial as a line in the training rows; empty when nothing is known.
 
@@ -44,14 +44,14 @@ def ladder_costs(
     return _scaled(setting, firsts[0], predicted, pilot)
 
 
-def _trusted(setting: Setting, strategy: StrategyConfig) -> bool:
+def _trusted(setting: StudyContext, strategy: StrategyConfig) -> bool:
     plan = setting.plan(strategy)
     time = plan.predicted.time if isinstance(plan, Plan) and plan.predicted is not None else None
     return time is not None and time.basis in TRUSTED_BASES
 
 
 def _run(
-    setting: Setting,
+    setting: StudyContext,
     strategy: StrategyConfig,
     rows: int,
     runner: Runner,
@@ -71,7 +71,7 @@ def _run(
 
 
 def _scaled(
-    setting: Setting, strategy: StrategyConfig, predicted: list[RunCost | None], pilot: Evaluation
+    setting: StudyContext, strategy: StrategyConfig, predicted: list[RunCost | None], pilot: Evaluation
 ) -> list[RunCost]:
     """All methods at the pilot's pace."""
     step_s = statistics.median(pilot.measurement.step_times_s)

@@ -36,7 +36,7 @@ class StrategyLike(Protocol):
 
 
 @dataclass(frozen=True)
-class Axis:
+class SearchAxis:
     """One searched field of ``StrategyConfig``.
 
     Attributes:
@@ -89,9 +89,9 @@ class MethodSpace:
 
     method: str
     default: StrategyConfig
-    axes: tuple[Axis, ...]
+    axes: tuple[SearchAxis, ...]
 
-    def param(self, axis: Axis) -> str:
+    def param(self, axis: SearchAxis) -> str:
         return f"{self.method}.{axis.label}"
 
     def config(self, values: Mapping[str, Any], lr_rel: float) -> StrategyConfig:
@@ -153,19 +153,19 @@ def declared_space(strategies: Iterable[StrategyLike], model: ModelSpec) -> Spac
     return Space(tuple(methods))
 
 
-def axis_of(name: str, dimension: Dimension) -> Axis:
+def axis_of(name: str, dimension: Dimension) -> SearchAxis:
     """A strategy's dimension as an axis; whole numbers on a log scale are searched as exponents of two."""
     if isinstance(dimension, CategoricalDimension):
-        return Axis(name, choices=tuple(_choice_text(choice) for choice in dimension.choices))
+        return SearchAxis(name, choices=tuple(_choice_text(choice) for choice in dimension.choices))
     if isinstance(dimension, FloatDimension):
-        return Axis(name, low=dimension.low, high=dimension.high, log=dimension.log)
+        return SearchAxis(name, low=dimension.low, high=dimension.high, log=dimension.log)
     low, high = dimension.low, dimension.high
     if dimension.log:
-        return Axis(name, low=low.bit_length() - 1, high=high.bit_length() - 1, integer=True, power_of_two=True)
-    return Axis(name, low=low, high=high, integer=True, step=dimension.step)
+        return SearchAxis(name, low=low.bit_length() - 1, high=high.bit_length() - 1, integer=True, power_of_two=True)
+    return SearchAxis(name, low=low, high=high, integer=True, step=dimension.step)
 
 
-def _suggest(trial: optuna.Trial, name: str, axis: Axis) -> ParamValue:
+def _suggest(trial: optuna.Trial, name: str, axis: SearchAxis) -> ParamValue:
     if axis.choices:
         return str(trial.suggest_categorical(name, axis.choices))
     if axis.integer:
@@ -173,7 +173,7 @@ def _suggest(trial: optuna.Trial, name: str, axis: Axis) -> ParamValue:
     return float(trial.suggest_float(name, axis.low, axis.high, log=axis.log))
 
 
-def _lowest(axis: Axis) -> ParamValue:
+def _lowest(axis: SearchAxis) -> ParamValue:
     if axis.choices:
         return axis.choices[0]
     return int(axis.low) if axis.integer else axis.low

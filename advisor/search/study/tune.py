@@ -21,18 +21,18 @@ from advisor.core.model import ModelSpec
 from advisor.core.plan import Plan
 from advisor.core.units import format_duration
 from advisor.search.study.clock import StudyClock
+from advisor.search.study.context import CostModelLike, ExecutionSolver, OnEvent, Runner, StudyContext
+from advisor.search.study.durations import DurationEstimator
 from advisor.search.study.feasible import warm_start
 from advisor.search.study.files import StudyHeader, TrialFiles
 from advisor.search.study.header import open_header
-from advisor.search.study.ledger import Ledger
 from advisor.search.study.loop import StudyLoop
-from advisor.search.study.pace import Pace
+from advisor.search.study.optuna_adapter import OptunaAdapter
 from advisor.search.study.records import NeverStarted, TuneResult
 from advisor.search.study.results import pareto_points, winner
-from advisor.search.study.setting import CostModelLike, ExecutionSolver, OnEvent, Runner, Setting
 from advisor.search.study.space import StrategyLike
 from advisor.search.study.storage import open_study, owned
-from advisor.search.study.teller import Teller
+from advisor.search.study.trial_history import TrialHistory
 
 
 def tune_study(
@@ -93,7 +93,7 @@ def tune_study(
     available = (
         _strategies(methods) if strategies is None else {name: strategies[name] for name in methods or strategies}
     )
-    setting = Setting(
+    setting = StudyContext(
         model, data_spec, data_profile, cost_model, budget, seed, effective_batch_size, solve or _planner(), available
     )
     with owned(study_dir), _interruptible(study_dir, resume_command):
@@ -103,12 +103,12 @@ def tune_study(
         study, storage = open_study(
             study_dir, header.name, header.direction, seed=seed, defaults=len(header.space.methods)
         )
-        teller = Teller(study, storage, header.direction)
+        teller = OptunaAdapter(study, storage, header.direction)
         teller.restore_lost(files)
         for space in header.space.methods:
             teller.enqueue_default(space.method, warm_start(setting, space))
-        ledger = Ledger(header.ladder_rows)
-        pace = Pace(setting, header.space, ledger, clock)
+        ledger = TrialHistory(header.ladder_rows)
+        pace = DurationEstimator(setting, header.space, ledger, clock)
         loop = StudyLoop(setting, header.space, files, teller, ledger, pace, trains, max_trials, on_event)
         loop.run()
         return _result(setting, header, loop, study_dir)
@@ -155,7 +155,7 @@ def _interruptible(study_dir: Path, resume_command: str | None) -> Iterator[None
         ) from None
 
 
-def _result(setting: Setting, header: StudyHeader, loop: StudyLoop, study_dir: Path) -> TuneResult:
+def _result(setting: StudyContext, header: StudyHeader, loop: StudyLoop, study_dir: Path) -> TuneResult:
     trials = tuple(loop.ledger.trials[number] for number in sorted(loop.ledger.trials))
     best = winner(trials, setting.metric_name)
     plan: Any = setting.plan(best.strategy) if best is not None else None

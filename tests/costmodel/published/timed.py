@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from advisor.calibration.datasheet_efficiencies import TimedStep
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.model import CostModel
 from advisor.costmodel.time import StepTime
 from advisor.costmodel.time.communication import Parallelism, Traffic, parallel_step_time
-from advisor.costmodel.time.timed import TimedStep
-from advisor.costmodel.trace.ops import TracedOp
 from advisor.hardware.profiles import load_profile
 from advisor.strategies import get_strategy
+from advisor.tracing.ops import TracedOp
 from advisor.training.models import inspect_model
 from tests.costmodel.published import qwen
 from tests.costmodel.published.steps import ONE_CARD, QWEN_S

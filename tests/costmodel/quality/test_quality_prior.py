@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from advisor.core.data import DataProfile
 from advisor.core.model import ModelSpec
+from advisor.core.stats import NORMAL_95
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.quality import QualityModel, default_prior, load_tables
 from advisor.costmodel.quality.gaps import GapModel, to_points
 from advisor.costmodel.quality.level import LevelModel
-from advisor.costmodel.student import NORMAL_95
 from advisor.strategies import strategy_names
 
 

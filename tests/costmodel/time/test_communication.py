@@ -16,8 +16,8 @@ from advisor.costmodel.time.communication import (
     communication_seconds,
     parallel_step_time,
 )
-from advisor.costmodel.trace.ops import TracedOp
 from advisor.hardware import load_profile
+from advisor.tracing.ops import TracedOp
 
 CARD = load_profile("a100-sxm4-80gb")
 TRAFFIC = Traffic(weights_bytes=14e9, gradients_bytes=2e9)

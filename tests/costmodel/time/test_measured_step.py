@@ -6,10 +6,10 @@ import dataclasses
 
 import pytest
 
+from advisor.core.coefficients import Calibration, StepPoint
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
-from advisor.costmodel.calibration.record import Calibration, StepPoint
 from advisor.costmodel.time import configuration_key, measured_step
 
 MODEL = ModelSpec("m", "config", "sequence-classification", {}, "bert", 10**7, 384, 6, 30522, 512)

@@ -6,12 +6,12 @@ import dataclasses
 
 import pytest
 
+from advisor.core.coefficients import Calibration, ClassFit
 from advisor.core.device import DeviceProfile, Rate
-from advisor.costmodel.calibration.record import Calibration, ClassFit
 from advisor.costmodel.time import OperatorClock, OperatorSeconds
-from advisor.costmodel.time.rates import ATTENTION_EFFICIENCY, BANDWIDTH_EFFICIENCY, GEMM_EFFICIENCY
-from advisor.costmodel.trace.ops import TracedOp, class_key, op_class
+from advisor.costmodel.time.device_rates import ATTENTION_EFFICIENCY, BANDWIDTH_EFFICIENCY, GEMM_EFFICIENCY
 from advisor.hardware import load_profile
+from advisor.tracing.ops import TracedOp, class_key, op_class
 
 FIT = ClassFit(1e-6, 1e-11, 1e-10, 4e-10, 1000, 9, 0.1, 10**9, 10**7)
 PROBED = DeviceProfile(

@@ -15,10 +15,9 @@ from advisor.core.device import DeviceProfile, Rate
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
-from advisor.costmodel.run_shape import quantized_parameters
 from advisor.costmodel.time import Decoding, RunShape, StepTime, decode_speed, optimizer_steps, run_time
 from advisor.costmodel.time.lengths import row_quantile
-from advisor.costmodel.time.parts import (
+from advisor.costmodel.time.phases import (
     BURST_BYTES,
     FIRST_TOUCH_BYTES_PER_S,
     PACKED_BYTES_PER_S,
@@ -26,6 +25,7 @@ from advisor.costmodel.time.parts import (
     TOKENIZER_S,
     checkpoint_count,
 )
+from advisor.costmodel.time.run import quantized_parameters
 from advisor.costmodel.time.step import HOST_S_PER_OPERATOR
 from advisor.hardware.optimizers import PACKING
 

@@ -7,14 +7,14 @@ import math
 
 import pytest
 
+from advisor.core.coefficients import Calibration, ClassFit, StepFit, StepPoint, StepSpread
 from advisor.core.device import DeviceProfile, Rate
 from advisor.core.errors import InputError
-from advisor.costmodel.calibration.record import Calibration, ClassFit, StepFit, StepPoint, StepSpread
-from advisor.costmodel.time import OperatorSeconds, Setting, optimizer_step, phase_seconds, step_time
+from advisor.costmodel.time import OperatorSeconds, StepConditions, optimizer_step, phase_seconds, step_time
+from advisor.costmodel.time.operator_times import OperatorClock
 from advisor.costmodel.time.step import HOST_S_PER_OPERATOR, USUAL_HOST_S
-from advisor.costmodel.time.table import OperatorClock
-from advisor.costmodel.trace.ops import TracedOp
 from advisor.hardware import load_profile
+from advisor.tracing.ops import TracedOp
 
 PROBED = DeviceProfile(
     "cpu-x-2c", "x", "cpu", 2**34, flops_per_s={"float32": Rate(1e11, "probed")},
@@ -27,7 +27,7 @@ POINT = StepPoint(
 CALIBRATED = Calibration(
     "cpu-x-2c", {}, "", {"gemm/float32": FIT}, step=StepFit(1.2, 1e-5, 0.04, 0.01, 6), points=(POINT,)
 )
-NEAR = Setting("bert/384x6", "lora", "plain", 16 * 64)
+NEAR = StepConditions("bert/384x6", "lora", "plain", 16 * 64)
 
 
 def op(phase: str, flops: int = 10**9) -> TracedOp:

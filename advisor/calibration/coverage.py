@@ -1,0 +1,233 @@
+"""What a calibration covers and what it cannot tell yet, in words and counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from advisor.calibration.provenance import MergedPart
+from advisor.calibration.sanity import NOISY
+from advisor.calibration.store import calibration_path, version_differences
+from advisor.calibration.versions import current_versions
+from advisor.core.coefficients import Calibration, StepPoint
+from advisor.core.device import DeviceProfile
+from advisor.core.units import counted
+
+MANY_HELD_OUT = 10
+"""With fewer held-out configurations than this the median error itself is uncertain by half of it: the median of ten
+lies between their second and ninth value with 98 % (binomial)."""
+LARGE_RESIDUAL = 0.30
+"""A class whose replays are met this badly moves a step by several percent even where it takes a fifth of it."""
+FEW_CALLS = 3
+NAMED = 4
+"""Classes that one sentence names; the table has them all."""
+
+
+@dataclass(frozen=True)
+class ModelCoverage:
+    """What was measured of one architecture.
+
+    Attributes:
+        model_key: ``model_key`` of ``costmodel.time``.
+        methods: Strategies of which steps were measured.
+        shapes: Micro-batches ``(rows, tokens)``, smallest first.
+        executions: Execution keys.
+        configurations: Measured ones.
+        noise_median: Median repeat noise of the steps.
+    """
+
+    model_key: str
+    methods: tuple[str, ...]
+    shapes: tuple[tuple[int, int], ...]
+    executions: tuple[str, ...]
+    configurations: int
+    noise_median: float
+
+
+def coverage(calibration: Calibration) -> tuple[ModelCoverage, ...]:
+    """By model, in the order in which they were measured."""
+    groups: dict[str, list[StepPoint]] = {}
+    for point in calibration.points:
+        groups.setdefault(point.model_key, []).append(point)
+    return tuple(_of_model(key, points) for key, points in groups.items())
+
+
+def _of_model(key: str, points: list[StepPoint]) -> ModelCoverage:
+    shapes = {(p.micro_batch_size, p.seq_length) for p in points}
+    noises = sorted(p.noise_relative for p in points)
+    return ModelCoverage(
+        model_key=key,
+        methods=tuple(dict.fromkeys(p.method for p in points)),
+        shapes=tuple(sorted(shapes, key=lambda shape: (shape[0] * shape[1], shape))),
+        executions=tuple(dict.fromkeys(p.execution_key for p in points)),
+        configurations=len({p.same_steps for p in points}),
+        noise_median=noises[len(noises) // 2],
+    )
+
+
+def unknowns(calibration: Calibration, methods: Sequence[str]) -> tuple[str, ...]:
+    """What predictions from this calibration rest on least, one sentence each, the gravest first.
+
+    Args:
+        calibration: What is known.
+        methods: All strategies that could be asked about.
+    """
+    return tuple(
+        sentence
+        for sentence in (
+            _about_partial(calibration),
+            _about_steps(calibration),
+            _about_methods(calibration, methods),
+            _about_models(calibration),
+            _about_range(calibration),
+            _about_knobs(calibration),
+            _about_classes(calibration),
+            _about_error(calibration),
+        )
+        if sentence
+    )
+
+
+def _about_partial(calibration: Calibration) -> str:
+    return f"parts are missing: {calibration.partial}" if calibration.partial else ""
+
+
+def _about_steps(calibration: Calibration) -> str:
+    if calibration.step is None:
+        return "no real step was measured: what Python and the host add to the operators is assumed"
+    known = {p.same_steps for p in calibration.points}
+    noisy = len(known - {p.same_steps for p in calibration.points if p.noise_relative <= NOISY})
+    whole = counted(len(known), "configuration")
+    return f"{noisy} of {whole} {'was' if noisy == 1 else 'were'} too noisy to believe; run it again" if noisy else ""
+
+
+def _about_methods(calibration: Calibration, methods: Sequence[str]) -> str:
+    missing = [name for name in methods if name not in {p.method for p in calibration.points}]
+    if not calibration.points or not missing:
+        return ""
+    return f"no step of {', '.join(missing)} was measured: predicted from their operators"
+
+
+def _about_models(calibration: Calibration) -> str:
+    if len({p.model_key for p in calibration.points}) != 1:
+        return ""
+    return "how well this model speaks for others is unknown until a second one is calibrated"
+
+
+def _about_range(calibration: Calibration) -> str:
+    tokens = [p.micro_batch_size * p.seq_length for p in calibration.points]
+    if not tokens:
+        return ""
+    if min(tokens) == max(tokens):
+        return f"micro-batches of other than {min(tokens):,} tokens are extrapolated"
+    return f"micro-batches below {min(tokens):,} or above {max(tokens):,} tokens are extrapolated"
+
+
+def _about_knobs(calibration: Calibration) -> str:
+    keys = {p.execution_key for p in calibration.points}
+    if not keys:
+        return ""
+    missing = [word for word in ("checkpointing", "bf16") if not any(word in key.split("/") for key in keys)]
+    words = {"checkpointing": "gradient checkpointing", "bf16": "bfloat16 autocast"}
+    return f"no step with {' or '.join(words[word] for word in missing)} was measured" if missing else ""
+
+
+def _about_classes(calibration: Calibration) -> str:
+    weak = [key for key, fit in calibration.classes.items() if fit.samples < FEW_CALLS]
+    poor = [key for key, fit in calibration.classes.items() if fit.residual_relative > LARGE_RESIDUAL]
+    worst = sorted(poor, key=lambda key: -calibration.classes[key].residual_relative)
+    parts = []
+    if worst:
+        error = f"{LARGE_RESIDUAL:.0%}".replace("%", " %")
+        parts.append(f"calls of {_named(worst)} are met with a median error above {error}")
+    if weak:
+        parts.append(f"{_named(weak)} {'rest' if len(weak) > 1 else 'rests'} on fewer than {FEW_CALLS} calls")
+    return "; ".join(parts)
+
+
+def _named(keys: Sequence[str]) -> str:
+    """At most four of them."""
+    more = f" and {len(keys) - NAMED} more classes" if len(keys) > NAMED else ""
+    return ", ".join(keys[:NAMED]) + more
+
+
+def _about_error(calibration: Calibration) -> str:
+    held_out = calibration.held_out
+    if held_out is None:
+        return "its error on configurations that it has not seen is unknown"
+    if held_out.samples < MANY_HELD_OUT:
+        return f"its held-out error rests on {counted(held_out.samples, 'configuration')} only"
+    return ""
+
+
+# --------------------
+# A calibration and what to think of it: what it covers, what it cannot tell, whether it is used here.
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """A calibration and what to think of it.
+
+    Attributes:
+        calibration: With its raw points.
+        device_name: Of the device it belongs to.
+        path: The file it is kept in.
+        new_replays, new_points: Operator calls and configurations that this call measured (or imported); everything
+            else was known before.
+        coverage: What was measured, by model.
+        unknown: What it cannot tell yet, one sentence each.
+        differences: Versions that differ from those in use now, one line each; while there are any, it is not used here
+            as ``calibrated``.
+        wall_s: What this call took.
+    """
+
+    calibration: Calibration
+    device_name: str
+    path: Path
+    new_replays: int
+    new_points: int
+    coverage: tuple[ModelCoverage, ...]
+    unknown: tuple[str, ...]
+    differences: tuple[str, ...]
+    wall_s: float
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import did.
+
+    Attributes:
+        calibrations: By device, as they are stored now.
+        shares: What each file, and what was stored before, brought.
+    """
+
+    calibrations: tuple[CalibrationReport, ...]
+    shares: tuple[MergedPart, ...]
+
+
+def report_on(
+    calibration: Calibration, device: DeviceProfile, new: tuple[int, int] = (0, 0), wall_s: float = 0.0
+) -> CalibrationReport:
+    """Look a calibration over.
+
+    Args:
+        calibration: As it is stored.
+        device: That it belongs to.
+        new: Operator calls and configurations that this call added.
+        wall_s: What this call took.
+    """
+    from advisor.strategies import strategy_names
+
+    methods = [name for name in strategy_names() if name != "peft"]  # a pass-through without steps of its own
+    return CalibrationReport(
+        calibration=calibration,
+        device_name=device.name,
+        path=calibration_path(calibration.device_id),
+        new_replays=new[0],
+        new_points=new[1],
+        coverage=coverage(calibration),
+        unknown=unknowns(calibration, methods),
+        differences=tuple(version_differences(calibration, current_versions(device))),
+        wall_s=wall_s,
+    )

@@ -1,0 +1,131 @@
+"""How well a calibration predicts what it has not seen: parts of its steps are held back in turn, table and all."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+import numpy as np
+
+from advisor.calibration.class_table import Floats, fit_classes
+from advisor.calibration.profiled_ops import calls_in_steps
+from advisor.calibration.step_fit import expected_seconds, fit_model_ratios, fit_step, step_samples
+from advisor.core.coefficients import Calibration, HeldOutError, ReplayPoint, StepPoint, StepSpread
+from advisor.core.device import DeviceProfile
+from advisor.costmodel.time.device_rates import DeviceRates
+from advisor.costmodel.time.operator_times import OperatorClock
+from advisor.costmodel.time.step import host_share, overlap_power
+
+FOLDS = 8
+"""Each part of the points is predicted from the others; with fewer points than this every one is a part."""
+
+LEAST_TO_TELL_APART = 12
+"""Errors from which two parts of their spread are told apart: with fewer one of them may rest on a single step."""
+LEAST_SPREAD, MOST_SPREAD = 0.01, 3.0
+UNTESTED_RESIDUAL = 0.3
+"""Assumed of a fit to a single step, which nothing can test; a calibration of eight steps of one model came out at 0.1
+on a quiet machine."""
+
+
+def clock_from(device: DeviceProfile, replays: Sequence[ReplayPoint], points: Sequence[StepPoint]) -> OperatorClock:
+    """The class table of these calls and steps."""
+    classes, operators = fit_classes([*replays, *calls_in_steps(points)], DeviceRates(device))
+    return OperatorClock(device, Calibration(device.id, {}, "", classes, operators))
+
+
+def held_out_errors(
+    device: DeviceProfile, replays: Sequence[ReplayPoint], points: Sequence[StepPoint]
+) -> tuple[float, ...]:
+    """``predicted / measured - 1`` of every step, predicted without it and the others of its part.
+
+    Replays stay: they are calls and not steps. Steps of one configuration are held back together. Empty with fewer than
+    two configurations.
+    """
+    configurations = [p.same_steps for p in points]
+    number_of = {key: number for number, key in enumerate(dict.fromkeys(configurations))}
+    if len(number_of) < 2:
+        return ()
+    folds = min(FOLDS, len(number_of))
+    part_of = [number_of[key] % folds for key in configurations]
+    return _errors(
+        device, replays, points, [[i for i, part in enumerate(part_of) if part == fold] for fold in range(folds)]
+    )
+
+
+def transfer_errors(
+    device: DeviceProfile, replays: Sequence[ReplayPoint], points: Sequence[StepPoint]
+) -> tuple[float, ...]:
+    """The same with all steps of a model held back at once: how well other models speak for it.
+
+    Empty with fewer than two models.
+    """
+    keys = list(dict.fromkeys(p.model_key for p in points))
+    if len(keys) < 2:
+        return ()
+    return _errors(device, replays, points, [[i for i, p in enumerate(points) if p.model_key == key] for key in keys])
+
+
+def _errors(
+    device: DeviceProfile,
+    replays: Sequence[ReplayPoint],
+    points: Sequence[StepPoint],
+    parts: Sequence[Sequence[int]],
+) -> tuple[float, ...]:
+    errors = [0.0] * len(points)
+    for left_out in parts:
+        others = [p for index, p in enumerate(points) if index not in left_out]
+        clock = clock_from(device, replays, others)
+        known = step_samples(others, clock)
+        fit = fit_step(known, overlap_power(device.type))
+        if fit is None:
+            continue
+        ratios = fit_model_ratios(known, fit)
+        for index, sample in zip(left_out, step_samples([points[i] for i in left_out], clock), strict=True):
+            expected_s = ratios.get(sample.model_key, 1.0) * expected_seconds(fit, sample)
+            errors[index] = expected_s / sample.seconds - 1
+    return tuple(errors)
+
+
+def held_out_error(errors: Sequence[float]) -> HeldOutError | None:
+    """Their summary; ``None`` without errors."""
+    if not errors:
+        return None
+    sizes = [abs(error) for error in errors]
+    return HeldOutError(statistics.median(sizes), max(sizes), len(sizes), "held back in turn")
+
+
+def step_spread(errors: Sequence[float], points: Sequence[StepPoint]) -> StepSpread | None:
+    """The two parts of the spread that make these errors most likely; ``None`` with too few of them.
+
+    Args:
+        errors: ``predicted / measured - 1``, by point.
+        points: What was measured.
+    """
+    from scipy.optimize import minimize
+
+    if len(errors) < LEAST_TO_TELL_APART:
+        return None
+    squares = np.array([_log_ratio(error) ** 2 for error in errors])
+    shares = np.array([host_share(p.operators, p.median_s) for p in points])
+
+    def surprise(logs: Floats) -> float:
+        variances = np.exp(2 * logs[0]) + np.exp(2 * logs[1]) * shares**2
+        return float(np.sum(np.log(variances) + squares / variances))
+
+    least, most = math.log(LEAST_SPREAD), math.log(MOST_SPREAD)
+    start = np.clip(math.log(max(residual_relative(errors), LEAST_SPREAD)), least, most)
+    found = minimize(surprise, [start, start], bounds=[(least, most)] * 2)
+    operators, host = np.exp(found.x)
+    return StepSpread(float(operators), float(host))
+
+
+def residual_relative(errors: Sequence[float]) -> float:
+    """Root mean square of the logarithms of the ratios, so that half and double count the same."""
+    if not errors:
+        return UNTESTED_RESIDUAL
+    return math.sqrt(statistics.fmean(_log_ratio(error) ** 2 for error in errors))
+
+
+def _log_ratio(error: float) -> float:
+    return math.log1p(max(error, -0.99))

@@ -1,0 +1,287 @@
+"""What to trace, replay and measure, sized to the model and the machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from advisor.core.device import DeviceProfile
+from advisor.core.model import ModelSpec
+from advisor.core.plan import Dtype, ExecutionPlan
+from advisor.core.strategy import StrategyConfig
+from advisor.tracing.ops import ITEM_BYTES
+
+QUICK_STEP_S, FULL_STEP_S, LONGEST_STEP_S = 0.8, 3.0, 6.0
+"""Longest step that is worth repeating: a quick calibration has a minute for everything, a full one ten. One
+configuration of a full one may be longer, for the sake of large micro-batches."""
+QUICK_LIMIT_S, FULL_LIMIT_S = 45.0, 540.0
+"""When nothing new is begun any more: the last configuration, replays and fits follow."""
+QUICK_END_S, FULL_END_S = 54.0, 570.0
+"""When replays end, too; fits take some seconds."""
+QUICK_REPLAY_S, FULL_REPLAY_S = 16.0, 150.0
+QUICK_CALL_S, FULL_CALL_S = 0.03, 0.12
+STEPS, SHORT_STEP_S, SHORT_STEPS = 5, 0.25, 15
+"""Timed steps of a configuration; of one whose step is estimated to be short more: they cost little beside starting a
+process, and on shared machines single steps of 0.1 s vary by a fifth."""
+STATEFUL = ("full", "partial")
+"""Methods with gradients and optimizer states of most weights."""
+
+
+@dataclass(frozen=True)
+class BenchmarkCase:
+    """One configuration of the agenda.
+
+    Attributes:
+        evaluated: Its evaluation pass is traced and measured too.
+        steps: To time, after the warm-up.
+    """
+
+    strategy: StrategyConfig
+    execution: ExecutionPlan
+    seq_length: int
+    evaluated: bool = False
+    steps: int = STEPS
+
+
+@dataclass(frozen=True)
+class BenchmarkPlan:
+    """Everything one calibration does.
+
+    Attributes:
+        items: Configurations, the most useful first.
+        replay_s, call_s: Wall clock for all replays and for one.
+        warmup_steps: Of every configuration.
+        limit_s: No configuration is begun later than this.
+        end_s: No call is replayed later than this.
+    """
+
+    items: tuple[BenchmarkCase, ...]
+    replay_s: float
+    call_s: float
+    warmup_steps: int = 2
+    limit_s: float = FULL_LIMIT_S
+    end_s: float = FULL_END_S
+
+
+def make_agenda(
+    model: ModelSpec, device: DeviceProfile, *, quick: bool, known: Sequence[BatchShape] = ()
+) -> BenchmarkPlan:
+    """Choose configurations for a model on a device.
+
+    A quick agenda measures LoRA, full and head-only fine-tuning and QLoRA at up to three shapes; a full one adds more
+    methods and shapes, checkpointing and the other precision.
+
+    Args:
+        model: Its size decides the shapes.
+        device: Its rates decide them, too.
+        quick: For a minute instead of ten.
+        known: The shape of every configuration of this model that was measured before.
+    """
+    shapes = feasible_shapes(model, device, QUICK_STEP_S if quick else FULL_STEP_S)
+    known = [shape for shape in known if tokens(shape) <= most_tokens(model, device)]
+    of_several = {shape for shape in known if known.count(shape) > 1}  # the longest one is measured with one method
+    three = known_nearby((shapes[0], shapes[len(shapes) // 2], shapes[-1]), of_several)
+    usual = _usual_knobs(model, device)
+    if quick:
+        items = _with_steps(_quick_items(model, three, usual), model, device)
+        return BenchmarkPlan(items, QUICK_REPLAY_S, QUICK_CALL_S, limit_s=QUICK_LIMIT_S, end_s=QUICK_END_S)
+    longest = feasible_shapes(model, device, LONGEST_STEP_S)[-1]
+    (longest,) = known_nearby((longest,), [shape for shape in known if tokens(shape) > tokens(three[-1])])
+    items = _with_steps(_full_items(model, three, longest, usual), model, device)
+    return BenchmarkPlan(items, FULL_REPLAY_S, FULL_CALL_S)
+
+
+def _with_steps(
+    items: list[BenchmarkCase | None], model: ModelSpec, device: DeviceProfile
+) -> tuple[BenchmarkCase, ...]:
+    """Those that apply to the model, each once and with as many steps as its length deserves.
+
+    Where few shapes are feasible, the list names some configurations several times.
+    """
+    once: dict[tuple[str, ExecutionPlan], BenchmarkCase] = {}
+    left_out = () if states_fit(model, device) else STATEFUL
+    for item in items:
+        if item is None or item.strategy.method in left_out:
+            continue
+        key = (item.strategy.method, item.execution)
+        twin = once.get(key, item)
+        short = step_estimate_s(model, device, item.execution.micro_batch_size, item.seq_length) < SHORT_STEP_S
+        once[key] = dataclasses.replace(
+            item,
+            evaluated=item.evaluated or twin.evaluated,
+            steps=SHORT_STEPS if short else STEPS,
+        )
+    return tuple(once.values())
+
+
+def _usual_knobs(model: ModelSpec, device: DeviceProfile) -> dict[str, object]:
+    """What plans for this device mostly use: float32 and its best number of threads on a CPU, bfloat16 where there are
+    tensor cores for it.
+    """
+    if device.type == "cpu":
+        return {"num_threads": device.num_threads}
+    if "bfloat16" not in device.dtypes:
+        return {}
+    return {"dtype": "bfloat16"} if weights_dtype(model, device) == "bfloat16" else {"amp": "bf16"}
+
+
+def _quick_items(
+    model: ModelSpec, shapes: tuple[BatchShape, ...], usual: dict[str, object]
+) -> list[BenchmarkCase | None]:
+    small, middle, large = shapes
+    return [
+        _item(model, "lora", large, usual, evaluated=True),
+        _item(model, "full", middle, usual),
+        _item(model, "head", middle, usual, evaluated=True),
+        _item(model, "qlora", middle, usual),
+        _item(model, "lora", small, usual, evaluated=True),
+    ]
+
+
+def _full_items(
+    model: ModelSpec, shapes: tuple[BatchShape, ...], longest: BatchShape, usual: dict[str, object]
+) -> list[BenchmarkCase | None]:
+    small, middle, large = shapes
+    grid = [
+        ("full", small), ("lora", large), ("head", middle), ("partial", middle), ("full", middle), ("ia3", middle),
+        ("lora", small), ("qlora", middle), ("lora", middle), ("full", large), ("head", large), ("qlora", small),
+        ("partial", large), ("high_rank_lora", middle), ("hira", middle), ("sparse_lora", small),
+    ]  # fmt: skip
+    items = [_item(model, method, shape, usual, evaluated=index < 3) for index, (method, shape) in enumerate(grid)]
+    other: dict[str, object] = {} if {"amp", "dtype"} & usual.keys() else {**usual, "amp": "bf16"}
+    return [
+        *items,
+        _item(model, "lora", longest, usual) if tokens(longest) > tokens(large) else None,
+        _item(model, "lora", middle, {**usual, "gradient_checkpointing": True}),
+        _item(model, "full", small, {**usual, "gradient_checkpointing": True}),
+        _item(model, "full", middle, other),
+        _item(model, "lora", small, other),
+    ]
+
+
+def _item(
+    model: ModelSpec,
+    method: str,
+    shape: BatchShape,
+    knobs: dict[str, object],
+    *,
+    evaluated: bool = False,
+) -> BenchmarkCase | None:
+    """An item, or ``None`` when the method does not apply to the model."""
+    from advisor.strategies import get_strategy
+
+    strategy = get_strategy(method)
+    if strategy.applies_to(model) is not None:
+        return None
+    execution = dataclasses.replace(ExecutionPlan(shape[0], max_seq_length=shape[1]), **knobs)  # type: ignore[arg-type]
+    return BenchmarkCase(strategy.default_config(model), execution, shape[1], evaluated)
+
+
+# --------------------
+# Which micro-batches steps of a model can be measured with on a device: short enough, and small enough for memory.
+
+BatchShape = tuple[int, int]
+"""Micro-batch size and padded length."""
+CANDIDATE_SHAPES: tuple[BatchShape, ...] = (
+    (2, 16), (4, 32), (8, 32), (8, 64), (16, 64), (16, 128), (32, 128), (16, 256), (16, 512), (8, 1024), (8, 2048),
+    (16, 2048), (16, 4096),
+)  # fmt: skip
+"""Candidates; the largest whose step stays short and small enough are taken."""
+REFERENCE_FLOPS_PER_S, REFERENCE_BYTES_PER_S = 5e10, 5e9
+"""Assumed before anything was measured, only to choose shapes: a slow server core or two."""
+ACTIVATION_PASSES, SCORE_PASSES_PER_TOKEN = 200, 10 / 32
+"""How often a step reads or writes a tensor of one layer's activations, and how much more of it per token of length
+because of attention scores (a head every 32 values). Traced on MiniLM: 250 to 260 at 64 tokens, 380 to 400 at 256."""
+STEP_OVER_ESTIMATE = 2.0
+"""Random numbers, small products and the host make a step about twice as long as products and traffic at their best
+rates: MiniLM's full step of 8 x 128 tokens took 0.67 s on two cores, the estimate without this factor says 0.37 s."""
+KEPT_ITEMS_PER_VALUE = 17
+"""Activations that one layer keeps for the backward pass, per token and hidden value (Korthikanti et al. 2022, equation
+1: 34 bytes in half precision, without the attention scores)."""
+LOGIT_COPIES = 4
+"""Of a language model's logits in float32: themselves, their up-cast, the log-softmax and its gradient."""
+STATES_PER_PARAMETER = 4
+"""Weights, gradients and two optimizer states of full fine-tuning, all of the weights' data type."""
+MEMORY_SHARE = 0.5
+"""Of the free memory that a calibrating step may be estimated to take: the estimate is rough."""
+LARGE_PARAMETERS = 10**9
+"""Models from here on are calibrated with bfloat16 weights, as they are trained; smaller ones with mixed precision."""
+
+
+def tokens(shape: BatchShape) -> int:
+    """Of a micro-batch."""
+    return shape[0] * shape[1]
+
+
+def known_nearby(shapes: tuple[BatchShape, ...], known: Collection[BatchShape]) -> tuple[BatchShape, ...]:
+    """Measured shapes in place of ones of up to twice or half as many tokens, where each has one of its own: a probe
+    that comes out a little faster than the last must not lead to measuring everything anew.
+    """
+
+    def distance(shape: BatchShape, other: BatchShape) -> float:
+        return abs(math.log2(tokens(shape) / tokens(other)))
+
+    if not known:
+        return shapes
+    nearest = tuple(min(sorted(known), key=lambda other: distance(shape, other)) for shape in shapes)
+    close = all(distance(shape, other) <= 1 for shape, other in zip(shapes, nearest, strict=True))
+    return nearest if close and len(set(nearest)) == len(set(shapes)) else shapes
+
+
+def feasible_shapes(model: ModelSpec, device: DeviceProfile, step_s: float) -> list[BatchShape]:
+    """Shapes whose full fine-tuning step is estimated to stay under ``step_s`` and in memory; at least the smallest
+    one.
+    """
+    longest, most = model.max_positions or 1 << 30, most_tokens(model, device)
+    shapes = [
+        (rows, length)
+        for rows, length in CANDIDATE_SHAPES
+        if length <= longest and rows * length <= most and step_estimate_s(model, device, rows, length) <= step_s
+    ]
+    return sorted(shapes, key=tokens) or [CANDIDATE_SHAPES[0]]
+
+
+def step_estimate_s(model: ModelSpec, device: DeviceProfile, rows: int, length: int) -> float:
+    """Rough time of a full fine-tuning step, before anything was measured.
+
+    6 FLOPs per parameter and token (Kaplan et al. 2020; embeddings left out because they are looked up), plus the
+    traffic of activations.
+    """
+    rate = device.flops_per_s["float32"].value if "float32" in device.flops_per_s else REFERENCE_FLOPS_PER_S
+    bandwidth = device.bytes_per_s["memory"].value if "memory" in device.bytes_per_s else REFERENCE_BYTES_PER_S
+    embedding = model.vocab_size * model.hidden_size
+    looked_up = embedding if model.task == "sequence-classification" else 0
+    computed = max(model.total_parameters - looked_up, 1)
+    layer_bytes = 4 * model.hidden_size * model.num_hidden_layers
+    passes = ACTIVATION_PASSES + SCORE_PASSES_PER_TOKEN * length
+    token_s = 6 * computed / rate + layer_bytes * passes / bandwidth
+    return STEP_OVER_ESTIMATE * token_s * rows * length
+
+
+def most_tokens(model: ModelSpec, device: DeviceProfile) -> float:
+    """Tokens of a micro-batch whose activations are estimated to fit beside full fine-tuning's states; beside frozen
+    weights where these states do not fit.
+    """
+    return _tokens_beside(STATES_PER_PARAMETER if states_fit(model, device) else 1, model, device)
+
+
+def weights_dtype(model: ModelSpec, device: DeviceProfile) -> Dtype:
+    """Of the weights that steps are measured with."""
+    large = model.total_parameters >= LARGE_PARAMETERS
+    return "bfloat16" if large and device.type != "cpu" and "bfloat16" in device.dtypes else "float32"
+
+
+def states_fit(model: ModelSpec, device: DeviceProfile) -> bool:
+    """Whether full fine-tuning of the smallest shape fits."""
+    rows, length = CANDIDATE_SHAPES[0]
+    return _tokens_beside(STATES_PER_PARAMETER, model, device) >= rows * length
+
+
+def _tokens_beside(states: int, model: ModelSpec, device: DeviceProfile) -> float:
+    free = device.memory_bytes if device.available_bytes is None else device.available_bytes
+    item_bytes = ITEM_BYTES[weights_dtype(model, device)]
+    room = MEMORY_SHARE * free - states * item_bytes * model.total_parameters
+    logits = 4 * LOGIT_COPIES * model.vocab_size if model.task != "sequence-classification" else 0
+    return room / (KEPT_ITEMS_PER_VALUE * item_bytes * model.hidden_size * model.num_hidden_layers + logits)

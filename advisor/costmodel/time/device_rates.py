@@ -1,0 +1,168 @@
+"""Seconds of one operator from a device's rates: those of its datasheet times what kernels reach of them, or a probe's.
+
+Time is launch plus the slower of arithmetic and traffic (roofline, Williams et al. 2009). What decides beside FLOPs and
+bytes: whether an attention kernel skips what lies above the diagonal, whether float32 products may use TF32, which
+attention kernel runs, and how much of its peak a card sustains.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from advisor.core.device import DeviceProfile, Rate
+from advisor.hardware.attention import CHOICE, MASKED_CHOICE
+from advisor.tracing.ops import TracedOp
+
+GEMM_EFFICIENCY, ATTENTION_EFFICIENCY, BANDWIDTH_EFFICIENCY = 0.85, 0.73, 0.62
+"""Shares of a datasheet's dense tensor-core peak and memory bandwidth that training kernels reach.
+
+Fitted together (least squares of log ratios, priors 0.82, 0.62 and 0.80) to 77 public step times of one
+A100-SXM4-80GB (LLMFineTuningBench: 3B, 7B and 8B decoders, LoRA and full, bfloat16) and 18 of another (Qwen's profile:
+1.8B, 7B and 14B, LoRA), host times apart; the fit gave 0.85, 0.75 and 0.615, of which attention is kept at the most
+that FlashAttention-2 reports for an A100 (0.73 of its peak; Dao 2023, arXiv:2307.08691). 87 further rows (the PCIe
+card, float16, Qwen with trained embeddings) took no part. A wave-quantisation term for products of few tiles was fitted
+beside them and left out: it improved neither source."""
+ATTENTION_FROM_9_0 = 0.35
+"""Share of the peak that FlashAttention-2's kernels, which torch has, reach on Hopper (Shah et al. 2024,
+arXiv:2407.08608, abstract); later cards are taken to be no better."""
+SUSTAINED_SHARE = {"a100-pcie-40gb": 0.90, "a100-pcie-80gb": 0.90}
+"""What a power limit leaves of a peak that is never sustained. A100 PCIe: NVIDIA states 90 % of the SXM4 module's
+performance at the same peak (announcement of 22 June 2020, anandtech.com/show/15867)."""
+CAUSAL_SHARE = 0.5
+"""A causal kernel skips the blocks above the diagonal, which are half of the products that are counted."""
+ATTENTION_CLASSES = frozenset({"attention", "attention_backward"})
+TF32_CLASSES = frozenset({"gemm", "gemm_skinny", "bmm", "conv"})
+COUNTED_OTHERWISE = frozenset({"optimizer_foreach", "optimizer_8bit"})
+"""Classes whose probed rate counts a step's parameters once, while the trace counts what every call of it moves."""
+
+
+@dataclass(frozen=True)
+class Efficiencies:
+    """Shares of a device's rates that its kernels reach, and the host's time.
+
+    Attributes:
+        gemm: Of the matrix rate, for products other than fused attention.
+        attention: Of the matrix rate, for fused attention.
+        bandwidth: Of the memory bandwidth.
+        host_s_per_operator: Python, autograd, dispatch and Trainer; 0 where only the device's time is asked for.
+        samples: Step times behind them; 0 for assumptions.
+        residual_relative: Of those samples: their standard deviation around the prediction.
+        device_relative, host_relative: Standard deviations to expect of the device's and the host's time of a step that
+            is not among the samples.
+    """
+
+    gemm: float = GEMM_EFFICIENCY
+    attention: float = ATTENTION_EFFICIENCY
+    bandwidth: float = BANDWIDTH_EFFICIENCY
+    host_s_per_operator: float = 0.0
+    samples: int = 0
+    residual_relative: float = 0.0
+    device_relative: float = 0.0
+    host_relative: float = 0.0
+
+
+MEASURED = Efficiencies(1.0, 1.0, 1.0)
+"""Of rates that were measured: they are what kernels reach."""
+
+
+def datasheet_efficiencies(device: DeviceProfile) -> Efficiencies:
+    """What is assumed of a card that nobody measured."""
+    sustained = SUSTAINED_SHARE.get(device.id, 1.0)
+    hopper = (device.compute_capability or (0, 0)) >= (9, 0)
+    attention = ATTENTION_FROM_9_0 if hopper else ATTENTION_EFFICIENCY
+    return Efficiencies(GEMM_EFFICIENCY * sustained, attention * sustained, BANDWIDTH_EFFICIENCY)
+
+
+class DeviceRates:
+    """Tells the time of operators from the rates in a device's profile.
+
+    Args:
+        device: Its rates are those of a datasheet, or measured.
+        tf32: Products of float32 tensors may use TensorFloat-32.
+        efficiencies: Instead of what is assumed.
+    """
+
+    def __init__(self, device: DeviceProfile, *, tf32: bool = False, efficiencies: Efficiencies | None = None) -> None:
+        self.device = device
+        self.tf32 = tf32 and "tf32" in device.flops_per_s
+        assumed = datasheet_efficiencies(device) if device.basis == "datasheet" else MEASURED
+        self.efficiencies = efficiencies or assumed
+        kernel = device.overhead_s.get("kernel")
+        self._launch_s = kernel.value if kernel is not None else device.launch_s
+
+    @property
+    def known(self) -> bool:
+        """Whether the profile has the two rates that any estimate needs."""
+        return bool(self.device.flops_per_s) and "memory" in self.device.bytes_per_s
+
+    def is_tf32(self, kind: str, dtype: str) -> bool:
+        """Whether operators of this class use TensorFloat-32."""
+        return self.tf32 and dtype == "float32" and kind in TF32_CLASSES
+
+    def is_replaced(self, kind: str, dtype: str, name: str) -> bool:
+        """Whether steps run another kernel than the traced operator's own, which is what a calibration replays."""
+        if kind in ATTENTION_CLASSES and dtype != "float32":
+            return self._attention_kernel(kind, name) == "cudnn"
+        return self.is_tf32(kind, dtype)
+
+    def seconds(self, kind: str, dtype: str, name: str, flops: float, moved_bytes: int) -> float:
+        """Time of one call.
+
+        Args:
+            kind: Operator class (``trace.ops.op_class``).
+            dtype: Of its first floating-point argument.
+            name: Schema name, which tells attention kernels apart.
+            flops: That it executes (``executed_flops``).
+            moved_bytes: Read and written.
+        """
+        if kind == "allocation":
+            return self._launch_s
+        per_flop, per_byte = self.slopes(kind, dtype, name)
+        return self._launch_s + max(flops * per_flop, moved_bytes * per_byte)
+
+    def slopes(self, kind: str, dtype: str, name: str) -> tuple[float, float]:
+        """Seconds of a FLOP that is executed, and of a byte that is moved.
+
+        Args:
+            kind: As for ``seconds``.
+            dtype: As for ``seconds``.
+            name: As for ``seconds``.
+        """
+        share = self.efficiencies.attention if kind in ATTENTION_CLASSES else self.efficiencies.gemm
+        flops_per_s = self._flops_rate(kind, dtype, name).value * share
+        return 1 / flops_per_s, 1 / (self._bytes_rate(kind, dtype).value * self.efficiencies.bandwidth)
+
+    def _flops_rate(self, kind: str, dtype: str, name: str) -> Rate:
+        """The most special rate there is; float32's where the device lists none (it is emulated there at best)."""
+        rates = self.device.flops_per_s
+        special = {"gemm_skinny": f"{dtype}/skinny", "bmm": f"{dtype}/bmm"}.get(kind, "")
+        if kind in ATTENTION_CLASSES:
+            special = f"{kind}/{self._attention_kernel(kind, name)}"
+            if dtype == "float32" and self.device.type == "cuda":
+                special += "/float32"  # a probe of a GPU times these kernels in half precision
+        if self.is_tf32(kind, dtype):
+            return rates["tf32"]
+        if special in rates:
+            return rates[special]
+        return rates.get(dtype) or rates.get("float32") or next(iter(rates.values()))
+
+    def _attention_kernel(self, kind: str, name: str) -> str:
+        """The kernel that runs where the trace has this one.
+
+        The trace takes flash attention, or the memory-efficient kernel where there is a mask; torch may prefer cuDNN's
+        there, which a probe found out.
+        """
+        traced, choice = ("efficient", MASKED_CHOICE) if "efficient" in name else ("flash", CHOICE)
+        preferred = self.device.facts.get(choice, "").split(" (", 1)[0]
+        return "cudnn" if preferred == "cudnn" and f"{kind}/cudnn" in self.device.flops_per_s else traced
+
+    def _bytes_rate(self, kind: str, dtype: str) -> Rate:
+        rates = self.device.bytes_per_s
+        if kind in COUNTED_OTHERWISE:
+            return rates["memory"]
+        return rates.get(f"{kind}/{dtype}") or rates.get(kind) or rates["memory"]
+
+
+def executed_flops(op: TracedOp) -> float:
+    """What an operator computes of the FLOPs that are counted for it."""
+    return op.flops * CAUSAL_SHARE if op.causal else op.flops

@@ -1,0 +1,117 @@
+"""Times of configurations on one device: of a step, of an evaluation batch, of a whole run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from advisor.core.coefficients import Calibration
+from advisor.core.cost import Interval, TimeEstimate
+from advisor.core.data import DataProfile
+from advisor.core.device import DeviceProfile
+from advisor.core.plan import ExecutionPlan
+from advisor.costmodel.time import (
+    OperatorClock,
+    StepConditions,
+    StepTime,
+    configuration_key,
+    decode_speed,
+    execution_key,
+    measured_step,
+    model_key,
+    optimizer_step,
+    phase_seconds,
+    run_time,
+    step_time,
+)
+from advisor.costmodel.time.run import decoding, run_shape
+from advisor.tracing.trace_store import TracedConfiguration
+
+if TYPE_CHECKING:
+    from advisor.tracing.ops import TracedOp
+
+
+class TimeModel:
+    """Predicts times on one device.
+
+    Args:
+        device: Its rates.
+        calibration: What was measured on it; without one, times follow from the rates alone.
+    """
+
+    def __init__(self, device: DeviceProfile, calibration: Calibration | None) -> None:
+        self.device = device
+        self.calibration = calibration
+        self._clocks: dict[bool, OperatorClock] = {}
+
+    def estimate(self, asked: TracedConfiguration, data: DataProfile | None, *, peak_bytes: int) -> TimeEstimate:
+        """Of a whole run over ``data``, or of one optimizer step at full length without data: as it was measured where
+        the calibration has measured it.
+
+        Args:
+            asked: The configuration.
+            data: Lengths and row counts.
+            peak_bytes: Predicted peak of the memory that tensors take.
+        """
+        execution = asked.execution
+        if data is None:
+            length = execution.max_seq_length
+            key = configuration_key(asked.model, asked.strategy, execution, length)
+            return _single_step(measured_step(self.calibration, key) or self.step(asked, length), execution)
+        return run_time(
+            lambda length: self.step(asked, length),
+            data,
+            asked.strategy,
+            execution,
+            self.device,
+            evaluation_time_of=lambda length: self.evaluation(asked, length),
+            shape=run_shape(asked.family, asked.rank, asked.model, asked.strategy, execution, peak_bytes=peak_bytes),
+            decoding=self._decode_speed(asked) if asked.model.task == "causal-lm" else None,
+        )
+
+    def step(self, asked: TracedConfiguration, seq_length: int) -> StepTime:
+        """Of one optimizer step whose micro-batches all have ``seq_length`` tokens per row."""
+        execution = asked.execution
+        phases = phase_seconds(asked.operators(execution.micro_batch_size, seq_length), self._clock(execution))
+        work = optimizer_step(phases, execution.gradient_accumulation_steps)
+        setting = _setting(asked, execution.micro_batch_size * seq_length)
+        return step_time(work, self.device, self.calibration, setting)
+
+    def evaluation(self, asked: TracedConfiguration, seq_length: int) -> StepTime:
+        """Of one evaluation batch with ``seq_length`` tokens per row."""
+        execution = asked.execution
+        forward = _evaluation_operators(asked, seq_length)
+        setting = _setting(asked, execution.eval_batch_size * seq_length)
+        return step_time(self._clock(execution).total(forward), self.device, self.calibration, setting, evaluation=True)
+
+    def _decode_speed(self, asked: TracedConfiguration) -> tuple[float, str] | None:
+        forward = _evaluation_operators(asked, asked.execution.max_seq_length)
+        work = decoding(asked.family, asked.rank, asked.model, asked.strategy, asked.execution, forward)
+        return decode_speed(work, self.device, self.calibration)
+
+    def _clock(self, execution: ExecutionPlan) -> OperatorClock:
+        if execution.tf32 not in self._clocks:
+            self._clocks[execution.tf32] = OperatorClock(self.device, self.calibration, tf32=execution.tf32)
+        return self._clocks[execution.tf32]
+
+
+def _evaluation_operators(asked: TracedConfiguration, seq_length: int) -> list[TracedOp]:
+    return [op for op in asked.operators(asked.execution.eval_batch_size, seq_length) if op.phase == "evaluation"]
+
+
+def _setting(asked: TracedConfiguration, tokens: int) -> StepConditions:
+    return StepConditions(model_key(asked.model), asked.strategy.method, execution_key(asked.execution), tokens)
+
+
+def _single_step(step: StepTime, execution: ExecutionPlan) -> TimeEstimate:
+    interval = Interval(step.low, step.high)
+    rows = execution.effective_batch_size
+    return TimeEstimate(
+        step_s=step.seconds,
+        samples_per_s=rows / step.seconds,
+        tokens_per_s=rows * execution.max_seq_length / step.seconds,
+        total_s=step.seconds,
+        intervals={"step_s": interval, "total_s": interval},
+        parts={"training": step.seconds},
+        evidence=step.evidence,
+        basis=step.basis,
+    )

@@ -1,0 +1,121 @@
+"""Evaluates neighbours, ranks them by bytes saved per time lost, and says the result in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from advisor.core.cost import CostEstimate
+from advisor.core.data import DataProfile
+from advisor.core.errors import AdvisorError
+from advisor.core.model import ModelSpec
+from advisor.core.plan import ExecutionPlan
+from advisor.core.strategy import StrategyConfig
+from advisor.costmodel.model import CostModel
+from advisor.search.sensitivity.one_change_variants import REPUTATION, neighbours
+from advisor.search.sensitivity.records import ChangeComparison, Effect, Neighbour
+from advisor.search.sensitivity.sentence import sentence
+
+WORTHWHILE_SHARE = 0.05
+"""A choice that saves less of the device peak than this is not recommended, and worth a warning when its reputation is
+good: 90 % intervals of the peak are of this order."""
+LEAST_TIME_LOST = 0.02
+"""Step times differ by this much from run to run; a smaller loss counts as this, so that free choices rank by bytes."""
+NAMED = 3
+
+Progress = Callable[[Mapping[str, object]], None]
+"""Takes ``{"kind": "comparing", "method": name, "done": i, "total": n}``."""
+
+
+def compare(
+    model: ModelSpec,
+    strategy: StrategyConfig,
+    execution: ExecutionPlan,
+    data: DataProfile | None,
+    cost_model: CostModel,
+    by_kind: Mapping[str, int],
+    *,
+    on_progress: Progress | None = None,
+) -> ChangeComparison:
+    """Predict every neighbour and say which choice would help.
+
+    Args:
+        model: As in the prediction that is explained.
+        strategy: Likewise.
+        execution: Likewise.
+        data: Likewise; decides whether times are of full batches or of the data's own lengths.
+        cost_model: Predicts for the same device.
+        by_kind: Bytes at the peak by kind (``"weights"``, ``"activations"``, …): what dominates.
+        on_progress: Called before every neighbour.
+
+    Raises:
+        UntraceableError: the configuration itself cannot be traced; neighbours that cannot be are skipped.
+    """
+
+    def predicted(strategy: StrategyConfig, execution: ExecutionPlan) -> CostEstimate:
+        same_length = data is None
+        return cost_model.estimate(model, strategy, execution, data, with_quality=False, same_length=same_length)
+
+    base = predicted(strategy, execution)
+    effects: list[Effect] = []
+    skipped: list[str] = []
+    found = neighbours(model, strategy, execution, cost_model.device)
+    for index, neighbour in enumerate(found):
+        if on_progress is not None:
+            on_progress({"kind": "comparing", "method": neighbour.name, "done": index, "total": len(found)})
+        try:
+            other = predicted(neighbour.strategy, neighbour.execution)
+        except AdvisorError as failure:
+            skipped.append(f"{neighbour.name}: {failure.message}")
+            continue
+        effects.append(_effect(neighbour, base, other))
+    return weigh(effects, skipped, base.memory.device_bytes, by_kind)
+
+
+def weigh(
+    effects: Sequence[Effect], skipped: Sequence[str], device_bytes: int, by_kind: Mapping[str, int]
+) -> ChangeComparison:
+    """Order effects and name the best, the useless and the sentence."""
+    ordered = sorted(effects, key=_merit, reverse=True)
+    open_choices = [effect for effect in ordered if not effect.undoes]
+    worthwhile = [effect for effect in open_choices if effect.saved_bytes >= WORTHWHILE_SHARE * device_bytes]
+    best = worthwhile[:NAMED]
+    tempting = _tempting(open_choices, best, device_bytes)
+    made = [effect for effect in ordered if effect.undoes]
+    return ChangeComparison(
+        device_bytes=device_bytes,
+        effects=tuple(ordered),
+        best=tuple(effect.name for effect in best),
+        tempting=tempting.name if tempting is not None else None,
+        made=tuple(effect.name for effect in made),
+        skipped=tuple(skipped),
+        sentence=sentence(by_kind, best, tempting, made),
+    )
+
+
+def _effect(neighbour: Neighbour, base: CostEstimate, other: CostEstimate) -> Effect:
+    saved_bytes = base.memory.device_bytes - other.memory.device_bytes
+    ratio = None
+    if base.time is not None and other.time is not None:
+        ratio = other.time.step_s / base.time.step_s
+    if neighbour.undoes:
+        saved_bytes, ratio = -saved_bytes, (1 / ratio if ratio is not None else None)
+    return Effect(
+        name=neighbour.name,
+        options=neighbour.options,
+        device_bytes=other.memory.device_bytes,
+        saved_bytes=saved_bytes,
+        time_ratio=ratio,
+        undoes=neighbour.undoes,
+        learns_differently=neighbour.learns_differently,
+    )
+
+
+def _merit(effect: Effect) -> float:
+    """Bytes saved per share of the step time that is lost; unknown times count as no loss."""
+    lost = max(LEAST_TIME_LOST, (effect.time_ratio or 1.0) - 1)
+    return effect.saved_bytes / lost
+
+
+def _tempting(choices: Sequence[Effect], best: Sequence[Effect], device_bytes: int) -> Effect | None:
+    useless = {e.name: e for e in choices if e not in best and e.saved_bytes < WORTHWHILE_SHARE * device_bytes}
+    return next((useless[name] for name in REPUTATION if name in useless), None)

@@ -1,0 +1,126 @@
+"""The configurations one choice away from a given one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from advisor.core.device import DeviceProfile
+from advisor.core.errors import InputError
+from advisor.core.model import ModelSpec
+from advisor.core.plan import ExecutionPlan
+from advisor.core.strategy import StrategyConfig
+from advisor.search.planner.precision import is_frozen_base
+from advisor.search.sensitivity.records import Neighbour
+from advisor.strategies.attention import attention_implementations
+
+CHECKPOINTING = "checkpointing"
+FOUR_BIT = "4-bit weights"
+EIGHT_BIT = "8-bit optimizer states"
+FUSED_LOSS = "the fused-linear loss"
+SDPA = "sdpa attention"
+HALF_BATCH = "half the batch, accumulated twice"
+LORA = "LoRA"
+PARTIAL = "partial fine-tuning"
+
+REPUTATION = (FOUR_BIT, CHECKPOINTING, EIGHT_BIT, "bf16 weights", "bf16 mixed precision", FUSED_LOSS, HALF_BATCH)
+"""What people try first when memory is short, most tempting first."""
+
+_ADAPTER_KNOBS = ("rank", "lora_alpha", "lora_dropout", "target_modules")
+_LORA_LIKE = ("lora", "high_rank_lora", "sparse_lora")
+_TORCH_ADAMW = ("adamw_torch", "adamw_torch_fused")
+
+
+def neighbours(
+    model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, device: DeviceProfile
+) -> tuple[Neighbour, ...]:
+    """One choice away: checkpointing, data types, quantisation, optimizer, loss, attention, batch split, method.
+
+    Args:
+        model: Decides which choices exist (attention kernels, language-model loss).
+        strategy: The configuration's own.
+        execution: The configuration's own.
+        device: Which data types train there, and whether 8-bit optimizers run.
+    """
+    found = [
+        *_switches(model, strategy, execution, device),
+        *_precisions(strategy, execution, device),
+        *_methods(model, strategy, execution),
+    ]
+    return tuple(found)
+
+
+def _switches(
+    model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, device: DeviceProfile
+) -> Iterator[Neighbour]:
+    on = execution.gradient_checkpointing
+    yield Neighbour(
+        CHECKPOINTING,
+        "--no-gradient-checkpointing" if on else "--gradient-checkpointing",
+        strategy,
+        replace(execution, gradient_checkpointing=not on),
+        undoes=on,
+    )
+    if device.type == "cuda" and execution.optim in _TORCH_ADAMW:
+        yield Neighbour(
+            EIGHT_BIT, "--optim adamw_bnb_8bit", strategy, replace(execution, optim="adamw_bnb_8bit"),
+            learns_differently=True,
+        )  # fmt: skip
+    if model.task == "causal-lm" and execution.loss == "standard":
+        yield Neighbour(FUSED_LOSS, "--loss fused-linear", strategy, replace(execution, loss="fused-linear"))
+    if execution.attn_implementation == "eager" and "sdpa" in attention_implementations(model):
+        yield Neighbour(
+            SDPA, "--attn-implementation sdpa", strategy, replace(execution, attn_implementation="sdpa")
+        )  # fmt: skip
+    rows, steps = execution.micro_batch_size, execution.gradient_accumulation_steps
+    if rows % 2 == 0:
+        halved = replace(
+            execution,
+            micro_batch_size=rows // 2,
+            gradient_accumulation_steps=2 * steps,
+            eval_batch_size=min(execution.eval_batch_size, rows // 2),
+        )
+        options = f"--micro-batch-size {rows // 2} --gradient-accumulation-steps {2 * steps}"
+        yield Neighbour(HALF_BATCH, options, strategy, halved)
+
+
+def _precisions(strategy: StrategyConfig, execution: ExecutionPlan, device: DeviceProfile) -> Iterator[Neighbour]:
+    """Half precision where there is none yet: mixed, and of the weights themselves."""
+    if execution.dtype != "float32" or "bfloat16" not in device.dtypes:
+        return
+    if execution.amp == "none":
+        yield Neighbour("bf16 mixed precision", "--amp bf16", strategy, replace(execution, amp="bf16"))
+    frozen = is_frozen_base(strategy)
+    weights = replace(execution, dtype="bfloat16", amp="bf16" if frozen else "none")
+    options = "--dtype bf16 --amp bf16" if frozen else "--dtype bf16"
+    yield Neighbour("bf16 weights", options, strategy, weights, learns_differently=not frozen)
+
+
+def _methods(model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan) -> Iterator[Neighbour]:
+    """Other methods that people weigh against this one; knobs that both have are kept."""
+    if strategy.method in _LORA_LIKE:
+        wanted = (("qlora", FOUR_BIT, False), ("partial", PARTIAL, False))
+    elif strategy.method == "qlora":
+        wanted = (("lora", FOUR_BIT, True), ("partial", PARTIAL, False))
+    elif strategy.method in ("full", "partial"):
+        wanted = (("lora", LORA, False), ("qlora", "QLoRA", False))
+    else:
+        wanted = (("lora", LORA, False), ("partial", PARTIAL, False))
+    for method, name, undoes in wanted:
+        configured = _configured(method, model, strategy)
+        if configured is not None:
+            yield Neighbour(name, f"--method {method}", configured, execution, undoes, learns_differently=True)
+
+
+def _configured(method: str, model: ModelSpec, strategy: StrategyConfig) -> StrategyConfig | None:
+    from advisor.strategies import get_strategy
+
+    other = get_strategy(method)
+    knobs = {name: getattr(strategy, name) for name in _ADAPTER_KNOBS} if method in (*_LORA_LIKE, "qlora") else {}
+    try:
+        if other.applies_to(model) is not None:
+            return None
+        config = other.configured(model, **{name: value for name, value in knobs.items() if value is not None})
+        return config if not other.problems(config, model) else None
+    except InputError:
+        return None

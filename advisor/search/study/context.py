@@ -1,0 +1,199 @@
+"""What stays the same over a whole study, and the doors to the planner and the runner."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from advisor.core.budget import Budget
+from advisor.core.cost import CostEstimate
+from advisor.core.data import DataProfile, DataSpec
+from advisor.core.errors import UntraceableError
+from advisor.core.model import ModelSpec
+from advisor.core.plan import ExecutionPlan, Plan
+from advisor.core.run import Measurement
+from advisor.core.serialization import to_dict
+from advisor.core.strategy import StrategyConfig
+from advisor.search.study.space import Space, StrategyLike
+
+OnEvent = Callable[[dict[str, Any]], None]
+
+MAX_EVAL_ROWS = 500
+"""Cap on the study's held-out rows, which every trial pays for: the standard error of an accuracy is then at most
+sqrt(0.25 / 500) = 2.2 points, and less for differences, because all trials are judged on the same rows."""
+
+
+class CostModelLike(Protocol):
+    """What the study asks of ``advisor.costmodel.CostModel``."""
+
+    def estimate(
+        self,
+        model: ModelSpec,
+        strategy: StrategyConfig,
+        execution: ExecutionPlan,
+        data: DataProfile | None,
+        *,
+        with_quality: bool = True,
+    ) -> CostEstimate: ...
+
+    def memory_quantile_bytes(self, estimate: CostEstimate, level: float) -> int: ...
+
+
+class ExecutionSolver(Protocol):
+    """The planner's solver for one strategy configuration: the fastest plan inside the budget, or why there is none.
+
+    A rejection has ``reason`` and, where one could be built, ``smallest_plan``.
+    """
+
+    def __call__(
+        self,
+        model: ModelSpec,
+        data_spec: DataSpec,
+        data_profile: DataProfile,
+        strategy: StrategyConfig,
+        cost_model: Any,
+        budget: Budget,
+        *,
+        effective_batch_size: int,
+        seed: int,
+    ) -> Any: ...
+
+
+class Runner(Protocol):
+    """Trains one plan in a process of its own that dies with its parent, and always comes back with a typed outcome."""
+
+    def __call__(
+        self, plan: Plan, output_dir: Path, *, resume: bool, time_limit_s: float | None, on_event: OnEvent | None
+    ) -> Measurement: ...
+
+
+@dataclass(frozen=True)
+class Infeasible:
+    """A configuration that the cost model rules out.
+
+    Attributes:
+        constraints: By how much it breaks each budget (figure / budget - 1, positive), as far as that is known.
+    """
+
+    reason: str
+    constraints: dict[str, float]
+
+
+@dataclass(frozen=True)
+class StudyContext:
+    """Everything that a study is about; two calls with equal settings may share one study."""
+
+    model: ModelSpec
+    data_spec: DataSpec
+    data_profile: DataProfile
+    cost_model: CostModelLike
+    budget: Budget
+    seed: int
+    effective_batch_size: int
+    solve: ExecutionSolver
+    strategies: Mapping[str, StrategyLike]
+    _plans: dict[str, Plan | Infeasible] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def metric_name(self) -> str:
+        return "accuracy" if self.model.task == "sequence-classification" else "perplexity"
+
+    @property
+    def full_rows(self) -> int:
+        """Training rows of the study's largest fidelity: what is left once its own held-out rows are set aside."""
+        return max(1, self.data_profile.train_rows - self._holdout_rows)
+
+    @property
+    def eval_rows(self) -> int:
+        return min(self._holdout_rows, MAX_EVAL_ROWS, self.data_spec.max_eval_rows or MAX_EVAL_ROWS)
+
+    @property
+    def _holdout_rows(self) -> int:
+        return max(1, round(self.data_profile.train_rows * self.data_spec.eval_fraction))
+
+    def plan(self, config: StrategyConfig) -> Plan | Infeasible:
+        """The final run's plan of a configuration, execution knobs solved.
+
+        Solutions are remembered, and shared by configurations that differ in nothing but the learning rate.
+        """
+        key = _digest(dataclasses.replace(config, learning_rate=1.0, lr_rel=1.0))
+        if key not in self._plans:
+            self._plans[key] = self._solve(config)
+        found = self._plans[key]
+        return dataclasses.replace(found, strategy=config) if isinstance(found, Plan) else found
+
+    def _solve(self, config: StrategyConfig) -> Plan | Infeasible:
+        problems = self.strategies[config.method].problems(config, self.model)
+        if problems:
+            return Infeasible("; ".join(problems), {"valid": 1.0})
+        try:
+            answer = self.solve(
+                self.model,
+                self.data_spec,
+                self.data_profile,
+                config,
+                self.cost_model,
+                self.budget,
+                effective_batch_size=self.effective_batch_size,
+                seed=self.seed,
+            )
+        except UntraceableError as failure:
+            return Infeasible(failure.message, {"traceable": 1.0})
+        if isinstance(answer, Plan):
+            violated = {name: value for name, value in self.constraints(answer).items() if value > 0}
+            return Infeasible("the planner's own plan breaks the budget", violated) if violated else answer
+        smallest = getattr(answer, "smallest_plan", None)
+        known = self.constraints(smallest) if smallest is not None else {}
+        broken = {name: value for name, value in known.items() if value > 0}
+        return Infeasible(str(getattr(answer, "reason", answer)), broken or {"fits": 1.0})
+
+    def constraints(self, plan: Plan) -> dict[str, float]:
+        """Predicted constraints: the memory at the budget's safety level, the time at its interval's upper end."""
+        values: dict[str, float] = {}
+        if plan.predicted is None:
+            return values
+        if self.budget.memory_bytes is not None:
+            needed = self.cost_model.memory_quantile_bytes(plan.predicted, self.budget.safety_level)
+            values["memory"] = needed / self.budget.memory_bytes - 1
+        if self.budget.time_s is not None and plan.predicted.time is not None:
+            time = plan.predicted.time
+            upper_s = time.intervals["total_s"].high if "total_s" in time.intervals else time.total_s
+            values["time"] = upper_s / self.budget.time_s - 1
+        return values
+
+    def trial_plan(self, plan: Plan, train_rows: int) -> Plan:
+        """The same plan on a prefix of the training rows, judged on rows of the training split only."""
+        data = dataclasses.replace(
+            self.data_spec, inner_holdout=True, max_train_rows=train_rows, max_eval_rows=self.eval_rows
+        )
+        profile = dataclasses.replace(self.data_profile, train_rows=train_rows, eval_rows=self.eval_rows)
+        predicted = self.cost_model.estimate(plan.model, plan.strategy, plan.execution, profile, with_quality=False)
+        return dataclasses.replace(plan, data=data, data_profile=profile, predicted=predicted)
+
+    def identity(self, declared: Space) -> dict[str, str]:
+        """What must be equal for a study to be resumed, each part as a short hash or value."""
+        return {
+            "model": f"{self.model.source} as {self.model.task} ({_digest(self.model)})",
+            "data": self.data_profile.fingerprint or _digest(self.data_spec),
+            "data reading": _digest(self.data_spec),
+            "budget": _digest(self.budget),
+            "search space": _digest(declared),
+            "methods": ", ".join(space.method for space in declared.methods),
+            "effective batch size": str(self.effective_batch_size),
+            "seed": str(self.seed),
+        }
+
+
+def _digest(record: Any) -> str:
+    text = json.dumps(to_dict(record), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def identity_hash(identity: Mapping[str, str]) -> str:
+    """Goes into the study's name."""
+    return _digest(dict(identity))

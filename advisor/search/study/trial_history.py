@@ -1,0 +1,108 @@
+"""What is known of every trial, and what follows from it: no process, no file and no Optuna here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from advisor.search.study.records import Evaluation, TrialSummary, TrialVerdict
+from advisor.search.study.successive_halving import climbers
+
+
+def worst_constraints(evaluations: Iterable[Evaluation]) -> dict[str, float]:
+    """The highest value of each measured constraint."""
+    worst: dict[str, float] = {}
+    for evaluation in evaluations:
+        for name, value in evaluation.constraints.items():
+            worst[name] = max(value, worst.get(name, value))
+    return worst
+
+
+def verdict_of(evaluations: tuple[Evaluation, ...], top_rows: int) -> tuple[TrialVerdict, str]:
+    """What the newest evaluation decides; ``open`` when the trial may climb.
+
+    Args:
+        evaluations: Of one trial, at least one, in order of rising rows.
+        top_rows: Rows of the highest rung.
+    """
+    newest = evaluations[-1]
+    violated = sorted(name for name, value in worst_constraints(evaluations).items() if value > 0)
+    if newest.outcome == "out_of_memory":
+        return "out_of_memory", newest.reason or "the run needed more memory than it could have"
+    if newest.outcome == "over_time":
+        return "over_time", newest.reason or "the run took longer than the time budget"
+    if newest.outcome != "completed":
+        return "failed", newest.reason or f"the run ended as {newest.outcome}"
+    if violated:
+        return "infeasible", f"measured above the budget: {', '.join(violated)}"
+    if newest.nll is None:
+        return "pruned", newest.reason
+    if newest.train_rows >= top_rows:
+        return "completed", "reached the top of the ladder"
+    return "open", ""
+
+
+@dataclass
+class TrialHistory:
+    """Every trial so far, by number.
+
+    Attributes:
+        ladder_rows: Training rows of the rungs, rising.
+    """
+
+    ladder_rows: tuple[int, ...]
+    trials: dict[int, TrialSummary] = field(default_factory=dict)
+
+    @property
+    def open_trials(self) -> list[TrialSummary]:
+        return [trial for trial in self.trials.values() if trial.verdict == "open"]
+
+    @property
+    def started_count(self) -> int:
+        return sum(trial.started for trial in self.trials.values())
+
+    @property
+    def highest_rung(self) -> int:
+        """Highest rung that a feasible evaluation reached; 0 before the first."""
+        rows = [trial.top.train_rows for trial in self.trials.values() if trial.top is not None]
+        return self.ladder_rows.index(max(rows)) if rows else 0
+
+    def scores(self, rung: int) -> dict[int, float]:
+        """Loss per item of every feasible evaluation on a rung, by trial."""
+        rows = self.ladder_rows[rung]
+        return {
+            trial.number: evaluation.nll
+            for trial in self.trials.values()
+            for evaluation in trial.evaluations
+            if evaluation.train_rows == rows and evaluation.feasible and evaluation.nll is not None
+        }
+
+    def sampled_scores(self) -> list[float]:
+        """Scores on the lowest rung of the trials that the sampler chose."""
+        return [score for number, score in self.scores(0).items() if self.trials[number].origin == "sampled"]
+
+    def durations_s(self, rung: int) -> list[float]:
+        """Measured wall clock of the runs on a rung."""
+        rows = self.ladder_rows[rung]
+        runs = [e for trial in self.trials.values() for e in trial.evaluations if e.train_rows == rows]
+        return [run.total_s for run in runs if run.outcome == "completed" and run.total_s > 0]
+
+    def next_rung(self, trial: TrialSummary) -> int:
+        """The rung an open trial has to run on next."""
+        return self.ladder_rows.index(trial.evaluations[-1].train_rows) + 1 if trial.evaluations else 0
+
+    def beaten(self) -> list[TrialSummary]:
+        """Open trials that are not among those that climb from their rung."""
+        return [trial for trial in self.open_trials if trial.evaluations and not self._climbs(trial)]
+
+    def climbing(self) -> list[TrialSummary]:
+        """Open trials that go on: lowest rung first, so that a rung is judged when everybody was on it, then loss."""
+        going = [trial for trial in self.open_trials if not trial.evaluations or self._climbs(trial)]
+        return sorted(going, key=lambda trial: (self.next_rung(trial), self._loss(trial), trial.number))
+
+    def _climbs(self, trial: TrialSummary) -> bool:
+        rung = self.next_rung(trial) - 1
+        return trial.number in climbers(self.scores(rung), rung)
+
+    def _loss(self, trial: TrialSummary) -> float:
+        return (trial.evaluations[-1].nll or 0.0) if trial.evaluations else 0.0

@@ -1,0 +1,236 @@
+"""A deep stack from two shallow ones: memory and operators of the whole model."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from advisor.tracing.full_depth_events import DeepLog, MisalignedError, deepen
+from advisor.tracing.live_memory import Peak, deep_phase_peaks, phase_peaks
+from advisor.tracing.ops import MEMBERS, TracedOp
+from advisor.tracing.replay_cache import ReplayCache
+from advisor.tracing.symbolic import TraceShape, features
+from advisor.tracing.symbolic_trace import PHASES, SAMPLED, EventLog, SymbolicTrace
+
+MATRIX_PRODUCTS = frozenset(f"{MEMBERS['gemm']} {MEMBERS['bmm']} gemm_4bit".split())
+"""Operators that cuBLAS or cuBLASLt computes (of a 4-bit product the part after de-quantisation)."""
+
+TRAINING_PHASES = tuple(phase for phase in PHASES if phase != "evaluation")
+
+
+@dataclass(frozen=True)
+class FullDepthTrace:
+    """One configuration at every batch, length and rank, at the model's full depth.
+
+    Attributes:
+        shallow: Traced whole when ``deeper`` is ``None``, else at a shallow depth.
+        deeper: Traced with one repeated block of layers more than ``shallow``.
+        extra_layers: Blocks of the model beyond ``shallow``.
+        replays: What replays of the full depth found before.
+    """
+
+    shallow: SymbolicTrace
+    deeper: SymbolicTrace | None = None
+    extra_layers: int = 0
+    replays: ReplayCache = field(default_factory=ReplayCache, compare=False)
+
+    @cached_property
+    def deep_log(self) -> DeepLog | None:
+        """How the full depth's events follow from the two traces; ``None`` where that cannot be shown."""
+        if self.deeper is None:
+            return None
+        try:
+            return deepen(self.shallow, self.deeper, self.extra_layers)
+        except MisalignedError:
+            return None
+
+    def events(self, shape: TraceShape) -> EventLog | None:
+        """Allocations and frees of a step and an evaluation pass at full depth; ``None`` where they are unknown."""
+        if self.deeper is None:
+            return self.shallow.events(shape)
+        if self.deep_log is None:
+            return None
+        return self.deep_log.events(self.shallow.events(shape), self.deeper.events(shape))
+
+    def deepest_events(self, shape: TraceShape) -> EventLog:
+        """The same at the greatest traced depth."""
+        return (self.deeper or self.shallow).events(shape)
+
+    def peaks(self, shape: TraceShape, *, round_bytes: int) -> dict[str, Peak]:
+        """Peak of every phase of the step, and of an evaluation pass of the same shape."""
+        log = self.events(shape)
+        if log is not None:
+            return phase_peaks(log, round_bytes=round_bytes)
+        shallow, deeper = self.shallow.events(shape), self.deepest_events(shape)
+        return deep_phase_peaks(shallow, deeper, self.extra_layers, round_bytes=round_bytes)
+
+    def multiplies_in(self, phase: str) -> bool:
+        """Whether a phase runs a matrix product of cuBLAS, which then takes its workspace."""
+        operators = zip(self.shallow.operator_names, self.shallow.operator_phases, strict=True)
+        return any(phase == where and name.split(".", 1)[0] in MATRIX_PRODUCTS for name, where in operators)
+
+    def largest_quantized_weight(self) -> int:
+        """Elements of the largest weight stored in 4 bits; 0 without any."""
+        rules = [start for _, rule, start, _ in self.shallow.kernel_rules if rule == "gemm_4bit"]
+        sizes = self.shallow.kernel_sizes(SAMPLED[0])
+        return max((int(sizes[start + 1] * sizes[start + 2]) for start in rules), default=0)
+
+    @cached_property
+    def _operator_table(self) -> OperatorTable:
+        return operator_table(self.shallow, self.deeper, self.extra_layers)
+
+    def operators(self, shape: TraceShape) -> list[TracedOp]:
+        """Operators of the step and of an evaluation pass; alike ones are one operator with a count."""
+        return self._operator_table(shape)
+
+    def trainable_parameters(self, rank: int) -> int:
+        shallow = self.shallow.trainable_parameters(rank)
+        return shallow if self.deeper is None else self._deep(shallow, self.deeper.trainable_parameters(rank))
+
+    def total_parameters(self, rank: int) -> int:
+        shallow = self.shallow.total_parameters(rank)
+        return shallow if self.deeper is None else self._deep(shallow, self.deeper.total_parameters(rank))
+
+    def _deep(self, shallow: int, deeper: int) -> int:
+        return shallow + self.extra_layers * (deeper - shallow)
+
+
+# --------------------
+# Operators of a step at the model's depth, as a table of formulas: any shape is one small matrix product.
+#
+# A step dispatches thousands of operators, but its layers repeat: operators of the same name, data type, phase and
+# formulas are one row with a count. What occurs equally often at both traced depths (head, embeddings, one fused update
+# of all parameters) keeps its number and its sizes grow linearly; what a layer adds is counted once more for every
+# further layer.
+
+Formula = tuple[float, ...]
+"""Coefficients over ``symbolic.BASIS``."""
+
+
+@dataclass(frozen=True)
+class OperatorFormulas:
+    """One kind of call: what it is, and its FLOPs and bytes as functions of the shape."""
+
+    phase: str
+    name: str
+    dtype: str
+    flops: Formula
+    read_bytes: Formula
+    written_bytes: Formula
+
+    def __post_init__(self) -> None:
+        # Counted thousands of times: seventy-odd coefficients are hashed once.
+        key = (self.phase, self.name, self.dtype, *self._formulas)
+        object.__setattr__(self, "_hash", hash(key))
+
+    def __hash__(self) -> int:
+        return int(self._hash)  # type: ignore[attr-defined]
+
+    def grown(self, other: OperatorFormulas, layers: int) -> OperatorFormulas:
+        """The same call at ``layers`` layers more, when ``other`` is it at one layer more."""
+        pairs = zip(self._formulas, other._formulas, strict=True)
+        grown = [tuple(a + layers * (b - a) for a, b in zip(*pair, strict=True)) for pair in pairs]
+        return OperatorFormulas(self.phase, self.name, self.dtype, *grown)
+
+    @property
+    def _formulas(self) -> tuple[Formula, Formula, Formula]:
+        return self.flops, self.read_bytes, self.written_bytes
+
+
+class OperatorTable:
+    """All operators of a step and of an evaluation pass.
+
+    Args:
+        counts: How often the step makes each call, in the order of its first occurrence.
+    """
+
+    def __init__(self, counts: dict[OperatorFormulas, int]) -> None:
+        self._rows = list(counts)
+        self._counts = list(counts.values())
+        self._coefficients = np.array([[row.flops, row.read_bytes, row.written_bytes] for row in self._rows])
+
+    def __call__(self, shape: TraceShape) -> list[TracedOp]:
+        """The calls at ``shape``, alike ones together, without replay signatures."""
+        if not self._rows:
+            return []
+        sizes = np.rint(self._coefficients @ features(shape)).astype(np.int64).tolist()
+        return [
+            TracedOp(row.name, row.phase, flops, read, written, row.dtype, count=count)  # type: ignore[arg-type]
+            for row, count, (flops, read, written) in zip(self._rows, self._counts, sizes, strict=True)
+        ]
+
+
+def operator_table(shallow: SymbolicTrace, deeper: SymbolicTrace | None, extra_layers: int) -> OperatorTable:
+    """The table at the model's depth.
+
+    Args:
+        shallow: Traced at the model's depth, or at a shallow one.
+        deeper: Traced with one repeated block of layers more.
+        extra_layers: Blocks of the model beyond ``shallow``.
+    """
+    operators = operator_formulas(shallow)
+    if deeper is None:
+        return OperatorTable(Counter(operators))
+    return OperatorTable(deep_operators(operators, operator_formulas(deeper), extra_layers))
+
+
+def operator_formulas(family: SymbolicTrace) -> list[OperatorFormulas]:
+    """Every call of a traced step, in order."""
+    sizes = family.operator_sizes
+    rows = sizes.coefficients[sizes.inverse]
+
+    def formula(start: int, stop: int) -> Formula:
+        return tuple(rows[start:stop].sum(axis=0).tolist())
+
+    kinds: dict[tuple[object, ...], OperatorFormulas] = {}
+    columns = zip(
+        family.operator_phases, family.operator_names, family.operator_dtypes, family.operator_slices, strict=True
+    )
+    inverse = sizes.inverse.tolist()
+    operators = []
+    for phase, name, dtype, (start, middle, stop) in columns:
+        key = (phase, name, dtype, middle - start, *inverse[start:stop])
+        if key not in kinds:
+            kinds[key] = OperatorFormulas(
+                phase, name, dtype, formula(start, start + 1), formula(start + 1, middle), formula(middle, stop)
+            )
+        operators.append(kinds[key])
+    return operators
+
+
+def deep_operators(
+    shallow: list[OperatorFormulas], deeper: list[OperatorFormulas], extra_layers: int
+) -> dict[OperatorFormulas, int]:
+    """Calls of the full depth with their numbers, from two depths that differ by one repeated block of layers."""
+    first, second = _grouped(shallow), _grouped(deeper)
+    result: Counter[OperatorFormulas] = Counter()
+    for key, after in second.items():
+        before = first.get(key, [])
+        if len(before) == len(after):
+            result.update(a.grown(b, extra_layers) for a, b in zip(before, after, strict=True))
+        else:
+            result.update(_repeated(before, after, extra_layers))
+    return dict(result)
+
+
+def _grouped(operators: Iterable[OperatorFormulas]) -> dict[tuple[str, str, str], list[OperatorFormulas]]:
+    groups: dict[tuple[str, str, str], list[OperatorFormulas]] = defaultdict(list)
+    for op in operators:
+        groups[op.phase, op.name, op.dtype].append(op)
+    return groups
+
+
+def _repeated(
+    before: list[OperatorFormulas], after: list[OperatorFormulas], extra_layers: int
+) -> dict[OperatorFormulas, int]:
+    counted_before, counted_after = Counter(before), Counter(after)
+    counts = {op: counted_before[op] + extra_layers * (counted_after[op] - counted_before[op]) for op in counted_after}
+    if min(counts.values()) < 0 or set(counted_before) - set(counted_after):
+        # Sizes differ between the depths: scale the deeper trace's mix to the number that the full depth runs.
+        number = len(before) + extra_layers * (len(after) - len(before))
+        return {op: max(1, round(count * number / len(after))) for op, count in counted_after.items()}
+    return {op: count for op, count in counts.items() if count}

@@ -1,0 +1,386 @@
+"""Records what a step does: every operator it dispatches, and every storage it allocates and frees.
+
+The recorder is a dispatch mode above the fake-tensor mode. Storages are watched through weak references, so a free is
+recorded at the moment the last tensor over it dies, exactly as a real allocator would see it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from advisor.tracing.ops import CAUSAL, encode_signature
+
+aten = torch.ops.aten
+
+_FLASH_PRODUCTS = {aten._flash_attention_forward: (2, 0, 6), aten._flash_attention_backward: (5, 1, 9)}
+"""Matrix products of (length, width) by (width, keys) that a flash kernel computes per row and head, and where the
+query and the number of keys stand among its arguments."""
+
+VIEW_OPERATORS = frozenset(
+    [
+        "view",
+        "_unsafe_view",
+        "reshape",
+        "t",
+        "transpose",
+        "permute",
+        "expand",
+        "slice",
+        "select",
+        "unsqueeze",
+        "squeeze",
+        "detach",
+        "alias",
+        "as_strided",
+        "split",
+        "split_with_sizes",
+        "unbind",
+        "lift_fresh",
+        "diagonal",
+        "unfold",
+        "chunk",
+        "_reshape_alias",
+        "view_as_real",
+        "view_as_complex",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class RecordedOperator:
+    """One dispatched operator at concrete shapes.
+
+    Attributes:
+        name: Schema name with overload, ``"addmm.default"``.
+        phase: Phase of the step it ran in.
+        flops: By torch's registry (2·M·N·K for a matrix product); 0 for operators without an entry.
+        read_bytes, written_bytes: Per tensor; dimensions of stride 0 are read once.
+        dtype: Of the first floating-point input.
+        signature: What ``encode_signature`` made of the call; empty unless asked for.
+    """
+
+    name: str
+    phase: str
+    flops: int
+    read_bytes: tuple[int, ...]
+    written_bytes: tuple[int, ...]
+    dtype: str
+    signature: str = ""
+
+
+@dataclass
+class Storage:
+    """One recorded storage: its size, what it is, and where it was made."""
+
+    size_bytes: int
+    kind: str
+    phase: str
+
+
+@dataclass
+class Recording:
+    """Raw outcome of one traced step.
+
+    Attributes:
+        events: ``(+1 | -1, storage number, phase)`` in program order.
+        kernel_calls: Calls with hidden temporaries, with the number of their first storage.
+    """
+
+    operators: list[RecordedOperator] = field(default_factory=list)
+    events: list[tuple[int, int, str]] = field(default_factory=list)
+    storages: list[Storage] = field(default_factory=list)
+    kernel_calls: list[tuple[int, KernelCall]] = field(default_factory=list)
+
+
+class StepRecorder(TorchDispatchMode):
+    """Watches storages on one device type.
+
+    Args:
+        device_type: Whose storages count.
+        padded: What data-dependent branches see: ``attention_mask.all()`` is ``not padded``.
+        keep_signatures: Keep what is needed to replay each operator on real tensors.
+    """
+
+    def __init__(self, device_type: str, *, padded: bool, keep_signatures: bool = False) -> None:
+        super().__init__()
+        self.device_type = device_type
+        self.padded = padded
+        self.keep_signatures = keep_signatures
+        self.recording = Recording()
+        self.phase = "weights"
+        self._live: dict[int, tuple[int, Any]] = {}
+        self._closed = False
+
+    def close(self) -> None:
+        """Stop recording: what dies afterwards is the trace's own clean-up."""
+        self._closed = True
+
+    def watch(self, tensors: Iterable[Any], kind: str) -> None:
+        """Record the storages of ``tensors`` as allocated now."""
+        for tensor in tensors:
+            if isinstance(tensor, torch.Tensor) and tensor.device.type == self.device_type:
+                self._watch_storage(tensor.untyped_storage(), kind)
+
+    def label(self, tensor: torch.Tensor, kind: str) -> None:
+        """Say what an already recorded storage is (for example a gradient)."""
+        entry = self._live.get(tensor.untyped_storage()._cdata)
+        if entry is not None:
+            self.recording.storages[entry[0]].kind = kind
+
+    def _watch_storage(self, storage: Any, kind: str) -> None:
+        key = storage._cdata
+        if key in self._live or storage.nbytes() == 0:
+            return
+        number = len(self.recording.storages)
+        self.recording.storages.append(Storage(storage.nbytes(), kind, self.phase))
+        self.recording.events.append((+1, number, self.phase))
+
+        def freed(_: Any, key: int = key, number: int = number) -> None:
+            entry = self._live.get(key)
+            if entry is not None and entry[0] == number:
+                del self._live[key]
+            if not self._closed:
+                self.recording.events.append((-1, number, self.phase))
+
+        self._live[key] = (number, weakref.ref(storage, freed))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is aten._local_scalar_dense.default:
+            return self._scalar(args[0])
+        out = self._every_index(args[0]) if func is aten.nonzero.default else func(*args, **kwargs)
+        name = func._schema.name.split("::")[1]
+        outputs = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
+        if name not in VIEW_OPERATORS and self._concerns_device(name, outputs):
+            self._record_operator(func, name, args, kwargs, out, outputs)
+        call = kernel_call(name, args, kwargs, out, self.device_type)
+        numbers = self._allocate_hidden(call) if call is not None else []
+        self.watch(outputs, "activation")
+        self.recording.events.extend((-1, number, self.phase) for number in numbers)
+        return out
+
+    def _allocate_hidden(self, call: KernelCall) -> list[int]:
+        """One storage per slot of the rule, also when it is empty here: another shape may fill it."""
+        first = len(self.recording.storages)
+        sizes = hidden_bytes(call.rule, call.sizes)
+        self.recording.kernel_calls.append((first, call))
+        for size_bytes in sizes:
+            self.recording.events.append((+1, len(self.recording.storages), self.phase))
+            self.recording.storages.append(Storage(size_bytes, "temporary", self.phase))
+        return list(range(first, first + len(sizes)))
+
+    def _scalar(self, tensor: torch.Tensor) -> bool | float | int:
+        """The value a data-dependent branch sees; every tensor is treated as ordinary finite data."""
+        if tensor.dtype == torch.bool:
+            return not self.padded
+        return 1.0 if tensor.dtype.is_floating_point else 1
+
+    def _every_index(self, tensor: torch.Tensor) -> torch.Tensor:
+        """``nonzero`` of ordinary data: every element counts (DeBERTa asks which labels are given)."""
+        return torch.empty((tensor.numel(), tensor.dim()), dtype=torch.long, device=tensor.device)
+
+    def _concerns_device(self, name: str, outputs: list[torch.Tensor]) -> bool:
+        return any(t.device.type == self.device_type for t in outputs) or name.startswith(("_foreach", "_fused"))
+
+    def _record_operator(
+        self, func: Any, name: str, args: Any, kwargs: Any, out: Any, outputs: list[torch.Tensor]
+    ) -> None:
+        inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        written = [_touched_bytes(t) for t in outputs]
+        if not outputs and args and isinstance(args[0], list | tuple):
+            written = [_touched_bytes(t) for t in args[0] if isinstance(t, torch.Tensor)]
+        if func._schema.name == "bitsandbytes::gemm_4bit":
+            written.append(_dequantized_traffic_bytes(args))
+        signature = encode_signature(func, args, kwargs) if self.keep_signatures else ""
+        self.recording.operators.append(
+            RecordedOperator(
+                name=f"{name}.{_overload(func, args, kwargs)}",
+                phase=self.phase,
+                flops=_flops(func, args, kwargs, out),
+                read_bytes=tuple(_touched_bytes(t) for t in inputs),
+                written_bytes=tuple(written),
+                dtype=next((str(t.dtype).removeprefix("torch.") for t in inputs if t.is_floating_point()), "int"),
+                signature=signature,
+            )
+        )
+
+
+def _overload(func: Any, args: Any, kwargs: Any) -> str:
+    """The schema's overload; ``CAUSAL`` where an attention kernel is told to skip what lies above the diagonal."""
+    for position, argument in enumerate(func._schema.arguments):
+        if argument.name == "is_causal":
+            is_causal = args[position] if position < len(args) else kwargs.get("is_causal", False)
+            return CAUSAL if is_causal else str(func._overloadname)
+    return str(func._overloadname)
+
+
+def _flops(func: Any, args: Any, kwargs: Any, out: Any) -> int:
+    if func._schema.name == "bitsandbytes::gemm_4bit":
+        # torch's registry has no entry: activations (…, K) times 4-bit weights of logical shape (N, K).
+        activations, weight_shape = args[0], args[2]
+        return 2 * activations.numel() * int(weight_shape[0])
+    if func._overloadpacket in _FLASH_PRODUCTS:
+        # torch's entry reads (batch, length, heads, width) as (batch, heads, length, width).
+        products, query, max_k = _FLASH_PRODUCTS[func._overloadpacket]
+        return products * 2 * int(args[query].numel()) * int(args[max_k])
+    formula = flop_registry.get(func._overloadpacket)
+    return int(formula(*args, **kwargs, out_val=out)) if formula is not None else 0
+
+
+def _dequantized_traffic_bytes(args: Any) -> int:
+    """A 4-bit product writes a de-quantised copy of its weight (N, K) in the activations' type and reads it again."""
+    activations, weight_shape = args[0], args[2]
+    return 2 * int(weight_shape[0]) * int(weight_shape[1]) * int(activations.element_size())
+
+
+def _touched_bytes(tensor: torch.Tensor) -> int:
+    size = tensor.element_size()
+    for length, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        if stride != 0:
+            size *= int(length)
+    return size
+
+
+# --------------------
+# Memory that CUDA kernels take and return within one call: a dispatch trace cannot see it.
+#
+# Sizes are read from the kernels' sources (aten/src/ATen/native/transformers/cuda, native/cuda/Embedding.cu) and from
+# bitsandbytes' dispatch of ``gemm_4bit``; each rule names its threshold, because symbolic sizes re-evaluate it per
+# point.
+
+EMBEDDING_SORT_THRESHOLD = 3072
+"""``embedding_dense_backward`` uses one block up to this many indices and sorts beyond (Embedding.cu)."""
+
+GEMM_4BIT_ROW_THRESHOLD = 256
+"""Above this many rows bitsandbytes de-quantises the weight and calls a plain matrix product."""
+
+
+@dataclass(frozen=True)
+class KernelCall:
+    """A call whose kernel takes memory of its own, as integers: no tensor is kept alive by it.
+
+    Attributes:
+        rule: Name in ``RULES``.
+        sizes: Tensor dimensions that the rule needs; functions of the batch shape.
+    """
+
+    rule: str
+    sizes: tuple[int, ...]
+
+
+def kernel_call(name: str, args: Any, kwargs: Any, out: Any, device_type: str) -> KernelCall | None:
+    """What the rule of this operator needs, or ``None`` for an operator without hidden memory."""
+    if device_type == "cpu":
+        return _cpu_call(name, args, kwargs)
+    if name == "_scaled_dot_product_flash_attention_backward":
+        query, key = args[1], args[2]
+        groups = int(query.shape[1] != key.shape[1])
+        return KernelCall(name, (*(int(n) for n in query.shape), int(key.shape[2]), groups, query.element_size()))
+    if name == "_scaled_dot_product_efficient_attention_backward":
+        query = args[1]
+        return KernelCall(name, (*(int(n) for n in query.shape), query.element_size()))
+    if name == "_flash_attention_backward":
+        return _flash_package_call(args[1], args[2], args[6])
+    if name == "embedding_dense_backward":
+        return KernelCall(name, (int(args[1].numel()), *(int(n) for n in out.shape)))
+    if name == "gemm_4bit":
+        activations, shape = args[0], args[2]
+        nested = kwargs.get("absmax_8bit") is not None or (len(args) > 7 and args[7] is not None)
+        rows = int(activations.numel() // activations.shape[-1])
+        return KernelCall(name, (rows, int(shape[0]), int(shape[1]), activations.element_size(), int(nested)))
+    return None
+
+
+def _cpu_call(name: str, args: Any, kwargs: Any) -> KernelCall | None:
+    """On a CPU only the 4-bit product has memory of its own, whatever its shape (bitsandbytes, backends/default)."""
+    if name != "gemm_4bit":
+        return None
+    activations, shape = args[0], args[2]
+    nested = kwargs.get("absmax_8bit") is not None or (len(args) > 7 and args[7] is not None)
+    return KernelCall("gemm_4bit_cpu", (int(shape[0]), int(shape[1]), activations.element_size(), int(nested)))
+
+
+def _flash_package_call(query: Any, key: Any, starts: Any) -> KernelCall:
+    """Of (batch, length, heads, width) tensors, or of (tokens, heads, width) ones with the rows' starts."""
+    heads, width, item_bytes = int(query.shape[-2]), int(query.shape[-1]), query.element_size()
+    groups = int(heads != key.shape[-2])
+    if query.dim() == 3:
+        sizes = (int(starts.shape[0]) - 1, heads, int(query.shape[0]), width, int(key.shape[0]), groups, item_bytes)
+        return KernelCall("_flash_attention_backward_varlen", sizes)
+    batch, length = int(query.shape[0]), int(query.shape[1])
+    return KernelCall("_flash_attention_backward", (batch, heads, length, width, int(key.shape[1]), groups, item_bytes))
+
+
+def hidden_bytes(rule: str, sizes: Sequence[int]) -> tuple[int, ...]:
+    """Bytes of each allocation inside one call; as many as the rule has slots, 0 where a threshold leaves one out."""
+    return RULES[rule](*sizes)
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def _flash_backward(
+    batch: int, heads: int, length: int, width: int, key_length: int, grouped: int, item_bytes: int
+) -> tuple[int, ...]:
+    """softmax_d, the fp32 dq accumulator, and with fewer key heads dk and dv of every head (flash_api.cpp, mha_bwd)."""
+    rows = batch * heads * _round_up(length, 128)
+    expanded = grouped * batch * key_length * heads * width * item_bytes
+    return rows * 4, rows * _round_up(width, 32) * 4, expanded, expanded
+
+
+def _flash_backward_varlen(
+    batch: int, heads: int, tokens: int, width: int, key_tokens: int, grouped: int, item_bytes: int
+) -> tuple[int, ...]:
+    """The same over rows without padding (flash_api.cpp, mha_varlen_bwd): 128 spare tokens for each row."""
+    rows = heads * (tokens + 128 * batch)
+    expanded = grouped * key_tokens * heads * width * item_bytes
+    return rows * 4, rows * _round_up(width, 32) * 4, expanded, expanded
+
+
+def _efficient_backward(batch: int, heads: int, length: int, width: int, item_bytes: int) -> tuple[int, ...]:
+    """Delta and, for half types, the fp32 gradient accumulator (mem_eff_attention/kernel_backward.h)."""
+    delta = batch * heads * length * 4
+    if item_bytes < 4:
+        return delta, batch * heads * _round_up(length, 64) * width * 4
+    return batch * heads * length * width * 4, delta
+
+
+def _embedding_backward(indices: int, rows: int, width: int) -> tuple[int, ...]:
+    """Sorted indices, their origins, counts and partial segments once the indices are many."""
+    if indices <= EMBEDDING_SORT_THRESHOLD:
+        return 0, 0, 0, 0
+    segments = (indices // 10 + min(indices, rows)) * _round_up(width, 32) * 4
+    return 8 * indices, 8 * indices, 16 * indices, segments
+
+
+def _gemm_4bit(rows: int, outputs: int, inputs: int, item_bytes: int, nested: int) -> tuple[int, ...]:
+    """The de-quantised weight, and its block statistics (one per 64 weights) when those are quantised too."""
+    if rows <= GEMM_4BIT_ROW_THRESHOLD:
+        return 0, 0, 0
+    block_statistics = 4 * outputs * inputs // 64 if nested else 0
+    return block_statistics, block_statistics, outputs * inputs * item_bytes
+
+
+def _gemm_4bit_cpu(outputs: int, inputs: int, item_bytes: int, nested: int) -> tuple[int, ...]:
+    """Block statistics and the de-quantised weight."""
+    return (4 * outputs * inputs // 64 if nested else 0), outputs * inputs * item_bytes
+
+
+RULES: dict[str, Callable[..., tuple[int, ...]]] = {
+    "_scaled_dot_product_flash_attention_backward": _flash_backward,
+    "_flash_attention_backward": _flash_backward,
+    "_flash_attention_backward_varlen": _flash_backward_varlen,
+    "_scaled_dot_product_efficient_attention_backward": _efficient_backward,
+    "embedding_dense_backward": _embedding_backward,
+    "gemm_4bit": _gemm_4bit,
+    "gemm_4bit_cpu": _gemm_4bit_cpu,
+}

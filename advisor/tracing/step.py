@@ -1,0 +1,215 @@
+"""Traces one training step and one evaluation pass of what ``run`` executes.
+
+The model is built by the same code as for a run, and stepped as the stock ``transformers.Trainer`` steps it (``loop``).
+A contract test compares the memory with the profiler's events of the real, unpatched Trainer step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from advisor.core.errors import AdvisorError, UntraceableError
+from advisor.core.model import ModelSpec
+from advisor.core.plan import ExecutionPlan
+from advisor.core.strategy import StrategyConfig
+from advisor.tracing.environment import fake_device
+from advisor.tracing.recorder import Recording, StepRecorder
+from advisor.tracing.training_loop import TracedLoop, frozen_tensors, logical_parameters, state_tensors
+from advisor.training.build import build_model
+from advisor.training.synthetic import batch_shapes
+
+
+@dataclasses.dataclass(frozen=True)
+class TraceRequest:
+    """What to trace.
+
+    Attributes:
+        model, strategy, execution: The configuration; ``execution`` gives batch size and switches.
+        seq_length: Tokens per row of the batch.
+        semantics: ``"cpu"`` or ``"cuda"``: whose operators run.
+        compute_capability: Of the CUDA device.
+        num_hidden_layers: Another depth than the model's; ``None`` keeps it.
+        keep_signatures: Keep what a replay of each operator needs.
+        evaluation: Also trace a forward pass in evaluation mode.
+    """
+
+    model: ModelSpec
+    strategy: StrategyConfig
+    execution: ExecutionPlan
+    seq_length: int
+    semantics: str = "cpu"
+    compute_capability: tuple[int, int] | None = None
+    num_hidden_layers: int | None = None
+    keep_signatures: bool = False
+    evaluation: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class StepTrace:
+    """What one optimizer step does at one batch shape, in the steady state (optimizer states exist).
+
+    Attributes:
+        recording: Operators and storage events by phase (``weights``, ``states``, ``forward``, ``backward``,
+            ``optimizer``, ``evaluation``).
+        trainable_parameters, total_parameters: Logical counts (4-bit weights at their unpacked size).
+        host_state_bytes: Optimizer states outside of the device's memory: what a paged optimizer pages out.
+    """
+
+    recording: Recording
+    trainable_parameters: int
+    total_parameters: int
+    host_state_bytes: int = 0
+
+
+RecorderOf = Callable[[torch.nn.Module, str], StepRecorder]
+"""Makes the recorder of a built model on a device type."""
+
+
+def trace_step(request: TraceRequest, recorder_of: RecorderOf | None = None) -> StepTrace:
+    """Trace one configuration without weights, memory or the device.
+
+    Args:
+        request: What to trace.
+        recorder_of: Makes another recorder than the plain one.
+
+    Raises:
+        UntraceableError: a library's operator cannot run on fake tensors; the message names it.
+    """
+    with _failures_named(request), fake_device(request.semantics, request.compute_capability) as device_type:
+        model = _build(request, device_type)
+        return _trace_on(model, request, device_type, recorder_of)
+
+
+@contextlib.contextmanager
+def _failures_named(request: TraceRequest) -> Iterator[None]:
+    """A library's failure on fake tensors as an ``UntraceableError`` that names where."""
+    try:
+        yield
+    except AdvisorError:
+        raise
+    except Exception as failure:
+        where = _innermost_module(failure)
+        raise UntraceableError(
+            f"{request.model.model_type} with {request.strategy.method} cannot be traced: "
+            f"{type(failure).__name__} in {where}: {str(failure).splitlines()[0] if str(failure) else failure!r:.200}",
+            fix="choose another --method, or --attn-implementation eager",
+        ) from failure
+
+
+class TraceSession:
+    """One built fake model, traced at several batch shapes.
+
+    Use as a context manager: the fake device stays entered, so that the model is built once.
+    """
+
+    def __init__(self, request: TraceRequest) -> None:
+        self.request = request
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> TraceSession:
+        self._device_type = self._stack.enter_context(
+            fake_device(self.request.semantics, self.request.compute_capability)
+        )
+        try:
+            with _failures_named(self.request):
+                self._model = _build(self.request, self._device_type)
+        except BaseException as failure:
+            self._stack.__exit__(type(failure), failure, failure.__traceback__)
+            raise
+        return self
+
+    def __exit__(self, *details: Any) -> None:
+        self._stack.__exit__(*details)
+
+    def parameter_counts(self) -> tuple[int, int]:
+        """Trainable and all parameters of the built model (4-bit weights at their unpacked size)."""
+        trainable = sum(p.numel() for p in self._model.parameters() if p.requires_grad)
+        return trainable, logical_parameters(self._model)
+
+    def trace(self, micro_batch_size: int, seq_length: int) -> StepTrace:
+        execution = dataclasses.replace(self.request.execution, micro_batch_size=micro_batch_size)
+        request = dataclasses.replace(self.request, execution=execution, seq_length=seq_length)
+        with _failures_named(request):
+            return _trace_on(self._model, request, self._device_type)
+
+
+def _build(request: TraceRequest, device_type: str) -> torch.nn.Module:
+    with torch.device(device_type):
+        return build_model(
+            request.model,
+            request.strategy,
+            request.execution,
+            device=device_type,
+            empty=True,
+            num_hidden_layers=request.num_hidden_layers,
+        )
+
+
+def _trace_on(
+    model: torch.nn.Module,
+    request: TraceRequest,
+    device_type: str,
+    recorder_of: RecorderOf | None = None,
+    unreached: frozenset[int] = frozenset(),
+) -> StepTrace:
+    """Trace one step, and once more where parameters turn out to get no gradient and hence no optimizer states."""
+    if recorder_of is not None:
+        recorder = recorder_of(model, device_type)
+    else:
+        recorder = StepRecorder(device_type, padded=request.execution.padded, keep_signatures=request.keep_signatures)
+    model.train()
+    loop = TracedLoop(model, request.strategy, request.execution, device_type, unreached)
+    host_state_bytes = sum(
+        t.untyped_storage().nbytes() for t in state_tensors(loop.optimizer) if t.device.type != device_type
+    )
+    with recorder:
+        recorder.watch(loop.trainable, "weight")
+        recorder.watch(frozen_tensors(model), "weight")
+        recorder.phase = "states"
+        recorder.watch(state_tensors(loop.optimizer), "optimizer_state")
+        recorder.watch(loop.gradients(), "gradient")
+        recorder.phase = "forward"
+        loop.step(_drawn_batches(request, device_type), recorder)
+        if request.evaluation:
+            loop.evaluate(_batch(request, device_type), recorder)
+    recorder.close()
+    model.zero_grad(set_to_none=True)
+    if loop.unreached != unreached:
+        return _trace_on(model, request, device_type, recorder_of, loop.unreached)
+    return StepTrace(
+        recording=recorder.recording,
+        trainable_parameters=sum(p.numel() for p in loop.trainable),
+        total_parameters=logical_parameters(model),
+        host_state_bytes=host_state_bytes,
+    )
+
+
+def _drawn_batches(request: TraceRequest, device_type: str) -> list[dict[str, torch.Tensor]]:
+    """What the Trainer holds during a step: its micro-batches (two stand for all), and on CPU the prefetched next one.
+
+    accelerate's data loader is one batch ahead; it moves a batch to the device only when it hands it out.
+    """
+    drawn = min(request.execution.gradient_accumulation_steps, 2) + (device_type == "cpu")
+    return [_batch(request, device_type) for _ in range(drawn)]
+
+
+def _batch(request: TraceRequest, device_type: str) -> dict[str, torch.Tensor]:
+    execution = request.execution
+    shapes = batch_shapes(request.model, execution.micro_batch_size, request.seq_length, padded=execution.padded)
+    return {name: torch.zeros(shape, dtype=torch.long, device=device_type) for name, shape in shapes.items()}
+
+
+def _innermost_module(failure: BaseException) -> str:
+    """``package.module:function`` of the deepest frame outside torch: the place a user can recognise."""
+    place, trace = "the model", failure.__traceback__
+    while trace is not None:
+        name = str(trace.tb_frame.f_globals.get("__name__", ""))
+        if not name.startswith(("torch", "advisor", "contextlib")):
+            place = f"{name}:{trace.tb_frame.f_code.co_name}"
+        trace = trace.tb_next
+    return place

@@ -1,0 +1,280 @@
+"""Traced families by configuration: in memory, and on disk by content hash and library versions."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from advisor.core.data import padded_length
+from advisor.core.model import ModelSpec
+from advisor.core.plan import BITSANDBYTES_OPTIMIZERS, ExecutionPlan
+from advisor.core.serialization import to_dict
+from advisor.core.strategy import StrategyConfig
+from advisor.strategies import get_strategy
+from advisor.tracing.full_depth import FullDepthTrace
+from advisor.tracing.repeated_layers import normalize_attention_window, traced_depths
+from advisor.tracing.replay_cache import ReplayCache
+from advisor.tracing.symbolic import SymbolicSizes
+from advisor.tracing.symbolic_trace import SymbolicTrace
+
+if TYPE_CHECKING:
+    from advisor.tracing.ops import TracedOp
+    from advisor.tracing.step import TraceRequest
+    from advisor.tracing.symbolic_trace import SymbolicTrace
+
+UNTRACED_KNOBS = frozenset(
+    {
+        *("micro_batch_size", "gradient_accumulation_steps", "max_seq_length", "eval_batch_size"),
+        *("num_threads", "group_by_length", "tf32", "torch_compile"),
+    }
+)
+TRACED_LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
+
+
+class TraceStore:
+    """Hands out the traced family of a configuration.
+
+    Args:
+        semantics: ``"cpu"`` or ``"cuda"``.
+        compute_capability: Of the CUDA device; only whether it is at least 8.0 changes a trace.
+        cache_dir: Where traces are kept between processes; ``None`` keeps them in memory only.
+    """
+
+    def __init__(self, semantics: str, compute_capability: tuple[int, int] | None, cache_dir: Path | None) -> None:
+        self.semantics = semantics
+        self.compute_capability = _capability_class(compute_capability) if semantics == "cuda" else None
+        self._cache_dir = cache_dir
+        self._families: dict[str, FullDepthTrace] = {}
+        self.before_first_trace: Callable[[], None] | None = None
+        """Called once, before the first family that is not on disk is traced."""
+
+    def get(self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan) -> FullDepthTrace:
+        """The family of a configuration, traced when it is new.
+
+        Raises:
+            UntraceableError: it cannot be traced.
+        """
+        model = normalize_attention_window(model, execution.max_seq_length)
+        key = self._key(model, strategy, execution)
+        if key not in self._families:
+            self._families[key] = self._build(model, strategy, execution)
+        return self._families[key]
+
+    def _build(self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan) -> FullDepthTrace:
+        depths = traced_depths(model, strategy)
+        replays = ReplayCache(self._file(self._key(model, strategy, execution), "replays.json"))
+        if depths is None:
+            return FullDepthTrace(self._traced(model, strategy, execution, None), replays=replays)
+        shallow = self._traced(model, strategy, execution, depths.shallow)
+        deeper = self._traced(model, strategy, execution, depths.deeper, shallow)
+        return FullDepthTrace(shallow, deeper, extra_layers=depths.repeats, replays=replays)
+
+    def _file(self, key: str, kind: str) -> Path | None:
+        return self._cache_dir / f"{key}.{kind}" if self._cache_dir is not None else None
+
+    def _traced(
+        self,
+        model: ModelSpec,
+        strategy: StrategyConfig,
+        execution: ExecutionPlan,
+        depth: int | None,
+        shallow: SymbolicTrace | None = None,
+    ) -> SymbolicTrace:
+        """From the disk, or traced: with ``shallow`` by one trace where that is enough."""
+        path = self._file(self._key(model, strategy, execution, depth=depth), "npz")
+        stored = load_trace(path) if path is not None else None
+        if stored is not None:
+            return stored
+        if self.before_first_trace is not None:
+            told, self.before_first_trace = self.before_first_trace, None
+            told()
+        from advisor.tracing.depth_extension import trace_deeper
+        from advisor.tracing.symbolic_trace import symbolic_trace
+
+        request = self._request(model, strategy, execution, depth)
+        family = trace_deeper(request, shallow) if shallow is not None else None
+        if family is None:
+            family = symbolic_trace(request)
+        if path is not None:
+            save_trace(path, family)
+        return family
+
+    def _request(
+        self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, depth: int | None
+    ) -> TraceRequest:
+        from advisor.tracing.step import TraceRequest
+
+        return TraceRequest(
+            model=model,
+            strategy=strategy,
+            execution=execution,
+            seq_length=execution.max_seq_length,
+            semantics=self.semantics,
+            compute_capability=self.compute_capability,
+            num_hidden_layers=depth,
+        )
+
+    def _key(
+        self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, *, depth: int | None = None
+    ) -> str:
+        config = {
+            key: value for key, value in model.config.items() if key not in ("_name_or_path", "transformers_version")
+        }
+        content = {
+            "config": config,
+            "task": model.task,
+            "labels": model.num_labels,
+            "strategy": _structural(strategy),
+            "rank": strategy.rank if execution.optim in BITSANDBYTES_OPTIMIZERS else None,
+            "execution": _structural_execution(execution),
+            "semantics": self.semantics,
+            "capability": self.compute_capability,
+            "depth": depth,
+            "code": trace_version(),
+        }
+        return hashlib.sha256(json.dumps(to_dict(content), sort_keys=True).encode()).hexdigest()
+
+
+def _capability_class(capability: tuple[int, int] | None) -> tuple[int, int]:
+    return (8, 0) if (capability or (8, 0)) >= (8, 0) else (7, 5)
+
+
+def _structural(strategy: StrategyConfig) -> dict[str, Any]:
+    """The knobs that change operators or storages; the rank is symbolic (but for 8-bit optimizers)."""
+    return {
+        "method": get_strategy(strategy.method).builds_as or strategy.method,
+        "ranked": strategy.rank is not None,
+        "targets": strategy.target_modules,
+        "dropout": bool(strategy.lora_dropout),
+        "unfrozen_layers": strategy.unfrozen_layers,
+        "peft_config": strategy.peft_config,
+        "clips": strategy.max_grad_norm > 0,
+        "decays": strategy.weight_decay > 0,
+    }
+
+
+def _structural_execution(execution: ExecutionPlan) -> dict[str, Any]:
+    """Without sizes, which are symbolic, and what changes no operator of a step. A compiled step is traced as written:
+    what fusing saves is not predicted.
+    """
+    knobs = {f.name: getattr(execution, f.name) for f in dataclasses.fields(execution) if f.name not in UNTRACED_KNOBS}
+    return {**knobs, "accumulates": execution.gradient_accumulation_steps > 1}
+
+
+@cache
+def trace_version() -> str:
+    """Hash of the code and libraries that make a trace: another version traces anew."""
+    digest = hashlib.sha256()
+    rooms = Path(__file__).resolve().parents[1]
+    for folder in (rooms / "tracing", rooms / "strategies", rooms / "training"):
+        for file in sorted(folder.glob("*.py")):
+            digest.update(file.read_bytes())
+    for name in TRACED_LIBRARIES:
+        try:
+            digest.update(f"{name}={importlib.metadata.version(name)}".encode())
+        except importlib.metadata.PackageNotFoundError:
+            digest.update(f"{name} is absent".encode())
+    return digest.hexdigest()
+
+
+# --------------------
+# A traced family as one file: arrays and JSON in numpy's zip format, never pickled.
+
+
+def save_trace(path: Path, family: SymbolicTrace) -> None:
+    """Write a family, whole or not at all. A cache that cannot be written is no error: the trace is made again."""
+    arrays: dict[str, Any] = {}
+    plain: dict[str, Any] = {}
+    for field in dataclasses.fields(family):
+        value = getattr(family, field.name)
+        if isinstance(value, SymbolicSizes):
+            arrays[f"{field.name}.inverse"] = value.inverse
+            arrays[f"{field.name}.coefficients"] = value.coefficients
+        elif isinstance(value, np.ndarray):
+            arrays[field.name] = value
+        else:
+            plain[field.name] = value
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, plain=np.array(json.dumps(plain)), **arrays)
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(buffer.getvalue())
+            os.replace(temporary, path)
+        except OSError:
+            os.unlink(temporary)
+
+
+def load_trace(path: Path) -> SymbolicTrace | None:
+    """Read a family; ``None`` when there is none or the file is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            values: dict[str, Any] = _tuples(json.loads(str(stored["plain"])))
+            for field in dataclasses.fields(SymbolicTrace):
+                if f"{field.name}.inverse" in stored:
+                    inverse, coefficients = stored[f"{field.name}.inverse"], stored[f"{field.name}.coefficients"]
+                    values[field.name] = SymbolicSizes(inverse, coefficients)
+                elif field.name in stored:
+                    values[field.name] = stored[field.name]
+            return SymbolicTrace(**values)
+    except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile, EOFError):
+        return None
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON lists back to the tuples (of tuples) they were."""
+
+    def convert(value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        nested = bool(value) and isinstance(value[0], list)
+        return tuple(map(tuple, value)) if nested else tuple(value)
+
+    return {key: convert(value) for key, value in values.items()}
+
+
+# --------------------
+# One configuration with its traced step: what every part of the cost model asks about.
+
+
+@dataclass(frozen=True)
+class TracedConfiguration:
+    """What is learned, how it is run, and the operators and allocations of it.
+
+    Attributes:
+        family: The traced step at every batch, length and rank.
+        model: Needs no weights.
+        strategy: What is learned.
+        execution: How it is run.
+    """
+
+    family: FullDepthTrace
+    model: ModelSpec
+    strategy: StrategyConfig
+    execution: ExecutionPlan
+
+    @property
+    def rank(self) -> int:
+        """The symbolic rank of the family; 1 where the method has none."""
+        rank = self.strategy.rank
+        return rank if rank is not None and self.strategy.method != "peft" else 1
+
+    def operators(self, rows: int, seq_length: int) -> list[TracedOp]:
+        """Of all phases, for batches of ``rows`` rows whose longest has ``seq_length`` tokens."""
+        return self.family.operators((rows, padded_length(seq_length), self.rank))

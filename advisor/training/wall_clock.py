@@ -1,0 +1,125 @@
+"""What a run has done so far and where its wall clock went: kept with every checkpoint, measured from at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from advisor.core.run import Measurement, Outcome
+from advisor.training.callbacks import OnEvent, ProgressEvents, StepClock
+from advisor.training.phases import Stopwatch, run_parts
+from advisor.training.stopping import StopReason
+
+Part = Literal["data", "loading", "set_up", "training", "saving"]
+
+STOPPED: dict[StopReason, str] = {"interrupted": "stopped by Ctrl-C", "over_time": "the time limit was reached"}
+
+
+class RunAccount:
+    """The account of one training process.
+
+    Args:
+        on_event: Told about steps, evaluations and metrics.
+        earlier_s: Wall clock of the attempt before this one.
+
+    Attributes:
+        clock, progress: For the Trainer to call: step times, losses and metrics.
+        parameters: Trainable and total.
+        achieved_sparsity: Of a method that has one.
+    """
+
+    def __init__(self, on_event: OnEvent, *, earlier_s: float = 0.0) -> None:
+        self.clock = StepClock(waiting=False)
+        self.progress = ProgressEvents(on_event)
+        self.parameters = (0, 0)
+        self.achieved_sparsity: float | None = None
+        self._earlier_s = earlier_s
+        self._began_s = time.perf_counter()
+        self._times_s: dict[Part, float] = dict.fromkeys(("data", "loading", "set_up", "training", "saving"), 0.0)
+        self._preparing_s = 0.0
+        self._restored_steps = 0
+
+    @property
+    def elapsed_s(self) -> float:
+        """Wall clock of the whole run, earlier processes and attempts included."""
+        return self._earlier_s + time.perf_counter() - self._began_s
+
+    @contextlib.contextmanager
+    def timing(self, part: Part) -> Iterator[None]:
+        """Put the block's wall clock down to ``part``, however it ends."""
+        started_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            ended_s = time.perf_counter()
+            self._times_s[part] += ended_s - started_s
+            if part == "training":
+                self._preparing_s = (self.clock.first_began_s or ended_s) - started_s
+
+    def samples(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {
+            "step_times_s": self.clock.step_times_s,
+            "train_losses": self.progress.train_losses,
+            "metric_history": self.progress.metric_history,
+            "elapsed_s": self.elapsed_s,
+        }
+
+    def restore(self, samples: dict[str, Any]) -> None:
+        """Go on from what a checkpoint kept. An attempt of this process was longer than its last checkpoint knows."""
+        self.clock.step_times_s[:] = samples["step_times_s"]
+        self._restored_steps = len(self.clock.step_times_s)
+        self.progress.train_losses[:] = [(step, loss) for step, loss in samples["train_losses"]]
+        self.progress.metric_history[:] = [(step, metrics) for step, metrics in samples["metric_history"]]
+        self._earlier_s = max(self._earlier_s, samples["elapsed_s"])
+
+    def completed(self, metrics: dict[str, float], *, checkpoints_s: float) -> Measurement:
+        """The figures of a run that came to its end, with ``checkpoints_s`` seconds spent on writing checkpoints."""
+        return self._measurement("completed", "", metrics, checkpoints_s)
+
+    def stopped(self, why: StopReason, *, checkpoints_s: float) -> Measurement:
+        """The figures of a run that was stopped."""
+        done = len(self.clock.step_times_s)
+        reason = f"{STOPPED[why]} after {done} optimizer steps; resume to continue from there"
+        return self._measurement(why, reason, {}, checkpoints_s)
+
+    def _measurement(
+        self, outcome: Outcome, reason: str, metrics: dict[str, float], checkpoints_s: float
+    ) -> Measurement:
+        times_s, evaluation_s, total_s = self._times_s, self.progress.evaluation_s, self.elapsed_s
+        trainable_parameters, total_parameters = self.parameters
+        return Measurement(
+            outcome=outcome,
+            reason=reason,
+            step_times_s=tuple(self.clock.step_times_s),
+            loading_s=times_s["data"] + times_s["loading"],
+            training_s=max(0.0, times_s["training"] - evaluation_s - checkpoints_s),
+            evaluation_s=evaluation_s,
+            saving_s=times_s["saving"] + checkpoints_s,
+            total_s=total_s,
+            parts_s=run_parts(self._stopwatch(total_s, checkpoints_s)),
+            train_losses=tuple(self.progress.train_losses),
+            metrics=metrics,
+            metric_history=tuple(self.progress.metric_history),
+            trainable_parameters=trainable_parameters,
+            total_parameters=total_parameters,
+            achieved_sparsity=self.achieved_sparsity,
+        )
+
+    def _stopwatch(self, total_s: float, checkpoints_s: float) -> Stopwatch:
+        times_s = self._times_s
+        return Stopwatch(
+            total_s=total_s,
+            earlier_s=self._earlier_s,
+            data_s=times_s["data"],
+            loading_s=times_s["loading"],
+            set_up_s=times_s["set_up"] + self._preparing_s,
+            trainer_s=times_s["training"],
+            preparing_s=self._preparing_s,
+            step_times_s=self.clock.step_times_s[self._restored_steps :],
+            evaluation_s=self.progress.evaluation_s,
+            checkpoints_s=checkpoints_s,
+            saving_s=times_s["saving"],
+        )

@@ -1,0 +1,184 @@
+"""Rungs, climbing, stopping, verdicts: pure arithmetic."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from advisor.core.run import Measurement
+from advisor.core.strategy import StrategyConfig
+from advisor.search.study.clock import StudyClock
+from advisor.search.study.records import Evaluation, TrialSummary
+from advisor.search.study.results import pareto_points, winner
+from advisor.search.study.stopping import MIN_SAMPLES, expected_gain, worth_going_on
+from advisor.search.study.successive_halving import RunCost, choose_ladder, climbers
+from advisor.search.study.trial_history import TrialHistory, verdict_of
+
+COSTS = [RunCost(4.0, 0.014)] * 10
+
+
+def evaluation(
+    rows: int = 100,
+    nll: float | None = 0.5,
+    metric: float | None = 0.8,
+    *,
+    memory: float = -0.5,
+    peak: int = 100,
+    total_s: float = 10.0,
+    outcome: str = "completed",
+) -> Evaluation:
+    return Evaluation(
+        rows,
+        outcome,
+        "",
+        nll,
+        metric,
+        peak,
+        total_s,
+        total_s,
+        {"memory": memory},
+        Measurement(outcome),  # type: ignore[arg-type]
+    )
+
+
+def trial(number: int, *evaluations: Evaluation, verdict: str = "completed") -> TrialSummary:
+    config = StrategyConfig("lora", 1e-3)
+    return TrialSummary(number, {}, config, verdict, "", evaluations=evaluations)  # type: ignore[arg-type]
+
+
+def test_a_large_budget_gets_the_whole_ladder() -> None:
+    assert choose_ladder(8000, 32, COSTS, 1e5) == (800, 2400, 8000)
+
+
+def test_four_minutes_on_two_cores_still_leave_a_ladder() -> None:
+    rows = choose_ladder(8000, 32, COSTS, 240)
+    assert len(rows) == 2
+    assert rows[1] == pytest.approx(3 * rows[0], abs=2)
+    first_pass_s = sum(10 * COSTS[0].seconds(rows[0]) for _ in range(1)) + 3 * COSTS[0].seconds(rows[1])
+    assert first_pass_s <= 0.65 * 240 + 1
+
+
+def test_a_hopeless_budget_gets_one_rung_of_the_shortest_runs() -> None:
+    assert choose_ladder(8000, 32, COSTS, 20) == (128,)
+
+
+def test_an_unknown_speed_starts_at_the_shortest_runs() -> None:
+    assert choose_ladder(8000, 32, [], 240) == (128, 384, 1280)
+
+
+@example(full=1, batch=1, costs=[RunCost(1.0, 5e-324)], time_s=1.0)
+@example(full=1, batch=1, costs=[RunCost(0.0, 5e-324)], time_s=1.0)
+@example(full=100, batch=1, costs=[RunCost(1.0, 0.0)], time_s=0.1)
+@given(
+    st.integers(1, 100_000),
+    st.integers(1, 256),
+    st.lists(st.builds(RunCost, st.floats(0, 100), st.floats(0, 1)), max_size=12),
+    st.floats(0.1, 1e6),
+)
+def test_rungs_rise_and_never_exceed_the_rows(full: int, batch: int, costs: list[RunCost], time_s: float) -> None:
+    rows = choose_ladder(full, batch, costs, time_s)
+    assert rows
+    assert list(rows) == sorted(set(rows))
+    assert rows[0] >= 1 and rows[-1] <= full
+
+
+@given(st.dictionaries(st.integers(0, 50), st.floats(0.01, 5), min_size=1))
+def test_climbers_are_the_best_and_never_more_than_twice_as_many(scores: dict[int, float]) -> None:
+    chosen = climbers(scores, 0)
+    assert min(3, len(scores)) <= len(chosen) <= 6
+    worst_chosen = max(scores[number] for number in chosen)
+    assert all(score >= worst_chosen for number, score in scores.items() if number not in chosen)
+
+
+def test_an_overlapping_trial_climbs_and_a_distant_one_does_not() -> None:
+    assert climbers({0: 0.40, 1: 0.41, 2: 0.42, 3: 0.43, 4: 0.60}, 0) == {0, 1, 2, 3}
+
+
+def test_fewer_climb_from_a_higher_rung() -> None:
+    scores = {number: 0.4 + 0.2 * number for number in range(6)}
+    assert (len(climbers(scores, 0)), len(climbers(scores, 1)), len(climbers(scores, 2))) == (3, 2, 1)
+
+
+def test_expected_gain_of_one_trial_is_the_normal_formula() -> None:
+    sampled = [0.4, 0.6]  # mean 0.5, sd 0.1414
+    sd = math.sqrt(0.02)
+    z = (0.45 - 0.5) / sd
+    exact = (0.45 - 0.5) * 0.5 * math.erfc(-z / math.sqrt(2)) + sd * math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+    assert expected_gain(0.45, sampled, 1) == pytest.approx(exact, rel=1e-3)
+
+
+def test_more_trials_promise_more() -> None:
+    sampled = [0.4, 0.5, 0.6]
+    gains = [expected_gain(0.35, sampled, count) for count in (1, 10, 100)]
+    assert gains == sorted(gains) and gains[0] > 0
+
+
+def test_a_flat_field_is_not_worth_more_trials_but_a_wide_one_is() -> None:
+    flat = [0.5 + 0.001 * (index % 3) for index in range(MIN_SAMPLES)]
+    wide = [0.5 + 0.1 * (index % 5) for index in range(MIN_SAMPLES)]
+    assert not worth_going_on(0.5, flat, 20)
+    assert worth_going_on(0.5, wide, 20)
+    assert worth_going_on(0.5, flat[:-1], 20)
+
+
+@pytest.mark.parametrize(
+    ("newest", "verdict"),
+    [
+        (evaluation(outcome="out_of_memory", nll=None), "out_of_memory"),
+        (evaluation(outcome="over_time", nll=None), "over_time"),
+        (evaluation(outcome="failed", nll=None), "failed"),
+        (evaluation(memory=0.1), "infeasible"),
+        (evaluation(nll=None), "pruned"),
+        (evaluation(rows=1000), "completed"),
+        (evaluation(rows=100), "open"),
+    ],
+)
+def test_verdicts(newest: Evaluation, verdict: str) -> None:
+    assert verdict_of((newest,), top_rows=1000)[0] == verdict
+
+
+def test_the_lowest_rung_climbs_first() -> None:
+    ledger = TrialHistory((100, 300, 1000))
+    ledger.trials = {
+        0: trial(0, evaluation(100, 0.40), evaluation(300, 0.38), verdict="open"),
+        1: trial(1, evaluation(100, 0.42), verdict="open"),
+        2: trial(2, evaluation(100, 0.41), verdict="open"),
+    }
+    assert [entry.number for entry in ledger.climbing()] == [2, 1, 0]
+
+
+def test_the_winner_has_seen_the_most_rows() -> None:
+    shallow, deep = trial(0, evaluation(100, 0.2, 0.95)), trial(1, evaluation(1000, 0.5, 0.8))
+    assert winner([shallow, deep], "accuracy") is deep
+
+
+def test_between_equal_accuracies_the_likelihood_decides() -> None:
+    noisy, likely = trial(0, evaluation(100, 0.50, 0.805)), trial(1, evaluation(100, 0.45, 0.80))
+    better = trial(2, evaluation(100, 0.60, 0.90))
+    assert winner([noisy, likely], "accuracy") is likely
+    assert winner([noisy, likely, better], "accuracy") is better
+
+
+def test_a_trial_that_broke_a_budget_cannot_win() -> None:
+    assert winner([trial(0, evaluation(100, 0.1, 0.99, memory=0.2), verdict="infeasible")], "accuracy") is None
+
+
+def test_the_pareto_set_drops_what_is_beaten_everywhere() -> None:
+    trials = [
+        trial(0, evaluation(metric=0.9, peak=300, total_s=30)),
+        trial(1, evaluation(metric=0.8, peak=100, total_s=10)),
+        trial(2, evaluation(metric=0.7, peak=200, total_s=20)),
+    ]
+    assert [point.trial for point in pareto_points(trials, "accuracy")] == [0, 1]
+    assert [point.trial for point in pareto_points(trials, "perplexity")] == [2, 1]
+
+
+def test_the_clock_corrects_predictions_by_what_runs_took() -> None:
+    clock = StudyClock(100.0, now=lambda: 0.0)
+    assert clock.expect_s(10.0, 100) == 10.0
+    clock.note(10.0, 30.0, 100)
+    assert clock.expect_s(20.0, 200) == pytest.approx(60.0)
+    assert clock.expect_s(None, 200) == pytest.approx(60.0)
