@@ -106,7 +106,7 @@ def test_weights_of_a_large_decoder(cache: Path) -> None:
 def test_a_second_process_reads_the_traces(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = classifier("distilbert-base-uncased")
     first = estimate(CostModel(load_profile("t4"), cache_dir=cache), spec, "lora")
-    monkeypatch.setattr("advisor.tracing.symbolic_trace.trace_family", _not_again)
+    monkeypatch.setattr("advisor.tracing.symbolic_trace.symbolic_trace", _not_again)
     second = estimate(CostModel(load_profile("t4"), cache_dir=cache), spec, "lora")
     assert second == first
 

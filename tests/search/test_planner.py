@@ -185,8 +185,9 @@ def test_flash_attention_needs_an_architecture_that_has_it(model_type, kernels, 
         10**5,
         512,
     )
-    assert precision.attention_kernels(cuda(24), spec, precision.Rung("bfloat16", "bf16")) == kernels
-    assert "flash_attention_2" not in precision.attention_kernels(cuda(24), spec, precision.Rung("float32", "none"))
+    assert precision.attention_kernels(cuda(24), spec, precision.PrecisionPolicy("bfloat16", "bf16")) == kernels
+    full_precision = precision.attention_kernels(cuda(24), spec, precision.PrecisionPolicy("float32", "none"))
+    assert "flash_attention_2" not in full_precision
 
 
 def test_cpu_compares_kernels_and_data_types_once():
