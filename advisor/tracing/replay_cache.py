@@ -1,16 +1,14 @@
 """Replays that were made before, on disk: a whole run costs a quarter of a second, its answer is three numbers.
 
-One JSON file per traced family, beside its traces. An entry names everything that the replay depends on; the files of
-another version of this code are never looked at. Two processes that write at once lose an entry, never the file.
+One JSON file per traced family, beside its traces. An entry names everything that the replay depends on, the version of
+the code that replays included. Two processes that write at once lose an entry, never the file.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 from advisor.core.errors import AdvisorError
@@ -34,14 +32,13 @@ class ReplayCache:
             return compute()
         if self._known is None:
             self._known = self._read()
-        name = f"{replay_version()} {key}"
-        if name not in self._known:
+        if key not in self._known:
             found = compute()
             self._known = self._read() | self._known
-            self._known[name] = list(found)
+            self._known[key] = list(found)
             with contextlib.suppress(OSError, AdvisorError):
                 write_text_atomically(self._path, json.dumps(self._known))
-        return tuple(self._known[name])
+        return tuple(self._known[key])
 
     def _read(self) -> dict[str, list[int]]:
         """What is on disk; nothing when it is damaged."""
@@ -56,14 +53,3 @@ class ReplayCache:
             for key, value in values.items()
             if isinstance(value, list) and all(isinstance(number, int) for number in value)
         }
-
-
-@cache
-def replay_version() -> str:
-    """Hash of the code between a traced family and its holdings."""
-    room = Path(__file__).resolve().parent
-    digest = hashlib.sha256()
-    single = (room / name for name in ("allocator.py", "heap.py", "event_replay.py", "deep_log.py", "log_alignment.py"))
-    for file in (*sorted((room / "memory").glob("*.py")), *single):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]

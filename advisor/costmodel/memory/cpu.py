@@ -16,7 +16,7 @@ from advisor.core.model import ModelSpec
 from advisor.core.stats import t_quantile_95
 from advisor.costmodel.memory.batch_sequence import RunShapes
 from advisor.costmodel.memory.intervals import Spread, breakdown, interval_around
-from advisor.costmodel.memory.replay import UntracedAllocations, heap_bytes, schedule, storage_sizes
+from advisor.costmodel.memory.replay import UntracedAllocations, heap_bytes, replay_version, schedule, storage_sizes
 from advisor.tracing.full_depth import FullDepthTrace
 from advisor.tracing.live_memory import Peak, phase_peaks
 from advisor.tracing.symbolic_trace import KINDS, EventLog
@@ -158,7 +158,8 @@ def _replayed(family: FullDepthTrace, shapes: RunShapes, dynamic_bytes: int, ext
         largest = max(_largest_block(log) for log in logs.values())
         return grown if whole else round(grown * dynamic_bytes / _dynamic_bytes(family, shapes)), largest
 
-    grown_bytes, largest_bytes = family.replays.get(repr(("heap", shapes, extras, dynamic_bytes)), replayed)
+    key = repr((replay_version(), "heap", shapes, extras, dynamic_bytes))
+    grown_bytes, largest_bytes = family.replays.get(key, replayed)
     return _Heap(max(dynamic_bytes, grown_bytes), largest_bytes)
 
 

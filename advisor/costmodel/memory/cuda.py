@@ -23,6 +23,7 @@ from advisor.costmodel.memory.replay import (
     UntracedAllocations,
     Workspaces,
     holdings,
+    replay_version,
     schedule,
     storage_sizes,
 )
@@ -178,7 +179,8 @@ def _replayed(
         found = holdings(plan, storage_sizes(logs), shapes, workspaces, extras=extras, capacity_bytes=capacity_bytes)
         return found.allocated_bytes, found.reserved_bytes, found.required_bytes
 
-    held = AllocatorPeaks(*family.replays.get(repr((shapes, workspaces, extras, capacity_bytes)), replayed))
+    key = repr((replay_version(), shapes, workspaces, extras, capacity_bytes))
+    held = AllocatorPeaks(*family.replays.get(key, replayed))
     spread = Spread(
         CACHE_HALF_WIDTH * held.reserved_bytes, CACHE_HALF_WIDTH * held.reserved_bytes + LARGE_SEGMENT_BYTES
     )
