@@ -67,3 +67,9 @@ def get_strategy(name: str) -> Strategy:
             f"the strategy {name!r} must be a subclass of advisor.strategies.Strategy, but {point.value} is not"
         )
     return strategy
+
+
+def forget() -> None:
+    """Look for entry points anew: after a distribution was installed or removed in this process."""
+    _entry_points.cache_clear()
+    get_strategy.cache_clear()

@@ -51,12 +51,10 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-methods\nVersion: 1.0\n")
         (info / "entry_points.txt").write_text("[advisor.strategies]\n" + entry_points)
         monkeypatch.syspath_prepend(str(tmp_path))
-        for function in (registry._entry_points, registry.get_strategy):
-            function.cache_clear()
+        registry.forget()
 
     yield install
-    for function in (registry._entry_points, registry.get_strategy):
-        function.cache_clear()
+    registry.forget()
 
 
 def test_another_package_can_add_a_method(installed) -> None:

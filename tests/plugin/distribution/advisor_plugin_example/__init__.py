@@ -1,0 +1,1 @@
+"""A strategy of another distribution, registered by an entry point alone."""
