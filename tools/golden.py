@@ -15,7 +15,7 @@ The cases:
 
 * ``recorded/<memory|time>/<key>``: every measured case of ``calibration/validation``, on the device that measured it;
 * ``published/<source>/<method>/<device>``: one configuration per source of published memory figures, with every method
-  on every kind of device: one step, and a whole run over made-up data;
+  and with its own, on every kind of device: one step, and a whole run over made-up data;
 * ``recommend/<model>/<device>``: whole recommendations, as JSON.
 
 Everything rests on stored device profiles and on the recorded calibration: nothing of this machine is measured or read.
@@ -36,7 +36,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -79,9 +79,11 @@ def write(output: Path, home: Path, only: str, shard: tuple[int, int]) -> None:
     done = set(read(output))
     places = {str(repository()): "REPOSITORY", str(home.resolve()): "HOME", str(demo_folder()): "DEMO"}
     part, parts = shard
+    forget = known_cost_models().clear
     for number, unit in enumerate(units(only)):
         if number % parts != part - 1:
             continue
+        forget()
         for key in unit.keys:
             if key in done or not key.startswith(only):
                 continue
@@ -188,7 +190,7 @@ def shown(value: Any) -> str:
     return text if len(text) <= 160 else f"{text[:157]}..."
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description="Compute all figures, or compare two files of them.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -202,7 +204,7 @@ def main() -> int:
     comparing.add_argument("--ignore", action="append", default=[], metavar="PATTERN", help="as in '$*.notes*'")
     for command in (writing, comparing):
         command.add_argument("--only", default="", metavar="PREFIX", help="keys that begin so")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     if given.command == "compare":
         return compare(given.old, given.new, given.only, given.ignore)
     part, parts = (int(number) for number in given.shard.split("/"))
@@ -216,9 +218,12 @@ def main() -> int:
 
 
 def units(only: str) -> Iterator[Unit]:
-    """All cases whose keys may begin with ``only``, in an order that does not depend on it."""
+    """All cases whose keys may begin with ``only``, always in the same order."""
     yield Unit(("environment",), lambda key: environment())
     yield from recorded_units()
+    if PUBLISHED.startswith(only) or only.startswith(PUBLISHED):
+        yield from published_units()
+    yield from recommend_units()
 
 
 def recorded_units() -> Iterator[Unit]:
@@ -244,6 +249,121 @@ def recorded_result(header: dict[str, Any], record: dict[str, Any]) -> dict[str,
         "label": record["label"],
         **{name: estimate(cost_model(d), on_threads(asked, d), None, same_length) for name, d in devices.items()},
     }
+
+
+PUBLISHED = "published/"
+METHODS = ["full", "partial", "head", "lora", "high_rank_lora", "hira", "sparse_lora", "qlora", "ia3", "peft"]
+OWN = "own"
+"""Instead of a method: what was published."""
+DEVICES = (
+    *("t4", "v100-sxm2-16gb", "rtx-3090", "rtx-4090", "l40s", "a100-sxm4-80gb", "h100-sxm5-80gb"),
+    RECORDED_CPU,
+)
+DORA = "tests/fixtures/peft/dora.json"
+"""The configuration of the method ``peft``."""
+
+
+def published_units() -> Iterator[Unit]:
+    """One configuration per source of published memory, as published and with every method, on every device."""
+    for source, figure in published_figures().items():
+        for method in (OWN, *METHODS):
+            keys = tuple(f"{PUBLISHED}{source}/{method}/{device}" for device in DEVICES)
+            yield Unit(keys, lambda key, source=source, figure=figure: published_result(key, source, figure))  # type: ignore[misc]
+
+
+def published_result(key: str, source: str, figure: Any) -> dict[str, Any]:
+    """One step at full length, and a whole run over made-up data."""
+    _, _, method, device_name = key.split("/")
+    device = named_device(device_name)
+    asked = on_threads(published_case(source, figure, method), device)
+    model = cost_model(device)
+    length, labels = asked.execution.max_seq_length, figure.task == "sequence-classification"
+    return {
+        "label": figure.label,
+        "step": estimate(model, asked, None, same_length=True),
+        "run": estimate(model, asked, data_profile(length, labelled=labels), same_length=False),
+    }
+
+
+def data_profile(length: int, *, labelled: bool) -> Any:
+    """Made-up data: 2,000 rows of all lengths up to ``length``, reading them included in what a run takes."""
+    counts = [1 + 7 * cell % 5 for cell in range(length // 8)]
+    lengths = [8 * (cell + 1) - 3 for cell, count in enumerate(counts) for _ in range(count)]
+    values = {
+        "train_rows": 2000,
+        "eval_rows": 200,
+        "token_length_quantiles": [lengths[part * (len(lengths) - 1) // 20] for part in range(21)],
+        "max_token_length": length - 3,
+        "max_seq_length": length,
+        "sampled_rows": len(lengths),
+        "class_counts": {"negative": 900, "positive": 1100} if labelled else {},
+        "text_bytes": 2200 * 4 * length,
+        "fingerprint": "made up",
+        "length_counts": counts,
+        **READING,
+    }
+    return data_profile_from(values)
+
+
+READING = {"reading_s": 0.25, "tokenizing_s_per_row": 0.0002}
+"""Instead of what reading the data takes here and now, which is part of a run's time."""
+GIB = 2**30
+RECOMMENDED = {
+    "minilm": ("minilm", "movie-sentences", {"max_train_rows": 1600, "max_eval_rows": 800}),
+    "smollm2": ("smollm2", "wikipedia", {"max_eval_rows": 40}),
+    "mistral-7b": ("tests/fixtures/configs/mistral-7b-v0.1.json", "chats.jsonl", {}),
+}
+"""Model, data and how much of it; by what the keys say."""
+BUDGETS = {
+    "minilm": {
+        RECORDED_CPU: {"memory_bytes": GIB, "time_s": 600.0, "min_quality": 0.7},
+        "t4": {"memory_bytes": 2 * GIB},
+    },
+    "smollm2": {
+        RECORDED_CPU: {"memory_bytes": 4 * GIB, "time_s": 3600.0},
+        "rtx-4090": {"memory_bytes": 6 * GIB},
+    },
+    "mistral-7b": {
+        RECORDED_CPU: {"memory_bytes": 20 * GIB},
+        "t4": {"memory_bytes": 14 * GIB},
+        "rtx-4090": {"memory_bytes": 20 * GIB, "time_s": 4 * 3600.0},
+    },
+}
+"""By model and device."""
+
+
+def recommend_units() -> Iterator[Unit]:
+    """Whole recommendations."""
+    for name, budgets in BUDGETS.items():
+        keys = tuple(f"recommend/{name}/{device}" for device in budgets)
+        yield Unit(keys, recommend_result)
+
+
+def recommend_result(key: str) -> Any:
+    """One recommendation as JSON."""
+    _, name, device = key.split("/")
+    model, data, rows = RECOMMENDED[name]
+    model = str(repository() / model) if model.endswith(".json") else model
+    data = str(write_chats()) if data == "chats.jsonl" else data
+    return recommendation(model, data, rows, device, BUDGETS[name][device])
+
+
+def write_chats() -> Path:
+    """120 made-up conversations of one to three turns, the same every time."""
+    topics = ["tides", "bread", "glaciers", "violins", "bridges", "vaccines", "comets", "bees", "sails", "clocks"]
+    asks = ("What are {} made of?", "Why do people care about {}?", "Tell me something surprising about {}.")
+    sentence = "There is more to {} than one answer can hold, but part {} of it is told quickly. "
+    rows = []
+    for number in range(120):
+        topic, messages = topics[number % len(topics)], []
+        for turn in range(1 + number % 3):
+            words = sentence.format(topic, number + turn) * (1 + (5 * number + 3 * turn) % 11)
+            messages.append({"role": "user", "content": asks[(number + turn) % len(asks)].format(topic)})
+            messages.append({"role": "assistant", "content": words.strip()})
+        rows.append(json.dumps({"messages": messages}))
+    path = Path(os.environ["ADVISOR_HOME"]) / "chats.jsonl"
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return path
 
 
 # What touches the package.
@@ -344,9 +464,113 @@ def cost_model(device: Any) -> Any:
     key, known = to_json(device), known_cost_models()
     if key not in known:
         known[key] = cost_model_for(device)
+        if known[key].calibration is None and len(known) > 1:
+            known[key] = next(iter(known.values())).on(device)
     if device.id == RECORDED_CPU and known[key].calibration is None:
         raise RuntimeError("the recorded calibration must be used, but it is not")
     return known[key]
+
+
+def published_figures() -> dict[str, Any]:
+    """One configuration per source, with small batches; makes their architectures and methods known."""
+    from tests.costmodel.published import encoders, litgpt, litgpt_figures, litgpt_methods, qwen, swift, torchtune
+
+    litgpt.register()
+    qwen.register()
+    add_strategies(litgpt_methods.ENTRY_POINTS)
+    return {
+        "bert-guide": by_label(encoders.GUIDE, "BERT-large, batch 1 x 4"),
+        "distilbert-sst2": by_label(encoders.SST2, "DistilBERT SST-2, full, batch 8"),
+        "snli": encoders.snli("deberta-v2-xxl", "lora", 64),
+        "torchtune": by_label(torchtune.PACKED, "Llama 3.2 3B full, packed, 2 x 4096"),
+        "litgpt-tutorial": by_label(litgpt_figures.TUTORIAL, "phi-1.5 lora, 1 x 1044"),
+        "litgpt-hub": by_label(litgpt_figures.CONFIG_HUB, "mistral-7b lora, 2 x 512, attention"),
+        "litgpt-hub-nf4": by_label(litgpt_figures.CONFIG_HUB_NF4, "llama-3.2-1b nf4, 2 x 512, attention"),
+        "qwen": by_label(qwen.PROFILE, "Qwen-1.8B LoRA, 512"),
+        "swift": by_label(swift.SWITCHES, "Qwen-7B LoRA, no checkpointing"),
+    }
+
+
+def add_strategies(entry_points: tuple[str, ...]) -> None:
+    """Make strategies known to the registry, as if a package with these entry points were installed."""
+    from advisor.strategies import registry
+
+    info = Path(os.environ["ADVISOR_HOME"]) / "installed" / "golden_methods-1.0.dist-info"
+    info.mkdir(parents=True, exist_ok=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: golden-methods\nVersion: 1.0\n", encoding="utf-8")
+    lines = "\n".join(("[advisor.strategies]", *entry_points))
+    (info / "entry_points.txt").write_text(f"{lines}\n", encoding="utf-8")
+    sys.path.insert(0, str(info.parent))
+    for function in (registry._entry_points, registry.get_strategy):
+        function.cache_clear()
+
+
+def by_label(figures: list[Any], label: str) -> Any:
+    """The figure of that label."""
+    (figure,) = (figure for figure in figures if figure.label == label)
+    return figure
+
+
+def published_case(source: str, figure: Any, method: str) -> Asked:
+    """The configuration of a published figure, with the defaults of a method or as it was.
+
+    Raises:
+        ValueError: the method does not suit the model.
+    """
+    from advisor.core.plan import ExecutionPlan
+    from advisor.strategies import get_strategy
+    from advisor.training.models import inspect_model
+
+    path = Path(os.environ["ADVISOR_HOME"]) / "configs" / source / "config.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(figure.model), encoding="utf-8")
+    knobs = figure.knobs if method == OWN else method_knobs(method)
+    spec = inspect_model(str(path), figure.task)
+    strategy = get_strategy(figure.method if method == OWN else method)
+    config = strategy.configured(spec, **knobs)
+    if problems := [*filter(None, [strategy.applies_to(spec)]), *strategy.problems(config, spec)]:
+        raise ValueError("; ".join(problems))
+    length = max(8, figure.length // 8 * 8)
+    execution = {"micro_batch_size": figure.batch, "max_seq_length": length, "eval_batch_size": 1, **figure.execution}
+    return Asked(spec, config, ExecutionPlan(**execution))
+
+
+def method_knobs(method: str) -> dict[str, Any]:
+    """What a method needs besides its defaults."""
+    return {"peft_config": json.loads((repository() / DORA).read_text(encoding="utf-8"))} if method == "peft" else {}
+
+
+def data_profile_from(values: dict[str, Any]) -> Any:
+    """A data profile from JSON."""
+    from advisor.core.data import DataProfile
+    from advisor.core.serialization import from_dict
+
+    return from_dict(DataProfile, values, what="the data profile")
+
+
+def recommendation(model: str, data: str, rows: dict[str, int], device: str, budget: dict[str, Any]) -> Any:
+    """A whole recommendation as JSON, with :data:`READING` for the time of reading the data."""
+    import dataclasses
+
+    from advisor.core.budget import Budget
+    from advisor.core.serialization import to_dict
+    from advisor.pipeline import recommending
+    from advisor.pipeline.inputs import DataSource, load_inputs
+
+    def timed_alike(*arguments: Any) -> Any:
+        inputs = load_inputs(*arguments)
+        return dataclasses.replace(inputs, profile=dataclasses.replace(inputs.profile, **READING))
+
+    recommending.load_inputs = timed_alike
+    found = recommending.recommend(
+        model,
+        DataSource(data, **rows),
+        budget=Budget(**budget),
+        device=device,
+        methods=METHODS,
+        **method_knobs("peft"),
+    )
+    return to_dict(found)
 
 
 def estimate(model: Any, asked: Asked, data: Any, same_length: bool) -> dict[str, Any]:
