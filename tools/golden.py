@@ -438,8 +438,8 @@ def on_threads(asked: Asked, device: Any) -> Asked:
 
 def recorded_case(record: dict[str, Any]) -> tuple[Asked, bool]:
     """A measured case, and whether all its batches were of one length."""
-    from advisor.costmodel.validation.case import Case
-    from advisor.costmodel.validation.question import question_of
+    from advisor.experiments.validation.case import Case
+    from advisor.experiments.validation.case_config import question_of
 
     names = ("model", "method", "rows", "length", "task", "knobs", "execution", "mixed_lengths")
     question = question_of(Case(**{name: record[name] for name in names}))

@@ -115,3 +115,13 @@ def test_every_recorded_case_is_asked_about(golden: ModuleType) -> None:
     recorded = [key for unit in golden.recorded_units() for key in unit.keys]
     files = (golden.repository() / "calibration" / "validation").glob("*.jsonl")
     assert len(recorded) == len(set(recorded)) == sum(len(path.read_text().splitlines()) - 1 for path in files)
+
+
+def test_the_recorded_calibration_decides(golden: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADVISOR_HOME", "")  # put back afterwards, whatever prepare_home says
+    golden.prepare_home(tmp_path)
+    unit = next(golden.recorded_units())
+    result = golden.outcome(unit, unit.keys[0])
+    assert result["estimate"]["time"]["basis"] in ("measured", "calibrated")
+    assert result["estimate"]["upper_bytes"] > result["estimate"]["memory"]["allocated_bytes"] > 0
+    assert golden.outcome(unit, "recorded/memory/nothing")["error"] == "KeyError"
