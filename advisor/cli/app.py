@@ -1,4 +1,4 @@
-"""The root of the command line: which commands there are, and what happens to every error."""
+"""The root of the command line: the list of commands and the handling of every error."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _QUIET_LIBRARIES = {
 
 
 class CommandGroup(click.Group):
-    """Imports a command when it is asked for, and turns every failure into one screen and an exit code."""
+    """Imports a command on first use, and turns every failure into one screen and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -87,15 +87,17 @@ def _quiet_libraries() -> None:
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="finetune-advisor")
 def app() -> None:
-    """Say before training which fine-tuning strategy to use, what it costs, and how good it will be.
+    """Choose a fine-tuning strategy before training: predicted memory, time and quality, each with an interval.
 
     \b
     First steps:
-      advisor probe                      # what this machine can do, once
-      advisor calibrate MODEL            # how fast your model's operators are here
+      advisor probe                      # measure this machine, once
+      advisor calibrate MODEL            # measure your model's operators on it
       advisor recommend MODEL --data DATA --memory 8GiB --time 2h --output plan.json
       advisor run plan.json --output runs/first
 
-    Exit codes: 0 done, 2 bad input, 3 nothing fits the budget, 130 interrupted, 1 anything else. Every command takes
-    --json: one JSON document on standard output, progress on standard error.
+    \b
+    Exit codes: 0 success, 1 failure, 2 bad input, 3 nothing fits, 130 interrupted
+
+    Every command takes --json: one JSON document on standard output, progress on standard error.
     """

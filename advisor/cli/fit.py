@@ -27,20 +27,20 @@ _point_options = stacked(
         type=click.IntRange(1),
         metavar="N",
         show_default="128",
-        help="Tokens per row while batch and rank are searched.",
+        help="Tokens per row while searching for the largest batch and rank.",
     ),
     click.option(
         "--micro-batch-size",
         type=click.IntRange(1),
         default=1,
         show_default=True,
-        help="Rows per forward pass while length and rank are searched.",
+        help="Rows per forward pass while searching for the largest length and rank.",
     ),
-    click.option("--rank", type=click.IntRange(1), help="Rank of the adapters, instead of each method's default."),
+    click.option("--rank", type=click.IntRange(1), help="Adapter rank instead of each method's default."),
     click.option(
-        "--padding/--no-padding", "padded", default=True, show_default=True, help="Whether batches hold padding."
+        "--padding/--no-padding", "padded", default=True, show_default=True, help="Whether batches contain padding."
     ),
-    click.option("--num-labels", type=click.IntRange(2), default=2, show_default=True, help="Classes of the head."),
+    click.option("--num-labels", type=click.IntRange(2), default=2, show_default=True, help="Number of classes."),
 )
 
 
@@ -48,22 +48,22 @@ _point_options = stacked(
 @model_options()
 @memory_option
 @device_option
+@click.option("--method", "methods", multiple=True, metavar="NAME", help="Consider only this method; repeatable.")
 @click.option(
-    "--method", "methods", multiple=True, metavar="NAME", help="Look only at this method; may be given several times."
+    "--peft-config", type=click.Path(path_type=Path), metavar="FILE", help="Also consider the method peft (JSON)."
 )
-@click.option("--peft-config", type=click.Path(path_type=Path), metavar="FILE", help="Look at the method peft too.")
 @_point_options
 @safety_option
-@click.option("--all-setups", is_flag=True, help="Also look at leaner data types and optimizers where one fits.")
-@click.option("--cards/--no-cards", default=True, show_default=True, help="Find the smallest card for each set-up.")
+@click.option("--all-setups", is_flag=True, help="Also show smaller data types and optimizers when one fits.")
+@click.option("--cards/--no-cards", default=True, show_default=True, help="Find the smallest GPU for each set-up.")
 @json_option
 @click.pass_context
 def fit_command(context: click.Context, as_json: bool, **options: Any) -> None:
-    """Say what fits: per method the largest batch, length and rank within a memory, and the card it needs.
+    """Find the largest batch, length and rank that fit into a memory size, per method, and the smallest GPU.
 
-    Nothing is downloaded or trained; a bare config.json is enough. Each axis is searched with the others held at
-    --micro-batch-size and --seq-length; lengths come in multiples of 8, to which batches are padded. Exit code 3 when
-    nothing fits at all.
+    Nothing is downloaded or trained; a bare config.json is enough. Each value is maximised while the others stay at
+    --micro-batch-size, --seq-length and --rank; lengths are multiples of 8, to which batches are padded. Exit code 3
+    when nothing fits at all.
 
     JSON keys: device_id, question, methods[] (method, strategy, setups[] with switches, memory_bytes, fits,
     micro_batch, seq_length, rank, card; problems[], reason), smallest, considered.

@@ -1,4 +1,4 @@
-"""``advisor devices`` and ``advisor methods``: what the other commands can be told."""
+"""``advisor devices`` and ``advisor methods``: the values that other commands accept."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from advisor.cli.options import json_option
 @click.command("devices")
 @json_option
 def devices_command(as_json: bool) -> None:
-    """List the devices that plans can be made for.
+    """List the known devices.
 
     JSON: a list of device profiles.
 

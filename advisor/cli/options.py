@@ -64,14 +64,14 @@ def stacked(*decorators: Callable[[Any], Any]) -> Callable[[F], F]:
     return decorate
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Answer with one JSON document on standard output.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document to standard output.")
 
 device_option = click.option(
     "--device",
     default="auto",
     show_default="this machine",
     metavar="NAME",
-    help="Plan for this device instead; `advisor devices` lists them.",
+    help="Device to plan for; `advisor devices` lists them.",
 )
 
 memory_option = click.option(
@@ -87,7 +87,7 @@ safety_option = click.option(
     type=click.FloatRange(0.5, 1, max_open=True),
     default=0.95,
     show_default=True,
-    help="Chance with which the memory must suffice for a plan to count as fitting.",
+    help="Probability with which a plan must stay within the memory limit.",
 )
 
 
@@ -95,41 +95,39 @@ SPEED_KNOBS = ("group_by_length", "tf32", "torch_compile", "num_threads")
 
 
 def speed_options(*, chosen: bool) -> Callable[[F], F]:
-    """Execution knobs that change how fast a step is, not what it consists of.
+    """Execution knobs that change the speed of a step, not what it computes.
 
     Args:
-        chosen: The planner chooses what is not named; otherwise it is off.
+        chosen: Whether the planner chooses what is not given; otherwise it is off.
     """
     pays = "where it saves padding" if chosen else "off"
     available = "where the device has it" if chosen else "off"
-    threads = "the fastest that `probe` found" if chosen else "torch's choice"
+    threads = "the fastest number that `probe` found" if chosen else "torch's choice"
     return stacked(
         click.option(
             "--group-by-length/--no-group-by-length",
             default=None,
             show_default=pays,
-            help="Make batches of rows of similar length.",
+            help="Batch rows of similar length.",
         ),
         click.option(
-            "--tf32/--no-tf32", default=None, show_default=available, help="TensorFloat-32 for float32 products."
+            "--tf32/--no-tf32", default=None, show_default=available, help="Use TensorFloat-32 for float32 products."
         ),
         click.option("--torch-compile/--no-torch-compile", default=None, show_default="off", help="Compile the model."),
-        click.option(
-            "--num-threads", type=click.IntRange(1), metavar="N", show_default=threads, help="Threads on a CPU."
-        ),
+        click.option("--num-threads", type=click.IntRange(1), metavar="N", show_default=threads, help="CPU threads."),
     )
 
 
 def speed_values(options: dict[str, Any]) -> dict[str, Any]:
-    """The values of :func:`speed_options` that were named."""
+    """The values of :func:`speed_options` that were given."""
     return {name: options[name] for name in SPEED_KNOBS if options[name] is not None}
 
 
 def model_options(*, required: bool = True) -> Callable[[F], F]:
-    """MODEL, and how far it is trusted."""
+    """MODEL, and which risks of loading it the user accepts."""
     return stacked(
         click.argument("model", required=required),
-        click.option("--task", type=click.Choice(TASKS), help="What to train for; known from the data if not given."),
+        click.option("--task", type=click.Choice(TASKS), help="Task to train; by default inferred from the data."),
         click.option("--revision", metavar="REV", help="Revision of a hub model."),
         click.option("--trust-remote-code", is_flag=True, help="Allow Python code that comes with the model."),
         click.option("--allow-pickle", is_flag=True, help="Allow pickled weights; loading them can execute code."),
@@ -145,7 +143,7 @@ def data_options(*, required: bool) -> Callable[[F], F]:
         click.option("--text-pair-column", metavar="NAME", help="Column with the second text of a pair."),
         click.option("--label-column", metavar="NAME", help="Column with the label."),
         click.option("--split", metavar="NAME", help="Training split of a `datasets` source."),
-        click.option("--eval-data", metavar="DATA", help="Held-out file or split; else 10 % of the rows are held out."),
+        click.option("--eval-data", metavar="DATA", help="Held-out file or split; by default 10 % of the rows."),
         click.option("--max-train-rows", type=click.IntRange(1), metavar="N", help="Train on at most N rows."),
         click.option("--max-eval-rows", type=click.IntRange(1), metavar="N", help="Evaluate on at most N rows."),
         click.option(
@@ -153,7 +151,7 @@ def data_options(*, required: bool) -> Callable[[F], F]:
             "--seq-length",
             type=click.IntRange(1),
             metavar="N",
-            help="Cut rows after N tokens; by default chosen from the data.",
+            help="Truncate rows to N tokens; by default chosen from the data.",
         ),
     )
 

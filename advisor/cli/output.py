@@ -1,4 +1,4 @@
-"""Where a command's words go: the answer to standard output, everything else to standard error."""
+"""Output of commands: results to standard output, progress to standard error."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ _knob_options = stacked(
     click.option("--sparsity", type=_SHARE, help="For sparse_lora: share of zeroed adapter weights."),
     click.option("--peft-config", type=click.Path(path_type=Path), help="For peft: a PEFT configuration as JSON."),
     click.option("--epochs", "num_train_epochs", type=click.FloatRange(0, min_open=True), help="Passes over the data."),
-    click.option("--max-grad-norm", type=click.FloatRange(0), show_default="1.0", help="Clip gradients; 0 does not."),
+    click.option("--max-grad-norm", type=click.FloatRange(0), show_default="1.0", help="Gradient clipping; 0: off."),
 )
 
 _execution_options = stacked(
@@ -85,7 +85,7 @@ _execution_options = stacked(
         "--micro-batch-size", type=click.IntRange(1), default=8, show_default=True, help="Rows per forward pass."
     ),
     click.option(
-        "--eval-batch-size", type=click.IntRange(1), help="Rows per evaluation pass; by default as in training."
+        "--eval-batch-size", type=click.IntRange(1), help="Rows per evaluation pass; by default the micro-batch."
     ),
     click.option(
         "--gradient-accumulation-steps",
@@ -95,14 +95,14 @@ _execution_options = stacked(
         help="Forward passes per optimizer step.",
     ),
     click.option(
-        "--padding/--no-padding", "padded", default=True, show_default=True, help="Whether batches hold padding."
+        "--padding/--no-padding", "padded", default=True, show_default=True, help="Whether batches contain padding."
     ),
     click.option(
         "--dtype",
         type=click.Choice(["auto", *SHORT_DTYPES]),
         default="auto",
-        show_default="auto: as the checkpoint is stored",
-        help="Of the loaded weights.",
+        show_default="auto: that of the checkpoint",
+        help="Data type of the loaded weights.",
     ),
     click.option(
         "--amp", type=click.Choice(["none", "bf16", "fp16"]), default="none", show_default=True, help="Mixed precision."
@@ -113,7 +113,7 @@ _execution_options = stacked(
         show_default=True,
         help="Recompute activations instead of keeping them.",
     ),
-    _switch("reentrant-checkpointing", False, "Recompute with autograd's reentrant variant."),
+    _switch("reentrant-checkpointing", False, "Use the reentrant variant of checkpointing."),
     click.option(
         "--attn-implementation",
         type=click.Choice(_ATTENTION),
@@ -121,14 +121,14 @@ _execution_options = stacked(
     ),
     click.option("--optim", type=click.Choice(_OPTIMIZERS), default="adamw_torch_fused", show_default=True),
     _switch("kbit-upcast", False, "Prepare 4-bit models with PEFT's prepare_model_for_kbit_training."),
-    _switch("zero-grad-set-to-none", True, "Drop gradients between steps instead of zeroing them."),
-    _switch("hold-outputs", False, "Keep the model's outputs until the backward pass is over."),
+    _switch("zero-grad-set-to-none", True, "Set gradients to None between steps instead of zeroing them."),
+    _switch("hold-outputs", False, "Keep the model's outputs alive during the backward pass."),
     click.option(
         "--loss",
         type=click.Choice(get_args(Loss)),
         default="standard",
         show_default=True,
-        help="fused-linear: projection and cross-entropy in chunks, for causal-lm.",
+        help="fused-linear: output projection and cross-entropy in chunks (causal-lm).",
     ),
     speed_options(chosen=False),
 )
@@ -136,25 +136,25 @@ _execution_options = stacked(
 
 @click.command("predict")
 @model_options(required=False)
-@click.option("--model", "model_option", metavar="MODEL", help="The same as the argument MODEL.")
+@click.option("--model", "model_option", metavar="MODEL", help="Same as the argument MODEL.")
 @_knob_options
 @_execution_options
 @data_options(required=False)
 @click.option(
-    "--num-labels", type=click.IntRange(2), default=2, show_default=True, help="Classes, when there is no --data."
+    "--num-labels", type=click.IntRange(2), default=2, show_default=True, help="Number of classes without --data."
 )
 @click.option("--plan", "plan_path", type=click.Path(path_type=Path), help="Predict this plan.json instead of MODEL.")
 @device_option
 @memory_option
 @time_option
 @safety_option
-@click.option("--explain", is_flag=True, help="Say what makes the peak, and which choice would lower it.")
+@click.option("--explain", is_flag=True, help="Show what the peak consists of and which change would lower it.")
 @click.option(
     "--html",
     "html_path",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Explain, and write the timeline of the step's memory as one HTML file.",
+    help="Write a timeline of the step's memory as one HTML file; implies --explain.",
 )
 @json_option
 def predict_command(

@@ -8,15 +8,15 @@ from advisor.cli.options import json_option
 
 
 @click.command("probe")
-@click.option("--quick", is_flag=True, help="About 15 seconds instead of 60; wider spreads.")
+@click.option("--quick", is_flag=True, help="Take about 15 seconds instead of 60; less precise.")
 @click.option("--device", metavar="DEVICE", help="cpu, cuda or cuda:1; by default the first GPU, else the CPU.")
 @json_option
 def probe_command(quick: bool, device: str | None, as_json: bool) -> None:
-    """Find out what this machine can do, and remember it.
+    """Measure this machine and store the result as a device profile.
 
     Tries data types, attention kernels and bitsandbytes; times matrix products, attention, memory traffic by operator,
-    optimizer steps, copies and overheads, each with its spread; on a CPU finds the number of threads that trains
-    fastest. Stores a device profile that the other commands plan for. JSON: the device profile with every point.
+    optimizer steps, copies and overheads, each with its spread; on a CPU also finds the fastest number of threads for
+    training. The other commands use the profile. JSON: the device profile with every measured point.
 
     \b
     Example:

@@ -27,7 +27,9 @@ from advisor.cli.options import (
 from advisor.core.errors import EXIT_NOTHING_FITS
 
 search_options = stacked(
-    click.option("--methods", type=NAMES, metavar="A,B", help="Consider only these; `advisor methods` lists all."),
+    click.option(
+        "--methods", type=NAMES, metavar="A,B", help="Consider only these methods; `advisor methods` lists all."
+    ),
     click.option(
         "--effective-batch-size",
         type=click.IntRange(1),
@@ -35,7 +37,7 @@ search_options = stacked(
         show_default=True,
         help="Rows per optimizer step, the same for every method.",
     ),
-    click.option("--seed", type=int, default=42, show_default=True, help="Of training."),
+    click.option("--seed", type=int, default=42, show_default=True, help="Training seed."),
 )
 
 
@@ -46,26 +48,29 @@ search_options = stacked(
 @memory_option
 @time_option
 @safety_option
-@click.option("--min-quality", type=float, metavar="X", help="Wanted minimum of the metric; answered as a chance.")
-@click.option("--evidence", "evidence_s", type=DURATION, metavar="DURATION", help="Spend this on short real runs.")
+@click.option(
+    "--min-quality", type=float, metavar="X", help="Desired minimum of the metric; reported as a probability."
+)
+@click.option("--evidence", "evidence_s", type=DURATION, metavar="DURATION", help="Time for short training runs.")
 @click.option(
     "--peft-config",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Consider the method peft too, with this PEFT configuration (JSON).",
+    help="Also consider the method peft with this PEFT configuration (JSON).",
 )
 @click.option("--epochs", type=click.FloatRange(0, min_open=True), help="Passes over the data, for every method.")
 @search_options
 @speed_options(chosen=True)
-@click.option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE", help="Write the best plan here.")
-@click.option("--force", is_flag=True, help="Replace an existing --output.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE", help="Write the best plan to FILE.")
+@click.option("--force", is_flag=True, help="Overwrite an existing --output.")
 @json_option
 @click.pass_context
 def recommend_command(context: click.Context, as_json: bool, output: Path | None, **options: Any) -> None:
     """Recommend how to fine-tune MODEL on DATA within a budget.
 
-    Prints the plans that fit, best first, why every other method lost, and what to change when nothing fits (exit code
-    3). --output writes the best one as a plan for `advisor run`.
+    Prints the plans that fit, best first, why the other methods were rejected, and what to change when nothing fits
+    (exit code 3). --output writes the best plan as a file for `advisor run`. Without --evidence the quality estimates
+    come from published comparisons and say little about your task; with it, the best plans are trained briefly.
 
     JSON keys: device_id, budget, considered, evaluated, ranked[] (rank, method, score, tied, reason, largest_ranks,
     strategy, execution, cost), rejected[] (method, reason, smallest_plan), advice[], plan_path.

@@ -12,16 +12,16 @@ from advisor.cli.options import json_option
 @click.command("run")
 @click.argument("plan", type=click.Path(path_type=Path))
 @click.option(
-    "--output", "-o", required=True, type=click.Path(path_type=Path), metavar="DIR", help="New folder for the result."
+    "--output", "-o", required=True, type=click.Path(path_type=Path), metavar="DIR", help="New folder for the results."
 )
 @click.option("--resume", is_flag=True, help="Continue the interrupted run in --output.")
-@click.option("--any-device", is_flag=True, help="Run here although the plan was made for another device.")
+@click.option("--any-device", is_flag=True, help="Run on this machine even if the plan was made for another device.")
 @json_option
 def run_command(plan: Path, output: Path, resume: bool, any_device: bool, as_json: bool) -> None:
-    """Train a plan, evaluate it, save the result, and show predicted against measured.
+    """Train a plan, evaluate and save the result, and compare it with the prediction.
 
-    Ctrl-C and crashes leave a checkpoint; --resume continues from it. DIR receives the trained adapter or model
-    (safetensors), checkpoints, and record.json with everything that was measured.
+    After Ctrl-C or a crash, --resume continues from the last checkpoint. DIR receives the trained adapter or model
+    (safetensors), checkpoints, and record.json with all measurements.
 
     JSON keys: outcome, method, metrics, verifications[] (quantity, predicted, measured, low, high, verdict,
     relative_error), predicted, measured, device_id, output_dir.

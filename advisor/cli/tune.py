@@ -32,22 +32,26 @@ from advisor.cli.recommend import search_options
     default="1h",
     show_default=True,
     metavar="DURATION",
-    help="How long the study may take, planning included.",
+    help="Wall-clock budget of the study, planning included.",
 )
 @click.option("--trials", "max_trials", type=click.IntRange(1), metavar="N", help="Stop after N trials.")
-@click.option("--study-dir", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The study's folder.")
+@click.option("--study-dir", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Folder of the study.")
 @click.option("--resume", is_flag=True, help="Continue the study in --study-dir.")
 @search_options
 @click.option(
-    "--output", "-o", type=click.Path(path_type=Path), metavar="FILE", help="The winner's plan; default DIR/plan.json."
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="File for the best plan; default DIR/plan.json.",
 )
-@click.option("--force", is_flag=True, help="Replace an existing --output.")
+@click.option("--force", is_flag=True, help="Overwrite an existing --output.")
 @json_option
 def tune_command(as_json: bool, study_dir: Path, output: Path | None, force: bool, **options: Any) -> None:
-    """Search method, rank and learning rate with real trials, within the budget of the final run.
+    """Search method, rank and learning rate with training trials; --memory and --time bound the final run.
 
-    Candidates that cannot fit are never started; every trial runs in its own process; a killed study is continued with
-    --resume and loses no finished trial. Ends with a plan for `advisor run`.
+    Candidates that cannot fit are never started. Every trial runs in its own process. --resume continues a killed study
+    without losing finished trials. The result is a plan for `advisor run`.
 
     JSON keys: best, best_trial, metric_name, trials[], pareto[], never_started[], ladder_rows, full_rows,
     stopped_because, elapsed_s, study_dir, study_name, plan_path.

@@ -26,14 +26,14 @@ def check_evidence(model: ModelSpec, device: DeviceProfile) -> None:
     """
     if not model.has_weights:
         raise InputError(
-            f"--evidence trains for real and needs weights, but {model.source} has none",
-            fix="name a folder with weights, or leave --evidence away",
+            f"--evidence trains the model and needs weights, but {model.source} has none",
+            fix="use a model with weights, or omit --evidence",
         )
     here = this_device_id()
     if device.id != here:
         raise InputError(
-            f"--evidence trains for real on this machine, but the plan is for {device.id!r}",
-            fix="leave --evidence away, or plan with --device auto",
+            f"--evidence trains the model on this machine, but the plan is for {device.id!r}",
+            fix="omit --evidence, or plan with --device auto",
         )
 
 
@@ -45,7 +45,7 @@ def with_evidence(recommendation: Recommendation, budget_s: float, on_event: OnE
     from advisor.costmodel.quality import QualityModel, gather_evidence
     from advisor.search.planner import rerank
 
-    phase(on_event, "short real runs for evidence")
+    phase(on_event, "short training runs for evidence")
     with tempfile.TemporaryDirectory(prefix="advisor-evidence-") as scratch:
         measure = _Measure(Path(scratch), on_event)
         plans = [ranked.plan for ranked in recommendation.ranked]

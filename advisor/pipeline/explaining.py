@@ -46,7 +46,7 @@ def explain(configuration: Configuration, estimate: CostEstimate, on_event: OnEv
 
     execution = configuration.execution
     length = padded_length(execution.max_seq_length)
-    phase(on_event, "taking the peak apart")
+    phase(on_event, "analysing the peak")
     peak = explain_peak(
         configuration.model,
         configuration.strategy,
@@ -56,7 +56,7 @@ def explain(configuration: Configuration, estimate: CostEstimate, on_event: OnEv
         evaluation=estimate.memory.peak_phase == "evaluation",
         extra_batch_bytes=untraced_batch_bytes(execution, length),
     )
-    phase(on_event, "comparing neighbouring choices")
+    phase(on_event, "comparing single-change alternatives")
     comparison = compare(
         configuration.model,
         configuration.strategy,
@@ -72,4 +72,4 @@ def explain(configuration: Configuration, estimate: CostEstimate, on_event: OnEv
 def _note(peak_phase: str) -> str | None:
     if peak_phase in ("forward", "backward", "optimizer", "evaluation"):
         return None
-    return f"the device's own peak is in {peak_phase}; this is the peak of the training step"
+    return f"the device's peak is in the phase {peak_phase}; this is the peak of the training step"

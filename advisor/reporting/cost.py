@@ -1,4 +1,4 @@
-"""One configuration's cost as a table: every figure with its interval, its evidence and what it rests on."""
+"""One configuration's cost as a table: every figure with its interval, evidence and source."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ PART_LABELS = {
     "data": "reading and tokenising",
     "loading": "loading the model",
     "set_up": "setting up",
-    "warm_up": "first step's extra",
+    "warm_up": "warm-up (first step)",
     "training": "training steps",
     "between_steps": "between steps",
     "evaluation": "evaluation",
     "checkpoints": "checkpoints",
     "saving": "saving",
-    "earlier": "before the resumption",
+    "earlier": "before resuming",
     "other": "other",
 }
 LEAST_SHOWN_SHARE = 0.005
@@ -40,7 +40,7 @@ LEAST_SHOWN_SHARE = 0.005
 def print_cost(console: Console, estimate: CostEstimate, *, title: str) -> None:
     """Print the whole estimate: summary, memory breakdown, notes."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in ("", "predicted", "90 % interval", "evidence", "rests on"):
+    for column in ("", "predicted", "90 % interval", "evidence", "source"):
         table.add_column(column, justify="right" if column in ("predicted", "90 % interval") else "left")
     _add_memory(table, estimate.memory)
     if estimate.time is not None:
@@ -52,15 +52,15 @@ def print_cost(console: Console, estimate: CostEstimate, *, title: str) -> None:
         _print_time_notes(console, estimate.time)
     share = estimate.trainable_parameters / estimate.total_parameters if estimate.total_parameters else 0.0
     console.print(
-        f"trains {format_count(estimate.trainable_parameters)} of {format_count(estimate.total_parameters)} parameters"
-        f" ({format_share(share)})" + _fits_text(estimate.fits)
+        f"trainable: {format_count(estimate.trainable_parameters)} of {format_count(estimate.total_parameters)}"
+        f" parameters ({format_share(share)})" + _fits_text(estimate.fits)
     )
     for note in estimate.notes:
         console.print(f"[dim]note: {note}[/dim]", highlight=False, soft_wrap=True)
 
 
 def _fits_text(fits: bool | None) -> str:
-    return "" if fits is None else "; fits the budget" if fits else "; [bold red]does not fit the budget[/bold red]"
+    return "" if fits is None else "; fits" if fits else "; [bold red]does not fit[/bold red]"
 
 
 def _add_memory(table: Table, memory: MemoryEstimate) -> None:
@@ -127,7 +127,7 @@ def _add_quality(table: Table, estimate: CostEstimate) -> None:
     value = show(quality.value) if quality.value is not None else "unknown"
     table.add_row(quality.metric, value, format_interval(quality.interval, show), quality.evidence, quality.basis)
     if quality.p_at_least is not None:
-        table.add_row("chance of the minimum", f"{quality.p_at_least:.0%}", "", "", "")
+        table.add_row("probability of the minimum", f"{quality.p_at_least:.0%}", "", "", "")
 
 
 def _print_breakdown(console: Console, memory: MemoryEstimate) -> None:

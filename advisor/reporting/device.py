@@ -1,4 +1,4 @@
-"""A device profile as tables: each figure with its spread, and where it comes from."""
+"""A device profile as tables: each figure with its spread and source."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def print_device(console: Console, profile: DeviceProfile) -> None:
     late = [name for name, fact in profile.facts.items() if name.startswith("left out: ") and "no time" in fact]
     if late:
         count = counted(len(late), "figure")
-        console.print(f"[dim]left out for lack of time: {count} (--json lists them)[/dim]", highlight=False)
+        console.print(f"[dim]not measured for lack of time: {count} (--json lists them)[/dim]", highlight=False)
     for warning in profile.warnings:
         console.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
 
@@ -50,14 +50,14 @@ def _capacity_rows(profile: DeviceProfile) -> list[tuple[str, str, str]]:
     if profile.compute_capability is not None:
         capability = ".".join(str(part) for part in profile.compute_capability)
         rows.append(("compute capability", capability, sources.get("compute_capability", "")))
-    rows.append(("held by a process", format_bytes(profile.context_bytes), sources.get("context_bytes", "")))
+    rows.append(("used by an empty process", format_bytes(profile.context_bytes), sources.get("context_bytes", "")))
     if profile.context_interval_bytes is not None:
         interval = " – ".join(format_bytes(value) for value in profile.context_interval_bytes)
-        rows.append(("may be", interval, sources.get("context_interval_bytes", "")))
-    rows.append(("trains in", ", ".join(profile.dtypes), sources.get("dtypes", "")))
+        rows.append(("plausible range", interval, sources.get("context_interval_bytes", "")))
+    rows.append(("training dtypes", ", ".join(profile.dtypes), sources.get("dtypes", "")))
     rows.append(("attention kernels", ", ".join(profile.attention_kernels), sources.get("attention_kernels", "")))
     if profile.num_threads is not None:
-        rows.append(("threads to train with", str(profile.num_threads), sources.get("num_threads", "")))
+        rows.append(("training threads", str(profile.num_threads), sources.get("num_threads", "")))
     if profile.launch_s and not profile.overhead_s:
         rows.append(("launch of one operator", format_duration(profile.launch_s), sources.get("launch_s", "")))
     return rows
@@ -109,10 +109,10 @@ def print_device_list(console: Console, profiles: list[DeviceProfile]) -> None:
         box=None,
         pad_edge=False,
         header_style="bold",
-        caption="TFLOP/s: dense matrices, fastest data type that trains; GB/s: device memory",
+        caption="TFLOP/s: dense matrix products in the fastest training dtype; GB/s: device memory",
         caption_justify="left",
     )
-    for column in ("device", "name", "memory", "TFLOP/s", "GB/s", "figures"):
+    for column in ("device", "name", "memory", "TFLOP/s", "GB/s", "source"):
         right = column in ("memory", "TFLOP/s", "GB/s")
         table.add_column(column, justify="right" if right else "left", no_wrap=True)
     for profile in profiles:

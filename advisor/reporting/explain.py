@@ -1,4 +1,4 @@
-"""An explained peak in the terminal: bars by kind, role and layer, the largest tensors, and what would change it."""
+"""An explained peak in the terminal: bars by kind, role and layer, the largest tensors, and alternatives."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def print_explanation(
     if note is not None:
         console.print(f"[dim]note: {escape(note)}[/dim]", highlight=False, soft_wrap=True)
     _print_bars(console, "by kind", explanation.by_kind, explanation.live_bytes)
-    _print_bars(console, "by what it is for", _shortened(explanation.by_role), explanation.live_bytes)
+    _print_bars(console, "by purpose", _shortened(explanation.by_role), explanation.live_bytes)
     _print_bars(console, "by layer", collapsed_layers(explanation.by_layer), explanation.live_bytes)
     _print_bars(console, "by operator", _shortened(explanation.by_operator), explanation.live_bytes)
     _print_tensors(console, explanation.tensors[:TENSORS])
@@ -100,8 +100,8 @@ def _print_bars(console: Console, title: str, shares: Sequence[PeakShare], total
 
 def _print_tensors(console: Console, groups: Sequence[TensorGroup]) -> None:
     table = Table(title="largest tensors", title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in ("bytes", "number", "shape", "what", "made by"):
-        table.add_column(column, justify="right" if column in ("bytes", "number") else "left")
+    for column in ("size", "count", "shape", "purpose", "created by"):
+        table.add_column(column, justify="right" if column in ("size", "count") else "left")
     for group in groups:
         shape = f"{group.dtype} {'x'.join(str(length) for length in group.shape)}".strip()
         made = " in ".join(escape(part) for part in (group.operator, short_module(group.module)) if part)
@@ -112,9 +112,11 @@ def _print_tensors(console: Console, groups: Sequence[TensorGroup]) -> None:
 
 def _print_effects(console: Console, comparison: ChangeComparison) -> None:
     if comparison.effects:
-        table = Table(title="one choice away", title_justify="left", box=None, pad_edge=False, header_style="bold")
-        for column in ("choice", "device peak", "saves", "step time", "how"):
-            table.add_column(column, justify="left" if column in ("choice", "how") else "right")
+        table = Table(
+            title="Single-change alternatives", title_justify="left", box=None, pad_edge=False, header_style="bold"
+        )
+        for column in ("change", "device peak", "saving", "step time", "options"):
+            table.add_column(column, justify="left" if column in ("change", "options") else "right")
         for effect in comparison.effects:
             table.add_row(*_effect_row(effect, comparison))
         console.print(table)
@@ -132,5 +134,5 @@ def _effect_row(effect: Effect, comparison: ChangeComparison) -> tuple[str, ...]
         ratio = 1 / ratio
     time = "–" if ratio is None else f"{ratio - 1:+.0%}".replace("%", " %")
     saves = f"{'' if saved_bytes >= 0 else '-'}{format_bytes(abs(saved_bytes))}"
-    mark = " (learns differently)" if effect.learns_differently else ""
+    mark = " (changes the training dynamics)" if effect.learns_differently else ""
     return escape(name), format_bytes(effect.device_bytes), saves, time, f"{effect.options}{mark}"

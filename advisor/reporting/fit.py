@@ -14,7 +14,7 @@ from advisor.core.units import format_bytes
 from advisor.search.fitting import FitAnswer, Largest, MethodFit, SetupFit, Switches
 
 DTYPE_NAMES = {name: short for short, name in SHORT_DTYPES.items()}
-_COLUMNS = ("method", "set-up", "needs there", "largest batch", "largest length", "largest rank")
+_COLUMNS = ("method", "set-up", "memory needed", "largest batch", "largest length", "largest rank")
 
 
 def format_switches(setup: Switches) -> str:
@@ -33,11 +33,11 @@ def format_switches(setup: Switches) -> str:
 
 
 def print_fit(console: Console, answer: FitAnswer) -> None:
-    """Print one row per method and set-up, then what could not be looked at, then the smallest need."""
+    """Print one row per method and set-up, then the methods that were refused, then the smallest requirement."""
     asked = answer.question
     title = (
         f"What fits into {format_bytes(asked.limit_bytes)} on {escape(answer.device_id)} with {asked.safety_level:.3g} "
-        f"probability; what is not searched is held at {asked.micro_batch_size} x {asked.seq_length} tokens"
+        f"probability; other values stay at {asked.micro_batch_size} x {asked.seq_length} tokens"
     )
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in (*_COLUMNS, *(["smallest card"] if answer.cards else [])):
@@ -103,9 +103,9 @@ def _print_legend(console: Console, answer: FitAnswer) -> None:
         for axis in (setup.micro_batch, setup.seq_length, setup.rank)
     ]
     ends = sorted({axis.bound for axis in axes if axis is not None and axis.bound != "memory"})
-    lines = ["in brackets: the memory at that point, upper bound at the safety level"]
+    lines = ["in brackets: memory needed at that point (upper bound at the safety level)"]
     if ends:
-        lines.append(f"* not the memory ends this, but: {', '.join(ends)}")
+        lines.append(f"* limited by {' or '.join(ends)}, not by memory")
     for line in lines:
         console.print(f"[dim]{line}[/dim]", highlight=False, soft_wrap=True)
 
@@ -119,10 +119,10 @@ def _print_smallest(console: Console, answer: FitAnswer) -> None:
         return
     method, setup = answer.leanest
     asked = answer.question
-    card = f"; the smallest card for it is {setup.card.device}" if setup.card is not None else ""
+    card = f"; the smallest card is {setup.card.device}" if setup.card is not None else ""
     console.print(
-        f"the smallest need is {format_bytes(setup.memory_bytes)}: {method.method}, {format_switches(setup.switches)}, "
-        f"{asked.micro_batch_size} x {asked.seq_length} tokens{card}",
+        f"the smallest requirement is {format_bytes(setup.memory_bytes)}: {method.method}, "
+        f"{format_switches(setup.switches)}, {asked.micro_batch_size} x {asked.seq_length} tokens{card}",
         highlight=False,
         soft_wrap=True,
     )

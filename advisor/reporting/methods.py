@@ -12,8 +12,8 @@ def print_methods(console: Console, rows: Sequence[dict[str, str]]) -> None:
     """Print one line per strategy: name, title, and where its defaults come from."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("method", style="bold", no_wrap=True)
-    table.add_column("what it is")
-    table.add_column("defaults from", style="dim")
+    table.add_column("description")
+    table.add_column("source of defaults", style="dim")
     for row in rows:
         table.add_row(row["name"], row["title"], row["defaults_source"])
     console.print(table)

@@ -98,10 +98,10 @@ class ProgressView:
 
     def _show_evaluation(self, event: dict[str, Any]) -> None:
         batch, total = event.get("batch", 0), event.get("total")
-        self._advance(batch / total if total else None, "predicting held-out rows")
+        self._advance(batch / total if total else None, "evaluating held-out rows")
 
     def _show_resumed(self, event: dict[str, Any]) -> None:
-        self._console.print(f"  going on after step {event.get('step')}", highlight=False, soft_wrap=True)
+        self._console.print(f"  resuming after step {event.get('step')}", highlight=False, soft_wrap=True)
 
     def _show_trial(self, event: dict[str, Any]) -> None:
         words = [str(event.get("method", "")), str(event.get("state", ""))]

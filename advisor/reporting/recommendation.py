@@ -1,4 +1,4 @@
-"""A recommendation as a ranked table, with why every other method lost."""
+"""A recommendation as a ranked table, with the reasons why other methods were rejected."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def format_budget(budget: Budget) -> str:
 
 
 def print_recommendation(console: Console, recommendation: Recommendation, *, limit: int = 8) -> None:
-    """Print the best plans first, then why the losers lost, then advice.
+    """Print the best plans first, then the rejected methods, then advice.
 
     Args:
         console: Where to print.
-        recommendation: What the planner answered.
+        recommendation: The planner's result.
         limit: How many ranked plans to list.
     """
     if recommendation.ranked:
@@ -37,7 +37,7 @@ def print_recommendation(console: Console, recommendation: Recommendation, *, li
     if recommendation.rejected:
         table = Table(title="Outside the budget or not possible", title_justify="left", box=None, pad_edge=False)
         table.add_column("method", style="bold", no_wrap=True)
-        table.add_column("why")
+        table.add_column("reason")
         for rejected in recommendation.rejected:
             table.add_row(rejected.method, rejected.reason)
         console.print(table)
@@ -49,7 +49,7 @@ def _print_ranked(console: Console, recommendation: Recommendation, limit: int) 
     budget = format_budget(recommendation.budget)
     title = f"Plans {budget} on {recommendation.device_id} ({recommendation.considered:,} configurations considered)"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in ("", "method", "quality", "memory", "run time", "rests on"):
+    for column in ("", "method", "quality", "memory", "run time", "source"):
         table.add_column(column, justify="right" if column in ("memory", "run time") else "left", no_wrap=True)
     for index, ranked in enumerate(recommendation.ranked[:limit], start=1):
         table.add_row(*_ranked_row(index, ranked))
@@ -60,7 +60,7 @@ def _print_ranked(console: Console, recommendation: Recommendation, limit: int) 
         )
     best = recommendation.ranked[0].plan
     console.print(f"\n[bold green]Recommended: {best.strategy.method}[/bold green] {format_strategy(best.strategy)}")
-    console.print(f"run as {format_execution(best.execution)}")
+    console.print(f"execution: {format_execution(best.execution)}")
     _print_largest_ranks(console, recommendation.ranked[0])
     _print_best_intervals(console, recommendation.ranked[0])
 
@@ -68,7 +68,7 @@ def _print_ranked(console: Console, recommendation: Recommendation, limit: int) 
 def _print_largest_ranks(console: Console, ranked: RankedPlan) -> None:
     if ranked.largest_ranks:
         parts = [f"{rank} on {targets}" for targets, rank in ranked.largest_ranks.items()]
-        console.print(f"there is room for ranks up to {', '.join(parts)}")
+        console.print(f"largest ranks that fit: {', '.join(parts)}")
 
 
 def _ranked_row(index: int, ranked: RankedPlan) -> tuple[str, ...]:

@@ -56,7 +56,7 @@ def _row(record: RunRecord) -> tuple[str, ...]:
     cells = [_pair(found.get(quantity), quantity) for quantity in QUANTITIES]
     if quality is not None and quality.value is None:
         measured = measured_metric(quality.metric, record.measurement.metrics)
-        cells[0] = f"abstains / {'-' if measured is None else f'{measured:.2f}'}"
+        cells[0] = f"unknown / {'-' if measured is None else f'{measured:.2f}'}"
     method, trainable = f"`{record.plan.strategy.method}`", f"{record.measurement.trainable_parameters:,}"
     return (method, trainable, metric, *cells)
 

@@ -1,4 +1,4 @@
-"""A finished run: predicted against measured, with a verdict on every promised figure."""
+"""A finished run: predicted and measured figures with a verdict on each."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _VERDICT_STYLES = {"inside": "green", "outside": "bold red", "not measured": "di
 
 
 def print_run(console: Console, record: RunRecord) -> None:
-    """Print what the run reached, then the predicted-against-measured table."""
+    """Print the result of the run, then predicted and measured figures."""
     measurement = record.measurement
     metrics = ", ".join(f"{name} {value:.4g}" for name, value in measurement.metrics.items())
     console.print(f"[bold]{record.plan.strategy.method}[/bold] trained in {format_duration(measurement.total_s)}")
@@ -42,12 +42,12 @@ def print_run(console: Console, record: RunRecord) -> None:
         for note in record.plan.predicted.notes if record.plan.predicted is not None else ():
             console.print(f"[dim]{note}[/dim]", highlight=False, soft_wrap=True)
     else:
-        console.print("[dim]The plan promised nothing, so there is nothing to verify.[/dim]")
+        console.print("[dim]The plan contains no predictions, so there is nothing to verify.[/dim]")
 
 
 def verification_table(record: RunRecord) -> Table:
-    """Predicted, interval, measured, error and verdict, one row per promised figure."""
-    table = Table(title="Predicted against measured", title_justify="left", box=None, pad_edge=False)
+    """Predicted, interval, measured, error and verdict, one row per predicted figure."""
+    table = Table(title="Predicted vs measured", title_justify="left", box=None, pad_edge=False)
     for column in ("", "predicted", "90 % interval", "measured", "error", "verdict"):
         table.add_column(column, justify="left" if column in ("", "verdict") else "right", no_wrap=True)
     quality = record.plan.predicted.quality if record.plan.predicted is not None else None
@@ -60,7 +60,7 @@ def verification_table(record: RunRecord) -> Table:
 def parts_table(record: RunRecord) -> Table:
     """Where the wall clock went, predicted and measured; the error is a share of the whole run."""
     table = Table(title="Where the time went", title_justify="left", box=None, pad_edge=False)
-    for column in ("", "predicted", "measured", "error, of the run"):
+    for column in ("", "predicted", "measured", "error (share of run)"):
         table.add_column(column, justify="left" if not column else "right", no_wrap=True)
     time = record.plan.predicted.time if record.plan.predicted is not None else None
     promised = time.parts if time is not None else {}

@@ -1,4 +1,4 @@
-"""A tuning result: the trials that count, the Pareto picture, and what was never started."""
+"""A tuning result: finished trials, the Pareto front, and candidates that were not started."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from advisor.search.study import TuneResult
 
 
 def print_study(console: Console, result: TuneResult) -> None:
-    """Print how the study ended, its trials, the trials that nothing beats, and the winner."""
+    """Print how the study ended, its trials, the Pareto front, and the best plan."""
     started = [trial for trial in result.trials if trial.started]
     console.print(
         f"{len(started)} trials in {format_duration(result.elapsed_s)}; stopped because {result.stopped_because}",
@@ -29,17 +29,13 @@ def print_study(console: Console, result: TuneResult) -> None:
     console.print(table)
     _print_pareto(console, result)
     for never in result.never_started:
-        console.print(f"[dim]never started: {never.method}: {never.reason}[/dim]", highlight=False, soft_wrap=True)
+        console.print(f"[dim]not started: {never.method}: {never.reason}[/dim]", highlight=False, soft_wrap=True)
     best = result.best.strategy
-    console.print(
-        f"\n[bold green]Winner: {best.method}[/bold green] {format_strategy(best)} (trial {result.best_trial})"
-    )
+    console.print(f"\n[bold green]Best: {best.method}[/bold green] {format_strategy(best)} (trial {result.best_trial})")
 
 
 def _print_pareto(console: Console, result: TuneResult) -> None:
-    table = Table(
-        title="Not beaten in quality, memory and time at once", title_justify="left", box=None, pad_edge=False
-    )
+    table = Table(title="Pareto front of quality, memory and time", title_justify="left", box=None, pad_edge=False)
     for column in ("trial", "method", result.metric_name, "device peak", "final run"):
         table.add_column(column)
     for point in result.pareto:

@@ -39,7 +39,7 @@ def format_quality(quality: QualityEstimate | None) -> str:
 
 
 def format_strategy(config: StrategyConfig) -> str:
-    """A method with the knobs that set it apart: ``"lora r=8, alpha=16, attention, lr 1e-03, 2 epochs"``."""
+    """A method with its main knobs: ``"lora r=8, alpha=16, attention, lr 1e-03, 2 epochs"``."""
     parts = []
     if config.rank is not None:
         parts.append(f"r={config.rank}")

@@ -13,7 +13,7 @@ from advisor.core.run import RunRecord
 from advisor.reporting.record_table import markdown_table, read_records
 
 MEDIAN_BAR, WORST_BAR = 0.08, 0.15
-"""What whole-run predictions are held to: relative errors of the median run and of each one."""
+"""Largest relative errors that pass: of the median run and of the worst."""
 
 HEADINGS = ("run", "method", "rows x epochs", "step", "total", "error", "90 %")
 
@@ -40,7 +40,7 @@ def total_error(record: RunRecord) -> float | None:
 
 @dataclass(frozen=True)
 class PhaseErrors:
-    """How far whole-run predictions were off.
+    """Errors of whole-run predictions.
 
     Attributes:
         runs: How many were compared.
@@ -53,7 +53,7 @@ class PhaseErrors:
 
     @property
     def within_bars(self) -> bool:
-        """Whether both figures keep to what is asked of them."""
+        """Whether both errors are small enough."""
         return self.median <= MEDIAN_BAR and self.worst <= WORST_BAR
 
 
@@ -73,10 +73,10 @@ def verdict(records: Sequence[RunRecord]) -> str:
     """Median and worst error of the whole runs, and whether they keep the bars, as a sentence."""
     errors = errors_of(records)
     if errors is None:
-        return "no run to judge"
+        return "no runs to compare"
     return (
         f"{errors.runs} runs: median error {_percent(errors.median)} (at most {_percent(MEDIAN_BAR)}), "
-        f"worst {_percent(errors.worst)} (at most {_percent(WORST_BAR)}): {'kept' if errors.within_bars else 'missed'}"
+        f"worst {_percent(errors.worst)} (at most {_percent(WORST_BAR)}): {'pass' if errors.within_bars else 'fail'}"
     )
 
 

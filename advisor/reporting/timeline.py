@@ -30,7 +30,7 @@ _KIND_CLASSES = {
     "temporaries": "k-temporaries",
 }
 _STACKED = tuple(_KIND_CLASSES)
-"""From the bottom: what never moves first, so that what moves has a straight floor."""
+"""From the bottom: constant parts first, so that changing parts start from a straight line."""
 _PHASES = {"first_forward": "forward 1", "first_backward": "backward 1", "weights": "", "states": ""}
 
 
@@ -49,7 +49,7 @@ def timeline_page(title: str, explanation: PeakExplanation, comparison: ChangeCo
     Args:
         title: What was predicted, in words.
         explanation: The peak and its timeline.
-        comparison: Neighbouring choices; left out when ``None``.
+        comparison: Alternatives that change one thing; left out when ``None``.
     """
     timeline = explanation.timeline
     where = " of ".join(part for part in (explanation.operator, explanation.module) if part) or "the step"
@@ -70,7 +70,7 @@ def timeline_page(title: str, explanation: PeakExplanation, comparison: ChangeCo
             _bars(name, shares, explanation.live_bytes)
             for name, shares in (
                 ("By kind", explanation.by_kind),
-                ("By what it is for", explanation.by_role),
+                ("By purpose", explanation.by_role),
                 ("By layer", collapsed_layers(explanation.by_layer)),
                 ("By operator", explanation.by_operator),
             )
@@ -204,7 +204,7 @@ def _tensors(explanation: PeakExplanation) -> str:
         f"<td class=path>{html.escape(group.module)}{' (recomputed)' if group.recomputed else ''}</td></tr>"
         for group in explanation.tensors
     )
-    head = "<tr><th>bytes</th><th>number</th><th>shape</th><th>what</th><th>operator</th><th>module</th></tr>"
+    head = "<tr><th>size</th><th>count</th><th>shape</th><th>purpose</th><th>operator</th><th>module</th></tr>"
     return f"<section class=wide><h2>Largest tensors at the peak</h2><table>{head}{rows}</table></section>"
 
 
@@ -222,5 +222,7 @@ def _choices(comparison: ChangeComparison) -> str:
             f"<td class=n>{'-' if saved < 0 else ''}{format_bytes(abs(saved))}</td><td class=n>{time}</td>"
             f"<td class=path>{html.escape(effect.options)}</td></tr>"
         )
-    head = "<tr><th>choice</th><th>device peak</th><th>saves</th><th>step time</th><th>how</th></tr>"
-    return f"<section class=wide><h2>One choice away</h2><table>{head}{rows}</table></section>" if rows else ""
+    head = "<tr><th>change</th><th>device peak</th><th>saving</th><th>step time</th><th>options</th></tr>"
+    return (
+        f"<section class=wide><h2>Single-change alternatives</h2><table>{head}{rows}</table></section>" if rows else ""
+    )

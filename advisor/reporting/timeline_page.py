@@ -60,9 +60,8 @@ PAGE = Template("""<!doctype html>
 <title>$title</title><style>$style</style></head><body><main>
 <h1>$title</h1><p>$summary</p><p class="sentence">$sentence</p>
 <figure><div class="legend">$legend</div>$picture<div id="tip" role="status"></div></figure>
-<p class="dim">Live bytes of tensors over one training step, in the order of its allocations (not in time): every moment
-shown is the largest of its neighbourhood. Predicted without running it; library workspaces and the process come on
-top.</p>
+<p class="dim">Live tensor bytes over one training step, in the order of allocations (not by time); each point is a
+local maximum. Predicted without running the step; library workspaces and the memory of the process come on top.</p>
 <div class="columns">$tables</div>$tensors$choices
 <p class="dim">finetune-advisor $version</p>
 </main><script type="application/json" id="data">$data</script><script>$script</script></body></html>

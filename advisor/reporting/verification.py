@@ -1,4 +1,4 @@
-"""Predicted against measured: every promised figure beside the one that the run produced."""
+"""Predicted against measured: every predicted figure beside the one that the run produced."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ QUALITY_QUANTITY = "quality.value"
 
 
 def verify(plan: Plan, measurement: Measurement, *, resumed: bool = False) -> tuple[Verification, ...]:
-    """Compare what a plan promised with what its run measured.
+    """Compare the predictions of a plan with the measurements of its run.
 
     Args:
-        plan: With ``predicted`` filled in; a hand-written plan promises nothing and gives an empty result.
+        plan: With ``predicted`` filled in; a hand-written plan has no predictions and gives an empty result.
         measurement: Of the run of this very plan.
         resumed: The run continued from a checkpoint, so its wall clock is not that of a whole run.
 
     Returns:
-        One verification per promised figure: allocated, reserved and device peak, step and total time, quality,
-        trainable parameters; speed of inference and energy where they were measured. A figure that was promised
-        without an interval is not a promise and is left out.
+        One verification per predicted figure: allocated, reserved and device peak, step and total time, quality,
+        trainable parameters; speed of inference and energy where they were measured. Figures that were
+        predicted without an interval are left out.
     """
     if plan.predicted is None:
         return ()
@@ -67,7 +67,7 @@ def _verifications(
 
 
 def _measured_extras(time: TimeEstimate, measurement: Measurement, eval_rows: int) -> Iterator[Verification]:
-    """Figures that not every run can measure; they are no row where it could not."""
+    """Figures that not every run can measure; left out where it could not."""
     passes = len(measurement.metric_history)
     if time.inference is not None and measurement.evaluation_s > 0 and passes:
         speed, interval = time.inference.samples_per_s, time.inference.intervals["samples_per_s"]

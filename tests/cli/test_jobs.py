@@ -42,7 +42,7 @@ def test_recommend_predict_run_and_verify(advisor: Advisor, plan_file: Path, tmp
     out = tmp_path / "out"
     ran = advisor("run", plan_file, "--output", out)
     assert ran.code == 0, ran.stderr
-    assert "Predicted against measured" in ran.stdout
+    assert "Predicted vs measured" in ran.stdout
     assert "allocated peak" in ran.stdout
     record = from_dict(RunRecord, json.loads((out / "record.json").read_text()), what="record")
     assert record.measurement.outcome == "completed"

@@ -45,7 +45,7 @@ def test_fit_says_what_is_needed_when_nothing_fits(advisor: Advisor, model_dir: 
     answer = advisor("fit", model_dir, *FIT, "--memory", "1MB", "--no-cards")
     assert answer.code == 3
     assert "Nothing fits into 977 KiB on rtx-4060." in answer.stdout
-    assert "the smallest need is" in answer.stdout and "lora" in answer.stdout
+    assert "the smallest requirement is" in answer.stdout and "lora" in answer.stdout
 
 
 @pytest.mark.parametrize(
@@ -89,4 +89,4 @@ def test_a_plain_prediction_is_not_explained(advisor: Advisor, model_dir: Path):
     assert answer.code == 0 and "explanation" not in answer.json
     text = advisor("predict", model_dir, *PREDICT, "--seq-length", "64", "--explain")
     assert text.code == 0
-    assert "Peak of live tensors" in text.stdout and "one choice away" in text.stdout
+    assert "Peak of live tensors" in text.stdout and "Single-change alternatives" in text.stdout

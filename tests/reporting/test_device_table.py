@@ -57,7 +57,7 @@ def test_each_key_is_one_line_with_spread_and_range() -> None:
     assert line(text, "memory ").split()[1:] == ["16.0", "GiB"]
     assert "9 GB/s" in text
     assert line(text, "operator").split()[1:4] == ["1.3", "µs", "±1%"]
-    assert "11 ms" in line(text, "threads to train with")
+    assert "11 ms" in line(text, "training threads")
 
 
 def test_a_gpu_counts_in_teraflops() -> None:
@@ -69,7 +69,7 @@ def test_facts_and_warnings_are_printed_as_they_are() -> None:
     text = printed(probed())
     assert "cores: 2 (all [bold])" in text
     assert "warning: unstable: memory ±20% [x]" in text
-    assert "left out for lack of time: 1 figure (" in text
+    assert "not measured for lack of time: 1 figure (" in text
 
 
 def test_a_profile_without_rates_prints() -> None:

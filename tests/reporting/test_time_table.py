@@ -48,8 +48,8 @@ def test_the_command_prints_it_and_says_whether_it_is_good(tmp_path: Path, capsy
         (tmp_path / name).mkdir()
         (tmp_path / name / "record.json").write_text(to_json(run_of(total_s, name)), encoding="utf-8")
     assert main([str(tmp_path / "good")]) == 0
-    assert "kept" in capsys.readouterr().out
+    assert "pass" in capsys.readouterr().out
     assert main([str(tmp_path / "good"), str(tmp_path / "bad")]) == 1
-    assert "missed" in capsys.readouterr().out
+    assert "fail" in capsys.readouterr().out
     assert main([str(tmp_path / "none")]) != 0
     assert "record.json" in capsys.readouterr().err
