@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from advisor.calibration.default_models import default_models
 from advisor.calibration.ledger import CalibrationDatabase
 from advisor.calibration.measure import (
     CalibrationRun,
@@ -16,8 +15,17 @@ from advisor.calibration.measure import (
     shape_of,
     trace_item,
 )
-from advisor.calibration.plan import FULL_END_S, FULL_LIMIT_S, BatchShape, BenchmarkCase, BenchmarkPlan, make_agenda
-from advisor.calibration.sanity import NOISY, timeout_scale
+from advisor.calibration.plan import (
+    FULL_END_S,
+    FULL_LIMIT_S,
+    NOISY,
+    BatchShape,
+    BenchmarkCase,
+    BenchmarkPlan,
+    default_models,
+    make_agenda,
+    timeout_scale,
+)
 from advisor.core.coefficients import Calibration
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError, InterruptedByUser, RunFailed

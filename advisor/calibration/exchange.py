@@ -23,7 +23,6 @@ from typing import Any
 
 from advisor import __version__
 from advisor.calibration.provenance import now_iso
-from advisor.calibration.sanity import is_believable
 from advisor.core.coefficients import SCHEMA_VERSION, Calibration, ReplayPoint, StepPoint
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError, OutputError
@@ -139,7 +138,7 @@ def _problems(found: CalibrationFile) -> list[str]:
             problems.append(f"the profile of {name} must be a probed one, but it is a {entry.device.basis} profile")
         if not points:
             problems.append(f"the calibration of {name} has no raw points to fit")
-        wrong = sum(not is_believable(point) for point in points)
+        wrong = sum(not point.is_plausible for point in points)
         if wrong:
             problems.append(f"times must be positive, but {wrong} points of {name} have others")
     return problems

@@ -18,15 +18,14 @@ from advisor.calibration.store import (
     load_calibration,
     save_calibration,
     set_aside,
-    version_differences,
 )
-from advisor.calibration.versions import current_versions
-from advisor.core.coefficients import Calibration
+from advisor.core.coefficients import Calibration, version_differences
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError
 from advisor.core.serialization import to_json
 from advisor.core.store import user_data_dir, write_text_atomically
 from advisor.hardware.profiles import load_profile
+from advisor.hardware.versions import current_versions
 
 STORED = "what is stored"
 
@@ -103,7 +102,7 @@ def _read(files: Sequence[Path]) -> dict[str, list[Part]]:
 
 def _check_versions_here(parts: dict[str, list[Part]], this_device_id: str | None) -> None:
     for part in parts.get(this_device_id or "", ()):
-        if problems := version_differences(part.calibration, current_versions(_known_here(part.device))):
+        if problems := version_differences(part.calibration.versions, current_versions(_known_here(part.device))):
             raise DeviceError(
                 f"a calibration of the machine at hand must have the versions in use here, but those of"
                 f" {part.name} differ",

@@ -13,19 +13,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from advisor.calibration.plan import STEPS, BenchmarkCase
+from advisor.calibration.cross_validation import refit
+from advisor.calibration.plan import NOISY, STEPS, BenchmarkCase
 from advisor.calibration.profiled_ops import calls_in_steps
 from advisor.calibration.provenance import contribution, now_iso, tidied
 from advisor.calibration.recall import StoredPoints, recall
-from advisor.calibration.refit import refit
-from advisor.calibration.sanity import NOISY, is_believable
 from advisor.calibration.store import calibration_path, save_calibration, set_aside
-from advisor.calibration.versions import current_versions
 from advisor.core.coefficients import Calibration, ReplayPoint, StepPoint
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import OutputError
 from advisor.core.units import counted
 from advisor.costmodel.time.operator_times import execution_key
+from advisor.hardware.versions import current_versions
 
 if TYPE_CHECKING:
     from advisor.calibration.replay import ReplayTask
@@ -131,7 +130,7 @@ class CalibrationDatabase:
     def keep_replay(self, task: ReplayTask, point: ReplayPoint) -> str:
         """Take a new point in; returns a note when it cannot be believed."""
         self._tried.add(task.signature)
-        if not is_believable(point):
+        if not point.is_plausible:
             return f"{point.name} was left out: a time of {point.median_s} s cannot be, so the clock jumped"
         point = dataclasses.replace(point, call=call_digest(task.signature), origin=len(self._known.provenance) - 1)
         self.new_replays.append(point)

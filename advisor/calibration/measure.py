@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,6 @@ from advisor.calibration.ledger import CalibrationDatabase
 from advisor.calibration.plan import BenchmarkCase, BenchmarkPlan
 from advisor.calibration.profiled_ops import work_of, work_seconds
 from advisor.calibration.replay import ReplayTask, replay_all
-from advisor.calibration.sanity import believable_times
 from advisor.core.coefficients import StepPoint
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import AdvisorError, InterruptedByUser
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 Progress = Callable[[str, float], None]
 """Called with what is being done and the share that is done, 0 to 1."""
 
+JUMP_FACTOR = 100.0
+"""A repeat this many times longer or shorter than its siblings did not take that time: the clock jumped, or the machine
+was suspended. Real repeats of one step differ by a factor of two on the busiest machines."""
 LEAST_REPLAY_S = 5.0
 """For replays where measuring steps has used up the time."""
 MAX_CRASHES = 3
@@ -285,3 +288,26 @@ def _point(
 def shape_of(item: BenchmarkCase) -> str:
     """``"8 x 64 tokens"``"""
     return f"{item.execution.micro_batch_size} x {item.seq_length} tokens"
+
+
+def believable_times(times_s: Iterable[float]) -> tuple[tuple[float, ...], str]:
+    """Repeats of one step without those that a jumping clock made, and a sentence when there were such.
+
+    Args:
+        times_s: Raw repeats, seconds.
+    """
+    raw = tuple(times_s)
+    positive = [t for t in raw if math.isfinite(t) and t > 0]
+    kept = []
+    for index, time_s in enumerate(positive):
+        others = [*positive[:index], *positive[index + 1 :]]
+        sibling_s = statistics.median(others) if others else time_s
+        if sibling_s / JUMP_FACTOR <= time_s <= sibling_s * JUMP_FACTOR:
+            kept.append(time_s)
+    dropped = len(raw) - len(kept)
+    if not dropped:
+        return raw, ""
+    return tuple(kept), (
+        f"{dropped} of {len(raw)} step times were dropped: negative, zero or {JUMP_FACTOR:.0f} times off the others,"
+        " so the clock jumped or the machine stood still"
+    )

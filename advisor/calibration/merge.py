@@ -6,10 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from advisor.calibration.cross_validation import refit
 from advisor.calibration.provenance import MergedPart, moved, provenance_of, tidied
-from advisor.calibration.refit import refit
-from advisor.calibration.versions import differences
-from advisor.core.coefficients import Calibration, Contribution, ReplayPoint, StepPoint
+from advisor.core.coefficients import Calibration, Contribution, ReplayPoint, StepPoint, version_differences
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError
 
@@ -40,7 +39,7 @@ def check_mixable(parts: Sequence[Part]) -> None:
     for other in parts[1:]:
         ids = {"device": first.calibration.device_id}, {"device": other.calibration.device_id}
         versions = ids[0] | first.calibration.versions, ids[1] | other.calibration.versions
-        problems += differences(*versions, first=first.name, second=other.name)
+        problems += version_differences(*versions, first=first.name, second=other.name)
     if problems:
         raise DeviceError(
             "calibrations may be merged only when device, driver and library versions are equal, but they differ",

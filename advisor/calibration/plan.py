@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from advisor.core.device import DeviceProfile
 from advisor.core.model import ModelSpec
@@ -25,6 +26,11 @@ QUICK_CALL_S, FULL_CALL_S = 0.03, 0.12
 STEPS, SHORT_STEP_S, SHORT_STEPS = 5, 0.25, 15
 """Timed steps of a configuration; of one whose step is estimated to be short more: they cost little beside starting a
 process, and on shared machines single steps of 0.1 s vary by a fifth."""
+NOISY = 0.15
+"""Repeat noise above which a point is measured again when there is a chance to: it moves a predicted step by more than
+its own 90 % interval should."""
+MOST_PATIENCE = 16.0
+"""Beyond this a time-out would no longer end what is stuck within an hour."""
 STATEFUL = ("full", "partial")
 """Methods with gradients and optimizer states of most weights."""
 
@@ -285,3 +291,131 @@ def _tokens_beside(states: int, model: ModelSpec, device: DeviceProfile) -> floa
     room = MEMORY_SHARE * free - states * item_bytes * model.total_parameters
     logits = 4 * LOGIT_COPIES * model.vocab_size if model.task != "sequence-classification" else 0
     return room / (KEPT_ITEMS_PER_VALUE * item_bytes * model.hidden_size * model.num_hidden_layers + logits)
+
+
+def timeout_scale(device: DeviceProfile, core_quota: float | None = None) -> float:
+    """How much longer than usual a measuring process may take here, at least 1.
+
+    Args:
+        device: Its probed matrix rate says how slow the machine is.
+        core_quota: Cores' worth of time that a cgroup grants; asked of the system when ``None``.
+    """
+    if core_quota is None:
+        from advisor.hardware.host import cpu_quota
+
+        core_quota, _ = cpu_quota()
+    slowness = [1.0]
+    if core_quota is not None and core_quota > 0:
+        slowness.append(1 / core_quota)
+    rate = device.flops_per_s.get("float32")
+    if rate is not None and rate.value > 0:
+        slowness.append(REFERENCE_FLOPS_PER_S / rate.value)
+    return min(max(slowness), MOST_PATIENCE)
+
+
+# --------------------
+# What is calibrated when no model is named.
+
+LARGE_DECODER_BYTES = 12 * 2**30
+"""Free memory from which on the large decoder is worth a try: its weights, gradients and moments in bfloat16 are 9.2
+GiB; with less its adapters still train in 4 GiB, and the agenda leaves out what does not fit."""
+
+
+def default_models(device: DeviceProfile, *, quick: bool) -> tuple[tuple[ModelSpec, bool], ...]:
+    """Models to calibrate with, and whether a quick agenda is enough.
+
+    An encoder, and where there is time a decoder: together they have the operators of nearly all transformers. A few
+    steps of a larger encoder then tell what happens when weights and optimizer states leave the cache, and on a GPU
+    those of a decoder with a billion parameters what happens when operators take longer than launching them.
+    """
+    if quick:
+        return ((encoder(), True),)
+    subjects = ((encoder(), False), (decoder(), False), (large_encoder(), True))
+    free = device.memory_bytes if device.available_bytes is None else device.available_bytes
+    if device.type == "cuda" and "bfloat16" in device.dtypes and free >= LARGE_DECODER_BYTES:
+        return (*subjects, (large_decoder(), True))
+    return subjects
+
+
+def encoder() -> ModelSpec:
+    """An encoder of MiniLM-L6's size without weights: small, and with the operators that every transformer has."""
+    return _bert("MiniLM-size encoder", 22_713_986, hidden_size=384, num_hidden_layers=6)
+
+
+def large_encoder() -> ModelSpec:
+    """An encoder of BERT-base's size."""
+    return _bert("BERT-base-size encoder", 109_483_778, hidden_size=768, num_hidden_layers=12)
+
+
+def _bert(source: str, total_parameters: int, *, hidden_size: int, num_hidden_layers: int) -> ModelSpec:
+    from transformers import BertConfig
+
+    config = BertConfig(
+        hidden_size=hidden_size,
+        num_hidden_layers=num_hidden_layers,
+        num_attention_heads=12,
+        intermediate_size=4 * hidden_size,
+    )
+    values = {**config.to_dict(), "architectures": ["BertForSequenceClassification"]}
+    return ModelSpec(
+        source=source,
+        kind="config",
+        task="sequence-classification",
+        config=values,
+        model_type="bert",
+        total_parameters=total_parameters,
+        hidden_size=hidden_size,
+        num_hidden_layers=num_hidden_layers,
+        vocab_size=30522,
+        max_positions=512,
+    )
+
+
+def decoder() -> ModelSpec:
+    """A decoder of Llama's kind, eight layers of 512, with a vocabulary of 32,000."""
+    return _llama(
+        "small decoder",
+        58_466_816,
+        hidden_size=512,
+        num_hidden_layers=8,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        intermediate_size=1408,
+        vocab_size=32000,
+        max_position_embeddings=2048,
+    )
+
+
+def large_decoder() -> ModelSpec:
+    """A decoder of Llama-3.2-1B's shape."""
+    return _llama(
+        "decoder of a billion parameters",
+        1_235_814_400,
+        hidden_size=2048,
+        num_hidden_layers=16,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        intermediate_size=8192,
+        vocab_size=128256,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+    )
+
+
+def _llama(source: str, total_parameters: int, **shape: Any) -> ModelSpec:
+    from transformers import LlamaConfig
+
+    config = LlamaConfig(**shape)
+    values = {**config.to_dict(), "architectures": ["LlamaForCausalLM"]}
+    return ModelSpec(
+        source=source,
+        kind="config",
+        task="causal-lm",
+        config=values,
+        model_type="llama",
+        total_parameters=total_parameters,
+        hidden_size=shape["hidden_size"],
+        num_hidden_layers=shape["num_hidden_layers"],
+        vocab_size=shape["vocab_size"],
+        max_positions=shape["max_position_embeddings"],
+    )

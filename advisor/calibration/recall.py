@@ -8,16 +8,14 @@ from dataclasses import dataclass, field
 from advisor import __version__
 from advisor.calibration.journal import JournalContent, JournalHeader, PointJournal
 from advisor.calibration.provenance import contribution, moved, provenance_of
-from advisor.calibration.sanity import is_believable
 from advisor.calibration.store import (
     OLD_NAME,
     NewerCalibrationError,
     calibration_path,
     journal_path,
     load_calibration,
-    version_differences,
 )
-from advisor.core.coefficients import Calibration, Contribution, ReplayPoint, StepPoint
+from advisor.core.coefficients import Calibration, Contribution, ReplayPoint, StepPoint, version_differences
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError, OutputError
 from advisor.core.store import USER_DATA_VARIABLE, ensure_writable_dir
@@ -62,8 +60,8 @@ class StoredPoints:
         """Take points in; those whose times cannot be are left out."""
         by = len(self.provenance)
         self.provenance += provenance
-        self.replays += [p for p in moved(replays, by) if is_believable(p)]
-        self.points += [p for p in moved(points, by) if is_believable(p)]
+        self.replays += [p for p in moved(replays, by) if p.is_plausible]
+        self.points += [p for p in moved(points, by) if p.is_plausible]
         self.covered.update(dict.fromkeys(covered))
 
 
@@ -108,7 +106,7 @@ def _stored(device: DeviceProfile, versions: dict[str, str], known: StoredPoints
         return None
     if earlier is None:
         return None
-    if found := version_differences(earlier, versions):
+    if found := version_differences(earlier.versions, versions):
         _begin_anew(known, f"the stored calibration was made with other versions ({'; '.join(found)})")
         return None
     known.complete = not earlier.partial

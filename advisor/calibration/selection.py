@@ -12,13 +12,13 @@ import dataclasses
 from pathlib import Path
 
 from advisor.calibration.exchange import read_exchange
-from advisor.calibration.store import AGAIN, load_calibration, version_differences
-from advisor.calibration.versions import current_versions
-from advisor.core.coefficients import Calibration
+from advisor.calibration.store import AGAIN, load_calibration
+from advisor.core.coefficients import Calibration, version_differences
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError
 from advisor.core.store import resource_dir
 from advisor.hardware.profiles import DRIVER_NAMES
+from advisor.hardware.versions import current_versions
 
 SHIPPED_FOLDER = "devices"
 
@@ -41,7 +41,7 @@ def calibration_for(
         notes.append(f"the calibration of {device.id} is not used: {failure.message}; {AGAIN}")
     versions = current_versions(device)
     if own is not None:
-        found = version_differences(own, versions)
+        found = version_differences(own.versions, versions)
         if not found:
             return own, ""
         if not at_hand:
@@ -52,7 +52,7 @@ def calibration_for(
         )
     shipped = shipped_calibration(device.id, shipped_folder)
     if shipped is not None:
-        found = version_differences(shipped, versions)
+        found = version_differences(shipped.versions, versions)
         if found:
             notes.append(_transfer_note(device, found))
             shipped = _transferred(shipped, device, found)

@@ -8,25 +8,23 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from advisor.calibration.versions import current_versions, differences
-from advisor.core.coefficients import SCHEMA_VERSION, Calibration
+from advisor.core.coefficients import SCHEMA_VERSION, Calibration, version_differences
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError
 from advisor.core.serialization import from_dict, read_json, to_json
 from advisor.core.store import user_data_dir, write_text_atomically
+from advisor.hardware.versions import current_versions
 
 __all__ = [
     "OLD_NAME",
     "NewerCalibrationError",
     "calibration_path",
     "check_schema",
-    "current_versions",
     "journal_path",
     "load_calibration",
     "save_calibration",
     "set_aside",
     "stored_devices",
-    "version_differences",
 ]
 
 AGAIN = "run `advisor calibrate` again"
@@ -94,7 +92,7 @@ def load_calibration(device_id: str, *, device: DeviceProfile | None = None) -> 
             f"the calibration in {path} must be of {device_id}, but it is of {calibration.device_id}", fix=AGAIN
         )
     if device is not None:
-        found = version_differences(calibration, current_versions(device))
+        found = version_differences(calibration.versions, current_versions(device))
         if found:
             raise DeviceError(
                 f"a calibration must be used with the versions it was made with, but those of {device_id} differ",
@@ -116,8 +114,3 @@ def check_schema(values: Any, path: Path) -> None:
             f"the calibration's schema_version must be at most {SCHEMA_VERSION}, but {path} has {version}",
             fix=f"it was written by a newer finetune-advisor: upgrade, or {AGAIN} with --fresh",
         )
-
-
-def version_differences(calibration: Calibration, versions: dict[str, str]) -> list[str]:
-    """One line per version that differs."""
-    return differences(calibration.versions, versions, first="calibrated with", second="now")

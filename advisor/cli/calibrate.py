@@ -12,7 +12,7 @@ from advisor.core.errors import InputError
 from advisor.core.model import TASKS, Task
 
 if TYPE_CHECKING:
-    from advisor.calibration.coverage import CalibrationReport
+    from advisor.calibration.report import CalibrationReport
 
 FILE = click.Path(path_type=Path)
 

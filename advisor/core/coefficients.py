@@ -5,8 +5,9 @@ No coefficient stands alone: each carries its sample count and residual, and the
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 SCHEMA_VERSION = 1
@@ -39,6 +40,11 @@ class ReplayPoint:
     share: int = 1
     call: str = ""
     origin: int = 0
+
+    @property
+    def is_plausible(self) -> bool:
+        """Whether its time is a positive number."""
+        return math.isfinite(self.median_s) and self.median_s > 0
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,14 @@ class StepPoint:
     def same_steps(self) -> tuple[str, str, str, int, int]:
         """Equal for measurements of one configuration and shape."""
         return (self.model_key, self.method, self.execution_key, self.micro_batch_size, self.seq_length)
+
+    @property
+    def is_plausible(self) -> bool:
+        """Whether all its times are positive numbers; those of single operators may be zero, for unknown."""
+        whole_s = (*self.step_times_s, *self.evaluation_times_s)
+        parts_s = (*self.work_s, *self.evaluation_work_s)
+        positive = bool(self.step_times_s) and all(math.isfinite(t) and t > 0 for t in whole_s)
+        return positive and all(math.isfinite(t) and t >= 0 for t in parts_s)
 
     @property
     def median_s(self) -> float:
@@ -294,3 +308,21 @@ class Calibration:
     provenance: tuple[Contribution, ...] = ()
     transferred: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
+
+
+def version_differences(
+    before: Mapping[str, str], now: Mapping[str, str], *, first: str = "calibrated with", second: str = "now"
+) -> list[str]:
+    """One line per version that differs; one that only one side knows differs too.
+
+    Args:
+        before: Versions of one side.
+        now: Versions of the other.
+        first: What the first side is called.
+        second: What the second is called.
+    """
+    return [
+        f"{name}: {first} {before.get(name, 'unknown')}, {second} {now.get(name, 'unknown')}"
+        for name in dict.fromkeys((*now, *before))
+        if before.get(name) != now.get(name)
+    ]

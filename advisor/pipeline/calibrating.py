@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from advisor.calibration.coverage import CalibrationReport, ImportReport, report_on
+from advisor.calibration.report import CalibrationReport, ImportReport, report_on
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError
 from advisor.pipeline.environment import resolve_device, this_device_id

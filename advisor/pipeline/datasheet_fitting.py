@@ -7,14 +7,16 @@ import datetime
 from collections.abc import Sequence
 from pathlib import Path
 
-from advisor.calibration.datasheet_efficiencies import (
+from advisor.calibration.datasheet import (
     ENOUGH_STEPS,
     PRIOR_SIGMA,
+    DatasheetFit,
+    DatasheetReport,
     TimedStep,
     check_fittable,
+    fit_datasheet,
     fitted_profile,
 )
-from advisor.calibration.datasheet_fit import DatasheetFit, DatasheetReport, fit_datasheet
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError, InputError
 from advisor.core.units import counted

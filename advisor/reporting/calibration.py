@@ -17,8 +17,8 @@ from advisor.core.units import counted, format_bytes, format_duration
 from advisor.reporting.text import format_share
 
 if TYPE_CHECKING:
-    from advisor.calibration.coverage import CalibrationReport, ImportReport
     from advisor.calibration.exchange import CalibrationFile
+    from advisor.calibration.report import CalibrationReport, ImportReport
 
 
 def print_calibration(console: Console, report: CalibrationReport) -> None:

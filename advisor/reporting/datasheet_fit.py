@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from advisor.calibration.datasheet_fit import DatasheetFit, DatasheetReport, FitErrors, FittedStep
+from advisor.calibration.datasheet import DatasheetFit, DatasheetReport, FitErrors, FittedStep
 from advisor.core.units import counted, format_duration
 from advisor.costmodel.time.step import fitted_half_width
 from advisor.reporting.text import format_share

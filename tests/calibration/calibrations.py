@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
+from advisor.calibration.cross_validation import refit
 from advisor.calibration.plan import BenchmarkCase
-from advisor.calibration.refit import refit
-from advisor.calibration.versions import current_versions
 from advisor.core.coefficients import Calibration, Contribution, ReplayPoint, StepPoint
 from advisor.core.device import DeviceProfile, Rate
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.time.operator_times import execution_key
+from advisor.hardware.versions import current_versions
 
 DEVICE = DeviceProfile(
     "cpu-x-2c",

@@ -9,8 +9,16 @@ import pytest
 
 from advisor.calibration import Calibration, calibrate_device, load_calibration
 from advisor.calibration import calibrate as calibrating
-from advisor.calibration.default_models import default_models, encoder, large_decoder
-from advisor.calibration.plan import SHORT_STEPS, STEPS, BenchmarkPlan, feasible_shapes, make_agenda
+from advisor.calibration.plan import (
+    SHORT_STEPS,
+    STEPS,
+    BenchmarkPlan,
+    default_models,
+    encoder,
+    feasible_shapes,
+    large_decoder,
+    make_agenda,
+)
 from advisor.core.device import DeviceProfile, Rate
 from advisor.core.errors import DeviceError, InterruptedByUser
 from advisor.core.model import ModelSpec

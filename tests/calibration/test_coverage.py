@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from advisor.calibration.coverage import MANY_HELD_OUT, coverage, unknowns
+from advisor.calibration.report import MANY_HELD_OUT, coverage, unknowns
 from advisor.core.coefficients import Calibration, ClassFit, HeldOutError
 from advisor.core.plan import ExecutionPlan
 from advisor.costmodel.time.operator_times import execution_key

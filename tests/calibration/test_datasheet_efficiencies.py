@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from advisor.calibration.datasheet_efficiencies import (
+from advisor.calibration.datasheet import (
     TimedStep,
     fit_efficiencies,
     fitted_profile,

@@ -7,15 +7,15 @@ import random
 
 import pytest
 
-from advisor.calibration.datasheet_efficiencies import (
+from advisor.calibration.datasheet import (
     NOISE,
     TimedStep,
     assumed_efficiencies,
+    fit_datasheet,
     fit_efficiencies,
     fitted_profile,
     step_seconds,
 )
-from advisor.calibration.datasheet_fit import fit_datasheet
 from advisor.core.errors import InputError
 from advisor.costmodel.time import step_time
 from advisor.costmodel.time.device_rates import Efficiencies

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from advisor.calibration.class_table import fit_class, fit_classes
 from advisor.calibration.cross_validation import (
     UNTESTED_RESIDUAL,
     held_out_error,
@@ -21,9 +20,11 @@ from advisor.calibration.cross_validation import (
     step_spread,
     transfer_errors,
 )
-from advisor.calibration.step_fit import (
+from advisor.calibration.fit import (
     Sample,
     expected_seconds,
+    fit_class,
+    fit_classes,
     fit_model_ratios,
     fit_resident,
     fit_step,

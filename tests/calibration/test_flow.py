@@ -14,16 +14,15 @@ from advisor.calibration import calibrate as calibrating
 from advisor.calibration import calibrate_device, load_calibration
 from advisor.calibration import ledger as ledgers
 from advisor.calibration import recall as recalling
-from advisor.calibration.coverage import coverage
-from advisor.calibration.default_models import encoder
 from advisor.calibration.journal import PointJournal
 from advisor.calibration.ledger import CalibrationDatabase
 from advisor.calibration.measure import LEAST_REPLAY_S, CalibrationRun, TracedItem, replay
-from advisor.calibration.plan import BenchmarkPlan
+from advisor.calibration.plan import REFERENCE_FLOPS_PER_S, BenchmarkPlan, encoder
 from advisor.calibration.replay import ReplayTask
+from advisor.calibration.report import coverage
 from advisor.calibration.store import journal_path
 from advisor.core.coefficients import Calibration, ReplayPoint
-from advisor.core.device import DeviceProfile
+from advisor.core.device import DeviceProfile, Rate
 from advisor.core.errors import InterruptedByUser, OutputError, RunFailed
 from advisor.core.model import ModelSpec
 from advisor.measurement import StepMeasurement, StepRequest
@@ -282,10 +281,10 @@ def test_times_of_a_clock_that_jumps_are_dropped_with_a_note(machine: Machine) -
     assert found.step is None
 
 
-def test_a_slow_machine_gets_more_time(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_machine_gets_more_time(machine: Machine) -> None:
     calibrate()
-    monkeypatch.setattr(calibrating, "patience", lambda _device: 4.0)
-    calibrate(fresh=True)
+    slow = dataclasses.replace(DEVICE, flops_per_s={"float32": Rate(REFERENCE_FLOPS_PER_S / 4, "probed")})
+    calibrate_device(encoder(), device=slow, fresh=True)
     assert machine.timeouts_s[2:] == [4 * machine.timeouts_s[0], 4 * machine.timeouts_s[1]]  # type: ignore[operator]
 
 

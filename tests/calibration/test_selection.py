@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from advisor.calibration import save_calibration
 from advisor.calibration.exchange import Exchanged, write_exchange
-from advisor.calibration.sanity import MOST_PATIENCE, believable_times, is_believable, timeout_scale
+from advisor.calibration.measure import believable_times
+from advisor.calibration.plan import MOST_PATIENCE, timeout_scale
 from advisor.calibration.selection import calibration_for, shipped_calibration
 from advisor.calibration.store import calibration_path
-from advisor.calibration.versions import current_versions, differences, kernel_driver
-from advisor.core.coefficients import Calibration
+from advisor.core.coefficients import Calibration, version_differences
 from advisor.core.device import DeviceProfile, Rate
+from advisor.hardware.versions import current_versions, kernel_driver
 from tests.calibration.calibrations import DEVICE, calibration, replays, step_point
 
 
@@ -136,13 +137,13 @@ def test_the_threads_of_a_cpu_are_a_version() -> None:
     two = dataclasses.replace(DEVICE, num_threads=2)
     assert current_versions(two)["threads"] == "2"
     one = current_versions(dataclasses.replace(DEVICE, num_threads=1))
-    assert differences(current_versions(two), one, first="a", second="b") == ["threads: a 2, b 1"]
+    assert version_differences(current_versions(two), one, first="a", second="b") == ["threads: a 2, b 1"]
 
 
 def test_a_version_that_one_side_does_not_know_differs() -> None:
-    assert differences({"driver": "1"}, {}, first="a", second="b") == ["driver: a 1, b unknown"]
-    assert differences({}, {"driver": "1"}, first="a", second="b") == ["driver: a unknown, b 1"]
-    assert differences({"torch": "2"}, {"torch": "2"}, first="a", second="b") == []
+    assert version_differences({"driver": "1"}, {}, first="a", second="b") == ["driver: a 1, b unknown"]
+    assert version_differences({}, {"driver": "1"}, first="a", second="b") == ["driver: a unknown, b 1"]
+    assert version_differences({"torch": "2"}, {"torch": "2"}, first="a", second="b") == []
 
 
 def test_ordinary_repeats_are_all_believed() -> None:
@@ -163,16 +164,16 @@ def test_what_is_kept_is_always_believable(times_s: list[float]) -> None:
     assert all(math.isfinite(t) and t > 0 for t in kept)
     assert bool(note) == (len(kept) != len(times_s))
     if kept:
-        assert is_believable(step_point(step_times_s=kept))
+        assert step_point(step_times_s=kept).is_plausible
 
 
 def test_points_without_a_positive_time_are_not_believed() -> None:
-    assert not is_believable(step_point(step_times_s=()))
-    assert not is_believable(step_point(evaluation_times_s=(0.1, -0.1)))
-    assert not is_believable(step_point(work_s=(math.nan,)))
-    assert is_believable(step_point(work_s=(0.0,), evaluation_times_s=(0.1,)))
-    assert not is_believable(dataclasses.replace(replays()[0], median_s=0.0))
-    assert is_believable(replays()[0])
+    assert not step_point(step_times_s=()).is_plausible
+    assert not step_point(evaluation_times_s=(0.1, -0.1)).is_plausible
+    assert not step_point(work_s=(math.nan,)).is_plausible
+    assert step_point(work_s=(0.0,), evaluation_times_s=(0.1,)).is_plausible
+    assert not dataclasses.replace(replays()[0], median_s=0.0).is_plausible
+    assert replays()[0].is_plausible
 
 
 @pytest.mark.parametrize(

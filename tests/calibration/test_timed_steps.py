@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from advisor.calibration.datasheet_efficiencies import (
+from advisor.calibration.datasheet import (
     StepWork,
     TimedStep,
     assumed_efficiencies,

@@ -14,7 +14,7 @@ import pytest
 
 from advisor.calibration import load_calibration
 from advisor.calibration.journal import parse_calibration_journal
-from advisor.calibration.sanity import NOISY
+from advisor.calibration.plan import NOISY
 from advisor.core.device import DeviceProfile
 
 LONGEST_S = 240.0

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from advisor.calibration.default_models import decoder, encoder
 from advisor.calibration.measure import distinct_tasks
+from advisor.calibration.plan import decoder, encoder
 from advisor.calibration.replay import replay_all
 from advisor.core.plan import ExecutionPlan
 from advisor.hardware.probe import worker_environment

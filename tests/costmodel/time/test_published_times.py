@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from advisor.calibration.datasheet_efficiencies import (
+from advisor.calibration.datasheet import (
+    fit_datasheet,
     fit_efficiencies,
     fitted_profile,
     spread_steps,
     step_seconds,
     step_total,
 )
-from advisor.calibration.datasheet_fit import fit_datasheet
 from advisor.core.errors import InputError
 from advisor.costmodel.model import CostModel
 from advisor.costmodel.time import OperatorClock, step_time

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from advisor.calibration.plan import NOISY
 from advisor.calibration.provenance import MergedPart
-from advisor.calibration.sanity import NOISY
-from advisor.calibration.store import calibration_path, version_differences
-from advisor.calibration.versions import current_versions
-from advisor.core.coefficients import Calibration, StepPoint
+from advisor.calibration.store import calibration_path
+from advisor.core.coefficients import Calibration, StepPoint, version_differences
 from advisor.core.device import DeviceProfile
 from advisor.core.units import counted
+from advisor.hardware.versions import current_versions
 
 MANY_HELD_OUT = 10
 """With fewer held-out configurations than this the median error itself is uncertain by half of it: the median of ten
@@ -228,6 +228,6 @@ def report_on(
         new_points=new[1],
         coverage=coverage(calibration),
         unknown=unknowns(calibration, methods),
-        differences=tuple(version_differences(calibration, current_versions(device))),
+        differences=tuple(version_differences(calibration.versions, current_versions(device))),
         wall_s=wall_s,
     )

@@ -1,11 +1,10 @@
-"""What decides speed besides the device itself. Points measured with different versions are never mixed."""
+"""The versions that decide speed besides the device itself: calibrations are valid for these only."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import platform
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 from advisor.core.device import DeviceProfile
@@ -14,18 +13,18 @@ CALIBRATED_LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandb
 UNKNOWN = "unknown"
 """What a profile says where NVML is missing or refuses."""
 DRIVER_FILE = Path("/proc/driver/nvidia/version")
-"""The kernel module's own word; readable where NVML is missing or forbidden."""
+"""Written by the kernel module; readable where NVML is missing or forbidden."""
 
 
 def current_versions(device: DeviceProfile, *, driver_file: Path = DRIVER_FILE) -> dict[str, str]:
     """Libraries, Python, driver, cores and threads as they are now.
 
-    The driver is asked of the kernel first, because a profile may have been probed before an update; the profile
-    answers where the kernel does not (the device is in another machine).
+    The driver's version comes from the kernel, because a profile may have been probed before an update, and from the
+    profile where the kernel has none (the device is in another machine).
 
     Args:
         device: Probed profile.
-        driver_file: Where the NVIDIA kernel module tells its version.
+        driver_file: Where the NVIDIA kernel module writes its version.
     """
     versions = {"python": platform.python_version()}
     for name in CALIBRATED_LIBRARIES:
@@ -52,19 +51,3 @@ def kernel_driver(path: Path = DRIVER_FILE) -> str:
         return ""
     found = re.search(r"Kernel Module.*?\s(\d+\.\d+(?:\.\d+)*)\s", text)
     return found[1] if found else ""
-
-
-def differences(before: Mapping[str, str], now: Mapping[str, str], *, first: str, second: str) -> list[str]:
-    """One line per version that differs; one that only one side knows differs too.
-
-    Args:
-        before: Versions of one side.
-        now: Versions of the other.
-        first: What the first side is called, for example ``"calibrated with"``.
-        second: What the second is called, for example ``"now"``.
-    """
-    return [
-        f"{name}: {first} {before.get(name, UNKNOWN)}, {second} {now.get(name, UNKNOWN)}"
-        for name in dict.fromkeys((*now, *before))
-        if before.get(name) != now.get(name)
-    ]
