@@ -578,7 +578,7 @@ def estimate(model: Any, asked: Asked, data: Any, same_length: bool) -> dict[str
     from advisor.core.serialization import to_dict
 
     found = model.estimate(asked.model, asked.strategy, asked.execution, data, same_length=same_length)
-    return {**to_dict(found), "upper_bytes": model.memory_quantile_bytes(found, SAFETY_LEVEL)}
+    return {**to_dict(found), "upper_bytes": found.memory.quantile_bytes(SAFETY_LEVEL)}
 
 
 if __name__ == "__main__":

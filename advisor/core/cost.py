@@ -6,6 +6,7 @@ Base units: bytes and seconds. The JSON keys of these records are stable; they a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from statistics import NormalDist
 from typing import Literal
 
 Evidence = Literal["measured", "interpolated", "extrapolated"]
@@ -34,6 +35,14 @@ class Interval:
     @property
     def half_width(self) -> float:
         return (self.high - self.low) / 2
+
+    def upper(self, value: float, level: float) -> float:
+        """What the true value stays below with probability ``level``, at least 0.5.
+
+        The half of the interval above ``value``, the point prediction, is taken as half of a normal distribution.
+        """
+        deviation = (self.high - value) / NormalDist().inv_cdf((1 + self.level) / 2)
+        return value + NormalDist().inv_cdf(level) * deviation
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,16 @@ class MemoryEstimate:
     basis: Basis
     required_bytes: int | None = None
     host_bytes: int | None = None
+
+    def quantile_bytes(self, level: float) -> int:
+        """What the run needs at most with probability ``level``: the figure that is compared with a memory budget.
+
+        ``required_bytes`` decide, or ``device_bytes`` where nothing can be given back.
+        """
+        name = "device_bytes" if self.required_bytes is None else "required_bytes"
+        value = self.device_bytes if self.required_bytes is None else self.required_bytes
+        interval = self.intervals.get(name)
+        return value if interval is None else round(interval.upper(value, level))
 
 
 @dataclass(frozen=True)

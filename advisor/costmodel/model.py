@@ -14,7 +14,7 @@ from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.store import user_data_dir
 from advisor.core.strategy import StrategyConfig
-from advisor.costmodel.memory import estimate_memory, memory_quantile_bytes, run_overheads, run_shapes
+from advisor.costmodel.memory import estimate_memory, run_overheads, run_shapes
 from advisor.costmodel.time import StepTime
 from advisor.costmodel.time.model import TimeModel
 from advisor.tracing.full_depth import FullDepthTrace
@@ -159,10 +159,6 @@ class CostModel:
             UntraceableError: the configuration cannot be traced.
         """
         return self._families.get(model, strategy, execution)
-
-    def memory_quantile_bytes(self, estimate: CostEstimate, level: float) -> int:
-        """What is compared with a memory budget: the run needs no more with probability ``level``."""
-        return memory_quantile_bytes(estimate.memory, level)
 
     def step_operators(
         self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, seq_length: int

@@ -66,7 +66,7 @@ def fit(
     check_length(spec, length)
     profile = resolve_device(device, on_event)
     budget = budget or Budget()
-    limit_bytes = min(budget.memory_bytes or profile.memory_bytes, profile.memory_bytes)
+    limit_bytes = budget.memory_limit_bytes(profile)
     if budget.memory_bytes is not None and budget.memory_bytes > profile.memory_bytes:
         note(on_event, f"{profile.id} has less than that: its {profile.memory_bytes / 2**30:.1f} GiB count")
     phase(on_event, "tracing training steps")

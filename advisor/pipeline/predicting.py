@@ -198,12 +198,8 @@ def predict_configuration(configuration: Configuration, on_event: OnEvent | None
         min_quality=budget.min_quality,
         same_length=data is None,
     )
-    limit = budget.memory_bytes if budget.memory_bytes is not None else device.memory_bytes
-    fits = cost_model.memory_quantile_bytes(estimate, budget.safety_level) <= limit
-    if budget.time_s is not None and estimate.time is not None:
-        fits = fits and estimate.time.total_s <= budget.time_s
     notes = (*estimate.notes, *speed_notes(configuration.execution, data))
-    return dataclasses.replace(estimate, fits=bool(fits), notes=notes)
+    return dataclasses.replace(estimate, fits=budget.check(estimate, device).ok, notes=notes)
 
 
 def _check_speed_knobs(execution: ExecutionPlan, device: DeviceProfile) -> None:

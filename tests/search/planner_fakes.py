@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from advisor.core.cost import CostEstimate, Interval, MemoryBreakdown, MemoryEstimate, TimeEstimate
 from advisor.core.data import DataProfile, DataSpec
@@ -76,6 +76,12 @@ def cpu(memory_gib: float = 16, *, half_speed: float | None = None) -> DevicePro
     )
 
 
+def with_device_bytes(memory: MemoryEstimate, device_bytes: int) -> MemoryEstimate:
+    """The estimate with another peak, 5 % to either side."""
+    interval = Interval(device_bytes * 0.95, device_bytes * 1.05)
+    return replace(memory, device_bytes=device_bytes, intervals={"device_bytes": interval})
+
+
 @dataclass
 class FakeCostModel:
     """Memory and time in closed form; counts the families it would have had to trace."""
@@ -104,9 +110,6 @@ class FakeCostModel:
     def thorough(self) -> FakeCostModel:
         return self
 
-    def memory_quantile_bytes(self, estimate: CostEstimate, level: float) -> int:
-        return int(estimate.memory.device_bytes * (1 + (level - 0.5) * 0.1))
-
     def _memory(self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan) -> MemoryEstimate:
         per_weight = 0.6 if strategy.method == "qlora" else SIZE[execution.dtype]
         weights = int(model.total_parameters * per_weight)
@@ -120,9 +123,9 @@ class FakeCostModel:
         activations = int(layer * layers * STORED_ACTIVATIONS.get(strategy.method, 1.0))
         parts = MemoryBreakdown(weights, trainable * adapter_size, trainable * moments, activations, 0, 0, GIB // 4)
         total = parts.total_bytes
-        interval = {"device_bytes": Interval(total * 0.95, total * 1.05)}
-        return MemoryEstimate(
-            total - GIB // 4, total - GIB // 4, total, parts, interval, "backward", "extrapolated", "datasheet"
+        live = total - GIB // 4
+        return with_device_bytes(
+            MemoryEstimate(live, live, total, parts, {}, "backward", "extrapolated", "datasheet"), total
         )
 
     def _time(

@@ -19,6 +19,7 @@ from typing import Any
 from advisor.core.budget import Budget
 from advisor.core.cost import CostEstimate, Interval, MemoryBreakdown, MemoryEstimate, QualityEstimate, TimeEstimate
 from advisor.core.data import DataProfile, DataSpec
+from advisor.core.device import DeviceProfile
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan, Plan
 from advisor.core.recommendation import RejectedMethod
@@ -136,6 +137,8 @@ class FakeCostModel:
     def thorough(self) -> FakeCostModel:
         return self
 
+    device = DeviceProfile("fake", "a device without end", "cpu", 1 << 60)
+
     def __init__(self, time_factor: float = 1.0, *, knows_time: bool = True) -> None:
         self.time_factor = time_factor
         self.knows_time = knows_time
@@ -170,9 +173,6 @@ class FakeCostModel:
             "measured",
             "measured",
         )
-
-    def memory_quantile_bytes(self, estimate: CostEstimate, level: float) -> int:
-        return estimate.memory.device_bytes
 
 
 def solve(

@@ -13,7 +13,6 @@ from advisor.core.device import DeviceProfile
 from advisor.core.errors import InputError
 from advisor.core.model import ModelSpec
 from advisor.core.strategy import StrategyConfig
-from advisor.costmodel.memory import memory_quantile_bytes
 from advisor.costmodel.model import CostModel
 from advisor.hardware.profiles import load_profile
 from advisor.search.fitting import FitAnswer, FitRequest, Largest, MethodFit, SetupFit, fit_methods
@@ -118,7 +117,7 @@ def need(
     execution = setup.switches.execution(rows, length, padded=True)
     exactly = cost_model.near(limit)
     exactly.sweeping = False
-    return memory_quantile_bytes(exactly.memory(model, strategy, execution, same_length=True), QUESTION.safety_level)
+    return exactly.memory(model, strategy, execution, same_length=True).quantile_bytes(QUESTION.safety_level)
 
 
 def traced(answer: FitAnswer) -> list[tuple[MethodFit, SetupFit]]:

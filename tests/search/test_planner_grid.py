@@ -14,7 +14,7 @@ from advisor.search.planner.grid import largest_rank, rank_grid, target_variants
 from advisor.search.planner.precision import PrecisionPolicy, precision_policies
 from advisor.strategies import get_strategy
 from advisor.training.models import inspect_model
-from tests.search.planner_fakes import DATA, FakeCostModel, cuda, data_profile
+from tests.search.planner_fakes import DATA, FakeCostModel, cuda, data_profile, with_device_bytes
 
 MISTRAL = str(Path(__file__).resolve().parents[1] / "fixtures" / "configs" / "mistral-7b-v0.1.json")
 
@@ -22,10 +22,9 @@ MISTRAL = str(Path(__file__).resolve().parents[1] / "fixtures" / "configs" / "mi
 class RankedCostModel(FakeCostModel):
     """Every rank takes 16 MiB."""
 
-    def estimate(self, model, strategy, execution, data, **options):
-        found = super().estimate(model, strategy, execution, data, **options)
-        device_bytes = found.memory.device_bytes + (strategy.rank or 0) * 2**24
-        return replace(found, memory=replace(found.memory, device_bytes=device_bytes))
+    def _memory(self, model, strategy, execution):
+        found = super()._memory(model, strategy, execution)
+        return with_device_bytes(found, found.device_bytes + (strategy.rank or 0) * 2**24)
 
 
 @pytest.fixture(scope="module")

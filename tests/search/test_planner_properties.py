@@ -19,21 +19,20 @@ LENGTH = st.sampled_from([32, 128, 512])
 BATCH = st.sampled_from([1, 6, 8, 32])
 
 
-def recommend(model, device, budget, length, batch) -> tuple[FakeCostModel, Recommendation]:
-    fake = FakeCostModel(device)
-    return fake, recommend_plans(
-        model, DATA, data_profile(length=length), fake, budget, effective_batch_size=batch, devices=()
-    )  # fmt: skip
+def recommend(model, device, budget, length, batch) -> Recommendation:
+    return recommend_plans(
+        model, DATA, data_profile(length=length), FakeCostModel(device), budget, effective_batch_size=batch, devices=()
+    )
 
 
 @settings(max_examples=40)
 @given(MODELS, DEVICES, MEMORY, TIME, LEVEL, LENGTH, BATCH)
 def test_every_listed_plan_is_inside_its_budget(model, device, memory, time_s, level, length, batch):
-    fake, answer = recommend(model, device, Budget(memory, time_s, safety_level=level), length, batch)
+    answer = recommend(model, device, Budget(memory, time_s, safety_level=level), length, batch)
     for item in answer.ranked:
         cost = item.plan.predicted
         assert cost.fits
-        assert fake.memory_quantile_bytes(cost, level) <= min(memory, device.memory_bytes)
+        assert cost.memory.quantile_bytes(level) <= min(memory, device.memory_bytes)
         assert time_s is None or cost.time.intervals["total_s"].high <= time_s
     assert len(answer.ranked) + len(answer.rejected) == 10
 
@@ -41,8 +40,8 @@ def test_every_listed_plan_is_inside_its_budget(model, device, memory, time_s, l
 @settings(max_examples=40)
 @given(MODELS, DEVICES, MEMORY, st.floats(0.05, 1), LENGTH, BATCH)
 def test_a_smaller_budget_never_yields_a_plan_that_needs_more(model, device, memory, share, length, batch):
-    _, wide = recommend(model, device, Budget(memory), length, batch)
-    _, narrow = recommend(model, device, Budget(max(int(memory * share), 1)), length, batch)
+    wide = recommend(model, device, Budget(memory), length, batch)
+    narrow = recommend(model, device, Budget(max(int(memory * share), 1)), length, batch)
     if narrow.best is not None:
         assert wide.best is not None
         assert narrow.best.predicted.memory.device_bytes <= wide.best.predicted.memory.device_bytes
@@ -55,8 +54,8 @@ def test_a_smaller_budget_never_yields_a_plan_that_needs_more(model, device, mem
 @settings(max_examples=25)
 @given(MODELS, DEVICES, MEMORY, LENGTH)
 def test_a_rejected_method_really_has_no_plan(model, device, memory, length):
-    fake, answer = recommend(model, device, Budget(memory), length, 8)
+    answer = recommend(model, device, Budget(memory), length, 8)
     for item in answer.rejected:
         if item.smallest_plan is not None:
-            needed = fake.memory_quantile_bytes(item.smallest_plan.predicted, 0.95)
+            needed = item.smallest_plan.predicted.memory.quantile_bytes(0.95)
             assert needed > min(memory, device.memory_bytes)

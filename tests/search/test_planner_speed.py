@@ -16,7 +16,7 @@ from advisor.reporting.text import format_execution
 from advisor.search.planner import SpeedKnobs, recommend_plans
 from advisor.search.planner.speed import computed_tokens, grouping_pays, speed_notes
 from advisor.tracing.trace_store import TraceStore
-from tests.search.planner_fakes import DATA, FakeCostModel, cpu, cuda, data_profile, distilbert
+from tests.search.planner_fakes import DATA, FakeCostModel, cpu, cuda, data_profile, distilbert, with_device_bytes
 
 PLAN = ExecutionPlan(16, max_seq_length=128)
 VARIED = data_profile(length=128)
@@ -145,7 +145,7 @@ def test_evaluation_takes_larger_batches_than_training_where_they_need_no_more_m
         def _memory(self, model: Any, strategy: Any, execution: ExecutionPlan) -> Any:
             largest = max(execution.micro_batch_size, execution.eval_batch_size / 8)
             found = super()._memory(model, strategy, replace(execution, micro_batch_size=1))
-            return replace(found, device_bytes=int(found.device_bytes + largest * 2**28))
+            return with_device_bytes(found, int(found.device_bytes + largest * 2**28))
 
         def _time(self, model: Any, strategy: Any, execution: ExecutionPlan, data: Any) -> Any:
             time = super()._time(model, strategy, execution, data)

@@ -41,9 +41,8 @@ def recommend(
 
 
 def inside_budget(answer: Recommendation, cost_model: CostModel) -> bool:
-    limit = min(answer.budget.memory_bytes or 2**63, cost_model.device.memory_bytes)
     costs = [item.plan.predicted for item in answer.ranked]
-    return all(cost_model.memory_quantile_bytes(cost, answer.budget.safety_level) <= limit for cost in costs)
+    return all(answer.budget.check(cost, cost_model.device).ok for cost in costs)
 
 
 @pytest.mark.parametrize(

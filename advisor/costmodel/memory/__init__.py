@@ -2,7 +2,7 @@
 
 from advisor.costmodel.memory.batch_sequence import RunShapes, run_shapes
 from advisor.costmodel.memory.estimate import estimate_memory
-from advisor.costmodel.memory.intervals import INTERVAL_LEVEL, memory_quantile_bytes
+from advisor.costmodel.memory.intervals import INTERVAL_LEVEL
 from advisor.costmodel.memory.overheads import RunOverheads, run_overheads
 from advisor.costmodel.memory.replay import heap_bytes, schedule
 
@@ -12,7 +12,6 @@ __all__ = [
     "RunShapes",
     "estimate_memory",
     "heap_bytes",
-    "memory_quantile_bytes",
     "run_overheads",
     "run_shapes",
     "schedule",

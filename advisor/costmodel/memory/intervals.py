@@ -1,12 +1,11 @@
-"""How far a memory figure may be off: independent sources, added in quadrature, and the quantile that decides."""
+"""How far a memory figure may be off: independent sources, added in quadrature."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from statistics import NormalDist
 
-from advisor.core.cost import Interval, MemoryBreakdown, MemoryEstimate
+from advisor.core.cost import Interval, MemoryBreakdown
 from advisor.tracing.live_memory import Peak
 
 INTERVAL_LEVEL = 0.9
@@ -26,21 +25,6 @@ def interval_around(value_bytes: float, *spreads: Spread) -> Interval:
     down = math.hypot(*(spread.down_bytes for spread in spreads))
     up = math.hypot(*(spread.up_bytes for spread in spreads))
     return Interval(max(0.0, value_bytes - down), value_bytes + up, INTERVAL_LEVEL)
-
-
-def memory_quantile_bytes(memory: MemoryEstimate, level: float) -> int:
-    """What the run needs at most with probability ``level``: the figure that is compared with a memory budget.
-
-    The upper half of the interval is taken as half of a normal distribution.
-
-    Args:
-        memory: Its ``required_bytes`` decide, or ``device_bytes`` where nothing can be given back.
-        level: The safety level, 0.95 by default (``Budget.safety_level``).
-    """
-    name = "device_bytes" if memory.required_bytes is None else "required_bytes"
-    value = memory.device_bytes if memory.required_bytes is None else memory.required_bytes
-    sigma = (memory.intervals[name].high - value) / NormalDist().inv_cdf((1 + INTERVAL_LEVEL) / 2)
-    return round(value + NormalDist().inv_cdf(level) * sigma)
 
 
 # --------------------

@@ -96,7 +96,7 @@ def _prepare(case: Case, setting: GridDevice) -> Prepared:
         capacity_bytes = round(case.room * alone.memory.device_bytes)
         limit_bytes = capacity_bytes - setting.device.context_bytes
     cost_model = CostModel(_card(setting.device, capacity_bytes), setting.calibration)
-    predicted = _predicted(cost_model, question.asked(cost_model), capacity_bytes)
+    predicted = _predicted(question.asked(cost_model), cost_model.device)
     if setting.calibration is not None:
         predicted = dataclasses.replace(predicted, calibration=setting.calibration.created_at)
     if case.repeats:
@@ -121,9 +121,8 @@ def _card(device: DeviceProfile, capacity_bytes: int) -> DeviceProfile:
     return dataclasses.replace(device, memory_bytes=capacity_bytes, available_bytes=capacity_bytes)
 
 
-def _predicted(cost_model: CostModel, estimate: CostEstimate, capacity_bytes: int) -> Predicted:
+def _predicted(estimate: CostEstimate, card: DeviceProfile) -> Predicted:
     memory, time = estimate.memory, estimate.time
-    upper_bytes = cost_model.memory_quantile_bytes(estimate, SAFETY_LEVEL)
     intervals = {name: memory.intervals[name] for name in QUANTITIES if name in memory.intervals}
     step = time.intervals.get("step_s") if time is not None else None
     return Predicted(
@@ -132,9 +131,9 @@ def _predicted(cost_model: CostModel, estimate: CostEstimate, capacity_bytes: in
         device_bytes=memory.device_bytes,
         required_bytes=memory.required_bytes,
         intervals={name: (interval.low, interval.high) for name, interval in intervals.items()},
-        upper_bytes=upper_bytes,
+        upper_bytes=memory.quantile_bytes(SAFETY_LEVEL),
         safety_level=SAFETY_LEVEL,
-        fits=upper_bytes <= capacity_bytes,
+        fits=Budget(safety_level=SAFETY_LEVEL).check(estimate, card).ok,
         peak_phase=memory.peak_phase,
         step_s=time.step_s if time is not None else 0.0,
         step_interval_s=(step.low, step.high) if step is not None else None,

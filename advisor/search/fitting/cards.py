@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from advisor.core.budget import Budget
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import AdvisorError
 from advisor.core.model import ModelSpec
 from advisor.core.strategy import StrategyConfig
-from advisor.costmodel.memory import memory_quantile_bytes
 from advisor.costmodel.model import CostModel
 from advisor.search.fitting.records import CardFit, FitRequest, Switches
 from advisor.search.fitting.setups import on_card
@@ -54,8 +54,8 @@ class Cards:
                 memory = self._model(card).memory(model, strategy, execution, same_length=True)
             except AdvisorError:
                 continue  # its kernels cannot be traced; a larger card may use others
-            need = memory_quantile_bytes(memory, question.safety_level)
-            if need <= card.memory_bytes:
+            need = memory.quantile_bytes(question.safety_level)
+            if Budget(safety_level=question.safety_level).check_figures({"memory_bytes": need}, card).ok:
                 return CardFit(card.id, card.memory_bytes, need, there.dtype, there.amp)
         return None
 

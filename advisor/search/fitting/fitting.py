@@ -128,7 +128,7 @@ class _Search:
             switches=setup,
             memory_bytes=need_bytes,
             traced=True,
-            fits=need_bytes <= self.question.limit_bytes,
+            fits=self.question.budget.check_figures({"memory_bytes": need_bytes}, self.device).ok,
             micro_batch=self._largest(asked, lambda rows: asked._replace(rows=rows), MOST_ROWS, "search limit"),
             seq_length=self._largest(
                 asked, lambda length: asked._replace(length=length), tokens, end, step=PAD_MULTIPLE

@@ -8,7 +8,6 @@ from typing import NamedTuple
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
-from advisor.costmodel.memory import memory_quantile_bytes
 from advisor.costmodel.model import CostModel
 from advisor.search.fitting.records import FitRequest, Switches
 from advisor.strategies import get_strategy
@@ -63,7 +62,7 @@ class Points:
         key = _key(point)
         if key not in self._exact_bytes:
             memory = self._exact.memory(self.model, point.strategy, point.execution(self.question), same_length=True)
-            self._exact_bytes[key] = memory_quantile_bytes(memory, self.question.safety_level)
+            self._exact_bytes[key] = memory.quantile_bytes(self.question.safety_level)
         return self._exact_bytes[key]
 
     def live_bytes(self, point: FitPoint) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from advisor.core.budget import Budget
 from advisor.core.plan import Amp, AttentionImplementation, Dtype, ExecutionPlan, Optimizer
 from advisor.core.strategy import StrategyConfig
 
@@ -30,6 +31,11 @@ class FitRequest:
     limit_bytes: int
     safety_level: float = 0.95
     padded: bool = True
+
+    @property
+    def budget(self) -> Budget:
+        """The same bound as a budget."""
+        return Budget(memory_bytes=self.limit_bytes, safety_level=self.safety_level)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from advisor.core.budget import Budget
+from advisor.core.budget import Budget, Fit
 from advisor.core.cost import CostEstimate
 from advisor.core.data import DataProfile
 from advisor.core.model import ModelSpec
@@ -25,20 +25,19 @@ EVAL_BATCHES = (8, 16, 32, MAX_EVAL_BATCH)
 
 @dataclass(frozen=True)
 class EvaluatedSetup:
-    """One evaluated set-up.
-
-    Attributes:
-        memory_bytes: Upper quantile of the device's peak memory at the budget's safety level.
-        time_s: Upper bound of the whole run; ``None`` when the device's speed is unknown.
-    """
+    """One evaluated set-up: what it costs, and whether that stays within the budget."""
 
     execution: ExecutionPlan
     estimate: CostEstimate
-    memory_bytes: int
-    time_s: float | None
+    fit: Fit
 
     @property
-    def pace(self) -> float:
+    def memory_bytes(self) -> int:
+        """Upper quantile of the device's peak memory at the budget's safety level."""
+        return int(self.fit.needed("memory_bytes") or 0)
+
+    @property
+    def objective_s(self) -> float:
         """What is minimised: time of the run, or of a step; without times, larger micro-batches are taken to be
         faster.
         """
@@ -107,8 +106,7 @@ class Evaluator:
     @property
     def limit_bytes(self) -> int:
         """What the plan may use: the budget, and never more than the device has."""
-        capacity = self.cost_model.device.memory_bytes
-        return min(self.budget.memory_bytes, capacity) if self.budget.memory_bytes is not None else capacity
+        return self.budget.memory_limit_bytes(self.cost_model.device)
 
     def evaluate(self, strategy: StrategyConfig, family: SetupGroup, micro_batch: int) -> EvaluatedSetup:
         """Cost of one set-up; evaluation's batch is made small enough not to be the peak.
@@ -140,7 +138,7 @@ class Evaluator:
             if rows <= point.execution.eval_batch_size or rows > max(self.data.eval_rows, 1):
                 continue
             other = self._point(strategy, replace(point.execution, eval_batch_size=rows))
-            if other.memory_bytes <= point.memory_bytes and other.pace < best.pace:
+            if other.memory_bytes <= point.memory_bytes and other.objective_s < best.objective_s:
                 best = other
         return best
 
@@ -148,8 +146,7 @@ class Evaluator:
         """The same set-up with figures to be told, where those at hand only had to decide."""
         cost_model = self.cost_model.thorough()
         estimate = cost_model.estimate(self.model, strategy, point.execution, self.data, with_quality=False)
-        memory = cost_model.memory_quantile_bytes(estimate, self.budget.safety_level)
-        return replace(point, estimate=replace(estimate, fits=memory <= self.limit_bytes), memory_bytes=memory)
+        return self._checked(point.execution, estimate)
 
     def seen(self, strategy: StrategyConfig, family: SetupGroup, micro_batch: int) -> bool:
         """Whether this set-up was evaluated already."""
@@ -160,11 +157,7 @@ class Evaluator:
 
     def fits(self, point: EvaluatedSetup) -> bool:
         """Whether the memory stays inside the limit at the budget's safety level."""
-        return point.memory_bytes <= self.limit_bytes
-
-    def in_time(self, point: EvaluatedSetup) -> bool:
-        """Whether the run ends in time; unknown times pass (the recommendation says so)."""
-        return self.budget.time_s is None or point.time_s is None or point.time_s <= self.budget.time_s
+        return point.fit["memory_bytes"].ok
 
     def _eval_batch(self, micro_batch: int) -> int:
         """Language models hold logits of every token, so their evaluation gets no larger batch than training."""
@@ -202,19 +195,12 @@ class Evaluator:
         key = (repr(strategy), execution)
         if key not in self._points:
             estimate = self.cost_model.estimate(self.model, strategy, execution, self.data, with_quality=False)
-            memory = self.cost_model.memory_quantile_bytes(estimate, self.budget.safety_level)
-            time = estimate.time
-            bound = (
-                None
-                if time is None
-                else time.intervals["total_s"].high
-                if "total_s" in time.intervals
-                else time.total_s
-            )
-            self._points[key] = EvaluatedSetup(
-                execution, replace(estimate, fits=memory <= self.limit_bytes), memory, bound
-            )
+            self._points[key] = self._checked(execution, estimate)
         return self._points[key]
+
+    def _checked(self, execution: ExecutionPlan, estimate: CostEstimate) -> EvaluatedSetup:
+        fit = self.budget.check(estimate, self.cost_model.device)
+        return EvaluatedSetup(execution, replace(estimate, fits=fit.ok), fit)
 
 
 def _micro_batches(effective_batch_size: int, train_rows: int) -> tuple[int, ...]:

@@ -37,8 +37,5 @@ class Predictor(Protocol):
             InputError: it cannot be traced or built.
         """
 
-    def memory_quantile_bytes(self, estimate: CostEstimate, level: float) -> int:
-        """What the device's peak memory stays below with probability ``level``."""
-
     def thorough(self) -> Predictor:
         """The same, without the shortcuts that are good enough to tell whether a configuration fits."""

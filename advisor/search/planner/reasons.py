@@ -32,7 +32,7 @@ def why_rejected(
 ) -> str:
     """The broken bound, by how much, and what would fit."""
     if solution.fastest is not None:
-        return _too_slow(solution.fastest, budget)
+        return _beyond(solution.fastest)
     if solution.smallest is None:
         return f"cannot be predicted: {solution.failure}"
     return _too_large(solution.smallest, budget, limit_bytes, device, devices)
@@ -75,11 +75,12 @@ def round_up_duration(value_s: float) -> str:
     return f"{math.ceil(value_s / 60)}min" if value_s < 10 * 3600 else f"{math.ceil(value_s / 3600)}h"
 
 
-def _too_slow(point: EvaluatedSetup, budget: Budget) -> str:
-    return (
-        f"takes up to {format_duration(_time(point))} at {describe(point.execution)}, "
-        f"its fastest set-up inside the memory; the time budget is {format_duration(budget.time_s or 0.0)}"
-    )
+def _beyond(point: EvaluatedSetup) -> str:
+    """Which bounds besides memory the fastest set-up breaks."""
+    broken = [(check.constraint.figure, check) for check in point.fit.checks if not check.ok]
+    needs = " and ".join(f"up to {figure.show(check.needed or 0.0)}" for figure, check in broken)
+    bounds = " and ".join(f"the {figure.label} budget is {figure.show(c.constraint.limit)}" for figure, c in broken)
+    return f"takes {needs} at {describe(point.execution)}, its fastest set-up inside the memory; {bounds}"
 
 
 def _too_large(
@@ -103,6 +104,6 @@ def _memory(point: EvaluatedSetup | None) -> float:
 
 
 def _time(point: EvaluatedSetup | None) -> float:
-    if point is None:
-        return math.inf
-    return point.time_s if point.time_s is not None else math.inf
+    """Upper bound of the whole run, in seconds."""
+    known = point.fit.needed("time_s") if point is not None else None
+    return math.inf if known is None else known

@@ -84,7 +84,7 @@ class Solver:
                 break
         if fitting is not None:
             fitting = self.evaluator.with_faster_evaluation(strategy, fitting)
-        if fitting is not None and self.evaluator.in_time(fitting):
+        if fitting is not None and fitting.fit.ok:
             return Solution(strategy, best=fitting)
         if fitting is not None:
             return Solution(strategy, fastest=fitting)
@@ -130,7 +130,7 @@ class Solver:
         with contextlib.suppress(*([InputError] if found is not None else [])):
             with_checkpointing = self._fastest_fitting(strategy, saved)
         candidates = [point for point in (found, with_checkpointing) if point is not None]
-        return min(candidates, key=lambda point: (point.pace, point.memory_bytes), default=None)
+        return min(candidates, key=lambda point: (point.objective_s, point.memory_bytes), default=None)
 
     def _fastest_fitting(self, strategy: StrategyConfig, family: SetupGroup) -> EvaluatedSetup | None:
         """Largest micro-batch that fits by bisection (memory grows with it), then the fastest from there on down; of
@@ -142,9 +142,9 @@ class Solver:
             return self._single_row(strategy, family, sizes)
         points = [self.evaluator.evaluate(strategy, family, size) for size in sizes[largest:]]
         fitting = [point for point in points if self.evaluator.fits(point)]
-        fastest = min(fitting, key=lambda point: (point.pace, point.memory_bytes))
-        about_as_fast = next(point for point in fitting if CLEARLY_FASTER * point.pace <= fastest.pace)
-        return about_as_fast if self.evaluator.in_time(about_as_fast) else fastest
+        fastest = min(fitting, key=lambda point: (point.objective_s, point.memory_bytes))
+        about_as_fast = next(point for point in fitting if CLEARLY_FASTER * point.objective_s <= fastest.objective_s)
+        return about_as_fast if about_as_fast.fit.ok else fastest
 
     def _largest_fitting(self, strategy: StrategyConfig, family: SetupGroup, sizes: list[int]) -> int | None:
         """Index of the first size (they fall) that fits.
@@ -189,7 +189,7 @@ class Solver:
 
     def _checkpointing_can_win(self, strategy: StrategyConfig, plain: SetupGroup, found: EvaluatedSetup) -> bool:
         largest = self.evaluator.evaluate(strategy, plain, self.evaluator.micro_batches[0])
-        return found.pace > RECOMPUTATION_FLOOR * largest.pace
+        return found.objective_s > RECOMPUTATION_FLOOR * largest.objective_s
 
     def _smallest(self, strategy: StrategyConfig, rungs: tuple[PrecisionPolicy, ...], failure: str | None) -> Solution:
         """What the method needs at the least: last rung that can be traced, one row at a time, checkpointing."""
@@ -201,11 +201,7 @@ class Solver:
                 failure = failure or str(error.message)
                 continue
             if self.evaluator.fits(point):  # the scan from the top passed it over
-                return (
-                    Solution(strategy, best=point)
-                    if self.evaluator.in_time(point)
-                    else Solution(strategy, fastest=point)
-                )
+                return Solution(strategy, best=point) if point.fit.ok else Solution(strategy, fastest=point)
             return Solution(strategy, smallest=self.evaluator.thoroughly(strategy, point))
         return Solution(strategy, failure=failure or "no set-up of it can be built")
 
@@ -275,6 +271,8 @@ class Solver:
                 continue
             if point.estimate.time is None and best is not None:
                 continue
-            if best is None or (point.pace < CLEARLY_FASTER * best.pace and point.memory_bytes <= best.memory_bytes):
+            if best is not None and point.objective_s >= CLEARLY_FASTER * best.objective_s:
+                continue
+            if best is None or point.memory_bytes <= best.memory_bytes:
                 best, chosen = point, (rung, kernel)
         return chosen

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from advisor.core.budget import Budget
 from advisor.core.cost import CostEstimate
 from advisor.core.data import DataProfile, DataSpec
+from advisor.core.device import DeviceProfile
 from advisor.core.errors import UntraceableError
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan, Plan
@@ -31,6 +32,9 @@ sqrt(0.25 / 500) = 2.2 points, and less for differences, because all trials are 
 class CostModelLike(Protocol):
     """What the study asks of ``advisor.costmodel.CostModel``."""
 
+    @property
+    def device(self) -> DeviceProfile: ...
+
     def estimate(
         self,
         model: ModelSpec,
@@ -40,8 +44,6 @@ class CostModelLike(Protocol):
         *,
         with_quality: bool = True,
     ) -> CostEstimate: ...
-
-    def memory_quantile_bytes(self, estimate: CostEstimate, level: float) -> int: ...
 
 
 class ExecutionSolver(Protocol):
@@ -153,18 +155,8 @@ class StudyContext:
         return Infeasible(str(getattr(answer, "reason", answer)), broken or {"fits": 1.0})
 
     def constraints(self, plan: Plan) -> dict[str, float]:
-        """Predicted constraints: the memory at the budget's safety level, the time at its interval's upper end."""
-        values: dict[str, float] = {}
-        if plan.predicted is None:
-            return values
-        if self.budget.memory_bytes is not None:
-            needed = self.cost_model.memory_quantile_bytes(plan.predicted, self.budget.safety_level)
-            values["memory"] = needed / self.budget.memory_bytes - 1
-        if self.budget.time_s is not None and plan.predicted.time is not None:
-            time = plan.predicted.time
-            upper_s = time.intervals["total_s"].high if "total_s" in time.intervals else time.total_s
-            values["time"] = upper_s / self.budget.time_s - 1
-        return values
+        """How far the predicted figures are beyond their limits, relative to these, by the figures' labels."""
+        return self.budget.check(plan.predicted, self.cost_model.device).excesses() if plan.predicted else {}
 
     def trial_plan(self, plan: Plan, train_rows: int) -> Plan:
         """The same plan on a prefix of the training rows, judged on rows of the training split only."""

@@ -95,17 +95,16 @@ def judge(setting: StudyContext, plan: Plan, train_rows: int, measurement: Measu
 
 
 def _constraints(setting: StudyContext, measurement: Measurement, projected_s: float | None) -> dict[str, float]:
-    """Measured figures over their budgets, minus one. A run that a bound ended has broken that bound."""
-    values: dict[str, float] = {}
-    memory_bytes, time_s = setting.budget.memory_bytes, setting.budget.time_s
-    if memory_bytes is not None and measurement.device_peak_bytes is not None:
-        values["memory"] = measurement.device_peak_bytes / memory_bytes - 1
-    if time_s is not None and projected_s is not None:
-        values["time"] = projected_s / time_s - 1
-    if measurement.outcome == "out_of_memory":
-        values["memory"] = max(values.get("memory", 0.0), ENDED_BY_BOUND)
-    if measurement.outcome == "over_time":
-        values["time"] = max(measurement.total_s / time_s - 1 if time_s else 0.0, ENDED_BY_BOUND)
+    """Measured figures over their limits, minus one. A run that a bound ended has broken that bound."""
+    ended_by_time = measurement.outcome == "over_time"
+    needed = {
+        "memory_bytes": measurement.device_peak_bytes,
+        "time_s": measurement.total_s if ended_by_time else projected_s,
+    }
+    values = setting.budget.check_figures(needed, setting.cost_model.device).excesses()
+    broken = {"out_of_memory": "memory", "over_time": "time"}.get(measurement.outcome)
+    if broken is not None:
+        values[broken] = max(values.get(broken, 0.0), ENDED_BY_BOUND)
     return values
 
 

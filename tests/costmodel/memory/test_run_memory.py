@@ -12,7 +12,7 @@ from advisor.core.data import DataProfile
 from advisor.core.device import DeviceProfile
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
-from advisor.costmodel.memory import RunOverheads, RunShapes, estimate_memory, memory_quantile_bytes, run_shapes
+from advisor.costmodel.memory import RunOverheads, RunShapes, estimate_memory, run_shapes
 from advisor.costmodel.memory.caching_allocator import round_size
 from advisor.costmodel.memory.intervals import Spread, interval_around
 from advisor.costmodel.memory.overheads import BASELINE_BYTES, HostNeeds, host_peak_bytes
@@ -116,10 +116,10 @@ def test_cached_memory_does_not_decide(family: FullDepthTrace, spec: ModelSpec) 
 def test_a_sweep_decides_as_a_single_prediction(family: FullDepthTrace, spec: ModelSpec) -> None:
     exact = estimate_memory(family, MIXED, spec, DEVICE, None)
     for share in (0.5, 0.8, 1.3, 2.0, 8.0):
-        limit = round(share * memory_quantile_bytes(exact, 0.95))
+        limit = round(share * exact.quantile_bytes(0.95))
         quick = estimate_memory(family, MIXED, spec, DEVICE, None, limit_bytes=limit, sweeping=True)
         single = estimate_memory(family, MIXED, spec, DEVICE, None, limit_bytes=limit)
-        fits = [memory_quantile_bytes(memory, 0.95) <= limit for memory in (quick, single)]
+        fits = [memory.quantile_bytes(0.95) <= limit for memory in (quick, single)]
         assert fits[0] == fits[1] == (share > 1), share
         for name, value in (("reserved_bytes", exact.reserved_bytes), ("device_bytes", exact.device_bytes)):
             assert quick.intervals[name].contains(value), (share, name)
@@ -139,7 +139,7 @@ def test_what_cannot_be_aligned_has_a_wider_interval(family: FullDepthTrace, spe
 
 def test_the_quantile_grows_with_the_safety_level(family: FullDepthTrace, spec: ModelSpec) -> None:
     memory = estimate_memory(family, MIXED, spec, DEVICE, None)
-    levels = [memory_quantile_bytes(memory, level) for level in (0.5, 0.8, 0.95, 0.99)]
+    levels = [memory.quantile_bytes(level) for level in (0.5, 0.8, 0.95, 0.99)]
     assert levels == sorted(levels)
     assert levels[0] == memory.required_bytes
     # The interval's level is 90 %, two-sided: its upper end is the 95 % quantile.
