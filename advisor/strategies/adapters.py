@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advisor.core.errors import InputError
+from advisor.core.memo import kept_on_disk
 from advisor.core.model import LABELLED_TASKS, ModelSpec, Task
 from advisor.core.strategy import StrategyConfig
 from advisor.strategies.base import CategoricalDimension, Dimension, IntDimension, Strategy
@@ -101,6 +102,7 @@ class RankedStrategy(AdapterStrategy):
             **super().search_space(model),
         }
 
+    @kept_on_disk
     def largest_rank(self, model: ModelSpec) -> int:
         """Largest rank of the search: ``highest_rank``, or the narrowest linear layer where that is less."""
         from advisor.strategies.skeleton import build_skeleton
@@ -109,6 +111,7 @@ class RankedStrategy(AdapterStrategy):
         skeleton = build_skeleton(model)
         return min([self.highest_rank, *_widths(skeleton, backbone_linears(skeleton)).values()])
 
+    @kept_on_disk
     def problems(self, config: StrategyConfig, model: ModelSpec) -> list[str]:
         from advisor.strategies.skeleton import build_skeleton
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+from advisor.core.memo import recall_structure
 from advisor.core.model import ModelSpec, Task
 from advisor.core.plan import AttentionImplementation
 from advisor.strategies.skeleton import auto_class, build_skeleton
@@ -22,8 +23,12 @@ def attention_implementations(spec: ModelSpec) -> tuple[AttentionImplementation,
     Raises:
         ModelError: transformers has no such head for the architecture, or cannot build it.
     """
-    model_class = _model_class(spec)
-    return ("eager", *(name for name, flag in FLAGS.items() if getattr(model_class, flag, False)))
+
+    def supported() -> list[str]:
+        model_class = _model_class(spec)
+        return [name for name, flag in FLAGS.items() if getattr(model_class, flag, False)]
+
+    return ("eager", *recall_structure("attention kernels", spec, None, supported))
 
 
 def usual_attention(spec: ModelSpec) -> AttentionImplementation:

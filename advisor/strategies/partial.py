@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from advisor.core.errors import InputError
+from advisor.core.memo import kept_on_disk
 from advisor.core.model import ModelSpec, Task
 from advisor.core.strategy import StrategyConfig
 from advisor.strategies.base import Dimension, IntDimension, Strategy, is_large
@@ -39,6 +40,7 @@ class PartialFineTuning(Strategy):
     def search_space(self, model: ModelSpec) -> dict[str, Dimension]:
         return {"unfrozen_layers": IntDimension(1, model.num_hidden_layers), **super().search_space(model)}
 
+    @kept_on_disk
     def problems(self, config: StrategyConfig, model: ModelSpec) -> list[str]:
         from advisor.strategies.skeleton import build_skeleton
 

@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from advisor.core.errors import InputError
+from advisor.core.memo import kept_on_disk
 from advisor.core.model import LABELLED_TASKS, ModelSpec, Task
 from advisor.core.strategy import StrategyConfig
 from advisor.strategies.adapters import TASK_TYPES, AdapterStrategy
@@ -36,6 +37,7 @@ class AnyPeft(AdapterStrategy):
             method=self.name, learning_rate=lora_learning_rate(model), peft_config=dict(DEFAULT_PEFT_CONFIG)
         )
 
+    @kept_on_disk
     def problems(self, config: StrategyConfig, model: ModelSpec) -> list[str]:
         import copy
 

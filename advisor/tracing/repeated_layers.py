@@ -8,18 +8,20 @@ two shallow models are built as well, and must be the deep one with repeated blo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from advisor.core.data import padded_length
+from advisor.core.memo import recall_structure
 from advisor.core.model import ModelSpec
 from advisor.core.strategy import StrategyConfig
 
 if TYPE_CHECKING:
     from torch import nn
+
+CODE = ("advisor.strategies", "advisor.training", "advisor.tracing.repeated_layers")
+"""What the depths and windows of a model depend on, besides the model."""
 
 SHALLOW_LAYERS = 2
 """Layers of the shallower trace at least, beyond the unfrozen ones: with a first and a last layer every repeated
@@ -53,28 +55,16 @@ def traced_depths(model: ModelSpec, strategy: StrategyConfig) -> Depths | None:
     """The depths to trace instead of the model's own, or ``None`` when it must be traced whole."""
     if _names_layers(strategy.peft_config):
         return None
-    return _depths(json.dumps(model.config, sort_keys=True), _Spec(model), strategy.unfrozen_layers or 0)
+    unfrozen_layers = strategy.unfrozen_layers or 0
+    key = [model.num_hidden_layers, unfrozen_layers]
+    found = recall_structure("traced depths", model, key, lambda: _depths(model, unfrozen_layers), code=CODE)
+    return Depths(**found) if found is not None else None
 
 
-class _Spec:
-    """Carries the spec past the cache, which looks at the configuration, the task and the labels only."""
-
-    def __init__(self, model: ModelSpec) -> None:
-        self.model = model
-        self._key = (model.task, model.num_labels, model.num_hidden_layers, model.trust_remote_code)
-
-    def __hash__(self) -> int:
-        return hash(self._key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Spec) and other._key == self._key
-
-
-@lru_cache(maxsize=64)
-def _depths(config_json: str, spec: _Spec, unfrozen_layers: int) -> Depths | None:
+def _depths(model: ModelSpec, unfrozen_layers: int) -> Depths | None:
     from advisor.strategies.skeleton import build_skeleton
 
-    model, layers = spec.model, spec.model.num_hidden_layers
+    layers = model.num_hidden_layers
     if layers <= SHALLOW_LAYERS:
         return None
     skeleton = build_skeleton(model)
@@ -208,8 +198,7 @@ def _names_layers(peft_config: dict[str, Any] | None) -> bool:
 #
 # transformers leaves a mask out while nothing falls out of the window (masking_utils.py: ``kv_length < local_size``).
 # Both sides are regimes of their own, and a few short traces must stand for all lengths of one side. A window's
-# width is
-# the size of no storage, so the traced model gets one that puts every traced length on the wanted side.
+# width is the size of no storage, so the traced model gets one that puts every traced length on the wanted side.
 
 NARROW, WIDE = 4, 1 << 20
 """Windows that every traced length exceeds, and that none reaches."""
@@ -222,20 +211,26 @@ def normalize_attention_window(model: ModelSpec, seq_length: int) -> ModelSpec:
         model: Its configuration, as completed by transformers, says which windows there are.
         seq_length: Longest row of a batch in tokens.
     """
+    nested, widths = recall_structure("attention windows", model, None, lambda: _windows(model), code=CODE)
+    padded = padded_length(seq_length)
+    changes = {name: share * (NARROW if padded >= width // share else WIDE) for name, width, share in widths}
+    if not changes:
+        return model
+    if nested:
+        return replace(model, config={**model.config, "text_config": {**model.config["text_config"], **changes}})
+    return replace(model, config={**model.config, **changes})
+
+
+def _windows(model: ModelSpec) -> tuple[bool, list[tuple[str, int, int]]]:
+    """Whether windows are settings of a nested text configuration, and each window's name, width and share of it."""
     from advisor.strategies.skeleton import build_skeleton
 
     config: Any = build_skeleton(model).config
     text = config.get_text_config()
-    padded = padded_length(seq_length)
-    changes = {}
+    windows = []
     for name, share in (("sliding_window", 1), ("attention_chunk_size", 1), ("local_attention", 2)):
         width = getattr(text, name, None)
         # ModernBERT's sliding window is half of its local_attention, not a setting of its own.
         if isinstance(width, int) and width > 0 and not (share == 1 and hasattr(text, "local_attention")):
-            changes[name] = share * (NARROW if padded >= width // share else WIDE)
-    if not changes:
-        return model
-    if isinstance(model.config.get("text_config"), dict) and text is not config:
-        nested = {**model.config, "text_config": {**model.config["text_config"], **changes}}
-        return replace(model, config=nested)
-    return replace(model, config={**model.config, **changes})
+            windows.append((name, width, share))
+    return isinstance(model.config.get("text_config"), dict) and text is not config, windows

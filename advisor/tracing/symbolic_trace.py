@@ -12,8 +12,8 @@ import numpy.typing as npt
 from advisor.core.errors import UntraceableError
 from advisor.core.plan import BITSANDBYTES_OPTIMIZERS
 from advisor.strategies.peft_rules import added_tokens
+from advisor.tracing.kernel_temporaries import hidden_bytes
 from advisor.tracing.ops import TracedOp
-from advisor.tracing.recorder import hidden_bytes
 from advisor.tracing.symbolic import SymbolicSizes, TraceShape, UnfitError, fit_sizes
 
 if TYPE_CHECKING:  # a family that was read from disk needs neither torch's tracing nor the Trainer

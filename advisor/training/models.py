@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advisor.core.errors import ModelError
+from advisor.core.memo import files_identity, recall
 from advisor.core.model import LABELLED_TASKS, TASKS, ModelSpec, SourceKind, Task
 from advisor.training.hub import forbid_kernel_downloads
 
@@ -28,6 +29,8 @@ def inspect_model(
 ) -> ModelSpec:
     """Read a model's configuration, check its weights' files, and count its parameters on the meta device.
 
+    A local model that was looked at before, and whose files have not changed since, is answered from disk.
+
     Args:
         source: Folder, ``config.json``, hub id or GGUF file. A path that exists is never taken for a hub id.
         task: Which head the model gets.
@@ -39,10 +42,6 @@ def inspect_model(
     Raises:
         ModelError: missing, unreadable, not trusted, damaged, or without a head for the task.
     """
-    forbid_kernel_downloads()
-    from advisor.strategies.skeleton import build_skeleton
-    from advisor.training.sources import read_source
-
     if task not in TASKS:
         raise ModelError(f"the task must be one of {', '.join(TASKS)}, but got {task!r}")
     if task in LABELLED_TASKS and num_labels < 2:
@@ -50,6 +49,29 @@ def inspect_model(
     if task in LABELLED_TASKS and num_labels > MOST_LABELS:
         raise ModelError(f"classification takes at most {MOST_LABELS:,} labels, but got {num_labels:,}")
     kind = source_kind(source)
+
+    def look() -> ModelSpec:
+        return _looked_at(source, kind, task, num_labels, trust_remote_code, allow_pickle, revision)
+
+    if kind == "hub" or trust_remote_code:
+        return look()
+    identity = [source, task, num_labels, allow_pickle, files_identity(Path(source).expanduser())]
+    return ModelSpec(**recall("model", identity, look))
+
+
+def _looked_at(
+    source: str,
+    kind: SourceKind,
+    task: Task,
+    num_labels: int,
+    trust_remote_code: bool,
+    allow_pickle: bool,
+    revision: str | None,
+) -> ModelSpec:
+    forbid_kernel_downloads()
+    from advisor.strategies.skeleton import build_skeleton
+    from advisor.training.sources import read_source
+
     found = read_source(source, kind, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, revision=revision)
     config = _with_labels(found.config, num_labels) if task in LABELLED_TASKS else found.config
     draft = ModelSpec(

@@ -1,0 +1,140 @@
+"""Memory that CUDA kernels take and return within one call: a dispatch trace cannot see it.
+
+Sizes are read from the kernels' sources (aten/src/ATen/native/transformers/cuda, native/cuda/Embedding.cu) and from
+bitsandbytes' dispatch of ``gemm_4bit``; each rule names its threshold, because symbolic sizes re-evaluate it per point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+EMBEDDING_SORT_THRESHOLD = 3072
+"""``embedding_dense_backward`` uses one block up to this many indices and sorts beyond (Embedding.cu)."""
+
+GEMM_4BIT_ROW_THRESHOLD = 256
+"""Above this many rows bitsandbytes de-quantises the weight and calls a plain matrix product."""
+
+
+@dataclass(frozen=True)
+class KernelCall:
+    """A call whose kernel takes memory of its own, as integers: no tensor is kept alive by it.
+
+    Attributes:
+        rule: Name in ``RULES``.
+        sizes: Tensor dimensions that the rule needs; functions of the batch shape.
+    """
+
+    rule: str
+    sizes: tuple[int, ...]
+
+
+def kernel_call(name: str, args: Any, kwargs: Any, out: Any, device_type: str) -> KernelCall | None:
+    """What the rule of this operator needs, or ``None`` for an operator without hidden memory."""
+    if device_type == "cpu":
+        return _cpu_call(name, args, kwargs)
+    if name == "_scaled_dot_product_flash_attention_backward":
+        query, key = args[1], args[2]
+        groups = int(query.shape[1] != key.shape[1])
+        return KernelCall(name, (*(int(n) for n in query.shape), int(key.shape[2]), groups, query.element_size()))
+    if name == "_scaled_dot_product_efficient_attention_backward":
+        query = args[1]
+        return KernelCall(name, (*(int(n) for n in query.shape), query.element_size()))
+    if name == "_flash_attention_backward":
+        return _flash_package_call(args[1], args[2], args[6])
+    if name == "embedding_dense_backward":
+        return KernelCall(name, (int(args[1].numel()), *(int(n) for n in out.shape)))
+    if name == "gemm_4bit":
+        activations, shape = args[0], args[2]
+        nested = kwargs.get("absmax_8bit") is not None or (len(args) > 7 and args[7] is not None)
+        rows = int(activations.numel() // activations.shape[-1])
+        return KernelCall(name, (rows, int(shape[0]), int(shape[1]), activations.element_size(), int(nested)))
+    return None
+
+
+def _cpu_call(name: str, args: Any, kwargs: Any) -> KernelCall | None:
+    """On a CPU only the 4-bit product has memory of its own, whatever its shape (bitsandbytes, backends/default)."""
+    if name != "gemm_4bit":
+        return None
+    activations, shape = args[0], args[2]
+    nested = kwargs.get("absmax_8bit") is not None or (len(args) > 7 and args[7] is not None)
+    return KernelCall("gemm_4bit_cpu", (int(shape[0]), int(shape[1]), activations.element_size(), int(nested)))
+
+
+def _flash_package_call(query: Any, key: Any, starts: Any) -> KernelCall:
+    """Of (batch, length, heads, width) tensors, or of (tokens, heads, width) ones with the rows' starts."""
+    heads, width, item_bytes = int(query.shape[-2]), int(query.shape[-1]), query.element_size()
+    groups = int(heads != key.shape[-2])
+    if query.dim() == 3:
+        sizes = (int(starts.shape[0]) - 1, heads, int(query.shape[0]), width, int(key.shape[0]), groups, item_bytes)
+        return KernelCall("_flash_attention_backward_varlen", sizes)
+    batch, length = int(query.shape[0]), int(query.shape[1])
+    return KernelCall("_flash_attention_backward", (batch, heads, length, width, int(key.shape[1]), groups, item_bytes))
+
+
+def hidden_bytes(rule: str, sizes: Sequence[int]) -> tuple[int, ...]:
+    """Bytes of each allocation inside one call; as many as the rule has slots, 0 where a threshold leaves one out."""
+    return RULES[rule](*sizes)
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def _flash_backward(
+    batch: int, heads: int, length: int, width: int, key_length: int, grouped: int, item_bytes: int
+) -> tuple[int, ...]:
+    """softmax_d, the fp32 dq accumulator, and with fewer key heads dk and dv of every head (flash_api.cpp, mha_bwd)."""
+    rows = batch * heads * _round_up(length, 128)
+    expanded = grouped * batch * key_length * heads * width * item_bytes
+    return rows * 4, rows * _round_up(width, 32) * 4, expanded, expanded
+
+
+def _flash_backward_varlen(
+    batch: int, heads: int, tokens: int, width: int, key_tokens: int, grouped: int, item_bytes: int
+) -> tuple[int, ...]:
+    """The same over rows without padding (flash_api.cpp, mha_varlen_bwd): 128 spare tokens for each row."""
+    rows = heads * (tokens + 128 * batch)
+    expanded = grouped * key_tokens * heads * width * item_bytes
+    return rows * 4, rows * _round_up(width, 32) * 4, expanded, expanded
+
+
+def _efficient_backward(batch: int, heads: int, length: int, width: int, item_bytes: int) -> tuple[int, ...]:
+    """Delta and, for half types, the fp32 gradient accumulator (mem_eff_attention/kernel_backward.h)."""
+    delta = batch * heads * length * 4
+    if item_bytes < 4:
+        return delta, batch * heads * _round_up(length, 64) * width * 4
+    return batch * heads * length * width * 4, delta
+
+
+def _embedding_backward(indices: int, rows: int, width: int) -> tuple[int, ...]:
+    """Sorted indices, their origins, counts and partial segments once the indices are many."""
+    if indices <= EMBEDDING_SORT_THRESHOLD:
+        return 0, 0, 0, 0
+    segments = (indices // 10 + min(indices, rows)) * _round_up(width, 32) * 4
+    return 8 * indices, 8 * indices, 16 * indices, segments
+
+
+def _gemm_4bit(rows: int, outputs: int, inputs: int, item_bytes: int, nested: int) -> tuple[int, ...]:
+    """The de-quantised weight, and its block statistics (one per 64 weights) when those are quantised too."""
+    if rows <= GEMM_4BIT_ROW_THRESHOLD:
+        return 0, 0, 0
+    block_statistics = 4 * outputs * inputs // 64 if nested else 0
+    return block_statistics, block_statistics, outputs * inputs * item_bytes
+
+
+def _gemm_4bit_cpu(outputs: int, inputs: int, item_bytes: int, nested: int) -> tuple[int, ...]:
+    """Block statistics and the de-quantised weight."""
+    return (4 * outputs * inputs // 64 if nested else 0), outputs * inputs * item_bytes
+
+
+RULES: dict[str, Callable[..., tuple[int, ...]]] = {
+    "_scaled_dot_product_flash_attention_backward": _flash_backward,
+    "_flash_attention_backward": _flash_backward,
+    "_flash_attention_backward_varlen": _flash_backward_varlen,
+    "_scaled_dot_product_efficient_attention_backward": _efficient_backward,
+    "embedding_dense_backward": _embedding_backward,
+    "gemm_4bit": _gemm_4bit,
+    "gemm_4bit_cpu": _gemm_4bit_cpu,
+}
