@@ -1,17 +1,19 @@
-# One command checks everything, one tests everything, one shows everything.
-#   make quickstart   probe -> calibrate -> recommend -> run -> predicted vs measured, on real weights and real text
-#   make strategies   all ten strategies for real, as a table
-#   make setup        the environment alone (.venv)
-#   make validate     memory predicted and measured over a grid of small models (CPU, a few minutes)
-#   make validate-time step times predicted and measured over more than 200 configurations (CPU, quiet, about 45 minutes)
-#   make validate-gpu memory and step times over 60M-8B parameters on a GPU (about 35 minutes)
-#   make validate-runs  whole-run time: nine real runs, predicted and measured part by part (CPU, about 20 minutes)
-#   make bench-speed  the recommended plans against the published recipe: samples/s and quality (CPU, about six minutes)
-#   make check        ruff, mypy, import-linter
-#   make test         the everyday test suite        make test-slow    what takes longer than that
-#   make fuzz         the property tests, several times, with new random examples each time
-#   make test-lowest  the suite with the lowest stated versions of every dependency
-#   make assets       the offline demo models and data, checked by sha256
+# make quickstart     demo on real weights and text: probe, calibrate, recommend, run, compare (default target)
+# make test           the everyday test suite                     make test-slow    the slow tests
+# make check          ruff, mypy, import-linter, generated documentation pages
+# make docs           the documentation as a site in site/
+# make setup          only the environment (.venv)                make assets       only the demo models and data
+# make fuzz           the property tests with new random examples, several times
+# make test-lowest    the suite with the lowest supported version of every dependency
+# make clean          remove everything except the demo assets
+#
+# Predictions against this machine; run them on an idle one:
+# make validate       memory over a grid of small models (CPU, a few minutes)
+# make validate-time  step times of more than 200 configurations (CPU, about 45 minutes)
+# make validate-runs  nine whole training runs, part by part (CPU, about 20 minutes)
+# make validate-gpu   memory and step times of models from 60M to 8B parameters (GPU, about 35 minutes)
+# make strategies     all ten strategies trained, as a table (CPU, about 15 minutes)
+# make bench-speed    recommended plans against a published recipe and a default Trainer (CPU, about six minutes)
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
@@ -26,15 +28,16 @@ QUICKSTART_ASSETS := minilm movie-sentences
 TEST_ASSETS ?= minilm smollm2 movie-sentences bbc-news wikipedia
 QUICKSTART := runs/quickstart
 
-# Everything stays inside the repository, and no library asks a hub for anything.
+# Everything stays inside the repository, and libraries do not access a model hub.
 export ADVISOR_DEMO_DIR ?= $(CURDIR)/$(DEMO)
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup assets quickstart strategies validate validate-time validate-gpu validate-runs bench-speed check test test-slow test-lowest fuzz clean
+.PHONY: setup assets quickstart strategies validate validate-time validate-gpu validate-runs bench-speed \
+  check docs test test-slow test-lowest fuzz clean
 .DEFAULT_GOAL := quickstart
 
-# Tests run side by side: threads that spin while they wait would take the cores from each other.
+# Tests run in parallel: threads that spin while waiting would compete for the cores.
 test test-slow test-lowest fuzz: export OMP_WAIT_POLICY ?= PASSIVE
 
 setup: $(STAMP)
@@ -52,24 +55,24 @@ $(STAMP): pyproject.toml constraints.txt
 assets: setup
 	@$(BIN)/python -m advisor.training.data.assets fetch $(TEST_ASSETS) --to $(DEMO)
 
-# Plain advisor commands, echoed: the same five lines work on your own model, data and budget.
+# Plain advisor commands, echoed: the same commands work with your own model, data and budget.
 quickstart: export ADVISOR_HOME ?= $(CURDIR)/.advisor
 quickstart: setup
 	@echo "[quickstart] demo model and data, checked by sha256"
 	@$(BIN)/python -m advisor.training.data.assets fetch $(QUICKSTART_ASSETS) --to $(DEMO)
 	@rm -rf $(QUICKSTART)
-	@echo; echo "[quickstart] 1/4 what can this machine do?"
+	@echo; echo "[quickstart] 1/4 measure this machine"
 	$(BIN)/advisor probe --quick
-	@echo; echo "[quickstart] 2/4 how fast are this model's operators here?"
+	@echo; echo "[quickstart] 2/4 measure the model's operators on it"
 	$(BIN)/advisor calibrate $(DEMO)/models/minilm --quick
-	@echo; echo "[quickstart] 3/4 which strategy, within 1 GiB?"
+	@echo; echo "[quickstart] 3/4 recommend a strategy within 1 GiB"
 	$(BIN)/advisor recommend $(DEMO)/models/minilm --data movie-sentences --memory 1GiB --time 10min \
 	  --max-train-rows 1600 --max-eval-rows 800 --epochs 2 --effective-batch-size 16 --evidence 80s \
 	  --output $(QUICKSTART)/plan.json
-	@echo; echo "[quickstart] 4/4 train it, and compare with what was promised"
+	@echo; echo "[quickstart] 4/4 train it and compare with the prediction"
 	$(BIN)/advisor run $(QUICKSTART)/plan.json --output $(QUICKSTART)/run
 
-# Every strategy for real, predicted against measured (about 15 minutes on two cores): the tables of the README.
+# Trains every strategy and compares it with its prediction: the tables of docs/accuracy/cpu.md.
 STRATEGIES ?= full partial head lora high_rank_lora hira sparse_lora qlora ia3 peft
 strategies: export ADVISOR_HOME ?= $(CURDIR)/.advisor
 strategies: assets
@@ -92,7 +95,7 @@ strategies: assets
 	$(BIN)/python -m advisor.reporting.record_table $(STRATEGIES:%=runs/strategies/minilm-%)
 	$(BIN)/python -m advisor.reporting.record_table $(STRATEGIES:%=runs/strategies/smollm2-%)
 
-# Records go to calibration/validation; stopped or killed, the same command goes on with what is missing.
+# Records go to calibration/validation; after an interruption the same command continues.
 VALIDATION := calibration/validation
 validate: export ADVISOR_HOME ?= $(CURDIR)/.advisor
 validate: setup
@@ -113,8 +116,8 @@ validate-gpu: setup
 	  $(BIN)/advisor validate all --grid cuda --shard $$shard --time-limit 8min --output $(VALIDATION) || exit $$?; \
 	done
 
-# model:data:method:training rows:held-out rows:rows a step:epochs. What was calibrated already is not measured again;
-# the last command fails when the median error is above 8 % or any above 15 %.
+# model:data:method:training rows:held-out rows:rows per step:epochs. Existing calibrations are reused. The last command
+# fails if the median error is above 8 % or the largest above 15 %.
 RUNS ?= minilm:movie-sentences:full:1600:400:16:1 minilm:movie-sentences:lora:2400:400:32:1 \
   minilm:movie-sentences:hira:1200:400:16:2 minilm:movie-sentences:head:4800:800:32:1 \
   minilm:bbc-news:partial:320:80:16:1 minilm:bbc-news:ia3:160:40:8:1 \
@@ -140,14 +143,26 @@ check: setup
 	@echo "[check] ruff";          $(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .
 	@echo "[check] mypy";          $(BIN)/mypy advisor
 	@echo "[check] import-linter"; $(BIN)/lint-imports
+	@echo "[check] documentation"; $(BIN)/python tools/generate_docs.py --check
+
+DOCS_STAMP := $(VENV)/.installed-docs
+$(DOCS_STAMP): $(STAMP)
+	@echo "[docs] mkdocs"
+	@$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e ".[docs]"
+	@touch $(DOCS_STAMP)
+
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(DOCS_STAMP)
+	$(BIN)/python tools/generate_docs.py --check
+	$(BIN)/mkdocs build --strict --quiet
 
 bench-speed: export ADVISOR_HOME ?= $(CURDIR)/.advisor
 bench-speed: setup
 	@$(BIN)/python -m advisor.training.data.assets fetch $(QUICKSTART_ASSETS) --to $(DEMO)
 	$(BIN)/advisor bench speed $(DEMO)/models/minilm --data movie-sentences --rows 192 --eval-rows 300
 
-# One torch thread per worker: spinning threads of two workers on the same cores cost more than they bring. Stolen work
-# leaves the tests of a file together, so that what they share is made once.
+# One torch thread per worker, because threads of two workers would compete for the cores. worksteal keeps the tests of a
+# file together, so that their fixtures are made once.
 test: export OMP_NUM_THREADS := 1
 test: assets
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu"
@@ -156,7 +171,7 @@ test-slow: export OMP_NUM_THREADS := 1
 test-slow: assets
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "slow and not gpu"
 
-# Without a seed hypothesis draws another one each time; it prints how to repeat a failure, and repeats it next time.
+# hypothesis draws new examples each time, prints how to reproduce a failure, and replays it next time.
 FUZZ_RUNS ?= 5
 fuzz: export OMP_NUM_THREADS := 1
 fuzz: assets
@@ -174,4 +189,4 @@ test-lowest:
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu"
 
 clean:
-	rm -rf $(VENV) .venv-lowest build dist runs .cache .advisor .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-lowest build dist site runs .cache .advisor .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,77 @@
+"""Every advisor command that the documentation or the Makefile shows exists and takes the options shown."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+
+import click
+import pytest
+
+from advisor.cli.app import app
+from tests.docs.pages import PAGES, REPOSITORY, code_blocks, text_of, without_code
+
+UNSET = re.compile(r" \$\((?:PROBE|CALIBRATE)\)")
+"""Makefile variables that are empty unless the user sets them."""
+
+
+def named_commands() -> list[str]:
+    """Command lines in code spans, which may leave arguments out."""
+    found = [span for page in PAGES for span in re.findall(r"`(advisor [a-z][^`]*)`", without_code(text_of(page)))]
+    return sorted({" ".join(span.split()) for span in found})
+
+
+def typed_commands() -> list[str]:
+    """Complete command lines: in shell blocks of the pages, and in the Makefile's recipes."""
+    found: list[str] = []
+    for text in map(text_of, PAGES):
+        found += _lines(code_blocks(text, "bash"), "")
+        found += _lines(code_blocks(text, "console"), "$ ")
+    recipes = _lines([text_of(REPOSITORY / "Makefile")], "\t$(BIN)/")
+    return sorted({*found, *(UNSET.sub("", line) for line in recipes)})
+
+
+def _lines(blocks: list[str], prompt: str) -> list[str]:
+    start = f"{prompt}advisor "
+    lines = [line for block in blocks for line in re.sub(r"\\\n\s*", " ", block).splitlines() if line.startswith(start)]
+    return [re.sub(r"\s+#.*", "", line.removeprefix(prompt)).strip() for line in lines]
+
+
+def parse(command: click.Command, words: list[str], parent: click.Context | None = None) -> None:
+    """Parse without running.
+
+    Raises:
+        click.ClickException: there is no such command, argument or option.
+    """
+    if isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        context = click.Context(command, info_name=command.name, parent=parent)
+        inner = command.get_command(context, words[0])
+        if inner is None:
+            raise click.UsageError(f"no such command: {words[0]}")
+        parse(inner, words[1:], context)
+    elif words:
+        command.make_context(command.name, words, parent=parent)
+
+
+@pytest.mark.parametrize("line", typed_commands())
+def test_typed_command_parses(line: str) -> None:
+    parse(app, shlex.split(line)[1:])
+
+
+@pytest.mark.parametrize("line", named_commands())
+def test_named_command_exists(line: str) -> None:
+    with contextlib.suppress(click.MissingParameter):
+        parse(app, shlex.split(line)[1:])
+
+
+def test_commands_are_found() -> None:
+    assert len(typed_commands()) >= 30
+    assert len(named_commands()) >= 20
+
+
+@pytest.mark.parametrize("line", ["predikt x", "predict model --no-such-option", "devices --json surplus"])
+def test_wrong_commands_are_noticed(line: str) -> None:
+    with pytest.raises(click.UsageError) as noticed:
+        parse(app, line.split())
+    assert not isinstance(noticed.value, click.MissingParameter)

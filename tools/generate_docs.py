@@ -1,0 +1,361 @@
+"""Writes the reference sections of the documentation from the code, and checks that they are up to date.
+
+::
+
+    python tools/generate_docs.py            # write them
+    python tools/generate_docs.py --check    # exit code 1 when a page differs from what would be written
+
+A page under ``docs/`` is written by hand, except between two markers::
+
+    <!-- generated: NAME -->
+    <!-- end of NAME -->
+
+``SECTIONS`` maps every name to the function that returns its Markdown. What they return depends on the code and on
+files of this repository, never on the machine: installed plug-ins, stored profiles and calibrations are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+ROOT = Path(__file__).resolve().parents[1]
+_MARKED = re.compile(r"(<!-- generated: ([a-z -]+) -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
+
+
+# --- Markdown ---------------------------------------------------------------------------------------------------------
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; bars inside cells are escaped."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def prose(text: str) -> str:
+    """A docstring's text as Markdown on one line: reStructuredText literals and roles become code."""
+    text = re.sub(r":[a-z]+:`~?([^`]+)`", r"`\1`", " ".join(text.split()))
+    return text.replace("``", "`")
+
+
+# --- Command line -----------------------------------------------------------------------------------------------------
+
+
+def command_reference() -> str:
+    """Every command: usage, description, arguments and options."""
+    from advisor.cli.app import app
+
+    context = click.Context(app, info_name="advisor")
+    return "\n\n".join(_commands(app, context))
+
+
+def _commands(group: click.Group, context: click.Context) -> Iterator[str]:
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if command is None or command.hidden:
+            continue
+        inner = click.Context(command, info_name=name, parent=context)
+        yield _command(command, inner)
+        if isinstance(command, click.Group):
+            yield from _commands(command, inner)
+
+
+def _command(command: click.Command, context: click.Context) -> str:
+    usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
+    parts = [f"## {context.command_path}", f"```text\n{usage}\n```", help_text(command.help or "")]
+    options = [option for option in command.params if isinstance(option, click.Option) and not option.hidden]
+    if options:
+        parts.append(table(("option", "meaning"), (_option(option, context) for option in options)))
+    return "\n\n".join(parts)
+
+
+def help_text(text: str) -> str:
+    """A command's docstring as Markdown: paragraphs that click must not re-wrap are code, their heading is prose."""
+    parts = []
+    for paragraph in re.split(r"\n\s*\n", inspect.cleandoc(text.replace("\f", ""))):
+        if not paragraph.startswith("\b"):
+            parts.append(re.sub(r"(--[a-z][a-z-]+)", r"`\1`", " ".join(paragraph.split())))
+            continue
+        heading, *lines = paragraph.removeprefix("\b").strip("\n").split("\n")
+        if not lines:
+            parts.append(heading)
+            continue
+        language = "bash" if any(line.strip().startswith("advisor ") for line in lines) else "text"
+        parts.append(f"{heading}\n\n```{language}\n{inspect.cleandoc(chr(10).join(lines))}\n```")
+    return "\n\n".join(parts)
+
+
+def _option(option: click.Option, context: click.Context) -> tuple[str, str]:
+    names = ", ".join(option.opts) + (f" / {', '.join(option.secondary_opts)}" if option.secondary_opts else "")
+    takes = "" if option.is_flag or option.count else f" {option.make_metavar(context)}"
+    remarks = []
+    if option.required:
+        remarks.append("required")
+    if default := _default(option):
+        remarks.append(f"default: {default}")
+    text = re.sub(r"(--[a-z][a-z-]+)", r"`\1`", option.help or "")
+    return f"`{names}{takes}`", f"{text} ({'; '.join(remarks)})".strip() if remarks else text
+
+
+def _default(option: click.Option) -> str:
+    if not option.show_default:
+        return ""
+    if isinstance(option.show_default, str):
+        return option.show_default
+    if option.secondary_opts:
+        return f"`{(option.opts if option.default else option.secondary_opts)[0]}`"
+    return f"`{option.default}`"
+
+
+# --- Records ----------------------------------------------------------------------------------------------------------
+
+
+def record_classes() -> dict[str, list[type]]:
+    """The documented records, by section of the page on JSON."""
+    from advisor.core import budget, cost, data, device, model, plan, run, strategy
+
+    return {
+        "json cost": [
+            cost.CostEstimate,
+            cost.MemoryEstimate,
+            cost.MemoryBreakdown,
+            cost.TimeEstimate,
+            cost.InferenceEstimate,
+            cost.QualityEstimate,
+            cost.Interval,
+        ],
+        "json plan": [
+            plan.Plan,
+            model.ModelSpec,
+            data.DataSpec,
+            data.DataProfile,
+            strategy.StrategyConfig,
+            plan.ExecutionPlan,
+            budget.Budget,
+        ],
+        "json record": [run.RunRecord, run.Measurement, run.Verification],
+        "json device": [device.DeviceProfile, device.Rate],
+    }
+
+
+def records(section: str) -> Callable[[], str]:
+    """The generator of one section of records."""
+    return lambda: "\n\n".join(record_reference(record) for record in record_classes()[section])
+
+
+def record_reference(record: type) -> str:
+    """Heading, summary, and one row per field: name, type in JSON, meaning."""
+    documented = attribute_texts(record)
+    hints = typing.get_type_hints(record)
+    rows = [
+        (f"`{field.name}`", json_type(hints[field.name]), documented.get(field.name, ""))
+        for field in dataclasses.fields(record)
+    ]
+    summary = prose(inspect.cleandoc(record.__doc__ or "").split("\n\n")[0])
+    return f"### {record.__name__}\n\n{summary}\n\n{table(('key', 'type', 'meaning'), rows)}"
+
+
+def attribute_texts(record: type) -> dict[str, str]:
+    """The ``Attributes`` section of a class's docstring, by field; a line may describe several fields."""
+    _, _, section = inspect.cleandoc(record.__doc__ or "").partition("Attributes:\n")
+    found: dict[str, str] = {}
+    for entry in re.split(r"\n(?=    \w)", f"\n{section}"):
+        names, separator, text = entry.strip().partition(":")
+        if separator:
+            found |= {name.strip(): prose(text) for name in names.split(",")}
+    return found
+
+
+_SCALARS = {int: "integer", float: "number", str: "string", bool: "boolean", Path: "string", Any: "any"}
+
+
+def json_type(hint: Any) -> str:
+    """How a value of an annotated type appears in JSON; documented records are links."""
+    if hint in _SCALARS:
+        return _SCALARS[hint]
+    if hint is type(None):
+        return "null"
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return " or ".join(f'`"{value}"`' if isinstance(value, str) else f"`{value}`" for value in arguments)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(json_type(argument) for argument in arguments)
+    if origin is tuple:
+        inner = arguments[:1] if arguments[-1] is Ellipsis else arguments
+        return f"array of {' and '.join(dict.fromkeys(json_type(argument) for argument in inner))}"
+    if origin in (list, frozenset, set) or (origin is not None and issubclass(origin, Sequence)):
+        return f"array of {json_type(arguments[0])}"
+    if origin is not None and issubclass(origin, typing.Mapping):  # type: ignore[arg-type]
+        return f"object of {json_type(arguments[1])}"
+    if dataclasses.is_dataclass(hint):
+        name = hint.__name__
+        known = {record.__name__ for group in record_classes().values() for record in group}
+        return f"[{name}](#{name.lower()})" if name in known else "object"
+    return "string"
+
+
+# --- Registries -------------------------------------------------------------------------------------------------------
+
+
+def strategy_table() -> str:
+    """Every built-in strategy: what trains, its knobs with their defaults, and where these come from."""
+    from advisor.strategies import get_strategy, strategy_names
+
+    rows = []
+    for strategy in (get_strategy(name) for name in strategy_names()):
+        if not type(strategy).__module__.startswith("advisor."):
+            continue
+        config = strategy.default_config(_example_model(110_000_000))
+        rates = [f"{strategy.default_config(_example_model(size)).learning_rate:.0e}" for size in _SIZES]
+        knobs = ", ".join(f"`{name}={value}`" for name, value in _knobs(config)) or "–"
+        rows.append(
+            (f"`{strategy.name}`", prose(inspect.cleandoc(type(strategy).__doc__ or "").split("\n\n")[0]), knobs,
+             " / ".join(rate.replace("e-0", "e-") for rate in dict.fromkeys(rates)), strategy.defaults_source)
+        )  # fmt: skip
+    return table(("method", "what trains", "knobs and defaults", "learning rate", "source of the defaults"), rows)
+
+
+_SIZES = (20_000_000, 110_000_000, 7_000_000_000)
+_SHARED = frozenset(
+    ("method", "learning_rate", "lr_rel", "weight_decay", "warmup_ratio", "lr_scheduler_type", "max_grad_norm")
+)
+
+
+def _example_model(total_parameters: int) -> Any:
+    """A model of BERT-base's shape with so many parameters: defaults depend on the size alone."""
+    from advisor.core.model import ModelSpec
+
+    return ModelSpec(
+        source="example",
+        kind="config",
+        task="sequence-classification",
+        config={"model_type": "bert"},
+        model_type="bert",
+        total_parameters=total_parameters,
+        hidden_size=768,
+        num_hidden_layers=12,
+        vocab_size=30522,
+        max_positions=512,
+    )
+
+
+def _knobs(config: Any) -> Iterator[tuple[str, Any]]:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name not in _SHARED and value not in (None, {}):
+            yield field.name, f"{value:g}" if isinstance(value, float) else value
+
+
+def device_table() -> str:
+    """Every device profile of the repository."""
+    from advisor.core.device import DeviceProfile
+    from advisor.core.serialization import from_dict
+    from advisor.core.units import format_bytes
+
+    rows = []
+    for path in sorted((ROOT / "profiles").glob("*.json")):
+        profile = from_dict(DeviceProfile, json.loads(path.read_text(encoding="utf-8")), what=path.name)
+        rates = [rate.value for dtype, rate in profile.flops_per_s.items() if dtype in profile.dtypes]
+        memory = profile.bytes_per_s.get("memory")
+        rows.append(
+            (f"`{profile.id}`", profile.name, format_bytes(profile.memory_bytes), ", ".join(profile.dtypes),
+             f"{max(rates) / 1e12:.3g}" if rates else "–", f"{memory.value / 1e9:.4g}" if memory else "–",
+             profile.basis)
+        )  # fmt: skip
+    return table(("device", "name", "memory", "training dtypes", "TFLOP/s", "GB/s", "source"), rows)
+
+
+# --- Recorded validation ----------------------------------------------------------------------------------------------
+
+
+def recorded(what: str, records: str) -> Callable[[], str]:
+    """What ``advisor validate WHAT --records RECORDS`` prints, as a block of text."""
+
+    def section() -> str:
+        with tempfile.TemporaryDirectory() as home:
+            command = [sys.executable, "-m", "advisor", "validate", what, "--records", str(ROOT / records)]
+            environment = os.environ | {"ADVISOR_HOME": home, "COLUMNS": "140", "NO_COLOR": "1"}
+            answer = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=ROOT)
+        lines = [line.rstrip() for line in answer.stdout.splitlines()]
+        command_line = f"advisor validate {what} --records {records}"
+        return "\n".join(["```console", f"$ {command_line}", *lines, "```"])
+
+    return section
+
+
+_MEMORY_RECORDS = "calibration/validation/memory-cpu-cpu-intel-xeon-2c-541637fc.jsonl"
+_TIME_RECORDS = "calibration/validation/time-cpu-wide-cpu-intel-xeon-2c-541637fc.jsonl"
+
+
+# --- Pages ------------------------------------------------------------------------------------------------------------
+
+SECTIONS: dict[str, Callable[[], str]] = {
+    "commands": command_reference,
+    "json cost": records("json cost"),
+    "json plan": records("json plan"),
+    "json record": records("json record"),
+    "json device": records("json device"),
+    "strategies": strategy_table,
+    "devices": device_table,
+    "memory records": recorded("memory", _MEMORY_RECORDS),
+    "time records": recorded("time", _TIME_RECORDS),
+}
+
+
+def generated(page: str) -> str:
+    """The page with every section written anew.
+
+    Raises:
+        KeyError: a marker names no section.
+    """
+    return _MARKED.sub(lambda found: f"{found[1]}\n{SECTIONS[found[2]]()}\n\n{found[3]}", page)
+
+
+def pages(folder: Path) -> list[Path]:
+    """The pages of a folder that have generated sections."""
+    return [path for path in sorted(folder.rglob("*.md")) if _MARKED.search(path.read_text(encoding="utf-8"))]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the pages, or check them.
+
+    Returns:
+        Exit code: 1 when ``--check`` finds a page that is out of date.
+    """
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--check", action="store_true", help="change nothing; fail when a page is out of date")
+    parser.add_argument("--folder", type=Path, default=ROOT / "docs", help="folder of the pages")
+    options = parser.parse_args(arguments)
+    check: bool = options.check
+    stale = []
+    for path in pages(options.folder):
+        before = path.read_text(encoding="utf-8")
+        after = generated(before)
+        if after == before:
+            continue
+        stale.append(path)
+        if not check:
+            path.write_text(after, encoding="utf-8")
+    for path in stale:
+        print(f"{'out of date' if check else 'written'}: {path}")
+    if check and stale:
+        print("run python tools/generate_docs.py", file=sys.stderr)
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
