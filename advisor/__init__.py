@@ -1,7 +1,11 @@
 """Fine-tuning advisor: predicts memory, time and quality of every strategy; recommends, tunes, runs and verifies one.
 
-The jobs are functions: ``from advisor import probe, calibrate, predict, recommend, tune, run, validate``. They
-are imported on first use, so that ``import advisor`` costs nothing.
+The jobs are functions, and what they take has a class::
+
+    from advisor import probe, calibrate, predict, fit, recommend, tune, run, validate
+    from advisor import Budget, DataSource, ModelSource, Plan
+
+They are imported on first use, so that ``import advisor`` costs nothing.
 """
 
 from __future__ import annotations
@@ -10,13 +14,43 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from advisor.pipeline import calibrate, predict, probe, recommend, run, tune, validate
+    from advisor.core.budget import Budget
+    from advisor.core.plan import Plan
+    from advisor.pipeline import (
+        DataSource,
+        ModelSource,
+        calibrate,
+        fit,
+        predict,
+        probe,
+        recommend,
+        run,
+        tune,
+        validate,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "calibrate", "predict", "probe", "recommend", "run", "tune", "validate"]
+__all__ = [
+    "Budget",
+    "DataSource",
+    "ModelSource",
+    "Plan",
+    "__version__",
+    "calibrate",
+    "fit",
+    "predict",
+    "probe",
+    "recommend",
+    "run",
+    "tune",
+    "validate",
+]
+
+_HOMES = {"Budget": "advisor.core.budget", "Plan": "advisor.core.plan"}
+"""Modules of what is not a job of ``advisor.pipeline``."""
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(importlib.import_module("advisor.pipeline"), name)
+        return getattr(importlib.import_module(_HOMES.get(name, "advisor.pipeline")), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

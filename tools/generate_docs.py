@@ -27,7 +27,7 @@ import sys
 import tempfile
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -199,9 +199,9 @@ def json_type(hint: Any) -> str:
         return f"array of {' and '.join(dict.fromkeys(json_type(argument) for argument in inner))}"
     if origin in (list, frozenset, set) or (origin is not None and issubclass(origin, Sequence)):
         return f"array of {json_type(arguments[0])}"
-    if origin is not None and issubclass(origin, typing.Mapping):  # type: ignore[arg-type]
+    if origin is not None and issubclass(origin, Mapping):
         return f"object of {json_type(arguments[1])}"
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         name = hint.__name__
         known = {record.__name__ for group in record_classes().values() for record in group}
         return f"[{name}](#{name.lower()})" if name in known else "object"

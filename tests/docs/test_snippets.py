@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +26,16 @@ def type_errors(folder: Path, sources: list[str]) -> str:
         files.append(str(file))
     command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", "--no-error-summary", *files]
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True).stdout
+
+
+def test_examples_import_what_there_is() -> None:
+    imports = [
+        found for source in snippets() for found in re.findall(r"^from ([\w.]+) import ([^(\n]+)$", source, re.M)
+    ]
+    assert len(imports) >= 2
+    for module, names in imports:
+        for name in names.split(", "):
+            assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
 
 
 @pytest.mark.slow
