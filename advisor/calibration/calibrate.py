@@ -59,7 +59,7 @@ def calibrate_device(
             others, is kept and not measured again.
         quick: At most about a minute instead of ten.
         device: Profile of this machine; the saved one when ``None``.
-        on_progress: Told what is being done.
+        on_progress: Receives the job's events.
         save: Store the result, and every point as soon as it was measured.
         fresh: Measure everything anew; what is stored is replaced by the result.
 

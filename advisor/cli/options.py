@@ -91,6 +91,13 @@ safety_option = click.option(
 )
 
 
+task_option = click.option("--task", type=click.Choice(TASKS), help="Task to train; by default inferred from the data.")
+
+trust_options = stacked(
+    click.option("--trust-remote-code", is_flag=True, help="Allow Python code that comes with the model."),
+    click.option("--allow-pickle", is_flag=True, help="Allow pickled weights; loading them can execute code."),
+)
+
 SPEED_KNOBS = ("group_by_length", "tf32", "torch_compile", "num_threads")
 
 
@@ -127,10 +134,9 @@ def model_options(*, required: bool = True) -> Callable[[F], F]:
     """MODEL, and which risks of loading it the user accepts."""
     return stacked(
         click.argument("model", required=required),
-        click.option("--task", type=click.Choice(TASKS), help="Task to train; by default inferred from the data."),
+        task_option,
         click.option("--revision", metavar="REV", help="Revision of a hub model."),
-        click.option("--trust-remote-code", is_flag=True, help="Allow Python code that comes with the model."),
-        click.option("--allow-pickle", is_flag=True, help="Allow pickled weights; loading them can execute code."),
+        trust_options,
     )
 
 

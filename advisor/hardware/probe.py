@@ -44,7 +44,7 @@ def probe_device(
         quick: At most about 15 seconds instead of 60; fewer repeats, so wider spreads.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; the first CUDA device if there is one, else the CPU, when
             ``None``.
-        on_progress: Told what is being done.
+        on_progress: Receives the job's events.
         save: Store the profile and make it this machine's device.
 
     Raises:

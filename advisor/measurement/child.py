@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.core.errors import AdvisorError
+from advisor.core.events import RawListener
 from advisor.core.run import Outcome
 
 PR_SET_PDEATHSIG = 1
@@ -112,7 +113,7 @@ def _call(request: Request, sender: Connection) -> Answer:
         return classify(failure)
 
 
-def _event_sender(sender: Connection) -> Callable[[dict[str, Any]], None]:
+def _event_sender(sender: Connection) -> RawListener:
     def send(event: dict[str, Any]) -> None:
         with contextlib.suppress(BrokenPipeError):
             sender.send(event)

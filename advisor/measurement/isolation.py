@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from advisor.core.errors import AdvisorError, InterruptedByUser, RunFailed
+from advisor.core.events import RawListener
 from advisor.core.run import Outcome
 from advisor.core.units import format_duration
 from advisor.measurement import child, server
 
 T = TypeVar("T")
-OnEvent = Callable[[dict[str, Any]], None]
 
 EXIT_WAIT_S = 5.0
 """How long a process that has delivered its result may take to leave before it is killed."""
@@ -81,7 +81,7 @@ ADVICE: dict[str, str] = {
 def isolated(
     function: Callable[..., T],
     *args: Any,
-    on_event: OnEvent | None = None,
+    on_event: RawListener | None = None,
     timeout_s: float | None = None,
     log_path: Path | None = None,
     **kwargs: Any,
@@ -123,7 +123,9 @@ def isolated(
 class _Watch:
     """Reads a child's messages until it is gone."""
 
-    def __init__(self, process: Any, receiver: Connection, on_event: OnEvent | None, deadline_s: float | None) -> None:
+    def __init__(
+        self, process: Any, receiver: Connection, on_event: RawListener | None, deadline_s: float | None
+    ) -> None:
         self.process = process
         self.interrupts = 0
         self._ready = False

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from advisor.core.errors import OutputError
+from advisor.core.events import Event, OnEvent
 from advisor.core.plan import Plan
 from advisor.core.run import SAVE_EVERY_S, Measurement
 from advisor.core.serialization import from_dict, read_json, to_json
@@ -24,8 +24,6 @@ from advisor.measurement.step_profile import ProfiledStep
 from advisor.training.placement import device_type_of
 from advisor.training.run_folder import RunFolder
 from advisor.training.trainer import train
-
-OnEvent = Callable[[dict[str, Any]], None]
 
 GRACE_SHARE = 0.1
 LEAST_GRACE_S = 60.0
@@ -194,5 +192,5 @@ def _as_measurement(result: Result[Any], folder: RunFolder) -> Measurement:
     return Measurement(outcome=result.outcome, reason=f"{result.reason}; {advice}", total_s=result.wall_s)
 
 
-def _ignore(event: dict[str, Any]) -> None:
+def _ignore(event: Event) -> None:
     pass

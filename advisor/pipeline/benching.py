@@ -44,7 +44,7 @@ def bench_speed(
         seeds: Rounds; three or more show the noise of the quality.
         on_comparison: Given every method's comparison as soon as it stands; the rounds that are whole, when a training
             fails or Ctrl-C ends it.
-        on_event: Told what is being done (:mod:`advisor.pipeline.events`).
+        on_event: Receives the job's events (:mod:`advisor.core.events`).
 
     Raises:
         InputError: anything about the inputs that cannot be used.

@@ -33,7 +33,7 @@ def calibrate(
         model: Also take short steps of this model, so that predictions for it are at their best.
         quick: Fewer operators and repeats; wider intervals.
         fresh: Measure everything anew.
-        on_event: Told what is being measured (:mod:`advisor.pipeline.events`).
+        on_event: Told what is being measured (:mod:`advisor.core.events`).
 
     Returns:
         The saved calibration with its residuals, what it covers and what it cannot tell.

@@ -50,7 +50,7 @@ def fit_device(
         steps: JSON lists of measured steps (:class:`advisor.pipeline.steps_file.MeasuredStep`), or folders of runs.
         trust_remote_code: Allow Python code that comes with a model.
         allow_pickle: Allow pickled weights; loading them can execute code.
-        on_event: Told what is being done (:mod:`advisor.pipeline.events`).
+        on_event: Receives the job's events (:mod:`advisor.core.events`).
 
     Raises:
         DeviceError: no such device, or its profile is not a datasheet's.

@@ -1,28 +1,13 @@
-"""What a job tells whoever watches it: small dictionaries, so that they cross process borders.
-
-==============  ===================================================  ==========================================
-kind            further keys                                         meaning
-==============  ===================================================  ==========================================
-``"phase"``     ``name``                                             a new part of the job begins
-``"progress"``  ``text``, ``share`` (0 to 1)                         how far the current part is
-``"step"``      ``step``, ``total``, ``loss`` (may be absent)        an optimizer step is done
-``"metrics"``   ``step``, ``metrics``                                held-out figures along the way
-``"evaluation"``  ``batch``, ``total``                               held-out rows are being predicted
-``"resumed"``   ``step``                                             a run goes on from a checkpoint
-``"trial"``     ``trial``, ``method``, ``state``                     a trial of a study begins or ends
-``"note"``      ``text``                                             something worth knowing
-==============  ===================================================  ==========================================
-"""
+"""Helpers of the jobs for reporting what they do (the events themselves: ``advisor.core.events``)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
-OnEvent = Callable[[dict[str, Any]], None]
+from advisor.core.events import Event, OnEvent
 
 
-def ignore(event: dict[str, Any]) -> None:
+def ignore(event: Event) -> None:
     """The listener of callers who did not bring one."""
 
 
@@ -69,7 +54,7 @@ def steps_only(on_event: OnEvent | None) -> OnEvent:
     """Passes on the steps of a run inside a larger job, but not its phases and figures."""
     listener = on_event or ignore
 
-    def passed(event: dict[str, Any]) -> None:
+    def passed(event: Event) -> None:
         if event.get("kind") == "step":
             listener(event)
 

@@ -36,7 +36,7 @@ def explain(configuration: Configuration, estimate: CostEstimate, on_event: OnEv
     Args:
         configuration: As it was predicted.
         estimate: Its prediction.
-        on_event: Told what is being done (:mod:`advisor.pipeline.events`).
+        on_event: Receives the job's events (:mod:`advisor.core.events`).
 
     Raises:
         UntraceableError: the configuration cannot be traced.

@@ -51,7 +51,7 @@ def fit(
         peft_config: Configuration of the method ``peft``, which is looked at only with one.
         cards: Also find the smallest known card for each set-up.
         all_setups: Also trace leaner data types and optimizers where a preferred one fits.
-        on_event: Told what is being done (:mod:`advisor.pipeline.events`).
+        on_event: Receives the job's events (:mod:`advisor.core.events`).
 
     Raises:
         InputError: anything about the inputs that cannot be used.

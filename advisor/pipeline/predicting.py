@@ -67,7 +67,7 @@ def predict(
         num_labels: Classes of the head when there is no data.
         device: Profile to predict for; ``"auto"`` is this machine.
         budget: Answers ``fits``; without one, the device's capacity does.
-        on_event: Told what is being done (:mod:`advisor.pipeline.events`).
+        on_event: Receives the job's events (:mod:`advisor.core.events`).
 
     Raises:
         InputError: anything about the inputs that cannot be used, all problems of one input together.

@@ -12,7 +12,7 @@ def probe(*, quick: bool = False, device: str | None = None, on_event: OnEvent |
     Args:
         quick: About 15 seconds instead of 60; wider spreads.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; the first GPU, else the CPU, when ``None``.
-        on_event: Told what is being measured (:mod:`advisor.pipeline.events`).
+        on_event: Told what is being measured (:mod:`advisor.core.events`).
 
     Raises:
         DeviceError: the device is not there or could not be probed.

@@ -56,7 +56,7 @@ def recommend(
         speed: ``group_by_length``, ``tf32``, ``torch_compile``, ``num_threads`` where they are not to be chosen.
         output: Where to write the best plan; nothing is written when nothing fits.
         force: Replace an existing ``output``.
-        on_event: Told what is being done (:mod:`advisor.pipeline.events`).
+        on_event: Receives the job's events (:mod:`advisor.core.events`).
 
     Returns:
         Ranked plans, best first; ``ranked`` is empty when nothing fits, and ``advice`` says what would.

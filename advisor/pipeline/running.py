@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
-from typing import Any
 
 from advisor.core.errors import InterruptedByUser, ModelError, OutputError, RunFailed
+from advisor.core.events import Event
 from advisor.core.plan import Plan, load_plan
 from advisor.core.run import Measurement, RunRecord
 from advisor.core.serialization import from_dict, read_json, to_json
@@ -35,7 +35,7 @@ def run(
         output_dir: A new or empty folder; with ``resume``, the folder of the interrupted run.
         resume: Continue from the last valid checkpoint; a finished run is answered from its record.
         any_device: Run here although the plan was made for another device; its promises are then not for here.
-        on_event: Told about phases, steps and losses (:mod:`advisor.pipeline.events`).
+        on_event: Told about phases, steps and losses (:mod:`advisor.core.events`).
 
     Raises:
         PlanError: the plan is damaged, newer than this version, or inconsistent.
@@ -114,10 +114,10 @@ class _ResumeListener:
         self.trained_nothing = True
         self.resumed_from_step = 0
 
-    def __call__(self, event: dict[str, Any]) -> None:
-        if event.get("kind") == "resumed":
-            self.resumed_from_step = int(event["step"])
-        if event.get("kind") in ("phase", "step"):
+    def __call__(self, event: Event) -> None:
+        if event["kind"] == "resumed":
+            self.resumed_from_step = event["step"]
+        if event["kind"] in ("phase", "step"):
             self.trained_nothing = False
         self._on_event(event)
 

@@ -53,7 +53,7 @@ def tune(
         output: Where to write the winner's plan; ``plan.json`` in the study's folder when ``None``.
         force: Replace an existing ``output``.
         resume_command: Shown when the user interrupts.
-        on_event: Told about trials and their steps (:mod:`advisor.pipeline.events`).
+        on_event: Told about trials and their steps (:mod:`advisor.core.events`).
 
     Raises:
         InputError: anything about the inputs that cannot be used.

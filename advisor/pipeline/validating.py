@@ -83,7 +83,7 @@ def validate(
         resume: Keep what was measured before with the same device and versions; only cases that failed are run again.
         repeats: Timed steps per case; the grid's own number when ``None``.
         cases: Instead of the grid's own.
-        on_event: Told what is being done (:mod:`advisor.pipeline.events`).
+        on_event: Receives the job's events (:mod:`advisor.core.events`).
 
     Raises:
         InputError: an unknown grid or an impossible shard.

@@ -36,7 +36,7 @@ def recorded_validation(
         predict_again: Compare what was measured with what this version predicts instead of what was predicted then.
         calibration: With ``predict_again``: the calibration to predict with; this machine's own, if the records are of
             its device, when ``None``.
-        on_event: Told what is being done.
+        on_event: Receives the job's events.
 
     Raises:
         InputError: there is no such file, it is damaged, holds no step times although they are asked for, does not say

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from advisor.core.events import Event
 
 PLAIN_INTERVAL_S = 10.0
 """Without a terminal, one line of progress at most this often: a log stays readable."""
@@ -17,7 +20,7 @@ _TRIAL_FIGURES = ("train_rows", "metric", "nll")
 
 
 class ProgressView:
-    """A context manager whose :meth:`on_event` takes the events of a job (``advisor.pipeline.events``)."""
+    """A context manager whose :meth:`on_event` takes the events of a job (``advisor.core.events``)."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -46,7 +49,7 @@ class ProgressView:
         if self._live:
             self._bars.stop()
 
-    def on_event(self, event: dict[str, Any]) -> None:
+    def on_event(self, event: Event) -> None:
         """Show one event; kinds that are not known are ignored, so that jobs may say more than views show.
 
         Of the runs inside a study only the steps are shown: their phases and figures would bury the trials.
@@ -66,7 +69,7 @@ class ProgressView:
         if show is not None:
             show(event)
 
-    def _show_phase(self, event: dict[str, Any]) -> None:
+    def _show_phase(self, event: Mapping[str, Any]) -> None:
         self._phase = str(event.get("name", "")).replace("_", " ")
         if self._live:
             if self._task is not None:
@@ -76,34 +79,34 @@ class ProgressView:
             self._last_plain_s = 0.0
             self._console.print(f"{escape(self._phase)} ...", highlight=False, soft_wrap=True)
 
-    def _show_share(self, event: dict[str, Any]) -> None:
+    def _show_share(self, event: Mapping[str, Any]) -> None:
         share = event.get("share")
         self._advance(share, str(event.get("text", "")))
 
-    def _show_step(self, event: dict[str, Any]) -> None:
+    def _show_step(self, event: Mapping[str, Any]) -> None:
         step, total, loss = event.get("step", 0), event.get("total"), event.get("loss")
         detail = f"step {step}" + (f" of {total}" if total else "")
         if isinstance(loss, int | float):
             detail += f", loss {loss:.4f}"
         self._advance(step / total if total else None, detail)
 
-    def _show_metrics(self, event: dict[str, Any]) -> None:
+    def _show_metrics(self, event: Mapping[str, Any]) -> None:
         metrics = event.get("metrics") or {}
         text = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if isinstance(value, int | float))
         if text:
             self._console.print(f"  held-out: {escape(text)}", highlight=False, soft_wrap=True)
 
-    def _show_note(self, event: dict[str, Any]) -> None:
+    def _show_note(self, event: Mapping[str, Any]) -> None:
         self._console.print(f"  {escape(str(event.get('text', '')))}", highlight=False, soft_wrap=True)
 
-    def _show_evaluation(self, event: dict[str, Any]) -> None:
+    def _show_evaluation(self, event: Mapping[str, Any]) -> None:
         batch, total = event.get("batch", 0), event.get("total")
         self._advance(batch / total if total else None, "evaluating held-out rows")
 
-    def _show_resumed(self, event: dict[str, Any]) -> None:
+    def _show_resumed(self, event: Mapping[str, Any]) -> None:
         self._console.print(f"  resuming after step {event.get('step')}", highlight=False, soft_wrap=True)
 
-    def _show_trial(self, event: dict[str, Any]) -> None:
+    def _show_trial(self, event: Mapping[str, Any]) -> None:
         words = [str(event.get("method", "")), str(event.get("state", ""))]
         words += [
             f"{name.replace('_', ' ')} {event[name]:.4g}" for name in _TRIAL_FIGURES if _is_number(event.get(name))

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from advisor.core.events import OnEvent
 from advisor.training.metrics import held_out_metrics
-
-OnEvent = Callable[[dict[str, Any]], None]
 
 EVENT_SPACING_S = 0.2
 """Step events closer together than this are not sent: nobody reads a faster progress bar."""

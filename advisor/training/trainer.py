@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 from transformers import Trainer, TrainerCallback, set_seed
 
+from advisor.core.events import Event
 from advisor.core.plan import ExecutionPlan, Plan
 from advisor.core.run import SAVE_EVERY_S, Measurement
 from advisor.core.store import ensure_writable_dir
@@ -243,5 +244,5 @@ class _Run:
         self.on_event({"kind": "note", "text": text})
 
 
-def _ignore(event: dict[str, Any]) -> None:
+def _ignore(event: Event) -> None:
     pass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,14 +15,13 @@ from advisor.core.cost import CostEstimate
 from advisor.core.data import DataProfile, DataSpec
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import UntraceableError
+from advisor.core.events import OnEvent
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan, Plan
 from advisor.core.run import Measurement
 from advisor.core.serialization import to_dict
 from advisor.core.strategy import StrategyConfig
 from advisor.search.study.space import Space, StrategyLike
-
-OnEvent = Callable[[dict[str, Any]], None]
 
 MAX_EVAL_ROWS = 500
 """Cap on the study's held-out rows, which every trial pays for: the standard error of an accuracy is then at most

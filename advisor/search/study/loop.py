@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from advisor.core.events import Event, TrialEvent
 from advisor.core.plan import Plan
 from advisor.search.study.context import Infeasible, OnEvent, Runner, StudyContext
 from advisor.search.study.durations import DurationEstimator
@@ -201,16 +202,21 @@ class StudyLoop:
         self._emit_trial(verdict, closed, reason=reason)
 
     def _emit_trial(self, state: str, trial: TrialSummary, **details: Any) -> None:
-        self._emit({"kind": "trial", "state": state, "trial": trial.number, "method": trial.strategy.method, **details})
+        event = {"kind": "trial", "state": state, "trial": trial.number, "method": trial.strategy.method, **details}
+        self._emit(cast(TrialEvent, event))
 
-    def _emit(self, event: dict[str, Any]) -> None:
+    def _emit(self, event: Event) -> None:
         if self.on_event is not None:
             self.on_event(event)
 
     def _forward(self, number: int, rows: int) -> OnEvent | None:
         """The run's own events, with the trial they belong to."""
         listener = self.on_event
-        return None if listener is None else lambda event: listener({**event, "trial": number, "train_rows": rows})
+        return (
+            None
+            if listener is None
+            else lambda event: listener(cast(Event, {**event, "trial": number, "train_rows": rows}))
+        )
 
 
 def _headline(evaluation: Evaluation) -> dict[str, Any]:
