@@ -172,6 +172,7 @@ def record_reference(record: type) -> str:
 def attribute_texts(record: type) -> dict[str, str]:
     """The ``Attributes`` section of a class's docstring, by field; a line may describe several fields."""
     _, _, section = inspect.cleandoc(record.__doc__ or "").partition("Attributes:\n")
+    section = re.split(r"\n\n(?=\S)", section)[0]
     found: dict[str, str] = {}
     for entry in re.split(r"\n(?=    \w)", f"\n{section}"):
         names, separator, text = entry.strip().partition(":")

@@ -1,6 +1,6 @@
-"""What a configuration costs: memory, time and quality, each with an interval and what it rests on.
+"""What a configuration costs: memory, time and quality, each with an interval, its evidence and its source.
 
-Base units: bytes and seconds. The JSON keys of these records are stable; they are documented in the README.
+Base units: bytes and seconds. The JSON keys of these records are stable; ``docs/json.md`` documents them.
 """
 
 from __future__ import annotations
@@ -10,16 +10,21 @@ from statistics import NormalDist
 from typing import Literal
 
 Evidence = Literal["measured", "interpolated", "extrapolated"]
-"""How far the figure is from what was measured."""
+"""Whether the figure was measured, lies between measured configurations, or outside of them."""
 
 Basis = Literal["measured", "calibrated", "transferred", "datasheet", "prior"]
-"""What the figure rests on: a run of this very configuration, this machine's calibration, another device's calibration,
-a datasheet, or a prior."""
+"""Where the figure comes from: a run of this very configuration, this machine's calibration, another device's
+calibration, a datasheet, or published comparisons (prior). Tables call it "source"."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A two-sided interval that should hold the true value with probability ``level``."""
+    """A two-sided interval that should contain the true value with probability ``level``.
+
+    Attributes:
+        low, high: Both ends.
+        level: Probability, 0.9 unless stated otherwise.
+    """
 
     low: float
     high: float
@@ -47,7 +52,17 @@ class Interval:
 
 @dataclass(frozen=True)
 class MemoryBreakdown:
-    """What the device holds at the moment of the peak; the parts add up to ``device_bytes``."""
+    """What the device holds at the moment of the peak; the parts add up to ``device_bytes``.
+
+    Attributes:
+        weights_bytes: Weights of model and adapter.
+        gradients_bytes: Gradients of what trains.
+        optimizer_states_bytes: States of the optimizer.
+        activations_bytes: Tensors kept for the backward pass.
+        temporaries_bytes: Other tensors, and what the allocator caches or the system pages in on top.
+        workspace_bytes: Workspaces of libraries such as cuBLAS.
+        context_bytes: The process itself: context of the device, libraries, interpreter.
+    """
 
     weights_bytes: int
     gradients_bytes: int
@@ -83,6 +98,7 @@ class MemoryEstimate:
         intervals: 90 % intervals by field name (``allocated_bytes``, ``reserved_bytes``, ``device_bytes``,
             ``required_bytes``).
         peak_phase: ``"loading"``, ``"forward"``, ``"backward"``, ``"optimizer"``, ``"evaluation"`` or ``"saving"``.
+        evidence, basis: Of the memory.
         required_bytes: The least that the device must have for the run to end; its upper quantile is what decides
             whether a plan fits. Below ``device_bytes`` on CUDA, where the allocator returns cached memory before it
             gives up; ``None`` where nothing can be returned (CPU).
@@ -120,7 +136,8 @@ class InferenceEstimate:
         tokens_per_s: Real (not padding) tokens read per second; for causal models this is the prefill.
         decode_tokens_per_s: Tokens that a causal model writes per second to one reader; ``None`` for other models.
         intervals: 90 % intervals by field name.
-        decode_basis: What the decoding figure rests on, one sentence.
+        evidence, basis: Of ``samples_per_s`` and ``tokens_per_s``.
+        decode_basis: How the decoding figure was computed, one sentence.
     """
 
     samples_per_s: float
@@ -145,9 +162,10 @@ class TimeEstimate:
         parts: Where ``total_s`` goes, seconds by name: ``data`` (reading and tokenising), ``loading`` (the model),
             ``set_up`` (the Trainer), ``warm_up`` (the first step beyond the others), ``training`` (steps),
             ``between_steps`` (fetching batches, callbacks), ``evaluation``, ``checkpoints``, ``saving``.
+        evidence, basis: Of the times.
         inference: Speed of the trained model; ``None`` where no forward pass was traced.
         energy_j: What the device takes over the run, in joules; ``None`` where nothing is known of its power.
-        energy_basis: What that rests on, or why it is missing.
+        energy_basis: How it was computed, or why it is missing.
     """
 
     step_s: float
@@ -173,7 +191,8 @@ class QualityEstimate:
         interval: 90 % interval; ``None`` when it abstains.
         p_at_least: Probability that the metric reaches the user's minimum; ``None`` without a minimum.
         certified: Whether enough tasks stand behind the interval to certify its level.
-        reason: Why it abstains or what the figure rests on, one sentence.
+        reason: Where the figure comes from, or why there is none, one sentence.
+        evidence, basis: Of the quality.
     """
 
     metric: str
@@ -188,7 +207,17 @@ class QualityEstimate:
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """The cost of one configuration, the same everywhere (``predict --json``, ``recommend --json``, ``plan.json``)."""
+    """The cost of one configuration, the same everywhere (``predict --json``, ``recommend --json``, ``plan.json``).
+
+    Attributes:
+        memory: Peak memory of the whole run.
+        time: ``None`` where it was not predicted.
+        quality: ``None`` without a data set.
+        fits: Whether the run stays within budget and device (``Budget.check``).
+        trainable_parameters, total_parameters: Counts; quantised weights at their logical size.
+        evidence, basis: The weakest of the figures.
+        notes: Remarks, one sentence each.
+    """
 
     memory: MemoryEstimate
     time: TimeEstimate | None

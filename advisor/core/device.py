@@ -29,6 +29,8 @@ class DeviceProfile:
 
     Attributes:
         id: Lower-case product name (``"t4"``, ``"a100-sxm4-80gb"``), or ``"cpu-…"`` for a probed host.
+        name: Product name.
+        type: Kind of device.
         memory_bytes: Capacity that plans may use at most (CPU: physical or cgroup limit).
         available_bytes: Free at probe time; ``None`` in a datasheet profile.
         compute_capability: CUDA ``(major, minor)``; ``None`` on CPU.

@@ -28,6 +28,7 @@ class ModelSpec:
         num_hidden_layers: Depth.
         vocab_size: Rows of the embedding.
         max_positions: Longest sequence the positions allow; ``None`` when unbounded.
+        num_labels: Classes of the head, where the task has any.
         has_weights: Whether weights can be loaded from ``source``.
         weights_bytes: Size of the stored weights on disk; 0 when unknown.
         trust_remote_code: The user allowed the model's own Python code.

@@ -99,12 +99,20 @@ class ExecutionPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that ``run`` needs and everything that was promised.
+    """Everything that ``run`` needs, and the predicted cost.
 
     Attributes:
+        model: The model.
+        data: How to read the data set again.
+        data_profile: Sizes and token lengths of the data set.
+        strategy: What is learned, and how.
+        execution: Settings that change only the cost.
         device: Profile id the plan was made for (``"cpu"`` profiles: the machine's own id).
-        predicted: The promised cost; ``None`` in a hand-written plan.
+        seed: Of the training.
+        budget: That the plan was made for.
+        predicted: The predicted cost; ``None`` in a hand-written plan.
         versions: Library versions that made the plan.
+        schema_version: Of the file's format.
     """
 
     model: ModelSpec

@@ -1,4 +1,4 @@
-"""What was measured, and what became of it."""
+"""Measurements of a run, and how they compare with its plan."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Verification:
-    """One promised figure beside the measured one.
+    """One predicted figure beside the measured one.
 
     Attributes:
         quantity: For example ``"memory.allocated_bytes"``, ``"time.step_s"``, ``"quality.value"``.
         predicted, measured: In base units.
-        low, high: The promised interval.
+        low, high: The predicted interval.
         verdict: ``"inside"``, ``"outside"``, or ``"not measured"``.
         relative_error: ``predicted / measured - 1``; for qualities the difference in points.
     """
@@ -86,7 +86,19 @@ class Verification:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """``record.json``: plan, environment, raw samples, predictions and verdicts of one run."""
+    """``record.json``: plan, environment, raw samples, predictions and verdicts of one run.
+
+    Attributes:
+        plan: As it was run.
+        measurement: What was measured.
+        verifications: Every predicted figure beside the measured one.
+        device_id: Profile id of the machine that ran it.
+        versions: Library versions of the run.
+        started_at: Date and time, ISO 8601.
+        output_dir: Folder of the result.
+        resumed_from_step: Optimizer step that the last start continued from; 0 for an uninterrupted run.
+        schema_version: Of the file's format.
+    """
 
     plan: Plan
     measurement: Measurement

@@ -100,6 +100,10 @@ def test_an_error_has_exactly_the_documented_keys() -> None:
     assert set(InputError("rule", fix="fix").to_dict()) == documented("Errors")
 
 
+def test_every_key_has_a_meaning() -> None:
+    assert re.findall(r"^\| `\w+` \|.*\|  \|$", PAGE, re.MULTILINE) == []
+
+
 def test_an_undocumented_key_is_noticed() -> None:
     assert documented("CostEstimate") != {*to_dict(cost_estimate()), "surplus"}
     assert documented("Plan") == {field.name for field in dataclasses.fields(Plan)}
