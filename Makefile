@@ -92,8 +92,8 @@ strategies: assets
 	    --output runs/strategies/smollm2-$$method.json && \
 	  $(BIN)/advisor run runs/strategies/smollm2-$$method.json --output runs/strategies/smollm2-$$method; \
 	done
-	$(BIN)/python -m advisor.reporting.record_table $(STRATEGIES:%=runs/strategies/minilm-%)
-	$(BIN)/python -m advisor.reporting.record_table $(STRATEGIES:%=runs/strategies/smollm2-%)
+	$(BIN)/advisor validate runs $(STRATEGIES:%=runs/strategies/minilm-%)
+	$(BIN)/advisor validate runs $(STRATEGIES:%=runs/strategies/smollm2-%)
 
 # Records go to calibration/validation; after an interruption the same command continues.
 VALIDATION := calibration/validation
@@ -137,7 +137,7 @@ validate-runs: assets
 	    --effective-batch-size $$6 --epochs $$7 --output $$name.json > $$name.txt && \
 	  $(BIN)/advisor run $$name.json --output $$name || exit 1; \
 	done
-	$(BIN)/python -m advisor.reporting.time_table $$(ls -d $(RUNS_DIR)/*/)
+	$(BIN)/advisor validate runs --strict $(RUNS_DIR)/*/
 
 check: setup
 	@echo "[check] ruff";          $(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .

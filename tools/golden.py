@@ -438,12 +438,12 @@ def on_threads(asked: Asked, device: Any) -> Asked:
 
 def recorded_case(record: dict[str, Any]) -> tuple[Asked, bool]:
     """A measured case, and whether all its batches were of one length."""
-    from advisor.experiments.validation.case import Case
-    from advisor.experiments.validation.case_config import question_of
+    from advisor.experiments.validation.cases import Case
+    from advisor.experiments.validation.predict import configure_case
 
     names = ("model", "method", "rows", "length", "task", "knobs", "execution", "mixed_lengths")
-    question = question_of(Case(**{name: record[name] for name in names}))
-    return Asked(question.spec, question.strategy, question.execution), question.same_length
+    config = configure_case(Case(**{name: record[name] for name in names}))
+    return Asked(config.spec, config.strategy, config.execution), config.same_length
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,7 +10,7 @@ import click
 from advisor.cli.options import NAMES, data_options, data_source, json_option, model_options, model_source
 
 if TYPE_CHECKING:
-    from advisor.experiments.speed import SpeedComparison
+    from advisor.experiments.speed.compare import SpeedComparison
 
 SUITES = ("speed",)
 
@@ -22,16 +23,26 @@ SUITES = ("speed",)
 @click.option("--rows", "train_rows", type=click.IntRange(8), default=256, show_default=True, help="Rows per training.")
 @click.option("--eval-rows", type=click.IntRange(2), default=400, show_default=True, help="Held-out rows.")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Rounds; noise needs three.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Keep a record of every training here; the same command then runs only those that are missing.",
+)
+@click.option("--resume/--no-resume", default=True, show_default=True, help="With --output: keep earlier trainings.")
 @json_option
 def bench_command(suite: str, as_json: bool, **options: Any) -> None:
-    """Run a benchmark SUITE with MODEL on DATA, on this machine.
+    """Benchmark training on this machine: a SUITE with MODEL on DATA.
 
     speed: the recommended plan of each method is trained in turn with the published recipe (every row padded to 128
     tokens) and with the plain Trainer (its own collator, the same batch). Samples per second and held-out quality of
-    each, over several seeds. When a training fails, or on Ctrl-C, the finished rounds are shown.
+    each, over several seeds. Every training runs in a process of its own; one that fails does not end the others. The
+    rounds that every arm completed are compared, also after Ctrl-C.
 
     JSON keys: suite, comparisons[] (method, plan, recipes[], runs[] (arm, seed, rows, training_s, metrics), contrasts[]
     (recipe, ratio, lowest, highest, differences, noise)).
+
+    Exit codes: 0; 1 when a training did not complete; 2 for bad input; 130 for Ctrl-C.
 
     \b
     Example:
@@ -51,6 +62,8 @@ def bench_command(suite: str, as_json: bool, **options: Any) -> None:
                 train_rows=options["train_rows"],
                 eval_rows=options["eval_rows"],
                 seeds=options["seeds"],
+                output=options["output"],
+                resume=options["resume"],
                 on_comparison=comparisons.append,
                 on_event=on_event,
             )

@@ -14,7 +14,7 @@ from advisor.core.errors import EXIT_FAILED, EXIT_INTERRUPTED, InputError
 if TYPE_CHECKING:
     from advisor.pipeline.validating import Validation
 
-WHAT = ("memory", "time", "all")
+WHAT = ("memory", "time", "all", "runs")
 
 
 class ShardType(click.ParamType):
@@ -35,14 +35,15 @@ class ShardType(click.ParamType):
 
 @click.command("validate")
 @click.argument("what", type=click.Choice(WHAT))
+@click.argument("runs", nargs=-1, type=click.Path(path_type=Path), metavar="[RUN...]")
 @click.option(
     "--grid",
     type=click.Choice(("cpu", "cpu-wide", "cuda", "quick")),
     show_default="that of the device here",
-    help="What to run.",
+    help="Cases to run.",
 )
 @click.option(
-    "--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto", show_default=True, help="Where to run it."
+    "--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto", show_default=True, help="Where to run them."
 )
 @click.option("--shard", type=ShardType(), default="1/1", metavar="i/n", help="Every n-th case from the i-th on.")
 @click.option(
@@ -64,9 +65,9 @@ class ShardType(click.ParamType):
     type=click.Path(path_type=Path),
     metavar="FILE",
     multiple=True,
-    help="Run nothing: show the comparison of these records, of whatever device; several files of one count as one.",
+    help="Run nothing: compare these records, of whatever device; several files of one device count as one.",
 )
-@click.option("--predict-again", is_flag=True, help="With --records: compare with what this version predicts.")
+@click.option("--predict-again", is_flag=True, help="With --records: predict the cases with this version.")
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),
@@ -74,12 +75,13 @@ class ShardType(click.ParamType):
     show_default="that of this machine",
     help="With --predict-again: predict with this calibration.",
 )
-@click.option("--strict", is_flag=True, help="Exit with 1 when a bar is failed.")
+@click.option("--strict", is_flag=True, help="Exit with 1 when a threshold is missed.")
 @json_option
 @click.pass_context
 def validate_command(
     context: click.Context,
-    what: str,
+    what: Any,
+    runs: tuple[Path, ...],
     grid: Any,
     device: Any,
     shard: tuple[int, int],
@@ -93,23 +95,25 @@ def validate_command(
     strict: bool,
     as_json: bool,
 ) -> None:
-    """Run a grid of configurations for real and compare them with what was predicted beforehand.
+    """Check the predictions: run a grid of configurations for real and compare them with what was predicted beforehand.
 
-    WHAT is `memory`, `time` (of a step), or `all`: both in one run.
+    WHAT is `memory`, `time` (of a step), `all` (both in one run), or `runs`: the finished runs in the folders RUN...
 
     Every case runs in a process of its own, a few steps of the stock Trainer with random weights; nothing is
     downloaded. Running out of memory is a result. Every case is on disk as soon as it has ended: stop at any time, and
-    the same command goes on. The grid `cuda` has configurations from 66M to 8B parameters and suits any card;
+    the same command continues. The grid `cuda` has configurations from 66M to 8B parameters and suits any card;
     `cpu-wide` (time) has more than 200.
 
-    Step times: medians of timed repeats after a warm-up, on a machine that should do nothing else. Beside the errors
-    stand the machine's own repeat noise (some cases are measured twice), its drift (a fixed work load is timed with
-    every case), and two rules of thumb. Configurations that the calibration measured itself do not count.
+    Step times are medians of timed repeats after a warm-up, on a machine that should do nothing else. The table shows
+    their errors beside the machine's own repeat noise (some cases are measured twice), its drift (a fixed workload is
+    timed with every case), and two baselines. Configurations that the calibration measured itself do not count.
 
-    JSON keys: header, path, remaining, stopped, comparison (outcomes, groups[], fits, bars[], worst[]), times (cases,
-    seen, predictors, groups[], steady, noise, drift, order, coverage, rivals[], bars[], worst[]), records[].
+    JSON keys: header, path, remaining, stopped, comparison (outcomes, groups[], fits, thresholds[], worst[]), times
+    (cases, seen, predictors, groups[], steady, noise, drift, order, baselines[], thresholds[], worst[]), records[]; of
+    runs: records[], errors, thresholds[], unreadable[].
 
-    Exit codes: 0; 1 when a bar is failed and --strict is given; 2 for bad input; 130 for Ctrl-C.
+    Exit codes: 0; 1 when a threshold is missed or a run has no record and --strict is given; 2 for bad input; 130 for
+    Ctrl-C.
 
     \b
     Examples:
@@ -117,7 +121,16 @@ def validate_command(
       advisor validate time --grid cpu-wide --time-limit 20min
       advisor validate all --grid cuda --shard 1/3 --time-limit 8min --output calibration/validation
       advisor validate time --records calibration/validation/time-cpu-wide-my-cpu.jsonl --predict-again
+      advisor validate runs runs/first runs/second --strict
     """
+    if (what == "runs") != bool(runs):
+        raise InputError(
+            f"`runs` needs folders of finished runs, nothing else takes any, but got {what} and {len(runs)} folders",
+            fix="write for example: advisor validate runs runs/first runs/second",
+        )
+    if what == "runs":
+        _validate_runs(context, runs, strict, as_json)
+        return
     from advisor.cli.output import answer_console, print_json, progress
     from advisor.pipeline import recorded_validation, validate
 
@@ -128,15 +141,11 @@ def validate_command(
     with progress() as on_event:
         if records:
             validation = recorded_validation(
-                records,
-                what=what,  # type: ignore[arg-type]
-                predict_again=predict_again,
-                calibration=calibration,
-                on_event=on_event,
+                records, what=what, predict_again=predict_again, calibration=calibration, on_event=on_event
             )
         else:
             validation = validate(
-                what,  # type: ignore[arg-type]
+                what,
                 grid=grid,
                 device=device,
                 shard=shard,
@@ -157,11 +166,29 @@ def validate_command(
     _say_what_is_left(validation)
     if validation.stopped == "interrupted":
         context.exit(EXIT_INTERRUPTED)
-    if strict and any(bar.passed is False for bar in validation.bars):
+    if strict and any(found.passed is False for found in validation.thresholds):
+        context.exit(EXIT_FAILED)
+
+
+def _validate_runs(context: click.Context, folders: tuple[Path, ...], strict: bool, as_json: bool) -> None:
+    from advisor.cli.output import print_json
+    from advisor.pipeline import validate_runs
+
+    comparison = validate_runs(folders)
+    if as_json:
+        print_json(comparison)
+    else:
+        from advisor.reporting.validation import runs_tables
+
+        click.echo(runs_tables(comparison))
+        for reason in comparison.unreadable:
+            click.echo(f"left out: {reason}", err=True)
+    missed = any(found.passed is not True for found in comparison.thresholds)
+    if strict and (missed or comparison.unreadable):
         context.exit(EXIT_FAILED)
 
 
 def _say_what_is_left(validation: Validation) -> None:
     if validation.remaining:
         reason = f"stopped by {'Ctrl-C' if validation.stopped == 'interrupted' else 'the time limit'}"
-        click.echo(f"{reason}: {validation.remaining} cases are left; the same command goes on with them", err=True)
+        click.echo(f"{reason}: {validation.remaining} cases are left; the same command continues with them", err=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,16 @@ from advisor.core.store import output_errors
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 """What file systems without locks answer."""
+
+
+def whole_lines(raw: bytes) -> bytes:
+    """A file's content without a last line that has no line break: a kill tore it."""
+    return raw[: raw.rfind(b"\n") + 1]
+
+
+def read_lines(path: Path) -> str:
+    """The whole lines of a file, which is left as it is."""
+    return whole_lines(path.read_bytes()).decode(errors="replace")
 
 
 class AppendLog:
@@ -55,9 +64,9 @@ class AppendLog:
         except BaseException:
             self.close()
             raise
-        whole_bytes = raw.rfind(b"\n") + 1
-        self._torn_at_bytes = whole_bytes if whole_bytes < len(raw) else None
-        return raw[:whole_bytes].decode(errors="replace")
+        whole = whole_lines(raw)
+        self._torn_at_bytes = len(whole) if len(whole) < len(raw) else None
+        return whole.decode(errors="replace")
 
     def append(self, line: str, *, durable: bool = True) -> None:
         """Add one line.
@@ -107,6 +116,10 @@ class AppendLog:
             self._torn_at_bytes = None
 
     def _lock(self) -> None:
+        try:
+            import fcntl
+        except ImportError:  # Windows: two writers at once are not noticed there
+            return
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

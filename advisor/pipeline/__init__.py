@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from advisor.pipeline.recommending import recommend
     from advisor.pipeline.running import run
     from advisor.pipeline.tuning import tune
-    from advisor.pipeline.validating import validate
-    from advisor.pipeline.validation_records import recorded_validation
+    from advisor.pipeline.validating import recorded_validation, validate, validate_runs
 
 _HOMES = {
     "DataSource": "inputs",
@@ -37,10 +36,11 @@ _HOMES = {
     "predict_configuration": "predicting",
     "probe": "probing",
     "recommend": "recommending",
-    "recorded_validation": "validation_records",
+    "recorded_validation": "validating",
     "run": "running",
     "tune": "tuning",
     "validate": "validating",
+    "validate_runs": "validating",
 }
 
 __all__ = [
@@ -61,6 +61,7 @@ __all__ = [
     "run",
     "tune",
     "validate",
+    "validate_runs",
 ]
 
 

@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from advisor.core.device import DeviceType
-from advisor.core.errors import InputError
+from advisor.core.device import DeviceProfile, DeviceType
+from advisor.core.errors import DeviceError, InputError
+from advisor.core.events import OnEvent
 from advisor.core.store import ensure_writable_dir, user_data_dir
-from advisor.core.units import format_bytes, format_duration
-from advisor.pipeline.events import OnEvent, note, phase, progress
-from advisor.pipeline.validation_device import device_type_of, environment_hash, setting_of
+from advisor.core.units import format_duration
+from advisor.pipeline.environment import versions
+from advisor.pipeline.events import note, phase, progress
+from advisor.pipeline.predicting import cost_model_for
 
 if TYPE_CHECKING:
-    from advisor.experiments.validation.case import Case
-    from advisor.experiments.validation.comparison import AcceptanceThreshold, GridComparison
-    from advisor.experiments.validation.journal import Journal
-    from advisor.experiments.validation.prediction import GridDevice, Prepared
-    from advisor.experiments.validation.record import GridName, Header, Kind, Record
-    from advisor.experiments.validation.running import Stopped
-    from advisor.experiments.validation.time_bars import TimeBar
+    from advisor.core.coefficients import Calibration
+    from advisor.experiments.error_statistics import AcceptanceThreshold
+    from advisor.experiments.grid import Cell, Shard
+    from advisor.experiments.runner import Stopped
+    from advisor.experiments.runs import RunsComparison
+    from advisor.experiments.store import RecordStore
+    from advisor.experiments.validation.cases import Case
+    from advisor.experiments.validation.memory import MemoryComparison
+    from advisor.experiments.validation.predict import GridDevice
+    from advisor.experiments.validation.records import GridName, Header, Kind, Record
     from advisor.experiments.validation.times import TimeComparison
 
 PREDICTION_SHARE = 0.5
 """Predictions take at most this share of a time limit, so that something is measured too."""
+RECORDED_VERSIONS = ("python", "torch", "transformers", "peft", "accelerate", "bitsandbytes")
+"""What decides how much a step allocates; other versions of these go into a file of their own."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +55,15 @@ class Validation:
     header: Header
     path: Path
     records: tuple[Record, ...]
-    comparison: GridComparison | None
+    comparison: MemoryComparison | None
     times: TimeComparison | None
-    remaining: int
-    stopped: Stopped
+    remaining: int = 0
+    stopped: Stopped = ""
 
     @property
-    def bars(self) -> tuple[AcceptanceThreshold | TimeBar, ...]:
-        """All bounds, of memory and of time."""
-        memory = self.comparison.bars if self.comparison is not None else ()
-        return (*memory, *(self.times.bars if self.times is not None else ()))
+    def thresholds(self) -> tuple[AcceptanceThreshold, ...]:
+        """All thresholds, of memory and of time."""
+        return tuple(t for found in (self.comparison, self.times) if found is not None for t in found.thresholds)
 
 
 def validate(
@@ -63,7 +71,7 @@ def validate(
     *,
     grid: GridName | None = None,
     device: DeviceType | Literal["auto"] = "auto",
-    shard: tuple[int, int] = (1, 1),
+    shard: Shard = (1, 1),
     time_limit_s: float | None = None,
     output: Path | None = None,
     resume: bool = True,
@@ -78,7 +86,7 @@ def validate(
         grid: ``"cpu"``, ``"cpu-wide"`` (time), ``"cuda"`` or ``"quick"``; that of the device at hand when ``None``.
         device: Where to run it; ``"auto"`` is the grid's own, and for ``quick`` the GPU if there is one.
         shard: ``(i, n)``: every n-th case from the i-th on.
-        time_limit_s: No case is begun that would end later; another call goes on.
+        time_limit_s: No case begins that would end later; another call continues.
         output: Folder of the records; the user's data directory when ``None``.
         resume: Keep what was measured before with the same device and versions; only cases that failed are run again.
         repeats: Timed steps per case; the grid's own number when ``None``.
@@ -90,124 +98,259 @@ def validate(
         DeviceError: the grid needs a GPU and there is none.
         OutputError: the folder cannot be written, or the disk is full; what was measured is kept.
     """
-    from advisor.experiments.validation.case import case_key
-    from advisor.experiments.validation.grids import shard_of
-    from advisor.experiments.validation.journal import Journal
-    from advisor.experiments.validation.time_grids import grid_cases
+    from advisor.experiments.grid import shard_of
+    from advisor.experiments.store import RecordStore
+    from advisor.experiments.validation.grids import grid_of, validation_grid
+    from advisor.experiments.validation.records import FORMAT, file_name
 
     started_s = time.monotonic()
-    check_shard(shard)
+    shard_of((), shard)
     folder = output if output is not None else user_data_dir("validation")
     ensure_writable_dir(folder)
-    device_type, chosen = device_type_of(grid, device)
-    cases = tuple(cases) if cases is not None else grid_cases(chosen, device_type, kind, repeats)
-    setting, header = setting_of(kind, chosen, device_type, on_event)
-    path = folder / f"{kind}-{chosen}-{header.device_id}-{environment_hash(header)}.jsonl"
-    with Journal(path, header, resume=resume) as journal:
-        wanted = [case for case in shard_of(cases, shard) if _is_open(journal.records.get(case_key(case)))]
-        note(on_event, f"{len(wanted)} of {len(shard_of(cases, shard))} cases to run; records go to {path}")
-        stopped = _run(wanted, setting, journal, started_s, time_limit_s, on_event)
-        records = tuple(journal.records[key] for case in cases if (key := case_key(case)) in journal.records)
-        remaining = sum(case_key(case) not in journal.records for case in shard_of(cases, shard))
-        return compared(journal.header, path, records, remaining, stopped)
+    device_type, chosen = _place(grid, device)
+    wanted = grid_of(chosen, cases) if cases is not None else validation_grid(chosen, device_type, kind, repeats)
+    where, header = _at_hand(kind, chosen, device_type, on_event)
+    path = folder / file_name(header)
+    mine = wanted.shard(shard).cells
+    with RecordStore(path, header, FORMAT, resume=resume) as store:
+        missing = [cell for cell in mine if not store.is_done(cell.key)]
+        note(on_event, f"{len(missing)} of {len(mine)} cases to run; records go to {path}")
+        stopped = _run(missing, where, store, started_s, time_limit_s, on_event)
+        records = tuple(store.records[cell.key] for cell in wanted.cells if cell.key in store.records)
+        remaining = sum(cell.key not in store.records for cell in mine)
+        found = _compared(store.header, path, records)
+    return dataclasses.replace(found, remaining=remaining, stopped=stopped)
 
 
-def _is_open(record: Record | None) -> bool:
-    """Whether a case is to be run: it was not yet, or it failed for a reason that may be gone."""
-    return record is None or record.outcome == "failed"
-
-
-def compared(
-    header: Header,
-    path: Path,
-    records: tuple[Record, ...],
-    remaining: int = 0,
-    stopped: Stopped = "",
+def recorded_validation(
+    paths: Path | Sequence[Path],
     *,
-    shown: Kind | None = None,
+    what: Kind = "all",
+    predict_again: bool = False,
+    calibration: Path | None = None,
+    on_event: OnEvent | None = None,
 ) -> Validation:
+    """The comparison of files of records, without running anything; it needs none of the devices.
+
+    Args:
+        paths: Of the records; several of one kind and device count as one, a case that is in two of them once, with
+            the last that completed.
+        what: ``"memory"`` or ``"time"``: what to show; ``"all"`` that the records are of. Records of step times also
+            hold the memory that the processes took.
+        predict_again: Compare the measurements with what this version predicts instead of what was predicted then.
+        calibration: With ``predict_again``: the calibration to predict with; this machine's own, if the records are of
+            its device, when ``None``.
+        on_event: Receives the job's events.
+
+    Raises:
+        InputError: there is no such file, it is damaged, holds no step times although they are asked for, does not say
+            what device it is of, or does not belong to the others; or the calibration is of another device.
+    """
+    from advisor.experiments.validation.records import read_validation
+
+    files = [paths] if isinstance(paths, Path) else list(paths)
+    header, records = read_validation(files)
+    if (what, header.kind) == ("time", "memory"):
+        raise InputError(
+            f"--records must hold step times, but those in {files[0]} are of memory",
+            fix=f"advisor validate memory --records {files[0]}",
+        )
+    if predict_again:
+        records = _predicted_again(header, records, calibration, on_event)
+    return _compared(header, files[0], records, shown=None if what == "all" else what)
+
+
+def validate_runs(folders: Sequence[Path]) -> RunsComparison:
+    """The comparison of finished runs with their plans, without running anything.
+
+    Args:
+        folders: Outputs of ``run``; those without a record are named and left out.
+
+    Raises:
+        InputError: none of them has a record.
+    """
+    from advisor.experiments.runs import compare_runs
+
+    return compare_runs(folders)
+
+
+def _compared(header: Header, path: Path, records: tuple[Record, ...], shown: Kind | None = None) -> Validation:
     """Records with the comparisons of ``shown``, by default those that their kind has."""
-    from advisor.experiments.validation.comparison import compare
+    from advisor.experiments.validation.memory import compare_memory
     from advisor.experiments.validation.times import compare_times
 
     shown = shown or header.kind
-    memory = compare(records, header.device_type) if shown != "time" else None
+    memory = compare_memory(records, header.device_type) if shown != "time" else None
     times = compare_times(records, header.device_type, header.device) if shown != "memory" else None
-    return Validation(header, path, records, memory, times, remaining, stopped)
-
-
-def check_shard(shard: tuple[int, int]) -> None:
-    """Refuse a shard that does not exist.
-
-    Raises:
-        InputError: not ``1 <= i <= n``.
-    """
-    index, count = shard
-    if not 1 <= index <= count:
-        raise InputError(f"a shard i/n must have 1 <= i <= n, but got {index}/{count}", fix="write for example 1/2")
+    return Validation(header, path, records, memory, times)
 
 
 def _run(
-    cases: list[Case],
-    setting: GridDevice,
-    journal: Journal,
+    cells: Sequence[Cell[Case]],
+    where: GridDevice,
+    store: RecordStore[Header, Record],
     started_s: float,
     time_limit_s: float | None,
     on_event: OnEvent | None,
 ) -> Stopped:
-    from advisor.experiments.validation.running import CaseDurations, run_cases
-
-    deadline_s = None if time_limit_s is None else started_s + time_limit_s
-    try:
-        prepared = _prepared(cases, setting, started_s, time_limit_s, on_event)
-        pace = CaseDurations(setting.device.type, journal.records.values(), journal.header.kind)
-        expected_s = sum(pace.expected_s(case.record) for case in prepared if case.runnable)
-        if expected_s:
-            note(on_event, f"they will take about {format_duration(expected_s)}")
-        phase(on_event, f"running {len(prepared)} cases on {setting.device.name}")
-        report, done = progress(on_event), [0]
-
-        def tell(record: Record) -> None:
-            done[0] += 1
-            report(record.label, done[0] / len(prepared))
-            note(on_event, f"[{done[0]}/{len(prepared)}] {record.label}: {_in_words(record)}")
-
-        stopped = run_cases(prepared, journal, setting.device.type, deadline_s=deadline_s, on_case=tell)
-    except KeyboardInterrupt:
-        return "interrupted"
-    return stopped if stopped or len(prepared) == len(cases) else "time limit"
-
-
-def _prepared(
-    cases: list[Case], setting: GridDevice, started_s: float, time_limit_s: float | None, on_event: OnEvent | None
-) -> list[Prepared]:
-    """Predictions of as many cases as the time allows, in the order of the grid."""
-    from advisor.experiments.validation.case import case_key
-    from advisor.experiments.validation.predict_cases import forecasts
+    """Predict as many cases as the time allows, then run them."""
+    from advisor.experiments.runner import CellEvent, run_cells
+    from advisor.experiments.validation.measure import MeasureCase
+    from advisor.experiments.validation.predict_cases import predicted_cells
+    from advisor.experiments.validation.records import summary_of
     from advisor.hardware.host import inspect_host
 
-    deadline_s = None if time_limit_s is None else started_s + PREDICTION_SHARE * time_limit_s
-    phase(on_event, f"predicting {len(cases)} cases")
-    report, found = progress(on_event), {}
-    for case, prepared in forecasts(cases, setting, workers=inspect_host().cores, deadline_s=deadline_s):
-        found[case_key(case)] = prepared
-        report(case.label, len(found) / len(cases))
-    return [found[key] for case in cases if (key := case_key(case)) in found]
+    measure, report = MeasureCase(store.header.kind, where.device.type), progress(on_event)
+
+    def show(event: CellEvent[Any, Any]) -> None:
+        if event.record is not None:
+            report(event.cell.label, event.number / event.total)
+            note(on_event, f"[{event.number}/{event.total}] {event.cell.label}: {summary_of(event.record)}")
+
+    try:
+        phase(on_event, f"predicting {len(cells)} cases")
+        deadline_s = None if time_limit_s is None else started_s + PREDICTION_SHARE * time_limit_s
+        prepared = predicted_cells(
+            cells, where, measure.expected_s, workers=inspect_host().cores, deadline_s=deadline_s, on_case=report
+        )
+        pace = measure.pace(store.records.values())
+        if total_s := sum(pace.expected_s(cell) for cell in prepared):
+            note(on_event, f"they will take about {format_duration(total_s)}")
+        phase(on_event, f"running {len(prepared)} cases on {where.device.name}")
+        left_s = None if time_limit_s is None else started_s + time_limit_s - time.monotonic()
+        stopped = run_cells(prepared, measure, store, time_limit_s=left_s, pace=pace, on_event=show)
+    except KeyboardInterrupt:
+        return "interrupted"
+    return stopped if stopped or len(prepared) == len(cells) else "time limit"
 
 
-def _in_words(record: Record) -> str:
-    from advisor.experiments.validation.comparison import relative_error
-    from advisor.experiments.validation.record import QUANTITIES
+def _place(grid: GridName | None, device: str) -> tuple[DeviceType, GridName]:
+    """Where the grid runs, and which grid when none was named.
 
-    if record.measured is None:
-        return " ".join([record.outcome.replace("_", " "), f"({record.reason})" if record.reason else ""]).strip()
-    parts = []
-    if record.step_s is not None and record.predicted is not None:
-        off = record.predicted.step_s / record.step_s - 1
-        parts.append(f"step {format_duration(record.step_s)} ({off:+.1%})")
-    for quantity in QUANTITIES:
-        error = relative_error(record, quantity)
-        if error is not None:
-            measured = format_bytes(getattr(record.measured, quantity))
-            parts.append(f"{quantity.removesuffix('_bytes')} {measured} ({error:+.2%})")
-    return ", ".join(parts)
+    Raises:
+        InputError: an unknown grid, or one that belongs to the other kind of device.
+        DeviceError: no GPU here.
+    """
+    from advisor.experiments.validation.grids import GRIDS, device_of
+
+    if grid is not None and grid not in GRIDS:
+        raise InputError(f"the grid must be one of {', '.join(GRIDS)}, but got {grid!r}")
+    own = (device_of(grid) if grid is not None else None) or device
+    if device not in ("auto", own):
+        raise InputError(f"the grid {grid} must run on {own}, but got --device {device}", fix=f"use --device {own}")
+    if own == "cpu":
+        return "cpu", grid or "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda", grid or "cuda"
+    if own == "cuda":
+        raise DeviceError(
+            "a CUDA device is needed, but torch finds none here",
+            fix="run it on a machine with a GPU and a CUDA build of torch, or use --grid cpu",
+        )
+    return "cpu", grid or "cpu"
+
+
+def _at_hand(
+    kind: Kind, grid: GridName, device_type: DeviceType, on_event: OnEvent | None
+) -> tuple[GridDevice, Header]:
+    """The device at hand as the cost model sees it, and what its records have in common.
+
+    Raises:
+        DeviceError: the GPU does not work.
+    """
+    from advisor.experiments.validation.predict import GridDevice
+    from advisor.experiments.validation.records import Header
+
+    device = _profile(device_type, on_event)
+    capacity_bytes = device.memory_bytes
+    if device_type == "cuda":
+        from advisor.experiments.validation.device_memory import gpu_at_hand
+
+        device, capacity_bytes = gpu_at_hand(device)
+    found = versions()
+    header = Header(
+        kind=kind,
+        grid=grid,
+        device_id=device.id,
+        device_name=device.name,
+        device_type=device_type,
+        memory_bytes=device.memory_bytes,
+        capacity_bytes=capacity_bytes,
+        compute_capability=device.compute_capability,
+        driver=device.facts["driver"].split(" (", 1)[0] if "driver" in device.facts else None,
+        versions={name: found[name] for name in RECORDED_VERSIONS if name in found},
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        device=device,
+    )
+    return GridDevice(device, cost_model_for(device, on_event).calibration, capacity_bytes), header
+
+
+def _profile(device_type: DeviceType, on_event: OnEvent | None) -> DeviceProfile:
+    """The profile of this machine's device of that type, probed quickly if there is none."""
+    from advisor.hardware import probe_device, this_device
+
+    try:
+        saved = this_device()
+    except DeviceError:
+        saved = None
+    if saved is not None and saved.type == device_type:
+        return saved
+    note(on_event, f"this machine's {device_type} has not been probed yet: a quick probe comes first (about 15 s)")
+    phase(on_event, "probing this machine")
+    return probe_device(quick=True, device=device_type, on_progress=progress(on_event), save=saved is None)
+
+
+def _predicted_again(
+    header: Header, records: tuple[Record, ...], path: Path | None, on_event: OnEvent | None
+) -> tuple[Record, ...]:
+    from advisor.experiments.validation.predict_cases import repredict
+    from advisor.hardware.host import inspect_host
+
+    calibration = _calibration(header, path, on_event)
+    if header.device is not None and calibration is not None and calibration.device_id != header.device.id:
+        raise InputError(
+            f"--calibration must be of the records' device {header.device.id}, but it is of {calibration.device_id}",
+            fix="name the calibration of that device",
+        )
+    phase(on_event, f"predicting {len(records)} cases again")
+    workers, report = inspect_host().cores, progress(on_event)
+    return repredict(header, records, workers=workers, calibration=calibration, on_case=report)
+
+
+def _calibration(header: Header, path: Path | None, on_event: OnEvent | None) -> Calibration | None:
+    """The named calibration, else this machine's own of the records' device if its versions are those in use."""
+    from advisor.calibration import load_calibration
+
+    if path is not None:
+        return _read_calibration(path, header.device_id)
+    if header.device is None:
+        return None
+    try:
+        found = load_calibration(header.device.id, device=header.device)
+    except DeviceError as failure:
+        note(on_event, f"the calibration of {header.device.id} is not used: {failure.message}")
+        return None
+    if found is None:
+        note(on_event, f"predicted from the device's rates alone: {header.device.id} has no calibration here")
+    return found
+
+
+def _read_calibration(path: Path, device_id: str) -> Calibration:
+    """A calibration as the user data directory holds it, or that of a device in an exported file."""
+    from advisor.core.coefficients import Calibration
+    from advisor.core.serialization import from_dict, read_json
+
+    values = read_json(path, what="the calibration")
+    if not isinstance(values, dict) or "calibrations" not in values:
+        return from_dict(Calibration, values, what=str(path))
+    from advisor.calibration.exchange import read_exchange
+
+    entries = {entry.device.id: entry.calibration for entry in read_exchange(path).calibrations}
+    if device_id not in entries:
+        raise InputError(
+            f"--calibration must hold one of {device_id}, but {path} has {', '.join(entries)}",
+            fix="name the calibration of that device",
+        )
+    return entries[device_id]

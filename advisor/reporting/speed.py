@@ -13,9 +13,7 @@ from advisor.core.units import counted
 from advisor.reporting.text import format_execution, format_strategy
 
 if TYPE_CHECKING:
-    from advisor.experiments.speed import BenchmarkRun, Contrast, SpeedComparison
-
-_METRICS = {"accuracy": "accuracy", "eval_loss": "held-out loss"}
+    from advisor.experiments.speed.compare import Contrast, SpeedComparison
 
 
 def print_speed(console: Console, comparison: SpeedComparison) -> None:
@@ -26,12 +24,12 @@ def print_speed(console: Console, comparison: SpeedComparison) -> None:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     table.add_column("arm", no_wrap=True)
     table.add_column("samples/s (lowest – highest)", justify="right")
-    for heading in _METRICS.values():
-        table.add_column(f"{heading} ± sd", justify="right")
-    table.add_column("what it is")
-    table.add_row(*_row("plan", comparison.of("plan")), format_execution(comparison.plan.execution))
+    for metric in comparison.metrics:
+        table.add_column(f"{_heading(metric)} ± sd", justify="right")
+    table.add_column("description")
+    table.add_row(*_row("plan", comparison), format_execution(comparison.plan.execution))
     for recipe in comparison.recipes:
-        table.add_row(*_row(recipe.name, comparison.of(recipe.name)), recipe.description)
+        table.add_row(*_row(recipe.name, comparison), recipe.description)
     console.print(table)
     shared = format_strategy(comparison.plan.strategy)
     console.print(f"  samples/s of the training loop, without evaluation and checkpoints; all arms: {shared}")
@@ -39,10 +37,11 @@ def print_speed(console: Console, comparison: SpeedComparison) -> None:
         console.print(f"  {_sentence(contrast)}", highlight=False, soft_wrap=True)
 
 
-def _row(name: str, runs: tuple[BenchmarkRun, ...]) -> tuple[str, ...]:
+def _row(name: str, comparison: SpeedComparison) -> tuple[str, ...]:
+    runs = comparison.of(name)
     rates = [run.samples_per_s for run in runs]
     cells = [name, f"{statistics.median(rates):.1f} ({min(rates):.1f} – {max(rates):.1f})"]
-    for metric in _METRICS:
+    for metric in comparison.metrics:
         values = [run.metrics[metric] for run in runs]
         spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
         cells.append(f"{statistics.fmean(values):.3f}{spread}")
@@ -52,9 +51,12 @@ def _row(name: str, runs: tuple[BenchmarkRun, ...]) -> tuple[str, ...]:
 def _sentence(contrast: Contrast) -> str:
     text = f"plan / {contrast.recipe}: {contrast.ratio:.2f}x the samples/s"
     text += f" ({contrast.lowest:.2f} – {contrast.highest:.2f})"
-    for metric, name in _METRICS.items():
-        difference, interval = contrast.differences[metric]
+    for metric, (difference, interval) in contrast.differences.items():
         verdict = "equal within noise" if contrast.equal_quality(metric) else "different"
         shown = f"90 %: {interval.low:+.3f} – {interval.high:+.3f}" if math.isfinite(interval.high) else "one round"
-        text += f"; {name} {difference:+.3f} ({shown}), {verdict}"
+        text += f"; {_heading(metric)} {difference:+.3f} ({shown}), {verdict}"
     return text
+
+
+def _heading(metric: str) -> str:
+    return metric.replace("eval_", "held-out ").replace("_", " ")

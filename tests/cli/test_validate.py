@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from advisor.core.device import DeviceProfile
-from advisor.experiments.validation.journal import Journal
+from advisor.experiments.store import RecordStore
+from advisor.experiments.validation.records import FORMAT
 from tests.cli.conftest import Advisor
 from tests.cli.test_bad_input import refused
 from tests.experiments.validation.records import header, timed
@@ -40,15 +41,15 @@ def test_grids_and_repeats_of_step_times(advisor: Advisor, cpu_profile: DevicePr
 
 def test_recorded_step_times_are_shown_and_judged(advisor: Advisor, tmp_path: Path) -> None:
     path = tmp_path / "time.jsonl"
-    with Journal(path, header("time")) as journal:
+    with RecordStore(path, header("time"), FORMAT) as store:
         for index in range(70):
-            journal.append(timed(str(index), 1.2**index, 1.5 * 1.2**index, rows=index + 1))
+            store.add(timed(str(index), 1.2**index, 1.5 * 1.2**index, rows=index + 1))
     shown = advisor("validate", "time", "--records", path)
     assert shown.code == 0
-    assert "fail  step time median: 50.0 % (at most 8.0 %)" in shown.stdout
+    assert "fail  step time median: 50.0 % (at most 8.00 %)" in shown.stdout
     answer = advisor("validate", "time", "--records", path, "--records", path, "--json", "--strict")
     assert answer.code == 1
-    assert answer.json["times"]["groups"][0]["errors"]["median"] == pytest.approx(0.5)
+    assert answer.json["times"]["groups"][0]["errors"]["step_s"]["median"] == pytest.approx(0.5)
     assert answer.json["times"]["order"]["share"] == 1.0
     assert len(answer.json["records"]) == 70
     assert answer.json["comparison"] is None

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
@@ -16,20 +14,24 @@ from advisor.core.errors import InputError, InterruptedByUser
 from advisor.core.plan import Plan
 from advisor.core.run import Measurement
 from advisor.core.serialization import to_json
-from advisor.experiments.speed import BenchmarkRun, Recipe, compared, recipes_for, reference_batch_size, train_in_turn
-from advisor.experiments.speed.compare import contrast
-from advisor.measurement.isolation import Result
+from advisor.experiments.grid import Cell, CellResult
+from advisor.experiments.runner import run_cells
+from advisor.experiments.speed.compare import FORMAT, BenchmarkRun, compared, contrast
+from advisor.experiments.speed.recipes import (
+    Training,
+    published_methods,
+    recipes_for,
+    reference_batch_size,
+    training_cells,
+)
+from advisor.experiments.speed.train import train_arm
+from advisor.experiments.store import GridHeader, RecordStore
 from advisor.reporting.speed import print_speed
 from tests.training import training_runs
 
 
 def run(arm: str, seed: int, seconds: float, accuracy: float = 0.8, loss: float = 0.5) -> BenchmarkRun:
     return BenchmarkRun(arm, seed, 100, seconds, {"accuracy": accuracy, "eval_loss": loss})
-
-
-def here(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Result[Any]:
-    """``isolated`` without a process."""
-    return Result("completed", function(*args, **kwargs))
 
 
 @pytest.fixture(scope="module")
@@ -62,25 +64,43 @@ def test_a_difference_inside_the_noise_is_equal_and_a_clear_one_is_not() -> None
 
 
 def test_every_round_begins_with_another_arm(plan: Plan) -> None:
-    order: list[tuple[str, int]] = []
-
-    def fake(function: Callable[..., Any], *args: Any) -> Result[BenchmarkRun]:
-        arm = args[1].name if isinstance(args[1], Recipe) else "plan"
-        order.append((arm, args[-1]))
-        return Result("completed", run(arm, args[-1], 1))
-
-    told: list[Any] = []
-    runs = list(train_in_turn(plan, recipes_for(plan), (5, 6, 7), isolate=fake, on_progress=told.append))
-    assert [arm for arm, _ in order] == [
+    cells = training_cells(plan, recipes_for(plan), (5, 6, 7))
+    assert [cell.payload.arm for cell in cells] == [
         *("plan", "reference", "plain"),
         *("reference", "plain", "plan"),
         *("plain", "plan", "reference"),
     ]
-    assert [seed for _, seed in order] == [5, 5, 5, 6, 6, 6, 7, 7, 7]
-    assert [event["done"] for event in told] == list(range(9))
-    whole = compared(plan, recipes_for(plan), runs)
-    assert whole is not None
-    assert whole.runs == tuple(runs)
+    assert [cell.payload.seed for cell in cells] == [5, 5, 5, 6, 6, 6, 7, 7, 7]
+    assert len({cell.key for cell in cells}) == 9
+    assert [cell.key for cell in cells] == [cell.key for cell in training_cells(plan, recipes_for(plan), (5, 6, 7))]
+    other = replace(plan, strategy=replace(plan.strategy, learning_rate=0.5))
+    assert not {cell.key for cell in cells} & {cell.key for cell in training_cells(other, recipes_for(plan), (5, 6, 7))}
+
+
+def test_a_training_that_failed_keeps_the_other_rounds_and_runs_again(plan: Plan, tmp_path: Path) -> None:
+    ran: list[str] = []
+
+    def execute(cell: Cell[Training], limit_s: float | None) -> CellResult[BenchmarkRun]:
+        ran.append(cell.label)
+        if cell.label.endswith("reference, seed 6") and len(ran) < 9:
+            return CellResult("out_of_memory", reason="it was killed by the system")
+        return CellResult("completed", run(cell.payload.arm, cell.payload.seed, 1), seconds=1.0)
+
+    def call() -> list[BenchmarkRun]:
+        cells = training_cells(plan, recipes_for(plan), (5, 6))
+        with RecordStore(tmp_path / "speed.jsonl", GridHeader("speed", "cpu-test"), FORMAT) as store:
+            run_cells(cells, execute, store)
+            return [value for cell in cells if (value := store.records[cell.key].value) is not None]
+
+    first = compared(plan, recipes_for(plan), call())
+    assert first is not None
+    assert {measured.seed for measured in first.runs} == {5}
+    assert len(ran) == 6
+    ran += ["", ""]
+    second = compared(plan, recipes_for(plan), call())
+    assert second is not None
+    assert {measured.seed for measured in second.runs} == {5, 6}
+    assert ran[8:] == ["lora: reference, seed 6"]
 
 
 def test_of_a_comparison_that_was_stopped_the_whole_rounds_count(plan: Plan) -> None:
@@ -94,6 +114,7 @@ def test_of_a_comparison_that_was_stopped_the_whole_rounds_count(plan: Plan) -> 
 
 def test_the_published_batches(plan: Plan) -> None:
     assert [reference_batch_size(method) for method in ("full", "lora", "qlora")] == [8, 32, 32]
+    assert published_methods() == ("lora", "full")
     reference, plain = recipes_for(plan)
     assert (reference.padding, reference.max_length, reference.batch_size) == ("max_length", 64, 32)
     assert (plain.padding, plain.batch_size) == ("longest", plan.execution.effective_batch_size)
@@ -104,7 +125,7 @@ def test_a_training_that_was_stopped_is_no_result(plan: Plan, monkeypatch: pytes
     stopped = Measurement(outcome="interrupted", training_s=0.5)
     monkeypatch.setattr("advisor.training.trainer.train", lambda *_, **__: stopped)
     with pytest.raises(InterruptedByUser, match="interrupted"):
-        list(train_in_turn(plan, recipes_for(plan), (5,), isolate=here))
+        train_arm(Training(plan, None, 5))
 
 
 def test_another_task_is_refused_before_anything_is_trained(plan: Plan) -> None:
@@ -115,7 +136,7 @@ def test_another_task_is_refused_before_anything_is_trained(plan: Plan) -> None:
 @pytest.mark.slow
 def test_three_arms_for_real(plan: Plan, tmp_path: Path) -> None:
     recipes = tuple(replace(recipe, batch_size=8) for recipe in recipes_for(plan))
-    found = compared(plan, recipes, list(train_in_turn(plan, recipes, (7, 8), isolate=here)))
+    found = compared(plan, recipes, [train_arm(cell.payload) for cell in training_cells(plan, recipes, (7, 8))])
     assert found is not None
     assert [len(found.of(arm)) for arm in ("plan", "reference", "plain")] == [2, 2, 2]
     assert {measured.rows for measured in found.runs} == {64}

@@ -10,9 +10,8 @@ import pytest
 
 from advisor.core.device import DeviceProfile, Rate
 from advisor.core.errors import DeviceError, InputError, OutputError
-from advisor.experiments.validation.case import Case
-from advisor.pipeline.validating import validate
-from advisor.pipeline.validation_records import recorded_validation
+from advisor.experiments.validation.cases import Case
+from advisor.pipeline.validating import recorded_validation, validate
 
 CASES = (
     Case("bert-small", "full", 2, 16, execution={"num_threads": 1}),
@@ -50,7 +49,7 @@ def test_a_grid_is_predicted_run_and_compared_and_not_repeated(tmp_path: Path) -
     errors = found.comparison.groups[0].errors
     assert errors["allocated_bytes"].worst < 1e-3
     assert errors["device_bytes"].count == 2
-    assert [bar.passed for bar in found.comparison.bars] == [True, True, True]
+    assert [bound.passed for bound in found.comparison.thresholds] == [True, True, True]
     assert found.path.name.startswith("memory-cpu-cpu-test-")
 
     lines = [json.loads(line) for line in found.path.read_text().splitlines()]
@@ -120,4 +119,4 @@ def test_the_quick_grid_keeps_the_bars_on_a_gpu(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("ADVISOR_HOME", str(tmp_path / "gpu-home"))
     found = validate("memory", grid="quick", device="cuda", output=tmp_path / "out")
     assert found.comparison.outcomes.get("completed", 0) >= 6
-    assert all(bar.passed is not False for bar in found.comparison.bars), found.comparison.worst
+    assert all(bound.passed is not False for bound in found.comparison.thresholds), found.comparison.worst

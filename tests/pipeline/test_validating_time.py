@@ -11,10 +11,10 @@ import pytest
 from advisor.core.coefficients import Calibration, ClassFit
 from advisor.core.errors import AdvisorError, InputError
 from advisor.core.serialization import to_json
-from advisor.experiments.validation.case import Case
-from advisor.experiments.validation.journal import Journal
-from advisor.pipeline.validating import validate
-from advisor.pipeline.validation_records import recorded_validation
+from advisor.experiments.store import RecordStore
+from advisor.experiments.validation.cases import Case
+from advisor.experiments.validation.records import FORMAT
+from advisor.pipeline.validating import recorded_validation, validate
 from tests.experiments.validation.records import header, timed
 from tests.pipeline.test_validating import this_machine as this_machine
 
@@ -29,9 +29,10 @@ def test_step_times_are_measured_compared_and_predicted_anew(tmp_path: Path) -> 
     assert json.loads(found.path.read_text().splitlines()[0])["kind"] == "time"
     times = found.times
     assert times is not None
+    assert times.errors is not None
     assert (times.cases, times.noise.pairs, times.drift.count) == (1, 1, 2)
-    assert times.coverage.count == 1
-    assert {rival.name for rival in times.rivals} >= {"advisor", "two-ceiling roofline"}
+    assert times.errors.intervals == 1
+    assert {baseline.name for baseline in times.baselines} >= {"advisor", "two-ceiling roofline"}
     first = found.records[0]
     assert first.measured is not None
     assert len(first.measured.step_times_s) == 9  # a short step: three times as often
@@ -43,7 +44,8 @@ def test_step_times_are_measured_compared_and_predicted_anew(tmp_path: Path) -> 
     (tmp_path / "slow.json").write_text(to_json(calibration))
     slow = recorded_validation(found.path, predict_again=True, calibration=tmp_path / "slow.json")
     assert slow.times is not None
-    assert slow.times.groups[0].errors.median > 10  # a second for every matrix product
+    assert slow.times.errors is not None
+    assert slow.times.errors.median > 10  # a second for every matrix product
     assert [record.measured for record in slow.records] == [record.measured for record in found.records]
     other = dataclasses.replace(calibration, device_id="cpu-other")
     (tmp_path / "other.json").write_text(to_json(other))
@@ -61,9 +63,9 @@ def test_several_files_of_one_run_count_as_one(tmp_path: Path) -> None:
         (files[1], "time", [timed("b", 2.0, 2.1, rows=2), dataclasses.replace(failed, key="a")]),
         (files[2], "memory", []),
     ):
-        with Journal(path, header(kind)) as journal:  # type: ignore[arg-type]
+        with RecordStore(path, header(kind), FORMAT) as store:  # type: ignore[arg-type]
             for record in records:
-                journal.append(record)
+                store.add(record)
     found = recorded_validation(files[:2])
     assert [(record.key, record.outcome) for record in found.records] == [("a", "completed"), ("b", "completed")]
     assert found.times is not None
@@ -76,14 +78,14 @@ def test_several_files_of_one_run_count_as_one(tmp_path: Path) -> None:
 
 def test_what_is_shown_of_records(tmp_path: Path) -> None:
     path = tmp_path / "time.jsonl"
-    with Journal(path, header("time")) as journal:
-        journal.append(timed("a", 1.0))
+    with RecordStore(path, header("time"), FORMAT) as store:
+        store.add(timed("a", 1.0))
     shown = {what: recorded_validation(path, what=what) for what in ("all", "time", "memory")}
     assert [what for what, found in shown.items() if found.times is not None] == ["all", "time"]
     assert [what for what, found in shown.items() if found.comparison is not None] == ["memory"]
     other = tmp_path / "memory.jsonl"
-    with Journal(other, header("memory")) as journal:
-        journal.append(timed("a", 1.0))
+    with RecordStore(other, header("memory"), FORMAT) as store:
+        store.add(timed("a", 1.0))
     with pytest.raises(InputError, match="must hold step times") as refused:
         recorded_validation(other, what="time")
     assert refused.value.fix == f"advisor validate memory --records {other}"
@@ -91,11 +93,9 @@ def test_what_is_shown_of_records(tmp_path: Path) -> None:
 
 def test_records_that_a_kill_tore_are_shown_without_their_last_line(tmp_path: Path) -> None:
     path = tmp_path / "time.jsonl"
-    with Journal(path, header("time")) as journal:
+    with RecordStore(path, header("time"), FORMAT) as store:
         for key in ("a", "b"):
-            journal.append(timed(key, 1.0))
-    path.write_bytes(path.read_bytes()[:-1])
-    assert len(recorded_validation(path).records) == 2
+            store.add(timed(key, 1.0))
     path.write_bytes(path.read_bytes()[:-20])
     before = path.read_bytes()
     assert [record.key for record in recorded_validation(path).records] == ["a"]

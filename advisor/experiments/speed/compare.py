@@ -1,66 +1,102 @@
-"""Arms in turn, round after round, and what that says about speed and quality."""
+"""What the rounds of a comparison say about speed and quality."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scipy import stats
 
 from advisor.core.cost import Interval
 from advisor.core.plan import Plan
-from advisor.core.stats import student_t_quantile
-from advisor.experiments.speed.arms import train_plan, train_recipe
-from advisor.experiments.speed.records import PLAN, BenchmarkRun, Contrast, Recipe, SpeedComparison
-from advisor.measurement import isolated
+from advisor.experiments.speed.recipes import PLAN, Recipe
+from advisor.experiments.store import cell_format
 
-Progress = Callable[[Mapping[str, object]], None]
-"""Takes ``{"method": what runs, "done": i, "total": n}``."""
-
-METRICS = ("accuracy", "eval_loss")
 LEVEL = 0.9
 ALONE = Interval(-math.inf, math.inf)
 """One round says nothing about the noise of a difference."""
 
 
-def train_in_turn(
-    plan: Plan,
-    recipes: Sequence[Recipe],
-    seeds: Sequence[int],
-    *,
-    isolate: Callable[..., Any] = isolated,
-    on_progress: Progress | None = None,
-) -> Iterator[BenchmarkRun]:
-    """Train the plan and every recipe once per seed, each in a process of its own.
+@dataclass(frozen=True)
+class BenchmarkRun:
+    """What one training of one arm took and learned.
 
-    The arms of a round follow each other, and every round begins with another arm, so that a machine that grows slower
-    or faster meanwhile does so for all of them.
-
-    Args:
-        plan: A recommended plan; its data, method, learning rate and epochs are everybody's.
-        recipes: What to compare it with.
-        seeds: One round each.
-        isolate: Runs a function in a process of its own and gives back a ``Result``.
-        on_progress: Called before every training.
-
-    Yields:
-        Every training as soon as it has ended.
-
-    Raises:
-        AdvisorError: a training ended in another way than it should.
+    Attributes:
+        arm: ``"plan"`` or the recipe's name.
+        seed: Of initialisation, order and dropout; the arms of a round share it.
+        rows: Training rows seen.
+        training_s: Wall clock of the training loop, without evaluation and checkpoints.
+        metrics: Held-out figures after it.
     """
-    done = 0
-    arms: list[Recipe | None] = [None, *recipes]
-    for number, seed in enumerate(seeds):
-        turn = number % len(arms)
-        for arm in (*arms[turn:], *arms[:turn]):
-            name = PLAN if arm is None else arm.name
-            if on_progress is not None:
-                told = f"{plan.strategy.method}: {name}, seed {seed}"
-                on_progress({"method": told, "done": done, "total": len(seeds) * len(arms)})
-            call = (train_plan, plan, seed) if arm is None else (train_recipe, plan, arm, seed)
-            done += 1
-            yield isolate(*call).unwrap()
+
+    arm: str
+    seed: int
+    rows: int
+    training_s: float
+    metrics: dict[str, float]
+
+    @property
+    def samples_per_s(self) -> float:
+        return self.rows / self.training_s
+
+
+FORMAT = cell_format(BenchmarkRun, "advisor bench speed --output")
+"""Files of trainings."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The plan against one recipe, over the rounds.
+
+    Attributes:
+        recipe: The recipe's name.
+        ratio: Median over the rounds of the plan's samples/s over the recipe's.
+        lowest, highest: Of those ratios.
+        differences: Per metric, the plan's mean less the recipe's with its 90 % confidence interval (paired by seed,
+            Student's t).
+        noise: Per metric, the standard deviation of the recipe over the seeds.
+    """
+
+    recipe: str
+    ratio: float
+    lowest: float
+    highest: float
+    differences: dict[str, tuple[float, Interval]]
+    noise: dict[str, float]
+
+    def equal_quality(self, metric: str) -> bool:
+        """Whether the difference is inside its interval around zero, or inside the recipe's own noise."""
+        difference, interval = self.differences[metric]
+        return interval.contains(0.0) or abs(difference) <= self.noise[metric]
+
+
+@dataclass(frozen=True)
+class SpeedComparison:
+    """Everything about one method.
+
+    Attributes:
+        plan: The recommended one.
+        recipes: What it was compared with.
+        runs: Of the whole rounds, in the order in which they ran.
+        contrasts: One per recipe.
+    """
+
+    method: str
+    plan: Plan
+    recipes: tuple[Recipe, ...]
+    runs: tuple[BenchmarkRun, ...]
+    contrasts: tuple[Contrast, ...]
+
+    def of(self, arm: str) -> tuple[BenchmarkRun, ...]:
+        """The runs of one arm, by round."""
+        return tuple(run for run in self.runs if run.arm == arm)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Held-out figures that every run has."""
+        return _metrics(self.runs)
 
 
 def compared(plan: Plan, recipes: Sequence[Recipe], runs: Sequence[BenchmarkRun]) -> SpeedComparison | None:
@@ -69,7 +105,7 @@ def compared(plan: Plan, recipes: Sequence[Recipe], runs: Sequence[BenchmarkRun]
     Args:
         plan: That was trained.
         recipes: That were trained with it.
-        runs: Of ``train_in_turn``, as far as it came.
+        runs: That completed.
     """
     arms = (PLAN, *(recipe.name for recipe in recipes))
     finished = set.intersection(*({run.seed for run in runs if run.arm == arm} for arm in arms))
@@ -82,19 +118,19 @@ def compared(plan: Plan, recipes: Sequence[Recipe], runs: Sequence[BenchmarkRun]
 
 def contrast(runs: Sequence[BenchmarkRun], recipe: str) -> Contrast:
     """The plan against one recipe, round by round."""
-    pairs = _pairs(runs, recipe)
+    plans = {run.seed: run for run in runs if run.arm == PLAN}
+    pairs = [(plans[run.seed], run) for run in runs if run.arm == recipe]
     ratios = [mine.samples_per_s / theirs.samples_per_s for mine, theirs in pairs]
     differences, noise = {}, {}
-    for metric in METRICS:
+    for metric in _metrics(runs):
         theirs = [other.metrics[metric] for _, other in pairs]
         differences[metric] = _mean_difference([mine.metrics[metric] for mine, _ in pairs], theirs)
         noise[metric] = statistics.stdev(theirs) if len(theirs) > 1 else 0.0
     return Contrast(recipe, statistics.median(ratios), min(ratios), max(ratios), differences, noise)
 
 
-def _pairs(runs: Sequence[BenchmarkRun], recipe: str) -> list[tuple[BenchmarkRun, BenchmarkRun]]:
-    mine = {run.seed: run for run in runs if run.arm == PLAN}
-    return [(mine[run.seed], run) for run in runs if run.arm == recipe]
+def _metrics(runs: Sequence[BenchmarkRun]) -> tuple[str, ...]:
+    return tuple(name for name in runs[0].metrics if all(name in run.metrics for run in runs))
 
 
 def _mean_difference(mine: Sequence[float], theirs: Sequence[float]) -> tuple[float, Interval]:
@@ -104,5 +140,5 @@ def _mean_difference(mine: Sequence[float], theirs: Sequence[float]) -> tuple[fl
     if len(differences) < 2:
         return mean, ALONE
     error = statistics.stdev(differences) / math.sqrt(len(differences))
-    half = student_t_quantile((1 + LEVEL) / 2, len(differences) - 1) * error
+    half = float(stats.t.ppf((1 + LEVEL) / 2, len(differences) - 1)) * error
     return mean, Interval(mean - half, mean + half, LEVEL)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from advisor.core.device import DeviceProfile
 from advisor.core.model import LABELLED_TASKS, ModelSpec
-from advisor.experiments.validation.record import Record, TracedWork
+from advisor.experiments.validation.records import Record, TracedWork
 from advisor.tracing.ops import TracedOp, op_class
 
 FORWARD_FLOPS, INPUT_GRADIENT_FLOPS, WEIGHT_GRADIENT_FLOPS = 2, 2, 2

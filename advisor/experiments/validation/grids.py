@@ -1,202 +1,174 @@
-"""The grids: which configurations a validation runs, small ones first.
+"""The grids of a validation: which cases they have, small ones first. The cases themselves are data (``grids.json``).
 
-``cpu``: small relatives of eight architectures, a few minutes on two cores. ``cuda``: published sizes from 66M to 8B
-parameters, 64 to 4096 tokens; batches near the device's capacity and beyond it are chosen from the prediction, so that
-the grid suits any card. ``quick``: a few cases of either.
+=============  =======================================  ===========================================================
+grid           memory                                   step time
+=============  =======================================  ===========================================================
+``cpu``        small relatives of eight architectures,  four models, all strategies, four shapes, each switch on
+               a few minutes on two cores               some of them; a quarter of an hour on two quiet cores
+``cpu-wide``   none                                     the same and many short steps more, enough for the coverage
+                                                        of intervals
+``cuda``       published sizes from 66M to 8B           the ordinary cases of the memory grid, and small batches
+               parameters, 64 to 4096 tokens; rows      that are bound by the host
+               near the capacity and beyond it follow
+               from the prediction, so that it suits
+               any card
+``quick``      a few of the device's own                a few of the device's own
+=============  =======================================  ===========================================================
+
+In the data a case is ``"model method ROWSxLENGTH"`` with named switches and knobs, then fields as ``name=value``.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+import json
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args
 
-from advisor.experiments.validation.case import Case
-from advisor.experiments.validation.record import GridName
+from advisor.core.device import DeviceType
+from advisor.core.errors import InputError
+from advisor.experiments.grid import Cell, Grid
+from advisor.experiments.validation.cases import Case, case_key
+from advisor.experiments.validation.records import GridName, Kind
 
-GRIDS: tuple[GridName, ...] = ("cpu", "cpu-wide", "cuda", "quick")
-
-BF16: dict[str, Any] = {"dtype": "bfloat16"}
-AMP: dict[str, Any] = {"amp": "bf16"}
-CHECKPOINTED: dict[str, Any] = {"gradient_checkpointing": True}
-EAGER: dict[str, Any] = {"attn_implementation": "eager"}
-FOREACH: dict[str, Any] = {"optim": "adamw_torch"}
-SGD: dict[str, Any] = {"optim": "sgd"}
-ADAFACTOR: dict[str, Any] = {"optim": "adafactor"}
-EIGHT_BIT: dict[str, Any] = {"optim": "adamw_bnb_8bit"}
-PAGED: dict[str, Any] = {"optim": "paged_adamw_8bit"}
-UNPADDED: dict[str, Any] = {"padded": False}
-DORA: dict[str, Any] = {"peft_config": {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "use_dora": True}}
-VERA: dict[str, Any] = {"peft_config": {"peft_type": "VERA", "r": 64}}
-
-
-def accumulated(steps: int) -> dict[str, Any]:
-    """Micro-batches per optimizer step."""
-    return {"gradient_accumulation_steps": steps}
+GRIDS_FILE = Path(__file__).with_name("grids.json")
+GRIDS: tuple[GridName, ...] = get_args(GridName)
+REPEATS = 5
+"""Timed steps of a case, of which the median counts."""
+MEASURED_TWICE = 8
+"""Cases of a time grid that are measured once more when all others are done."""
+QUICK_TIMED = 6
 
 
-def make_case(model: str, method: str, rows: int, length: int, *execution: dict[str, Any], **fields: Any) -> Case:
-    """A case from groups of execution switches."""
-    switches = {name: value for group in execution for name, value in group.items()}
-    return Case(model, method, rows, length, execution=switches, **fields)
-
-
-CPU = (
-    make_case("distilbert-small", "full", 8, 64),
-    make_case("distilbert-small", "full", 4, 128, EAGER),
-    make_case("distilbert-small", "lora", 8, 128, AMP),
-    make_case("distilbert-small", "head", 16, 64),
-    make_case("distilbert-small", "ia3", 8, 96, CHECKPOINTED),
-    make_case("bert-small", "full", 8, 64, FOREACH),
-    make_case("bert-small", "full", 8, 64, SGD),
-    make_case("bert-small", "full", 8, 64, ADAFACTOR),
-    make_case("bert-small", "full", 4, 64, accumulated(4)),
-    make_case("bert-small", "full", 8, 96, UNPADDED),
-    make_case("bert-small", "full", 4, 64, AMP, task="masked-lm"),
-    make_case("bert-small", "full", 4, 64, {"zero_grad_set_to_none": False}),
-    make_case("bert-small", "full", 4, 64, {"hold_outputs": True}, task="masked-lm"),
-    make_case("bert-small", "partial", 8, 128),
-    make_case("bert-small", "partial", 8, 128, CHECKPOINTED, knobs={"unfrozen_layers": 3}),
-    make_case("bert-small", "lora", 8, 128, CHECKPOINTED, knobs={"rank": 16, "target_modules": "all-linear"}),
-    make_case("bert-small", "high_rank_lora", 8, 64),
-    make_case("bert-small", "hira", 8, 64),
-    make_case("bert-small", "sparse_lora", 8, 64),
-    make_case("bert-small", "qlora", 8, 64),
-    make_case("bert-small", "peft", 8, 64, knobs=VERA),
-    make_case("minilm-l6", "full", 16, 64),
-    make_case("minilm-l6", "lora", 16, 128, EAGER),
-    make_case("minilm-l6", "lora", 16, 128, mixed_lengths=4),
-    make_case("roberta-small", "full", 8, 64, AMP),
-    make_case("roberta-small", "lora", 4, 256, CHECKPOINTED),
-    make_case("roberta-small", "head", 8, 64, task="masked-lm"),
-    make_case("deberta-small", "full", 4, 64),
-    make_case("deberta-small", "lora", 4, 128, CHECKPOINTED),
-    make_case("modernbert-small", "full", 4, 128),
-    make_case("modernbert-small", "lora", 4, 256, AMP),
-    make_case("gpt2-small", "full", 4, 64),
-    make_case("gpt2-small", "lora", 4, 128, EAGER),
-    make_case("gpt2-small", "partial", 4, 128, CHECKPOINTED),
-    make_case("qwen2-small", "full", 4, 64, BF16),
-    make_case("qwen2-small", "lora", 4, 128, AMP, CHECKPOINTED),
-    make_case("qwen2-small", "full", 2, 128, {"loss": "fused-linear"}),
-    make_case("llama-small", "full", 4, 64),
-    make_case("llama-small", "lora", 2, 256, BF16),
-    make_case("llama-small", "lora", 4, 64, {"optim": "lorafa"}),
-    make_case("llama-small", "qlora", 4, 128),
-    make_case("llama-small", "qlora", 4, 128, {"kbit_upcast": True}, CHECKPOINTED),
-    make_case("llama-small", "ia3", 4, 128, UNPADDED),
-    make_case("llama-small", "head", 8, 64, task="sequence-classification"),
-    make_case("llama-small", "peft", 4, 64, knobs=DORA),
-    make_case("llama-small", "full", 4, 128, CHECKPOINTED, {"reentrant_checkpointing": True}),
-    make_case("mistral-small", "full", 2, 128, accumulated(2)),
-    make_case("mistral-small", "hira", 4, 64, CHECKPOINTED),
-    make_case("gemma2-small", "full", 2, 64, EAGER),
-    make_case("gemma2-small", "lora", 2, 128),
-)
-
-CUDA = (
-    make_case("distilbert-base", "full", 32, 128),
-    make_case("distilbert-base", "full", 16, 512, EAGER),
-    make_case("distilbert-base", "full", 32, 128, FOREACH),
-    make_case("distilbert-base", "full", 32, 128, SGD),
-    make_case("distilbert-base", "full", 32, 128, ADAFACTOR),
-    make_case("distilbert-base", "lora", 32, 128, AMP),
-    make_case("distilbert-base", "head", 64, 64),
-    make_case("distilbert-base", "ia3", 32, 256),
-    make_case("bert-base", "full", 16, 128, AMP),
-    make_case("bert-base", "full", 32, 256, CHECKPOINTED),
-    make_case("bert-base", "full", 8, 128, accumulated(4)),
-    make_case("bert-base", "full", 32, 128, UNPADDED),
-    make_case("bert-base", "full", 16, 512, AMP, task="masked-lm"),
-    make_case("bert-base", "full", 8, 256, {"hold_outputs": True}, task="masked-lm"),
-    make_case("bert-base", "full", 32, 256, mixed_lengths=6),
-    make_case("bert-base", "partial", 32, 256),
-    make_case("bert-base", "lora", 32, 512, AMP, CHECKPOINTED),
-    make_case("bert-base", "lora", 16, 256, {"amp": "fp16"}),
-    make_case("bert-base", "high_rank_lora", 16, 384),
-    make_case("bert-base", "hira", 16, 128),
-    make_case("bert-base", "sparse_lora", 16, 256),
-    make_case("bert-base", "qlora", 32, 128),
-    make_case("bert-base", "peft", 16, 256, knobs=VERA),
-    make_case("gpt2", "full", 4, 512),
-    make_case("gpt2", "full", 4, 512, EAGER, CHECKPOINTED),
-    make_case("gpt2", "lora", 8, 1024, AMP),
-    make_case("gpt2", "partial", 8, 512),
-    make_case("modernbert-base", "full", 8, 512, AMP),
-    make_case("modernbert-base", "full", 8, 256, EAGER),
-    make_case("modernbert-base", "lora", 16, 1024, BF16),
-    make_case("deberta-v3-base", "full", 8, 256),
-    make_case("deberta-v3-base", "full", 8, 512, CHECKPOINTED),
-    make_case("deberta-v3-base", "lora", 16, 128, AMP),
-    make_case("deberta-v3-base", "partial", 16, 256),
-    make_case("roberta-large", "full", 8, 256, AMP),
-    make_case("roberta-large", "full", 8, 128, SGD),
-    make_case("roberta-large", "full", 8, 128, EIGHT_BIT),
-    make_case("roberta-large", "partial", 16, 512, AMP),
-    make_case("roberta-large", "lora", 32, 256, BF16, CHECKPOINTED),
-    make_case("roberta-large", "head", 32, 512),
-    make_case("roberta-large", "qlora", 16, 256),
-    make_case("roberta-large", "peft", 8, 256, knobs=DORA),
-    make_case("roberta-large", "full", 8, 256, room=0.70),
-    make_case("roberta-large", "full", 8, 256, room=0.85),
-    make_case("roberta-large", "full", 8, 256, room=0.97),
-    make_case("roberta-large", "full", 8, 256, room=1.20),
-    make_case("bert-base", "lora", 32, 256, room=0.80),
-    make_case("bert-base", "lora", 32, 256, room=1.30),
-    make_case("qwen2-0.5b", "full", 2, 512, BF16),
-    make_case("qwen2-0.5b", "full", 2, 512, BF16, mixed_lengths=6),
-    make_case("qwen2-0.5b", "full", 4, 1024, AMP, CHECKPOINTED),
-    make_case("qwen2-0.5b", "full", 2, 512, BF16, ADAFACTOR),
-    make_case("qwen2-0.5b", "lora", 4, 1024, BF16),
-    make_case("qwen2-0.5b", "lora", 4, 2048, BF16, {"loss": "fused-linear"}),
-    make_case("qwen2-0.5b", "qlora", 4, 512),
-    make_case("qwen2-0.5b", "ia3", 4, 512, BF16),
-    make_case("qwen2-0.5b", "lora", 4, 1024, BF16, room=0.75),
-    make_case("qwen2-0.5b", "lora", 4, 1024, BF16, room=1.20),
-    make_case("llama-3.2-1b", "full", 1, 1024, BF16),
-    make_case("llama-3.2-1b", "full", 1, 512, BF16, {"zero_grad_set_to_none": False}),
-    make_case("llama-3.2-1b", "lora", 4, 1024, BF16, CHECKPOINTED),
-    make_case("llama-3.2-1b", "lora", 4, 1024, BF16, CHECKPOINTED, mixed_lengths=6),
-    make_case("llama-3.2-1b", "lora", 4, 1024, BF16, CHECKPOINTED, {"reentrant_checkpointing": True}),
-    make_case("llama-3.2-1b", "lora", 2, 2048, BF16, EAGER),
-    make_case("llama-3.2-1b", "lora", 1, 512, BF16, accumulated(4)),
-    make_case("llama-3.2-1b", "lora", 2, 512, BF16, {"optim": "lorafa"}),
-    make_case("llama-3.2-1b", "high_rank_lora", 2, 1024, BF16),
-    make_case("llama-3.2-1b", "hira", 2, 512, BF16),
-    make_case("llama-3.2-1b", "head", 8, 512, BF16, task="sequence-classification"),
-    make_case("llama-3.2-1b", "qlora", 4, 1024, BF16, CHECKPOINTED),
-    make_case("llama-3.2-1b", "qlora", 4, 1024, BF16, CHECKPOINTED, {"kbit_upcast": True}),
-    make_case("llama-3.2-1b", "lora", 4, 1024, BF16, CHECKPOINTED, room=0.85),
-    make_case("llama-3.2-1b", "lora", 4, 1024, BF16, CHECKPOINTED, room=1.15),
-    make_case("gemma-2-2b", "lora", 1, 1024, BF16),
-    make_case("gemma-2-2b", "lora", 2, 512, BF16, EAGER, CHECKPOINTED),
-    make_case("gemma-2-2b", "full", 1, 512, BF16, SGD, CHECKPOINTED),
-    make_case("llama-3.2-3b", "lora", 2, 1024, BF16, CHECKPOINTED),
-    make_case("llama-3.2-3b", "full", 1, 512, BF16),
-    make_case("llama-3.2-3b", "qlora", 2, 2048, BF16, CHECKPOINTED, PAGED),
-    make_case("mistral-7b", "lora", 1, 4096, BF16, CHECKPOINTED),
-    make_case("mistral-7b", "ia3", 1, 1024, BF16),
-    make_case("mistral-7b", "qlora", 1, 2048, BF16, CHECKPOINTED),
-    make_case("llama-3.1-8b", "full", 1, 64, BF16, SGD),
-    make_case("llama-3.1-8b", "lora", 1, 1024, BF16),
-    make_case("llama-3.1-8b", "lora", 2, 4096, BF16, CHECKPOINTED),
-    make_case("llama-3.1-8b", "peft", 1, 512, BF16, CHECKPOINTED, knobs=DORA),
-    make_case("llama-3.1-8b", "qlora", 2, 4096, BF16, CHECKPOINTED),
-    make_case("distilbert-base", "full", 1, 512, EAGER, fill=0.90),
-    make_case("qwen2-0.5b", "full", 1, 1024, BF16, fill=0.90),
-    make_case("llama-3.2-1b", "lora", 1, 1024, BF16, fill=0.93),
-    make_case("bert-base", "full", 1, 256, AMP, fill=1.25),
-    make_case("qwen2-0.5b", "full", 1, 1024, BF16, fill=1.30),
-    make_case("gemma-2-2b", "lora", 1, 1024, BF16, fill=1.20),
-)
-
-QUICK_CPU, QUICK_CUDA = CPU[::6], CUDA[:54:6]
-
-
-def shard_of(cases: tuple[Case, ...], shard: tuple[int, int]) -> tuple[Case, ...]:
-    """Every n-th case from the i-th on: all shards have small and large ones.
+def validation_grid(
+    grid: GridName, device_type: DeviceType, kind: Kind = "memory", repeats: int | None = None
+) -> Grid[Case]:
+    """A grid by name.
 
     Args:
-        cases: Of the grid.
-        shard: ``(i, n)`` with ``1 <= i <= n``.
+        grid: Its name.
+        device_type: Where it runs; ``"quick"`` differs.
+        kind: ``"all"`` has the cases of both kinds, those that both have once and timed.
+        repeats: Timed steps of every timed case; the grid's own when ``None``.
+
+    Raises:
+        InputError: no such grid, or none of that kind.
     """
-    index, count = shard
-    return cases[index - 1 :: count]
+    memory = _memory_cases(grid, device_type) if kind != "time" else ()
+    timed = _time_cases(grid, device_type) if kind != "memory" else ()
+    if not memory and not timed:
+        known = [name for name in GRIDS if kind != "memory" or name != "cpu-wide"]
+        raise InputError(f"the grid must be one of {', '.join(known)} for {kind} on {device_type}, but got {grid!r}")
+    if repeats is not None:
+        timed = _timed(timed, repeats)
+    return grid_of(grid, {case_key(case): case for case in (*memory, *timed)}.values())
+
+
+def grid_of(name: str, cases: Iterable[Case]) -> Grid[Case]:
+    """A grid of any cases."""
+    return Grid(name, tuple(Cell(case_key(case), case.label, case) for case in cases))
+
+
+def device_of(grid: GridName) -> DeviceType | None:
+    """The kind of device that a grid is for; ``None`` for any."""
+    device_type: DeviceType | None = _data()["grids"][grid]
+    return device_type
+
+
+@cache
+def _data() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(GRIDS_FILE.read_text(encoding="utf-8"))
+    return content
+
+
+def case_of(text: str) -> Case:
+    """A case as the data has it: ``"bert-base full 16x512 amp task=masked-lm"``."""
+    model, method, shape, *words = text.split()
+    rows, length = shape.split("x")
+    case = Case(model, method, int(rows), int(length))
+    for word in words:
+        name, _, value = word.partition("=")
+        if value:
+            field: dict[str, Any] = {name: value if name == "task" else json.loads(value)}
+            case = dataclasses.replace(case, **field)
+        elif word in _data()["knobs"]:
+            case = dataclasses.replace(case, knobs=_data()["knobs"][word])
+        else:
+            case = dataclasses.replace(case, execution={**case.execution, **_data()["switches"][word]})
+    return case
+
+
+def _cases(texts: Iterable[str]) -> tuple[Case, ...]:
+    return tuple(map(case_of, texts))
+
+
+def _memory_cases(grid: GridName, device_type: DeviceType) -> tuple[Case, ...]:
+    if grid == "quick":
+        end, step = _data()["quick"][device_type]
+        return _cases(_data()["memory"][device_type][:end:step])
+    return _cases(_data()["memory"].get(grid, ())) if _data()["grids"].get(grid) == device_type else ()
+
+
+def _time_cases(grid: GridName, device_type: DeviceType) -> tuple[Case, ...]:
+    make = _TIME_GRIDS.get((grid, device_type))
+    return make() if make is not None else ()
+
+
+def _time_cpu() -> tuple[Case, ...]:
+    time = _data()["time"]
+    twice = set(time["twice"])
+    crossed = [*_crossed(time["shapes"], 0), *(case for case in _crossed(time["shapes"], 2) if case.method in twice)]
+    return _with_repeats([*crossed, *_cases(time["switched"])])
+
+
+def _time_cpu_wide() -> tuple[Case, ...]:
+    shapes = _data()["time"]["short_shapes"]
+    short = [case for shift in range(len(shapes)) for case in _crossed(shapes, shift)]
+    return (*_time_cpu(), *_timed(short))
+
+
+def _time_cuda() -> tuple[Case, ...]:
+    ordinary = [
+        case
+        for case in _cases(_data()["memory"]["cuda"])
+        if case.room is None and case.fill is None and not case.mixed_lengths
+    ]
+    return _with_repeats([*ordinary, *_cases(_data()["time"]["host_bound"])])
+
+
+def _time_quick_cpu() -> tuple[Case, ...]:
+    model = _data()["time"]["models"][0]
+    first = [case for case in _time_cpu() if case.model == model][:QUICK_TIMED]
+    return (*first, dataclasses.replace(first[0], again=1))
+
+
+_TIME_GRIDS: dict[tuple[GridName, DeviceType], Callable[[], tuple[Case, ...]]] = {
+    ("cpu", "cpu"): _time_cpu,
+    ("cpu-wide", "cpu"): _time_cpu_wide,
+    ("cuda", "cuda"): _time_cuda,
+    ("quick", "cpu"): _time_quick_cpu,
+    ("quick", "cuda"): lambda: _timed(_memory_cases("quick", "cuda")),
+}
+
+
+def _crossed(shapes: list[list[int]], shift: int) -> list[Case]:
+    """One case per model and method, the shapes spread evenly over both."""
+    time, cases = _data()["time"], []
+    for column, (method, knobs) in enumerate(time["methods"].items()):
+        for row, model in enumerate(time["models"]):
+            rows, length = shapes[(row + column + shift) % len(shapes)]
+            case = case_of(" ".join(filter(None, (model, method, f"{rows}x{length}", knobs))))
+            cases.append(dataclasses.replace(case, task=time["tasks"].get(f"{model} {method}")))
+    return cases
+
+
+def _timed(cases: Iterable[Case], repeats: int = REPEATS) -> tuple[Case, ...]:
+    return tuple(dataclasses.replace(case, repeats=repeats) for case in cases)
+
+
+def _with_repeats(cases: list[Case]) -> tuple[Case, ...]:
+    """Every case timed, and some of them once more when all others are done."""
+    timed = _timed(cases)
+    return (*timed, *(dataclasses.replace(case, again=1) for case in timed[:: len(timed) // MEASURED_TWICE]))

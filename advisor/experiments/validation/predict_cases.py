@@ -1,4 +1,4 @@
-"""Predictions of a whole grid, several at a time, each in a process of its own.
+"""Predictions of many cases, several at a time, each in a process of its own.
 
 On a machine with a GPU tracing makes a CUDA context; in processes that are gone before the first case runs, it takes
 nothing away from the device that is measured.
@@ -6,44 +6,60 @@ nothing away from the device that is measured.
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from advisor.experiments.validation.case import Case
-from advisor.experiments.validation.prediction import GridDevice, Prepared, draft, prepare_all
+from advisor.core.coefficients import Calibration
+from advisor.core.errors import InputError
+from advisor.experiments.grid import Cell
+from advisor.experiments.validation.cases import Case
+from advisor.experiments.validation.predict import GridDevice, Prepared, case_as_run, prepare_all, unpredicted
+from advisor.experiments.validation.records import Header, Record
 from advisor.measurement.isolation import isolated
 
 MOST_WORKERS = 8
 """Tracing processes at a time: each holds about half a gigabyte."""
 PREDICTION_LIMIT_S = 300.0
 
-Predict = Callable[[Case, GridDevice], Prepared]
+Predict = Callable[[Sequence[Case], GridDevice], list[Prepared]]
+"""Prepares some cases."""
 
 
-def forecasts(
-    cases: Sequence[Case],
-    setting: GridDevice,
+def predict_in_own_process(cases: Sequence[Case], where: GridDevice) -> list[Prepared]:
+    """Prepare some cases in a process of their own; a process that fails leaves ``failed`` records."""
+    try:
+        result = isolated(prepare_all, cases, where, timeout_s=PREDICTION_LIMIT_S * len(cases))
+    except OSError as failure:
+        reason = f"the predicting process could not start: {failure}"
+    else:
+        if result.value is not None:
+            return result.value
+        reason = f"the prediction ended with {result.reason}"
+    return [Prepared(unpredicted(case, where, "failed", reason)) for case in cases]
+
+
+def predict_cases(
+    batches: Sequence[Sequence[Case]],
+    where: GridDevice,
     *,
     workers: int,
     deadline_s: float | None = None,
-    predict: Predict | None = None,
-    together: bool = False,
+    predict: Predict = predict_in_own_process,
 ) -> Iterator[tuple[Case, Prepared]]:
     """Prepare cases, in the order in which they get ready.
 
     Args:
-        cases: Of the grid, the first needed first.
-        setting: Where they will run.
-        workers: Processes at a time.
-        deadline_s: Nothing is begun after this moment of ``time.monotonic``; the rest is left out.
-        predict: Prepares one case; in a process of its own when not given.
-        together: Cases of one model and method share a process: sooner done with all, later with the first.
+        batches: Cases that share a call of ``predict``, the first needed first.
+        where: Where they will run.
+        workers: Calls at a time.
+        deadline_s: No call begins after this moment of ``time.monotonic``; the remaining cases are left out.
+        predict: Prepares the cases of a batch.
     """
-    waiting: queue.SimpleQueue[list[Case]] = queue.SimpleQueue()
+    waiting: queue.SimpleQueue[Sequence[Case]] = queue.SimpleQueue()
     ready: queue.SimpleQueue[tuple[Case, Prepared] | None] = queue.SimpleQueue()
-    batches = _alike(cases) if together else [[case] for case in cases]
     for batch in batches:
         waiting.put(batch)
     stopped = threading.Event()
@@ -54,14 +70,13 @@ def forecasts(
                 batch = waiting.get_nowait()
             except queue.Empty:
                 break
-            found = [predict(case, setting) for case in batch] if predict else _in_a_process(batch, setting)
-            for answer in zip(batch, found, strict=True):
+            for answer in zip(batch, predict(batch, where), strict=True):
                 ready.put(answer)
         ready.put(None)
 
     count = max(1, min(workers, MOST_WORKERS, len(batches)))
     for _ in range(count):
-        # Daemons: after Ctrl-C nobody waits for them, and their processes die with this one.
+        # Daemons: after Ctrl-C nobody waits for them, and their processes end with this one.
         threading.Thread(target=work, daemon=True).start()
     try:
         while count:
@@ -74,21 +89,83 @@ def forecasts(
         stopped.set()
 
 
-def _alike(cases: Sequence[Case]) -> list[list[Case]]:
-    """The cases of each model and method."""
-    batches: dict[tuple[str, str], list[Case]] = {}
-    for case in cases:
-        batches.setdefault((case.model, case.method), []).append(case)
-    return list(batches.values())
+def predicted_cells(
+    cells: Sequence[Cell[Case]],
+    where: GridDevice,
+    expected_s: Callable[[Record], float],
+    *,
+    workers: int,
+    deadline_s: float | None = None,
+    on_case: Callable[[str, float], None] = lambda label, share: None,
+    predict: Predict = predict_in_own_process,
+) -> list[Cell[Prepared]]:
+    """The cells of a grid with their predictions, as many as the time allows, in the order of the grid.
+
+    Args:
+        cells: Of the grid.
+        where: Where they will run.
+        expected_s: Duration of a case with a prediction.
+        workers: Predictions at a time.
+        deadline_s: No prediction begins after this moment of ``time.monotonic``.
+        on_case: Called with a case's label and the share that is done.
+        predict: As in :func:`predict_cases`.
+    """
+    found: dict[str, Prepared] = {}
+    batches = [[cell.payload] for cell in cells]
+    for case, prepared in predict_cases(batches, where, workers=workers, deadline_s=deadline_s, predict=predict):
+        found[prepared.record.key] = prepared
+        on_case(case.label, len(found) / len(cells))
+    return [
+        Cell(cell.key, cell.label, ready, expected_s(ready.record) if ready.runnable else 0.0)
+        for cell in cells
+        if (ready := found.get(cell.key)) is not None
+    ]
 
 
-def _in_a_process(cases: list[Case], setting: GridDevice) -> list[Prepared]:
-    try:
-        result = isolated(prepare_all, cases, setting, timeout_s=PREDICTION_LIMIT_S * len(cases))
-    except OSError as failure:
-        return _failed(cases, setting, f"the predicting process could not start: {failure}")
-    return result.value or _failed(cases, setting, f"the prediction ended with {result.reason}")
+def repredict(
+    header: Header,
+    records: Sequence[Record],
+    *,
+    workers: int,
+    calibration: Calibration | None = None,
+    on_case: Callable[[str, float], None] = lambda label, share: None,
+    predict: Predict = predict_in_own_process,
+) -> tuple[Record, ...]:
+    """The records with this version's predictions, made on any machine; the measurements stay.
 
+    A case that can no longer be predicted keeps no prediction and becomes ``refused``.
 
-def _failed(cases: list[Case], setting: GridDevice, reason: str) -> list[Prepared]:
-    return [Prepared(draft(case, setting, "failed", reason), False) for case in cases]
+    Args:
+        header: Its device is predicted for.
+        records: Cases that never ran are returned as they are.
+        workers: Processes at a time.
+        calibration: Of the device.
+        on_case: Called with a case's label and the share that is done.
+        predict: As in :func:`predict_cases`.
+
+    Raises:
+        InputError: the records do not hold the profile of their device.
+    """
+    if header.device is None:
+        raise InputError(
+            f"the records of {header.device_name} must hold its profile to be predicted again, but they do not",
+            fix="measure them again with this version",
+        )
+    ran = [record for record in records if record.ran]
+    renewed: dict[str, Record] = {}
+    for capacity_bytes in dict.fromkeys(record.capacity_bytes for record in ran):
+        of_case: dict[int, Record] = {}
+        # Cases of one model and method share traces, so they share a process.
+        batches: dict[tuple[str, str], list[Case]] = {}
+        for record in ran:
+            if record.capacity_bytes == capacity_bytes:
+                case = case_as_run(record)
+                of_case[id(case)] = record
+                batches.setdefault((case.model, case.method), []).append(case)
+        where = GridDevice(header.device, calibration, capacity_bytes)
+        for case, prepared in predict_cases(list(batches.values()), where, workers=workers, predict=predict):
+            record, now = of_case[id(case)], prepared.record
+            gone = {"outcome": "refused", "reason": now.reason} if now.predicted is None else {}
+            renewed[record.key] = dataclasses.replace(record, predicted=now.predicted, **gone)  # type: ignore[arg-type]
+            on_case(record.label, len(renewed) / len(ran))
+    return tuple(renewed.get(record.key, record) for record in records)

@@ -1,35 +1,99 @@
-"""How far predicted and measured step times are apart, beside the machine's own noise and two rules of thumb."""
+"""Predicted against measured step times, beside the machine's own noise and two rules of thumb."""
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from advisor.core.device import DeviceProfile, DeviceType
+from advisor.core.plan import ExecutionPlan
+from advisor.experiments.error_statistics import (
+    AcceptanceThreshold,
+    ErrorGroup,
+    ErrorStatistics,
+    LargestError,
+    error_groups,
+    error_statistics,
+    largest_errors,
+    percentile,
+    relative_spread,
+    threshold,
+)
 from advisor.experiments.validation.baselines import rule_of_thumb_s
-from advisor.experiments.validation.noise import Drift, RepeatNoise, machine_drift, relative_spread, repeat_noise
-from advisor.experiments.validation.record import Record
-from advisor.experiments.validation.summary import Summary, summarize
-from advisor.experiments.validation.time_bars import TimeBar, time_bars
-from advisor.experiments.validation.time_groups import TIME_GROUPINGS
+from advisor.experiments.validation.records import Record
 
 WORST = 8
 DIFFERENT = 0.15
-"""Two step times that differ by more than this share should be put in the right order."""
+"""Two step times that differ by more than this share should be predicted in the right order."""
+STEADY_WITHIN = 0.10
+"""A case is steady whose reference workload took within this share of the run's median."""
+TOKENS = (128, 256, 512, 1024, 2048, 4096, 8192)
+GROUPINGS = {"method": None, "model": None, "tokens": "token_count", "switch": None}
+
+MEDIAN_LIMIT: dict[DeviceType, float] = {"cpu": 0.08, "cuda": 0.05}
+P90_LIMIT: dict[DeviceType, float] = {"cpu": 0.20, "cuda": 0.15}
+NOISE_FACTOR = 1.5
+"""On CPU the limits follow the repeat noise of the same run where that is larger."""
+LEAST_CASES, LEAST_INTERVALS = 60, 200
+"""Fewer say little; the figure is shown without a verdict."""
+LEAST_PAIRS = 6
+"""Cases measured twice that it takes to move a limit."""
+RIGHT_ORDER = 0.95
+COVERAGE = (0.85, 0.95)
+"""Of 90 % intervals."""
+
+_SWITCHES: dict[str, Callable[[Any], str]] = {
+    "gradient_checkpointing": lambda value: "checkpointing",
+    "amp": lambda value: f"amp {value}",
+    "dtype": str,
+    "attn_implementation": str,
+    "optim": str,
+    "gradient_accumulation_steps": lambda value: "accumulation",
+    "padded": lambda value: "no padding",
+    "loss": str,
+}
+"""How a field of ``ExecutionPlan`` that differs from its default is named in the table."""
 
 
 @dataclass(frozen=True)
-class TimeGroup:
-    """Cases that share a value; one with several switches is in several groups.
+class RepeatNoise:
+    """By how much the step time of one configuration varies.
 
     Attributes:
-        by: What they share: ``"all"``, ``"method"``, ``"model"``, ``"tokens"`` (per micro-batch) or ``"switch"``.
+        pairs: Cases that were measured twice, each time in a process of its own, at different moments of the run.
+        between: Errors of the first measurement against the second; no prediction can be better.
+        cases: Cases with at least four repeats.
+        within_median, within_p90: Over those cases, half the interquartile range of the repeats over their median.
     """
 
-    by: str
-    value: str
-    errors: Summary
+    pairs: int
+    between: ErrorStatistics | None
+    cases: int
+    within_median: float | None
+    within_p90: float | None
+
+
+@dataclass(frozen=True)
+class MachineDrift:
+    """What the fixed reference workload took over the run.
+
+    Attributes:
+        count: Cases beside which it was timed.
+        median_s: Its time, over the run.
+        deviation: Of the cases' reference times from that median.
+        ratios: By case: its reference over the run's median; above 1 the machine was slow.
+    """
+
+    count: int
+    median_s: float | None
+    deviation: ErrorStatistics | None
+    ratios: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -42,192 +106,224 @@ class PairOrder:
 
 
 @dataclass(frozen=True)
-class Coverage:
-    """Cases with a 90 % interval, and those whose measured step time it held."""
-
-    count: int
-    inside: int
-    share: float | None
-
-
-@dataclass(frozen=True)
-class Rival:
-    """The errors of one way to tell the step time, on the same cases.
+class Baseline:
+    """The errors of one way to predict the step time, on the same cases.
 
     Attributes:
         name: ``"advisor"``, ``"two-ceiling roofline"`` or ``"6 x parameters x tokens / peak"``.
         plain: As it is.
-        factor: Median of measured over told, over these very cases: what suits them best.
+        factor: Median of measured over predicted, over these very cases: the scale that suits them best.
         scaled: Errors after multiplying with it; not a prediction, because it knows what was measured.
     """
 
     name: str
-    plain: Summary
+    plain: ErrorStatistics
     factor: float
-    scaled: Summary
-
-
-@dataclass(frozen=True)
-class WorstStep:
-    """One of the largest errors.
-
-    Attributes:
-        reference_ratio: The machine's slowness beside it, as in ``Drift.ratios``.
-        spread: Of its repeats.
-    """
-
-    label: str
-    predicted_s: float
-    measured_s: float
-    error: float
-    reference_ratio: float | None
-    spread: float | None
+    scaled: ErrorStatistics
 
 
 @dataclass(frozen=True)
 class TimeComparison:
-    """Everything that a table of step times says.
+    """Everything that a table of step times shows.
 
     Attributes:
-        cases: Timed cases with a prediction, each configuration once, those aside that the calibration measured.
+        cases: Timed cases with a prediction, each configuration once, without those that the calibration measured.
         seen: How many the calibration measured itself; they are in nothing below but ``noise`` and ``drift``.
-        predictors: How many calibrations and versions the predictions are from: more than one where a validation was
+        predictors: How many calibrations and versions made the predictions: more than one where a validation was
             resumed after calibrating again.
-        groups: All cases first, then by what they share.
+        groups: All cases first, then by ``"method"``, ``"model"``, ``"tokens"`` (per micro-batch) and ``"switch"``; a
+            case with several switches is in several groups.
         steady: Errors of the cases beside which the machine was as fast as usual.
-        rivals: The advisor first.
+        baselines: The advisor first.
     """
 
     cases: int
     seen: int
     predictors: int
-    groups: tuple[TimeGroup, ...]
-    steady: Summary | None
+    groups: tuple[ErrorGroup, ...]
+    steady: ErrorStatistics | None
     noise: RepeatNoise
-    drift: Drift
+    drift: MachineDrift
     order: PairOrder
-    coverage: Coverage
-    rivals: tuple[Rival, ...]
-    bars: tuple[TimeBar, ...]
-    worst: tuple[WorstStep, ...]
-
-
-@dataclass(frozen=True)
-class _Timed:
-    """A timed case with its figures at hand."""
-
-    record: Record
-    predicted_s: float
-    measured_s: float
+    baselines: tuple[Baseline, ...]
+    thresholds: tuple[AcceptanceThreshold, ...]
+    worst: tuple[LargestError, ...]
 
     @property
-    def error(self) -> float:
-        return self.predicted_s / self.measured_s - 1
+    def errors(self) -> ErrorStatistics | None:
+        """Of all cases; its coverage is that of the 90 % intervals."""
+        return self.groups[0].errors.get("step_s") if self.groups else None
 
 
 def compare_times(
     records: Iterable[Record], device_type: DeviceType, device: DeviceProfile | None = None
 ) -> TimeComparison:
-    """Compare every timed case that ended with its predicted step time.
+    """Compare every timed case that completed with its predicted step time.
 
     Args:
         records: Of a grid.
-        device_type: Decides the bars.
+        device_type: Decides the thresholds.
         device: Whose rates a rule of thumb takes; without it that one is missing.
     """
     ran = [record for record in records if record.outcome == "completed" and record.step_s]
     noise, drift = repeat_noise(ran), machine_drift(ran)
-    everything = [_timed(record) for record in ran if not record.again and record.predicted is not None]
-    timed = [case for case in everything if not (case.record.predicted and case.record.predicted.seen)]
-    groups = _groups(timed)
-    order, coverage = _order(timed), _coverage(timed)
-    errors = groups[0].errors if groups else None
+    everything = [record for record in ran if not record.again and record.predicted is not None]
+    timed = [record for record in everything if record.predicted and not record.predicted.seen]
+    rows = pd.DataFrame([_row(record, drift.ratios.get(record.key)) for record in timed])
+    groups, order = error_groups(rows, GROUPINGS), _order(rows)
+    errors = groups[0].errors.get("step_s") if groups else None
     return TimeComparison(
         cases=len(timed),
         seen=len(everything) - len(timed),
-        predictors=len({(p.calibration, p.code) for case in timed if (p := case.record.predicted) is not None}),
+        predictors=len({(p.calibration, p.code) for record in timed if (p := record.predicted) is not None}),
         groups=groups,
-        steady=summarize([case.error for case in timed if drift.is_steady(case.record.key)]),
+        steady=None if rows.empty else error_statistics(rows.loc[_steady(rows), "error"]),
         noise=noise,
         drift=drift,
         order=order,
-        coverage=coverage,
-        rivals=_rivals(timed, device),
-        bars=time_bars(errors, noise, order.share, coverage.share, coverage.count, device_type),
-        worst=_worst(timed, drift),
+        baselines=_baselines(timed, device),
+        thresholds=time_thresholds(errors, noise, order.share, device_type),
+        worst=() if rows.empty else largest_errors(rows, WORST),
     )
 
 
-def _timed(record: Record) -> _Timed:
-    predicted_s = record.predicted.step_s if record.predicted is not None else 0.0
-    return _Timed(record, predicted_s, record.step_s or 0.0)
+def repeat_noise(records: Sequence[Record]) -> RepeatNoise:
+    """The noise of completed, timed cases, second measurements included."""
+    first = {_configuration(record): record.step_s for record in records if not record.again}
+    errors = []
+    for record in records:
+        first_s = first.get(_configuration(record)) if record.again else None
+        if first_s and record.step_s:
+            errors.append(first_s / record.step_s - 1)
+    spreads = [spread for record in records if (spread := _spread(record)) is not None]
+    return RepeatNoise(
+        pairs=len(errors),
+        between=error_statistics(errors),
+        cases=len(spreads),
+        within_median=statistics.median(spreads) if spreads else None,
+        within_p90=percentile(spreads, 0.9) if spreads else None,
+    )
 
 
-def _groups(timed: Sequence[_Timed]) -> tuple[TimeGroup, ...]:
-    groups = []
-    by_size = sorted(timed, key=lambda case: case.record.rows * case.record.length)
-    for by, values_of in TIME_GROUPINGS.items():
-        members: dict[str, list[float]] = {}
-        for case in by_size if by == "tokens" else timed:
-            for value in values_of(case.record):
-                members.setdefault(value, []).append(case.error)
-        groups += [TimeGroup(by, value, found) for value, errors in members.items() if (found := summarize(errors))]
-    return tuple(groups)
+def machine_drift(records: Sequence[Record]) -> MachineDrift:
+    """How the time of the reference workload changed over the run.
+
+    A case's own figure is the mean over before and after, each against the median of its kind: the first in a fresh
+    process may differ from the one after the steps.
+    """
+    taken = {r.key: r.measured.reference_s for r in records if r.measured is not None and r.measured.reference_s}
+    if not taken:
+        return MachineDrift(0, None, None, {})
+    # The one after the steps is the last, or the only one.
+    times = pd.DataFrame({key: {"before": t[0] if len(t) > 1 else np.nan, "after": t[-1]} for key, t in taken.items()})
+    ratios = times.div(times.median(axis=1), axis=0).mean()
+    after_s = float(times.loc["after"].median())
+    return MachineDrift(len(ratios), after_s, error_statistics(ratios - 1), ratios.to_dict())
 
 
-def _order(timed: Sequence[_Timed]) -> PairOrder:
-    pairs = right = 0
-    by_time = sorted(timed, key=lambda case: case.measured_s)
-    for index, fast in enumerate(by_time):
-        for slow in by_time[index + 1 :]:
-            if slow.measured_s > (1 + DIFFERENT) * fast.measured_s:
-                pairs += 1
-                right += slow.predicted_s > fast.predicted_s
+def time_thresholds(
+    errors: ErrorStatistics | None, noise: RepeatNoise, right_order: float | None, device_type: DeviceType
+) -> tuple[AcceptanceThreshold, ...]:
+    """The thresholds of a run's step times.
+
+    Args:
+        errors: Of all cases that count, with their coverage.
+        noise: Of the run.
+        right_order: Share of truly different pairs that are put in the right order.
+        device_type: Where it ran.
+    """
+    count, intervals = (errors.count, errors.intervals) if errors is not None else (0, 0)
+    enough = "" if count >= LEAST_CASES else f"{count} cases; a verdict needs {LEAST_CASES}"
+    few_intervals = "" if intervals >= LEAST_INTERVALS else f"{intervals} intervals; a verdict needs {LEAST_INTERVALS}"
+    between = noise.between if device_type == "cpu" and noise.pairs >= LEAST_PAIRS else None
+
+    def limited(name: str, statistic: str, limit: float) -> AcceptanceThreshold:
+        noise_limit = NOISE_FACTOR * getattr(between, statistic) if between is not None else 0.0
+        note = f"{NOISE_FACTOR} x the repeat noise" if noise_limit > limit else ""
+        value = getattr(errors, statistic, None)
+        return threshold(name, value, high=max(limit, noise_limit), missing=enough, note=note)
+
+    low, high = COVERAGE
+    coverage = errors.coverage if errors is not None else None
+    return (
+        limited("step time median", "median", MEDIAN_LIMIT[device_type]),
+        limited("step time p90", "p90", P90_LIMIT[device_type]),
+        threshold("pairs in the right order", right_order, low=RIGHT_ORDER, missing=enough),
+        threshold("coverage of the 90 % intervals", coverage, low=low, high=high, missing=few_intervals),
+    )
+
+
+def _row(record: Record, reference_ratio: float | None) -> dict[str, Any]:
+    """A timed case with its figures and the values of its groups."""
+    predicted, measured_s, tokens = record.predicted, record.step_s or 0.0, record.rows * record.length
+    low, high = (predicted.step_interval_s if predicted is not None else None) or (None, None)
+    predicted_s = predicted.step_s if predicted is not None else 0.0
+    switches = [
+        name(value)
+        for field, name in _SWITCHES.items()
+        if (value := record.execution.get(field, getattr(ExecutionPlan, field))) != getattr(ExecutionPlan, field)
+    ]
+    return {
+        "key": record.key,
+        "label": record.label,
+        "quantity": "step_s",
+        "predicted": predicted_s,
+        "measured": measured_s,
+        "error": predicted_s / measured_s - 1,
+        "low": low,
+        "high": high,
+        "spread": _spread(record),
+        "reference_ratio": reference_ratio,
+        "method": record.method,
+        "model": record.model,
+        "token_count": tokens,
+        "tokens": next((f"up to {limit}" for limit in TOKENS if tokens <= limit), f"above {TOKENS[-1]}"),
+        "switch": switches or ["none"],
+    }
+
+
+def _steady(rows: pd.DataFrame) -> pd.Series:
+    return (rows["reference_ratio"].astype(float) - 1).abs() <= STEADY_WITHIN
+
+
+def _spread(record: Record) -> float | None:
+    return relative_spread(record.measured.step_times_s) if record.measured is not None else None
+
+
+def _configuration(record: Record) -> str:
+    """Everything that a second measurement has in common with the first."""
+    knobs = json.dumps([record.knobs, record.execution], sort_keys=True)
+    return f"{record.config_hash} {record.task} {record.method} {record.rows}x{record.length} {knobs}"
+
+
+def _order(rows: pd.DataFrame) -> PairOrder:
+    if rows.empty:
+        return PairOrder(0, 0, None)
+    measured, predicted = rows["measured"].to_numpy(), rows["predicted"].to_numpy()
+    slower = measured[:, None] > (1 + DIFFERENT) * measured
+    pairs, right = int(slower.sum()), int((slower & (predicted[:, None] > predicted)).sum())
     return PairOrder(pairs, right, right / pairs if pairs else None)
 
 
-def _coverage(timed: Sequence[_Timed]) -> Coverage:
-    count = inside = 0
-    for case in timed:
-        interval = case.record.predicted.step_interval_s if case.record.predicted is not None else None
-        if interval is not None:
-            count += 1
-            inside += interval[0] <= case.measured_s <= interval[1]
-    return Coverage(count, inside, inside / count if count else None)
-
-
-def _rivals(timed: Sequence[_Timed], device: DeviceProfile | None) -> tuple[Rival, ...]:
-    def roofline_s(case: _Timed) -> float | None:
-        work = case.record.predicted.work if case.record.predicted is not None else None
+def _baselines(timed: Sequence[Record], device: DeviceProfile | None) -> tuple[Baseline, ...]:
+    def roofline_s(record: Record) -> float | None:
+        work = record.predicted.work if record.predicted is not None else None
         return work.roofline_s if work is not None else None
 
-    ways: dict[str, Callable[[_Timed], float | None]] = {
-        "advisor": lambda case: case.predicted_s,
+    ways: dict[str, Callable[[Record], float | None]] = {
+        "advisor": lambda record: record.predicted.step_s if record.predicted is not None else None,
         "two-ceiling roofline": roofline_s,
-        "6 x parameters x tokens / peak": lambda case: rule_of_thumb_s(case.record, device) if device else None,
+        "6 x parameters x tokens / peak": lambda record: rule_of_thumb_s(record, device) if device else None,
     }
-    rivals = []
-    for name, tell in ways.items():
-        ratios = [told / case.measured_s for case in timed if (told := tell(case))]
-        if not ratios:
-            continue
-        factor = 1 / statistics.median(ratios)
-        plain = summarize([ratio - 1 for ratio in ratios])
-        scaled = summarize([factor * ratio - 1 for ratio in ratios])
-        if plain is not None and scaled is not None:
-            rivals.append(Rival(name, plain, factor, scaled))
-    return tuple(rivals)
-
-
-def _worst(timed: Sequence[_Timed], drift: Drift) -> tuple[WorstStep, ...]:
-    return tuple(
-        WorstStep(
-            case.record.label,
-            case.predicted_s,
-            case.measured_s,
-            case.error,
-            drift.ratios.get(case.record.key),
-            relative_spread(case.record),
+    found = []
+    for name, predict_s in ways.items():
+        pairs = [(predict_s(record), record.step_s) for record in timed]
+        ratios = pd.Series(
+            [predicted_s / measured_s for predicted_s, measured_s in pairs if predicted_s and measured_s]
         )
-        for case in sorted(timed, key=lambda case: -abs(case.error))[:WORST]
-    )
+        plain = error_statistics(ratios - 1)
+        if plain is not None:
+            factor = float(1 / ratios.median())
+            scaled = error_statistics(factor * ratios - 1)
+            found.append(Baseline(name, plain, factor, scaled or plain))
+    return tuple(found)

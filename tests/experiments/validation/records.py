@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from advisor.experiments.validation.record import CaseOutcome, Header, Kind, Measured, Predicted, Record, TracedWork
+from advisor.experiments.validation.records import CaseOutcome, Header, Kind, Measured, Predicted, Record, TracedWork
 
 MIB = 2**20
 

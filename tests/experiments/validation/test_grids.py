@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
+from advisor.core.device import DeviceType
 from advisor.core.errors import InputError
-from advisor.experiments.validation.case import Case, case_key
-from advisor.experiments.validation.grids import CPU, CUDA, GRIDS, QUICK_CPU, QUICK_CUDA, shard_of
-from advisor.experiments.validation.models import default_task, grid_model, model_names
-from advisor.experiments.validation.time_grids import TIME_CPU, TIME_CPU_WIDE, TIME_CUDA, TIME_QUICK_CPU, grid_cases
+from advisor.experiments.validation.cases import Case, case_key, default_task, grid_model, model_names
+from advisor.experiments.validation.grids import GRIDS, case_of, device_of, validation_grid
+from advisor.experiments.validation.records import GridName, Kind
 from advisor.strategies import strategy_names
+
+
+def cases_of(grid: GridName, device_type: DeviceType, kind: Kind, repeats: int | None = None) -> tuple[Case, ...]:
+    return tuple(cell.payload for cell in validation_grid(grid, device_type, kind, repeats).cells)
+
+
+CPU, CUDA = cases_of("cpu", "cpu", "memory"), cases_of("cuda", "cuda", "memory")
+QUICK_CPU, QUICK_CUDA = cases_of("quick", "cpu", "memory"), cases_of("quick", "cuda", "memory")
+TIME_CPU, TIME_CPU_WIDE = cases_of("cpu", "cpu", "time"), cases_of("cpu-wide", "cpu", "time")
+TIME_CUDA, TIME_QUICK_CPU = cases_of("cuda", "cuda", "time"), cases_of("quick", "cpu", "time")
 
 PUBLISHED = {
     "distilbert-base": 66_955_010,
@@ -73,11 +85,25 @@ def test_a_key_follows_the_case_and_nothing_else() -> None:
     assert len({case_key(other) for other in [case, *others]}) == 5
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 7])
-def test_shards_are_the_grid_cut_into_pieces(count: int) -> None:
-    shards = [shard_of(CUDA, (index, count)) for index in range(1, count + 1)]
-    assert sorted(case.label for shard in shards for case in shard) == sorted(case.label for case in CUDA)
-    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+def test_keys_are_those_of_the_recorded_files() -> None:
+    """Records of earlier versions are found again: keys of a few cases as version 0.1 wrote them."""
+    recorded = Path(__file__).parents[1] / "golden"
+    grids = {"memory-v1.jsonl": CPU, "time-v1.jsonl": TIME_CPU_WIDE}
+    for name, grid in grids.items():
+        known = {case_key(case): case.label for case in grid}
+        lines = [json.loads(line) for line in (recorded / name).read_text(encoding="utf-8").splitlines()[1:]]
+        assert lines
+        assert {line["key"]: line["label"] for line in lines}.items() <= known.items()
+
+
+def test_a_case_is_read_from_one_line() -> None:
+    case = case_of("bert-base full 16x512 amp checkpointed task=masked-lm mixed_lengths=6")
+    assert case == Case(
+        "bert-base", "full", 16, 512, task="masked-lm", mixed_lengths=6,
+        execution={"amp": "bf16", "gradient_checkpointing": True},
+    )  # fmt: skip
+    assert case_of("gpt2 lora 1x8 fill=0.9").fill == 0.9
+    assert case_of("bert-small partial 8x128 unfrozen-3").knobs == {"unfrozen_layers": 3}
 
 
 def test_every_model_is_used_and_every_used_one_exists() -> None:
@@ -86,8 +112,6 @@ def test_every_model_is_used_and_every_used_one_exists() -> None:
 
 
 def test_the_quick_grid_is_quick() -> None:
-    assert grid_cases("quick", "cpu") == QUICK_CPU
-    assert grid_cases("quick", "cuda") == QUICK_CUDA
     assert 5 <= len(QUICK_CPU) <= 10
     assert 5 <= len(QUICK_CUDA) <= 10
     assert {case.model for case in QUICK_CUDA} < set(model_names())
@@ -95,12 +119,13 @@ def test_the_quick_grid_is_quick() -> None:
 
 def test_unknown_grids_and_models_are_refused_by_name() -> None:
     with pytest.raises(InputError, match="medium"):
-        grid_cases("medium", "cpu")  # type: ignore[arg-type]
+        validation_grid("medium", "cpu")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="bert-huge"):
         grid_model("bert-huge")
     assert GRIDS == ("cpu", "cpu-wide", "cuda", "quick")
+    assert [device_of(grid) for grid in GRIDS] == ["cpu", "cpu", "cuda", None]
     with pytest.raises(InputError, match="cpu-wide"):
-        grid_cases("cpu-wide", "cpu", "memory")
+        validation_grid("cpu-wide", "cpu", "memory")
 
 
 def test_the_time_grid_of_the_cpu_is_balanced() -> None:
@@ -146,14 +171,14 @@ def test_the_time_grid_of_a_gpu_covers_what_it_should() -> None:
 
 def test_both_kinds_in_one_run_measure_no_case_twice() -> None:
     for grid, device_type in (("cuda", "cuda"), ("cpu", "cpu"), ("quick", "cpu")):
-        both = grid_cases(grid, device_type, "all")
+        both = cases_of(grid, device_type, "all")
         assert len({case_key(case) for case in both}) == len(both)
         keys = {case_key(case): case.repeats for case in both}
-        assert all(keys[case_key(case)] >= 3 for case in grid_cases(grid, device_type, "time"))
-        assert {case_key(case) for case in grid_cases(grid, device_type, "memory")} <= set(keys)
+        assert all(keys[case_key(case)] >= 3 for case in cases_of(grid, device_type, "time"))
+        assert {case_key(case) for case in cases_of(grid, device_type, "memory")} <= set(keys)
 
 
 def test_the_number_of_repeats_can_be_chosen() -> None:
-    chosen = grid_cases("quick", "cpu", "time", repeats=7)
+    chosen = cases_of("quick", "cpu", "time", repeats=7)
     assert [case.repeats for case in chosen] == [7] * len(TIME_QUICK_CPU)
     assert [case_key(case) for case in chosen] == [case_key(case) for case in TIME_QUICK_CPU]

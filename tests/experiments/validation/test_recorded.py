@@ -10,14 +10,13 @@ import pytest
 
 from advisor.core.device import DeviceProfile, Rate
 from advisor.core.store import resource_dir
-from advisor.experiments.validation.case import Case, case_key
-from advisor.experiments.validation.comparison import compare, relative_error
-from advisor.experiments.validation.grids import CPU, CUDA
-from advisor.experiments.validation.journal import parse_journal
-from advisor.experiments.validation.prediction import GridDevice, prepare
-from advisor.experiments.validation.record import Header, Record
+from advisor.experiments.validation.cases import Case
+from advisor.experiments.validation.grids import validation_grid
+from advisor.experiments.validation.memory import compare_memory
+from advisor.experiments.validation.predict import GridDevice, prepare
+from advisor.experiments.validation.records import Header, Record, read_validation
 from advisor.experiments.validation.times import compare_times
-from advisor.pipeline.validation_records import recorded_validation
+from advisor.pipeline.validating import recorded_validation
 
 JOURNALS = sorted((resource_dir("calibration") / "validation").glob("memory-*.jsonl"))
 TIMES = sorted((resource_dir("calibration") / "validation").glob("time-*.jsonl"))
@@ -31,10 +30,8 @@ PREDICTED_AGAIN = 4
 """Cases of the CPU records that are predicted again here, spread over the grid; all of them take a minute."""
 
 
-def read(path: Path) -> tuple[Header, dict[str, Record]]:
-    header, records = parse_journal(path.read_text(encoding="utf-8"), path.name)
-    assert header is not None
-    return header, records
+def read(path: Path) -> tuple[Header, tuple[Record, ...]]:
+    return read_validation([path])
 
 
 def cpu_records(*, of_these_libraries: bool = False) -> list[Record]:
@@ -44,7 +41,7 @@ def cpu_records(*, of_these_libraries: bool = False) -> list[Record]:
         now = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft")}
         same = all(header.versions[name].split("+")[0] == version.split("+")[0] for name, version in now.items())
         if header.device_type == "cpu" and (same or not of_these_libraries):
-            ran = [record for record in records.values() if record.outcome == "completed"]
+            ran = [record for record in records if record.outcome == "completed"]
             found += [record for record in ran if record.label not in BEYOND]
     return found
 
@@ -54,40 +51,40 @@ def test_a_cpu_grid_is_recorded() -> None:
 
 
 @pytest.mark.parametrize("path", JOURNALS, ids=lambda path: path.stem)
-def test_recorded_predictions_kept_their_bars(path: Path) -> None:
+def test_recorded_predictions_kept_their_thresholds(path: Path) -> None:
     header, records = read(path)
-    kept = [record for record in records.values() if record.label not in BEYOND]
+    kept = [record for record in records if record.label not in BEYOND]
     assert len(records) - len(kept) <= len(BEYOND)
-    comparison = compare(kept, header.device_type)
-    assert [bar for bar in comparison.bars if bar.passed is False] == []
+    comparison = compare_memory(kept, header.device_type)
+    assert [bound for bound in comparison.thresholds if bound.passed is False] == []
     assert {"torch", "transformers", "peft"} <= set(header.versions)
 
 
 @pytest.mark.parametrize("path", TIMES, ids=lambda path: path.stem)
-def test_recorded_step_times_kept_their_bars(path: Path) -> None:
+def test_recorded_step_times_kept_their_thresholds(path: Path) -> None:
     header, records = read(path)
-    times = compare_times(list(records.values()), header.device_type, header.device)
+    times = compare_times(records, header.device_type, header.device)
     assert times is not None
     assert times.cases >= 200
-    missed = {bar.name: bar.value or 0.0 for bar in times.bars if bar.passed is not True}
-    assert missed.keys() <= {"inside the 90 % interval"}
+    missed = {bound.name: bound.value or 0.0 for bound in times.thresholds if bound.passed is not True}
+    assert missed.keys() <= {"coverage of the 90 % intervals"}
     assert all(share > 0.95 for share in missed.values()), "intervals were too wide beforehand; see the next test"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", TIMES, ids=lambda path: path.stem)
-def test_this_version_keeps_all_bars_from_the_recorded_calibration(path: Path) -> None:
+def test_this_version_keeps_all_thresholds_from_the_recorded_calibration(path: Path) -> None:
     """The fit and its intervals; the raw points behind the calibration are those of the hour before the records."""
     header, _ = read(path)
     recorded = resource_dir("calibration") / "recorded" / f"{header.device_id}.json"
     times = recorded_validation(path, predict_again=True, calibration=recorded).times
     assert times is not None
-    assert {bar.name: bar.value for bar in times.bars if bar.passed is not True} == {}
+    assert {bound.name: bound.value for bound in times.thresholds if bound.passed is not True} == {}
 
 
 def _again(record: Record) -> Case:
     """The grid's case of a record."""
-    return next(case for case in (*CPU, *CUDA) if case_key(case) == record.key)
+    return next(cell.payload for cell in validation_grid("cpu", "cpu").cells if cell.key == record.key)
 
 
 @pytest.mark.parametrize("index", range(PREDICTED_AGAIN))
@@ -106,6 +103,6 @@ def test_todays_predictions_are_still_within_a_thousandth_on_cpu(index: int) -> 
         launch_s=5e-6,
     )
     prepared = prepare(_again(record), GridDevice(device, None, device.memory_bytes))
-    error = relative_error(dataclasses.replace(record, predicted=prepared.record.predicted), "allocated_bytes")
+    error = dataclasses.replace(record, predicted=prepared.record.predicted).relative_error("allocated_bytes")
     assert error is not None
     assert abs(error) < 1e-3

@@ -1,0 +1,149 @@
+"""What one case of a validation runs, its key, and the models of the grids: published configurations and small
+relatives of them, built with random weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from advisor.core.errors import InputError
+from advisor.core.model import ModelSpec, Task
+from advisor.experiments.grid import content_key
+
+MODELS_FILE = Path(__file__).with_name("models.json")
+"""Name -> task, source and configuration; or the name of a relative (``like``) and what differs from it."""
+
+_SHORT = {"dtype": "", "amp": "amp ", "attn_implementation": "", "optim": "", "loss": "", "rank": "r="}
+"""How a value is written in a label; everything else is written ``name=value``."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One configuration, before anything is known about it.
+
+    Attributes:
+        model: Name in ``models.json``.
+        method: Registered strategy.
+        rows: Micro-batch size; where ``fill`` is given, chosen from the prediction instead.
+        length: Padded length in tokens.
+        task: Head; the model's own when ``None``.
+        knobs: Fields of ``StrategyConfig`` that differ from the method's defaults.
+        execution: Fields of ``ExecutionPlan`` that differ from its defaults.
+        mixed_lengths: Steps of random lengths before the measured ones and between them, as real text brings.
+        fill: Choose as many rows as are predicted to take this share of the device: near its capacity below 1, beyond
+            it above 1.
+        room: Let the allocator have this share of the memory that is predicted, as on a smaller card (CUDA).
+        repeats: Steps that are timed, more of short ones; 0 for a case of memory alone.
+        again: 1 for the second measurement of a case, which shows the machine's own repeat noise.
+    """
+
+    model: str
+    method: str
+    rows: int
+    length: int
+    task: Task | None = None
+    knobs: dict[str, Any] = field(default_factory=dict)
+    execution: dict[str, Any] = field(default_factory=dict)
+    mixed_lengths: int = 0
+    fill: float | None = None
+    room: float | None = None
+    repeats: int = 0
+    again: int = 0
+
+    @property
+    def label(self) -> str:
+        """The case in one line: ``"bert-base lora 32x512, amp bf16, gradient_checkpointing"``."""
+        shape = f"{self.rows}x{self.length}" if self.fill is None else f"fill {self.fill:.0%} x{self.length}"
+        parts = [f"{self.model} {self.method} {shape}"]
+        parts += [str(self.task)] if self.task else []
+        parts += ["mixed lengths"] if self.mixed_lengths else []
+        parts += [f"room {self.room:.0%}"] if self.room is not None else []
+        parts += [_spoken(name, value) for name, value in {**self.knobs, **self.execution}.items()]
+        parts += ["again"] if self.again else []
+        return ", ".join(parts)
+
+
+def case_key(case: Case) -> str:
+    """Content hash of a case and its model's configuration, however often its steps are timed."""
+    given = {name: value for name, value in vars(case).items() if value and name != "repeats"}
+    return content_key({"config": model_configuration(case.model), **given})
+
+
+def config_hash(model: str) -> str:
+    """Content hash of a model's configuration."""
+    return content_key(model_configuration(model))
+
+
+def model_names() -> tuple[str, ...]:
+    """All models that a grid may name."""
+    return tuple(_entries())
+
+
+def default_task(name: str) -> Task:
+    """The task of a model that a case does not name another one for."""
+    task: Task = _resolved(name)["task"]
+    return task
+
+
+def grid_model(name: str, task: Task | None = None) -> ModelSpec:
+    """One of the grids' models, without weights.
+
+    Args:
+        name: As in ``models.json``.
+        task: Another head than the model's default.
+
+    Raises:
+        InputError: no such model.
+    """
+    return _inspected(name, task or default_task(name))
+
+
+def model_configuration(name: str) -> dict[str, Any]:
+    """The configuration of one of the grids' models, without importing anything.
+
+    Raises:
+        InputError: no such model.
+    """
+    config: dict[str, Any] = _resolved(name)["config"]
+    return config
+
+
+@cache
+def _inspected(name: str, task: Task) -> ModelSpec:
+    from advisor.training.models import inspect_model
+
+    with tempfile.TemporaryDirectory(prefix="advisor-grid-") as folder:
+        path = Path(folder) / "config.json"
+        path.write_text(json.dumps(model_configuration(name)), encoding="utf-8")
+        return dataclasses.replace(inspect_model(str(path), task), source=name)
+
+
+@cache
+def _entries() -> dict[str, Any]:
+    entries: dict[str, Any] = json.loads(MODELS_FILE.read_text(encoding="utf-8"))
+    return entries
+
+
+def _resolved(name: str) -> dict[str, Any]:
+    entries = _entries()
+    if name not in entries:
+        raise InputError(f"a grid's model must be one of {', '.join(entries)}, but got {name!r}")
+    entry = entries[name]
+    if "like" not in entry:
+        return dict(entry)
+    relative = _resolved(entry["like"])
+    return {**relative, "config": {**relative["config"], **entry["changes"]}}
+
+
+def _spoken(name: str, value: Any) -> str:
+    if name in _SHORT:
+        return f"{_SHORT[name]}{value}"
+    if name == "peft_config":
+        return str(value.get("peft_type", "")) + (" DoRA" if value.get("use_dora") else "")
+    return name if value is True else f"{name}={value}"

@@ -1,0 +1,214 @@
+"""One case for real: how many steps, in a process of their own, and what is read around them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+
+from advisor.core.device import DeviceType
+from advisor.experiments.grid import Cell, CellResult
+from advisor.experiments.runner import Pace, cell_result
+from advisor.experiments.validation.device_memory import CudaFigures, DeviceFigures, ProcessFigure, current_uuid
+from advisor.experiments.validation.predict import Prepared
+from advisor.experiments.validation.records import Kind, Record
+from advisor.hardware.cpu_process import prepare_process
+from advisor.measurement.isolation import Result, isolated
+from advisor.measurement.noise_probe import reference_seconds
+from advisor.measurement.steps import StepMeasurement, StepRequest, run_steps
+
+MEMORY_WARMUP_STEPS, MEMORY_STEPS = 1, 2
+"""The first step makes the optimizer's states; two more show the steady state."""
+TIMED_WARMUP_STEPS = 2
+LONG_STEP_S, LONG_STEP_REPEATS = 2.0, 3
+"""On a GPU a step that takes this long varies so little that three show its median."""
+SHORT_STEP_S, SHORT_STEP_FACTOR = 0.1, 3
+"""A step that is over this soon is noisy, and more of them cost nothing beside starting the process."""
+START_S: dict[DeviceType, float] = {"cpu": 2.0, "cuda": 6.0}
+"""Of a case's process before its steps: imports, model, optimizer and, on CUDA, the context."""
+KILLED_BY_SYSTEM = "killed by the system"
+
+
+@dataclass(frozen=True)
+class MeasurementProtocol:
+    """Steps of one case.
+
+    Attributes:
+        warmup_steps: Thrown away.
+        steps: Kept.
+        profile_memory: One more under the memory profiler (CPU).
+        reference: As in ``CaseRequest``.
+    """
+
+    warmup_steps: int
+    steps: int
+    profile_memory: bool
+    reference: Literal["never", "after", "around"]
+
+    @property
+    def all_steps(self) -> int:
+        """How many steps the case's process takes."""
+        return self.warmup_steps + self.steps + int(self.profile_memory)
+
+
+@dataclass(frozen=True)
+class CaseRequest:
+    """What to run.
+
+    Attributes:
+        steps: Model, method, execution, shape.
+        allocator_limit_bytes: The allocator reserves no more than this, as on a smaller card (CUDA).
+        profile_memory: Add a step under the memory profiler after the timed ones (CPU).
+        reference: When the reference workload is timed: around the steps, after them (it leaves a trace in the
+            process's memory), or never.
+    """
+
+    steps: StepRequest
+    allocator_limit_bytes: int | None = None
+    profile_memory: bool = True
+    reference: Literal["never", "after", "around"] = "never"
+
+
+@dataclass(frozen=True)
+class CaseMeasurement:
+    """What the steps took.
+
+    Attributes:
+        figures: Memory.
+        step_times_s: Of the steps after the warm-up.
+        reference_s: Of the reference workload, in order.
+        trainable_parameters: Counted on the model.
+    """
+
+    figures: DeviceFigures
+    step_times_s: tuple[float, ...]
+    trainable_parameters: int
+    reference_s: tuple[float, ...] = ()
+
+
+def protocol_of(record: Record, kind: Kind, device_type: DeviceType) -> MeasurementProtocol:
+    """The protocol of a case with a prediction.
+
+    On CUDA memory is always read, and the reference workload, which loads kernels of its own, waits until it was.
+    """
+    profile_memory = device_type == "cpu" and kind != "time"
+    if not record.repeats:
+        return MeasurementProtocol(MEMORY_WARMUP_STEPS, MEMORY_STEPS, profile_memory, "never")
+    predicted_s = record.predicted.step_s if record.predicted is not None else 0.0
+    steps = record.repeats
+    if device_type == "cuda" and predicted_s > LONG_STEP_S:
+        steps = min(steps, LONG_STEP_REPEATS)
+    elif predicted_s < SHORT_STEP_S:
+        steps *= SHORT_STEP_FACTOR
+    around = device_type == "cpu" and not profile_memory
+    return MeasurementProtocol(TIMED_WARMUP_STEPS, steps, profile_memory, "around" if around else "after")
+
+
+def request_of(case: Prepared, kind: Kind, device_type: DeviceType) -> CaseRequest:
+    """What the measuring process runs.
+
+    Raises:
+        ValueError: the case is not runnable.
+    """
+    if case.config is None:
+        raise ValueError(f"{case.record.label} is not runnable")
+    protocol, config = protocol_of(case.record, kind, device_type), case.config
+    steps = StepRequest(
+        config.spec,
+        config.strategy,
+        config.execution,
+        config.execution.max_seq_length,
+        steps=protocol.steps,
+        warmup_steps=protocol.warmup_steps,
+        mixed_length_steps=case.mixed_lengths,
+        device_type=device_type,
+    )
+    return CaseRequest(steps, case.allocator_limit_bytes, protocol.profile_memory, protocol.reference)
+
+
+@dataclass(frozen=True)
+class MeasureCase:
+    """Runs the cells of a validation (``runner.Execute``); a case that is not runnable ends at once.
+
+    Attributes:
+        kind: What is measured.
+        device_type: Where.
+        isolate: Runs a function in a process of its own.
+    """
+
+    kind: Kind
+    device_type: DeviceType
+    isolate: Callable[..., Result[Any]] = isolated
+
+    def __call__(self, cell: Cell[Prepared], limit_s: float | None) -> CellResult[CaseMeasurement]:
+        if not cell.payload.runnable:
+            return CellResult("refused", reason=cell.payload.record.reason)
+        request = request_of(cell.payload, self.kind, self.device_type)
+        return self.measure(request, limit_s)
+
+    def expected_s(self, record: Record) -> float:
+        """Predicted duration of a case's process."""
+        step_s = record.predicted.step_s if record.predicted is not None else 0.0
+        return START_S[self.device_type] + step_s * protocol_of(record, self.kind, self.device_type).all_steps
+
+    def pace(self, records: Iterable[Record]) -> Pace:
+        """How long cases take, from those that earlier calls recorded."""
+        completed = [record for record in records if record.outcome == "completed" and record.predicted is not None]
+        return Pace(record.seconds / self.expected_s(record) for record in completed)
+
+    def measure(self, request: CaseRequest, limit_s: float | None) -> CellResult[CaseMeasurement]:
+        """Run a request in a process of its own; whatever happens there is an outcome, never an exception.
+
+        On CUDA a process that the kernel killed has run out of the host's memory, not of the device's: it crashed.
+        """
+        result = cell_result(self.isolate(run_case, request, timeout_s=limit_s))
+        killed = result.outcome == "out_of_memory" and KILLED_BY_SYSTEM in result.reason
+        if killed and request.steps.device_type == "cuda":
+            return replace(result, outcome="crashed", reason=f"the host's memory ran out: {result.reason}")
+        return result
+
+
+def run_case(request: CaseRequest) -> CaseMeasurement:
+    """The same in this process."""
+    device_type = request.steps.device_type
+    prepare_process(device_type, request.steps.execution.num_threads)
+    before = (reference_seconds(device_type),) if request.reference == "around" else ()
+    measured = _on_cpu(request) if device_type == "cpu" else _on_cuda(request)
+    after = (reference_seconds(device_type),) if request.reference != "never" else ()
+    return replace(measured, reference_s=(*before, *after))
+
+
+def run_watched(request: StepRequest, watch: CudaFigures) -> CaseMeasurement:
+    """The steps with a device's figures read around them."""
+    measured = run_steps(request, callbacks=(watch,))
+    return _measurement(measured, watch.figures())
+
+
+def _on_cuda(request: CaseRequest) -> CaseMeasurement:
+    figure = ProcessFigure(current_uuid)
+    torch.zeros(1, device="cuda")  # makes the context
+    if request.allocator_limit_bytes is not None:
+        # Bounds what the caching allocator reserves; beyond it, it retries and fails as at the end of a card.
+        _, total_bytes = torch.cuda.mem_get_info()
+        torch.cuda.set_per_process_memory_fraction(min(1.0, max(request.allocator_limit_bytes, 0) / total_bytes))
+    return run_watched(request.steps, CudaFigures(figure))
+
+
+def _on_cpu(request: CaseRequest) -> CaseMeasurement:
+    measured = run_steps(replace(request.steps, profile_memory=request.profile_memory))
+    reasons = {"reserved_bytes": "the CPU's allocator has no such figure", "device_bytes": "resident set"}
+    if not request.profile_memory:
+        reasons["allocated_bytes"] = "no step was profiled"
+    figures = DeviceFigures(
+        allocated_bytes=measured.allocated_peak_bytes,
+        device_bytes=measured.resident_peak_bytes,
+        baseline_bytes=measured.baseline_resident_bytes,
+        reasons=reasons,
+    )
+    return _measurement(measured, figures)
+
+
+def _measurement(measured: StepMeasurement, figures: DeviceFigures) -> CaseMeasurement:
+    return CaseMeasurement(figures, measured.step_times_s, measured.trainable_parameters)
