@@ -163,6 +163,8 @@ def record_reference(record: type) -> str:
     hints = typing.get_type_hints(record)
     rows = [
         (f"`{field.name}`", json_type(hints[field.name]), documented.get(field.name, ""))
+        if not field.metadata.get("beside")
+        else (f"({field.name})", "each a key of its own", documented.get(field.name, ""))
         for field in dataclasses.fields(record)
     ]
     summary = prose(inspect.cleandoc(record.__doc__ or "").split("\n\n")[0])
@@ -231,9 +233,6 @@ def strategy_table() -> str:
 
 
 _SIZES = (20_000_000, 110_000_000, 7_000_000_000)
-_SHARED = frozenset(
-    ("method", "learning_rate", "lr_rel", "weight_decay", "warmup_ratio", "lr_scheduler_type", "max_grad_norm")
-)
 
 
 def _example_model(total_parameters: int) -> Any:
@@ -255,10 +254,9 @@ def _example_model(total_parameters: int) -> Any:
 
 
 def _knobs(config: Any) -> Iterator[tuple[str, Any]]:
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.name not in _SHARED and value not in (None, {}):
-            yield field.name, f"{value:g}" if isinstance(value, float) else value
+    for name in ("num_train_epochs", *(field.name for field in dataclasses.fields(config.knobs))):
+        if (value := config.knob(name)) is not None:
+            yield name, f"{value:g}" if isinstance(value, float) else value
 
 
 def device_table() -> str:

@@ -47,6 +47,10 @@ RELATIVE = 1e-9
 MOST_LINES = 40
 """Differences that are printed; the others are counted."""
 ABSENT = "(absent)"
+FIRST_VERSION_KNOBS = (
+    *("rank", "lora_alpha", "lora_dropout", "target_modules", "unfrozen_layers", "sparsity", "l1_lambda"),
+    "peft_config",
+)
 
 RECORDED_CPU = "cpu-intel-xeon-2c"
 """The device of the recorded calibration and of the recorded cases."""
@@ -501,8 +505,7 @@ def add_strategies(entry_points: tuple[str, ...]) -> None:
     lines = "\n".join(("[advisor.strategies]", *entry_points))
     (info / "entry_points.txt").write_text(f"{lines}\n", encoding="utf-8")
     sys.path.insert(0, str(info.parent))
-    for function in (registry._entry_points, registry.get_strategy):
-        function.cache_clear()
+    registry.forget()
 
 
 def by_label(figures: list[Any], label: str) -> Any:
@@ -570,7 +573,19 @@ def recommendation(model: str, data: str, rows: dict[str, int], device: str, bud
         methods=METHODS,
         **method_knobs("peft"),
     )
-    return to_dict(found)
+    return first_layout(to_dict(found))
+
+
+def first_layout(value: Any) -> Any:
+    """JSON with strategies as version 1 of a plan lists them: every knob, null where the method has no such knob."""
+    if isinstance(value, list):
+        return [first_layout(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    values = {name: first_layout(item) for name, item in value.items()}
+    if "strategy" in values and "schema_version" in values:
+        values["schema_version"] = 1
+    return {**dict.fromkeys(FIRST_VERSION_KNOBS), **values} if {"method", "lr_rel"} <= values.keys() else values
 
 
 def estimate(model: Any, asked: Asked, data: Any, same_length: bool) -> dict[str, Any]:

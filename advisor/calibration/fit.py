@@ -19,6 +19,7 @@ from advisor.core.coefficients import ClassFit, ReplayPoint, ResidentFit, StepFi
 from advisor.costmodel.time.device_rates import DeviceRates
 from advisor.costmodel.time.operator_times import OperatorClock
 from advisor.costmodel.time.step import overlapping, predicted_seconds
+from advisor.strategies import find_strategy
 
 Floats = npt.NDArray[np.float64]
 
@@ -270,7 +271,7 @@ def fit_resident(points: list[StepPoint]) -> ResidentFit | None:
     What the heap has grown to is resident, so only the part beyond it is fitted, and it is never negative. Models in 4
     bits are left out: calibration draws them in full precision first, which may be their peak.
     """
-    known = [p for p in points if p.heap_bytes and p.resident_peak_bytes and p.method != "qlora"]
+    known = [p for p in points if p.heap_bytes and p.resident_peak_bytes and not _stores_4bit_weights(p.method)]
     if not known:
         return None
     weights = np.array([p.weights_bytes for p in known], dtype=np.float64)
@@ -283,3 +284,8 @@ def fit_resident(points: list[StepPoint]) -> ResidentFit | None:
     baseline, per_byte = start + float(extra[0]), 1 + float(extra[1])
     errors = (baseline + weights + per_byte * heap) / resident - 1
     return ResidentFit(round(baseline), per_byte, float(np.sqrt(np.mean(errors**2))), len(known))
+
+
+def _stores_4bit_weights(method: str) -> bool:
+    strategy = find_strategy(method)
+    return strategy is not None and strategy.stores_4bit_weights

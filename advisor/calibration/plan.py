@@ -12,6 +12,7 @@ from advisor.core.device import DeviceProfile
 from advisor.core.model import ModelSpec
 from advisor.core.plan import Dtype, ExecutionPlan
 from advisor.core.strategy import StrategyConfig
+from advisor.strategies import get_strategy
 from advisor.tracing.ops import ITEM_BYTES
 
 QUICK_STEP_S, FULL_STEP_S, LONGEST_STEP_S = 0.8, 3.0, 6.0
@@ -31,8 +32,6 @@ NOISY = 0.15
 its own 90 % interval should."""
 MOST_PATIENCE = 16.0
 """Beyond this a time-out would no longer end what is stuck within an hour."""
-STATEFUL = ("full", "partial")
-"""Methods with gradients and optimizer states of most weights."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +106,9 @@ def _with_steps(
     Where few shapes are feasible, the list names some configurations several times.
     """
     once: dict[tuple[str, ExecutionPlan], BenchmarkCase] = {}
-    left_out = () if states_fit(model, device) else STATEFUL
+    fit = states_fit(model, device)
     for item in items:
-        if item is None or item.strategy.method in left_out:
+        if item is None or (get_strategy(item.strategy.method).stateful and not fit):
             continue
         key = (item.strategy.method, item.execution)
         twin = once.get(key, item)
@@ -176,8 +175,6 @@ def _item(
     evaluated: bool = False,
 ) -> BenchmarkCase | None:
     """An item, or ``None`` when the method does not apply to the model."""
-    from advisor.strategies import get_strategy
-
     strategy = get_strategy(method)
     if strategy.applies_to(model) is not None:
         return None

@@ -217,9 +217,9 @@ def report_on(
         new: Operator calls and configurations that this call added.
         wall_s: What this call took.
     """
-    from advisor.strategies import strategy_names
+    from advisor.strategies import strategies
 
-    methods = [name for name in strategy_names() if name != "peft"]  # a pass-through without steps of its own
+    methods = [strategy.name for strategy in strategies() if strategy.user_knob is None]
     return CalibrationReport(
         calibration=calibration,
         device_name=device.name,

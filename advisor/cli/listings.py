@@ -35,17 +35,21 @@ def devices_command(as_json: bool) -> None:
 def methods_command(as_json: bool) -> None:
     """List the fine-tuning strategies, built in and installed.
 
-    JSON: a list with name, title and defaults_source.
+    JSON: a list with name, title, knobs (the strategy's own, with defaults) and defaults_source.
 
     \b
     Example:
       advisor methods
     """
     from advisor.cli.output import answer_console, print_json
+    from advisor.core.serialization import to_dict
     from advisor.strategies import get_strategy, strategy_names
 
     strategies = [get_strategy(name) for name in strategy_names()]
-    rows = [{"name": s.name, "title": s.title, "defaults_source": s.defaults_source} for s in strategies]
+    rows = [
+        {"name": s.name, "title": s.title, "knobs": to_dict(s.knobs()), "defaults_source": s.defaults_source}
+        for s in strategies
+    ]
     if as_json:
         print_json(rows)
         return

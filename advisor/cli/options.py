@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -50,7 +51,24 @@ class NamesType(click.ParamType):
         return names
 
 
-MEMORY, DURATION, NAMES = MemoryType(), DurationType(), NamesType()
+class KnobType(click.ParamType):
+    """``name=value`` as a pair; the value is JSON where it can be read as such, else text."""
+
+    name = "knob"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = value.partition("=")
+        if not (name.strip() and equals):
+            raise InputError(f"--knob must be NAME=VALUE, but got {value!r}", fix="for example --knob rank=8")
+        try:
+            return name.strip(), json.loads(text)
+        except json.JSONDecodeError:
+            return name.strip(), text
+
+
+MEMORY, DURATION, NAMES, KNOB = MemoryType(), DurationType(), NamesType(), KnobType()
 
 
 def stacked(*decorators: Callable[[Any], Any]) -> Callable[[F], F]:

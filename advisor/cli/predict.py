@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from advisor.cli.options import (
+    KNOB,
     NAMES,
     data_options,
     data_source,
@@ -26,6 +27,7 @@ from advisor.cli.options import (
 )
 from advisor.core.errors import InputError
 from advisor.core.plan import SHORT_DTYPES, Loss, Optimizer
+from advisor.strategies import DEFAULT_METHOD
 
 if TYPE_CHECKING:
     from advisor.core.cost import CostEstimate
@@ -68,7 +70,7 @@ def _switch(name: str, default: bool, text: str) -> Callable[[Any], Any]:
 
 
 _knob_options = stacked(
-    click.option("--method", default="lora", show_default=True, help="Strategy; `advisor methods` lists them."),
+    click.option("--method", default=DEFAULT_METHOD, show_default=True, help="Strategy; `advisor methods` lists them."),
     click.option("--rank", type=click.IntRange(1), help="Rank of the adapters."),
     click.option("--lora-alpha", type=click.IntRange(1), help="Scale of the adapters."),
     click.option("--lora-dropout", type=_SHARE, help="Dropout in front of the adapters."),
@@ -76,6 +78,14 @@ _knob_options = stacked(
     click.option("--unfrozen-layers", type=click.IntRange(1), help="For partial: how many last layers train."),
     click.option("--sparsity", type=_SHARE, help="For sparse_lora: share of zeroed adapter weights."),
     click.option("--peft-config", type=click.Path(path_type=Path), help="For peft: a PEFT configuration as JSON."),
+    click.option(
+        "--knob",
+        "other_knobs",
+        type=KNOB,
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Any other knob of the method; the value as JSON or text. May be repeated.",
+    ),
     click.option("--epochs", "num_train_epochs", type=click.FloatRange(0, min_open=True), help="Passes over the data."),
     click.option("--max-grad-norm", type=click.FloatRange(0), show_default="1.0", help="Gradient clipping; 0: off."),
 )
@@ -268,7 +278,7 @@ def _knobs(options: dict[str, Any]) -> dict[str, Any]:
     peft_config = read_peft_config(options["peft_config"])
     if peft_config is not None:
         knobs["peft_config"] = peft_config
-    return knobs
+    return knobs | dict(options["other_knobs"])
 
 
 def _execution(options: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,10 @@ from advisor.core.errors import AdvisorError
 from advisor.core.store import user_data_dir, write_text_atomically
 
 DIGESTS_FILE = "code-digests.json"
+MODEL_LIBRARIES = ("torch", "transformers", "peft")
+"""Distributions that decide what a model is made of."""
+TRAINING_LIBRARIES = (*MODEL_LIBRARIES, "accelerate", "bitsandbytes")
+"""Distributions that decide what a training step does."""
 
 
 @cache

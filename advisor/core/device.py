@@ -8,6 +8,10 @@ from typing import Literal
 DeviceType = Literal["cpu", "cuda"]
 
 
+PARTIAL_FACT = "partial"
+"""The fact that says why a profile is incomplete; complete ones do not have it."""
+
+
 @dataclass(frozen=True)
 class Rate:
     """One throughput figure with where it comes from.

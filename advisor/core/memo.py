@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from advisor.core.code_version import code_version
+from advisor.core.code_version import MODEL_LIBRARIES, code_version
 from advisor.core.errors import AdvisorError
 from advisor.core.model import ModelSpec
 from advisor.core.store import user_data_dir
@@ -26,7 +26,6 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 DATABASE = "answers.sqlite3"
 CODE = ("advisor.strategies", "advisor.training")
-LIBRARIES = ("torch", "transformers", "peft")
 WAIT_S = 2.0
 """How long to wait for another process that is writing an answer."""
 
@@ -43,7 +42,7 @@ def recall(kind: str, key: Any, compute: Callable[[], Any], *, code: tuple[str, 
     Returns:
         The answer as it comes back from JSON: tuples are lists. Without a writable data directory, the fresh answer.
     """
-    text = _json([kind, key, code_version(code, LIBRARIES)])
+    text = _json([kind, key, code_version(code, MODEL_LIBRARIES)])
     name = hashlib.sha256(text.encode()).hexdigest()
     if name not in _ANSWERS:
         _ANSWERS[name] = _from_disk(name, kind, compute)

@@ -15,7 +15,9 @@ from advisor.core.serialization import from_dict, read_json, to_json
 from advisor.core.store import write_text_atomically
 from advisor.core.strategy import StrategyConfig
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Version 1 listed the knobs of every built-in method in ``strategy``, with null where the method has no such knob;
+since version 2 these are left out, and a strategy may have knobs that this package does not know."""
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 SHORT_DTYPES: dict[str, Dtype] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -29,6 +31,9 @@ Loss = Literal["standard", "fused-linear"]
 
 BITSANDBYTES_OPTIMIZERS: frozenset[Optimizer] = frozenset({"adamw_bnb_8bit", "paged_adamw_8bit"})
 """A run needs bitsandbytes for them; a prediction does not."""
+
+ADAPTER_OPTIMIZERS: frozenset[Optimizer] = frozenset({"lorafa"})
+"""They only train adapters of one kind: strategies that have these name them (``Strategy.own_optimizers``)."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,7 @@ class Plan:
     budget: Budget = field(default_factory=Budget)
     predicted: CostEstimate | None = None
     versions: dict[str, str] = field(default_factory=dict)
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = field(default=SCHEMA_VERSION, compare=False)
 
     def save(self, path: Path) -> None:
         """Write the plan as JSON, atomically."""
@@ -147,4 +152,4 @@ def load_plan(path: Path) -> Plan:
             f"the plan's schema_version must be at most {SCHEMA_VERSION}, but {path} has {version}",
             fix="it was written by a newer finetune-advisor: upgrade, or make the plan again with this version",
         )
-    return from_dict(Plan, values, what=str(path), error=PlanError)
+    return from_dict(Plan, {**values, "schema_version": SCHEMA_VERSION}, what=str(path), error=PlanError)

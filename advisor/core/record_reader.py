@@ -1,7 +1,8 @@
 """Building records from JSON values that are of exactly the right types: the fast way of reading our own files.
 
-Readers follow from the type hints of a dataclass. What they do not take (a number as text, an unknown field, a value
-that breaks a rule) is left to pydantic, which converts what can be converted and names every problem.
+Readers follow from the type hints of a dataclass, or are its own (``read_plain``). What they do not take (a number as
+text, an unknown field, a value that breaks a rule) is left to pydantic, which converts what can be converted and names
+every problem.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def _reader(hint: Any) -> Reader:
     if origin is typing.Literal:
         return _literal(arguments)
     if origin in (typing.Union, types.UnionType):
-        return _optional(arguments)
+        return _union(arguments)
     if origin is tuple:
         return _tuple(arguments)
     if origin is list:
@@ -85,13 +86,21 @@ def _literal(allowed: tuple[Any, ...]) -> Reader:
     return read
 
 
-def _optional(arguments: tuple[Any, ...]) -> Reader:
-    """``X | None``; other unions are left to pydantic, which chooses the best member."""
-    others = [argument for argument in arguments if argument is not type(None)]
-    if len(others) != 1:
+def _union(arguments: tuple[Any, ...]) -> Reader:
+    """The first member that takes the value; where a number could be two of them, pydantic chooses."""
+    if {int, float} <= set(arguments):
         return _unknown
-    item = _reader(others[0])
-    return lambda value: None if value is None else item(value)
+    members = [_reader(argument) for argument in arguments]
+
+    def read(value: Any) -> Any:
+        for member in members:
+            try:
+                return member(value)
+            except NotPlainError:
+                continue
+        raise NotPlainError
+
+    return read
 
 
 def _tuple(arguments: tuple[Any, ...]) -> Reader:
@@ -127,17 +136,36 @@ def _mapping(arguments: tuple[Any, ...]) -> Reader:
 
 
 def _record_reader(cls: type) -> Reader:
+    if (itself := getattr(cls, "read_plain", None)) is not None:
+        return _checked(itself)
     if hasattr(cls, "__pydantic_validator__") or hasattr(cls, "__get_pydantic_core_schema__"):
         return _unknown  # it reads itself
-    hints = typing.get_type_hints(cls)
-    readers = {field.name: _reader(hints[field.name]) for field in dataclasses.fields(cls) if field.init}
+    return _checked(lambda values: cls(**read_fields(cls, values)))
 
-    def read(values: Any) -> Any:
-        if not isinstance(values, dict) or not values.keys() <= readers.keys():
-            raise NotPlainError
+
+def read_fields(cls: type, values: Any) -> dict[str, Any]:
+    """Values of some fields of a record.
+
+    Raises:
+        NotPlainError: a value is of another type than its field, or of none.
+    """
+    readers = _field_readers(cls)
+    if not isinstance(values, dict) or not values.keys() <= readers.keys():
+        raise NotPlainError
+    return {name: readers[name](value) for name, value in values.items()}
+
+
+@cache
+def _field_readers(cls: type) -> dict[str, Reader]:
+    hints = typing.get_type_hints(cls)
+    return {field.name: _reader(hints[field.name]) for field in dataclasses.fields(cls) if field.init}
+
+
+def _checked(read: Reader) -> Reader:
+    def checked(value: Any) -> Any:
         try:
-            return cls(**{name: readers[name](value) for name, value in values.items()})
+            return read(value)
         except (TypeError, ValueError):
             raise NotPlainError from None  # a missing field, or a rule of the record
 
-    return read
+    return checked

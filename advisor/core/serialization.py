@@ -17,11 +17,18 @@ from advisor.core.record_reader import NotPlainError, build
 
 T = TypeVar("T")
 
+BESIDE = {"beside": True}
+"""Metadata of a field whose own fields stand in JSON beside those of the record that it belongs to."""
+
 
 def to_dict(record: Any) -> Any:
     """A record as JSON-ready values: tuples become lists, non-finite floats become null."""
     if dataclasses.is_dataclass(record) and not isinstance(record, type):
-        return {f.name: to_dict(getattr(record, f.name)) for f in dataclasses.fields(record)}
+        values: dict[str, Any] = {}
+        for f in dataclasses.fields(record):
+            value = to_dict(getattr(record, f.name))
+            values |= value if f.metadata.get("beside") else {f.name: value}
+        return values
     if isinstance(record, dict):
         return {str(key): to_dict(value) for key, value in record.items()}
     if isinstance(record, list | tuple | set | frozenset):

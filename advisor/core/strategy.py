@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+from advisor.core.errors import AdvisorError, InputError
+from advisor.core.record_reader import build, read_fields
+from advisor.core.serialization import BESIDE
 
 QuantizationType = Literal["nf4", "fp4"]
 
@@ -25,19 +31,56 @@ class Quantization:
 
 
 @dataclass(frozen=True)
+class Knobs:
+    """What one method has to set besides the knobs that all methods share. This class is for methods without any.
+
+    A method with knobs of its own names a subclass (``Strategy.knobs``): a frozen dataclass of JSON values, each with a
+    default (``None`` only as one), whose ``__post_init__`` raises ``ValueError`` for values that can never be used.
+
+    A knob called ``rank`` is more than a value: the sizes of a traced step are formulas of it, so that one trace serves
+    all ranks, and ``fit`` and ``recommend`` search for the largest.
+    """
+
+    @classmethod
+    def of(cls, config: StrategyConfig) -> Self:
+        """The knobs of a configuration, known to be of this class.
+
+        Raises:
+            InputError: they are another method's.
+        """
+        if not isinstance(config.knobs, cls):
+            raise InputError(
+                f"the knobs of {config.method} must be {cls.__name__}, but got {type(config.knobs).__name__}",
+                fix="make configurations with Strategy.default_config or Strategy.configured",
+            )
+        return config.knobs
+
+    def replaced(self, **values: Any) -> Self:
+        """A copy with some values replaced.
+
+        Raises:
+            ValueError: a value that can never be used.
+        """
+        return dataclasses.replace(self, **values)
+
+    def described(self) -> tuple[str, ...]:
+        """What tells two configurations apart in a table, one phrase per knob."""
+        values = {knob.name: getattr(self, knob.name) for knob in dataclasses.fields(self)}
+        return tuple(f"{name}={value}" for name, value in values.items() if value is not None)
+
+
+@dataclass(frozen=True)
 class StrategyConfig:
     """One strategy with all its knobs set. Only evidence can rank two of these.
+
+    In JSON the method's own knobs stand beside the shared ones.
 
     Attributes:
         method: Name in the strategy registry.
         learning_rate: Peak learning rate of the optimizer (already multiplied by ``lr_rel``).
         lr_rel: What the method's default learning rate was multiplied by; kept so that studies share it over methods.
         num_train_epochs: Passes over the training rows.
-        rank, lora_alpha, lora_dropout: As in PEFT; ``None`` where the method has no rank.
-        target_modules: ``"attention"`` (query and value projections), ``"all-linear"``, or module name suffixes.
-        unfrozen_layers: For ``partial``: how many last layers train.
-        sparsity, l1_lambda: For ``sparse_lora``: final share of zeroed adapter weights, and the L1 coefficient.
-        peft_config: For ``peft``: the PEFT configuration as JSON, with its ``peft_type``.
+        knobs: The method's own.
         weight_decay, warmup_ratio, lr_scheduler_type, max_grad_norm: As in ``transformers.TrainingArguments``.
     """
 
@@ -45,14 +88,7 @@ class StrategyConfig:
     learning_rate: float
     lr_rel: float = 1.0
     num_train_epochs: float = 3.0
-    rank: int | None = None
-    lora_alpha: int | None = None
-    lora_dropout: float | None = None
-    target_modules: str | tuple[str, ...] | None = None
-    unfrozen_layers: int | None = None
-    sparsity: float | None = None
-    l1_lambda: float | None = None
-    peft_config: dict[str, Any] | None = None
+    knobs: Knobs = field(default=Knobs(), metadata=BESIDE)
     weight_decay: float = 0.01
     warmup_ratio: float = 0.06
     lr_scheduler_type: str = "linear"
@@ -64,15 +100,103 @@ class StrategyConfig:
             value = getattr(self, name)
             if not 0 < value < math.inf:
                 problems.append(f"{name} > 0 must hold, and be finite, but got {value}")
-        if self.rank is not None and self.rank < 1:
-            problems.append(f"rank >= 1 must hold, but got {self.rank}")
-        if self.unfrozen_layers is not None and self.unfrozen_layers < 1:
-            problems.append(f"unfrozen_layers >= 1 must hold, but got {self.unfrozen_layers}")
-        for name in ("sparsity", "lora_dropout", "warmup_ratio"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < 1:
-                problems.append(f"0 <= {name} < 1 must hold, but got {value}")
+        if not 0 <= self.warmup_ratio < 1:
+            problems.append(f"0 <= warmup_ratio < 1 must hold, but got {self.warmup_ratio}")
         if not self.max_grad_norm >= 0:
             problems.append(f"max_grad_norm >= 0 must hold, but got {self.max_grad_norm}")
         if problems:
             raise ValueError("; ".join(problems))
+
+    @property
+    def rank(self) -> int | None:
+        """The knob of that name, or ``None`` where the method has none (see :class:`Knobs`)."""
+        rank: int | None = self.knob("rank")
+        return rank
+
+    def knob(self, name: str) -> Any:
+        """The value of a knob, shared or the method's own; ``None`` where the method has none of that name."""
+        return getattr(self if name in SHARED_KNOBS else self.knobs, name, None)
+
+    def replaced(self, **values: Any) -> StrategyConfig:
+        """A copy with some knobs replaced, shared ones or the method's own.
+
+        Raises:
+            ValueError: a value that can never be used.
+            TypeError: the method has no such knob.
+        """
+        shared = {name: value for name, value in values.items() if name in SHARED_KNOBS}
+        own = {name: value for name, value in values.items() if name not in SHARED_KNOBS}
+        return dataclasses.replace(self, knobs=self.knobs.replaced(**own), **shared)
+
+    @classmethod
+    def read_plain(cls, values: Any) -> StrategyConfig:
+        """A configuration from JSON of exactly the right types (:mod:`advisor.core.record_reader`).
+
+        Raises:
+            NotPlainError: the values need a closer look.
+            ValueError: a value that can never be used, or an unknown method.
+        """
+        shared, own, knobs_class = _split(values)
+        return cls(**read_fields(cls, shared), knobs=build(knobs_class, own))
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """How pydantic reads it: see :func:`_read`."""
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_wrap_validator_function(_read, handler(source))
+
+
+SHARED_KNOBS = frozenset(knob.name for knob in dataclasses.fields(StrategyConfig)) - {"method", "knobs"}
+"""What every method has; no method may have a knob of its own with one of these names."""
+
+_knobs_classes: list[Callable[[str], type[Knobs]]] = []
+
+
+def read_knobs_with(class_of: Callable[[str], type[Knobs]]) -> None:
+    """Say how to find the class of a method's knobs: strategies live in a room above this one."""
+    _knobs_classes[:] = [class_of]
+
+
+def _split(values: Any) -> tuple[dict[str, Any], dict[str, Any], type[Knobs]]:
+    """JSON values of the shared fields, of the method's own knobs, and the class of these.
+
+    A null stands for a knob's default: files of the first version list the knobs of every built-in method, with null
+    for those that were not set or that the method does not have.
+
+    Raises:
+        ValueError: no such method.
+        TypeError: not an object that names a method.
+    """
+    if not isinstance(values, Mapping) or not isinstance(values.get("method"), str):
+        raise TypeError("a strategy must be an object that names its method")
+    try:
+        knobs_class = _knobs_classes[0](values["method"])
+    except AdvisorError as failure:
+        raise ValueError(f"{failure.message}; {failure.fix}" if failure.fix else failure.message) from None
+    shared = {name: value for name, value in values.items() if name in SHARED_KNOBS or name == "method"}
+    own = {name: value for name, value in values.items() if name not in shared and value is not None}
+    return shared, own, knobs_class
+
+
+def _read(values: Any, build_shared: Callable[[Any], StrategyConfig]) -> StrategyConfig:
+    """A configuration from JSON, with the problems of shared and own knobs reported together."""
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    try:
+        shared, own, knobs_class = _split(values)
+    except TypeError:
+        return build_shared(values)
+    problems: list[Any] = []
+    knobs, config = Knobs(), None
+    try:
+        (knobs,) = TypeAdapter(tuple[knobs_class], config=ConfigDict(extra="forbid")).validate_python((own,))  # type: ignore[valid-type]
+    except ValidationError as failure:
+        problems += [{**detail, "loc": detail["loc"][1:]} for detail in failure.errors(include_url=False)]
+    try:
+        config = build_shared(shared)
+    except ValidationError as failure:
+        problems += failure.errors(include_url=False)
+    if problems or config is None:
+        raise ValidationError.from_exception_data("StrategyConfig", problems)
+    return dataclasses.replace(config, knobs=knobs)

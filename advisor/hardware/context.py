@@ -7,11 +7,12 @@ import importlib.metadata
 import math
 from typing import Any
 
+from advisor.core.code_version import MODEL_LIBRARIES
 from advisor.hardware.gpu_state import GpuState, all_gpu_states, gpu_state
 from advisor.hardware.host import resident_bytes
 from advisor.hardware.nvml import NvmlUnavailable, nvml_library, process_memory_bytes
 
-TRAINING_IMPORTS = ("torch", "transformers", "transformers.trainer", "peft", "accelerate", "safetensors.torch")
+TRAINING_IMPORTS = (*MODEL_LIBRARIES, "transformers.trainer", "accelerate", "safetensors.torch")
 """What a training process has imported before it builds its model."""
 LOAD_S = 0.3
 """How long a GPU is kept busy before its clocks and power are read: several times what they need to rise."""

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from advisor.core.device import DeviceProfile
+from advisor.core.device import PARTIAL_FACT, DeviceProfile
 from advisor.core.errors import AdvisorError, DeviceError, InterruptedByUser
 from advisor.hardware.cpu_process import process_environment
 from advisor.hardware.known import known_findings
@@ -74,7 +74,7 @@ def probe_device(
 
 def _saved(profile: DeviceProfile) -> DeviceProfile:
     """Store a profile. What stands in the way becomes a warning, because the figures are worth more than the file."""
-    if "partial" in profile.facts and _is_complete(profile.id):
+    if PARTIAL_FACT in profile.facts and _is_complete(profile.id):
         return _warned(profile, f"not saved: the complete profile {profile.id} from before is kept")
     try:
         save_profile(profile)
@@ -93,7 +93,7 @@ def _is_complete(name: str) -> bool:
         known = load_profile(name) if name in profile_names() else None
     except DeviceError:
         return False
-    return known is not None and known.basis == "measured" and "partial" not in known.facts
+    return known is not None and known.basis == "measured" and PARTIAL_FACT not in known.facts
 
 
 def _keep_partial(findings: list[dict[str, Any]], save: bool) -> str:

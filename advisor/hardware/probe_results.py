@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from advisor.core.device import DeviceProfile, DeviceType
+from advisor.core.device import PARTIAL_FACT, DeviceProfile, DeviceType
 from advisor.core.errors import DeviceError
 from advisor.core.units import counted
 from advisor.hardware.context import library_versions
@@ -185,7 +185,7 @@ def _tried_facts(by_kind: Findings, broken: str) -> dict[str, str]:
         facts["drift"] = change
     for found in by_kind.get("left_out", ()):
         facts[f"left out: {found['name']}"] = found["reason"]
-    return {**facts, **({"partial": broken} if broken else {})}
+    return {**facts, **({PARTIAL_FACT: broken} if broken else {})}
 
 
 def _warnings(by_kind: Findings, host: Host, broken: str) -> list[str]:

@@ -7,9 +7,9 @@ import platform
 import re
 from pathlib import Path
 
+from advisor.core.code_version import TRAINING_LIBRARIES
 from advisor.core.device import DeviceProfile
 
-CALIBRATED_LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
 UNKNOWN = "unknown"
 """What a profile says where NVML is missing or refuses."""
 DRIVER_FILE = Path("/proc/driver/nvidia/version")
@@ -27,7 +27,7 @@ def current_versions(device: DeviceProfile, *, driver_file: Path = DRIVER_FILE) 
         driver_file: Where the NVIDIA kernel module writes its version.
     """
     versions = {"python": platform.python_version()}
-    for name in CALIBRATED_LIBRARIES:
+    for name in TRAINING_LIBRARIES:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

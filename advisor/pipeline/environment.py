@@ -5,12 +5,13 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
+from advisor.core.code_version import TRAINING_LIBRARIES
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError
 from advisor.core.plan import Plan
 from advisor.pipeline.events import OnEvent, note, phase, progress
 
-PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "optuna", "safetensors")
+PACKAGES = (*TRAINING_LIBRARIES, "datasets", "optuna", "safetensors")
 
 
 def versions() -> dict[str, str]:

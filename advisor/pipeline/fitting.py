@@ -93,7 +93,7 @@ def _asked(
     ranked: list[str | StrategyConfig] = []
     for item in asked or strategy_names():
         strategy = get_strategy(item) if isinstance(item, str) else None
-        usable = strategy is not None and not strategy.needs_user_config and strategy.applies_to(model) is None
+        usable = strategy is not None and strategy.user_knob is None and strategy.applies_to(model) is None
         default = strategy.configured(model) if strategy is not None and usable else None
         if strategy is not None and default is not None and default.rank is not None:
             ranked.append(strategy.configured(model, rank=rank))

@@ -134,8 +134,8 @@ def _looked_at(entry: MeasuredStep, folder: Path, device: DeviceProfile, trust: 
     found = configure(
         source,
         method=entry.method,
-        knobs=entry.values(StrategyConfig),
-        execution=entry.values(ExecutionPlan),
+        knobs=entry.knobs,
+        execution=entry.execution,
         num_labels=entry.num_labels,
         device=device.id,
     )

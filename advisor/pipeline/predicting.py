@@ -24,6 +24,7 @@ from advisor.pipeline.inputs import (
     inspect,
     load_inputs,
 )
+from advisor.strategies import DEFAULT_METHOD
 
 if TYPE_CHECKING:
     from advisor.costmodel.model import CostModel
@@ -47,7 +48,7 @@ class Configuration:
 def predict(
     model: str | ModelSource,
     *,
-    method: str = "lora",
+    method: str = DEFAULT_METHOD,
     knobs: dict[str, Any] | None = None,
     execution: dict[str, Any] | None = None,
     data: str | DataSource | None = None,
@@ -61,7 +62,7 @@ def predict(
     Args:
         model: Folder, ``config.json``, GGUF file, hub id or demo model.
         method: Registered strategy.
-        knobs: Fields of :class:`StrategyConfig` that differ from the method's defaults.
+        knobs: Knobs that differ from the method's defaults, shared ones (:class:`StrategyConfig`) or its own.
         execution: Fields of :class:`ExecutionPlan` that differ from its defaults.
         data: Without it, step time and memory are answered for full batches, and the whole run is one step.
         num_labels: Classes of the head when there is no data.
@@ -90,7 +91,7 @@ def predict(
 def configure(
     model: str | ModelSource,
     *,
-    method: str = "lora",
+    method: str = DEFAULT_METHOD,
     knobs: dict[str, Any] | None = None,
     execution: dict[str, Any] | None = None,
     data: str | DataSource | None = None,
@@ -115,8 +116,11 @@ def configure(
     else:
         phase(on_event, "looking at the model")
         spec = inspect(model, num_labels=num_labels)
-    if getattr(strategy, "needs_user_config", False) and "peft_config" not in (knobs or {}):
-        raise InputError(f"{method} needs a configuration of your own, but got none", fix="pass --peft-config FILE")
+    if strategy.user_knob is not None and strategy.user_knob not in (knobs or {}):
+        raise InputError(
+            f"{method} needs {strategy.user_knob_title} of your own, but got none",
+            fix=f"pass --{strategy.user_knob.replace('_', '-')}",
+        )
     config = strategy.configured(spec, **(knobs or {}))
     check_strategy(strategy, config, spec)
     execution_plan = _execution_plan(execution or {}, spec, profile)

@@ -117,15 +117,16 @@ def configurations(
         return list(methods) if methods is not None else None
     from advisor.strategies import get_strategy, strategy_names
 
+    given = {} if peft_config is None else {"peft_config": dict(peft_config)}
     asked: list[str | StrategyConfig] = []
     for name in methods or strategy_names():
         strategy = get_strategy(name)
         knobs: dict[str, Any] = {"num_train_epochs": num_train_epochs} if num_train_epochs is not None else {}
-        if strategy.needs_user_config and peft_config is not None:
-            knobs["peft_config"] = dict(peft_config)
-        usable = strategy.applies_to(model) is None and (not strategy.needs_user_config or "peft_config" in knobs)
+        if strategy.user_knob is not None and strategy.user_knob in given:
+            knobs[strategy.user_knob] = given[strategy.user_knob]
+        usable = strategy.applies_to(model) is None and (strategy.user_knob is None or strategy.user_knob in knobs)
         config = strategy.configured(model, **knobs) if usable else None
-        if config is not None and strategy.needs_user_config:
+        if config is not None and strategy.user_knob is not None:
             check_strategy(strategy, config, model)
         asked.append(config if config is not None and not strategy.problems(config, model) else name)
     return asked

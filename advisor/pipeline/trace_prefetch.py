@@ -60,7 +60,7 @@ def plan_backwards(
     from advisor.search.planner.solver import Solver
 
     cost_model = cost_model_for(device, memory_limit_bytes=budget.memory_bytes, sweeping=True)
-    found, _ = candidates(model, device, methods)
+    found, _ = candidates(model, methods)
     solver = Solver(Evaluator(model, data, cost_model, budget, effective_batch_size))
     for candidate in reversed(found):
         with contextlib.suppress(InputError):

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from advisor.core.code_version import TRAINING_LIBRARIES
 from advisor.core.device import DeviceProfile, DeviceType
 from advisor.core.errors import DeviceError, InputError
 from advisor.core.events import OnEvent
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 PREDICTION_SHARE = 0.5
 """Predictions take at most this share of a time limit, so that something is measured too."""
-RECORDED_VERSIONS = ("python", "torch", "transformers", "peft", "accelerate", "bitsandbytes")
+RECORDED_VERSIONS = ("python", *TRAINING_LIBRARIES)
 """What decides how much a step allocates; other versions of these go into a file of their own."""
 
 

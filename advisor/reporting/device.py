@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from advisor.core.device import DeviceProfile, Rate
+from advisor.core.device import PARTIAL_FACT, DeviceProfile, Rate
 from advisor.core.units import counted, format_bytes, format_duration
 
-QUIET_FACTS = ("left out: ", "dtype ", "attention ", "partial", "libraries")
+QUIET_FACTS = ("left out: ", "dtype ", "attention ", PARTIAL_FACT, "libraries")
 """Facts that stand in a table or a warning, or that only the profile's file and ``--json`` need."""
 
 

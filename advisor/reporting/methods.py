@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 
-def print_methods(console: Console, rows: Sequence[dict[str, str]]) -> None:
+def print_methods(console: Console, rows: Sequence[dict[str, Any]]) -> None:
     """Print one line per strategy: name, title, and where its defaults come from."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("method", style="bold", no_wrap=True)

@@ -40,23 +40,8 @@ def format_quality(quality: QualityEstimate | None) -> str:
 
 def format_strategy(config: StrategyConfig) -> str:
     """A method with its main knobs: ``"lora r=8, alpha=16, attention, lr 1e-03, 2 epochs"``."""
-    parts = []
-    if config.rank is not None:
-        parts.append(f"r={config.rank}")
-    if config.lora_alpha is not None:
-        parts.append(f"alpha={config.lora_alpha}")
-    if isinstance(config.target_modules, str):
-        parts.append(config.target_modules)
-    elif config.target_modules:
-        parts.append("+".join(config.target_modules))
-    if config.unfrozen_layers is not None:
-        parts.append(f"last {config.unfrozen_layers} layers")
-    if config.sparsity is not None:
-        parts.append(f"sparsity {config.sparsity:g}")
-    if config.peft_config is not None:
-        parts.append(str(config.peft_config.get("peft_type", "")).lower())
-    parts.append(f"lr {config.learning_rate:.2g}")
-    parts.append(f"{config.num_train_epochs:g} epoch{'' if config.num_train_epochs == 1 else 's'}")
+    epochs = f"{config.num_train_epochs:g} epoch{'' if config.num_train_epochs == 1 else 's'}"
+    parts = (*config.knobs.described(), f"lr {config.learning_rate:.2g}", epochs)
     return ", ".join(part for part in parts if part)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advisor.core.errors import InputError
 from advisor.core.memo import kept_on_disk
 from advisor.core.model import LABELLED_TASKS, ModelSpec, Task
-from advisor.core.strategy import StrategyConfig
+from advisor.core.serialization import to_dict
+from advisor.core.strategy import Knobs, StrategyConfig
 from advisor.strategies.base import CategoricalDimension, Dimension, IntDimension, Strategy
 
 if TYPE_CHECKING:
@@ -26,6 +28,45 @@ TASK_TYPES: dict[Task, str | None] = {
 """PEFT has no masked-LM task type; a plain ``PeftModel`` is what its documentation uses there."""
 
 
+@dataclass(frozen=True)
+class TargetKnobs(Knobs):
+    """Where adapters sit.
+
+    Attributes:
+        target_modules: ``"attention"`` (query and value projections), ``"all-linear"``, or module name suffixes;
+            ``None`` leaves it to the method.
+    """
+
+    target_modules: str | tuple[str, ...] | None = None
+
+    def described(self) -> tuple[str, ...]:
+        targets = self.target_modules
+        return (targets if isinstance(targets, str) else "+".join(targets),) if targets else ()
+
+
+@dataclass(frozen=True)
+class RankKnobs(TargetKnobs):
+    """Adapters with a rank.
+
+    Attributes:
+        rank: As in PEFT.
+        lora_dropout: Share of the adapters' inputs that is dropped.
+    """
+
+    target_modules: str | tuple[str, ...] = "attention"
+    rank: int = 8
+    lora_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"rank >= 1 must hold, but got {self.rank}")
+        if not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"0 <= lora_dropout < 1 must hold, but got {self.lora_dropout}")
+
+    def described(self) -> tuple[str, ...]:
+        return (f"r={self.rank}", *super().described())
+
+
 class AdapterStrategy(Strategy):
     """Wraps the model with ``peft.get_peft_model``.
 
@@ -33,13 +74,16 @@ class AdapterStrategy(Strategy):
     alone would leave as it is); language models keep their head.
     """
 
+    knobs: type[Knobs] = TargetKnobs
+    trains_base_weights = False
+    stateful = False
     saves_whole_model = False
 
     def target_names(self, model: nn.Module, config: StrategyConfig) -> tuple[str, ...]:
         """Full names of the layers that get an adapter."""
         from advisor.strategies.targets import resolve_targets
 
-        return resolve_targets(model, config.target_modules)
+        return resolve_targets(model, TargetKnobs.of(config).target_modules)
 
     @abstractmethod
     def peft_config(self, model: nn.Module, config: StrategyConfig, shared: dict[str, Any]) -> PeftConfig:
@@ -50,6 +94,9 @@ class AdapterStrategy(Strategy):
             config: The strategy's knobs.
             shared: ``task_type``, ``target_modules``, ``modules_to_save`` and ``fan_in_fan_out`` for this model.
         """
+
+    def uneven_layers(self, config: StrategyConfig) -> int | None:
+        return 0
 
     def apply(self, model: nn.Module, config: StrategyConfig, task: Task, *, quantized: bool = False) -> nn.Module:
         import peft
@@ -91,8 +138,14 @@ class AdapterStrategy(Strategy):
 class RankedStrategy(AdapterStrategy):
     """An adapter with a rank, checked against the layers it is put on."""
 
+    knobs: type[Knobs] = RankKnobs
     lowest_rank, highest_rank = 1, 64
     """Ranks worth searching, both included."""
+
+    def trace_key(self, config: StrategyConfig) -> dict[str, Any]:
+        """Any dropout is the same operator, and scales are factors of one."""
+        knobs = RankKnobs.of(config)
+        return {"target_modules": to_dict(knobs.target_modules), "dropout": knobs.lora_dropout > 0}
 
     def search_space(self, model: ModelSpec) -> dict[str, Dimension]:
         highest = self.largest_rank(model)
@@ -121,8 +174,9 @@ class RankedStrategy(AdapterStrategy):
         except InputError as failure:
             return [str(failure)]
         narrowest = min(widths, key=lambda name: widths[name])
-        if (config.rank or 1) > widths[narrowest]:
-            return [f"rank <= {widths[narrowest]} (the smaller side of {narrowest}) must hold, but got {config.rank}"]
+        rank = RankKnobs.of(config).rank
+        if rank > widths[narrowest]:
+            return [f"rank <= {widths[narrowest]} (the smaller side of {narrowest}) must hold, but got {rank}"]
         return []
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advisor.core.errors import InputError
 from advisor.core.model import ModelSpec, Task
-from advisor.core.strategy import Quantization, StrategyConfig
+from advisor.core.plan import Optimizer
+from advisor.core.serialization import from_dict, to_dict
+from advisor.core.strategy import SHARED_KNOBS, Knobs, Quantization, StrategyConfig
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,15 +61,29 @@ class Strategy(ABC):
     loaded model) -> ``callbacks`` -> training -> ``save``. The cost model calls ``apply`` on fake parameters, so it
     must not read their values. Instances hold no state.
 
+    Nobody outside this package asks for a strategy's name to decide anything: what others need to know is said by the
+    attributes and methods below, so that a strategy of another distribution is planned, priced and run as a built-in.
+
     Attributes:
         name: Registry name and ``StrategyConfig.method``.
         title: How it is called in prose.
         defaults_source: Where the default hyper-parameters come from.
+        knobs: Class of the strategy's own knobs.
+        trains_base_weights: Whether weights of the model itself train, its head included, in the data type that they
+            are stored in. Then they need float32 master weights or lose updates; adapters beside frozen weights are
+            float32 anyway.
+        trains_all_weights: Whether every weight trains: gradients and optimizer states are as large as the model.
+        stateful: Whether most weights have gradients and optimizer states.
+        stores_4bit_weights: Whether ``quantization`` stores frozen weights in 4 bits, which needs bitsandbytes.
+        own_optimizers: Optimizers that only work with this kind of adapters (``"lorafa"``); optimizers of plain
+            parameters work with every strategy.
+        alternatives: Registry names of the strategies that people weigh against this one.
         backpropagates_to_inputs: Whether trainable parameters sit as deep as the first layer. Gradient checkpointing
             then lets the embeddings' output require gradients, as transformers does; methods that leave the first
             layers alone must not pay for a backward pass through them.
-        needs_user_config: Whether the method means nothing without the user's own configuration; such a method is never
-            recommended unasked.
+        user_knob: The knob without which the method means nothing, because only the user can say it; such a method is
+            never recommended unasked.
+        user_knob_title: What that is, in words.
         builds_as: Another method whose model and step have the same operators at the same rank, so that its trace
             serves.
         saves_whole_model: Whether ``save`` writes all weights, so that ``load`` needs none of the base model's.
@@ -75,8 +92,16 @@ class Strategy(ABC):
     name: str
     title: str
     defaults_source: str
+    knobs: type[Knobs] = Knobs
+    trains_base_weights: bool = True
+    trains_all_weights: bool = False
+    stateful: bool = True
+    stores_4bit_weights: bool = False
+    own_optimizers: frozenset[Optimizer] = frozenset()
+    alternatives: tuple[str, ...] = ("lora", "partial")
     backpropagates_to_inputs: bool = True
-    needs_user_config: bool = False
+    user_knob: str | None = None
+    user_knob_title: str = "a configuration"
     builds_as: str | None = None
     saves_whole_model: bool = True
 
@@ -85,7 +110,7 @@ class Strategy(ABC):
         """The method's published defaults for a model of this kind and size."""
 
     def search_space(self, model: ModelSpec) -> dict[str, Dimension]:
-        """Statistical knobs worth searching, by ``StrategyConfig`` field; ``lr_rel`` is the learning rate's."""
+        """Knobs worth searching, by name, shared or the strategy's own; ``lr_rel`` is the learning rate's."""
         return {"lr_rel": LR_REL}
 
     @abstractmethod
@@ -118,9 +143,40 @@ class Strategy(ABC):
         """What is wrong with ``config`` for ``model``, one sentence each; empty when nothing is."""
         return []
 
+    def trace_key(self, config: StrategyConfig) -> dict[str, Any]:
+        """The knobs that decide which operators a step runs and what it allocates, as JSON values.
+
+        Configurations with equal keys share a trace, so a knob may be left out only if it changes neither. The rank is
+        left out: sizes are formulas of it.
+        """
+        return {name: value for name, value in to_dict(config.knobs).items() if name != "rank"}
+
+    def checkpointing_refusal(self, config: StrategyConfig) -> tuple[str, str] | None:
+        """Why gradient checkpointing does not work with ``config``, and the way out; ``None`` when it does."""
+        return None
+
+    def added_tokens(self, config: StrategyConfig) -> int:
+        """By how many tokens every row is lengthened (learned prompts)."""
+        return 0
+
+    def uneven_layers(self, config: StrategyConfig) -> int | None:
+        """How many of the last layers are treated unlike the others; ``None`` when other layers are singled out.
+
+        A deep model is traced with few layers where all but the last are treated alike, and whole otherwise.
+        """
+        return None
+
+    def quality_family(self, config: StrategyConfig) -> str:
+        """Under which method published comparisons list this one."""
+        return self.name
+
     def callbacks(self, config: StrategyConfig) -> list[TrainerCallback]:
         """Callbacks that the method needs during training."""
         return []
+
+    def achieved_sparsity(self, model: nn.Module) -> float | None:
+        """Share of zeros among the trained weights of a method that prunes; ``None`` of any other."""
+        return None
 
     def save(self, model: nn.Module, directory: Path) -> None:
         """Write what was trained in the format of transformers (whole model, safetensors)."""
@@ -140,29 +196,43 @@ class Strategy(ABC):
         return load_whole_model(base, directory)
 
     def configured(self, model: ModelSpec, **knobs: Any) -> StrategyConfig:
-        """The default configuration with some knobs replaced.
+        """The default configuration with some knobs replaced, shared ones or the strategy's own.
 
-        ``lr_rel`` multiplies the default learning rate; alpha keeps its default ratio to the rank unless it is given.
+        ``lr_rel`` multiplies the default learning rate.
 
         Raises:
             InputError: an unknown knob or an invalid value.
         """
-        from dataclasses import fields, replace
-
         default = self.default_config(model)
-        known = {field.name for field in fields(StrategyConfig)}
-        if unknown := sorted(set(knobs) - known):
-            raise InputError(
-                f"a strategy has no knob {', '.join(unknown)}", fix=f"use some of {', '.join(sorted(known))}"
-            )
         if "lr_rel" in knobs and "learning_rate" not in knobs:
             knobs["learning_rate"] = default.learning_rate * knobs["lr_rel"]
-        if default.rank and default.lora_alpha and knobs.get("rank") and "lora_alpha" not in knobs:
-            knobs["lora_alpha"] = max(1, round(default.lora_alpha * knobs["rank"] / default.rank))
+        own = self.own_knobs({name: value for name, value in knobs.items() if name not in SHARED_KNOBS})
         try:
-            return replace(default, **knobs)
-        except ValueError as failure:
+            return default.replaced(**(knobs | own))
+        except (ValueError, TypeError) as failure:
             raise InputError(f"{self.name}: {failure}") from None
+
+    def own_knobs(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of the strategy's own knobs, as JSON or text, in the knobs' own types.
+
+        Raises:
+            InputError: an unknown knob or an invalid value.
+        """
+        known = [knob.name for knob in fields(self.knobs)]
+        if unknown := sorted(set(values) - set(known)):
+            own = f"its own are {', '.join(known)}" if known else "it has none of its own"
+            raise InputError(
+                f"the method {self.name} has no knob {', '.join(unknown)}",
+                fix=f"leave it out; {own}, and every method has {', '.join(sorted(SHARED_KNOBS))}",
+            )
+        if not values:
+            return {}
+        try:
+            typed = from_dict(self.knobs, to_dict(dict(values)), what=self.name)
+        except InputError as failure:
+            problems = [problem.removeprefix("(top level): ") for problem in failure.problems]
+            raise InputError(f"{self.name}: {'; '.join(problems)}") from None
+        return {name: getattr(typed, name) for name in values}
 
 
 def is_large(model: ModelSpec) -> bool:

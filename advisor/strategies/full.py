@@ -22,8 +22,14 @@ class FullFineTuning(Strategy):
         "transformers.TrainingArguments; 2e-5 from one billion parameters on: Stanford Alpaca's 7B; 3 epochs: both"
     )
 
+    trains_all_weights = True
+    alternatives = ("lora", "qlora")
+
     def default_config(self, model: ModelSpec) -> StrategyConfig:
         return StrategyConfig(method=self.name, learning_rate=2e-5 if is_large(model) else 5e-5)
+
+    def uneven_layers(self, config: StrategyConfig) -> int | None:
+        return 0
 
     def apply(self, model: nn.Module, config: StrategyConfig, task: Task, *, quantized: bool = False) -> nn.Module:
         model.requires_grad_(True)

@@ -26,10 +26,14 @@ class HeadOnly(Strategy):
     defaults_source = (
         "learning rate 1e-3: the default of torch.optim.Adam; a head on frozen features is a convex problem"
     )
+    stateful = False
     backpropagates_to_inputs = False
 
     def default_config(self, model: ModelSpec) -> StrategyConfig:
         return StrategyConfig(method=self.name, learning_rate=1e-3)
+
+    def uneven_layers(self, config: StrategyConfig) -> int | None:
+        return 0
 
     def apply(self, model: nn.Module, config: StrategyConfig, task: Task, *, quantized: bool = False) -> nn.Module:
         from advisor.strategies.untie import untie_output_embeddings

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from advisor.strategies.lora import Lora
+from dataclasses import dataclass
+
+from advisor.strategies.lora import Lora, LoraKnobs
+
+
+@dataclass(frozen=True)
+class HighRankKnobs(LoraKnobs):
+    """LoRA's, with a higher rank."""
+
+    rank: int = 32
 
 
 class HighRankLora(Lora):
@@ -10,6 +19,7 @@ class HighRankLora(Lora):
 
     name = "high_rank_lora"
     title = "high-rank LoRA"
+    knobs = HighRankKnobs
     builds_as = "lora"
     defaults_source = (
         'rank 32, alpha 64, dropout 0.1, query and value: the "High-Rank LoRA" of Yadav et al. 2025 (Benchmarking '

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from advisor.core.model import ModelSpec
 from advisor.core.strategy import StrategyConfig
-from advisor.strategies.adapters import RankedStrategy
+from advisor.strategies.adapters import RankedStrategy, RankKnobs
 
 if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import nn
 
-DEFAULT_RANK = 32
+
+@dataclass(frozen=True)
+class HiraKnobs(RankKnobs):
+    """As in ``peft.HiraConfig``; the dropout has LoRA's name."""
+
+    rank: int = 32
 
 
 class Hira(RankedStrategy):
@@ -25,18 +31,18 @@ class Hira(RankedStrategy):
         "rank is also the default of peft.HiraConfig; query and value as LoRA here; dropout 0.1 as LoRA"
     )
 
+    knobs = HiraKnobs
     highest_rank = 128
 
     def default_config(self, model: ModelSpec) -> StrategyConfig:
         return StrategyConfig(
             method=self.name,
             learning_rate=1e-3,
-            rank=min(DEFAULT_RANK, self.largest_rank(model)),
-            lora_dropout=0.1,
-            target_modules="attention",
+            knobs=HiraKnobs(rank=min(HiraKnobs.rank, self.largest_rank(model)), lora_dropout=0.1),
         )
 
     def peft_config(self, model: nn.Module, config: StrategyConfig, shared: dict[str, Any]) -> PeftConfig:
         import peft
 
-        return peft.HiraConfig(r=config.rank or DEFAULT_RANK, hira_dropout=config.lora_dropout or 0.0, **shared)
+        knobs = HiraKnobs.of(config)
+        return peft.HiraConfig(r=knobs.rank, hira_dropout=knobs.lora_dropout, **shared)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from advisor.core.model import ModelSpec
 from advisor.core.strategy import StrategyConfig
-from advisor.strategies.adapters import AdapterStrategy
+from advisor.strategies.adapters import AdapterStrategy, TargetKnobs
 from advisor.strategies.base import is_large
 
 if TYPE_CHECKING:
@@ -25,14 +25,14 @@ class IA3(AdapterStrategy):
     )
 
     def default_config(self, model: ModelSpec) -> StrategyConfig:
-        return StrategyConfig(method=self.name, learning_rate=3e-3 if is_large(model) else 8e-3)
+        learning_rate = 3e-3 if is_large(model) else 8e-3
+        return StrategyConfig(method=self.name, learning_rate=learning_rate, knobs=TargetKnobs())
 
     def target_names(self, model: nn.Module, config: StrategyConfig) -> tuple[str, ...]:
         from advisor.strategies.targets import resolve_targets
 
-        return (
-            rescaled_modules(model) if config.target_modules is None else resolve_targets(model, config.target_modules)
-        )
+        targets = TargetKnobs.of(config).target_modules
+        return rescaled_modules(model) if targets is None else resolve_targets(model, targets)
 
     def peft_config(self, model: nn.Module, config: StrategyConfig, shared: dict[str, Any]) -> PeftConfig:
         import peft

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
 
 from advisor.core.model import ModelSpec
+from advisor.core.plan import Optimizer
 from advisor.core.strategy import StrategyConfig
-from advisor.strategies.adapters import RankedStrategy
+from advisor.strategies.adapters import RankedStrategy, RankKnobs
 from advisor.strategies.base import is_large
 
 if TYPE_CHECKING:
@@ -14,6 +16,30 @@ if TYPE_CHECKING:
     from torch import nn
 
 SMALL_PARAMETERS = 50_000_000
+
+
+@dataclass(frozen=True)
+class LoraKnobs(RankKnobs):
+    """As in ``peft.LoraConfig``.
+
+    Attributes:
+        lora_alpha: The update is scaled by ``lora_alpha / rank``; ``None`` is twice the rank.
+    """
+
+    lora_dropout: float = 0.1
+    lora_alpha: int | None = None
+
+    def replaced(self, **values: Any) -> Self:
+        """Alpha keeps its ratio to the rank unless it is given: the scale of the update, and with it the learning
+        rate, is then comparable over ranks.
+        """
+        if values.get("rank") and self.lora_alpha is not None and "lora_alpha" not in values:
+            values["lora_alpha"] = max(1, round(self.lora_alpha * values["rank"] / self.rank))
+        return super().replaced(**values)
+
+    def described(self) -> tuple[str, ...]:
+        rank, *others = super().described()
+        return (rank, *([f"alpha={self.lora_alpha}"] if self.lora_alpha is not None else []), *others)
 
 
 def lora_learning_rate(model: ModelSpec) -> float:
@@ -33,34 +59,29 @@ class Lora(RankedStrategy):
 
     name = "lora"
     title = "LoRA"
+    knobs: type[LoraKnobs] = LoraKnobs
     defaults_source = (
         "rank 8 on query and value: Hu et al. 2021, table 9 (RoBERTa-base); alpha = 2 r and dropout 0.1: the "
         "DistilBERT comparison of Lee et al. (Efficient Fine-Tuning of Transformer Models Under Resource Constraints); "
         "learning rate by size: Hu et al. 2021 (5e-4, RoBERTa-base), Dettmers et al. 2023 (2e-4 from 1B on), "
         "measured on MiniLM (1e-3)"
     )
+    own_optimizers: frozenset[Optimizer] = frozenset({"lorafa"})
+    alternatives = ("qlora", "partial")
     default_rank = 8
     default_alpha = 16
-    default_dropout = 0.1
 
     def default_config(self, model: ModelSpec) -> StrategyConfig:
         rank = min(self.default_rank, self.largest_rank(model))
         return StrategyConfig(
             method=self.name,
             learning_rate=lora_learning_rate(model),
-            rank=rank,
-            lora_alpha=max(1, self.default_alpha * rank // self.default_rank),
-            lora_dropout=self.default_dropout,
-            target_modules="attention",
+            knobs=self.knobs(rank=rank, lora_alpha=max(1, self.default_alpha * rank // self.default_rank)),
         )
 
     def peft_config(self, model: nn.Module, config: StrategyConfig, shared: dict[str, Any]) -> PeftConfig:
         import peft
 
-        rank = config.rank or self.default_rank
-        return peft.LoraConfig(
-            r=rank,
-            lora_alpha=config.lora_alpha if config.lora_alpha is not None else 2 * rank,
-            lora_dropout=config.lora_dropout if config.lora_dropout is not None else self.default_dropout,
-            **shared,
-        )
+        knobs = LoraKnobs.of(config)
+        alpha = knobs.lora_alpha if knobs.lora_alpha is not None else 2 * knobs.rank
+        return peft.LoraConfig(r=knobs.rank, lora_alpha=alpha, lora_dropout=knobs.lora_dropout, **shared)

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from advisor.core.errors import InputError
 from advisor.core.memo import kept_on_disk
 from advisor.core.model import ModelSpec, Task
-from advisor.core.strategy import StrategyConfig
+from advisor.core.strategy import Knobs, StrategyConfig
 from advisor.strategies.base import Dimension, IntDimension, Strategy, is_large
 
 if TYPE_CHECKING:
     from torch import nn
 
-DEFAULT_UNFROZEN_LAYERS = 2
+
+@dataclass(frozen=True)
+class PartialKnobs(Knobs):
+    """What trains.
+
+    Attributes:
+        unfrozen_layers: How many last layers.
+    """
+
+    unfrozen_layers: int = 2
+
+    def __post_init__(self) -> None:
+        if self.unfrozen_layers < 1:
+            raise ValueError(f"unfrozen_layers >= 1 must hold, but got {self.unfrozen_layers}")
+
+    def described(self) -> tuple[str, ...]:
+        return (f"last {self.unfrozen_layers} layers",)
 
 
 class PartialFineTuning(Strategy):
@@ -28,13 +45,15 @@ class PartialFineTuning(Strategy):
         "last 2 layers + classifier: the partial fine-tuning compared with LoRA on SNLI by Malipiero and Stärk; "
         "learning rate as full fine-tuning (Devlin et al. 2019; Alpaca from one billion parameters on)"
     )
+    knobs = PartialKnobs
+    alternatives = ("lora", "qlora")
     backpropagates_to_inputs = False
 
     def default_config(self, model: ModelSpec) -> StrategyConfig:
         return StrategyConfig(
             method=self.name,
             learning_rate=2e-5 if is_large(model) else 5e-5,
-            unfrozen_layers=min(DEFAULT_UNFROZEN_LAYERS, model.num_hidden_layers),
+            knobs=PartialKnobs(min(PartialKnobs.unfrozen_layers, model.num_hidden_layers)),
         )
 
     def search_space(self, model: ModelSpec) -> dict[str, Dimension]:
@@ -50,6 +69,9 @@ class PartialFineTuning(Strategy):
             return [failure.message]
         return []
 
+    def uneven_layers(self, config: StrategyConfig) -> int | None:
+        return PartialKnobs.of(config).unfrozen_layers
+
     def apply(self, model: nn.Module, config: StrategyConfig, task: Task, *, quantized: bool = False) -> nn.Module:
         trained = self.declared_trainable(model, config)
         for name, parameter in model.named_parameters():
@@ -60,7 +82,7 @@ class PartialFineTuning(Strategy):
         from advisor.strategies.targets import backbone_layers, final_norms, head_modules
 
         layers_name, layers = backbone_layers(model)
-        count = config.unfrozen_layers or DEFAULT_UNFROZEN_LAYERS
+        count = PartialKnobs.of(config).unfrozen_layers
         if count > len(layers):
             raise InputError(
                 f"unfrozen_layers must be at most the model's {len(layers)} layers, but got {count}",

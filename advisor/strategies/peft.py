@@ -3,39 +3,71 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from advisor.core.errors import InputError
 from advisor.core.memo import kept_on_disk
 from advisor.core.model import LABELLED_TASKS, ModelSpec, Task
+from advisor.core.plan import Optimizer
 from advisor.core.strategy import StrategyConfig
-from advisor.strategies.adapters import TASK_TYPES, AdapterStrategy
+from advisor.strategies.adapters import TASK_TYPES, AdapterStrategy, TargetKnobs
 from advisor.strategies.lora import lora_learning_rate
-from advisor.strategies.peft_rules import PeftUse, broken_rules
+from advisor.strategies.peft_rules import PREFIXES, PeftUse, added_tokens, broken_rules
 
 if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import nn
 
-DEFAULT_PEFT_CONFIG = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "lora_dropout": 0.1}
+_LAYERS_APART = (
+    *("layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "exclude_modules"),
+    "layer_replication",
+)
+"""Fields of PEFT's configurations that treat some layers unlike others."""
+
+_PUBLISHED_AS = {"LORA": "lora", "IA3": "ia3", "HIRA": "hira"}
+"""The strategy whose published comparisons speak for a ``peft_type``."""
 
 _WITHOUT_VALUES = ("meta tensor", "tensor subclass", "data is not allocated yet")
 """How torch says that a tensor without values was asked for them."""
 
 
+def _default_config() -> dict[str, Any]:
+    return {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "lora_dropout": 0.1}
+
+
+@dataclass(frozen=True)
+class PeftKnobs(TargetKnobs):
+    """What PEFT builds.
+
+    Attributes:
+        peft_config: PEFT's own configuration as JSON, with its ``peft_type``.
+    """
+
+    peft_config: dict[str, Any] = field(default_factory=_default_config)
+
+    @property
+    def kind(self) -> str:
+        """The configuration's ``peft_type`` in upper case; empty where it names none."""
+        return str(self.peft_config.get("peft_type", "")).upper()
+
+    def described(self) -> tuple[str, ...]:
+        return (*super().described(), self.kind.lower())
+
+
 class AnyPeft(AdapterStrategy):
-    """``StrategyConfig.peft_config`` as PEFT reads it; task, targets and heads are filled in where they are missing."""
+    """Any configuration of PEFT; task, targets and heads are filled in where they are missing."""
 
     name = "peft"
     title = "PEFT configuration"
     defaults_source = "the user's PEFT configuration; missing fields: PEFT's own defaults; learning rate as LoRA"
-    needs_user_config = True
+    user_knob = "peft_config"
+    user_knob_title = "a PEFT configuration"
+    knobs = PeftKnobs
+    own_optimizers: frozenset[Optimizer] = frozenset({"lorafa"})
 
     def default_config(self, model: ModelSpec) -> StrategyConfig:
-        return StrategyConfig(
-            method=self.name, learning_rate=lora_learning_rate(model), peft_config=dict(DEFAULT_PEFT_CONFIG)
-        )
+        return StrategyConfig(method=self.name, learning_rate=lora_learning_rate(model), knobs=PeftKnobs())
 
     @kept_on_disk
     def problems(self, config: StrategyConfig, model: ModelSpec) -> list[str]:
@@ -53,10 +85,29 @@ class AnyPeft(AdapterStrategy):
             return []
         return []
 
+    def checkpointing_refusal(self, config: StrategyConfig) -> tuple[str, str] | None:
+        kind = PeftKnobs.of(config).kind
+        if kind not in PREFIXES:
+            return None
+        return (
+            f"PEFT's {kind} does not work with gradient checkpointing: a recomputed layer gets no past_key_values",
+            "switch gradient_checkpointing off, or use P_TUNING",
+        )
+
+    def added_tokens(self, config: StrategyConfig) -> int:
+        knobs = PeftKnobs.of(config)
+        return added_tokens(knobs.kind, knobs.peft_config)
+
+    def uneven_layers(self, config: StrategyConfig) -> int | None:
+        return None if any(PeftKnobs.of(config).peft_config.get(key) for key in _LAYERS_APART) else 0
+
+    def quality_family(self, config: StrategyConfig) -> str:
+        return _PUBLISHED_AS.get(PeftKnobs.of(config).kind, self.name)
+
     def target_names(self, model: nn.Module, config: StrategyConfig) -> tuple[str, ...]:
         from advisor.strategies.peft_targets import default_targets
 
-        return default_targets(model, peft_kind(config.peft_config))
+        return default_targets(model, PeftKnobs.of(config).kind)
 
     def apply(self, model: nn.Module, config: StrategyConfig, task: Task, *, quantized: bool = False) -> nn.Module:
         import peft
@@ -84,15 +135,16 @@ class AnyPeft(AdapterStrategy):
         }
 
     def peft_config(self, model: nn.Module, config: StrategyConfig, shared: dict[str, Any]) -> PeftConfig:
-        values, config_class = _parsed(config.peft_config)
-        kind = peft_kind(config.peft_config)
+        knobs = PeftKnobs.of(config)
+        kind, values, config_class = knobs.kind, dict(knobs.peft_config), _config_class(knobs)
+        values.pop("peft_type", None)
         known = {field.name for field in fields(config_class)}
         _refuse_unknown_keys(values, known, config_class.__name__)
         _refuse_broken_rules(PeftUse(kind, values, shared["task"], _model_type(model), _learns_prompts(config_class)))
         if shared["modules_to_save"]:
             values["modules_to_save"] = sorted({*(values.get("modules_to_save") or ()), *shared["modules_to_save"]})
         values |= {"task_type": shared["task_type"]}
-        _fill_in(model, kind, values, config.target_modules)
+        _fill_in(model, kind, values, knobs.target_modules)
         try:
             return config_class(**{key: value for key, value in values.items() if key in known})
         except Exception as failure:
@@ -103,26 +155,18 @@ class AnyPeft(AdapterStrategy):
         return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def peft_kind(given: dict[str, Any] | None) -> str:
-    """The configuration's ``peft_type`` in upper case; empty where it names none."""
-    return str((given or {}).get("peft_type", "")).upper()
-
-
-def _parsed(given: dict[str, Any] | None) -> tuple[dict[str, Any], Any]:
-    """The configuration without its ``peft_type``, and the PEFT class that this names."""
+def _config_class(knobs: PeftKnobs) -> Any:
+    """The PEFT class that the ``peft_type`` names."""
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-    values = dict(given or {})
     classes = {str(kind.value).upper(): config_class for kind, config_class in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
-    values.pop("peft_type", None)
-    kind = peft_kind(given)
-    if kind not in classes:
-        near = difflib.get_close_matches(kind, list(classes), n=3, cutoff=0.5) or sorted(classes)
+    if knobs.kind not in classes:
+        near = difflib.get_close_matches(knobs.kind, list(classes), n=3, cutoff=0.5) or sorted(classes)
         raise InputError(
-            f"a PEFT configuration must name a peft_type that PEFT has, but got {(given or {}).get('peft_type')!r}",
+            f"a PEFT configuration must name a peft_type that PEFT has, but got {knobs.peft_config.get('peft_type')!r}",
             fix=f"use {', '.join(near)}",
         )
-    return values, classes[kind]
+    return classes[knobs.kind]
 
 
 def _refuse_unknown_keys(values: dict[str, Any], known: set[str], class_name: str) -> None:

@@ -17,13 +17,11 @@ LENGTHENS = frozenset({"P_TUNING", "PROMPT_TUNING"})
 """They put ``num_virtual_tokens`` learned embeddings before every row; CPT puts its ``cpt_token_ids`` there."""
 
 
-def added_tokens(peft_config: dict[str, Any] | None) -> int:
-    """By how many tokens a PEFT configuration lengthens every row."""
-    values = peft_config or {}
-    kind = str(values.get("peft_type", "")).upper()
+def added_tokens(kind: str, peft_config: dict[str, Any]) -> int:
+    """By how many tokens a PEFT configuration of this kind lengthens every row."""
     if kind == "CPT":
-        return len(values.get("cpt_token_ids") or [0])
-    return int(values.get("num_virtual_tokens") or 0) if kind in LENGTHENS else 0
+        return len(peft_config.get("cpt_token_ids") or [0])
+    return int(peft_config.get("num_virtual_tokens") or 0) if kind in LENGTHENS else 0
 
 
 @dataclass(frozen=True)

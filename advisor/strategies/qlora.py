@@ -21,6 +21,9 @@ class QLora(Lora):
         "learning rate as LoRA, so that the two differ in storage only (their 2e-4 for 7B and 13B is LoRA's there too)"
     )
 
+    stores_4bit_weights = True
+    alternatives = ("lora", "partial")
+
     def quantization(self, config: StrategyConfig, *, device_type: str) -> Quantization | None:
         return Quantization(compute_dtype=_compute_dtype(device_type))
 

@@ -12,11 +12,17 @@ import difflib
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
+from advisor.core.code_version import code_version
 from advisor.core.errors import InputError
 from advisor.strategies.base import Strategy
 
 ENTRY_POINT_GROUP = "advisor.strategies"
 
+DEFAULT_METHOD = "lora"
+"""What a command predicts when no method is named."""
+
+REFERENCE_METHOD = "full"
+"""What published comparisons count gaps from: the only method that every other one tries to equal."""
 _BUILT_IN = {
     "full": "full:FullFineTuning",
     "partial": "partial:PartialFineTuning",
@@ -29,6 +35,9 @@ _BUILT_IN = {
     "ia3": "ia3:IA3",
     "peft": "peft:AnyPeft",
 }
+
+
+_OUR_PACKAGES = frozenset({"advisor", "abc", "builtins"})
 
 
 @cache
@@ -69,7 +78,33 @@ def get_strategy(name: str) -> Strategy:
     return strategy
 
 
+def find_strategy(name: str) -> Strategy | None:
+    """The method of that name, or ``None``: recorded data may name one that is not installed here, or is broken."""
+    try:
+        return get_strategy(name)
+    except InputError:
+        return None
+
+
+def strategies() -> tuple[Strategy, ...]:
+    """All registered methods that can be loaded."""
+    return tuple(found for found in map(find_strategy, strategy_names()) if found is not None)
+
+
+def strategy_version(name: str) -> str:
+    """Version of the code of another distribution's method, empty for a built-in one.
+
+    It covers the packages in which the method's classes are written, without docstrings and comments, and the
+    distribution's own version.
+    """
+    packages = {base.__module__.rpartition(".")[0] or base.__module__ for base in type(get_strategy(name)).__mro__}
+    foreign = sorted(package for package in packages if package.split(".")[0] not in _OUR_PACKAGES)
+    distribution = _entry_points()[name].dist
+    return code_version(tuple(foreign), (distribution.name,) if distribution is not None else ()) if foreign else ""
+
+
 def forget() -> None:
-    """Look for entry points anew: after a distribution was installed or removed in this process."""
+    """Look for entry points and versions anew: after a distribution was installed or removed in this process."""
     _entry_points.cache_clear()
     get_strategy.cache_clear()
+    code_version.cache_clear()

@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from advisor.core.model import ModelSpec
 from advisor.core.strategy import StrategyConfig
 from advisor.strategies.base import Dimension, FloatDimension
-from advisor.strategies.lora import Lora
+from advisor.strategies.lora import Lora, LoraKnobs
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import TrainerCallback
 
-DEFAULT_SPARSITY = 0.5
-DEFAULT_L1_LAMBDA = 1e-5
+
+@dataclass(frozen=True)
+class SparseLoraKnobs(LoraKnobs):
+    """LoRA's, and how sparse its adapters become.
+
+    Attributes:
+        sparsity: Final share of zeroed adapter weights.
+        l1_lambda: Coefficient of the L1 penalty.
+    """
+
+    sparsity: float = 0.5
+    l1_lambda: float = 1e-5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.sparsity < 1:
+            raise ValueError(f"0 <= sparsity < 1 must hold, but got {self.sparsity}")
+        if self.l1_lambda < 0:
+            raise ValueError(f"l1_lambda >= 0 must hold, but got {self.l1_lambda}")
+
+    def described(self) -> tuple[str, ...]:
+        return (*super().described(), f"sparsity {self.sparsity:g}")
 
 
 class SparseLora(Lora):
@@ -21,29 +43,24 @@ class SparseLora(Lora):
 
     name = "sparse_lora"
     title = "sparse LoRA"
+    knobs = SparseLoraKnobs
     builds_as = "lora"
+    own_optimizers = frozenset()  # masks and penalty want both factors to train
     defaults_source = (
         "final sparsity 0.5, cubic schedule, L1 1e-5: Yadav et al. 2025 (Benchmarking Parameter-Efficient "
         "Fine-Tuning); everything else as LoRA"
     )
 
-    def default_config(self, model: ModelSpec) -> StrategyConfig:
-        from dataclasses import replace
-
-        return replace(super().default_config(model), sparsity=DEFAULT_SPARSITY, l1_lambda=DEFAULT_L1_LAMBDA)
-
     def search_space(self, model: ModelSpec) -> dict[str, Dimension]:
         return super().search_space(model) | {"sparsity": FloatDimension(0.1, 0.9)}
-
-    def problems(self, config: StrategyConfig, model: ModelSpec) -> list[str]:
-        found = super().problems(config, model)
-        if config.l1_lambda is not None and config.l1_lambda < 0:
-            found.append(f"l1_lambda >= 0 must hold, but got {config.l1_lambda}")
-        return found
 
     def callbacks(self, config: StrategyConfig) -> list[TrainerCallback]:
         from advisor.strategies.sparsity import SparsityCallback
 
-        sparsity = DEFAULT_SPARSITY if config.sparsity is None else config.sparsity
-        l1_lambda = DEFAULT_L1_LAMBDA if config.l1_lambda is None else config.l1_lambda
-        return [SparsityCallback(sparsity, l1_lambda)]
+        knobs = SparseLoraKnobs.of(config)
+        return [SparsityCallback(knobs.sparsity, knobs.l1_lambda)]
+
+    def achieved_sparsity(self, model: nn.Module) -> float | None:
+        from advisor.strategies.sparsity import achieved_sparsity
+
+        return achieved_sparsity(model)

@@ -55,7 +55,7 @@ def trace_deeper(request: TraceRequest, shallow: SymbolicTrace) -> SymbolicTrace
     counts: list[tuple[int, int]] = []
     ranks = list(dict.fromkeys(rank for _, _, rank in shapes))
     for rank in ranks:
-        strategy = dataclasses.replace(request.strategy, rank=rank) if ranked else request.strategy
+        strategy = request.strategy.replaced(rank=rank) if ranked else request.strategy
         with TraceSession(dataclasses.replace(request, strategy=strategy)) as session:
             if rank == shape[2]:
                 recording = session.trace(shape[0], shape[1]).recording

@@ -16,6 +16,7 @@ from advisor.core.data import padded_length
 from advisor.core.memo import recall_structure
 from advisor.core.model import ModelSpec
 from advisor.core.strategy import StrategyConfig
+from advisor.strategies import get_strategy
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,7 +25,7 @@ CODE = ("advisor.strategies", "advisor.training", "advisor.tracing.repeated_laye
 """What the depths and windows of a model depend on, besides the model."""
 
 SHALLOW_LAYERS = 2
-"""Layers of the shallower trace at least, beyond the unfrozen ones: with a first and a last layer every repeated
+"""Layers of the shallower trace at least, beyond the uneven ones: with a first and a last layer every repeated
 position occurs."""
 
 _INDEX_NAMES = ("idx", "index", "layer_id", "layer_number", "layer_num")
@@ -53,15 +54,15 @@ class Depths:
 
 def traced_depths(model: ModelSpec, strategy: StrategyConfig) -> Depths | None:
     """The depths to trace instead of the model's own, or ``None`` when it must be traced whole."""
-    if _names_layers(strategy.peft_config):
+    uneven = get_strategy(strategy.method).uneven_layers(strategy)
+    if uneven is None:
         return None
-    unfrozen_layers = strategy.unfrozen_layers or 0
-    key = [model.num_hidden_layers, unfrozen_layers]
-    found = recall_structure("traced depths", model, key, lambda: _depths(model, unfrozen_layers), code=CODE)
+    key = [model.num_hidden_layers, uneven]
+    found = recall_structure("traced depths", model, key, lambda: _depths(model, uneven), code=CODE)
     return Depths(**found) if found is not None else None
 
 
-def _depths(model: ModelSpec, unfrozen_layers: int) -> Depths | None:
+def _depths(model: ModelSpec, uneven_layers: int) -> Depths | None:
     from advisor.strategies.skeleton import build_skeleton
 
     layers = model.num_hidden_layers
@@ -74,7 +75,7 @@ def _depths(model: ModelSpec, unfrozen_layers: int) -> Depths | None:
     if kinds is None or found is None:
         return None
     first, block = found
-    least = max(SHALLOW_LAYERS, first + block) + unfrozen_layers
+    least = max(SHALLOW_LAYERS, first + block) + uneven_layers
     shallow = least + (layers - least) % block
     depths = Depths(shallow, block, (layers - shallow) // block)
     if depths.deeper >= layers:
@@ -178,19 +179,6 @@ def _settings(module: nn.Module) -> Hashable:
         elif value is None or isinstance(value, bool | int | str | tuple):
             values.append((name, str(value)))
     return tuple(sorted(values))
-
-
-def _names_layers(peft_config: dict[str, Any] | None) -> bool:
-    """Whether a PEFT configuration treats layers differently."""
-    keys = (
-        "layers_to_transform",
-        "layers_pattern",
-        "rank_pattern",
-        "alpha_pattern",
-        "exclude_modules",
-        "layer_replication",
-    )
-    return any((peft_config or {}).get(key) for key in keys)
 
 
 # --------------------

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from advisor.core.errors import UntraceableError
 from advisor.core.plan import BITSANDBYTES_OPTIMIZERS
-from advisor.strategies.peft_rules import added_tokens
+from advisor.strategies import get_strategy
 from advisor.tracing.kernel_temporaries import hidden_bytes
 from advisor.tracing.ops import TracedOp
 from advisor.tracing.symbolic import SymbolicSizes, TraceShape, UnfitError, fit_sizes
@@ -125,13 +125,13 @@ def symbolic_trace(request: TraceRequest) -> SymbolicTrace:
     shapes = sampled_shapes(request, ranked)
     traces: dict[TraceShape, StepTrace] = {}
     for rank in sorted({rank for _, _, rank in shapes}):
-        strategy = dataclasses.replace(request.strategy, rank=rank) if ranked else request.strategy
+        strategy = request.strategy.replaced(rank=rank) if ranked else request.strategy
         with TraceSession(dataclasses.replace(request, strategy=strategy)) as session:
             for shape in shapes:
                 if shape[2] == rank:
                     traces[shape] = session.trace(shape[0], shape[1])
     try:
-        return _fit(traces, added_tokens(request.strategy.peft_config))
+        return _fit(traces, get_strategy(request.strategy.method).added_tokens(request.strategy))
     except UnfitError as failure:
         raise UntraceableError(
             f"the step of {request.model.model_type} with {request.strategy.method} changes with its shape: {failure}",
@@ -152,7 +152,7 @@ def is_ranked(request: TraceRequest) -> bool:
     differently, so that the rank decides what an adapter's states are.
     """
     eight_bit = request.execution.optim in BITSANDBYTES_OPTIMIZERS
-    return request.strategy.rank is not None and request.strategy.method != "peft" and not eight_bit
+    return request.strategy.rank is not None and not eight_bit
 
 
 def sampled_shapes(request: TraceRequest, ranked: bool) -> list[TraceShape]:

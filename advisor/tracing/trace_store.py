@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import importlib.metadata
 import io
 import json
 import os
@@ -13,18 +12,18 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from advisor.core.code_version import TRAINING_LIBRARIES, code_version
 from advisor.core.data import padded_length
 from advisor.core.model import ModelSpec
 from advisor.core.plan import BITSANDBYTES_OPTIMIZERS, ExecutionPlan
 from advisor.core.serialization import to_dict
 from advisor.core.strategy import StrategyConfig
-from advisor.strategies import get_strategy
+from advisor.strategies import get_strategy, strategy_version
 from advisor.tracing.full_depth import FullDepthTrace
 from advisor.tracing.repeated_layers import normalize_attention_window, traced_depths
 from advisor.tracing.replay_cache import ReplayCache
@@ -42,7 +41,7 @@ UNTRACED_KNOBS = frozenset(
         *("num_threads", "group_by_length", "tf32", "torch_compile"),
     }
 )
-TRACED_LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
+TRACING_CODE = ("advisor.tracing", "advisor.strategies", "advisor.training")
 
 
 class TraceStore:
@@ -138,13 +137,13 @@ class TraceStore:
             "config": config,
             "task": model.task,
             "labels": model.num_labels,
-            "strategy": _structural(strategy),
+            "strategy": strategy_key(strategy),
             "rank": strategy.rank if execution.optim in BITSANDBYTES_OPTIMIZERS else None,
             "execution": _structural_execution(execution),
             "semantics": self.semantics,
             "capability": self.compute_capability,
             "depth": depth,
-            "code": trace_version(),
+            "code": (trace_version(), strategy_version(strategy.method)),
         }
         return hashlib.sha256(json.dumps(to_dict(content), sort_keys=True).encode()).hexdigest()
 
@@ -153,15 +152,13 @@ def _capability_class(capability: tuple[int, int] | None) -> tuple[int, int]:
     return (8, 0) if (capability or (8, 0)) >= (8, 0) else (7, 5)
 
 
-def _structural(strategy: StrategyConfig) -> dict[str, Any]:
-    """The knobs that change operators or storages; the rank is symbolic (but for 8-bit optimizers)."""
+def strategy_key(strategy: StrategyConfig) -> dict[str, Any]:
+    """What of a strategy changes operators or storages. A rank is symbolic (but for 8-bit optimizers)."""
+    method = get_strategy(strategy.method)
     return {
-        "method": get_strategy(strategy.method).builds_as or strategy.method,
+        "method": method.builds_as or method.name,
         "ranked": strategy.rank is not None,
-        "targets": strategy.target_modules,
-        "dropout": bool(strategy.lora_dropout),
-        "unfrozen_layers": strategy.unfrozen_layers,
-        "peft_config": strategy.peft_config,
+        "knobs": method.trace_key(strategy),
         "clips": strategy.max_grad_norm > 0,
         "decays": strategy.weight_decay > 0,
     }
@@ -175,20 +172,9 @@ def _structural_execution(execution: ExecutionPlan) -> dict[str, Any]:
     return {**knobs, "accumulates": execution.gradient_accumulation_steps > 1}
 
 
-@cache
 def trace_version() -> str:
-    """Hash of the code and libraries that make a trace: another version traces anew."""
-    digest = hashlib.sha256()
-    rooms = Path(__file__).resolve().parents[1]
-    for folder in (rooms / "tracing", rooms / "strategies", rooms / "training"):
-        for file in sorted(folder.glob("*.py")):
-            digest.update(file.read_bytes())
-    for name in TRACED_LIBRARIES:
-        try:
-            digest.update(f"{name}={importlib.metadata.version(name)}".encode())
-        except importlib.metadata.PackageNotFoundError:
-            digest.update(f"{name} is absent".encode())
-    return digest.hexdigest()
+    """Digest of the code and libraries that make a trace: another version traces anew."""
+    return code_version(TRACING_CODE, TRAINING_LIBRARIES)
 
 
 # --------------------
@@ -273,7 +259,7 @@ class TracedConfiguration:
     def rank(self) -> int:
         """The symbolic rank of the family; 1 where the method has none."""
         rank = self.strategy.rank
-        return rank if rank is not None and self.strategy.method != "peft" else 1
+        return rank if rank is not None else 1
 
     def operators(self, rows: int, seq_length: int) -> list[TracedOp]:
         """Of all phases, for batches of ``rows`` rows whose longest has ``seq_length`` tokens."""

@@ -10,16 +10,11 @@ from torch import nn
 
 from advisor.core.errors import InputError
 from advisor.core.model import ModelSpec
-from advisor.core.plan import BITSANDBYTES_OPTIMIZERS, ExecutionPlan
+from advisor.core.plan import ADAPTER_OPTIMIZERS, BITSANDBYTES_OPTIMIZERS, ExecutionPlan
 from advisor.core.strategy import StrategyConfig
-from advisor.strategies import get_strategy
+from advisor.strategies import get_strategy, strategies
 from advisor.strategies.base import Strategy
-from advisor.strategies.peft import peft_kind
-from advisor.strategies.peft_rules import PREFIXES
 from advisor.training.compilation import compile_refusal
-
-LORA_FA_METHODS = frozenset({"lora", "high_rank_lora", "qlora", "peft"})
-"""Methods whose adapters are PEFT's LoRA, unchanged; sparse LoRA's masks and penalty want both factors to train."""
 
 TF32_CAPABILITY = (8, 0)
 """Ampere introduced it (NVIDIA A100 whitepaper)."""
@@ -54,11 +49,12 @@ def _optimizer_refusals(
     strategy: StrategyConfig, execution: ExecutionPlan, device_type: str, traced: bool
 ) -> list[tuple[str, str]]:
     optim, found = execution.optim, []
-    if optim == "lorafa" and strategy.method not in LORA_FA_METHODS:
+    if optim in ADAPTER_OPTIMIZERS and optim not in get_strategy(strategy.method).own_optimizers:
+        others = ", ".join(sorted(s.name for s in strategies() if optim in s.own_optimizers))
         found.append(
             (
-                f"the optimizer lorafa trains LoRA adapters, but the method is {strategy.method}",
-                f"use a method of {', '.join(sorted(LORA_FA_METHODS))}, or another optimizer",
+                f"the optimizer {optim} trains LoRA adapters, but the method is {strategy.method}",
+                f"use a method of {others}, or another optimizer",
             )
         )
     if optim == "paged_adamw_8bit" and device_type == "cpu":
@@ -89,12 +85,13 @@ def _other_refusals(
                 "use the standard loss",
             )
         )
-    quantizes = get_strategy(strategy.method).quantization(strategy, device_type=device_type) is not None
-    if execution.kbit_upcast and not quantizes:
+    method = get_strategy(strategy.method)
+    if execution.kbit_upcast and not method.stores_4bit_weights:
+        others = ", ".join(s.name for s in strategies() if s.stores_4bit_weights)
         found.append(
             (
                 f"kbit_upcast prepares a model with 4-bit weights, but {strategy.method} keeps them as they are",
-                "use the method qlora, or leave kbit_upcast off",
+                f"use the method {others}, or leave kbit_upcast off",
             )
         )
     if execution.reentrant_checkpointing and not execution.gradient_checkpointing:
@@ -104,14 +101,8 @@ def _other_refusals(
                 "switch gradient_checkpointing on, or leave both off",
             )
         )
-    if execution.gradient_checkpointing and peft_kind(strategy.peft_config) in PREFIXES:
-        found.append(
-            (
-                f"PEFT's {peft_kind(strategy.peft_config)} does not work with gradient checkpointing: a recomputed "
-                "layer gets no past_key_values",
-                "switch gradient_checkpointing off, or use P_TUNING",
-            )
-        )
+    if execution.gradient_checkpointing and (refusal := method.checkpointing_refusal(strategy)) is not None:
+        found.append(refusal)
     if execution.amp == "fp16" and device_type == "cpu":
         found.append(("fp16 mixed precision needs a GPU, but the device is a CPU", "use amp bf16 or none"))
     return found
@@ -128,8 +119,8 @@ def _speed_refusals(
         if capability < TF32_CAPABILITY:
             found.append((f"tf32 needs compute capability 8.0, but the device has {capability}", "leave tf32 off"))
     if execution.torch_compile:
-        quantizes = get_strategy(strategy.method).quantization(strategy, device_type=device_type) is not None
-        refusal = compile_refusal(device_type, quantized=quantizes, traced=traced)
+        quantized = get_strategy(strategy.method).stores_4bit_weights
+        refusal = compile_refusal(device_type, quantized=quantized, traced=traced)
         found += [refusal] if refusal is not None else []
     return found
 

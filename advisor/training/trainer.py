@@ -19,7 +19,6 @@ from advisor.core.run import SAVE_EVERY_S, Measurement
 from advisor.core.store import ensure_writable_dir
 from advisor.hardware.cpu_process import prepare_process
 from advisor.strategies import get_strategy
-from advisor.strategies.sparsity import achieved_sparsity
 from advisor.training.arguments import training_arguments
 from advisor.training.assembly import assemble_trainer, count_parameters
 from advisor.training.build import build_model
@@ -234,8 +233,7 @@ class _Run:
         self._phase("saving")
         with self.account.timing("saving"):
             save_result(self.folder, self.plan.strategy, model, tokenizer)
-            if self.plan.strategy.sparsity is not None:
-                self.account.achieved_sparsity = achieved_sparsity(model)
+            self.account.achieved_sparsity = get_strategy(self.plan.strategy.method).achieved_sparsity(model)
 
     def _phase(self, name: str) -> None:
         self.on_event({"kind": "phase", "name": name})

@@ -19,6 +19,7 @@ from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan, Plan
 from advisor.core.run import Measurement
 from advisor.core.strategy import StrategyConfig
+from advisor.strategies.lora import LoraKnobs
 
 MIB = 2**20
 
@@ -108,7 +109,7 @@ def make_plan(**changes: object) -> Plan:
         model=model_spec(),
         data=DataSpec(source="rows.jsonl", kind="jsonl", text_column="text", label_column="label"),
         data_profile=data_profile(),
-        strategy=StrategyConfig(method="lora", learning_rate=1e-3, rank=8, lora_alpha=16, target_modules="attention"),
+        strategy=StrategyConfig("lora", 1e-3, knobs=LoraKnobs(lora_alpha=16)),
         execution=ExecutionPlan(micro_batch_size=16, gradient_accumulation_steps=2, max_seq_length=64),
         device="cpu-test",
         budget=Budget(memory_bytes=2**30, time_s=600.0),

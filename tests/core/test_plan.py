@@ -9,6 +9,8 @@ from advisor.core.errors import PlanError
 from advisor.core.plan import SCHEMA_VERSION, load_plan
 from tests.core.records import make_plan
 
+GOLDEN = Path(__file__).parent / "golden"
+
 
 def written(tmp_path: Path, **changes: object) -> Path:
     path = tmp_path / "plan.json"
@@ -22,6 +24,11 @@ def written(tmp_path: Path, **changes: object) -> Path:
 def test_a_saved_plan_is_read_back_equal(tmp_path: Path) -> None:
     make_plan().save(tmp_path / "deep" / "plan.json")
     assert load_plan(tmp_path / "deep" / "plan.json") == make_plan()
+
+
+def test_a_plan_of_version_1_is_read() -> None:
+    """It lists the knobs of all methods, with null for those that were not set or that the method does not have."""
+    assert load_plan(GOLDEN / "plan-v1.json") == make_plan()
 
 
 def test_the_effective_batch_is_the_product() -> None:

@@ -43,8 +43,8 @@ def test_mean_length_is_the_integral_of_the_quantiles() -> None:
 
 def test_all_wrong_knobs_of_a_strategy_are_named() -> None:
     with pytest.raises(ValueError) as refused:
-        StrategyConfig("lora", learning_rate=0, rank=0, lora_dropout=1.0, num_train_epochs=-1)
-    for name in ("learning_rate", "rank", "lora_dropout", "num_train_epochs"):
+        StrategyConfig("lora", learning_rate=0, max_grad_norm=-1, num_train_epochs=-1)
+    for name in ("learning_rate", "max_grad_norm", "num_train_epochs"):
         assert name in str(refused.value)
 
 

@@ -13,7 +13,10 @@ from advisor.core.errors import InputError, PlanError
 from advisor.core.plan import ExecutionPlan, Plan
 from advisor.core.run import Measurement
 from advisor.core.serialization import from_dict, read_json, to_dict, to_json
-from advisor.core.strategy import StrategyConfig
+from advisor.core.strategy import Knobs, StrategyConfig
+from advisor.strategies.partial import PartialKnobs
+from advisor.strategies.peft import PeftKnobs
+from advisor.strategies.sparse_lora import SparseLoraKnobs
 from tests.core.records import make_plan, measurement
 
 
@@ -27,15 +30,20 @@ def test_a_measurement_survives_the_round_trip() -> None:
     assert from_dict(Measurement, json.loads(to_json(measured)), what="measurement") == measured
 
 
+TARGETS = st.text() | st.lists(st.text(), min_size=1).map(tuple)
+KNOBS = {
+    "full": st.just(Knobs()),
+    "partial": st.builds(PartialKnobs, st.integers(1, 100)),
+    "sparse_lora": st.builds(SparseLoraKnobs, TARGETS, st.integers(1, 4096), sparsity=st.floats(0, 0.99)),
+    "peft": st.builds(
+        PeftKnobs, st.none() | TARGETS, st.dictionaries(st.text(), st.none() | st.integers() | st.text())
+    ),
+}
+
+
 @given(
-    st.builds(
-        StrategyConfig,
-        method=st.text(min_size=1),
-        learning_rate=st.floats(1e-9, 10),
-        rank=st.none() | st.integers(1, 4096),
-        target_modules=st.none() | st.text() | st.lists(st.text(), min_size=1).map(tuple),
-        sparsity=st.none() | st.floats(0, 0.99),
-        peft_config=st.none() | st.dictionaries(st.text(), st.integers() | st.text() | st.booleans()),
+    st.sampled_from(sorted(KNOBS)).flatmap(
+        lambda method: st.builds(StrategyConfig, st.just(method), st.floats(1e-9, 10), knobs=KNOBS[method])
     )
 )
 def test_any_strategy_survives_the_round_trip(config: StrategyConfig) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from advisor.strategies import registry as strategy_registry
+from tests.cli.conftest import advisor, cpu_profile, model_dir, table, without_debugging  # noqa: F401
 
 DISTRIBUTION = Path(__file__).parent / "distribution"
 PACKAGE = "advisor_plugin_example"

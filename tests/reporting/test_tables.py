@@ -22,6 +22,7 @@ from advisor.reporting.recommendation import format_budget, print_recommendation
 from advisor.reporting.run import print_run
 from advisor.reporting.text import format_execution, format_quality, format_strategy
 from advisor.reporting.verification import verify
+from advisor.strategies.lora import LoraKnobs
 from tests.core.records import cost_estimate, make_plan, measurement
 
 
@@ -169,7 +170,7 @@ def test_the_list_of_devices_has_one_line_each_and_admits_what_is_unknown() -> N
 
 
 def test_knobs_in_one_line() -> None:
-    config = StrategyConfig("lora", 1e-3, rank=8, lora_alpha=16, target_modules=("q", "v"), num_train_epochs=1)
+    config = StrategyConfig("lora", 1e-3, num_train_epochs=1, knobs=LoraKnobs(("q", "v"), 8, lora_alpha=16))
     assert format_strategy(config) == "r=8, alpha=16, q+v, lr 0.001, 1 epoch"
     execution = ExecutionPlan(4, 8, 128, gradient_checkpointing=True, amp="bf16")
     assert (

@@ -11,13 +11,13 @@ from advisor.core.errors import UntraceableError
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
+from advisor.strategies import get_strategy
 
 GIB = 2**30
 
-TRAINABLE_SHARE = {
-    "full": 1.0, "partial": 0.22, "head": 0.009, "lora": 0.011, "high_rank_lora": 0.018, "hira": 0.018,
-    "sparse_lora": 0.011, "qlora": 0.011, "ia3": 0.010,
-}  # fmt: skip
+TRAINABLE_SHARE = {"full": 1.0, "partial": 0.22, "head": 0.009, "high_rank_lora": 0.018, "hira": 0.018, "ia3": 0.010}
+ADAPTER_SHARE = 0.011
+"""Of every other method."""
 STORED_ACTIVATIONS = {"partial": 0.4, "head": 0.1, "hira": 1.5}
 SLOWNESS = {"full": 1.25, "partial": 0.6, "head": 0.45, "qlora": 1.5, "hira": 1.6, "sparse_lora": 1.02}
 SIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -104,17 +104,17 @@ class FakeCostModel:
         )  # fmt: skip
         memory = self._memory(model, strategy, execution)
         time = self._time(model, strategy, execution, data) if self.timed else None
-        trainable = int(model.total_parameters * TRAINABLE_SHARE[strategy.method])
+        trainable = int(model.total_parameters * TRAINABLE_SHARE.get(strategy.method, ADAPTER_SHARE))
         return CostEstimate(memory, time, None, None, trainable, model.total_parameters, "extrapolated", "datasheet")
 
     def thorough(self) -> FakeCostModel:
         return self
 
     def _memory(self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan) -> MemoryEstimate:
-        per_weight = 0.6 if strategy.method == "qlora" else SIZE[execution.dtype]
+        per_weight = 0.6 if get_strategy(strategy.method).stores_4bit_weights else SIZE[execution.dtype]
         weights = int(model.total_parameters * per_weight)
-        trainable = int(model.total_parameters * TRAINABLE_SHARE[strategy.method])
-        adapter_size = SIZE[execution.dtype] if strategy.method in ("full", "partial", "head") else 4
+        trainable = int(model.total_parameters * TRAINABLE_SHARE.get(strategy.method, ADAPTER_SHARE))
+        adapter_size = SIZE[execution.dtype] if get_strategy(strategy.method).trains_base_weights else 4
         moments = {"adamw_bnb_8bit": 2, "paged_adamw_8bit": 0}.get(execution.optim, 2 * adapter_size)
         layer = (
             execution.micro_batch_size * execution.max_seq_length * model.hidden_size * 34

@@ -27,6 +27,8 @@ from advisor.core.run import Measurement
 from advisor.core.strategy import StrategyConfig
 from advisor.search.study import TuneResult, tune_study
 from advisor.strategies.base import LR_REL, CategoricalDimension, Dimension, IntDimension
+from advisor.strategies.lora import LoraKnobs
+from advisor.strategies.partial import PartialKnobs
 
 MIB = 2**20
 TRAIN_ROWS, EVAL_ROWS = 9000, 1000
@@ -43,6 +45,8 @@ class FakeStrategy:
     name: str
     config: StrategyConfig
     dimensions: dict[str, Dimension]
+    user_knob: str | None = None
+    user_knob_title: str = ""
 
     def default_config(self, model: ModelSpec) -> StrategyConfig:
         return self.config
@@ -62,13 +66,13 @@ def strategies() -> dict[str, FakeStrategy]:
         "rank": IntDimension(1, 64, log=True),
         "target_modules": CategoricalDimension(("attention", "all-linear")),
     }
-    lora = StrategyConfig("lora", 1e-3, rank=8, lora_alpha=16, target_modules="attention")
+    lora = StrategyConfig("lora", 1e-3, knobs=LoraKnobs(lora_alpha=16))
     made = [
         FakeStrategy("full", StrategyConfig("full", 5e-5), {}),
         FakeStrategy("lora", lora, rank),
         FakeStrategy("hira", dataclasses.replace(lora, method="hira"), rank),
         FakeStrategy(
-            "partial", StrategyConfig("partial", 1e-4, unfrozen_layers=2), {"unfrozen_layers": IntDimension(1, 6)}
+            "partial", StrategyConfig("partial", 1e-4, knobs=PartialKnobs()), {"unfrozen_layers": IntDimension(1, 6)}
         ),
         FakeStrategy("head", StrategyConfig("head", 1e-3), {}),
         FakeStrategy("ia3", StrategyConfig("ia3", 1e-3), {}),
@@ -79,8 +83,8 @@ def strategies() -> dict[str, FakeStrategy]:
 def memory_bytes(config: StrategyConfig) -> int:
     """Monotone in rank and layers."""
     base = {"full": 900, "lora": 400, "hira": 420, "partial": 350, "head": 200, "ia3": 380}[config.method]
-    targets = 6 if config.target_modules == "all-linear" else 2
-    return (base + (config.rank or 0) * targets + (config.unfrozen_layers or 0) * 40) * MIB
+    targets = 6 if config.knob("target_modules") == "all-linear" else 2
+    return (base + (config.rank or 0) * targets + (config.knob("unfrozen_layers") or 0) * 40) * MIB
 
 
 def run_s(config: StrategyConfig, train_rows: int) -> float:
@@ -108,8 +112,9 @@ class Surface:
         """True held-out loss."""
         off_rate = 0.03 * (math.log2(config.lr_rel) - self.best_rates[config.method]) ** 2
         off_rank = 0.006 * (math.log2(config.rank) - self.best_log2_rank) ** 2 if config.rank else 0.0
-        off_target = 0.02 if config.target_modules == "attention" else 0.0
-        off_layers = 0.006 * (config.unfrozen_layers - self.best_layers) ** 2 if config.unfrozen_layers else 0.0
+        off_target = 0.02 if config.knob("target_modules") == "attention" else 0.0
+        layers = config.knob("unfrozen_layers")
+        off_layers = 0.006 * (layers - self.best_layers) ** 2 if layers else 0.0
         rows = 0.02 * (train_rows / TRAIN_ROWS) ** -0.5
         return self.levels[config.method] + off_rate + off_rank + off_target + off_layers + rows
 

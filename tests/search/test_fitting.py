@@ -21,6 +21,7 @@ from advisor.search.fitting.largest import SizeAxis
 from advisor.search.fitting.setups import on_card, switches
 from advisor.search.planner.precision import PrecisionPolicy
 from advisor.strategies import get_strategy
+from advisor.strategies.lora import LoraKnobs
 from tests.tracing.tiny import tiny_spec
 
 MIB, GIB = 2**20, 2**30
@@ -164,9 +165,7 @@ def test_the_largest_rank_stops_at_the_memory_or_the_narrowest_layer(answer, cos
 def test_a_rank_bound_by_memory_is_maximal(cost_model, llama):
     strategy = get_strategy("lora").configured(llama, target_modules="all-linear")
     setup = next(s for m, s in traced(fit_methods(llama, cost_model, QUESTION, methods=[strategy])) if s.rank)
-    at, one_more = (
-        need(cost_model, llama, dataclasses.replace(strategy, rank=rank), setup, 4, 512) for rank in (40, 41)
-    )
+    at, one_more = (need(cost_model, llama, strategy.replaced(rank=rank), setup, 4, 512) for rank in (40, 41))
     assert at < one_more
     question = dataclasses.replace(QUESTION, limit_bytes=at)
     answer = fit_methods(llama, cost_model, question, methods=[strategy])
@@ -242,7 +241,7 @@ def setup_of() -> Callable[..., object]:
 
 def test_a_card_without_bfloat16_gets_float16_where_that_can_train(setup_of):
     t4: DeviceProfile = load_profile("t4")
-    lora, full = StrategyConfig("lora", 1e-4, rank=8), StrategyConfig("full", 1e-5)
+    lora, full = StrategyConfig("lora", 1e-4, knobs=LoraKnobs()), StrategyConfig("full", 1e-5)
     assert on_card(setup_of("bfloat16", "bf16"), t4, lora).dtype == "float16"
     assert on_card(setup_of("float32", "bf16"), t4, full).amp == "fp16"
     assert on_card(setup_of("bfloat16", "none"), t4, full) is None

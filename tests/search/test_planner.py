@@ -16,6 +16,7 @@ from advisor.core.units import parse_memory_bytes
 from advisor.costmodel.quality import EvidenceRun, QualityEvidence, QualityModel
 from advisor.search.planner import precision, recommend_plans, rerank, solve_execution
 from advisor.strategies import get_strategy, strategy_names
+from advisor.strategies.lora import LoraKnobs
 from tests.search.planner_fakes import DATA, GIB, FakeCostModel, cpu, cuda, data_profile, distilbert, mistral
 
 CARDS = tuple(
@@ -238,7 +239,7 @@ def test_perplexity_is_not_promised_without_runs_but_plans_are_ranked():
 
 
 def test_solve_execution_answers_with_a_plan_or_a_reason():
-    strategy = StrategyConfig("lora", 1e-4, rank=8, lora_alpha=16, lora_dropout=0.1, target_modules="attention")
+    strategy = StrategyConfig("lora", 1e-4, knobs=LoraKnobs(lora_alpha=16))
     fake = FakeCostModel(cuda(24))
     plan = solve_execution(
         distilbert(), DATA, data_profile(), strategy, fake, Budget(), effective_batch_size=16, seed=3

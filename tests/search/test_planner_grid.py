@@ -44,7 +44,7 @@ def test_the_largest_rank_fits_and_the_next_does_not(model) -> None:
     evaluator = Evaluator(model, data_profile(), cost_model, Budget(), 32)
     family = SetupGroup(PrecisionPolicy("bfloat16", "bf16"), "sdpa", True)
     grid = rank_grid(strategy, model)
-    needs = [evaluator.evaluate(replace(strategy, rank=rank), family, 1).memory_bytes for rank in grid]
+    needs = [evaluator.evaluate(strategy.replaced(rank=rank), family, 1).memory_bytes for rank in grid]
     assert needs == sorted(needs) and needs[-1] > needs[-2]
     tight = Evaluator(model, data_profile(), cost_model, Budget(memory_bytes=needs[-2]), 32)
     best = tight.evaluate(strategy, family, 1)
@@ -53,10 +53,13 @@ def test_the_largest_rank_fits_and_the_next_does_not(model) -> None:
 
 def test_the_other_target_sets_are_variants(model) -> None:
     strategy = get_strategy("lora").default_config(model)
-    sets = {strategy.target_modules, *(variant.target_modules for variant in target_variants(strategy, model))}
+    sets = {
+        strategy.knob("target_modules"),
+        *(variant.knob("target_modules") for variant in target_variants(strategy, model)),
+    }
     assert sets == {"attention", "all-linear"}
     assert target_variants(get_strategy("full").default_config(model), model) == ()
-    assert target_variants(replace(strategy, target_modules=("q_proj",)), model) == ()
+    assert target_variants(strategy.replaced(target_modules=("q_proj",)), model) == ()
 
 
 def test_language_models_may_chunk_their_loss(model) -> None:

@@ -20,8 +20,6 @@ from advisor.search.sensitivity.one_change_variants import (
     FOUR_BIT,
     FUSED_LOSS,
     HALF_BATCH,
-    LORA,
-    PARTIAL,
 )
 from advisor.strategies import get_strategy
 from tests.tracing.tiny import tiny_spec
@@ -44,11 +42,13 @@ def names(model: ModelSpec, method: str, device=CARD, **switches: object) -> dic
 
 def test_neighbours_depend_on_what_is_already_chosen(llama: ModelSpec):
     plain = names(llama, "lora")
-    assert {CHECKPOINTING, EIGHT_BIT, FUSED_LOSS, HALF_BATCH, FOUR_BIT, PARTIAL, "bf16 weights"} <= set(plain)
+    assert {CHECKPOINTING, EIGHT_BIT, FUSED_LOSS, HALF_BATCH, FOUR_BIT, "partial fine-tuning", "bf16 weights"} <= set(
+        plain
+    )
     assert not any(plain.values())
     assert names(llama, "lora", gradient_checkpointing=True)[CHECKPOINTING]
     assert names(llama, "qlora")[FOUR_BIT]
-    assert {LORA, "QLoRA"} <= set(names(llama, "full"))
+    assert {"LoRA", "QLoRA"} <= set(names(llama, "full"))
     assert EIGHT_BIT not in names(llama, "lora", optim="adamw_bnb_8bit")
     assert FUSED_LOSS not in names(llama, "lora", loss="fused-linear")
     assert not {"bf16 weights", "bf16 mixed precision"} & set(names(llama, "lora", dtype="bfloat16", amp="bf16"))
@@ -61,7 +61,7 @@ def test_quantised_neighbours_keep_the_adapter(llama: ModelSpec):
     strategy = get_strategy("lora").configured(llama, rank=4, target_modules="all-linear")
     found = {n.name: n for n in neighbours(llama, strategy, ExecutionPlan(4, max_seq_length=64), CARD)}
     quantised = found[FOUR_BIT].strategy
-    assert (quantised.method, quantised.rank, quantised.target_modules) == ("qlora", 4, "all-linear")
+    assert (quantised.method, quantised.rank, quantised.knob("target_modules")) == ("qlora", 4, "all-linear")
     halved = found[HALF_BATCH].execution
     assert (halved.micro_batch_size, halved.gradient_accumulation_steps) == (2, 2)
     assert halved.effective_batch_size == 4

@@ -17,6 +17,7 @@ from advisor.search.study.feasible import feasible_space, warm_start
 from advisor.search.study.space import SearchAxis, axis_of, declared_space
 from advisor.strategies import get_strategy
 from advisor.strategies.base import CategoricalDimension, FloatDimension, IntDimension
+from advisor.strategies.lora import LoraKnobs
 from tests.search import study_fakes as fakes
 
 CLOCK = StudyClock(1e6)
@@ -64,7 +65,7 @@ def test_alpha_follows_the_rank_and_the_rate_follows_lr_rel() -> None:
     space = declared_space([fakes.strategies()["lora"]], fakes.MODEL)
     params = {"method": "lora", "lr_rel": 0.5, "lora.log2_rank": 5, "lora.target_modules": '"all-linear"'}
     config = space.config(params)
-    assert (config.rank, config.lora_alpha, config.target_modules) == (32, 64, "all-linear")
+    assert config.knobs == LoraKnobs("all-linear", 32, lora_alpha=64)
     assert config.learning_rate == pytest.approx(5e-4)
     assert config.lr_rel == 0.5
 

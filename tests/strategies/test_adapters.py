@@ -127,8 +127,8 @@ def test_shared_layers_cannot_be_unfrozen_one_by_one() -> None:
 
 def test_alpha_follows_the_rank_unless_given() -> None:
     spec, strategy = spec_of("bert"), get_strategy("lora")
-    assert strategy.configured(spec, rank=4).lora_alpha == 8
-    assert strategy.configured(spec, rank=4, lora_alpha=1).lora_alpha == 1
+    assert strategy.configured(spec, rank=4).knob("lora_alpha") == 8
+    assert strategy.configured(spec, rank=4, lora_alpha=1).knob("lora_alpha") == 1
 
 
 def test_relative_learning_rate_multiplies_the_default() -> None:
@@ -212,4 +212,4 @@ class TestAnyPeft:
         assert any("pooler" in name for name in counts) and any("embeddings" in name for name in counts)
 
     def test_is_not_offered_unasked(self) -> None:
-        assert self.strategy.needs_user_config
+        assert self.strategy.user_knob == "peft_config"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from advisor.core.model import ModelSpec
-from advisor.core.strategy import StrategyConfig
+from advisor.core.serialization import from_dict, to_dict
+from advisor.core.strategy import SHARED_KNOBS, StrategyConfig
 from advisor.strategies import FloatDimension, IntDimension, get_strategy
 from advisor.training.build import build_model, load_trained
 from tests.strategies.conformance import (
@@ -22,6 +26,11 @@ from tests.strategies.conformance import (
 )
 
 LEARNING_RATE = 1e-2
+FIRST_VERSION_KNOBS = (
+    *("rank", "lora_alpha", "lora_dropout", "target_modules", "unfrozen_layers", "sparsity", "l1_lambda"),
+    "peft_config",
+)
+"""What version 1 of a plan lists for every method, with null where the method has no such knob."""
 
 
 @pytest.fixture(scope="module")
@@ -93,12 +102,31 @@ def test_defaults_are_valid_and_sourced(case: Case, specs: dict[str, ModelSpec])
     assert strategy.title
 
 
+def test_traits_agree_with_each_other(case: Case, specs: dict[str, ModelSpec]) -> None:
+    spec, strategy = specs[case.model], get_strategy(case.strategy)
+    config = strategy.default_config(spec)
+    assert type(config.knobs) is strategy.knobs
+    assert not SHARED_KNOBS & {knob.name for knob in dataclasses.fields(strategy.knobs)}
+    assert strategy.stores_4bit_weights == (strategy.quantization(config, device_type="cpu") is not None)
+    assert strategy.stateful or not strategy.trains_all_weights
+    assert strategy.trains_base_weights or not strategy.stateful
+    json.dumps(strategy.trace_key(config))
+
+
+def test_a_configuration_is_the_same_after_json(case: Case, specs: dict[str, ModelSpec]) -> None:
+    config = config_of(case, specs[case.model])
+    values = to_dict(config)
+    assert from_dict(StrategyConfig, values, what="it") == config
+    first_version = dict.fromkeys(FIRST_VERSION_KNOBS) | values
+    assert from_dict(StrategyConfig, first_version, what="it") == config
+
+
 def test_defaults_lie_inside_the_search_space(case: Case, specs: dict[str, ModelSpec]) -> None:
     spec, strategy = specs[case.model], get_strategy(case.strategy)
     space, config = strategy.search_space(spec), strategy.default_config(spec)
     assert "lr_rel" in space
     for name, dimension in space.items():
-        value = getattr(config, name)
+        value = config.knob(name)
         if isinstance(dimension, IntDimension | FloatDimension):
             assert dimension.low <= value <= dimension.high, name
         else:

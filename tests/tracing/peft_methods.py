@@ -12,6 +12,7 @@ from advisor.core.model import ModelSpec, Task
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.strategies import get_strategy
+from advisor.strategies.peft import PeftKnobs
 from advisor.tracing.step import StepTrace
 from advisor.training.build import build_model
 
@@ -89,7 +90,7 @@ def traced_kinds(model: str) -> list[str]:
 def peft_strategy(kind: str, values: dict[str, Any] | None = None) -> StrategyConfig:
     """The strategy ``peft`` with this type's values."""
     chosen = VALUES.get(kind, {}) if values is None else values
-    return StrategyConfig(method="peft", learning_rate=1e-3, peft_config={"peft_type": kind, **chosen})
+    return StrategyConfig("peft", 1e-3, knobs=PeftKnobs(peft_config={"peft_type": kind, **chosen}))
 
 
 def save_experts(spec: ModelSpec, folder: Path) -> dict[str, str]:

@@ -76,7 +76,7 @@ def test_layers_repeat_in_blocks(name: str) -> None:
     assert depths == REPEATED[name]
     assert depths.shallow + depths.repeats * depths.block == spec.num_hidden_layers
     unfrozen = traced_depths(spec, partial)
-    assert unfrozen is not None and unfrozen.shallow >= unfrozen.block + (partial.unfrozen_layers or 0)
+    assert unfrozen is not None and unfrozen.shallow >= unfrozen.block + partial.knob("unfrozen_layers")
     assert (spec.num_hidden_layers - unfrozen.shallow) % unfrozen.block == 0
 
 
@@ -84,7 +84,8 @@ def test_what_does_not_repeat_is_traced_whole(tmp_path: Path) -> None:
     spec = tiny_spec("bert", CLASSIFY, tmp_path, num_hidden_layers=9)
     lora = get_strategy("lora").default_config(spec)
     assert traced_depths(spec, lora) == Depths(2, 1, 7)
-    assert traced_depths(spec, dataclasses.replace(lora, peft_config={"layers_to_transform": [0, 3]})) is None
+    named = {"peft_type": "LORA", "layers_to_transform": [0, 3]}
+    assert traced_depths(spec, get_strategy("peft").configured(spec, peft_config=named)) is None
     grouped = tiny_spec("albert", CLASSIFY, tmp_path, num_hidden_layers=9, num_hidden_groups=3)
     assert traced_depths(grouped, lora) is None
     mixed = ["full_attention", "sliding_attention", "sliding_attention"] + ["full_attention"] * 5

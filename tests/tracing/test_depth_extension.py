@@ -29,7 +29,7 @@ UNSEEN = ((4, 512, 8), (7, 72, 16))
 )
 def test_one_trace_finds_what_three_find(method: str, semantics: str, knobs: dict[str, object], tmp_path: Path) -> None:
     asked = request(tmp_path, method, semantics, **knobs)
-    layers = 2 + (asked.strategy.unfrozen_layers or 0)
+    layers = 2 + (asked.strategy.knob("unfrozen_layers") or 0)
     shallow = symbolic_trace(dataclasses.replace(asked, num_hidden_layers=layers))
     deeper = dataclasses.replace(asked, num_hidden_layers=layers + 1)
     found = trace_deeper(deeper, shallow)

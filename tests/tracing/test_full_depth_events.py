@@ -79,7 +79,7 @@ def test_the_synthesised_log_is_the_traced_one(
     name: str, method: str, knobs: dict[str, object], tmp_path: Path
 ) -> None:
     asked = request(tmp_path, name, method, **knobs)
-    depth = 2 + (asked.strategy.unfrozen_layers or 0)
+    depth = 2 + (asked.strategy.knob("unfrozen_layers") or 0)
     shape = (8, 128, asked.strategy.rank or 1)
     family = FullDepthTrace(traced(asked, depth), traced(asked, depth + 1), LAYERS - depth)
     log, whole = family.events(shape), direct_log(asked, LAYERS, shape)

@@ -48,7 +48,7 @@ def test_shallow_traces_are_the_whole_model(
     execution = ExecutionPlan(4, **knobs)
     family = TraceStore("cuda", (8, 0), None).get(spec, strategy, execution)
     if strategy.rank is not None:
-        strategy = dataclasses.replace(strategy, rank=16)
+        strategy = strategy.replaced(rank=16)
     request = TraceRequest(spec, strategy, dataclasses.replace(execution, micro_batch_size=6), 40, "cuda", (8, 0))
     expected = phase_peaks(trace_step(request))
     found = family.peaks((6, 40, strategy.rank or 1), round_bytes=BLOCK)
@@ -60,7 +60,7 @@ def test_eight_bit_states_of_adapters_know_on_which_side_of_the_threshold_the_ra
     store, execution = TraceStore("cuda", (8, 0), None), ExecutionPlan(4, optim="adamw_bnb_8bit", amp="bf16")
     states = {}
     for rank in (31, 32):  # 128 wide: 3,968 and 4,096 elements per factor
-        strategy = dataclasses.replace(get_strategy("lora").default_config(spec), rank=rank)
+        strategy = get_strategy("lora").configured(spec, rank=rank)
         log = store.get(spec, strategy, execution).shallow.events((4, 64, rank))
         trace = trace_step(TraceRequest(spec, strategy, execution, 64, "cuda", (8, 0)))
         exact = [item.size_bytes for item in trace.recording.storages if item.kind == "optimizer_state"]

@@ -45,7 +45,7 @@ def test_unseen_shapes_are_exact(method: str, semantics: str, knobs: dict[str, o
     family = symbolic_trace(asked)
     ranked = asked.strategy.rank is not None
     for batch, length, rank in UNSEEN:
-        strategy = dataclasses.replace(asked.strategy, rank=rank) if ranked else asked.strategy
+        strategy = asked.strategy.replaced(rank=rank) if ranked else asked.strategy
         execution = dataclasses.replace(asked.execution, micro_batch_size=batch)
         direct = trace_step(dataclasses.replace(asked, strategy=strategy, execution=execution, seq_length=length))
         expected = _live_peaks(direct)
@@ -78,7 +78,7 @@ def test_two_shallow_depths_are_the_deep_model(
     method: str, semantics: str, knobs: dict[str, object], tmp_path: Path
 ) -> None:
     asked, shape, layers = request(tmp_path, method, semantics, **knobs), (4, 64, 8), 9
-    shallow_layers = 2 + (asked.strategy.unfrozen_layers or 0)
+    shallow_layers = 2 + (asked.strategy.knob("unfrozen_layers") or 0)
     shape = shape if asked.strategy.rank is not None else (*shape[:2], 1)
     families = [
         symbolic_trace(dataclasses.replace(asked, num_hidden_layers=depth))

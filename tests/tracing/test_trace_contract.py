@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from advisor.core.model import Task
 from advisor.core.plan import ExecutionPlan
 from advisor.measurement.steps import profile_step_memory
-from advisor.strategies import get_strategy
+from advisor.strategies import get_strategy, strategies
 from advisor.tracing.step import TraceRequest, trace_step
 from tests.tracing.tiny import tiny_spec
 
@@ -53,7 +53,7 @@ KEPT = {"zero_grad_set_to_none": False}
 HELD = {"hold_outputs": True}
 FUSED = {"loss": "fused-linear"}
 UPCAST = {**BF16_WEIGHTS, "kbit_upcast": True}
-METHODS = ("full", "partial", "head", "lora", "high_rank_lora", "hira", "sparse_lora", "qlora", "ia3")
+METHODS = tuple(method.name for method in strategies() if method.user_knob is None)
 
 
 def cases(model: str, task: Task, methods: tuple[str, ...], *knobs: dict[str, Any]) -> list[Case]:
@@ -123,21 +123,21 @@ def drawn_cases(draw: st.DrawFn) -> Case:
     rule covers (up to 7 % of these tiny models).
     """
     model, task = draw(st.sampled_from([("bert", CLASSIFY), ("llama", LM), ("gpt2", LM)]))
-    method = draw(st.sampled_from(METHODS[:-1] if model == "gpt2" else METHODS))
-    adapters = ("lorafa",) if method in ("lora", "high_rank_lora", "qlora") else ()
+    method = draw(st.sampled_from([method for method in METHODS if (model, method) != ("gpt2", "ia3")]))
+    quantized, own_optimizers = get_strategy(method).stores_4bit_weights, get_strategy(method).own_optimizers
     knobs: dict[str, Any] = {
         "micro_batch_size": draw(st.integers(1, 5)),
         "max_seq_length": 8 * draw(st.integers(2, 8)),
         "gradient_accumulation_steps": draw(st.sampled_from([1, 2])),
         "attn_implementation": draw(st.sampled_from(["sdpa", "eager"])),
-        "amp": draw(st.sampled_from(["none"] if method == "qlora" else ["none", "bf16"])),
-        "optim": draw(st.sampled_from([*OPTIMIZERS, *adapters])),
+        "amp": draw(st.sampled_from(["none"] if quantized else ["none", "bf16"])),
+        "optim": draw(st.sampled_from([*OPTIMIZERS, *sorted(own_optimizers)])),
         "hold_outputs": draw(st.booleans()),
         "zero_grad_set_to_none": draw(st.booleans()),
         "max_grad_norm": draw(st.sampled_from([0.0, 1.0])),
         **draw(st.sampled_from([{}, SAVED, REENTRANT])),
         **({"loss": draw(st.sampled_from(["standard", "fused-linear"]))} if task == LM else {}),
-        **({"kbit_upcast": draw(st.booleans())} if method == "qlora" else {}),
+        **({"kbit_upcast": draw(st.booleans())} if quantized else {}),
     }
     return Case(model, task, method, knobs)
 

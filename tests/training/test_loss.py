@@ -11,6 +11,7 @@ import torch
 from advisor.core.errors import InputError
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
+from advisor.strategies.peft import PeftKnobs
 from advisor.training.build import build_model
 from advisor.training.loss import CHUNKS, linear_cross_entropy
 from tests.tracing.tiny import tiny_spec
@@ -126,7 +127,8 @@ def test_models_that_change_their_logits_are_refused(tmp_path: Path) -> None:
 
 def test_an_adapter_on_the_projection_is_refused(tmp_path: Path) -> None:
     spec = tiny_spec("llama", "causal-lm", tmp_path)
-    strategy = StrategyConfig("peft", 1e-3, peft_config={"peft_type": "LORA", "target_modules": ["lm_head"]})
+    knobs = PeftKnobs(peft_config={"peft_type": "LORA", "target_modules": ["lm_head"]})
+    strategy = StrategyConfig("peft", 1e-3, knobs=knobs)
     with pytest.raises(InputError, match="plain linear output projection"):
         build_model(spec, strategy, FUSED)
 

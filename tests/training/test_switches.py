@@ -15,6 +15,7 @@ from advisor.core.errors import InputError
 from advisor.core.plan import ExecutionPlan, Plan
 from advisor.core.strategy import StrategyConfig
 from advisor.strategies import get_strategy
+from advisor.strategies.peft import PeftKnobs
 from advisor.training import compilation, switches
 from advisor.training.build import build_model
 from advisor.training.callbacks import StepClock
@@ -78,7 +79,7 @@ def test_a_missing_bitsandbytes_stops_a_run_but_not_a_trace(tmp_path: Path, monk
 def test_lorafa_wants_plain_lora_adapters(tmp_path: Path) -> None:
     spec = tiny_spec("bert", CLASSIFY, tmp_path)
     for values, found in (({"peft_type": "LORA", "use_dora": True}, "DoRA"), ({"peft_type": "IA3"}, "IA3")):
-        strategy = StrategyConfig("peft", 1e-3, peft_config=values)
+        strategy = StrategyConfig("peft", 1e-3, knobs=PeftKnobs(peft_config=values))
         with pytest.raises(InputError, match=f"but the model has {found}"):
             build_model(spec, strategy, ExecutionPlan(4, optim="lorafa"), empty=True)
 

@@ -17,6 +17,7 @@ from advisor.core.errors import OutputError
 from advisor.core.plan import Plan
 from advisor.core.run import Measurement
 from advisor.measurement import isolated, server
+from advisor.strategies.sparse_lora import SparseLoraKnobs
 from advisor.training.checkpoints import discard_incomplete, incompleteness, newest_complete, step_of
 from advisor.training.run_folder import RunFolder
 from tests.training import training_runs
@@ -118,7 +119,8 @@ def test_a_run_resumed_after_its_last_step_only_evaluates_and_saves(
 
 
 def test_sparse_masks_survive_a_resume(tmp_path: Path) -> None:
-    strategy = dataclasses.replace(training_runs.lora_strategy(), method="sparse_lora", sparsity=0.5, l1_lambda=1e-5)
+    knobs = SparseLoraKnobs(rank=4, lora_alpha=8)
+    strategy = dataclasses.replace(training_runs.lora_strategy(), method="sparse_lora", knobs=knobs)
     plan = training_runs.tiny_plan(tmp_path, strategy=strategy)
     whole = isolated(training_runs.train_here, plan, tmp_path / "whole", 60.0).unwrap()
     assert whole.achieved_sparsity == pytest.approx(0.5, abs=0.02)

@@ -11,6 +11,7 @@ from typing import Any
 
 from advisor.core.plan import ExecutionPlan, Plan
 from advisor.core.strategy import StrategyConfig
+from advisor.strategies.lora import LoraKnobs
 
 GOOD = ("good", "fine", "great", "warm", "funny", "fresh")
 BAD = ("bad", "poor", "dull", "cold", "silly", "stale")
@@ -83,8 +84,8 @@ def tiny_plan(folder: Path, *, strategy: StrategyConfig | None = None, rows: int
 
 
 def lora_strategy(**knobs: Any) -> StrategyConfig:
-    defaults = {"learning_rate": 1e-2, "num_train_epochs": 2.0, "rank": 4, "lora_alpha": 8, "lora_dropout": 0.1}
-    return StrategyConfig("lora", target_modules="attention", **{**defaults, **knobs})
+    config = StrategyConfig("lora", 1e-2, num_train_epochs=2.0, knobs=LoraKnobs(rank=4, lora_alpha=8))
+    return config.replaced(**knobs)
 
 
 def train_here(plan: Plan, output_dir: Path, save_every_s: float, resume: bool = True) -> Any:

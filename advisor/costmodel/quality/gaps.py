@@ -21,7 +21,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from advisor.costmodel.quality.tables import REFERENCE_METHOD, PublishedTable, TaskType
+from advisor.costmodel.quality.tables import PublishedTable, TaskType
+from advisor.strategies import REFERENCE_METHOD
 
 SCALE_EDGES = (200_000_000, 1_000_000_000, 20_000_000_000)
 """Buckets of model scale: base-size encoders, up to 1B, up to 20B, above."""

@@ -24,6 +24,7 @@ from advisor.costmodel.quality.evidence import QualityEvidence
 from advisor.costmodel.quality.gaps import Gap, GapModel
 from advisor.costmodel.quality.level import Level, LevelModel
 from advisor.costmodel.quality.tables import PublishedTables, TaskType, load_tables
+from advisor.strategies import get_strategy
 
 CERTIFYING_TASKS = 9
 """Split-conformal intervals over K exchangeable tasks certify at most K / (K + 1): 90 % needs nine. Published
@@ -34,8 +35,6 @@ FEW_EXAMPLES = 3000
 """Below so many training examples (rows x epochs) the prior's interval reaches down to the majority share: published
 tables train to the end. With 640 examples nine of ten MiniLM runs on the movie sentences (accuracy 0.61 to 0.74) fell
 below an interval that started at 0.71; with 3,200 the run was inside."""
-
-_PEFT_TYPES = {"LORA": "lora", "IA3": "ia3", "HIRA": "hira"}
 
 
 @dataclass(frozen=True)
@@ -126,8 +125,8 @@ class QualityModel:
         return math.sqrt(2) * self.prior.seed_sd
 
     def _gap(self, model: ModelSpec, method: str, strategy: StrategyConfig | None = None) -> Gap:
-        if method == "peft" and strategy is not None and strategy.peft_config:
-            method = _PEFT_TYPES.get(str(strategy.peft_config.get("peft_type", "")).upper(), method)
+        if strategy is not None:
+            method = get_strategy(method).quality_family(strategy)
         return self.prior.gaps.gap(method, _task_type(model), model.total_parameters)
 
     # --- accuracy -------------------------------------------------------------------------------------------------

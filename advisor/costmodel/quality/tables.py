@@ -10,8 +10,6 @@ from advisor.core.serialization import from_dict, read_json
 from advisor.core.store import resource_dir
 
 TaskType = Literal["classification", "generation", "language-modelling"]
-REFERENCE_METHOD = "full"
-"""Gaps are counted from full fine-tuning: the only method that every other one tries to equal."""
 
 
 @dataclass(frozen=True)

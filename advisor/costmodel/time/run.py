@@ -194,7 +194,7 @@ def run_shape(
 
 def quantized_parameters(family: FullDepthTrace, rank: int, model: ModelSpec, strategy: StrategyConfig) -> int:
     """Weights in 4 bits: all but embeddings and what is trained, where any are."""
-    if get_strategy(strategy.method).quantization(strategy, device_type="cpu") is None:
+    if not get_strategy(strategy.method).stores_4bit_weights:
         return 0
     embedded = model.vocab_size * model.hidden_size
     return max(0, family.total_parameters(rank) - family.trainable_parameters(rank) - embedded)

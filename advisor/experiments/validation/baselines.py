@@ -11,14 +11,11 @@ from collections.abc import Sequence
 from advisor.core.device import DeviceProfile
 from advisor.core.model import LABELLED_TASKS, ModelSpec
 from advisor.experiments.validation.records import Record, TracedWork
+from advisor.strategies import get_strategy
 from advisor.tracing.ops import TracedOp, op_class
 
 FORWARD_FLOPS, INPUT_GRADIENT_FLOPS, WEIGHT_GRADIENT_FLOPS = 2, 2, 2
 """Per computed parameter and token: 6 N D together (Kaplan et al. 2020, section 2.1)."""
-FROZEN_BACKBONE = frozenset({"head"})
-"""No gradient passes through the body."""
-FROZEN_WEIGHTS = frozenset({"lora", "high_rank_lora", "hira", "sparse_lora", "qlora", "ia3", "peft"})
-"""Gradients pass through frozen weights, which get none themselves: 4 N D."""
 AMP_DTYPE = {"bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -58,17 +55,19 @@ def computed_parameters(model: ModelSpec) -> int:
 
 
 def rule_of_thumb_s(record: Record, device: DeviceProfile) -> float | None:
-    """``6 x parameters x tokens / peak``: 4 x where the weights are frozen, 2 x where the whole body is, and 2 x more
-    with checkpointing, for the second forward pass (Korthikanti et al. 2022).
+    """``6 x parameters x tokens / peak``: 4 x where gradients pass through frozen weights (adapters), 2 x where none
+    passes through the body (a head alone), and 2 x more with checkpointing, for the second forward pass (Korthikanti et
+    al. 2022).
     """
     work = record.predicted.work if record.predicted is not None else None
     peak = peak_flops_per_s(device, AMP_DTYPE.get(record.execution.get("amp", ""), record.execution.get("dtype")))
     if work is None or peak is None:
         return None
     factor = FORWARD_FLOPS
-    if record.method not in FROZEN_BACKBONE:
+    method = get_strategy(record.method)
+    if method.stateful or method.backpropagates_to_inputs:
         factor += INPUT_GRADIENT_FLOPS
-        factor += 0 if record.method in FROZEN_WEIGHTS else WEIGHT_GRADIENT_FLOPS
+        factor += WEIGHT_GRADIENT_FLOPS if method.stateful else 0
         factor += FORWARD_FLOPS if record.execution.get("gradient_checkpointing") else 0
     tokens = record.rows * record.length * record.execution.get("gradient_accumulation_steps", 1)
     return factor * work.computed_parameters * tokens / peak

@@ -20,6 +20,7 @@ from advisor.costmodel.time import configuration_key, execution_key, model_key
 from advisor.experiments.validation.baselines import step_work
 from advisor.experiments.validation.cases import Case, case_key, config_hash, default_task, grid_model
 from advisor.experiments.validation.records import QUANTITIES, CaseOutcome, Predicted, Record
+from advisor.strategies import get_strategy
 from advisor.tracing.trace_store import trace_version
 
 SAFETY_LEVEL = Budget().safety_level
@@ -28,7 +29,6 @@ ENDLESS_BYTES = 1 << 60
 LONGEST_STEP_S = 40.0
 """A step that is predicted to take longer adds nothing about memory."""
 MOST_ROWS = 1 << 16
-BITSANDBYTES_METHODS = frozenset({"qlora"})
 
 
 @dataclass(frozen=True)
@@ -287,7 +287,7 @@ def _unsuitable(case: Case, predicted: Predicted, capacity_bytes: int) -> str | 
 
 
 def _missing_package(case: Case) -> str | None:
-    wants = case.method in BITSANDBYTES_METHODS or case.execution.get("optim") in BITSANDBYTES_OPTIMIZERS
+    wants = get_strategy(case.method).stores_4bit_weights or case.execution.get("optim") in BITSANDBYTES_OPTIMIZERS
     if wants and importlib.util.find_spec("bitsandbytes") is None:
         return "it needs bitsandbytes, which is not installed"
     return None

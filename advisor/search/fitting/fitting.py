@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 from advisor.core.data import PAD_MULTIPLE
@@ -16,8 +15,9 @@ from advisor.search.fitting.largest import SizeAxis
 from advisor.search.fitting.points import FitPoint, Points
 from advisor.search.fitting.records import Bound, CardFit, FitAnswer, FitRequest, Largest, MethodFit, SetupFit, Switches
 from advisor.search.fitting.setups import rungs, switches
-from advisor.search.planner.candidates import Candidate, candidates
+from advisor.search.planner.candidates import candidates
 from advisor.search.planner.precision import PrecisionPolicy, describe
+from advisor.strategies import get_strategy
 
 Progress = Callable[[Mapping[str, object]], None]
 """Takes ``{"kind": "fitting", "method": name, "done": i, "total": n}``."""
@@ -56,15 +56,14 @@ def fit_methods(
     Raises:
         InputError: an unknown method, or knobs that do not fit the model.
     """
-    found, unusable = candidates(model, cost_model.device, methods)
+    found, unusable = candidates(model, methods)
     points = Points(model, cost_model, question)
     search = _Search(points, Cards(cost_model, cards) if cards else None, all_setups)
     answers = []
-    for index, candidate in enumerate(found):
+    for index, strategy in enumerate(found):
         if on_progress is not None:
-            name = candidate.strategy.method
-            on_progress({"kind": "fitting", "method": name, "done": index, "total": len(found)})
-        answers.append(search.method(candidate))
+            on_progress({"kind": "fitting", "method": strategy.method, "done": index, "total": len(found)})
+        answers.append(search.method(strategy))
     answers += [MethodFit(item.method, None, reason=item.reason) for item in unusable]
     return FitAnswer(cost_model.device.id, question, tuple(answers), points.considered, bool(cards))
 
@@ -76,16 +75,13 @@ class _Search:
         self.points, self.cards, self.all_setups = points, cards, all_setups
         self.model, self.device, self.question = points.model, points.device, points.question
 
-    def method(self, candidate: Candidate) -> MethodFit:
+    def method(self, strategy: StrategyConfig) -> MethodFit:
         """All set-ups of one method."""
-        strategy = candidate.strategy
         ladder = rungs(self.device, self.model, strategy)
         setups: list[SetupFit] = []
         problems: list[str] = []
         for rung in ladder:
-            floor_bytes = rung.least_bytes(
-                self.model, trains_everything=strategy.method == "full", quantized=candidate.quantized
-            )
+            floor_bytes = rung.least_bytes(self.model, get_strategy(strategy.method))
             for checkpointing in (False, True):
                 hopeless = floor_bytes > self.question.limit_bytes
                 if hopeless and not (rung is ladder[-1] and checkpointing):
@@ -120,7 +116,7 @@ class _Search:
     def _setup(self, strategy: StrategyConfig, setup: Switches) -> SetupFit:
         asked = FitPoint(strategy, setup, self.question.micro_batch_size, self.question.seq_length)
         need_bytes = self.points.memory_bytes(asked)
-        ranked = strategy.rank is not None and strategy.method != "peft"
+        ranked = strategy.rank is not None
         positions = self.model.max_positions
         end: Bound = "search limit" if positions is None else "positions"
         tokens = positions or MOST_TOKENS
@@ -171,13 +167,11 @@ class _Search:
 
 def widest_rank(model: ModelSpec, strategy: StrategyConfig) -> int:
     """The largest rank that the method's own check accepts on this model: the narrowest adapted layer."""
-    from advisor.strategies import get_strategy
-
     method = get_strategy(strategy.method)
     low, high = 1, max(1, model.hidden_size)
     while low < high:
         middle = (low + high + 1) // 2
-        if method.problems(dataclasses.replace(strategy, rank=middle), model):
+        if method.problems(strategy.replaced(rank=middle), model):
             high = middle - 1
         else:
             low = middle

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import json
 from typing import NamedTuple
 
 from advisor.core.model import ModelSpec
@@ -10,7 +10,7 @@ from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.model import CostModel
 from advisor.search.fitting.records import FitRequest, Switches
-from advisor.strategies import get_strategy
+from advisor.tracing.trace_store import strategy_key
 
 
 class FitPoint(NamedTuple):
@@ -22,7 +22,7 @@ class FitPoint(NamedTuple):
     length: int
 
     def with_rank(self, rank: int) -> FitPoint:
-        return self._replace(strategy=dataclasses.replace(self.strategy, rank=rank))
+        return self._replace(strategy=self.strategy.replaced(rank=rank))
 
     def execution(self, question: FitRequest) -> ExecutionPlan:
         return self.setup.execution(self.rows, self.length, padded=question.padded)
@@ -76,8 +76,4 @@ class Points:
 
 def _key(point: FitPoint) -> tuple[object, ...]:
     """What memory depends on: neither learning rate nor epochs, and not which of two like methods asks."""
-    strategy = point.strategy
-    built = get_strategy(strategy.method).builds_as or strategy.method
-    knobs = (strategy.rank, strategy.target_modules, bool(strategy.lora_dropout), strategy.unfrozen_layers)
-    clips = strategy.max_grad_norm > 0, strategy.weight_decay > 0
-    return built, *knobs, repr(strategy.peft_config), *clips, *point[1:]
+    return json.dumps(strategy_key(point.strategy), sort_keys=True), point.strategy.rank, *point[1:]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from advisor.core.device import DeviceProfile
 from advisor.core.errors import InputError
 from advisor.core.model import ModelSpec
 from advisor.core.recommendation import RejectedMethod
@@ -16,25 +14,15 @@ if TYPE_CHECKING:
     from advisor.strategies import Strategy
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A strategy with its knobs set; ``quantized`` when its frozen weights are stored in fewer bits."""
-
-    strategy: StrategyConfig
-    quantized: bool = False
-
-
 def candidates(
     model: ModelSpec,
-    device: DeviceProfile,
     methods: Sequence[str | StrategyConfig] | None,
     num_train_epochs: float | None = None,
-) -> tuple[tuple[Candidate, ...], tuple[RejectedMethod, ...]]:
+) -> tuple[tuple[StrategyConfig, ...], tuple[RejectedMethod, ...]]:
     """Candidates with their defaults, and the methods that cannot be used on this model.
 
     Args:
         model: What is to be trained.
-        device: Where; decides how weights are quantised.
         methods: Names (their defaults are used) or complete configurations; all registered methods when ``None``.
         num_train_epochs: Instead of each method's default; complete configurations keep theirs.
 
@@ -44,11 +32,11 @@ def candidates(
     from advisor.strategies import strategy_names
 
     asked = tuple(methods) if methods is not None else strategy_names()
-    found: list[Candidate] = []
+    found: list[StrategyConfig] = []
     rejected: list[RejectedMethod] = []
     for item in asked:
-        result = _candidate(item, model, device, num_train_epochs)
-        if isinstance(result, Candidate):
+        result = _candidate(item, model, num_train_epochs)
+        if isinstance(result, StrategyConfig):
             found.append(result)
         else:
             rejected.append(result)
@@ -56,14 +44,14 @@ def candidates(
 
 
 def _candidate(
-    item: str | StrategyConfig, model: ModelSpec, device: DeviceProfile, num_train_epochs: float | None
-) -> Candidate | RejectedMethod:
+    item: str | StrategyConfig, model: ModelSpec, num_train_epochs: float | None
+) -> StrategyConfig | RejectedMethod:
     from advisor.strategies import get_strategy
 
     name = item if isinstance(item, str) else item.method
     method = get_strategy(name)
-    if name == "peft" and isinstance(item, str):
-        return RejectedMethod(name, "not considered: it needs a PEFT configuration of your own", None)
+    if method.user_knob is not None and isinstance(item, str):
+        return RejectedMethod(name, f"not considered: it needs {method.user_knob_title} of your own", None)
     if reason := method.applies_to(model):
         return RejectedMethod(name, f"does not apply: {reason}", None)
     strategy = _with_defaults(method, model, num_train_epochs) if isinstance(item, str) else item
@@ -71,8 +59,7 @@ def _candidate(
         if not isinstance(item, str):
             raise InputError(f"{name} cannot be used with these knobs on {model.source}", problems=problems)
         return RejectedMethod(name, f"its defaults do not fit the model: {'; '.join(problems)}", None)
-    quantized = method.quantization(strategy, device_type=device.type) is not None
-    return Candidate(strategy, quantized)
+    return strategy
 
 
 def _with_defaults(method: Strategy, model: ModelSpec, num_train_epochs: float | None) -> StrategyConfig:

@@ -14,6 +14,7 @@ from advisor.core.strategy import StrategyConfig
 from advisor.search.planner.precision import BYTES_PER_LOGIT, PrecisionPolicy, is_padded
 from advisor.search.planner.protocol import Predictor
 from advisor.search.planner.speed import SpeedKnobs
+from advisor.strategies import get_strategy
 
 MAX_EVAL_BATCH = 64
 """Evaluation keeps no activations, so it takes a larger batch than training; beyond this nothing is gained on small
@@ -181,15 +182,8 @@ class Evaluator:
             loss=family.rung.loss,
             eval_batch_size=eval_batch,
         )
-        return self.speed.settled(execution, self.cost_model.device, self.data, quantized=self._is_quantized(strategy))
-
-    def _is_quantized(self, strategy: StrategyConfig) -> bool:
-        if not self.speed.torch_compile:
-            return False  # the only knob that asks
-        from advisor.strategies import get_strategy
-
-        device_type = self.cost_model.device.type
-        return get_strategy(strategy.method).quantization(strategy, device_type=device_type) is not None
+        quantized = get_strategy(strategy.method).stores_4bit_weights
+        return self.speed.settled(execution, self.cost_model.device, self.data, quantized=quantized)
 
     def _point(self, strategy: StrategyConfig, execution: ExecutionPlan) -> EvaluatedSetup:
         key = (repr(strategy), execution)

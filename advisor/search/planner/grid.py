@@ -7,8 +7,6 @@ one set-up that fits decides all smaller ones, and one that does not all larger 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from advisor.core.model import ModelSpec
 from advisor.core.strategy import StrategyConfig
 from advisor.search.planner.evaluator import EvaluatedSetup, Evaluator, setup_group
@@ -21,9 +19,10 @@ def target_variants(strategy: StrategyConfig, model: ModelSpec) -> tuple[Strateg
 
     method = get_strategy(strategy.method)
     dimension = method.search_space(model).get("target_modules")
-    if not isinstance(dimension, CategoricalDimension) or strategy.target_modules not in dimension.choices:
+    own = strategy.knob("target_modules")
+    if not isinstance(dimension, CategoricalDimension) or own not in dimension.choices:
         return ()
-    others = (replace(strategy, target_modules=name) for name in dimension.choices if name != strategy.target_modules)
+    others = (strategy.replaced(target_modules=name) for name in dimension.choices if name != own)
     return tuple(variant for variant in others if not method.problems(variant, model))
 
 
@@ -48,13 +47,6 @@ def largest_rank(strategy: StrategyConfig, best: EvaluatedSetup, evaluator: Eval
     low, high = -1, len(ranks)
     while high - low > 1:
         middle = (low + high) // 2
-        point = evaluator.evaluate(_at_rank(strategy, ranks[middle]), family, micro_batch)
+        point = evaluator.evaluate(strategy.replaced(rank=ranks[middle]), family, micro_batch)
         low, high = (middle, high) if evaluator.fits(point) else (low, middle)
     return ranks[low] if low >= 0 else strategy.rank
-
-
-def _at_rank(strategy: StrategyConfig, rank: int) -> StrategyConfig:
-    """Alpha keeps its ratio to the rank, as ``Strategy.configured`` does."""
-    alpha = strategy.lora_alpha
-    scaled = None if alpha is None or not strategy.rank else max(1, round(alpha * rank / strategy.rank))
-    return replace(strategy, rank=rank, lora_alpha=scaled)

@@ -17,6 +17,7 @@ from advisor.core.plan import (
     Optimizer,
 )
 from advisor.core.strategy import StrategyConfig
+from advisor.strategies import Strategy, get_strategy
 from advisor.strategies.attention import attention_implementations
 
 LARGE_DECODER_PARAMETERS = 1_000_000_000
@@ -50,18 +51,18 @@ class PrecisionPolicy:
     note: str = ""
     loss: Loss = "standard"
 
-    def least_bytes(self, model: ModelSpec, *, trains_everything: bool, quantized: bool) -> int:
+    def least_bytes(self, model: ModelSpec, method: Strategy) -> int:
         """Memory that is needed whatever the batch: weights, and for full fine-tuning gradients and AdamW's two
         moments.
 
         Sources: torch.optim.AdamW keeps two moments in the parameter's data type; bitsandbytes keeps them in one byte
             each (block statistics left out), paged ones may lie in host memory.
         """
-        if quantized:
+        if method.stores_4bit_weights:
             return 0
         size = _DTYPE_BYTES[self.dtype]
         moments = {"adamw_bnb_8bit": 2, "paged_adamw_8bit": 0}.get(self.optim, 2 * size)
-        per_parameter = size + (size + moments if trains_everything else 0)
+        per_parameter = size + (size + moments if method.trains_all_weights else 0)
         return model.total_parameters * per_parameter
 
 
@@ -75,7 +76,7 @@ def is_frozen_base(strategy: StrategyConfig) -> bool:
     """Whether only adapters (kept in float32 by PEFT) and the head train, so that half-precision weights lose no
     updates.
     """
-    return strategy.method not in ("full", "partial", "head")
+    return not get_strategy(strategy.method).trains_base_weights
 
 
 def precision_policies(
@@ -106,7 +107,7 @@ def _precisions(device: DeviceProfile, model: ModelSpec, strategy: StrategyConfi
         pure = PrecisionPolicy("bfloat16", "none", note="pure bfloat16 weights instead of float32 master weights")
         if frozen:
             return (PrecisionPolicy("bfloat16", "bf16"),)
-        if large and strategy.method != "full":
+        if large and not get_strategy(strategy.method).trains_all_weights:
             return (PrecisionPolicy("bfloat16", "bf16"), _eight_bit(PrecisionPolicy("bfloat16", "bf16")))
         master = PrecisionPolicy("float32", "bf16")
         return (master, _eight_bit(master), pure, _eight_bit(pure), _paged(pure))

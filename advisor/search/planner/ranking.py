@@ -105,15 +105,8 @@ def _cost(plan: Plan) -> tuple[float, int]:
     cost = plan.predicted
     if cost is None:
         return (float("inf"), 0)
-    handicap = QUANTIZATION_HANDICAP if _is_quantized(plan) else 1.0
+    handicap = QUANTIZATION_HANDICAP if get_strategy(plan.strategy.method).stores_4bit_weights else 1.0
     return (handicap * cost.time.total_s if cost.time is not None else 0.0, cost.memory.device_bytes)
-
-
-def _is_quantized(plan: Plan) -> bool:
-    method = get_strategy(plan.strategy.method)
-    return (
-        method.quantization(plan.strategy, device_type="cpu" if plan.device.startswith("cpu") else "cuda") is not None
-    )
 
 
 def _with_quality(plan: Plan, quality: QualityEstimate) -> Plan:

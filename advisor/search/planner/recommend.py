@@ -7,6 +7,7 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 
 from advisor.core.budget import Budget
+from advisor.core.code_version import TRAINING_LIBRARIES
 from advisor.core.cost import CostEstimate
 from advisor.core.data import DataProfile, DataSpec
 from advisor.core.device import DeviceProfile
@@ -16,7 +17,7 @@ from advisor.core.plan import BITSANDBYTES_OPTIMIZERS, ExecutionPlan, Plan
 from advisor.core.recommendation import Recommendation, RejectedMethod
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.quality import QualityEvidence, QualityModel
-from advisor.search.planner.candidates import Candidate, candidates
+from advisor.search.planner.candidates import candidates
 from advisor.search.planner.evaluator import EvaluatedSetup, Evaluator
 from advisor.search.planner.grid import largest_rank, target_variants
 from advisor.search.planner.protocol import Predictor
@@ -28,7 +29,7 @@ from advisor.search.planner.speed import SpeedKnobs, speed_notes
 Progress = Callable[[Mapping[str, object]], None]
 """Takes ``{"kind": "planning", "method": name, "done": i, "total": n}``."""
 
-_VERSIONED = ("finetune-advisor", "torch", "transformers", "peft", "bitsandbytes", "accelerate")
+_VERSIONED = ("finetune-advisor", *TRAINING_LIBRARIES)
 
 
 def recommend_plans(
@@ -78,7 +79,7 @@ def recommend_plans(
         )
     if speed is not None:
         speed.check(cost_model.device)
-    found, unusable = candidates(model, cost_model.device, methods, num_train_epochs)
+    found, unusable = candidates(model, methods, num_train_epochs)
     evaluator = Evaluator(model, data_profile, cost_model, budget, effective_batch_size, speed)
     solutions, considered = _solve_all(Solver(evaluator), found, on_progress)
     quality = quality if quality is not None else QualityModel(evidence=evidence)
@@ -124,12 +125,9 @@ def solve_execution(
     seed: int = 42,
 ) -> Plan | RejectedMethod:
     """The fastest plan of one configuration inside the budget, or why there is none."""
-    from advisor.strategies import get_strategy
-
     device = cost_model.device
-    quantized = get_strategy(strategy.method).quantization(strategy, device_type=device.type) is not None
     evaluator = Evaluator(model, data_profile, cost_model, budget, effective_batch_size)
-    solution = Solver(evaluator).solve(strategy, quantized=quantized)
+    solution = Solver(evaluator).solve(strategy)
     shell = PlanBuilder(model, data_spec, data_profile, device.id, seed, budget)
     if solution.best is not None:
         return shell.plan(solution, solution.best)
@@ -174,29 +172,29 @@ def _with_notes(point: EvaluatedSetup, data: DataProfile) -> CostEstimate:
 
 
 def _solve_all(
-    solver: Solver, found: Sequence[Candidate], on_progress: Progress | None
+    solver: Solver, found: Sequence[StrategyConfig], on_progress: Progress | None
 ) -> tuple[dict[str, Solution], int]:
     """Solutions by a key that keeps two configurations of one method apart, and how many set-ups they decide."""
     solutions: dict[str, Solution] = {}
     considered = 0
     for index, candidate in enumerate(found):
         if on_progress is not None:
-            on_progress({"kind": "planning", "method": candidate.strategy.method, "done": index, "total": len(found)})
-        name = candidate.strategy.method
+            on_progress({"kind": "planning", "method": candidate.method, "done": index, "total": len(found)})
+        name = candidate.method
         key = name if name not in solutions else f"{name} ({index})"
         solutions[key], decided = solve_candidate(solver, candidate)
         considered += decided
     return solutions, considered
 
 
-def solve_candidate(solver: Solver, candidate: Candidate) -> tuple[Solution, int]:
+def solve_candidate(solver: Solver, strategy: StrategyConfig) -> tuple[Solution, int]:
     """A candidate's best plan with the ranks there is room for, and how many set-ups that decides."""
-    solution = solver.solve(candidate.strategy, quantized=candidate.quantized)
-    variants = target_variants(candidate.strategy, solver.evaluator.model)
+    solution = solver.solve(strategy)
+    variants = target_variants(strategy, solver.evaluator.model)
     # Adapters on all linear layers take more than on some: where the latter do not fit, they need not be asked.
     others = [solver.solve_variant(variant, solution.best) for variant in variants if solution.best is not None]
     ranks = _largest_ranks(solver, (solution, *others))
-    return replace(solution, largest_ranks=ranks), solver.grid_size((candidate.strategy, *variants))
+    return replace(solution, largest_ranks=ranks), solver.grid_size((strategy, *variants))
 
 
 def _largest_ranks(solver: Solver, solutions: Sequence[Solution]) -> dict[str, int]:
@@ -206,7 +204,7 @@ def _largest_ranks(solver: Solver, solutions: Sequence[Solution]) -> dict[str, i
         if solution.best is None:
             continue
         rank_limit = largest_rank(solution.strategy, solution.best, solver.evaluator)
-        targets = solution.strategy.target_modules
+        targets = solution.strategy.knob("target_modules")
         if rank_limit is not None:
             found[targets if isinstance(targets, str) else ",".join(targets or ("default",))] = rank_limit
     return found

@@ -18,6 +18,7 @@ from advisor.search.planner.precision import (
     is_frozen_base,
     precision_policies,
 )
+from advisor.strategies import get_strategy
 
 RECOMPUTATION_FLOOR = 1.15
 """Checkpointing repeats the forward pass of the layers: 1/3 of the work of full fine-tuning (forward : backward = 1 :
@@ -61,16 +62,13 @@ class Solver:
         self._settled: tuple[PrecisionPolicy, AttentionImplementation] | None = None
         self._too_large: set[tuple[bool, bool]] = set()
 
-    def solve(self, strategy: StrategyConfig, *, quantized: bool = False) -> Solution:
+    def solve(self, strategy: StrategyConfig) -> Solution:
         """The fastest set-up inside the budget, or what came closest."""
         rungs = precision_policies(self.evaluator.cost_model.device, self.evaluator.model, strategy)
         failure, fitting = None, None
         tried: list[PrecisionPolicy] = []
         for rung in rungs:
-            needs = rung.least_bytes(
-                self.evaluator.model, trains_everything=strategy.method == "full", quantized=quantized
-            )
-            if needs > self.evaluator.limit_bytes:
+            if rung.least_bytes(self.evaluator.model, get_strategy(strategy.method)) > self.evaluator.limit_bytes:
                 continue
             if rung.loss != "standard" and not self.evaluator.chunked_loss_can_help(strategy, rung):
                 continue

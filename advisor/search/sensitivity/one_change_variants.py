@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import InputError
@@ -12,6 +12,7 @@ from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.search.planner.precision import is_frozen_base
 from advisor.search.sensitivity.records import Neighbour
+from advisor.strategies import Strategy, find_strategy, get_strategy
 from advisor.strategies.attention import attention_implementations
 
 CHECKPOINTING = "checkpointing"
@@ -20,14 +21,10 @@ EIGHT_BIT = "8-bit optimizer states"
 FUSED_LOSS = "the fused-linear loss"
 SDPA = "sdpa attention"
 HALF_BATCH = "half the batch, accumulated twice"
-LORA = "LoRA"
-PARTIAL = "partial fine-tuning"
 
 REPUTATION = (FOUR_BIT, CHECKPOINTING, EIGHT_BIT, "bf16 weights", "bf16 mixed precision", FUSED_LOSS, HALF_BATCH)
 """What people try first when memory is short, most tempting first."""
 
-_ADAPTER_KNOBS = ("rank", "lora_alpha", "lora_dropout", "target_modules")
-_LORA_LIKE = ("lora", "high_rank_lora", "sparse_lora")
 _TORCH_ADAMW = ("adamw_torch", "adamw_torch_fused")
 
 
@@ -98,29 +95,27 @@ def _precisions(strategy: StrategyConfig, execution: ExecutionPlan, device: Devi
 
 def _methods(model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan) -> Iterator[Neighbour]:
     """Other methods that people weigh against this one; knobs that both have are kept."""
-    if strategy.method in _LORA_LIKE:
-        wanted = (("qlora", FOUR_BIT, False), ("partial", PARTIAL, False))
-    elif strategy.method == "qlora":
-        wanted = (("lora", FOUR_BIT, True), ("partial", PARTIAL, False))
-    elif strategy.method in ("full", "partial"):
-        wanted = (("lora", LORA, False), ("qlora", "QLoRA", False))
-    else:
-        wanted = (("lora", LORA, False), ("partial", PARTIAL, False))
-    for method, name, undoes in wanted:
-        configured = _configured(method, model, strategy)
-        if configured is not None:
-            yield Neighbour(name, f"--method {method}", configured, execution, undoes, learns_differently=True)
+    own = get_strategy(strategy.method)
+    for other in map(find_strategy, own.alternatives):
+        configured = _configured(other, model, strategy) if other is not None else None
+        if other is None or configured is None:
+            continue
+        # Where no knob is lost and storage alone differs, the change is one of the weights' storage.
+        stored = other.stores_4bit_weights != own.stores_4bit_weights and issubclass(own.knobs, other.knobs)
+        name = FOUR_BIT if stored else other.title
+        yield Neighbour(
+            name, f"--method {other.name}", configured, execution, stored and own.stores_4bit_weights,
+            learns_differently=True,
+        )  # fmt: skip
 
 
-def _configured(method: str, model: ModelSpec, strategy: StrategyConfig) -> StrategyConfig | None:
-    from advisor.strategies import get_strategy
-
-    other = get_strategy(method)
-    knobs = {name: getattr(strategy, name) for name in _ADAPTER_KNOBS} if method in (*_LORA_LIKE, "qlora") else {}
+def _configured(other: Strategy, model: ModelSpec, strategy: StrategyConfig) -> StrategyConfig | None:
+    """``other`` with the knobs that it shares with ``strategy``, or ``None`` where it does not suit the model."""
     try:
         if other.applies_to(model) is not None:
             return None
-        config = other.configured(model, **{name: value for name, value in knobs.items() if value is not None})
+        kept = {knob.name: strategy.knob(knob.name) for knob in fields(other.knobs)}
+        config = other.configured(model, **{name: value for name, value in kept.items() if value is not None})
         return config if not other.problems(config, model) else None
     except InputError:
         return None

@@ -53,8 +53,9 @@ def _declared(setting: StudyContext) -> tuple[Space, list[NeverStarted]]:
     spaces: list[MethodSpace] = []
     unusable: list[NeverStarted] = []
     for name, strategy in setting.strategies.items():
-        if getattr(strategy, "needs_user_config", False):
-            unusable.append(NeverStarted(None, name, "not considered: it needs a configuration of your own"))
+        if strategy.user_knob is not None:
+            reason = f"not considered: it needs {strategy.user_knob_title} of your own"
+            unusable.append(NeverStarted(None, name, reason))
             continue
         try:
             spaces.extend(declared_space([strategy], setting.model).methods)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -25,6 +24,8 @@ class StrategyLike(Protocol):
     """What the study needs of a strategy."""
 
     name: str
+    user_knob: str | None
+    user_knob_title: str
 
     def default_config(self, model: ModelSpec) -> StrategyConfig: ...
 
@@ -37,10 +38,10 @@ class StrategyLike(Protocol):
 
 @dataclass(frozen=True)
 class SearchAxis:
-    """One searched field of ``StrategyConfig``.
+    """One searched knob.
 
     Attributes:
-        field: Name of the field.
+        field: Name of the knob.
         low, high: Bounds of a numeric axis, inclusive; exponents where ``power_of_two``.
         integer: Whether values are whole.
         log: Sampled on a log scale.
@@ -95,22 +96,15 @@ class MethodSpace:
         return f"{self.method}.{axis.label}"
 
     def config(self, values: Mapping[str, Any], lr_rel: float) -> StrategyConfig:
-        """A configuration with ``values`` by field name; alpha keeps the default's ratio to the rank.
-
-        With ``lora_alpha / rank`` fixed, the scale of the update, and so the learning rate, is comparable over ranks.
-        """
-        base = self.default
-        changes = dict(values)
-        if base.lora_alpha is not None and base.rank and "rank" in changes and "lora_alpha" not in changes:
-            changes["lora_alpha"] = max(1, round(base.lora_alpha * changes["rank"] / base.rank))
-        rate = base.learning_rate / base.lr_rel * lr_rel
-        return dataclasses.replace(base, **changes, learning_rate=rate, lr_rel=lr_rel)
+        """The default configuration with ``values`` by knob."""
+        rate = self.default.learning_rate / self.default.lr_rel * lr_rel
+        return self.default.replaced(**values, learning_rate=rate, lr_rel=lr_rel)
 
     def default_params(self) -> dict[str, ParamValue]:
         """The default, moved inside the bounds where a budget cut them."""
         params: dict[str, ParamValue] = {METHOD: self.method, LR_REL: 1.0}
         for axis in self.axes:
-            value = getattr(self.default, axis.field)
+            value = self.default.knob(axis.field)
             params[self.param(axis)] = axis.encode(value if value is not None else axis.decode(_lowest(axis)))
         return params
 

@@ -30,14 +30,9 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Predictor]:
     qwen.register()
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
-        _forget_strategies()
+        registry.forget()
         yield Predictor(Path(folder) / "traces")
-    _forget_strategies()
-
-
-def _forget_strategies() -> None:
-    for function in (registry._entry_points, registry.get_strategy):
-        function.cache_clear()
+    registry.forget()
 
 
 def compare(predictor: Predictor, figures: list[Figure], *, median: float, p90: float, residual: float) -> list[Row]:

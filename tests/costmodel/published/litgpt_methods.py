@@ -11,6 +11,7 @@ from torch import nn
 from advisor.core.model import ModelSpec, Task
 from advisor.core.strategy import Quantization, StrategyConfig
 from advisor.strategies.base import Dimension, Strategy
+from advisor.strategies.lora import LoraKnobs
 from tests.costmodel.published.litgpt import LitConfig
 
 
@@ -110,14 +111,19 @@ class LitGptLora(Strategy):
     """LitGPT's LoRA: on query and value (``attention``) or on every linear layer (``all-linear``)."""
 
     name = "litgpt_lora"
+    knobs = LoraKnobs
+    trains_base_weights = False
+    stateful = False
     title = "LoRA as LitGPT builds it"
     defaults_source = "github.com/Lightning-AI/litgpt, finetune/lora.py"
     quantization_type: Quantization | None = None
 
     def default_config(self, model: ModelSpec) -> StrategyConfig:
-        return StrategyConfig(
-            self.name, 3e-4, rank=8, lora_alpha=16, lora_dropout=0.05, target_modules="attention", max_grad_norm=0.0
-        )
+        knobs = LoraKnobs(lora_alpha=16, lora_dropout=0.05)
+        return StrategyConfig(self.name, 3e-4, knobs=knobs, max_grad_norm=0.0)
+
+    def uneven_layers(self, config: StrategyConfig) -> int | None:
+        return 0
 
     def search_space(self, model: ModelSpec) -> dict[str, Dimension]:
         return {}
@@ -136,8 +142,9 @@ class LitGptLora(Strategy):
                 parent, _, child = name.rpartition(".")
                 setattr(model.get_submodule(parent), child, EarlyLinear4Bit(model.get_submodule(name)))
         base.requires_grad_(False)
-        everywhere = config.target_modules == "all-linear"
-        rank, dropout, dtype = config.rank or 8, config.lora_dropout or 0.0, base.transformer.wte.weight.dtype
+        knobs = LoraKnobs.of(config)
+        everywhere = knobs.target_modules == "all-linear"
+        rank, dropout, dtype = knobs.rank, knobs.lora_dropout, base.transformer.wte.weight.dtype
         c = base.config
         for block in base.transformer.h:
             block.attn.attn = LitLoraQKV(block.attn.attn, c, rank, dropout, dtype, 3 if everywhere else 2)
@@ -161,11 +168,13 @@ class LitGptLora(Strategy):
 
 class LitGptLoraNf4(LitGptLora):
     name = "litgpt_lora_nf4"
+    stores_4bit_weights = True
     quantization_type = Quantization("nf4", double_quant=False, compute_dtype="bfloat16")
 
 
 class LitGptLoraNf4Dq(LitGptLora):
     name = "litgpt_lora_nf4_dq"
+    stores_4bit_weights = True
     quantization_type = Quantization("nf4", double_quant=True, compute_dtype="bfloat16")
 
 

@@ -171,7 +171,7 @@ class StepPredictor:
     def operators(self, row: Timed) -> list[TracedOp]:
         spec, strategy, execution = self.configuration(row)
         family = self._cost_model(row).family(spec, strategy, execution)
-        rank = strategy.rank if strategy.rank is not None and row.strategy[0] != "early_peft" else 1
+        rank = strategy.rank or 1
         return family.operators((row.batch, row.length, rank))
 
     def timed_step(self, row: Timed) -> TimedStep:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.quality.model import FEW_EXAMPLES, QualityModel
+from advisor.strategies.lora import LoraKnobs
 from tests.core.records import data_profile, model_spec
 
 
 def test_few_examples_reach_down_to_the_majority_share() -> None:
-    strategy = StrategyConfig("lora", 1e-3, rank=8, num_train_epochs=1)
+    strategy = StrategyConfig("lora", 1e-3, num_train_epochs=1, knobs=LoraKnobs())
     few = data_profile(train_rows=640)
     estimate = QualityModel().estimate(model_spec(), strategy, few)
     assert estimate.interval is not None and few.majority_share is not None

@@ -20,6 +20,7 @@ from advisor.core.serialization import from_dict, to_dict
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.quality import EvidenceRun, QualityEvidence, QualityModel, gather_evidence
 from advisor.costmodel.quality.gather import diverged
+from advisor.strategies import get_strategy
 
 ROWS, EVAL_ROWS = 4000, 1000
 
@@ -33,7 +34,7 @@ def profile(rows: int = ROWS) -> DataProfile:
 
 
 def strategy(method: str = "lora") -> StrategyConfig:
-    return StrategyConfig(method, 1e-4, num_train_epochs=2)
+    return StrategyConfig(method, 1e-4, num_train_epochs=2, knobs=get_strategy(method).knobs())
 
 
 def plan(method: str = "lora", *, step_s: float = 0.3, rows: int = ROWS, task: str = "sequence-classification") -> Plan:

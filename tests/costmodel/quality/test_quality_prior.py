@@ -15,7 +15,7 @@ from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.quality import QualityModel, default_prior, load_tables
 from advisor.costmodel.quality.gaps import GapModel, to_points
 from advisor.costmodel.quality.level import LevelModel
-from advisor.strategies import strategy_names
+from advisor.strategies import get_strategy, strategy_names
 
 
 def spec(parameters: int = 22_700_000, task: str = "sequence-classification", labels: int = 2) -> ModelSpec:
@@ -28,7 +28,7 @@ def profile(*counts: int, train_rows: int | None = None) -> DataProfile:
 
 
 def strategy(method: str, **knobs) -> StrategyConfig:
-    return StrategyConfig(method, 1e-4, **knobs)
+    return StrategyConfig(method, 1e-4, knobs=get_strategy(method).knobs(**knobs))
 
 
 def test_every_point_carries_its_source_and_left_out_rows_say_why():

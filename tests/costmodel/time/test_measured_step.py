@@ -11,9 +11,10 @@ from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.time import configuration_key, measured_step
+from advisor.strategies.lora import LoraKnobs
 
 MODEL = ModelSpec("m", "config", "sequence-classification", {}, "bert", 10**7, 384, 6, 30522, 512)
-STRATEGY = StrategyConfig("lora", 1e-3, rank=8)
+STRATEGY = StrategyConfig("lora", 1e-3, knobs=LoraKnobs())
 EXECUTION = ExecutionPlan(8, max_seq_length=64)
 KEY = configuration_key(MODEL, STRATEGY, EXECUTION, 64)
 
@@ -29,8 +30,8 @@ def calibration(*points: StepPoint) -> Calibration:
 @pytest.mark.parametrize(
     "other",
     [
-        (dataclasses.replace(STRATEGY, rank=16), EXECUTION, 64),
-        (dataclasses.replace(STRATEGY, target_modules="all-linear"), EXECUTION, 64),
+        (STRATEGY.replaced(rank=16), EXECUTION, 64),
+        (STRATEGY.replaced(target_modules="all-linear"), EXECUTION, 64),
         (STRATEGY, dataclasses.replace(EXECUTION, micro_batch_size=16), 64),
         (STRATEGY, dataclasses.replace(EXECUTION, padded=False), 64),
         (STRATEGY, dataclasses.replace(EXECUTION, num_threads=1), 64),

@@ -54,14 +54,9 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StepPredicto
     qwen_kernels.register()
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
-        _forget_strategies()
+        registry.forget()
         yield StepPredictor(Path(folder) / "traces")
-    _forget_strategies()
-
-
-def _forget_strategies() -> None:
-    for function in (registry._entry_points, registry.get_strategy):
-        function.cache_clear()
+    registry.forget()
 
 
 def predicted(predictor: StepPredictor, rows: list[Timed]) -> list[Outcome]:

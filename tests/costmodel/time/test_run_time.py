@@ -28,6 +28,7 @@ from advisor.costmodel.time.phases import (
 from advisor.costmodel.time.run import quantized_parameters
 from advisor.costmodel.time.step import HOST_S_PER_OPERATOR
 from advisor.hardware.optimizers import PACKING
+from advisor.strategies.lora import LoraKnobs
 
 DATA = DataProfile(1000, 200, (4, 8, 12, 15, 19, 23, 26, 30, 35, 42, 70), 70, 128, 1000)
 STRATEGY = StrategyConfig("lora", 1e-3, num_train_epochs=2)
@@ -248,5 +249,5 @@ class FourLayers:
 def test_only_a_quantising_method_spends_time_on_it_on_a_cpu_too() -> None:
     model = ModelSpec("m", "config", "causal-lm", {}, "llama", 160, 6, 4, 10, None)
     family: Any = FourLayers()
-    assert quantized_parameters(family, 8, model, StrategyConfig("qlora", 1e-4, rank=8)) == 100
-    assert quantized_parameters(family, 8, model, StrategyConfig("lora", 1e-4, rank=8)) == 0
+    assert quantized_parameters(family, 8, model, StrategyConfig("qlora", 1e-4, knobs=LoraKnobs())) == 100
+    assert quantized_parameters(family, 8, model, StrategyConfig("lora", 1e-4, knobs=LoraKnobs())) == 0
