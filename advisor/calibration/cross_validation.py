@@ -29,7 +29,8 @@ from advisor.core.coefficients import Calibration, HeldOutError, ReplayPoint, St
 from advisor.core.device import DeviceProfile
 from advisor.costmodel.time.device_rates import DeviceRates
 from advisor.costmodel.time.operator_times import OperatorClock
-from advisor.costmodel.time.step import host_share, overlap_power
+from advisor.costmodel.time.step import host_share
+from advisor.hardware.backends import backend_of
 
 FOLDS = 8
 """Each part of the points is predicted from the others; with fewer points than this every one is a part."""
@@ -91,7 +92,7 @@ def _errors(
         others = [p for index, p in enumerate(points) if index not in left_out]
         clock = clock_from(device, replays, others)
         known = step_samples(others, clock)
-        fit = fit_step(known, overlap_power(device.type))
+        fit = fit_step(known, backend_of(device).overhead.overlap_power)
         if fit is None:
             continue
         ratios = fit_model_ratios(known, fit)
@@ -163,7 +164,8 @@ def refit(
     table = Calibration(device.id, versions, now_iso(), classes, operators)
     clock = OperatorClock(device, table)
     samples = step_samples(points, clock)
-    power = overlap_power(device.type)
+    backend = backend_of(device)
+    power = backend.overhead.overlap_power
     step, errors = fit_step(samples, power), held_out_errors(device, replays, points)
     evaluation = fit_step(evaluation_samples(points, clock), power)
     if step is not None:
@@ -182,7 +184,7 @@ def refit(
         step=step,
         evaluation=evaluation,
         model_ratios=fit_model_ratios(samples, step),
-        resident=fit_resident(list(points)) if device.type == "cpu" else None,
+        resident=fit_resident(list(points)) if backend.memory.allocator == "heap" else None,
         held_out=held_out_error(errors),
         replays=tuple(replays),
         points=tuple(points),

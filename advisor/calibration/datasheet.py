@@ -27,16 +27,16 @@ from advisor.costmodel.time.operator_times import OperatorClock, OperatorSeconds
 from advisor.costmodel.time.step import (
     DEVICE_FACTOR,
     HOST_RATE_KEY,
-    HOST_S_PER_OPERATOR,
     optimizer_step,
     phase_seconds,
     side_by_side,
 )
+from advisor.hardware.backends import backend_of
 from advisor.tracing.ops import TracedOp
 
 PRIOR_SIGMA = (0.10, 0.20, 0.20, 0.70)
 """Relative standard deviations of gemm, attention, bandwidth and host time around what is assumed. Matrix kernels are
-the best known; public A100 hosts differ by a factor of 2.3 (``HOST_S_PER_OPERATOR``)."""
+the best known; public A100 hosts differ by a factor of 2.3 (``OverheadTraits.host_s_per_operator``)."""
 NOISE = 0.04
 """Relative standard deviation of one measured step: public repeats of the same configuration differ by 3 % in the
 median and 9 % in one case of ten (LLMFineTuningBench)."""
@@ -106,7 +106,8 @@ def unseen_relative(spread: float, samples: int) -> float:
 
 def assumed_efficiencies(device: DeviceProfile) -> Efficiencies:
     """What a card is predicted with that nobody measured, the host's time included."""
-    return dataclasses.replace(datasheet_efficiencies(device), host_s_per_operator=HOST_S_PER_OPERATOR[device.type])
+    host_s = backend_of(device).overhead.host_s_per_operator
+    return dataclasses.replace(datasheet_efficiencies(device), host_s_per_operator=host_s)
 
 
 def fitted_profile(device: DeviceProfile, efficiencies: Efficiencies) -> DeviceProfile:
@@ -335,7 +336,8 @@ class _Phase:
 
 
 def _wall_s(total: OperatorSeconds, efficiencies: Efficiencies, device: DeviceProfile) -> float:
-    return side_by_side(total.operators * efficiencies.host_s_per_operator, total.device_s, device.type)
+    host_s = total.operators * efficiencies.host_s_per_operator
+    return side_by_side(host_s, total.device_s, backend_of(device).overhead.overlap_power)
 
 
 # --------------------

@@ -18,14 +18,14 @@ import numpy.typing as npt
 from advisor.core.coefficients import ClassFit, ReplayPoint, ResidentFit, StepFit, StepPoint, noise_relative
 from advisor.costmodel.time.device_rates import DeviceRates
 from advisor.costmodel.time.operator_times import OperatorClock
-from advisor.costmodel.time.step import overlapping, predicted_seconds
+from advisor.costmodel.time.step import predicted_seconds, side_by_side
 from advisor.strategies import find_strategy
 
 Floats = npt.NDArray[np.float64]
 
 CACHE_CANDIDATES_BYTES = (2**18, 2**20, 2**22, 2**24, 2**25)
 """Where traffic may change from cache to memory; 32 MiB is also where glibc takes fresh pages for every call, unless
-the process keeps freed memory (``hardware.cpu_process``)."""
+the process keeps freed memory (``hardware.host_process``)."""
 MIN_POINTS_FOR_KINK = 8
 EMPTY_CALL_S, EMPTY_CALL_WEIGHT = 4e-6, 0.05
 """A call without work takes about the dispatcher's time. Weak, but it decides where one replay alone could be all
@@ -140,7 +140,7 @@ def non_negative(features: Floats, targets: Floats, weights: Floats) -> tuple[Fl
 PRIOR_FACTOR_SIGMA = 0.5
 """A real step takes about as long as its operators alone; half of it either way is believed only on evidence."""
 PRIOR_HOST_S, PRIOR_HOST_SIGMA_S = 30e-6, 60e-6
-"""Host time per operator before any step was measured (see ``HOST_S_PER_OPERATOR`` of ``time.step``), loose: over all
+"""Host time per operator before any step was measured (see ``OverheadTraits``), loose: over all
 triples of nine measured MiniLM steps (five methods, CPU time, one busy core) the other six came out with a median error
 of 5 % and nine in ten within 10 %; a prior four times as tight made that 6 % and 16 %."""
 POINT_SIGMA = 0.04
@@ -199,7 +199,7 @@ def fit_step(samples: Sequence[Sample], power: int = 1) -> StepFit | None:
 
     Args:
         samples: Measured stretches.
-        power: How host and device overlap (``time.step.overlap_power``).
+        power: How host and device overlap (``OverheadTraits.overlap_power``).
     """
     if not samples:
         return None
@@ -235,7 +235,7 @@ def _overlapping(samples: Sequence[Sample], power: int) -> tuple[float, float]:
 
     def residuals(x: Floats) -> Floats:
         factor, host_s = np.exp(x[0]), PRIOR_HOST_S * np.exp(x[1])
-        expected = [overlapping(host_s * sample.operators, factor * sample.table_s, power) for sample in samples]
+        expected = [side_by_side(host_s * sample.operators, factor * sample.table_s, power) for sample in samples]
         priors = [x[0] / PRIOR_FACTOR_SIGMA, x[1] / PRIOR_LOG_HOST_SIGMA]
         return np.concatenate([(np.log(expected) - measured) / POINT_SIGMA, priors])
 

@@ -18,6 +18,7 @@ from advisor.core.device import DeviceProfile
 from advisor.core.errors import AdvisorError, InterruptedByUser
 from advisor.core.model import ModelSpec
 from advisor.costmodel.time.operator_times import configuration_key, execution_key, model_key
+from advisor.hardware.backends import backend_of
 from advisor.tracing.ops import TracedOp, class_key
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def replay(tasks: list[ReplayTask], agenda: BenchmarkPlan, state: CalibrationRun
         result = isolated(
             replay_all,
             tasks[first:],
-            device=state.device.type,
+            device=backend_of(state.device).torch_device,
             num_threads=state.device.num_threads,
             budget_s=max(deadline - time.perf_counter(), 0.0),
             per_call_s=agenda.call_s,
@@ -182,7 +183,7 @@ def trace_item(item: BenchmarkCase, state: CalibrationRun) -> TracedItem:
         item.strategy,
         item.execution,
         item.seq_length,
-        semantics=state.device.type,
+        semantics=backend_of(state.device).traced_as,
         compute_capability=state.device.compute_capability,
         keep_signatures=True,
         evaluation=item.evaluated,
@@ -205,7 +206,7 @@ def trace_item(item: BenchmarkCase, state: CalibrationRun) -> TracedItem:
         for op in recording.operators
         if op.phase in (*STEP_PHASES, "evaluation")
     ]
-    if state.device.type != "cpu":
+    if backend_of(state.device).memory.allocator != "heap":
         return TracedItem(operators)
     return TracedItem(operators, *_lasting_and_grown(item, recording))
 
@@ -250,7 +251,7 @@ def _request(item: BenchmarkCase, agenda: BenchmarkPlan, state: CalibrationRun) 
         item.seq_length,
         steps=item.steps,
         warmup_steps=agenda.warmup_steps,
-        profile_operators=state.device.type == "cpu",
+        profile_operators=backend_of(state.device).is_host,
         evaluate=item.evaluated,
         device_type=state.device.type,
     )

@@ -12,6 +12,7 @@ from advisor.core.device import DeviceProfile
 from advisor.core.model import ModelSpec
 from advisor.core.plan import Dtype, ExecutionPlan
 from advisor.core.strategy import StrategyConfig
+from advisor.hardware.backends import backend_of
 from advisor.strategies import get_strategy
 from advisor.tracing.ops import ITEM_BYTES
 
@@ -125,10 +126,10 @@ def _usual_knobs(model: ModelSpec, device: DeviceProfile) -> dict[str, object]:
     """What plans for this device mostly use: float32 and its best number of threads on a CPU, bfloat16 where there are
     tensor cores for it.
     """
-    if device.type == "cpu":
-        return {"num_threads": device.num_threads}
-    if "bfloat16" not in device.dtypes:
-        return {}
+    setups = backend_of(device).setups
+    threads: dict[str, object] = {"num_threads": device.num_threads} if setups.num_threads else {}
+    if not setups.half_precision or "bfloat16" not in device.dtypes:
+        return threads
     return {"dtype": "bfloat16"} if weights_dtype(model, device) == "bfloat16" else {"amp": "bf16"}
 
 
@@ -273,7 +274,9 @@ def most_tokens(model: ModelSpec, device: DeviceProfile) -> float:
 def weights_dtype(model: ModelSpec, device: DeviceProfile) -> Dtype:
     """Of the weights that steps are measured with."""
     large = model.total_parameters >= LARGE_PARAMETERS
-    return "bfloat16" if large and device.type != "cpu" and "bfloat16" in device.dtypes else "float32"
+    return (
+        "bfloat16" if large and backend_of(device).setups.half_precision and "bfloat16" in device.dtypes else "float32"
+    )
 
 
 def states_fit(model: ModelSpec, device: DeviceProfile) -> bool:
@@ -329,7 +332,7 @@ def default_models(device: DeviceProfile, *, quick: bool) -> tuple[tuple[ModelSp
         return ((encoder(), True),)
     subjects = ((encoder(), False), (decoder(), False), (large_encoder(), True))
     free = device.memory_bytes if device.available_bytes is None else device.available_bytes
-    if device.type == "cuda" and "bfloat16" in device.dtypes and free >= LARGE_DECODER_BYTES:
+    if backend_of(device).setups.half_precision and "bfloat16" in device.dtypes and free >= LARGE_DECODER_BYTES:
         return (*subjects, (large_decoder(), True))
     return subjects
 

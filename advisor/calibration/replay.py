@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from advisor.core.coefficients import ReplayPoint
-from advisor.hardware.cpu_process import prepare_process
-from advisor.hardware.timing import CUDA_SAMPLE_S, time_call
+from advisor.hardware.backends import HOST, backend_on
+from advisor.hardware.timing import time_call
 
 MAX_TENSOR_BYTES = 2 * 2**30
 """Calls that need more memory than this for one tensor are left out."""
-CPU_SAMPLE_S = 2e-4
-"""Shortest sample on a CPU, which a call does not have to be waited for on."""
+HOST_SAMPLE_S, CARD_SAMPLE_S = 2e-4, 5e-3
+"""Shortest sample on the host, where a call does not have to be waited for, and on a card."""
 LIBRARIES = {"bitsandbytes": "bitsandbytes", "quantized": "torch.ao.quantization"}
 """Packages that register the operators of a namespace when imported."""
 READ_ON_HOST = {
@@ -61,7 +61,7 @@ def replay_all(
 
     Args:
         tasks: In order of importance.
-        device: ``"cpu"`` or ``"cuda"``.
+        device: What torch calls it.
         num_threads: Intra-op threads; torch's choice when ``None``, as in a run.
         budget_s: Wall clock for all.
         per_call_s: Wall clock for one task.
@@ -75,7 +75,8 @@ def replay_all(
     Raises:
         RuntimeError: a call left the GPU unusable for this process; the calls behind it need another one.
     """
-    prepare_process("cuda" if device.startswith("cuda") else "cpu", num_threads)
+    backend = backend_on(device)
+    backend.runtime.prepare_process(num_threads)
     start = time.perf_counter()
     for index, task in enumerate(tasks):
         if time.perf_counter() - start > budget_s:
@@ -84,7 +85,8 @@ def replay_all(
         try:
             point = _replay(task, device, per_call_s)
         except Exception as failure:
-            _raise_if_lost(device, failure)
+            if backend.runtime.is_lost():  # every later call would fail for the same reason and never be tried again
+                raise failure from None
             reason = str(failure).splitlines()[0] if str(failure) else ""
             on_event(
                 {"kind": "skipped", "index": index, "reason": f"{task.name}: {type(failure).__name__}: {reason:.120}"}
@@ -96,28 +98,16 @@ def replay_all(
 
 def _replay(task: ReplayTask, device: str, per_call_s: float) -> ReplayPoint:
     function, args, kwargs = materialize(task.signature, device)
-    cuda = device.startswith("cuda")
+    backend = backend_on(device)
     with torch.no_grad():
         timing = time_call(
             lambda: function(*args, **kwargs),
             budget_s=per_call_s,
-            synchronize=torch.cuda.synchronize if cuda else None,
+            synchronize=backend.runtime.synchronize,
             min_repeats=3,
-            target_s=CUDA_SAMPLE_S if cuda else CPU_SAMPLE_S,
+            target_s=HOST_SAMPLE_S if backend.is_host else CARD_SAMPLE_S,
         )
     return ReplayPoint(task.name, task.key, task.flops, task.moved_bytes, timing.median_s, timing.spread, task.share)
-
-
-def _raise_if_lost(device: str, failure: Exception) -> None:
-    """Raise a failure after which CUDA answers nothing any more (an assertion or an illegal address in a kernel): every
-    later call would fail for the same reason and never be tried again.
-    """
-    if not device.startswith("cuda"):
-        return
-    try:
-        torch.cuda.synchronize()
-    except RuntimeError:
-        raise failure from None
 
 
 def materialize(signature: str, device: str) -> tuple[Any, Any, Any]:
@@ -133,7 +123,7 @@ def materialize(signature: str, device: str) -> tuple[Any, Any, Any]:
     function = getattr(getattr(getattr(torch.ops, namespace), name), overload)
     rows, schema = _table_rows(name, args), function._schema.arguments
     hosted = READ_ON_HOST.get(name, ())
-    places = {argument.name: "cpu" if argument.name in hosted else device for argument in schema}
+    places = {argument.name: HOST if argument.name in hosted else device for argument in schema}
     real_args = [_real(value, place, rows) for value, place in zip(args, places.values(), strict=False)]
     real_kwargs = {key: _real(value, places.get(key, device), rows) for key, value in kwargs.items()}
     if "device" in places and not any("Tensor" in str(argument.type) for argument in schema):

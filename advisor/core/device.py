@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-DeviceType = Literal["cpu", "cuda"]
-
-
 PARTIAL_FACT = "partial"
 """The fact that says why a profile is incomplete; complete ones do not have it."""
 
@@ -35,6 +32,7 @@ class DeviceProfile:
         id: Lower-case product name (``"t4"``, ``"a100-sxm4-80gb"``), or ``"cpu-…"`` for a probed host.
         name: Product name.
         type: Kind of device.
+        type: Name of the back end (``hardware.backends``).
         memory_bytes: Capacity that plans may use at most (CPU: physical or cgroup limit).
         available_bytes: Free at probe time; ``None`` in a datasheet profile.
         compute_capability: CUDA ``(major, minor)``; ``None`` on CPU.
@@ -90,7 +88,7 @@ class DeviceProfile:
 
     id: str
     name: str
-    type: DeviceType
+    type: str
     memory_bytes: int
     available_bytes: int | None = None
     compute_capability: tuple[int, int] | None = None

@@ -17,6 +17,7 @@ from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.memory import estimate_memory, run_overheads, run_shapes
 from advisor.costmodel.time import StepTime
 from advisor.costmodel.time.model import TimeModel
+from advisor.hardware.backends import backend_of
 from advisor.tracing.full_depth import FullDepthTrace
 from advisor.tracing.trace_store import TracedConfiguration, TraceStore
 
@@ -61,7 +62,7 @@ class CostModel:
         self.quality = quality
         self._times = TimeModel(device, calibration)
         self._cache_dir = cache_dir or user_data_dir("traces")
-        self._families = TraceStore(device.type, device.compute_capability, self._cache_dir)
+        self._families = TraceStore(backend_of(device).traced_as, device.compute_capability, self._cache_dir)
         self._stores = {(self._families.semantics, self._families.compute_capability): self._families}
 
     def on(self, device: DeviceProfile) -> CostModel:

@@ -6,50 +6,24 @@ import contextlib
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from advisor.hardware.attention import attention_figures
-from advisor.hardware.benchmarks import Figure, Workload, scale_of
+from advisor.hardware.backends import Backend, backend_on
+from advisor.hardware.benchmarks import Figure, Workload
 from advisor.hardware.kernels import first_line, is_out_of_memory
 from advisor.hardware.optimizers import optimizer_figures
 from advisor.hardware.overhead import overhead_figures
 from advisor.hardware.products import product_figures
-from advisor.hardware.timing import CFS_PERIOD_S, CUDA_SAMPLE_S, MIN_REPEATS, Timing, time_call
-from advisor.hardware.traffic import class_figures, copy_figures, memory_figures
+from advisor.hardware.timing import SamplingPolicy, Timing, time_call
+from advisor.hardware.traffic import class_figures, memory_figures
 
 DIVISORS = (1, 4, 16)
 """Of the intended sizes, tried in turn when a device is too full for them."""
-QUICK_FIGURE_S, FULL_FIGURE_S = 0.1, 0.8
-"""Longest time for one figure: more repeats than fit into it hardly narrow the spread."""
-
-
-@dataclass(frozen=True)
-class SamplingPolicy:
-    """How samples are taken.
-
-    Attributes:
-        longest_s: Time for one figure at most.
-        target_s: Shortest sample.
-        min_repeats: Samples of a figure.
-    """
-
-    longest_s: float
-    target_s: float = 1e-3
-    min_repeats: int = MIN_REPEATS
-
-
-def sampling_policy(*, quick: bool, throttled: bool, cuda: bool = False) -> SamplingPolicy:
-    """Short samples, longer ones on a GPU, or whole refill periods where a quota stops the process in between."""
-    longest_s = QUICK_FIGURE_S if quick else FULL_FIGURE_S
-    if cuda:
-        return SamplingPolicy(longest_s, CUDA_SAMPLE_S)
-    if throttled:
-        return SamplingPolicy(max(longest_s, 3 * CFS_PERIOD_S), CFS_PERIOD_S, 3)
-    return SamplingPolicy(longest_s)
 
 
 def figures_of(
+    backend: Backend,
     device: str,
     dtypes: Sequence[str],
     kernels: tuple[str, ...],
@@ -60,16 +34,16 @@ def figures_of(
     """Everything to be timed on a device, most wanted first, so that a deadline cuts off the least.
 
     Args:
-        device: ``"cpu"`` or ``"cuda:N"``.
-        dtypes: Data types that work; the last one is that of training, used for attention on CUDA.
+        backend: Of the device.
+        device: As torch names it.
+        dtypes: Data types that work; the last one is that of training, also in attention where that is usual.
         kernels: Attention kernels that work.
         quick: Only the figures of a quick probe.
         capability: Of the CUDA device.
     """
-    scale = scale_of(device)
-    training_dtype = dtypes[-1] if device.startswith("cuda") else dtypes[0]
-    figures = [*memory_figures(device, scale), *overhead_figures(device)]
-    figures += copy_figures(device, scale) if device.startswith("cuda") else []
+    scale = backend.probing.scale
+    training_dtype = dtypes[-1] if backend.setups.half_precision else dtypes[0]
+    figures = [*memory_figures(device, scale), *overhead_figures(device), *backend.probing.own_figures(device)]
     figures += product_figures(device, dtypes[0], scale, capability=capability)
     figures += class_figures(device, dtypes[0], scale)
     figures += attention_figures(device, kernels, training_dtype, scale)
@@ -93,7 +67,7 @@ def measure(
 
     Args:
         figures: In order of importance.
-        device: Synchronised around samples and emptied between figures when it is CUDA.
+        device: Waited for around samples, and emptied between figures.
         pace: How samples are taken.
         deadline: On ``clock``; figures that are not begun by then are left out.
         clock: Monotonic seconds.
@@ -136,14 +110,13 @@ def _timed(figure: Figure, divisor: int, device: str, pace: SamplingPolicy, budg
     """Build, time and let go of what was built: only numbers leave this function."""
     import torch
 
-    cuda = device.startswith("cuda")
     with torch.set_grad_enabled(figure.grad), _precision(tf32=figure.tf32):
         work = figure.build(divisor)
         with work.context:
             timing = time_call(
                 work.call,
                 budget_s=budget_s,
-                synchronize=torch.cuda.synchronize if cuda else None,
+                synchronize=backend_on(device).runtime.synchronize,
                 min_repeats=pace.min_repeats,
                 target_s=pace.target_s,
             )
@@ -182,8 +155,5 @@ def _release(device: str, *, thorough: bool) -> None:
     """Hand back what the last figure held; the collector runs only where memory was missing."""
     if thorough:
         gc.collect()
-    if device.startswith("cuda"):
-        import torch
-
-        with contextlib.suppress(RuntimeError):
-            torch.cuda.empty_cache()
+    with contextlib.suppress(RuntimeError):
+        backend_on(device).runtime.release_cached()

@@ -74,6 +74,7 @@ class Scale:
         embedding_shape: Rows and width of the table.
         optimizer_shapes: Tensors and elements in each: a LoRA-like set, and a fully trained one.
         copy_bytes: Of one copy between host and device.
+        nf4_shape, nf4_dtype: Of weights that are turned into 4 bits.
         warm_up_s: Until clocks have risen.
     """
 
@@ -92,52 +93,13 @@ class Scale:
     embedding_shape: tuple[int, int]
     optimizer_shapes: tuple[tuple[int, int], ...]
     copy_bytes: int
+    nf4_shape: tuple[int, int]
+    nf4_dtype: str
     warm_up_s: float
 
 
-CPU_SCALE = Scale(
-    squares=(256, 512, 1024),
-    rows=1024,
-    layers=((384, 1536), (768, 3072)),  # feed-forward layers of MiniLM-L6 and BERT-base
-    skinny_widths=(768,),
-    lengths=(64, 128, 512),
-    heads=12,
-    head_width=32,
-    softmax_width=128,
-    norm_width=384,
-    stream_bytes=64 * 2**20,
-    resident_bytes=2**20,
-    traffic_bytes=(64 * 2**10, 2**20, 16 * 2**20),
-    embedding_shape=(30_522, 384),
-    optimizer_shapes=((96, 8 * 768), (16, 2**18)),
-    copy_bytes=2**26,
-    warm_up_s=0.2,
-)
-CUDA_SCALE = Scale(
-    squares=(1024, 2048, 4096, 8192),  # the largest reach the peak of any card sold until 2026
-    rows=8192,
-    layers=((768, 3072), (4096, 4096), (4096, 14_336)),  # BERT-base; attention and feed-forward of an 8B decoder
-    skinny_widths=(768, 4096),
-    lengths=(128, 512, 2048),
-    heads=16,
-    head_width=64,
-    softmax_width=512,
-    norm_width=4096,
-    stream_bytes=2**30,
-    resident_bytes=8 * 2**20,
-    traffic_bytes=(256 * 2**10, 8 * 2**20, 256 * 2**20),
-    embedding_shape=(32_000, 1024),
-    optimizer_shapes=((448, 8 * 4096), (16, 2**23)),
-    copy_bytes=2**28,
-    warm_up_s=0.7,
-)
 LOW_RANK, HIGH_RANK = 8, 64
 """LoRA's usual rank, the shape class that runs far from the peak, and one where it nears it."""
-
-
-def scale_of(device: str) -> Scale:
-    """Sizes for ``"cpu"`` or ``"cuda:N"``."""
-    return CUDA_SCALE if device.startswith("cuda") else CPU_SCALE
 
 
 def shrunk(size: int, divisor: int, least: int = 1) -> int:

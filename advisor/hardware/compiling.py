@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import shutil
 import subprocess
 import sys
 
+from advisor.hardware.backends.base import Runtime
 from advisor.hardware.host import Finding
 
 PROGRAM = """
@@ -19,20 +17,17 @@ print("finite" if bool(torch.isfinite(x.grad).all()) else "not finite")
 """
 
 
-def look_for_compiler(device: str) -> Finding:
-    """What ``torch.compile`` needs, where there is no time to try it: a C++ compiler on CPU, Triton on CUDA."""
-    if device != "cpu":
-        there = importlib.util.find_spec("triton") is not None
-        return Finding("untried", "Triton is installed" if there else "there is no Triton")
-    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))), None)
-    return Finding("untried", f"a C++ compiler is there, {compiler}" if compiler else "there is no C++ compiler")
+def look_for_compiler(runtime: Runtime) -> Finding:
+    """Whether what ``torch.compile`` needs is there, where there is no time to try it."""
+    refusal = runtime.compile_refusal()
+    return Finding("untried", refusal[0] if refusal is not None else "its compiler is there")
 
 
 def try_compile(device: str, limit_s: float) -> Finding:
     """Compile a small function and differentiate it; needs a C++ compiler on CPU and Triton on CUDA.
 
     Args:
-        device: ``"cpu"`` or ``"cuda:N"``.
+        device: As torch names it.
         limit_s: After this the compiler is ended and the answer is ``"unknown"``.
     """
     command = [sys.executable, "-c", PROGRAM, device]

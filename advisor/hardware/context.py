@@ -9,7 +9,7 @@ from typing import Any
 
 from advisor.core.code_version import MODEL_LIBRARIES
 from advisor.hardware.gpu_state import GpuState, all_gpu_states, gpu_state
-from advisor.hardware.host import resident_bytes
+from advisor.hardware.host_process import resident_bytes
 from advisor.hardware.nvml import NvmlUnavailable, nvml_library, process_memory_bytes
 
 TRAINING_IMPORTS = (*MODEL_LIBRARIES, "transformers.trainer", "accelerate", "safetensors.torch")
@@ -146,5 +146,5 @@ def describe_cuda(device: str) -> dict[str, Any]:
         "free_bytes": free,
         "uuid": str(getattr(properties, "uuid", "")),
         "multi_processors": properties.multi_processor_count,
-        "cuda": torch.version.cuda,
+        "cuda_version": torch.version.cuda,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from advisor.hardware.host import Finding, Host
@@ -26,6 +27,19 @@ GPU_FACTS = {
 """Facts of a profile and the fields of a GPU's state that they come from."""
 LOADED_FACTS = ("sm_clock_hz", "memory_clock_hz", "power_w", "temperature_c", "slowdowns", "pcie")
 """What a GPU's work changes."""
+
+
+def slug(text: str) -> str:
+    """A product name as a profile id: lower case, words joined by hyphens.
+
+    Vendor words and trade marks are dropped, so that ``"NVIDIA A100-SXM4-80GB"`` becomes ``"a100-sxm4-80gb"``.
+    """
+    words = re.split(r"[^a-z0-9]+", re.sub(r"\((r|tm|c)\)|®|™", " ", text.lower()))
+    return "-".join(
+        word
+        for word in words
+        if word and word not in ("nvidia", "geforce", "tesla", "corporation", "cpu", "processor", "at")
+    )
 
 
 def host_facts(host: Host) -> dict[str, str]:

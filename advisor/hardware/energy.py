@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from advisor.core.device import DeviceType
 from advisor.core.errors import DeviceError
 from advisor.core.units import counted
 
@@ -49,21 +48,17 @@ class EnergyMeter:
     """Measures what the device takes while the ``with`` block runs.
 
     Args:
-        device_type: Whose meter is read.
-        uuid: Of the GPU.
-        powercap: Where RAPL is looked for.
+        counter: Opens the device's counter.
 
     Attributes:
         joules: ``None`` where no meter can be read.
         source: Which meter, or why there is none.
     """
 
-    def __init__(self, device_type: DeviceType, *, uuid: str = "", powercap: Path = POWERCAP) -> None:
+    def __init__(self, counter: Callable[[], Counter]) -> None:
         self.joules: float | None = None
         self.source = ""
-        self._open: Callable[[], Counter] = (
-            (lambda: RaplCounter(powercap)) if device_type == "cpu" else (lambda: gpu_counter(uuid))
-        )
+        self._open = counter
         self._counter: Counter | None = None
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._keep_reading, daemon=True)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from advisor.hardware.benchmarks import scale_of
 from advisor.hardware.context import cuda_context, describe_cuda, loaded_gpu
 from advisor.hardware.gpu_state import GpuState, gpu_state
 from advisor.hardware.kernels import first_line
@@ -14,7 +13,7 @@ from advisor.hardware.nvml import NvmlUnavailable
 Emit = Callable[..., None]
 
 
-def describe(device: str, gpus: dict[str, GpuState], refused: str, emit: Emit) -> tuple[int, int] | None:
+def describe(device: str, gpus: Mapping[str, GpuState], refused: str, emit: Emit) -> tuple[int, int] | None:
     """Emit what torch and the driver say about the device.
 
     Args:
@@ -38,7 +37,7 @@ def describe(device: str, gpus: dict[str, GpuState], refused: str, emit: Emit) -
             fix="end other processes on it (nvidia-smi lists them), or probe another device",
         )
         return None
-    emit(kind="cuda", **found)
+    emit(kind="card", **found)
     idle = gpus.get(found["uuid"].removeprefix("GPU-"))
     if idle is not None:
         emit(kind="gpu", moment="idle", state=dataclasses.asdict(idle))
@@ -55,21 +54,21 @@ def _emit_late_state(uuid: str, refused: str, emit: Emit) -> None:
         emit(kind="fact", name="nvml", value="no", reason=refused or failure.message)
 
 
-def look_back(device: str, gpus: dict[str, GpuState], dtype: str, emit: Emit) -> None:
+def look_back(device: str, gpus: Mapping[str, GpuState], dtype: str, side: int, emit: Emit) -> None:
     """Emit clocks and power under load, and what the process holds on the device after its work.
 
     Args:
         device: ``"cuda:N"``.
         gpus: States from before this process touched CUDA, by UUID.
-        dtype: Data type of the load.
+        dtype: Data type of the load, a product of square matrices.
+        side: Of these.
         emit: Receives findings.
     """
     import torch
 
     uuid = str(getattr(torch.cuda.get_device_properties(device), "uuid", ""))
-    squares = scale_of(device).squares
     try:
-        loaded = loaded_gpu(device, uuid, dtype, squares[len(squares) // 2])
+        loaded = loaded_gpu(device, uuid, dtype, side)
         emit(kind="gpu", moment="loaded", state=dataclasses.asdict(loaded))
     except NvmlUnavailable:
         pass  # said already when it was asked the first time

@@ -75,7 +75,7 @@ def inspect_host(root: Path = ROOT, affinity: int | None = None) -> Host:
         root: Where ``/proc`` and ``/sys`` are looked for.
         affinity: Cores in the process's affinity mask; asked of the system when ``None``.
     """
-    cpus = list(range(affinity)) if affinity is not None else _affinity()
+    cpus = list(range(affinity)) if affinity is not None else usable_cpus()
     allowed = len(cpus)
     quota, quota_reason = cpu_quota(root)
     cores = max(1, min(allowed, math.ceil(quota)) if quota is not None else allowed)
@@ -179,7 +179,10 @@ def memory_limit(root: Path = ROOT) -> tuple[int, int, str]:
     meminfo = _read(root / "proc/meminfo")
     total = _kib(meminfo, "MemTotal")
     available = _kib(meminfo, "MemAvailable") or total
-    limit, reason = total, "physical memory (/proc/meminfo MemTotal)"
+    reason = "physical memory (/proc/meminfo MemTotal)"
+    if not total and root == ROOT:
+        total, available, reason = _system_memory()
+    limit = total
     for folder in _cgroup_folders(root, "memory"):
         text = _read(folder / "memory.max") or _read(folder / "memory.limit_in_bytes")
         if not text.isdigit() or not 0 < int(text) < (limit or 2**62):
@@ -195,16 +198,24 @@ def memory_limit(root: Path = ROOT) -> tuple[int, int, str]:
     return limit, min(available, limit), reason
 
 
-def resident_bytes(pid: int | str = "self") -> int:
-    """Resident set of a process (field 2 of ``/proc/PID/statm``, in pages); 0 where there is no ``/proc``."""
-    fields = _read(Path(f"/proc/{pid}/statm")).split()
-    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0
+def _system_memory() -> tuple[int, int, str]:
+    """Physical and free bytes where there is no ``/proc``."""
+    import psutil
 
-
-def _affinity() -> list[int]:
     try:
-        return sorted(os.sched_getaffinity(0))
-    except AttributeError:  # macOS has no affinity masks
+        memory = psutil.virtual_memory()
+    except (psutil.Error, OSError):
+        return 0, 0, "unknown: the system does not say"
+    return memory.total, memory.available, "physical memory (psutil)"
+
+
+def usable_cpus() -> list[int]:
+    """Logical CPUs that this process may run on: its affinity mask where the system has such masks, else all."""
+    import psutil
+
+    try:
+        return sorted(psutil.Process().cpu_affinity())
+    except (AttributeError, psutil.Error, OSError):
         return list(range(os.cpu_count() or 1))
 
 
@@ -221,7 +232,18 @@ def _physical_cores(root: Path, cpus: list[int], cpuinfo: str) -> tuple[int, str
     found = {places[cpu] for cpu in cpus if cpu in places and places[cpu][1]}
     if found:
         return len(found), "core ids in /proc/cpuinfo"
+    if root == ROOT and (counted_by_system := _system_cores()):
+        return counted_by_system, "physical cores of the machine (psutil)"
     return len(cpus), "unknown: taken to be as many as logical ones"
+
+
+def _system_cores() -> int | None:
+    import psutil
+
+    try:
+        return psutil.cpu_count(logical=False)
+    except (psutil.Error, OSError):
+        return None
 
 
 def _cgroup_folders(root: Path, controller: str) -> list[Path]:

@@ -11,10 +11,6 @@ from advisor.hardware.host import Finding
 
 DTYPES = ("float32", "bfloat16", "float16")
 KERNELS = ("math", "efficient", "flash", "cudnn")
-ONLY_ON_GPUS = {
-    "efficient": "torch has no memory-efficient kernel on CPU",
-    "cudnn": "cuDNN is a library for GPUs",
-}
 LARGEST_NF4_ERROR = 0.2
 """Of weights between 0 and 1: half the largest gap of the NF4 code book is 0.14 (QLoRA, Dettmers et al. 2023,
 appendix E)."""
@@ -44,22 +40,18 @@ def try_dtype(device: str, dtype: str) -> Finding:
             return Finding("no", "the gradient was not finite")
     except (RuntimeError, TypeError, ValueError, MemoryError) as failure:
         return _refusal(failure, "tried")
-    if kind == "cuda" and dtype == "bfloat16" and torch.cuda.get_device_capability(device) < (8, 0):
-        return Finding("no", "works only emulated below compute capability 8.0")
     return Finding("yes", "tried: product with backward under autocast")
 
 
 def try_attention_kernel(device: str, kernel: str, dtype: str) -> Finding:
     """Whether one scaled-dot-product kernel runs forward and backward, alone.
 
-    On CPU ``"flash"`` is torch's own blocked kernel; it has no ``"efficient"`` one, nor cuDNN's.
+    On CPU ``"flash"`` is torch's own blocked kernel.
     """
     import torch
     from torch.nn.attention import sdpa_kernel
     from torch.nn.functional import scaled_dot_product_attention
 
-    if kernel in ONLY_ON_GPUS and torch.device(device).type == "cpu":
-        return Finding("no", ONLY_ON_GPUS[kernel])
     try:
         q, k, v = (
             torch.rand(2, 4, 64, 32, device=device, dtype=getattr(torch, dtype), requires_grad=True) for _ in range(3)
@@ -88,11 +80,15 @@ def _refusal(failure: BaseException, how: str) -> Finding:
     return Finding("no", f"{how}: {first_line(failure)}")
 
 
-def try_bitsandbytes(device: str) -> Iterator[tuple[str, Finding]]:
+def try_bitsandbytes(device: str, dtype: str) -> Iterator[tuple[str, Finding]]:
     """What of bitsandbytes works: packing to NF4 and unpacking, products with 4-bit weights, an optimizer with 8-bit
     states.
 
     A broken native library can kill the process: call it last, in a process that may die.
+
+    Args:
+        device: As torch names it.
+        dtype: In which products with 4-bit weights are computed.
 
     Yields:
         What was tried, and ``"yes"`` or ``"no"`` with what happened. Without the package there is only the first.
@@ -108,7 +104,7 @@ def try_bitsandbytes(device: str) -> Iterator[tuple[str, Finding]]:
         return
     for name, trial in (
         ("bitsandbytes", _round_trip),
-        ("bitsandbytes matmul_4bit", _product_4bit),
+        ("bitsandbytes matmul_4bit", lambda place: _product_4bit(place, dtype)),
         ("bitsandbytes adamw_8bit", _step_8bit),
     ):
         try:
@@ -129,16 +125,16 @@ def _round_trip(device: str) -> str:
     return f"NF4 round trip within {error:.2f}"
 
 
-def _product_4bit(device: str) -> str:
+def _product_4bit(device: str, dtype: str) -> str:
     """Forward and the gradient of the input, as QLoRA needs them."""
     import torch
     from bitsandbytes import matmul_4bit
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
-    dtype = torch.float32 if torch.device(device).type == "cpu" else torch.float16
-    weight = torch.rand(64, 128, device=device, dtype=dtype)
+    data_type = getattr(torch, dtype)
+    weight = torch.rand(64, 128, device=device, dtype=data_type)
     packed, state = quantize_4bit(weight, quant_type="nf4")
-    x = torch.rand(4, 128, device=device, dtype=dtype, requires_grad=True)
+    x = torch.rand(4, 128, device=device, dtype=data_type, requires_grad=True)
     out = matmul_4bit(x, packed.t(), quant_state=state)
     out.sum().backward()
     expected = x.detach() @ dequantize_4bit(packed, state).t()

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from advisor.core.errors import DeviceError
+from advisor.hardware.backends import HOST
+from advisor.hardware.backends.cpu import cpu_id
 from advisor.hardware.context import library_versions
 from advisor.hardware.host import inspect_host
-from advisor.hardware.probe_results import cpu_id
 from advisor.hardware.profiles import load_profile
 from advisor.hardware.threads import COMPARED
 
@@ -27,7 +28,7 @@ def known_findings(device: str, *, quick: bool) -> list[dict[str, Any]]:
     Returns:
         ``context``, ``threads`` and ``fact`` findings; nothing when there is no such probe.
     """
-    if not quick or device not in ("", "cpu"):
+    if not quick or device not in ("", HOST):
         return []
     try:
         profile = load_profile(cpu_id(inspect_host()))

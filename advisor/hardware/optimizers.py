@@ -18,7 +18,6 @@ written, 4 bytes each."""
 BYTE_STATES_BYTES = 16.0
 """The same with states of one byte: 4 + 4 + 1 + 1 read, 4 + 1 + 1 written."""
 IMPLEMENTATIONS = ("foreach", "fused")
-NF4_SHAPE, CPU_NF4_SHAPE = (4096, 4096), (1024, 1024)
 NF4_PACKED_BYTES, NF4_BLOCK = 0.5, 64
 """Per weight, and weights that share one float32 scale (bitsandbytes ``quantize_4bit``)."""
 
@@ -34,8 +33,8 @@ def optimizer_figures(device: str, scale: Scale) -> Iterator[Figure]:
 def bitsandbytes_figures(device: str, scale: Scale) -> Iterator[Figure]:
     """AdamW with 8-bit states, and NF4 weights packed and unpacked."""
     yield _adamw("8bit", device, scale.optimizer_shapes[-1], quick=False)
-    yield Figure("bytes_per_s", "quantization", "unpacking NF4", lambda divisor: _unpack(device, divisor))
-    yield Figure("bytes_per_s", PACKING, "packing NF4", lambda divisor: _pack(device, divisor))
+    yield Figure("bytes_per_s", "quantization", "unpacking NF4", lambda divisor: _unpack(device, scale, divisor))
+    yield Figure("bytes_per_s", PACKING, "packing NF4", lambda divisor: _pack(device, scale, divisor))
 
 
 def _adamw(implementation: str, device: str, shape: tuple[int, int], *, quick: bool) -> Figure:
@@ -64,21 +63,21 @@ def _optimizer(implementation: str, parameters: list[Any]) -> Any:
     return torch.optim.AdamW(parameters, lr=1e-5, **{implementation: True})
 
 
-def _unpack(device: str, divisor: int) -> Workload:
+def _unpack(device: str, scale: Scale, divisor: int) -> Workload:
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
-    weight = _weight(device, divisor)
+    weight = _weight(device, scale, divisor)
     packed, state = quantize_4bit(weight, blocksize=NF4_BLOCK, quant_type="nf4")
     moved_bytes = weight.numel() * (NF4_PACKED_BYTES + 4 / NF4_BLOCK + weight.itemsize)
     label = f"{_in_words(weight)} unpacked"
     return Workload(moved_bytes, label, f"{moved_bytes:.0f}", lambda: dequantize_4bit(packed, state))
 
 
-def _pack(device: str, divisor: int) -> Workload:
+def _pack(device: str, scale: Scale, divisor: int) -> Workload:
     """As loading does it: the scales are quantised, too."""
     from bitsandbytes.functional import quantize_4bit
 
-    weight = _weight(device, divisor)
+    weight = _weight(device, scale, divisor)
 
     def pack() -> None:
         quantize_4bit(weight, blocksize=NF4_BLOCK, quant_type="nf4", compress_statistics=True)
@@ -86,12 +85,11 @@ def _pack(device: str, divisor: int) -> Workload:
     return Workload(float(weight.nbytes), f"{_in_words(weight)} packed", "", pack)
 
 
-def _weight(device: str, divisor: int) -> torch.Tensor:
+def _weight(device: str, scale: Scale, divisor: int) -> torch.Tensor:
     import torch
 
-    rows, columns = CPU_NF4_SHAPE if device == "cpu" else NF4_SHAPE
-    dtype = torch.float32 if device == "cpu" else torch.float16
-    return torch.randn(shrunk(rows, divisor, 64), columns, device=device, dtype=dtype)
+    rows, columns = scale.nf4_shape
+    return torch.randn(shrunk(rows, divisor, 64), columns, device=device, dtype=getattr(torch, scale.nf4_dtype))
 
 
 def _in_words(weight: torch.Tensor) -> str:

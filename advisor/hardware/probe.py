@@ -19,7 +19,8 @@ from typing import Any
 
 from advisor.core.device import PARTIAL_FACT, DeviceProfile
 from advisor.core.errors import AdvisorError, DeviceError, InterruptedByUser
-from advisor.hardware.cpu_process import process_environment
+from advisor.hardware.backends import HOST
+from advisor.hardware.host_process import process_environment
 from advisor.hardware.known import known_findings
 from advisor.hardware.probe_results import build_profile
 from advisor.hardware.profiles import load_profile, profile_names, save_profile
@@ -42,8 +43,8 @@ def probe_device(
 
     Args:
         quick: At most about 15 seconds instead of 60; fewer repeats, so wider spreads.
-        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; the first CUDA device if there is one, else the CPU, when
-            ``None``.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:N"``, or the name of another back end; the first card if there is one,
+            else the CPU, when ``None``.
         on_progress: Receives the job's events.
         save: Store the profile and make it this machine's device.
 
@@ -59,7 +60,7 @@ def probe_device(
         report("importing torch", 0.0)
         known = known_findings(device or "", quick=quick)
         for finding in _findings(device or "", quick, start + usual_s, known=known):
-            if finding["kind"] == "device" and finding["device"] == "cpu":
+            if finding["kind"] == "device" and finding["device"] == HOST:
                 findings += known
             findings.append(finding)
             report(_in_words(finding), min(0.99, (time.monotonic() - start) / usual_s))
@@ -100,7 +101,10 @@ def _keep_partial(findings: list[dict[str, Any]], save: bool) -> str:
     """Store what an interrupted probe found, unless that would replace a complete profile."""
     if not save or not any(finding["kind"] == "device" for finding in findings):
         return "nothing was found yet; run `advisor probe` again"
-    profile = build_profile(findings, partial="interrupted")
+    try:
+        profile = build_profile(findings, partial="interrupted")
+    except DeviceError:
+        return "too little was found to be kept; run `advisor probe` again"
     if _is_complete(profile.id):
         return f"the complete profile {profile.id} from before is kept; run `advisor probe` again to renew it"
     try:
@@ -217,7 +221,7 @@ def _in_words(finding: dict[str, Any]) -> str:
         return f"trying {finding['name']}"
     return {
         "device": "looking at the device",
-        "cuda": "looking at the GPU",
+        "card": "looking at the GPU",
         "gpu": "asking the driver",
         "awaiting": "trying bitsandbytes",
         "importing": "importing the training libraries",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
 from collections.abc import Collection
 from pathlib import Path
 
@@ -16,6 +15,8 @@ from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError
 from advisor.core.serialization import from_dict, read_json, to_json
 from advisor.core.store import output_errors, resource_dir, user_data_dir, write_text_atomically
+from advisor.hardware.backends import get_backend
+from advisor.hardware.device_info import slug
 
 THIS_DEVICE = "this-device.txt"
 FITTED_FOLDER = "fitted"
@@ -28,19 +29,6 @@ DRIVER_NAMES = {
     "rtx-6000-ada-generation": "rtx-6000-ada",
 }
 """What drivers call a card, as :func:`slug` writes it, where that differs from the id of the shipped profile."""
-
-
-def slug(text: str) -> str:
-    """A product name as a profile id: lower case, words joined by hyphens.
-
-    Vendor words and trade marks are dropped, so that ``"NVIDIA A100-SXM4-80GB"`` becomes ``"a100-sxm4-80gb"``.
-    """
-    words = re.split(r"[^a-z0-9]+", re.sub(r"\((r|tm|c)\)|®|™", " ", text.lower()))
-    return "-".join(
-        word
-        for word in words
-        if word and word not in ("nvidia", "geforce", "tesla", "corporation", "cpu", "processor", "at")
-    )
 
 
 def profile_names() -> tuple[str, ...]:
@@ -158,7 +146,14 @@ def _near_matches(key: str, names: Collection[str]) -> list[str]:
 
 def _read(path: Path) -> DeviceProfile:
     values = read_json(path, what="the device profile", error=DeviceError)
-    return from_dict(DeviceProfile, values, what=str(path), error=DeviceError)
+    profile = from_dict(DeviceProfile, values, what=str(path), error=DeviceError)
+    try:
+        get_backend(profile.type)
+    except DeviceError as failure:
+        raise DeviceError(
+            f"{path} must hold a device", fix=failure.fix, problems=[f"type: {failure.message}"]
+        ) from None
+    return profile
 
 
 def _profile_paths() -> dict[str, Path]:

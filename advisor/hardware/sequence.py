@@ -6,30 +6,28 @@ import dataclasses
 import gc
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from advisor.core.errors import AdvisorError
 from advisor.core.store import user_data_dir
-from advisor.hardware.attention import CHOICE, MASKED_CHOICE, chosen_kernel
-from advisor.hardware.benchmark_grid import SamplingPolicy, figures_of, measure, measure_figure, sampling_policy
-from advisor.hardware.benchmarks import Figure, scale_of
-from advisor.hardware.gpu_state import GpuState
-from advisor.hardware.host import Host, busy_load
+from advisor.hardware.backends import HOST, Backend
+from advisor.hardware.backends.base import BeforeProbe, Emit
+from advisor.hardware.benchmark_grid import figures_of, measure, measure_figure
+from advisor.hardware.benchmarks import Figure
+from advisor.hardware.host import Finding, Host, busy_load
 from advisor.hardware.kernels import DTYPES, KERNELS, first_line, try_attention_kernel, try_bitsandbytes, try_dtype
+from advisor.hardware.timing import SamplingPolicy
 from advisor.hardware.trial import finish_trial
 
 QUICK_THREADS_S, FULL_THREADS_S = 1.0, 5.0
 QUICK_REFERENCE_S, FULL_REFERENCE_S = 0.15, 0.5
-QUICK_TAIL_S, FULL_TAIL_S, CUDA_TAIL_S = 0.7, 5.0, 14.0
-"""Kept back from the grid for what comes after it: a second look at the reference, storage; in a full probe also
-bitsandbytes, and on CUDA ``torch.compile``."""
+QUICK_TAIL_S = 0.7
+"""Kept back from the grid of a quick probe for what comes after it: a second look at the reference, storage."""
 QUICK_GRID_S, FULL_GRID_S = 3.0, 20.0
 """The grid gets at least this, even when slow imports have used up the time: a profile without rates serves nobody."""
 COMPILING_S = 8.0
-"""Left at least for trying ``torch.compile`` on CUDA: importing torch and Triton and compiling takes about that. On a
-CPU the C++ compiler alone takes 20 s, so that there it is only looked for."""
-
-Emit = Callable[..., None]
+"""Left at least for trying ``torch.compile``: importing torch and Triton and compiling takes about that. A C++ compiler
+alone takes 20 s, so that on a CPU it is only looked for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,16 +35,18 @@ class Probe:
     """Everything that is tried and timed on one device, in order of importance.
 
     Attributes:
-        device: ``"cpu"`` or ``"cuda:N"``.
+        backend: Of the device.
+        device: As torch names it.
         host: The machine around it.
         quick: Fewer figures and repeats.
         until: ``time.monotonic()`` at which to be done.
-        capability: Of the CUDA device.
+        capability: Compute capability, where the device has one.
         known: bitsandbytes was tried by an earlier probe.
         emit: Receives findings.
         threads: Intra-op threads that an earlier probe chose; compared when ``None``.
     """
 
+    backend: Backend
     device: str
     host: Host
     quick: bool
@@ -56,11 +56,11 @@ class Probe:
     emit: Emit
     threads: int | None = None
 
-    def run(self, gpus: dict[str, GpuState], trial: subprocess.Popen[str] | None) -> None:
+    def run(self, before: BeforeProbe, trial: subprocess.Popen[str] | None) -> None:
         """Try, time, and look back at the beginning.
 
         Args:
-            gpus: States from before this process touched CUDA, by UUID.
+            before: From before this process used the device.
             trial: Of bitsandbytes, over before anything is timed; ``None`` when that is tried here, at the end.
         """
         dtypes, kernels = self._try_kernels()
@@ -68,20 +68,17 @@ class Probe:
         gc.collect()
         gc.freeze()  # what is imported stays, so that the collector has nothing to look through between two figures
         gc.disable()
-        if self.device == "cpu":
+        if self.backend.setups.num_threads:
             self._choose_threads()
         self._warm_up(dtypes)
         self._reference("start", dtypes)
-        figures = figures_of(self.device, dtypes, kernels, quick=self.quick, capability=self.capability)
-        tail_s, least_s = FULL_TAIL_S if self.device == "cpu" else CUDA_TAIL_S, FULL_GRID_S
+        figures = figures_of(self.backend, self.device, dtypes, kernels, quick=self.quick, capability=self.capability)
+        tail_s, least_s = self.backend.probing.tail_s, FULL_GRID_S
         if self.quick:
             tail_s, least_s = QUICK_TAIL_S, QUICK_GRID_S
         self._measure(figures, max(self.until - tail_s, time.monotonic() + least_s))
         self._reference("end", dtypes)
-        if self.device != "cpu":
-            from advisor.hardware.gpu_probe import look_back
-
-            look_back(self.device, gpus, dtypes[-1], self.emit)
+        self.backend.probing.look_back(self.device, before, dtypes[-1], self.emit)
         self._measure_storage()
         works |= self._try_here() if trial is None and not self.known else set()
         self._measure_bitsandbytes(works)
@@ -89,35 +86,33 @@ class Probe:
 
     @property
     def pace(self) -> SamplingPolicy:
-        on_cpu = self.device == "cpu"
-        return sampling_policy(quick=self.quick, throttled=on_cpu and self.host.throttled, cuda=not on_cpu)
+        return self.backend.probing.sampling(self.host, quick=self.quick)
 
     def _try_kernels(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The data types to time, that of training last, and the attention kernels that work, torch's choice last."""
         works = []
         for dtype in DTYPES:
-            found = try_dtype(self.device, dtype)
+            found = self._try_dtype(dtype)
             self.emit(kind="dtype", name=dtype, value=found.value, reason=found.reason)
             works += [dtype] if found.value == "yes" else []
         half = next((dtype for dtype in ("bfloat16", "float16") if dtype in works), "float32")
         kernels = []
         for kernel in KERNELS:
-            found = try_attention_kernel(self.device, kernel, "float32" if self.device == "cpu" else half)
+            found = self._try_kernel(kernel, half if self.backend.setups.half_precision else "float32")
             self.emit(kind="kernel", name=kernel, value=found.value, reason=found.reason)
             kernels += [kernel] if found.value == "yes" else []
-        if self.device != "cpu":
-            chosen = self._ask_for_choices(half)
-            kernels.sort(key=lambda kernel: kernel == chosen)
+        chosen = self.backend.probing.chosen_kernel(self.device, half, self.emit)
+        kernels.sort(key=lambda kernel: kernel == chosen)
         return tuple(dict.fromkeys(("float32", half))), tuple(kernels)
 
-    def _ask_for_choices(self, dtype: str) -> str:
-        """Emit which kernels torch takes by itself; returns that for batches without a mask."""
-        chosen = ""
-        for name, masked in ((MASKED_CHOICE, True), (CHOICE, False)):
-            chosen = chosen_kernel(self.device, dtype, masked=masked)
-            reason = f"torch's own choice in {dtype} without dropout" if chosen else "torch does not say"
-            self.emit(kind="fact", name=name, value=chosen or "unknown", reason=reason)
-        return chosen
+    def _try_dtype(self, dtype: str) -> Finding:
+        found = try_dtype(self.device, dtype)
+        emulated = self.backend.probing.emulated(self.device, dtype) if found.value == "yes" else ""
+        return Finding("no", emulated) if emulated else found
+
+    def _try_kernel(self, kernel: str, dtype: str) -> Finding:
+        absent = self.backend.probing.absent_kernels.get(kernel)
+        return Finding("no", absent) if absent else try_attention_kernel(self.device, kernel, dtype)
 
     def _choose_threads(self) -> None:
         import torch
@@ -141,7 +136,7 @@ class Probe:
         """Until clocks have risen."""
         from advisor.hardware.products import reference_figure
 
-        scale = scale_of(self.device)
+        scale = self.backend.probing.scale
         measure_figure(
             reference_figure(self.device, dtypes[-1], scale), self.device, SamplingPolicy(1.0), scale.warm_up_s
         )
@@ -149,8 +144,8 @@ class Probe:
     def _reference(self, moment: str, dtypes: Sequence[str]) -> None:
         from advisor.hardware.products import reference_figure
 
-        dtype = dtypes[0] if self.device == "cpu" else dtypes[-1]
-        figure = reference_figure(self.device, dtype, scale_of(self.device))
+        dtype = dtypes[-1] if self.backend.setups.half_precision else dtypes[0]
+        figure = reference_figure(self.device, dtype, self.backend.probing.scale)
         budget_s = QUICK_REFERENCE_S if self.quick else FULL_REFERENCE_S
         found = measure_figure(figure, self.device, self.pace, budget_s)
         if found["kind"] == "rate":
@@ -169,7 +164,7 @@ class Probe:
             self.emit(kind="left_out", key="storage", name="storage", reason=first_line(failure))
             return
         figures = [figure for figure in storage_figures(folder) if figure.quick or not self.quick]
-        self._measure(figures, time.monotonic() + len(figures) * self.pace.longest_s, "cpu")
+        self._measure(figures, time.monotonic() + len(figures) * self.pace.longest_s, HOST)
 
     def _await(self, trial: subprocess.Popen[str]) -> set[str]:
         """What of bitsandbytes works."""
@@ -184,7 +179,7 @@ class Probe:
         """What of bitsandbytes works, in this process, which may die of it: ``trying`` says of what."""
         works = set()
         self.emit(kind="trying", name="bitsandbytes")
-        for name, found in try_bitsandbytes(self.device):
+        for name, found in try_bitsandbytes(self.device, self.backend.probing.scale.nf4_dtype):
             self.emit(kind="fact", name=name, value=found.value, reason=found.reason)
             self.emit(kind="trying", name="bitsandbytes")
             works |= {name} if found.value == "yes" else set()
@@ -198,7 +193,7 @@ class Probe:
         needs = {"optimizer_8bit": "bitsandbytes adamw_8bit", "quantization": "bitsandbytes", PACKING: "bitsandbytes"}
         figures = [
             figure
-            for figure in bitsandbytes_figures(self.device, scale_of(self.device))
+            for figure in bitsandbytes_figures(self.device, self.backend.probing.scale)
             if not self.quick and needs[figure.key] in works
         ]
         self._measure(figures, max(self.until, time.monotonic() + len(figures) * self.pace.longest_s))
@@ -207,6 +202,6 @@ class Probe:
         from advisor.hardware.compiling import look_for_compiler, try_compile
 
         left_s = self.until - time.monotonic()
-        tries = self.device != "cpu" and not self.quick and left_s >= COMPILING_S
-        found = try_compile(self.device, left_s) if tries else look_for_compiler(self.device)
+        tries = self.backend.probing.tries_compiling and not self.quick and left_s >= COMPILING_S
+        found = try_compile(self.device, left_s) if tries else look_for_compiler(self.backend.runtime)
         self.emit(kind="fact", name="torch.compile", value=found.value, reason=found.reason)

@@ -25,13 +25,32 @@ CFS_PERIOD_S = 0.1
 """Linux refills a cgroup's quota this often (``cpu.cfs_period_us`` = 100 ms unless set otherwise): samples that are
 shorter see either the whole processor or none of it."""
 
-CUDA_SAMPLE_S = 5e-3
-"""Shortest sample on a GPU: launching its first kernel and waiting for its last one take some 10 to 20 us, which must
-stay below half a percent."""
+QUICK_FIGURE_S, FULL_FIGURE_S = 0.1, 0.8
+"""Longest time for one figure of a probe: more repeats than fit into it hardly narrow the spread."""
 
 
 class ClockError(RuntimeError):
     """The clock gave no usable time."""
+
+
+@dataclass(frozen=True)
+class SamplingPolicy:
+    """How samples are taken.
+
+    Attributes:
+        longest_s: Time for one figure at most.
+        target_s: Shortest sample.
+        min_repeats: Samples of a figure.
+    """
+
+    longest_s: float
+    target_s: float = 1e-3
+    min_repeats: int = MIN_REPEATS
+
+    @classmethod
+    def usual(cls, *, quick: bool) -> SamplingPolicy:
+        """Short samples, as many as fit into a figure's time."""
+        return cls(QUICK_FIGURE_S if quick else FULL_FIGURE_S)
 
 
 @dataclass(frozen=True)

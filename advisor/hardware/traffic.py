@@ -19,11 +19,14 @@ FIRST_TOUCH_BYTES = 64 * 2**20
 
 
 def memory_figures(device: str, scale: Scale) -> Iterator[Figure]:
-    """The stream through memory, the stream that stays in cache, and on a CPU memory that was never used before."""
+    """The stream through memory, and the stream that stays in cache."""
     yield _stream("memory", scale.stream_bytes, device)
     yield _stream("cache", scale.resident_bytes, device)
-    if device == "cpu":
-        yield Figure("bytes_per_s", "first_touch", "first touch of memory", _first_touch, quick=True)
+
+
+def first_touch_figure() -> Figure:
+    """Memory of the process that was never used before."""
+    return Figure("bytes_per_s", "first_touch", "first touch of memory", _first_touch, quick=True)
 
 
 def class_figures(device: str, dtype: str, scale: Scale) -> Iterator[Figure]:

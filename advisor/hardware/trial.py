@@ -1,7 +1,7 @@
 """bitsandbytes tried in a process of its own, beside the imports of the probing one.
 
 A broken native library ends only this process, and importing it costs no time when a second core is free.
-Run as ``python -m advisor.hardware.trial DEVICE``; prints one JSON line per finding.
+Run as ``python -m advisor.hardware.trial DEVICE DTYPE``; prints one JSON line per finding.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ LIMIT_S = 25.0
 """Importing torch and bitsandbytes from a cold disk takes about ten seconds."""
 
 
-def start_trial(device: str) -> subprocess.Popen[str]:
-    """Begin trying bitsandbytes on ``"cpu"`` or ``"cuda:N"``."""
-    command = [sys.executable, "-m", "advisor.hardware.trial", device]
+def start_trial(device: str, dtype: str) -> subprocess.Popen[str]:
+    """Begin trying bitsandbytes on a device, with products in this data type."""
+    command = [sys.executable, "-m", "advisor.hardware.trial", device, dtype]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
@@ -48,11 +48,11 @@ def exit_reason(code: int | None) -> str:
     return f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
 
 
-def main(device: str) -> None:
+def main(device: str, dtype: str) -> None:
     """Try everything and print what happened."""
-    for name, found in try_bitsandbytes(device):
+    for name, found in try_bitsandbytes(device, dtype):
         print(json.dumps({"kind": "fact", "name": name, "value": found.value, "reason": found.reason}), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:3])

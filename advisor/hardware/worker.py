@@ -12,14 +12,46 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
-from advisor.hardware.context import idle_gpus, import_training_libraries
-from advisor.hardware.cpu_process import prepare_process
-from advisor.hardware.gpu_state import GpuState
-from advisor.hardware.host import Host, inspect_host
-from advisor.hardware.sequence import Emit, Probe
+from advisor.core.errors import AdvisorError, DeviceError
+from advisor.hardware.backends import Backend, backends_by_preference, get_backend
+from advisor.hardware.backends.base import BeforeProbe, Emit
+from advisor.hardware.host import inspect_host
+from advisor.hardware.sequence import Probe
 from advisor.hardware.trial import start_trial
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A device that may be probed.
+
+    Attributes:
+        backend: Of its kind.
+        index: Among the devices of that kind.
+        before: What was known of these before any library was imported.
+    """
+
+    backend: Backend
+    index: int
+    before: BeforeProbe
+
+    @property
+    def torch_device(self) -> str:
+        """As torch names it."""
+        return self.backend.torch_device if self.backend.is_host else f"{self.backend.torch_device}:{self.index}"
+
+    @property
+    def name(self) -> str:
+        """As ``--device`` takes it."""
+        return self.backend.name if self.backend.is_host else f"{self.backend.name}:{self.index}"
+
+    def start_trial(self) -> subprocess.Popen[str]:
+        """Begin to try bitsandbytes there."""
+        return start_trial(self.torch_device, self.backend.probing.scale.nf4_dtype)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -32,49 +64,85 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, help="intra-op threads that an earlier probe chose")
     options = parser.parse_args(arguments)
     emit = _take_stdout()
-    gpus, refused = idle_gpus() if options.device != "cpu" else ({}, "")
-    guess = options.device or ("cuda:0" if gpus else "cpu")
-    trial = start_trial(guess) if gpus and guess != "cpu" else None  # beside the imports
     try:
-        _probe(options, gpus, refused, (guess, trial), emit)
+        candidates = candidates_of(options.device)
+    except AdvisorError as failure:
+        emit(kind="error", message=failure.message, **({"fix": failure.fix} if failure.fix else {}))
+        return
+    likely = next((candidate for candidate in candidates if candidate.before.states), None)
+    trial = likely.start_trial() if likely is not None else None  # beside the imports
+    try:
+        chosen = _choose(candidates, options.device, emit)
+        if chosen is not None:
+            if trial is not None and chosen != likely:
+                trial.kill()
+                trial = None
+            _probe(chosen, options, trial, emit)
     finally:
         if trial is not None:
             trial.kill()
 
 
-def _probe(
-    options: argparse.Namespace,
-    gpus: dict[str, GpuState],
-    refused: str,
-    begun: tuple[str, subprocess.Popen[str] | None],
-    emit: Emit,
-) -> None:
-    host = inspect_host()
-    device = _choose_device(options.device, host, emit)
-    if device is None:
+def candidates_of(wanted: str) -> list[Candidate]:
+    """The named device, or the first one of each kind, the machine's own processor last.
+
+    Args:
+        wanted: The name of a back end, ``"cuda:1"`` for one of several devices; empty for whatever there is.
+
+    Raises:
+        DeviceError: no such back end, or it cannot be probed yet.
+    """
+    if wanted:
+        name, colon, index = wanted.partition(":")
+        backend = get_backend(name)
+        if colon and not index.isdigit():
+            raise DeviceError(f"the device must be {name} or {name} with a number, {name}:1, but got {wanted!r}")
+        return [Candidate(backend, int(index or 0), backend.probing.look_before())]
+    found = []
+    for backend in backends_by_preference():
+        with suppress(DeviceError):  # it cannot be probed yet
+            found.append(Candidate(backend, 0, backend.probing.look_before()))
+    return found
+
+
+def _choose(candidates: Sequence[Candidate], wanted: str, emit: Emit) -> Candidate | None:
+    """The first candidate that is there."""
+    import torch
+
+    for candidate in candidates:
+        if candidate.index < candidate.backend.runtime.count():
+            candidate.backend.runtime.prepare_process(inspect_host().cores)
+            emit(kind="device", device=candidate.name, torch=torch.__version__)
+            return candidate
+    backend = candidates[0].backend
+    emit(
+        kind="error", message=f"there must be a device {wanted}, but torch finds {backend.runtime.count()} of its kind"
+    )
+    return None
+
+
+def _probe(chosen: Candidate, options: argparse.Namespace, trial: subprocess.Popen[str] | None, emit: Emit) -> None:
+    capability, goes_on = chosen.backend.probing.describe(chosen.torch_device, chosen.before, emit, known=options.known)
+    if not goes_on:
         return
-    guess, trial = begun
-    capability = None
-    if device == "cpu":
-        trial = None if options.known else _import_libraries(emit)
-    else:
-        from advisor.hardware.gpu_probe import describe
-
-        capability = describe(device, gpus, refused, emit)
-        if capability is None:
-            return
-        if trial is None or (device != guess and (device, guess) != ("cuda:0", "cuda")):
-            trial = start_trial(device)
-    Probe(device, host, options.quick, options.until, capability, options.known, emit, options.threads).run(gpus, trial)
-    emit(kind="done")
-
-
-def _import_libraries(emit: Emit) -> subprocess.Popen[str] | None:
-    """Measure what the training libraries hold, and begin to try bitsandbytes unless it came with them."""
-    emit(kind="importing")
-    held_bytes, reason = import_training_libraries()
-    emit(kind="context", bytes=held_bytes, reason=reason)
-    return None if "bitsandbytes" in sys.modules else start_trial("cpu")
+    if trial is None and not options.known and "bitsandbytes" not in sys.modules:
+        trial = chosen.start_trial()
+    try:
+        Probe(
+            chosen.backend,
+            chosen.torch_device,
+            inspect_host(),
+            options.quick,
+            options.until,
+            capability,
+            options.known,
+            emit,
+            options.threads,
+        ).run(chosen.before, trial)
+        emit(kind="done")
+    finally:
+        if trial is not None:
+            trial.kill()
 
 
 def _take_stdout() -> Emit:
@@ -87,23 +155,6 @@ def _take_stdout() -> Emit:
         channel.flush()
 
     return emit
-
-
-def _choose_device(wanted: str, host: Host, emit: Emit) -> str | None:
-    import torch
-
-    available = torch.cuda.is_available()
-    device = wanted or ("cuda:0" if available else "cpu")
-    device = "cuda:0" if device == "cuda" else device
-    if device != "cpu":
-        count = torch.cuda.device_count() if available else 0
-        index = device.removeprefix("cuda:")
-        if not (device.startswith("cuda:") and index.isdigit() and int(index) < count):
-            emit(kind="error", message=f"the device must be cpu or one of {count} CUDA devices, but got {device!r}")
-            return None
-    prepare_process("cpu" if device == "cpu" else "cuda", host.cores)
-    emit(kind="device", device=device, torch=torch.__version__)
-    return device
 
 
 if __name__ == "__main__":

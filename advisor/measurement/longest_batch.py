@@ -12,7 +12,6 @@ from torch.utils.data import Dataset
 from transformers import set_seed
 
 from advisor.core.plan import Plan
-from advisor.hardware.cpu_process import prepare_process
 from advisor.measurement.step_profile import ProfiledStep, StepProfiler
 from advisor.strategies import get_strategy
 from advisor.training.arguments import training_arguments
@@ -20,17 +19,18 @@ from advisor.training.assembly import assemble_trainer
 from advisor.training.build import build_model
 from advisor.training.data import PreparedData, prepare_data
 from advisor.training.models import load_tokenizer
-from advisor.training.placement import device_type_of
+from advisor.training.placement import backend_of_plan
 
 
 def profile_longest_batch(plan: Plan) -> ProfiledStep:
     """Two optimizer steps of the plan on its longest batch, the second one under the memory profiler."""
-    prepare_process(device_type_of(plan), plan.execution.num_threads)
+    backend = backend_of_plan(plan)
+    backend.runtime.prepare_process(plan.execution.num_threads)
     data = prepare_data(plan.data, plan.model, load_tokenizer(plan.model), max_seq_length=plan.execution.max_seq_length)
     worst = _WorstRows(data, plan.execution.micro_batch_size, 3 * plan.execution.gradient_accumulation_steps)
     profiler = StepProfiler(at_step=2)
     set_seed(plan.seed)
-    model = build_model(plan.model, plan.strategy, plan.execution, device=device_type_of(plan))
+    model = build_model(plan.model, plan.strategy, plan.execution, device=backend.torch_device)
     with tempfile.TemporaryDirectory(prefix="advisor-profile-") as scratch:
         arguments = training_arguments(
             plan.strategy, plan.execution, scratch, seed=plan.seed, max_steps=2, logging_steps=3

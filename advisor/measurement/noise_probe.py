@@ -12,30 +12,29 @@ import time
 import torch
 from torch.nn import functional
 
-from advisor.core.device import DeviceType
-from advisor.training.callbacks import synchronize
+from advisor.hardware.backends import Backend
 
 ROWS, WIDTH, INNER, HEADS = 512, 768, 3072, 12
 """One layer of BERT-base for 512 tokens: 6.4 GFLOP forward, and the elementwise work that goes with it."""
-PASSES = {"cpu": 1, "cuda": 100}
+PASSES, CARD_PASSES = 1, 100
 """Layers per repeat, so that a repeat takes some hundredths of a second on two cores, and launching them is not all of
 it on a GPU."""
 WARMUP_REPEATS, REPEATS = 3, 5
 
 
-def reference_seconds(device_type: DeviceType) -> float:
+def reference_seconds(backend: Backend) -> float:
     """Median wall clock of the reference work load now, synchronised; about half a second in all."""
-    device = torch.device(device_type)
+    device, runtime = torch.device(backend.torch_device), backend.runtime
     generator = torch.Generator().manual_seed(0)
     hidden, weights = _tensors(device, generator)
     times = []
     with torch.no_grad():
         for repeat in range(WARMUP_REPEATS + REPEATS):
-            synchronize(device)
+            runtime.synchronize()
             started_s = time.perf_counter()
-            for _ in range(PASSES[device_type]):
+            for _ in range(PASSES if backend.is_host else CARD_PASSES):
                 _layer(hidden, weights)
-            synchronize(device)
+            runtime.synchronize()
             if repeat >= WARMUP_REPEATS:
                 times.append(time.perf_counter() - started_s)
     return statistics.median(times)

@@ -15,7 +15,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from advisor.training.callbacks import synchronize
+from advisor.hardware.backends import backend_on
 
 EVALUATION_PASSES = 3
 
@@ -114,13 +114,13 @@ def measure_evaluation(
         batch: On the CPU, as a loader gives it.
         profile_operators: Add one pass under the profiler (CPU).
     """
-    model, device = trainer.model.eval(), trainer.args.device
+    model, runtime = trainer.model.eval(), backend_on(trainer.args.device.type).runtime
 
     def evaluate() -> float:
-        synchronize(device)
+        runtime.synchronize()
         began_s = time.perf_counter()
         trainer.prediction_step(model, dict(batch), prediction_loss_only=False)
-        synchronize(device)
+        runtime.synchronize()
         return time.perf_counter() - began_s
 
     evaluate()

@@ -7,8 +7,6 @@ import errno
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from advisor.core.errors import OutputError
 from advisor.core.events import Event, OnEvent
 from advisor.core.plan import Plan
@@ -16,12 +14,10 @@ from advisor.core.run import SAVE_EVERY_S, Measurement
 from advisor.core.serialization import from_dict, read_json, to_json
 from advisor.core.store import write_text_atomically
 from advisor.hardware.energy import EnergyMeter
-from advisor.measurement.device_memory import DeviceMemoryWatch
 from advisor.measurement.isolation import ADVICE, Result, isolated
 from advisor.measurement.longest_batch import profile_longest_batch
-from advisor.measurement.resident import peak_resident_bytes, resident_bytes
 from advisor.measurement.step_profile import ProfiledStep
-from advisor.training.placement import device_type_of
+from advisor.training.placement import backend_of_plan
 from advisor.training.run_folder import RunFolder
 from advisor.training.trainer import train
 
@@ -95,28 +91,20 @@ def run_in_this_process(
     """Train the plan here and add this process's memory figures and the device's energy; meant for a process that does
     nothing else.
     """
-    baseline_bytes = resident_bytes()
-    if device_type_of(plan) == "cpu":
-        with EnergyMeter("cpu") as energy:
-            measurement = _train(plan, output_dir, time_limit_s, save_every_s, on_event)
-        return dataclasses.replace(
-            _with_energy(measurement, energy), device_peak_bytes=peak_resident_bytes(), baseline_bytes=baseline_bytes
-        )
-    torch.cuda.reset_peak_memory_stats()
-    gpu = str(torch.cuda.get_device_properties(0).uuid)
-    with DeviceMemoryWatch() as watch, EnergyMeter("cuda", uuid=gpu) as energy:
+    runtime = backend_of_plan(plan).runtime
+    runtime.reset_peaks()
+    with runtime.memory_watch() as watch, EnergyMeter(runtime.energy_counter) as energy:
         measurement = _train(plan, output_dir, time_limit_s, save_every_s, on_event)
+    allocated_bytes, reserved_bytes = runtime.peaks()
     return dataclasses.replace(
-        _with_energy(measurement, energy),
-        allocated_peak_bytes=torch.cuda.max_memory_allocated(),
-        reserved_peak_bytes=torch.cuda.max_memory_reserved(),
+        measurement,
+        energy_j=energy.joules,
+        energy_source=energy.source,
+        allocated_peak_bytes=allocated_bytes,
+        reserved_peak_bytes=reserved_bytes,
         device_peak_bytes=watch.peak_bytes,
         baseline_bytes=watch.first_bytes,
     )
-
-
-def _with_energy(measurement: Measurement, meter: EnergyMeter) -> Measurement:
-    return dataclasses.replace(measurement, energy_j=meter.joules, energy_source=meter.source)
 
 
 def _train(
@@ -154,10 +142,11 @@ def _is_full_disk(failure: Exception) -> bool:
 
 
 def _profiled_step(plan: Plan, folder: RunFolder, on_event: OnEvent) -> ProfiledStep | Measurement | None:
-    """The profiled step (CPU), from an earlier start of this run if there is one; a Measurement when it ended the
-    run.
+    """The profiled step, from an earlier start of this run if there is one; a Measurement when it ended the run.
+
+    ``None`` where torch counts the allocated bytes of the run itself.
     """
-    if device_type_of(plan) != "cpu":
+    if backend_of_plan(plan).memory.counted:
         return None
     if folder.step_profile.exists():
         return from_dict(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import advisor
-from advisor.hardware.cpu_process import process_environment
+from advisor.hardware.host_process import process_environment
 
 PRELOADED = "advisor.measurement.preload"
 SERVER_VARIABLE = "ADVISOR_FORK_SERVER"

@@ -142,7 +142,7 @@ def live_parts(model: nn.Module, optimizer: Any, *, ignoring: dict[int, torch.Un
 
 def _add(storages: dict[int, torch.UntypedStorage], tensor: torch.Tensor) -> None:
     """Fake and meta tensors own no memory; sparse and other storage-less ones cannot be asked."""
-    if tensor.device.type != "cpu" or type(tensor).__name__ == "FakeTensor":
+    if not tensor.is_cpu or type(tensor).__name__ == "FakeTensor":
         return
     try:
         storage = tensor.untyped_storage()

@@ -16,18 +16,17 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
-from advisor.core.device import DeviceType
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
-from advisor.hardware.cpu_process import prepare_process
+from advisor.hardware.backends import HOST, backend_on, get_backend
+from advisor.hardware.host_process import peak_resident_bytes, resident_bytes
 from advisor.measurement.operator_profile import (
     EvaluationPasses,
     OperatorProfile,
     OperatorProfiler,
     measure_evaluation,
 )
-from advisor.measurement.resident import peak_resident_bytes, resident_bytes
 from advisor.measurement.step_profile import ProfiledStep, StepProfiler
 from advisor.strategies import get_strategy
 from advisor.training.arguments import training_arguments
@@ -51,6 +50,7 @@ class StepRequest:
         profile_memory: Add one step under the memory profiler (CPU).
         profile_operators: Add one step, and where there are any an evaluation pass, under the operator profiler (CPU).
         evaluate: Time evaluation passes of the same batch after training.
+        device_type: Name of the back end.
         num_hidden_layers: Builds a shallower or deeper model than the config says.
     """
 
@@ -64,7 +64,7 @@ class StepRequest:
     profile_memory: bool = False
     profile_operators: bool = False
     evaluate: bool = False
-    device_type: DeviceType = "cpu"
+    device_type: str = HOST
     num_hidden_layers: int | None = None
     seed: int = 0
 
@@ -139,7 +139,7 @@ def run_steps(request: StepRequest, *, callbacks: Sequence[TrainerCallback] = ()
         callbacks: Called behind the clock, so that what they do at the end of a step is not in its time.
     """
     execution = request.execution
-    prepare_process(request.device_type, execution.num_threads)
+    get_backend(request.device_type).runtime.prepare_process(execution.num_threads)
     baseline_bytes = resident_bytes()
     template = synthetic_batch(
         request.model, execution.micro_batch_size, request.seq_length, padded=execution.padded, seed=request.seed
@@ -216,7 +216,7 @@ def _train_on_copies(
         _buildable(request),
         request.strategy,
         execution,
-        device=request.device_type,
+        device=get_backend(request.device_type).torch_device,
         num_hidden_layers=request.num_hidden_layers,
     )
     rows = (steps + 1) * execution.effective_batch_size
@@ -293,13 +293,10 @@ class _HighWater(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if args.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(args.device)
+        backend_on(args.device.type).runtime.reset_peaks()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step != self._at_step:
             return
         self.resident_bytes = peak_resident_bytes()
-        if args.device.type == "cuda":
-            self.allocated_bytes = torch.cuda.max_memory_allocated(args.device)
-            self.reserved_bytes = torch.cuda.max_memory_reserved(args.device)
+        self.allocated_bytes, self.reserved_bytes = backend_on(args.device.type).runtime.peaks()

@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from advisor.core.code_version import TRAINING_LIBRARIES
-from advisor.core.device import DeviceProfile, DeviceType
+from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError, InputError
 from advisor.core.events import OnEvent
 from advisor.core.store import ensure_writable_dir, user_data_dir
 from advisor.core.units import format_duration
+from advisor.hardware.backends import backends_by_preference, get_backend
 from advisor.pipeline.environment import versions
 from advisor.pipeline.events import note, phase, progress
 from advisor.pipeline.predicting import cost_model_for
@@ -71,7 +72,7 @@ def validate(
     kind: Kind,
     *,
     grid: GridName | None = None,
-    device: DeviceType | Literal["auto"] = "auto",
+    device: str = "auto",
     shard: Shard = (1, 1),
     time_limit_s: float | None = None,
     output: Path | None = None,
@@ -225,7 +226,7 @@ def _run(
     return stopped if stopped or len(prepared) == len(cells) else "time limit"
 
 
-def _place(grid: GridName | None, device: str) -> tuple[DeviceType, GridName]:
+def _place(grid: GridName | None, device: str) -> tuple[str, GridName]:
     """Where the grid runs, and which grid when none was named.
 
     Raises:
@@ -239,23 +240,18 @@ def _place(grid: GridName | None, device: str) -> tuple[DeviceType, GridName]:
     own = (device_of(grid) if grid is not None else None) or device
     if device not in ("auto", own):
         raise InputError(f"the grid {grid} must run on {own}, but got --device {device}", fix=f"use --device {own}")
-    if own == "cpu":
-        return "cpu", grid or "cpu"
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda", grid or "cuda"
-    if own == "cuda":
-        raise DeviceError(
-            "a CUDA device is needed, but torch finds none here",
-            fix="run it on a machine with a GPU and a CUDA build of torch, or use --grid cpu",
-        )
-    return "cpu", grid or "cpu"
+    wanted = backends_by_preference() if own == "auto" else (get_backend(own),)
+    for backend in wanted:
+        if backend.runtime.count():
+            usual = next((name for name in GRIDS if device_of(name) == backend.name), GRIDS[0])
+            return backend.name, grid or usual
+    raise DeviceError(
+        f"{wanted[0].title} is needed, but torch finds none here",
+        fix="run it on a machine with such a device and a build of torch for it, or use --grid cpu",
+    )
 
 
-def _at_hand(
-    kind: Kind, grid: GridName, device_type: DeviceType, on_event: OnEvent | None
-) -> tuple[GridDevice, Header]:
+def _at_hand(kind: Kind, grid: GridName, device_type: str, on_event: OnEvent | None) -> tuple[GridDevice, Header]:
     """The device at hand as the cost model sees it, and what its records have in common.
 
     Raises:
@@ -266,7 +262,7 @@ def _at_hand(
 
     device = _profile(device_type, on_event)
     capacity_bytes = device.memory_bytes
-    if device_type == "cuda":
+    if not get_backend(device_type).is_host:
         from advisor.experiments.validation.device_memory import gpu_at_hand
 
         device, capacity_bytes = gpu_at_hand(device)
@@ -288,7 +284,7 @@ def _at_hand(
     return GridDevice(device, cost_model_for(device, on_event).calibration, capacity_bytes), header
 
 
-def _profile(device_type: DeviceType, on_event: OnEvent | None) -> DeviceProfile:
+def _profile(device_type: str, on_event: OnEvent | None) -> DeviceProfile:
     """The profile of this machine's device of that type, probed quickly if there is none."""
     from advisor.hardware import probe_device, this_device
 

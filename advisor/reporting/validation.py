@@ -26,13 +26,12 @@ from advisor.experiments.validation.times import (
     RepeatNoise,
     TimeComparison,
 )
+from advisor.hardware.backends import get_backend
 from advisor.reporting.verification import measured_metric
 
 _NAMES = {"allocated_bytes": "allocated", "reserved_bytes": "reserved", "device_bytes": "device", "step_s": "step time"}
-_SOURCES = {
-    "cpu": "allocated: the profiler's memory events; device: resident set",
-    "cuda": "allocated and reserved: torch's peaks; device: the driver's figure of the process",
-}
+_PROFILED = "allocated: the profiler's memory events; device: resident set"
+_COUNTED = "allocated and reserved: torch's peaks; device: the driver's figure of the process"
 _VERDICTS = {True: "[green]pass[/green]", False: "[bold red]fail[/bold red]", None: "[dim]not judged[/dim]"}
 _STATISTICS: dict[str, Callable[[ErrorStatistics], float]] = {
     "MAPE": lambda errors: errors.mape,
@@ -63,7 +62,8 @@ def print_validation(
 
 
 def _print_memory(console: Console, header: Header, comparison: MemoryComparison) -> None:
-    console.print(f"[bold]Memory[/bold] [dim]{_SOURCES[header.device_type]}[/dim]", highlight=False, soft_wrap=True)
+    sources = _COUNTED if get_backend(header.device_type).memory.counted else _PROFILED
+    console.print(f"[bold]Memory[/bold] [dim]{sources}[/dim]", highlight=False, soft_wrap=True)
     _print_errors(console, comparison.groups)
     _print_fits(console, comparison.fits)
     _print_thresholds(console, comparison.thresholds)

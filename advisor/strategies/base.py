@@ -131,8 +131,11 @@ class Strategy(ABC):
     def declared_trainable(self, model: nn.Module, config: StrategyConfig) -> set[str]:
         """Names of the parameters of the applied ``model`` that this method says it trains."""
 
-    def quantization(self, config: StrategyConfig, *, device_type: str) -> Quantization | None:
-        """How frozen weights are stored; ``None`` keeps them as loaded."""
+    def quantization(self, config: StrategyConfig) -> Quantization | None:
+        """How frozen weights are stored; ``None`` keeps them as loaded.
+
+        On a card they are computed with in the plan's data type, whatever ``compute_dtype`` says.
+        """
         return None
 
     def applies_to(self, model: ModelSpec) -> str | None:

@@ -24,16 +24,5 @@ class QLora(Lora):
     stores_4bit_weights = True
     alternatives = ("lora", "partial")
 
-    def quantization(self, config: StrategyConfig, *, device_type: str) -> Quantization | None:
-        return Quantization(compute_dtype=_compute_dtype(device_type))
-
-
-def _compute_dtype(device_type: str) -> str:
-    """float32 on CPU; on CUDA bfloat16 where the device has it (compute capability 8.0 and up), else float16."""
-    if device_type != "cuda":
-        return "float32"
-    import torch
-
-    if torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0):
-        return "float16"
-    return "bfloat16"
+    def quantization(self, config: StrategyConfig) -> Quantization | None:
+        return Quantization()

@@ -1,8 +1,8 @@
 """Makes fake tensors behave like the device a step will really run on, and undoes it afterwards.
 
-Two semantics: ``cpu`` (plain CPU fakes decompose exactly as the CPU does) and ``cuda`` (the operators that CUDA would
-run). For the latter a machine with a GPU uses fake ``cuda`` tensors; elsewhere a Python-only device stands in
-(``fake_device``).
+Two semantics, each named by its back end: the host's (plain CPU fakes decompose exactly as the CPU does) and a card's
+(the operators that CUDA would run). For the latter a machine with a GPU uses fake ``cuda`` tensors; elsewhere a
+Python-only device stands in (``fake_device``).
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import torch._meta_registrations
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from advisor.hardware.backends import HOST, get_backend
+from advisor.tracing import fake_device as stand_in
 from advisor.tracing.fake_flash_attention import flash_package
 from advisor.tracing.fake_peft import EveryElement, peft_patches
 
@@ -28,14 +30,11 @@ CPU_RNG_STATE_BYTES = torch.get_rng_state().numel()
 
 
 def tracing_device_type(semantics: str) -> str:
-    """The device type that fake tensors carry: ``"cpu"``, ``"cuda"``, or the stand-in's name."""
-    if semantics == "cpu":
-        return "cpu"
-    if _starts_cuda():
-        return "cuda"
-    from advisor.tracing import fake_device
-
-    return fake_device.register()
+    """The device type that fake tensors carry: what torch calls the back end's device, or the stand-in's name."""
+    backend = get_backend(semantics)
+    if backend.is_host or _starts_cuda():
+        return backend.torch_device
+    return stand_in.register()
 
 
 @functools.cache
@@ -59,7 +58,7 @@ def fake_device(semantics: str, compute_capability: tuple[int, int] | None) -> I
     No default device is set, as in a real run: build the model under ``torch.device`` yourself.
 
     Args:
-        semantics: ``"cpu"`` or ``"cuda"``.
+        semantics: Name of the back end whose operators run.
         compute_capability: Of the CUDA device; decides which attention kernel runs.
     """
     device_type = tracing_device_type(semantics)
@@ -67,7 +66,7 @@ def fake_device(semantics: str, compute_capability: tuple[int, int] | None) -> I
         stack.enter_context(_quiet())
         for patch in _patches(device_type):
             stack.enter_context(patch)
-        if semantics == "cuda":
+        if not get_backend(semantics).is_host:
             attention = CudaAttention(device_type, compute_capability or (8, 0))
             stack.enter_context(patched(torch.nn.functional, "scaled_dot_product_attention", attention))
             stack.enter_context(flash_package())
@@ -103,7 +102,7 @@ def _patches(device_type: str) -> Iterator[Any]:
         yield patched(module, "get_rng_state", _fake_rng_state)
         yield patched(module, "set_rng_state", lambda state: None)
     yield from (patched(*patch) for patch in peft_patches())
-    if device_type not in ("cpu", "cuda"):
+    if device_type == stand_in.NAME:
         # torch.tensor(...) must not be materialised on a device that has no memory.
         yield patched(FakeTensorMode, "avoid_device_init", property(lambda self: True))
 
@@ -139,7 +138,7 @@ def _grouped_products(compute_capability: tuple[int, int]) -> Iterator[None]:
 
 def _fake_rng_state() -> torch.Tensor:
     """Of the size of a CPU generator's state, in host memory (counted in CPU semantics only)."""
-    return torch.empty(CPU_RNG_STATE_BYTES, dtype=torch.uint8, device="cpu")
+    return torch.empty(CPU_RNG_STATE_BYTES, dtype=torch.uint8, device=HOST)
 
 
 @contextlib.contextmanager

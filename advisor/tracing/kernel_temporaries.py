@@ -30,9 +30,9 @@ class KernelCall:
     sizes: tuple[int, ...]
 
 
-def kernel_call(name: str, args: Any, kwargs: Any, out: Any, device_type: str) -> KernelCall | None:
+def kernel_call(name: str, args: Any, kwargs: Any, out: Any, *, on_host: bool) -> KernelCall | None:
     """What the rule of this operator needs, or ``None`` for an operator without hidden memory."""
-    if device_type == "cpu":
+    if on_host:
         return _cpu_call(name, args, kwargs)
     if name == "_scaled_dot_product_flash_attention_backward":
         query, key = args[1], args[2]

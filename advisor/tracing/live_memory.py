@@ -18,9 +18,6 @@ from advisor.tracing.symbolic_trace import KINDS, PHASES, EventLog
 
 Ints = npt.NDArray[np.int64]
 
-ROUND_BYTES = 512
-"""``kMinBlockSize`` of the CUDA caching allocator (c10/cuda/CUDACachingAllocator.cpp)."""
-
 
 @dataclass(frozen=True)
 class Peak:
@@ -52,7 +49,7 @@ def phase_peaks(log: EventLog, *, round_bytes: int) -> dict[str, Peak]:
 
     Args:
         log: Events at full depth.
-        round_bytes: Granularity of the allocator (512 on CUDA, 1 on CPU).
+        round_bytes: Granularity of the allocator (``MemoryTraits``).
     """
     peaks = {}
     for name, curve in _curves(log, round_bytes).items():
@@ -106,8 +103,3 @@ def _aligned(first: _Curve, second: _Curve, extra_layers: int) -> Ints:
 def _common(first: Ints, second: Ints) -> int:
     differ = np.flatnonzero(first != second)
     return int(differ[0]) if len(differ) else len(first)
-
-
-def rounding(semantics: str) -> int:
-    """Allocator granularity: torch's CUDA allocator rounds to 512 bytes; the CPU profiler reports requested bytes."""
-    return 1 if semantics == "cpu" else ROUND_BYTES

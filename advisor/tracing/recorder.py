@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from advisor.hardware.backends import is_host
 from advisor.tracing.kernel_temporaries import KernelCall, hidden_bytes, kernel_call
 from advisor.tracing.ops import CAUSAL, encode_signature
 
@@ -113,6 +114,7 @@ class StepRecorder(TorchDispatchMode):
     def __init__(self, device_type: str, *, padded: bool, keep_signatures: bool = False) -> None:
         super().__init__()
         self.device_type = device_type
+        self._on_host = is_host(device_type)
         self.padded = padded
         self.keep_signatures = keep_signatures
         self.recording = Recording()
@@ -162,7 +164,7 @@ class StepRecorder(TorchDispatchMode):
         outputs = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
         if name not in VIEW_OPERATORS and self._concerns_device(name, outputs):
             self._record_operator(func, name, args, kwargs, out, outputs)
-        call = kernel_call(name, args, kwargs, out, self.device_type)
+        call = kernel_call(name, args, kwargs, out, on_host=self._on_host)
         numbers = self._allocate_hidden(call) if call is not None else []
         self.watch(outputs, "activation")
         self.recording.events.extend((-1, number, self.phase) for number in numbers)

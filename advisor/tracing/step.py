@@ -17,6 +17,7 @@ from advisor.core.errors import AdvisorError, UntraceableError
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
+from advisor.hardware.backends import HOST, is_host
 from advisor.tracing.environment import fake_device
 from advisor.tracing.recorder import Recording, StepRecorder
 from advisor.tracing.training_loop import TracedLoop, frozen_tensors, logical_parameters, state_tensors
@@ -31,7 +32,7 @@ class TraceRequest:
     Attributes:
         model, strategy, execution: The configuration; ``execution`` gives batch size and switches.
         seq_length: Tokens per row of the batch.
-        semantics: ``"cpu"`` or ``"cuda"``: whose operators run.
+        semantics: Name of the back end whose operators run.
         compute_capability: Of the CUDA device.
         num_hidden_layers: Another depth than the model's; ``None`` keeps it.
         keep_signatures: Keep what a replay of each operator needs.
@@ -42,7 +43,7 @@ class TraceRequest:
     strategy: StrategyConfig
     execution: ExecutionPlan
     seq_length: int
-    semantics: str = "cpu"
+    semantics: str = HOST
     compute_capability: tuple[int, int] | None = None
     num_hidden_layers: int | None = None
     keep_signatures: bool = False
@@ -194,7 +195,7 @@ def _drawn_batches(request: TraceRequest, device_type: str) -> list[dict[str, to
 
     accelerate's data loader is one batch ahead; it moves a batch to the device only when it hands it out.
     """
-    drawn = min(request.execution.gradient_accumulation_steps, 2) + (device_type == "cpu")
+    drawn = min(request.execution.gradient_accumulation_steps, 2) + is_host(device_type)
     return [_batch(request, device_type) for _ in range(drawn)]
 
 

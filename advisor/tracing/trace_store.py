@@ -23,6 +23,7 @@ from advisor.core.model import ModelSpec
 from advisor.core.plan import BITSANDBYTES_OPTIMIZERS, ExecutionPlan
 from advisor.core.serialization import to_dict
 from advisor.core.strategy import StrategyConfig
+from advisor.hardware.backends import get_backend
 from advisor.strategies import get_strategy, strategy_version
 from advisor.tracing.full_depth import FullDepthTrace
 from advisor.tracing.repeated_layers import normalize_attention_window, traced_depths
@@ -48,14 +49,14 @@ class TraceStore:
     """Hands out the traced family of a configuration.
 
     Args:
-        semantics: ``"cpu"`` or ``"cuda"``.
-        compute_capability: Of the CUDA device; only whether it is at least 8.0 changes a trace.
+        semantics: Name of the back end whose operators steps have.
+        compute_capability: Of a card; only whether it is at least 8.0 changes a trace.
         cache_dir: Where traces are kept between processes; ``None`` keeps them in memory only.
     """
 
     def __init__(self, semantics: str, compute_capability: tuple[int, int] | None, cache_dir: Path | None) -> None:
         self.semantics = semantics
-        self.compute_capability = _capability_class(compute_capability) if semantics == "cuda" else None
+        self.compute_capability = None if get_backend(semantics).is_host else _capability_class(compute_capability)
         self._cache_dir = cache_dir
         self._families: dict[str, FullDepthTrace] = {}
         self.before_first_trace: Callable[[], None] | None = None

@@ -112,7 +112,7 @@ class TracedLoop:
         if dtype is None:
             outputs = self.model(**batch, **extra)
         else:
-            with _autocast(self.device_type, dtype):
+            with torch.autocast(self.device_type, dtype=dtype):
                 outputs = self.model(**batch, **extra)
             outputs = convert_to_fp32(outputs)
         loss = outputs["loss"]
@@ -156,18 +156,6 @@ def _optimizer_device(device_type: str) -> Iterator[None]:
         yield
         return
     with patched(lorafa, "infer_device", lambda: device_type):
-        yield
-
-
-@contextlib.contextmanager
-def _autocast(device_type: str, dtype: torch.dtype) -> Any:
-    """Autocast that does not switch itself off because this machine has no CUDA, not even in a recomputed forward."""
-    import torch.cuda.amp.common
-
-    with contextlib.ExitStack() as stack:
-        if device_type == "cuda" and not torch.cuda.is_available():
-            stack.enter_context(patched(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False))
-        stack.enter_context(torch.autocast(device_type, dtype=dtype))
         yield
 
 

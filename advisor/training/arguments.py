@@ -8,9 +8,9 @@ from typing import Any, Literal
 import torch
 from transformers import TrainingArguments
 
-from advisor.core.device import DeviceType
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
+from advisor.hardware.backends import HOST, Backend, get_backend
 
 EvaluationStrategy = Literal["no", "epoch"]
 
@@ -27,7 +27,7 @@ def training_arguments(
     output_dir: Path | str,
     *,
     seed: int = 42,
-    device_type: DeviceType = "cpu",
+    device_type: str = HOST,
     evaluation: EvaluationStrategy = "no",
     max_steps: int = -1,
     logging_steps: int = 1,
@@ -43,11 +43,13 @@ def training_arguments(
         execution: Batch sizes, accumulation, mixed precision, optimizer implementation.
         output_dir: Where the Trainer writes its ``checkpoint-*`` folders.
         seed: Of the data order and of everything drawn during training.
-        device_type: ``"cpu"`` keeps the Trainer off any GPU; ``"cuda"`` uses the first visible one alone.
+        device_type: Name of the back end. The host's keeps the Trainer off any GPU; a card's uses the first visible one
+            alone.
         evaluation: ``"epoch"`` evaluates after each epoch and at the end.
         max_steps: Optimizer steps; -1 trains for ``strategy.num_train_epochs``.
         logging_steps: Optimizer steps between two logged losses.
     """
+    backend = get_backend(device_type)
     arguments = TrainingArguments(
         output_dir=str(output_dir),
         **_optimization(strategy),
@@ -57,10 +59,10 @@ def training_arguments(
         optim="adamw_torch" if execution.optim == "lorafa" else execution.optim,
         bf16=execution.amp == "bf16",
         fp16=execution.amp == "fp16",
-        use_cpu=device_type == "cpu",
+        use_cpu=backend.is_host,
         train_sampling_strategy="group_by_length" if execution.group_by_length else "random",
         torch_compile=execution.torch_compile,
-        **_on_the_device(execution, device_type),
+        **_on_the_device(execution, backend),
         max_steps=max_steps,
         seed=seed,
         data_seed=seed,
@@ -77,12 +79,12 @@ def training_arguments(
         log_level="error",
     )
     _pin_to_one_device(arguments)
-    if device_type == "cuda":
+    if not backend.is_host:
         _settle_tf32(execution.tf32)
     return arguments
 
 
-def _on_the_device(execution: ExecutionPlan, device_type: DeviceType) -> dict[str, Any]:
+def _on_the_device(execution: ExecutionPlan, backend: Backend) -> dict[str, Any]:
     """What lets the host run ahead of a GPU: nothing waits for the device between two logged losses.
 
     Batches are copied from pinned memory without waiting for the copy (on the stream, which orders it before its use).
@@ -90,7 +92,7 @@ def _on_the_device(execution: ExecutionPlan, device_type: DeviceType) -> dict[st
     without it a diverged run's logged loss is NaN, as it should be. TF32 is stated either way: what an earlier run of
     the process chose does not last.
     """
-    if device_type == "cpu":
+    if backend.is_host:
         return {"dataloader_pin_memory": False}
     return {
         "dataloader_pin_memory": True,

@@ -18,7 +18,8 @@ from advisor.core.errors import InputError, ModelError
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import Quantization, StrategyConfig
-from advisor.hardware.cpu_process import hand_back_freed_memory
+from advisor.hardware.backends import HOST, is_host
+from advisor.hardware.host_process import hand_back_freed_memory
 from advisor.strategies import get_strategy
 from advisor.strategies.attention import attention_implementations, usual_attention
 from advisor.strategies.skeleton import auto_class, build_skeleton, model_config
@@ -39,7 +40,7 @@ def build_model(
     strategy: StrategyConfig,
     execution: ExecutionPlan,
     *,
-    device: str = "cpu",
+    device: str = HOST,
     empty: bool = False,
     num_hidden_layers: int | None = None,
 ) -> nn.Module:
@@ -79,7 +80,7 @@ def build_model(
     if execution.loss == "fused-linear":
         fuse_output_projection(base)
     prepare_for_scaling(model, execution)
-    if not empty and torch.device(device).type == "cpu":
+    if not empty and is_host(device):
         hand_back_freed_memory()
     model.train()
     return model
@@ -90,7 +91,7 @@ def build_base(
     strategy: StrategyConfig,
     execution: ExecutionPlan,
     *,
-    device: str = "cpu",
+    device: str = HOST,
     empty: bool = False,
     num_hidden_layers: int | None = None,
 ) -> nn.Module:
@@ -130,7 +131,7 @@ def _check_attention(spec: ModelSpec, execution: ExecutionPlan) -> None:
 
 
 def load_trained(
-    spec: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, directory: Path, *, device: str = "cpu"
+    spec: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, directory: Path, *, device: str = HOST
 ) -> nn.Module:
     """What a run saved in ``directory``, in evaluation mode."""
     method = get_strategy(strategy.method)
@@ -141,9 +142,8 @@ def load_trained(
 
 def _quantization(strategy: StrategyConfig, execution: ExecutionPlan, device: str) -> Quantization | None:
     """The method's 4-bit storage; on CUDA it computes in the data type that the plan computes in."""
-    device_type = torch.device(device).type
-    wanted = get_strategy(strategy.method).quantization(strategy, device_type=device_type)
-    if wanted is None or device_type == "cpu":
+    wanted = get_strategy(strategy.method).quantization(strategy)
+    if wanted is None or is_host(device):
         return wanted
     compute_dtype = {"bf16": "bfloat16", "fp16": "float16", "none": execution.dtype}[execution.amp]
     return replace(wanted, compute_dtype=compute_dtype)

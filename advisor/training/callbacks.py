@@ -10,19 +10,15 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from advisor.core.events import OnEvent
+from advisor.hardware.backends import backend_on
+from advisor.hardware.backends.base import Mark
 from advisor.training.metrics import held_out_metrics
 
 EVENT_SPACING_S = 0.2
 """Step events closer together than this are not sent: nobody reads a faster progress bar."""
 
 MILLISECONDS = 1000
-"""In a second; CUDA events count in milliseconds."""
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until the device has finished what was queued, so that wall-clock times mean something."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+"""In a second; a device's marks count in milliseconds."""
 
 
 class StepClock(TrainerCallback):
@@ -31,8 +27,8 @@ class StepClock(TrainerCallback):
     Fetching and collating the batch, logging, evaluation and saving lie outside the measured span.
 
     Args:
-        waiting: Wait for the device at both ends of a step, as a measurement of single steps does. Otherwise the
-            device takes the time itself (CUDA events), and the host prepares the next step meanwhile.
+        waiting: Wait for the device at both ends of a step, as a measurement of single steps does. Otherwise a device
+            that can takes the time itself (CUDA events), and the host prepares the next step meanwhile.
 
     Attributes:
         first_began_s: ``time.perf_counter()`` when this process's first step began.
@@ -43,8 +39,8 @@ class StepClock(TrainerCallback):
         self._times_s: list[float] = []
         self._started_s: float | None = None
         self._waiting = waiting
-        self._marks: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-        self._mark: torch.cuda.Event | None = None
+        self._marks: list[tuple[Mark, Mark]] = []
+        self._mark: Mark | None = None
 
     @property
     def step_times_s(self) -> list[float]:
@@ -59,31 +55,23 @@ class StepClock(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.first_began_s = self.first_began_s or time.perf_counter()
-        if self._marks_on(args.device):
-            self._mark = _marked()
-            return
-        synchronize(args.device)
-        self._started_s = time.perf_counter()
+        runtime = backend_on(args.device.type).runtime
+        self._mark = None if self._waiting else runtime.mark()
+        if self._mark is None:
+            runtime.synchronize()
+            self._started_s = time.perf_counter()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        runtime = backend_on(args.device.type).runtime
         if self._mark is not None:
-            self._marks.append((self._mark, _marked()))
+            ended = runtime.mark()
+            self._marks += [(self._mark, ended)] if ended is not None else []
             self._mark = None
             return
-        synchronize(args.device)
+        runtime.synchronize()
         if self._started_s is not None:
             self._times_s.append(time.perf_counter() - self._started_s)
             self._started_s = None
-
-    def _marks_on(self, device: torch.device) -> bool:
-        return device.type == "cuda" and not self._waiting
-
-
-def _marked() -> torch.cuda.Event:
-    """A point of the current stream that the device puts the time to."""
-    mark = torch.cuda.Event(enable_timing=True)
-    mark.record()
-    return mark
 
 
 class NeutralEvaluation(TrainerCallback):

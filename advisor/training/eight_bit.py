@@ -84,7 +84,7 @@ class StandInAdamW8bit(torch.optim.Optimizer):
 
 
 def _update(parameter: torch.Tensor, state: dict[str, torch.Tensor]) -> None:
-    if parameter.device.type != "cpu":
+    if not parameter.is_cpu:
         _register_kernel()
         torch.ops.advisor._fused_adamw_8bit_([parameter], [parameter.grad], list(state.values()))
     elif "absmax1" in state:

@@ -195,7 +195,7 @@ def _add_gradients(
         weight_grad.addmm_(scores.T, rows)
     elif weight_grad is not None:
         product = scores.T @ rows
-        if product.device.type == "cpu":  # whose kernels would convert it inside, unseen by a trace
+        if product.is_cpu:  # whose kernels would convert it inside, unseen by a trace
             product = product.to(weight_grad.dtype)
         weight_grad.add_(product)
     if bias_grad is not None:

@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
-from advisor.core.device import DeviceType
 from advisor.core.errors import DeviceError, PlanError
 from advisor.core.plan import Plan
+from advisor.hardware.backends import Backend, backend_of, backend_of_id
+from advisor.hardware.profiles import load_profile, profile_names
 from advisor.training.arguments import CHECKPOINTS_KEPT
 
 ADAM_STATES = 2
 """Moments per trainable parameter, float32 (Kingma and Ba 2015): what a checkpoint holds besides the weights."""
 
 
-def device_type_of(plan: Plan) -> DeviceType:
+def backend_of_plan(plan: Plan) -> Backend:
     """Where the plan trains.
 
     Raises:
-        DeviceError: it was made for a GPU and there is none here.
-        PlanError: its precision does not exist on that device.
+        DeviceError: there is no such device here, or its back end cannot train yet.
+        PlanError: the plan's switches do not exist on that kind of device.
     """
-    if plan.device.startswith("cpu"):
-        if plan.execution.amp == "fp16":
-            raise PlanError("fp16 mixed precision needs a GPU, but the plan is for a CPU", fix="use amp bf16 or none")
-        return "cpu"
-    if not torch.cuda.is_available():
+    known = plan.device in profile_names()
+    backend = backend_of(load_profile(plan.device)) if known else backend_of_id(plan.device)
+    if refusals := backend.refusals(plan.execution, here=False):
+        (rule, fix), *others = refusals
+        raise PlanError(rule, fix=fix, problems=[f"{also}; {way_out}" for also, way_out in others])
+    if not backend.runtime.count():
         raise DeviceError(
-            f"the plan was made for {plan.device}, but there is no CUDA device here",
+            f"the plan was made for {plan.device}, but there is no {backend.name.upper()} device here",
             fix="run it on that machine, or recommend a plan for this one",
         )
-    return "cuda"
+    return backend
 
 
 def disk_bytes(model: nn.Module) -> int:

@@ -12,12 +12,11 @@ from advisor.core.errors import InputError
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ADAPTER_OPTIMIZERS, BITSANDBYTES_OPTIMIZERS, ExecutionPlan
 from advisor.core.strategy import StrategyConfig
+from advisor.hardware.backends import backend_on
+from advisor.hardware.backends.base import Refusal
 from advisor.strategies import get_strategy, strategies
 from advisor.strategies.base import Strategy
 from advisor.training.compilation import compile_refusal
-
-TF32_CAPABILITY = (8, 0)
-"""Ampere introduced it (NVIDIA A100 whitepaper)."""
 
 
 def check_execution(
@@ -29,25 +28,26 @@ def check_execution(
         spec: Its task decides which losses there are.
         strategy: The method.
         execution: The switches.
-        device_type: ``"cpu"``, or anything else for an accelerator.
+        device_type: What torch calls the device.
         traced: Nothing will be executed, so that libraries may be missing.
 
     Raises:
         InputError: the rules that do not hold, with value and way out.
     """
-    refusals = (
-        *_optimizer_refusals(strategy, execution, device_type, traced),
-        *_other_refusals(spec, strategy, execution, device_type),
-        *_speed_refusals(strategy, execution, device_type, traced),
-    )
+    backend, quantized = backend_on(device_type), get_strategy(strategy.method).stores_4bit_weights
+    refusals = [
+        *_optimizer_refusals(strategy, execution, traced),
+        *_other_refusals(spec, strategy, execution),
+        *backend.refusals(execution, here=not traced),
+    ]
+    if execution.torch_compile and (refusal := compile_refusal(backend, quantized=quantized, traced=traced)):
+        refusals.append(refusal)
     if refusals:
         (rule, fix), *others = refusals
         raise InputError(rule, fix=fix, problems=[f"{also}; {way_out}" for also, way_out in others])
 
 
-def _optimizer_refusals(
-    strategy: StrategyConfig, execution: ExecutionPlan, device_type: str, traced: bool
-) -> list[tuple[str, str]]:
+def _optimizer_refusals(strategy: StrategyConfig, execution: ExecutionPlan, traced: bool) -> list[Refusal]:
     optim, found = execution.optim, []
     if optim in ADAPTER_OPTIMIZERS and optim not in get_strategy(strategy.method).own_optimizers:
         others = ", ".join(sorted(s.name for s in strategies() if optim in s.own_optimizers))
@@ -55,13 +55,6 @@ def _optimizer_refusals(
             (
                 f"the optimizer {optim} trains LoRA adapters, but the method is {strategy.method}",
                 f"use a method of {others}, or another optimizer",
-            )
-        )
-    if optim == "paged_adamw_8bit" and device_type == "cpu":
-        found.append(
-            (
-                f"{optim} pages its states out of a GPU, but the device is a CPU",
-                "use adamw_bnb_8bit or adamw_torch_fused",
             )
         )
     if optim in BITSANDBYTES_OPTIMIZERS and not traced and importlib.util.find_spec("bitsandbytes") is None:
@@ -74,9 +67,7 @@ def _optimizer_refusals(
     return found
 
 
-def _other_refusals(
-    spec: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, device_type: str
-) -> list[tuple[str, str]]:
+def _other_refusals(spec: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan) -> list[Refusal]:
     found = []
     if execution.loss == "fused-linear" and spec.task != "causal-lm":
         found.append(
@@ -103,25 +94,6 @@ def _other_refusals(
         )
     if execution.gradient_checkpointing and (refusal := method.checkpointing_refusal(strategy)) is not None:
         found.append(refusal)
-    if execution.amp == "fp16" and device_type == "cpu":
-        found.append(("fp16 mixed precision needs a GPU, but the device is a CPU", "use amp bf16 or none"))
-    return found
-
-
-def _speed_refusals(
-    strategy: StrategyConfig, execution: ExecutionPlan, device_type: str, traced: bool
-) -> list[tuple[str, str]]:
-    found = []
-    if execution.tf32 and device_type == "cpu":
-        found.append(("tf32 is a mode of NVIDIA's tensor cores, but the device is a CPU", "leave tf32 off"))
-    if execution.tf32 and not traced and torch.cuda.is_available():
-        capability = torch.cuda.get_device_capability()
-        if capability < TF32_CAPABILITY:
-            found.append((f"tf32 needs compute capability 8.0, but the device has {capability}", "leave tf32 off"))
-    if execution.torch_compile:
-        quantized = get_strategy(strategy.method).stores_4bit_weights
-        refusal = compile_refusal(device_type, quantized=quantized, traced=traced)
-        found += [refusal] if refusal is not None else []
     return found
 
 

@@ -17,7 +17,7 @@ from advisor.core.events import Event
 from advisor.core.plan import ExecutionPlan, Plan
 from advisor.core.run import SAVE_EVERY_S, Measurement
 from advisor.core.store import ensure_writable_dir
-from advisor.hardware.cpu_process import prepare_process
+from advisor.hardware.backends import Backend
 from advisor.strategies import get_strategy
 from advisor.training.arguments import training_arguments
 from advisor.training.assembly import assemble_trainer, count_parameters
@@ -34,7 +34,7 @@ from advisor.training.compilation import compile_problem, described, forget_comp
 from advisor.training.data import PreparedData, prepare_data
 from advisor.training.metrics import held_out_metrics
 from advisor.training.models import load_tokenizer
-from advisor.training.placement import device_type_of, disk_bytes
+from advisor.training.placement import backend_of_plan, disk_bytes
 from advisor.training.run_folder import RunFolder
 from advisor.training.saving import name_classes, save_result
 from advisor.training.stopping import StopRun, StopSwitch
@@ -140,18 +140,18 @@ class _Run:
         return dataclasses.replace(self, execution=execution, earlier_s=self.account.elapsed_s)
 
     def _load(self) -> tuple[PreparedData, Any, nn.Module]:
-        plan, device_type = self.plan, device_type_of(self.plan)
+        plan, backend = self.plan, backend_of_plan(self.plan)
         self.switch.check()
         self._phase("loading")
         with self.account.timing("data"):
-            prepare_process(device_type, plan.execution.num_threads)
-            self._try_compilation(device_type)
+            backend.runtime.prepare_process(plan.execution.num_threads)
+            self._try_compilation(backend)
             tokenizer = load_tokenizer(plan.model)
             data = prepare_data(plan.data, plan.model, tokenizer, max_seq_length=plan.execution.max_seq_length)
         self.switch.check()
         with self.account.timing("loading"):
             set_seed(plan.seed)
-            model = build_model(plan.model, plan.strategy, self.execution, device=device_type)
+            model = build_model(plan.model, plan.strategy, self.execution, device=backend.torch_device)
             self.account.parameters = count_parameters(model)
             ensure_writable_dir(self.folder.path, needed_bytes=disk_bytes(model))
             name_classes(model, data.label_names)
@@ -175,7 +175,7 @@ class _Run:
                 self.execution,
                 self.folder.checkpoints,
                 seed=plan.seed,
-                device_type=device_type_of(plan),
+                device_type=backend_of_plan(plan).name,
                 evaluation="epoch",
                 logging_steps=max(1, round(steps_per_epoch * plan.strategy.num_train_epochs) // LOGGED_LOSSES),
             )
@@ -192,12 +192,13 @@ class _Run:
                 execution=self.execution,
             )
 
-    def _try_compilation(self, device_type: str) -> None:
+    def _try_compilation(self, backend: Backend) -> None:
         """A plan that asks for compilation is trained without it where this machine's compiler fails."""
         if not self.execution.torch_compile:
             return
-        check_execution(self.plan.model, self.plan.strategy, self.execution, device_type=device_type, traced=False)
-        problem = compile_problem(device_type)
+        plan, place = self.plan, backend.torch_device
+        check_execution(plan.model, plan.strategy, self.execution, device_type=place, traced=False)
+        problem = compile_problem(place)
         if problem is not None:
             self._note(f"torch.compile does not work here, training goes on without: {problem}")
             self.execution = dataclasses.replace(self.execution, torch_compile=False)

@@ -18,7 +18,8 @@ from advisor.calibration.selection import calibration_for, shipped_calibration
 from advisor.calibration.store import calibration_path
 from advisor.core.coefficients import Calibration, version_differences
 from advisor.core.device import DeviceProfile, Rate
-from advisor.hardware.versions import current_versions, kernel_driver
+from advisor.hardware.backends.cuda import kernel_driver
+from advisor.hardware.versions import current_versions
 from tests.calibration.calibrations import DEVICE, calibration, replays, step_point
 
 
@@ -118,16 +119,16 @@ def test_the_kernel_tells_the_driver_where_nvml_does_not(tmp_path: Path, text: s
     file.write_text(text)
     assert kernel_driver(file) == "535.104.05"
     card = dataclasses.replace(DEVICE, type="cuda", facts={"nvml": "no (no permission)"})
-    assert current_versions(card, driver_file=file)["driver"] == "535.104.05"
+    assert current_versions(card, driver=kernel_driver(file))["driver"] == "535.104.05"
     old = dataclasses.replace(card, facts={"driver": "525.1 (NVML)"})
-    assert current_versions(old, driver_file=file)["driver"] == "535.104.05", "updated after the probe"
+    assert current_versions(old, driver=kernel_driver(file))["driver"] == "535.104.05", "updated after the probe"
 
 
 def test_without_nvml_and_kernel_file_the_driver_is_the_profiles_or_unknown(tmp_path: Path) -> None:
     card = dataclasses.replace(DEVICE, type="cuda", facts={"driver": "unknown (NVML: no permission)"})
-    assert "driver" not in current_versions(card, driver_file=tmp_path / "no such file")
+    assert "driver" not in current_versions(card, driver="")
     with_fact = dataclasses.replace(card, facts={"driver": "525.1 (NVML)"})
-    assert current_versions(with_fact, driver_file=tmp_path / "no such file")["driver"] == "525.1"
+    assert current_versions(with_fact, driver="")["driver"] == "525.1"
     (tmp_path / "odd").write_text("nothing of the kind")
     assert kernel_driver(tmp_path / "odd") == ""
 

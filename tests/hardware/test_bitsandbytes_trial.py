@@ -37,6 +37,6 @@ def test_a_trial_that_hangs_is_ended() -> None:
 
 def test_without_the_package_that_is_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    [(name, found)] = list(try_bitsandbytes("cpu"))
+    [(name, found)] = list(try_bitsandbytes("cpu", "float32"))
     assert (name, found.value) == ("bitsandbytes", "no")
     assert "not importable" in found.reason

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from advisor.core.errors import DeviceError
-from advisor.hardware.energy import EnergyMeter, RaplCounter
+from advisor.hardware.energy import EnergyMeter, RaplCounter, gpu_counter
 
 RANGE_UJ = 1_000_000_000
 
@@ -23,7 +23,7 @@ def zone(powercap: Path, name: str, microjoules: int) -> Path:
 def test_packages_are_summed_and_their_parts_are_not(tmp_path: Path) -> None:
     for name in ("intel-rapl:0", "intel-rapl:1", "intel-rapl:0:0"):
         zone(tmp_path, name, 1_000_000)
-    with EnergyMeter("cpu", powercap=tmp_path) as meter:
+    with EnergyMeter(lambda: RaplCounter(tmp_path)) as meter:
         for name in ("intel-rapl:0", "intel-rapl:1", "intel-rapl:0:0"):
             zone(tmp_path, name, 6_000_000)
     assert meter.joules == pytest.approx(10.0)
@@ -40,7 +40,7 @@ def test_a_counter_that_wraps_goes_on(tmp_path: Path) -> None:
 
 
 def test_without_a_meter_there_is_a_reason(tmp_path: Path) -> None:
-    with EnergyMeter("cpu", powercap=tmp_path) as meter:
+    with EnergyMeter(lambda: RaplCounter(tmp_path)) as meter:
         pass
     assert meter.joules is None
     assert "RAPL" in meter.source
@@ -53,13 +53,13 @@ def test_a_counter_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     counter = RaplCounter(tmp_path)
     with pytest.raises(DeviceError, match="energy_uj"):
         counter.read()
-    with EnergyMeter("cpu", powercap=tmp_path) as meter:
+    with EnergyMeter(lambda: RaplCounter(tmp_path)) as meter:
         pass
     assert meter.joules is None and "energy_uj" in meter.source
 
 
 def test_a_machine_without_a_gpu_has_no_gpu_meter() -> None:
-    with EnergyMeter("cuda", uuid="GPU-none") as meter:
+    with EnergyMeter(lambda: gpu_counter("GPU-none")) as meter:
         pass
     assert meter.joules is None
     assert "NVML" in meter.source

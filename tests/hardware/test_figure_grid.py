@@ -13,19 +13,19 @@ from pathlib import Path
 import pytest
 
 from advisor.hardware import storage
+from advisor.hardware.backends import get_backend
 from advisor.hardware.benchmark_grid import (
     DIVISORS,
-    SamplingPolicy,
     figures_of,
     is_out_of_memory,
     measure,
     measure_figure,
-    sampling_policy,
 )
-from advisor.hardware.benchmarks import CPU_SCALE, Figure, Workload
+from advisor.hardware.benchmarks import Figure, Workload
+from advisor.hardware.host import Host
 from advisor.hardware.overhead import overhead_figures
 from advisor.hardware.storage import storage_figures
-from advisor.hardware.timing import CFS_PERIOD_S
+from advisor.hardware.timing import CFS_PERIOD_S, SamplingPolicy
 from advisor.hardware.traffic import OPERATORS, class_figures, copy_figures
 
 torch = pytest.importorskip("torch")
@@ -40,6 +40,7 @@ def little_garbage() -> Iterator[None]:
     gc.unfreeze()
 
 
+CPU, CUDA = get_backend("cpu"), get_backend("cuda")
 ONCE = SamplingPolicy(0.0, 1e-6, 2)
 
 
@@ -56,7 +57,7 @@ def keys(figures: list[Figure]) -> set[str]:
 
 
 def test_a_full_probe_covers_what_the_time_model_asks_for() -> None:
-    cpu = keys(figures_of("cpu", ("float32", "bfloat16"), ("math", "flash"), quick=False))
+    cpu = keys(figures_of(CPU, "cpu", ("float32", "bfloat16"), ("math", "flash"), quick=False))
     per_dtype = {
         f"{dtype}{suffix}" for dtype in ("float32", "bfloat16") for suffix in ("", "/skinny", "/rank64", "/bmm")
     }
@@ -66,9 +67,9 @@ def test_a_full_probe_covers_what_the_time_model_asks_for() -> None:
     everywhere = per_dtype | attention | classes | always
     assert cpu == everywhere | {"first_touch"}
     copies = {f"{way}{kind}" for way in ("host_to_device", "device_to_host") for kind in ("", "_pageable")}
-    cuda = keys(figures_of("cuda:0", ("float32", "bfloat16"), ("math", "flash"), quick=False, capability=(9, 0)))
+    cuda = keys(figures_of(CUDA, "cuda:0", ("float32", "bfloat16"), ("math", "flash"), quick=False, capability=(9, 0)))
     assert cuda == everywhere | copies | {"tf32", "kernel"}
-    turing = keys(figures_of("cuda:0", ("float32", "float16"), ("math",), quick=False, capability=(7, 5)))
+    turing = keys(figures_of(CUDA, "cuda:0", ("float32", "float16"), ("math",), quick=False, capability=(7, 5)))
     assert "tf32" not in turing
 
 
@@ -79,9 +80,9 @@ def test_classes_are_those_of_the_cost_model() -> None:
 
 
 def test_each_size_class_and_rank_is_measured() -> None:
-    figures = figures_of("cpu", ("float32",), ("flash",), quick=False)
+    figures = figures_of(CPU, "cpu", ("float32",), ("flash",), quick=False)
     assert sum(figure.key == "softmax" for figure in figures) == 3
-    assert sum(figure.key == "attention_backward/flash" for figure in figures) == len(CPU_SCALE.lengths)
+    assert sum(figure.key == "attention_backward/flash" for figure in figures) == len(CPU.probing.scale.lengths)
     assert {figure.name for figure in figures if figure.key in ("float32/skinny", "float32/rank64")} == {
         "float32/skinny 1024 x 768 x 8",
         "float32/skinny 1024 x 8 x 768",
@@ -91,8 +92,8 @@ def test_each_size_class_and_rank_is_measured() -> None:
 
 
 def test_a_quick_probe_is_a_small_part_that_a_full_one_begins_with() -> None:
-    quick = figures_of("cpu", ("float32", "bfloat16"), ("math", "flash"), quick=True)
-    full = figures_of("cpu", ("float32", "bfloat16"), ("math", "flash"), quick=False)
+    quick = figures_of(CPU, "cpu", ("float32", "bfloat16"), ("math", "flash"), quick=True)
+    full = figures_of(CPU, "cpu", ("float32", "bfloat16"), ("math", "flash"), quick=False)
     assert [figure.name for figure in full[: len(quick)]] == [figure.name for figure in quick]
     assert len(quick) < len(full) / 3
     assert {"memory", "operator", "float32", "bfloat16", "float32/skinny", "softmax", "optimizer_fused"} <= keys(quick)
@@ -100,7 +101,7 @@ def test_a_quick_probe_is_a_small_part_that_a_full_one_begins_with() -> None:
 
 def test_every_figure_of_a_cpu_can_be_timed(tmp_path: Path) -> None:
     small = dataclasses.replace(
-        CPU_SCALE,
+        CPU.probing.scale,
         squares=(64,),
         rows=64,
         layers=((32, 64),),
@@ -154,10 +155,10 @@ def test_files_stay_until_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.M
 
 def test_weights_are_packed_and_unpacked_on_a_cpu() -> None:
     pytest.importorskip("bitsandbytes")
-    from advisor.hardware.optimizers import CPU_NF4_SHAPE, PACKING, bitsandbytes_figures
+    from advisor.hardware.optimizers import PACKING, bitsandbytes_figures
 
-    figures = {figure.key: figure for figure in bitsandbytes_figures("cpu", CPU_SCALE)}
-    rows, columns = CPU_NF4_SHAPE
+    figures = {figure.key: figure for figure in bitsandbytes_figures("cpu", CPU.probing.scale)}
+    rows, columns = CPU.probing.scale.nf4_shape
     packed, unpacked = (measure_figure(figures[key], "cpu", ONCE, 0.0) for key in (PACKING, "quantization"))
     assert packed["work"] == 4 * rows * columns
     assert packed["kind"] == unpacked["kind"] == "rate"
@@ -165,7 +166,7 @@ def test_weights_are_packed_and_unpacked_on_a_cpu() -> None:
 
 
 def test_copies_between_devices_move_what_they_say() -> None:
-    small = dataclasses.replace(CPU_SCALE, copy_bytes=2**16)
+    small = dataclasses.replace(CPU.probing.scale, copy_bytes=2**16)
     pageable = {figure.key: figure for figure in copy_figures("cpu", small) if figure.key.endswith("pageable")}
     assert set(pageable) == {"host_to_device_pageable", "device_to_host_pageable"}
     for figure in pageable.values():
@@ -178,7 +179,7 @@ def test_attention_counts_the_work_that_torch_counts() -> None:
 
     from advisor.hardware.attention import attention_figures
 
-    small = dataclasses.replace(CPU_SCALE, rows=64, lengths=(32,))
+    small = dataclasses.replace(CPU.probing.scale, rows=64, lengths=(32,))
     for figure in attention_figures("cpu", ("math",), "float32", small):
         built = figure.build(1)
         with built.context, FlopCounterMode(display=False) as counter:
@@ -267,5 +268,7 @@ def test_settings_are_as_before_afterwards() -> None:
 
 
 def test_under_a_quota_samples_span_a_refill_period() -> None:
-    assert sampling_policy(quick=True, throttled=True).target_s >= CFS_PERIOD_S
-    assert sampling_policy(quick=True, throttled=False).target_s < CFS_PERIOD_S / 10
+    free = Host(2, None, 2**34, 2**33, "a processor", (), {})
+    throttled = dataclasses.replace(free, core_quota=0.5)
+    assert CPU.probing.sampling(throttled, quick=True).target_s >= CFS_PERIOD_S
+    assert CPU.probing.sampling(free, quick=True).target_s < CFS_PERIOD_S / 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import weakref
@@ -11,17 +12,21 @@ from typing import Any
 import pytest
 
 from advisor.hardware.attention import chosen_kernel
-from advisor.hardware.benchmark_grid import SamplingPolicy, figures_of, measure_figure, sampling_policy
+from advisor.hardware.backends import get_backend
+from advisor.hardware.benchmark_grid import figures_of, measure_figure
 from advisor.hardware.benchmarks import Figure, Workload
 from advisor.hardware.context import cuda_context, idle_gpus, loaded_gpu
 from advisor.hardware.gpu_probe import describe, look_back
 from advisor.hardware.gpu_state import gpu_state
+from advisor.hardware.host import Host
 from advisor.hardware.kernels import try_attention_kernel, try_dtype
+from advisor.hardware.timing import SamplingPolicy
 from tests.hardware.nvml_fake import fake_library
 
 torch = pytest.importorskip("torch")
 
 GIB = 2**30
+CUDA = get_backend("cuda")
 
 
 class Card:
@@ -71,7 +76,7 @@ def test_the_idle_state_is_that_from_before_cuda(card: Card, monkeypatch: pytest
     gpus, refused = idle_gpus()
     found, emit = emitted()
     assert describe("cpu", gpus, refused, emit) == (9, 0)
-    assert [finding["kind"] for finding in found] == ["cuda", "gpu"]
+    assert [finding["kind"] for finding in found] == ["card", "gpu"]
     assert found[0]["total_bytes"] == 80 * GIB
     assert found[1]["moment"] == "idle"
     assert found[1]["state"]["process_bytes"] == {7: GIB}
@@ -84,8 +89,8 @@ def test_without_nvml_the_reason_is_a_fact(card: Card, monkeypatch: pytest.Monke
     assert describe("cpu", gpus, refused, emit) == (9, 0)
     assert found[1]["name"] == "nvml"
     assert "nvidia-ml-py" in found[1]["reason"]
-    look_back("cpu", gpus, "float32", emit)
-    assert [finding["kind"] for finding in found] == ["cuda", "fact"], "neither a load nor a context is invented"
+    look_back("cpu", gpus, "float32", 64, emit)
+    assert [finding["kind"] for finding in found] == ["card", "fact"], "neither a load nor a context is invented"
 
 
 def test_a_part_of_a_gpu_is_asked_for_by_itself(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +137,7 @@ def test_clocks_are_read_under_load(card: Card, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("advisor.hardware.context.LOAD_S", 0.01)
     monkeypatch.setitem(sys.modules, "pynvml", fake_library(processes={os.getpid(): 2 * GIB}, slow_bits=0x4))
     found, emit = emitted()
-    look_back("cpu", {}, "float32", emit)
+    look_back("cpu", {}, "float32", 64, emit)
     assert [finding["kind"] for finding in found] == ["gpu", "context"]
     assert (found[0]["moment"], found[0]["state"]["slowdowns"]) == ("loaded", "power cap")
 
@@ -144,7 +149,7 @@ def test_a_card_too_full_for_the_load_still_tells_its_context(card: Card, monkey
     monkeypatch.setattr(torch, "randn", no_room)
     monkeypatch.setitem(sys.modules, "pynvml", fake_library(processes={os.getpid(): 2 * GIB}))
     found, emit = emitted()
-    look_back("cpu", {}, "float32", emit)
+    look_back("cpu", {}, "float32", 64, emit)
     assert [finding["kind"] for finding in found] == ["fact", "context"]
     assert "out of memory" in found[0]["reason"]
 
@@ -187,10 +192,10 @@ def test_the_card_is_still_busy_while_its_clocks_are_read(card: Card, monkeypatc
 
 
 def test_samples_on_a_card_outlast_the_launch_and_the_wait() -> None:
-    assert sampling_policy(quick=True, throttled=False, cuda=True).target_s > 200 * 20e-6
-    assert sampling_policy(quick=True, throttled=True, cuda=True).min_repeats >= 5, (
-        "a quota slows the host and not the card"
-    )
+    free = Host(2, None, 2**34, 2**33, "a processor", (), {})
+    throttled = dataclasses.replace(free, core_quota=0.5)
+    assert CUDA.probing.sampling(free, quick=True).target_s > 200 * 20e-6
+    assert CUDA.probing.sampling(throttled, quick=True).min_repeats >= 5, "a quota slows the host and not the card"
 
 
 def test_a_figure_is_gone_before_the_next_one_is_built(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +224,6 @@ def test_a_card_that_others_fill_may_still_know_a_type_and_a_kernel(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(torch, "rand", no_room)
-    monkeypatch.setattr("advisor.hardware.kernels.ONLY_ON_GPUS", {})
     for found in (try_dtype("cpu", "bfloat16"), try_attention_kernel("cpu", kernel, "bfloat16")):
         assert found.value == "unknown"
         assert "too full" in found.reason
@@ -235,8 +239,11 @@ def test_the_kernel_that_torch_takes_is_asked_of_torch(monkeypatch: pytest.Monke
 
 
 def test_cudnns_attention_is_tried_and_timed_on_a_card_and_absent_on_a_cpu() -> None:
-    assert try_attention_kernel("cpu", "cudnn", "float32").value == "no"
-    figures = figures_of("cuda:0", ("float32", "bfloat16"), ("math", "flash", "cudnn"), quick=False, capability=(9, 0))
+    assert "cudnn" in get_backend("cpu").probing.absent_kernels
+    assert "cudnn" not in CUDA.probing.absent_kernels
+    figures = figures_of(
+        CUDA, "cuda:0", ("float32", "bfloat16"), ("math", "flash", "cudnn"), quick=False, capability=(9, 0)
+    )
     assert {"attention/cudnn", "attention_backward/cudnn"} <= {figure.key for figure in figures}
     quick = {figure.key for figure in figures if figure.quick and figure.key.startswith("attention")}
     assert quick == {"attention/cudnn", "attention_backward/cudnn"}, "the last one, which torch takes by itself"

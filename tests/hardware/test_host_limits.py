@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from advisor.hardware.host import busy_load, cpu_quota, inspect_host, memory_limit, other_work, resident_bytes
+from advisor.hardware.host import busy_load, cpu_quota, inspect_host, memory_limit, other_work
+from advisor.hardware.host_process import resident_bytes
 
 MEMINFO = "MemTotal:       16384 kB\nMemFree:        9000 kB\nMemAvailable:   12288 kB\n"
 CPUINFO = "processor : 0\nmodel name : Example CPU 9000\nflags : fpu avx2 fma avx512f\n"

@@ -70,14 +70,14 @@ CPU = [
 CUDA = [
     {"kind": "device", "device": "cuda:0", "torch": "2.13.0+cu130"},
     {
-        "kind": "cuda",
+        "kind": "card",
         "name": "NVIDIA H200",
         "capability": [9, 0],
         "total_bytes": 150_000_000_000,
         "free_bytes": 149_000_000_000,
         "uuid": "nobody-has-this",
         "multi_processors": 132,
-        "cuda": "13.0",
+        "cuda_version": "13.0",
     },
     *CPU[2:],
 ]

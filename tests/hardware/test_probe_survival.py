@@ -18,9 +18,9 @@ from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError, InterruptedByUser
 from advisor.core.store import user_data_dir
 from advisor.hardware import load_profile, probe, probe_device, profile_names
+from advisor.hardware.backends.cpu import cpu_id
 from advisor.hardware.host import inspect_host
 from advisor.hardware.known import known_findings
-from advisor.hardware.probe_results import cpu_id
 from advisor.hardware.profiles import save_profile
 
 

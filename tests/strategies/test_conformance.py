@@ -107,7 +107,7 @@ def test_traits_agree_with_each_other(case: Case, specs: dict[str, ModelSpec]) -
     config = strategy.default_config(spec)
     assert type(config.knobs) is strategy.knobs
     assert not SHARED_KNOBS & {knob.name for knob in dataclasses.fields(strategy.knobs)}
-    assert strategy.stores_4bit_weights == (strategy.quantization(config, device_type="cpu") is not None)
+    assert strategy.stores_4bit_weights == (strategy.quantization(config) is not None)
     assert strategy.stateful or not strategy.trains_all_weights
     assert strategy.trains_base_weights or not strategy.stateful
     json.dumps(strategy.trace_key(config))

@@ -17,7 +17,7 @@ import torch
 
 from advisor.core.plan import Plan
 from advisor.core.run import Measurement
-from advisor.training import compilation, trainer
+from advisor.training import trainer
 from advisor.training.compilation import described, forget_compiled_code, raised_by_compiled_code
 from advisor.training.trainer import train
 from tests.training import training_runs
@@ -74,7 +74,7 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
         backend = aot_autograd(fw_compiler=forward, bw_compiler=backward)
         monkeypatch.setattr(inductor, "compile_fx", lambda model, inputs, **options: backend(model, inputs))
 
-    monkeypatch.setattr(compilation.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     yield use
     forget_compiled_code()
 

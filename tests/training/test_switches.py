@@ -14,6 +14,7 @@ import torch
 from advisor.core.errors import InputError
 from advisor.core.plan import ExecutionPlan, Plan
 from advisor.core.strategy import StrategyConfig
+from advisor.hardware.backends import get_backend
 from advisor.strategies import get_strategy
 from advisor.strategies.peft import PeftKnobs
 from advisor.training import compilation, switches
@@ -158,13 +159,14 @@ def test_a_run_is_compiled_only_where_there_is_a_compiler(tmp_path: Path, monkey
     spec, strategy = tiny_spec("bert", CLASSIFY, tmp_path), StrategyConfig("full", 1e-3)
     execution = ExecutionPlan(4, torch_compile=True)
     check_execution(spec, strategy, execution, device_type="cpu", traced=False)
-    monkeypatch.setattr(compilation.shutil, "which", lambda name: None)
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: None)
     check_execution(spec, strategy, execution, device_type="cpu", traced=True)
     with pytest.raises(InputError, match=r"C\+\+ compiler, but found none") as refusal:
         check_execution(spec, strategy, execution, device_type="cpu", traced=False)
     assert "torch_compile" in str(refusal.value.fix)
-    monkeypatch.setattr(compilation.sys, "platform", "win32")
-    assert "Windows" in compilation.compile_refusal("cpu", quantized=False, traced=False)[0]  # type: ignore[index]
+    monkeypatch.setattr("sys.platform", "win32")
+    assert "Windows" in compilation.compile_refusal(get_backend("cpu"), quantized=False, traced=False)[0]  # type: ignore[index]
 
 
 def test_a_compiler_that_fails_is_told_and_the_run_goes_on_without(

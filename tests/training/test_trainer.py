@@ -12,7 +12,7 @@ import pytest
 from advisor.core.errors import DeviceError, OutputError, PlanError
 from advisor.core.plan import Plan
 from advisor.core.run import Measurement
-from advisor.training.placement import device_type_of
+from advisor.training.placement import backend_of_plan
 from advisor.training.run_folder import RunFolder
 from advisor.training.trainer import train
 from tests.training import training_runs
@@ -138,9 +138,9 @@ def test_a_plan_for_a_gpu_is_refused_without_one(plan: Plan) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     with pytest.raises(DeviceError, match="made for t4"):
-        device_type_of(dataclasses.replace(plan, device="t4"))
+        backend_of_plan(dataclasses.replace(plan, device="t4"))
 
 
 def test_fp16_needs_a_gpu(plan: Plan) -> None:
     with pytest.raises(PlanError, match="fp16"):
-        device_type_of(dataclasses.replace(plan, execution=dataclasses.replace(plan.execution, amp="fp16")))
+        backend_of_plan(dataclasses.replace(plan, execution=dataclasses.replace(plan.execution, amp="fp16")))

@@ -22,8 +22,8 @@ from advisor.costmodel.explain.roles import (
     without_numbers,
 )
 from advisor.costmodel.memory.overheads import TENSORS_PER_BATCH, TRACED_MICRO_BATCHES
+from advisor.hardware.backends import backend_of
 from advisor.tracing.attribution import AttributedRecording, Origin, attributed_trace
-from advisor.tracing.live_memory import rounding
 from advisor.tracing.ops import ITEM_BYTES
 from advisor.tracing.recorder import Storage
 from advisor.tracing.step import TraceRequest
@@ -64,13 +64,13 @@ def explain_peak(
         strategy,
         execution,
         seq_length,
-        semantics=device.type,
+        semantics=backend_of(device).traced_as,
         compute_capability=device.compute_capability,
         evaluation=evaluation,
     )
     recording = attributed_trace(request)
     sizes = Dimensions.of(model, seq_length, _parameter_shapes(recording))
-    return _explained(recording, sizes, rounding(device.type), extra_batch_bytes, evaluation=evaluation)
+    return _explained(recording, sizes, backend_of(device).memory.round_bytes, extra_batch_bytes, evaluation=evaluation)
 
 
 def untraced_batch_bytes(execution: ExecutionPlan, seq_length: int) -> int:

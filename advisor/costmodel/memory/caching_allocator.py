@@ -22,8 +22,9 @@ import bisect
 from dataclasses import dataclass, field
 
 from advisor.costmodel.memory.event_replay import EventReplay
-from advisor.tracing.live_memory import ROUND_BYTES
 
+ROUND_BYTES = 512
+"""``kMinBlockSize``."""
 SMALL_BYTES = 1 << 20
 """``kSmallSize``: the largest request of the small pool."""
 SMALL_SEGMENT_BYTES = 2 << 20

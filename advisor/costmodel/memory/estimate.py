@@ -11,8 +11,9 @@ from advisor.costmodel.memory.cpu import on_cpu
 from advisor.costmodel.memory.cuda import on_cuda
 from advisor.costmodel.memory.overheads import RunOverheads, host_peak_bytes
 from advisor.costmodel.memory.replay import UntracedAllocations
+from advisor.hardware.backends import backend_of
 from advisor.tracing.full_depth import TRAINING_PHASES, FullDepthTrace
-from advisor.tracing.live_memory import Peak, rounding
+from advisor.tracing.live_memory import Peak
 
 PHASE_NAMES = {"first_forward": "forward", "first_backward": "backward", "weights": "loading", "states": "optimizer"}
 
@@ -49,7 +50,7 @@ def estimate_memory(
     live_bytes = peak.live_bytes + facts.extra_batch_bytes
     name = PHASE_NAMES.get(phase, phase)
     extras = UntracedAllocations(facts.extra_batch_bytes, facts.quantizing_bytes)
-    if device.type == "cpu":
+    if backend_of(device).memory.allocator == "heap":
         return on_cpu(
             live_bytes,
             peak,
@@ -81,7 +82,8 @@ def estimate_memory(
 def _largest_moment(
     family: FullDepthTrace, shapes: RunShapes, device: DeviceProfile, facts: RunOverheads
 ) -> tuple[str, Peak]:
-    round_bytes = rounding(device.type)
+    traits = backend_of(device).memory
+    round_bytes = traits.round_bytes
     training = family.peaks(shapes.training, round_bytes=round_bytes)
     moments = {name: training[name] for name in TRAINING_PHASES if name in training}
     evaluation = training
@@ -89,7 +91,7 @@ def _largest_moment(
         evaluation = family.peaks(shapes.evaluation, round_bytes=round_bytes)
     if "evaluation" in evaluation:
         moments["evaluation"] = evaluation["evaluation"]
-    if device.type == "cuda" and facts.quantizing_bytes and "weights" in moments:
+    if traits.quantizes_on_device and facts.quantizing_bytes and "weights" in moments:
         loaded = moments["weights"]
         *others, temporaries = loaded.by_kind
         by_kind = (*others, temporaries + facts.quantizing_bytes)

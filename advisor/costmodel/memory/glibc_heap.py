@@ -1,7 +1,7 @@
 """A model of the C library's heap on a CPU: how far it grows over a sequence of allocations.
 
-Source: malloc/malloc.c of glibc 2.36, as a training process sets it up (``hardware.cpu_process``): nothing is mapped on
-its own or handed back, and freed blocks always merge.
+Source: malloc/malloc.c of glibc 2.36, as a training process sets it up (``hardware.host_process``): nothing is mapped
+on its own or handed back, and freed blocks always merge.
 
 * A block carries a header of 8 bytes and is a multiple of 16 bytes long. torch asks for an alignment of 64 bytes
   (``gAlignment``, c10/core/alignment.h), for which ``_int_memalign`` takes a free block that is larger by the alignment

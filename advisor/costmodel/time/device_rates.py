@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from advisor.core.device import DeviceProfile, Rate
 from advisor.hardware.attention import CHOICE, MASKED_CHOICE
+from advisor.hardware.backends import backend_of
 from advisor.tracing.ops import TracedOp
 
 GEMM_EFFICIENCY, ATTENTION_EFFICIENCY, BANDWIDTH_EFFICIENCY = 0.85, 0.73, 0.62
@@ -138,7 +139,7 @@ class DeviceRates:
         special = {"gemm_skinny": f"{dtype}/skinny", "bmm": f"{dtype}/bmm"}.get(kind, "")
         if kind in ATTENTION_CLASSES:
             special = f"{kind}/{self._attention_kernel(kind, name)}"
-            if dtype == "float32" and self.device.type == "cuda":
+            if dtype == "float32" and backend_of(self.device).setups.half_precision:
                 special += "/float32"  # a probe of a GPU times these kernels in half precision
         if self.is_tf32(kind, dtype):
             return rates["tf32"]

@@ -8,7 +8,8 @@ from advisor.core.coefficients import Calibration
 from advisor.core.cost import InferenceEstimate, Interval
 from advisor.core.device import DeviceProfile
 from advisor.costmodel.time.device_rates import BANDWIDTH_EFFICIENCY
-from advisor.costmodel.time.step import HOST_RATE_KEY, HOST_S_PER_OPERATOR, OVERLAP_POWER, StepTime
+from advisor.costmodel.time.step import HOST_RATE_KEY, StepTime, side_by_side
+from advisor.hardware.backends import backend_of
 
 DECODE_FACTOR = 2.0
 """90 % interval of the decoding speed, as a factor either way: nothing of it was measured."""
@@ -67,13 +68,12 @@ def decode_speed(work: Decoding, device: DeviceProfile, calibration: Calibration
     if rate is None or not work.weights_bytes:
         return None
     bandwidth = rate.value * (BANDWIDTH_EFFICIENCY if device.basis == "datasheet" else 1.0)
-    fitted = device.overhead_s.get(HOST_RATE_KEY)
-    per_operator_s = fitted.value if fitted is not None else HOST_S_PER_OPERATOR[device.type]
+    fitted, overhead = device.overhead_s.get(HOST_RATE_KEY), backend_of(device).overhead
+    per_operator_s = fitted.value if fitted is not None else overhead.host_s_per_operator
     if calibration is not None and calibration.step is not None:
         per_operator_s = calibration.step.host_s_per_operator
     reading_s, host_s = work.weights_bytes / bandwidth, work.operators * per_operator_s
-    power = OVERLAP_POWER if device.type == "cuda" else 1
-    seconds = (reading_s**power + host_s**power) ** (1 / power)
+    seconds = side_by_side(host_s, reading_s, overhead.overlap_power)
     return 1 / seconds, (
         f"not measured: all weights ({work.weights_bytes / 1e6:.0f} MB) read once a token at "
         f"{bandwidth / 1e9:.0f} GB/s, and {work.operators:.0f} operators launched"

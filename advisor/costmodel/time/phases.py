@@ -10,9 +10,10 @@ import math
 from dataclasses import dataclass
 
 from advisor.core.data import DataProfile
-from advisor.core.device import DeviceProfile, DeviceType
+from advisor.core.device import DeviceProfile
 from advisor.core.plan import ExecutionPlan
 from advisor.core.run import SAVE_EVERY_S, SAVING_SHARE
+from advisor.hardware.backends import backend_of
 from advisor.hardware.optimizers import PACKING
 
 PART_NAMES = (
@@ -35,7 +36,7 @@ BURST_BYTES = 16 * 2**20
 """What a disk takes at the rate of ``storage``; the rest goes at that of ``storage_large`` (``hardware.storage``)."""
 FIRST_TOUCH_BYTES_PER_S = 1e9
 """Clearing pages at their first use where nothing was probed: 716,000 page faults of 4 KiB took 2.9 s on two cores of a
-virtual machine (``hardware.cpu_process``)."""
+virtual machine (``hardware.host_process``)."""
 TOKENIZER_S = 0.2
 """Reading the tokenizer's files: 0.06 s for BERT's 30,000 pieces, 0.2 to 0.5 s for SmolLM2's 49,000 with their merges
 (CPU time of one server core, as everything below; transformers 5.23, MiniLM with 23M and SmolLM2 with 135M parameters).
@@ -48,15 +49,8 @@ BUILDING_S = 0.2
 starts."""
 LOADED_BYTES_PER_S = 6e8
 """Weights from the page cache into tensors: SmolLM2's 269 MB, bfloat16 turned into float32, in 0.3 to 0.6 s."""
-PACKED_ITEM_BYTES: dict[DeviceType, int] = {"cpu": 4, "cuda": 2}
-"""Of a weight before it is turned into NF4: float32 on a CPU, 16 bits on a card."""
-PACKED_BYTES_PER_S: dict[DeviceType, float] = {"cpu": 1e8, "cuda": 2e9}
-"""Turning weights into NF4 while loading, where it was not probed. CPU: 10.6M weights of MiniLM in 0.57 s, 106M of
-SmolLM2 in 4.1 s (bitsandbytes 0.50.2). CUDA: read at 2 GB/s, the kernel itself takes less."""
 SET_UP_S = 0.4
 """Putting the Trainer together and preparing its optimizer and loader, up to the first step."""
-WARM_UP_S: dict[DeviceType, float] = {"cpu": 0.15, "cuda": 1.0}
-"""What the first step takes beyond the others, apart from fresh memory on a CPU: kernels chosen, libraries opened."""
 STEP_OVERHEAD_S, BATCH_OVERHEAD_S_PER_ROW, BATCH_OVERHEAD_S_PER_TOKEN = 0.7e-3, 10e-6, 0.1e-6
 """Between two steps: callbacks and logging, fetching rows, and turning padded lists of numbers into tensors. Runs of 75
 to 240 steps of 16 or 32 rows took 0.8 to 1.4 ms a step."""
@@ -116,7 +110,7 @@ def fixed_parts(
         "data": data_seconds(data),
         "loading": shape.loading_s if shape.loading_s is not None else _loading_s(shape, device),
         "set_up": SET_UP_S,
-        "warm_up": WARM_UP_S[device.type] + _fresh_memory_s(shape, device),
+        "warm_up": backend_of(device).overhead.warm_up_s + _fresh_memory_s(shape, device),
         "between_steps": steps * STEP_OVERHEAD_S
         + rows * (BATCH_OVERHEAD_S_PER_ROW + padded_tokens * BATCH_OVERHEAD_S_PER_TOKEN),
         "checkpoints": checkpoint_count(compute_s, shape.evaluations, checkpoint_s) * checkpoint_s,
@@ -144,7 +138,7 @@ def _writing_s(size_bytes: int, device: DeviceProfile) -> float:
 
 
 def _fresh_memory_s(shape: RunShape, device: DeviceProfile) -> float:
-    if device.type != "cpu":
+    if not backend_of(device).is_host:
         return 0.0
     return shape.fresh_bytes / _rate(device, "first_touch", FIRST_TOUCH_BYTES_PER_S)
 
@@ -154,6 +148,7 @@ def _rate(device: DeviceProfile, key: str, otherwise: float) -> float:
 
 
 def _loading_s(shape: RunShape, device: DeviceProfile) -> float:
-    packed_bytes = shape.quantized_parameters * PACKED_ITEM_BYTES[device.type]
-    packing_s = packed_bytes / _rate(device, PACKING, PACKED_BYTES_PER_S[device.type])
+    overhead = backend_of(device).overhead
+    packed_bytes = shape.quantized_parameters * overhead.packed_item_bytes
+    packing_s = packed_bytes / _rate(device, PACKING, overhead.packed_bytes_per_s)
     return BUILDING_S + shape.weights_bytes / LOADED_BYTES_PER_S + packing_s

@@ -13,17 +13,8 @@ from advisor.core.device import DeviceProfile
 from advisor.core.errors import InputError
 from advisor.core.stats import NORMAL_95, t_quantile_95
 from advisor.costmodel.time.operator_times import OperatorClock, OperatorSeconds
+from advisor.hardware.backends import backend_of
 from advisor.tracing.ops import TracedOp
-
-HOST_S_PER_OPERATOR = {"cuda": 25e-6, "cpu": 25e-6}
-"""Python, autograd, dispatch and Trainer per operator where no step was measured. CUDA: fitted to the short steps of
-three public A100 machines, over their traced operators: 22 us (Qwen's profile, LoRA), 28 us (LLMFineTuningBench, the
-PCIe machine), 51 us (the same, SXM machines in containers); the middle one, rounded. CPU: LoRA steps of MiniLM with 16
-tokens took 49 ms of CPU time for 662 operators on one busy server core; a third of that is reading the weights and
-launching, which are counted apart."""
-OVERLAP_POWER = 4
-"""Host and device work side by side: ``step = (host^4 + device^4)^(1/4)``, close to the larger one, because one stretch
-of a step waits for the host and another for the device. Fitted with the efficiencies of ``time.rates``: 3.9."""
 
 DEVICE_FACTOR = {"checked": 1.10, "unchecked": 1.35}
 """90 % interval of the device's time from a datasheet alone, as a factor either way. Compute capability 8.0 is checked:
@@ -146,18 +137,8 @@ def host_share(operators: float, seconds: float) -> float:
     return min(1.0, USUAL_HOST_S * operators / max(seconds, 1e-12))
 
 
-def overlap_power(device_type: str) -> int:
-    """``OVERLAP_POWER``; 1 on a CPU, which runs operators where it launches them."""
-    return OVERLAP_POWER if device_type == "cuda" else 1
-
-
-def side_by_side(host_s: float, device_s: float, device_type: str) -> float:
-    """Wall clock of launching operators and of running them."""
-    return overlapping(host_s, device_s, overlap_power(device_type))
-
-
-def overlapping(host_s: float, device_s: float, power: int) -> float:
-    """The same with the exponent that a fit was made with."""
+def side_by_side(host_s: float, device_s: float, power: int) -> float:
+    """Wall clock of launching operators and of running them, with ``OverheadTraits.overlap_power``."""
     return float((host_s**power + device_s**power) ** (1 / power))
 
 
@@ -168,9 +149,10 @@ def fitted_half_width(relative: float) -> float:
 
 def _by_rates(total: OperatorSeconds, device: DeviceProfile, basis: Basis) -> StepTime:
     """Without a calibration: operators by the profile's rates, host time by a published or fitted figure."""
-    fitted = device.overhead_s.get(HOST_RATE_KEY)
-    host_s = total.operators * (fitted.value if fitted is not None else HOST_S_PER_OPERATOR[device.type])
-    seconds = side_by_side(host_s, total.device_s, device.type)
+    fitted, overhead = device.overhead_s.get(HOST_RATE_KEY), backend_of(device).overhead
+    power = overhead.overlap_power
+    host_s = total.operators * (fitted.value if fitted is not None else overhead.host_s_per_operator)
+    seconds = side_by_side(host_s, total.device_s, power)
     if fitted is not None:
         spreads = (fitted.spread, device.bytes_per_s["memory"].spread)
         host_factor, factor = (1 + fitted_half_width(spread) for spread in spreads)
@@ -180,14 +162,14 @@ def _by_rates(total: OperatorSeconds, device: DeviceProfile, basis: Basis) -> St
     else:
         low, high = seconds * ROOFLINE_LOW, seconds * ROOFLINE_HIGH
         return StepTime(seconds, low, high, "extrapolated", basis, host_s > total.device_s)
-    low = side_by_side(host_s / host_factor, total.device_s / factor, device.type)
-    high = side_by_side(host_s * host_factor, total.device_s * factor, device.type)
+    low = side_by_side(host_s / host_factor, total.device_s / factor, power)
+    high = side_by_side(host_s * host_factor, total.device_s * factor, power)
     return StepTime(seconds, low, high, "extrapolated", basis, host_s > total.device_s)
 
 
 def predicted_seconds(fit: StepFit, device_s: float, operators: float) -> float:
     """A step by its operators, as ``StepFit`` defines it."""
-    return overlapping(fit.host_s_per_operator * operators, fit.factor * device_s, fit.power)
+    return side_by_side(fit.host_s_per_operator * operators, fit.factor * device_s, fit.power)
 
 
 def _calibrated(total: OperatorSeconds, fit: StepFit, calibration: Calibration, setting: StepConditions) -> StepTime:

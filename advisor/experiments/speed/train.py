@@ -57,16 +57,16 @@ def train_recipe(plan: Plan, recipe: Recipe, seed: int) -> BenchmarkRun:
     from advisor.training.data.loading import read_rows
     from advisor.training.metrics import compute_metrics, held_out_metrics, reduce_logits
     from advisor.training.models import load_tokenizer
-    from advisor.training.placement import device_type_of
+    from advisor.training.placement import backend_of_plan
 
     rows, tokenizer = read_rows(plan.data, plan.model.task), load_tokenizer(plan.model)
     set_seed(seed)
-    device_type = device_type_of(plan)
-    model = build_model(plan.model, plan.strategy, ExecutionPlan(recipe.batch_size), device=device_type)
+    backend = backend_of_plan(plan)
+    model = build_model(plan.model, plan.strategy, ExecutionPlan(recipe.batch_size), device=backend.torch_device)
     with tempfile.TemporaryDirectory(prefix="advisor-speed-") as folder:
         trainer = Trainer(
             model=model,
-            args=_plain_arguments(plan, recipe, seed, folder, on_cpu=device_type == "cpu"),
+            args=_plain_arguments(plan, recipe, seed, folder, on_cpu=backend.is_host),
             train_dataset=_tokenized(rows.train, tokenizer, recipe.padding, recipe.max_length),
             eval_dataset=_tokenized(rows.eval, tokenizer, "longest", recipe.max_length),
             processing_class=tokenizer,

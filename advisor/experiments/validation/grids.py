@@ -27,7 +27,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
-from advisor.core.device import DeviceType
 from advisor.core.errors import InputError
 from advisor.experiments.grid import Cell, Grid
 from advisor.experiments.validation.cases import Case, case_key
@@ -42,9 +41,7 @@ MEASURED_TWICE = 8
 QUICK_TIMED = 6
 
 
-def validation_grid(
-    grid: GridName, device_type: DeviceType, kind: Kind = "memory", repeats: int | None = None
-) -> Grid[Case]:
+def validation_grid(grid: GridName, device_type: str, kind: Kind = "memory", repeats: int | None = None) -> Grid[Case]:
     """A grid by name.
 
     Args:
@@ -71,9 +68,9 @@ def grid_of(name: str, cases: Iterable[Case]) -> Grid[Case]:
     return Grid(name, tuple(Cell(case_key(case), case.label, case) for case in cases))
 
 
-def device_of(grid: GridName) -> DeviceType | None:
+def device_of(grid: GridName) -> str | None:
     """The kind of device that a grid is for; ``None`` for any."""
-    device_type: DeviceType | None = _data()["grids"][grid]
+    device_type: str | None = _data()["grids"][grid]
     return device_type
 
 
@@ -104,14 +101,14 @@ def _cases(texts: Iterable[str]) -> tuple[Case, ...]:
     return tuple(map(case_of, texts))
 
 
-def _memory_cases(grid: GridName, device_type: DeviceType) -> tuple[Case, ...]:
+def _memory_cases(grid: GridName, device_type: str) -> tuple[Case, ...]:
     if grid == "quick":
         end, step = _data()["quick"][device_type]
         return _cases(_data()["memory"][device_type][:end:step])
     return _cases(_data()["memory"].get(grid, ())) if _data()["grids"].get(grid) == device_type else ()
 
 
-def _time_cases(grid: GridName, device_type: DeviceType) -> tuple[Case, ...]:
+def _time_cases(grid: GridName, device_type: str) -> tuple[Case, ...]:
     make = _TIME_GRIDS.get((grid, device_type))
     return make() if make is not None else ()
 
@@ -144,7 +141,7 @@ def _time_quick_cpu() -> tuple[Case, ...]:
     return (*first, dataclasses.replace(first[0], again=1))
 
 
-_TIME_GRIDS: dict[tuple[GridName, DeviceType], Callable[[], tuple[Case, ...]]] = {
+_TIME_GRIDS: dict[tuple[GridName, str], Callable[[], tuple[Case, ...]]] = {
     ("cpu", "cpu"): _time_cpu,
     ("cpu-wide", "cpu"): _time_cpu_wide,
     ("cuda", "cuda"): _time_cuda,

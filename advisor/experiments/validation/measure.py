@@ -8,13 +8,12 @@ from typing import Any, Literal
 
 import torch
 
-from advisor.core.device import DeviceType
 from advisor.experiments.grid import Cell, CellResult
 from advisor.experiments.runner import Pace, cell_result
 from advisor.experiments.validation.device_memory import CudaFigures, DeviceFigures, ProcessFigure, current_uuid
 from advisor.experiments.validation.predict import Prepared
 from advisor.experiments.validation.records import Kind, Record
-from advisor.hardware.cpu_process import prepare_process
+from advisor.hardware.backends import get_backend
 from advisor.measurement.isolation import Result, isolated
 from advisor.measurement.noise_probe import reference_seconds
 from advisor.measurement.steps import StepMeasurement, StepRequest, run_steps
@@ -26,8 +25,8 @@ LONG_STEP_S, LONG_STEP_REPEATS = 2.0, 3
 """On a GPU a step that takes this long varies so little that three show its median."""
 SHORT_STEP_S, SHORT_STEP_FACTOR = 0.1, 3
 """A step that is over this soon is noisy, and more of them cost nothing beside starting the process."""
-START_S: dict[DeviceType, float] = {"cpu": 2.0, "cuda": 6.0}
-"""Of a case's process before its steps: imports, model, optimizer and, on CUDA, the context."""
+START_S, CARD_START_S = 2.0, 6.0
+"""Of a case's process before its steps: imports, model, optimizer and, on a card, the context."""
 KILLED_BY_SYSTEM = "killed by the system"
 
 
@@ -88,25 +87,26 @@ class CaseMeasurement:
     reference_s: tuple[float, ...] = ()
 
 
-def protocol_of(record: Record, kind: Kind, device_type: DeviceType) -> MeasurementProtocol:
+def protocol_of(record: Record, kind: Kind, device_type: str) -> MeasurementProtocol:
     """The protocol of a case with a prediction.
 
-    On CUDA memory is always read, and the reference workload, which loads kernels of its own, waits until it was.
+    On a card memory is always read, and the reference workload, which loads kernels of its own, waits until it was.
     """
-    profile_memory = device_type == "cpu" and kind != "time"
+    backend = get_backend(device_type)
+    profile_memory = not backend.memory.counted and kind != "time"
     if not record.repeats:
         return MeasurementProtocol(MEMORY_WARMUP_STEPS, MEMORY_STEPS, profile_memory, "never")
     predicted_s = record.predicted.step_s if record.predicted is not None else 0.0
     steps = record.repeats
-    if device_type == "cuda" and predicted_s > LONG_STEP_S:
+    if not backend.is_host and predicted_s > LONG_STEP_S:
         steps = min(steps, LONG_STEP_REPEATS)
     elif predicted_s < SHORT_STEP_S:
         steps *= SHORT_STEP_FACTOR
-    around = device_type == "cpu" and not profile_memory
+    around = backend.is_host and not profile_memory
     return MeasurementProtocol(TIMED_WARMUP_STEPS, steps, profile_memory, "around" if around else "after")
 
 
-def request_of(case: Prepared, kind: Kind, device_type: DeviceType) -> CaseRequest:
+def request_of(case: Prepared, kind: Kind, device_type: str) -> CaseRequest:
     """What the measuring process runs.
 
     Raises:
@@ -139,7 +139,7 @@ class MeasureCase:
     """
 
     kind: Kind
-    device_type: DeviceType
+    device_type: str
     isolate: Callable[..., Result[Any]] = isolated
 
     def __call__(self, cell: Cell[Prepared], limit_s: float | None) -> CellResult[CaseMeasurement]:
@@ -151,7 +151,8 @@ class MeasureCase:
     def expected_s(self, record: Record) -> float:
         """Predicted duration of a case's process."""
         step_s = record.predicted.step_s if record.predicted is not None else 0.0
-        return START_S[self.device_type] + step_s * protocol_of(record, self.kind, self.device_type).all_steps
+        start_s = START_S if get_backend(self.device_type).is_host else CARD_START_S
+        return start_s + step_s * protocol_of(record, self.kind, self.device_type).all_steps
 
     def pace(self, records: Iterable[Record]) -> Pace:
         """How long cases take, from those that earlier calls recorded."""
@@ -161,22 +162,22 @@ class MeasureCase:
     def measure(self, request: CaseRequest, limit_s: float | None) -> CellResult[CaseMeasurement]:
         """Run a request in a process of its own; whatever happens there is an outcome, never an exception.
 
-        On CUDA a process that the kernel killed has run out of the host's memory, not of the device's: it crashed.
+        On a card a process that the kernel killed has run out of the host's memory, not of the device's: it crashed.
         """
         result = cell_result(self.isolate(run_case, request, timeout_s=limit_s))
         killed = result.outcome == "out_of_memory" and KILLED_BY_SYSTEM in result.reason
-        if killed and request.steps.device_type == "cuda":
+        if killed and not get_backend(request.steps.device_type).is_host:
             return replace(result, outcome="crashed", reason=f"the host's memory ran out: {result.reason}")
         return result
 
 
 def run_case(request: CaseRequest) -> CaseMeasurement:
     """The same in this process."""
-    device_type = request.steps.device_type
-    prepare_process(device_type, request.steps.execution.num_threads)
-    before = (reference_seconds(device_type),) if request.reference == "around" else ()
-    measured = _on_cpu(request) if device_type == "cpu" else _on_cuda(request)
-    after = (reference_seconds(device_type),) if request.reference != "never" else ()
+    backend = get_backend(request.steps.device_type)
+    backend.runtime.prepare_process(request.steps.execution.num_threads)
+    before = (reference_seconds(backend),) if request.reference == "around" else ()
+    measured = _on_cpu(request) if backend.is_host else _on_cuda(request)
+    after = (reference_seconds(backend),) if request.reference != "never" else ()
     return replace(measured, reference_s=(*before, *after))
 
 

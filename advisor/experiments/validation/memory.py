@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 
-from advisor.core.device import DeviceType
 from advisor.core.plan import ExecutionPlan
 from advisor.experiments.error_statistics import (
     AcceptanceThreshold,
@@ -20,22 +19,21 @@ from advisor.experiments.error_statistics import (
     threshold,
 )
 from advisor.experiments.validation.records import QUANTITIES, Record
+from advisor.hardware.backends import get_backend
 
 WORST = 5
 SIZES = ((1e7, "below 10M"), (1e8, "10M-100M"), (5e8, "100M-500M"), (2e9, "0.5B-2B"), (5e9, "2B-5B"))
 LARGEST = "above 5B"
 GROUPINGS = dict.fromkeys(("method", "size", "attention", "optimizer", "checkpointing", "precision"), "parameters")
 """Groups of every kind in the order of their smallest model."""
-LIMITS: dict[DeviceType, tuple[tuple[str, str, float], ...]] = {
-    "cpu": (("allocated_bytes", "worst", 0.001),),
-    "cuda": (
-        ("allocated_bytes", "median", 0.01),
-        ("allocated_bytes", "worst", 0.03),
-        ("reserved_bytes", "median", 0.03),
-        ("reserved_bytes", "worst", 0.08),
-        ("device_bytes", "median", 0.05),
-    ),
-}
+LIMITS = (("allocated_bytes", "worst", 0.001),)
+CARD_LIMITS = (
+    ("allocated_bytes", "median", 0.01),
+    ("allocated_bytes", "worst", 0.03),
+    ("reserved_bytes", "median", 0.03),
+    ("reserved_bytes", "worst", 0.08),
+    ("device_bytes", "median", 0.05),
+)
 MOST_FALSE_REFUSALS = 0.05
 
 
@@ -79,7 +77,7 @@ class MemoryComparison:
     worst: tuple[LargestError, ...]
 
 
-def compare_memory(records: Iterable[Record], device_type: DeviceType) -> MemoryComparison:
+def compare_memory(records: Iterable[Record], device_type: str) -> MemoryComparison:
     """Compare every completed case with its prediction, and every ending with ``fits``; each configuration once."""
     once = sorted((record for record in records if not record.again), key=lambda record: record.label)
     rows = pd.DataFrame([row for record in once if record.outcome == "completed" for row in _rows(record)])
@@ -132,16 +130,14 @@ def _fits(records: Sequence[Record]) -> FitVerdicts:
     )
 
 
-def _thresholds(
-    groups: Sequence[ErrorGroup], fits: FitVerdicts, device_type: DeviceType
-) -> tuple[AcceptanceThreshold, ...]:
+def _thresholds(groups: Sequence[ErrorGroup], fits: FitVerdicts, device_type: str) -> tuple[AcceptanceThreshold, ...]:
     errors = groups[0].errors if groups else {}
     decided = bool(groups) or bool(fits.violations) or bool(fits.refused_and_out_of_memory)
     missing = "" if decided else "no case ran"
     return (
         *(
             threshold(f"{quantity} {statistic}", getattr(errors.get(quantity), statistic, None), high=limit)
-            for quantity, statistic, limit in LIMITS[device_type]
+            for quantity, statistic, limit in (LIMITS if get_backend(device_type).is_host else CARD_LIMITS)
         ),
         threshold("fits but ran out of memory", float(len(fits.violations)), high=0.0, missing=missing, unit="cases"),
         threshold("false refusals", fits.false_refusal_share, high=MOST_FALSE_REFUSALS, missing=missing),

@@ -45,7 +45,7 @@ class Header:
     grid: GridName
     device_id: str
     device_name: str
-    device_type: Literal["cpu", "cuda"]
+    device_type: str
     memory_bytes: int
     capacity_bytes: int
     compute_capability: tuple[int, int] | None

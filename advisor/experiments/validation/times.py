@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from advisor.core.device import DeviceProfile, DeviceType
+from advisor.core.device import DeviceProfile
 from advisor.core.plan import ExecutionPlan
 from advisor.experiments.error_statistics import (
     AcceptanceThreshold,
@@ -27,6 +27,7 @@ from advisor.experiments.error_statistics import (
 )
 from advisor.experiments.validation.baselines import rule_of_thumb_s
 from advisor.experiments.validation.records import Record
+from advisor.hardware.backends import get_backend
 
 WORST = 8
 DIFFERENT = 0.15
@@ -36,8 +37,8 @@ STEADY_WITHIN = 0.10
 TOKENS = (128, 256, 512, 1024, 2048, 4096, 8192)
 GROUPINGS = {"method": None, "model": None, "tokens": "token_count", "switch": None}
 
-MEDIAN_LIMIT: dict[DeviceType, float] = {"cpu": 0.08, "cuda": 0.05}
-P90_LIMIT: dict[DeviceType, float] = {"cpu": 0.20, "cuda": 0.15}
+MEDIAN_LIMIT, P90_LIMIT = 0.08, 0.20
+CARD_MEDIAN_LIMIT, CARD_P90_LIMIT = 0.05, 0.15
 NOISE_FACTOR = 1.5
 """On CPU the limits follow the repeat noise of the same run where that is larger."""
 LEAST_CASES, LEAST_INTERVALS = 60, 200
@@ -155,9 +156,7 @@ class TimeComparison:
         return self.groups[0].errors.get("step_s") if self.groups else None
 
 
-def compare_times(
-    records: Iterable[Record], device_type: DeviceType, device: DeviceProfile | None = None
-) -> TimeComparison:
+def compare_times(records: Iterable[Record], device_type: str, device: DeviceProfile | None = None) -> TimeComparison:
     """Compare every timed case that completed with its predicted step time.
 
     Args:
@@ -222,7 +221,7 @@ def machine_drift(records: Sequence[Record]) -> MachineDrift:
 
 
 def time_thresholds(
-    errors: ErrorStatistics | None, noise: RepeatNoise, right_order: float | None, device_type: DeviceType
+    errors: ErrorStatistics | None, noise: RepeatNoise, right_order: float | None, device_type: str
 ) -> tuple[AcceptanceThreshold, ...]:
     """The thresholds of a run's step times.
 
@@ -235,7 +234,9 @@ def time_thresholds(
     count, intervals = (errors.count, errors.intervals) if errors is not None else (0, 0)
     enough = "" if count >= LEAST_CASES else f"{count} cases; a verdict needs {LEAST_CASES}"
     few_intervals = "" if intervals >= LEAST_INTERVALS else f"{intervals} intervals; a verdict needs {LEAST_INTERVALS}"
-    between = noise.between if device_type == "cpu" and noise.pairs >= LEAST_PAIRS else None
+    backend = get_backend(device_type)
+    median_limit, p90_limit = (MEDIAN_LIMIT, P90_LIMIT) if backend.is_host else (CARD_MEDIAN_LIMIT, CARD_P90_LIMIT)
+    between = noise.between if backend.is_host and noise.pairs >= LEAST_PAIRS else None
 
     def limited(name: str, statistic: str, limit: float) -> AcceptanceThreshold:
         noise_limit = NOISE_FACTOR * getattr(between, statistic) if between is not None else 0.0
@@ -246,8 +247,8 @@ def time_thresholds(
     low, high = COVERAGE
     coverage = errors.coverage if errors is not None else None
     return (
-        limited("step time median", "median", MEDIAN_LIMIT[device_type]),
-        limited("step time p90", "p90", P90_LIMIT[device_type]),
+        limited("step time median", "median", median_limit),
+        limited("step time p90", "p90", p90_limit),
         threshold("pairs in the right order", right_order, low=RIGHT_ORDER, missing=enough),
         threshold("coverage of the 90 % intervals", coverage, low=low, high=high, missing=few_intervals),
     )

@@ -10,11 +10,12 @@ from advisor.core.errors import AdvisorError
 from advisor.core.model import ModelSpec
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.model import CostModel
+from advisor.hardware.backends import backend_of
 from advisor.search.fitting.records import CardFit, FitRequest, Switches
 from advisor.search.fitting.setups import on_card
 
 HOPELESS_SHARE = 0.85
-"""A card smaller than this share of what the same point needs on another CUDA device is passed over without a trace:
+"""A card smaller than this share of what the same point needs on another card is passed over without a trace:
 context, workspaces and allocator differ by less than that, and data types of the same width are used."""
 
 
@@ -23,12 +24,12 @@ class Cards:
 
     Args:
         cost_model: Whose traces serve for every card with the same operators.
-        profiles: Known devices; only CUDA ones are looked at.
+        profiles: Known devices; only cards are looked at.
     """
 
     def __init__(self, cost_model: CostModel, profiles: Sequence[DeviceProfile]) -> None:
-        cuda = [profile for profile in profiles if profile.type == "cuda"]
-        self._cards = sorted(cuda, key=lambda profile: (profile.memory_bytes, profile.id))
+        cards = [profile for profile in profiles if not backend_of(profile).is_host]
+        self._cards = sorted(cards, key=lambda profile: (profile.memory_bytes, profile.id))
         self._cost_model = cost_model
         self._models: dict[str, CostModel] = {}
 
@@ -42,7 +43,7 @@ class Cards:
             strategy: How.
             setup: Switches; a card without bfloat16 gets float16 where that can train.
             question: The point; its limit plays no part.
-            need_bytes: What it needs on another CUDA device; ``None`` when that is not known.
+            need_bytes: What it needs on another card; ``None`` when that is not known.
         """
         need = need_bytes or 0
         for card in self._cards:

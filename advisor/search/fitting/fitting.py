@@ -10,6 +10,7 @@ from advisor.core.errors import InputError
 from advisor.core.model import ModelSpec
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.model import CostModel
+from advisor.hardware.backends import backend_of
 from advisor.search.fitting.cards import Cards
 from advisor.search.fitting.largest import SizeAxis
 from advisor.search.fitting.points import FitPoint, Points
@@ -161,7 +162,7 @@ class _Search:
     def _card(self, asked: FitPoint, need_bytes: int) -> CardFit | None:
         if self.cards is None:
             return None
-        known = need_bytes if self.device.type == "cuda" else None
+        known = None if backend_of(self.device).is_host else need_bytes
         return self.cards.smallest(self.model, asked.strategy, asked.setup, self.question, known)
 
 

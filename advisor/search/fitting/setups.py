@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from advisor.core.device import DeviceProfile
 from advisor.core.model import ModelSpec
 from advisor.core.strategy import StrategyConfig
+from advisor.hardware.backends import backend_of
 from advisor.search.fitting.records import Switches
 from advisor.search.planner.precision import (
     PrecisionPolicy,
@@ -20,7 +21,7 @@ from advisor.search.planner.precision import (
 
 def rungs(device: DeviceProfile, model: ModelSpec, strategy: StrategyConfig) -> tuple[PrecisionPolicy, ...]:
     """Data types and optimizers in the order to prefer them: the precision_policies that ``recommend`` climbs down."""
-    return cpu_precisions(device) if device.type == "cpu" else precision_policies(device, model, strategy)
+    return cpu_precisions(device) if backend_of(device).setups.compared else precision_policies(device, model, strategy)
 
 
 def switches(

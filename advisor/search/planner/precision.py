@@ -17,6 +17,7 @@ from advisor.core.plan import (
     Optimizer,
 )
 from advisor.core.strategy import StrategyConfig
+from advisor.hardware.backends import backend_of
 from advisor.strategies import Strategy, get_strategy
 from advisor.strategies.attention import attention_implementations
 
@@ -94,12 +95,12 @@ def precision_policies(
 def _precisions(device: DeviceProfile, model: ModelSpec, strategy: StrategyConfig) -> tuple[PrecisionPolicy, ...]:
     """Data types and optimizers in the order to try them.
 
-    On CUDA adapters and decoders above 1B get half-precision weights where the device has bfloat16; what trains the
+    On a card adapters and decoders above 1B get half-precision weights where the device has bfloat16; what trains the
     weights themselves keeps float32 master weights under mixed precision, then 8-bit moments, then pure bfloat16.
     float16 weights only hold adapters: the gradient scaler refuses trainable float16 parameters
     (torch.amp.GradScaler).
     """
-    if device.type == "cpu":
+    if not backend_of(device).setups.half_precision:
         return (PrecisionPolicy("float32", "none"),)
     frozen = is_frozen_base(strategy)
     large = is_decoder(model) and model.total_parameters > LARGE_DECODER_PARAMETERS
@@ -139,11 +140,13 @@ def attention_kernels(
     """
     supported = attention_implementations(model)
     half = rung.dtype != "float32" or rung.amp != "none"
-    flash = "flash_attention_2" in supported and device.type == "cuda" and half and "flash" in device.attention_kernels
+    setups = backend_of(device).setups
+    there = "flash_attention_2" in setups.attention and "flash" in device.attention_kernels
+    flash = there and half and "flash_attention_2" in supported
     usual: AttentionImplementation = "sdpa" if "sdpa" in supported else "eager"
     if flash and importlib.util.find_spec("flash_attn") is not None:
         return ("flash_attention_2", usual)
-    return ("sdpa", "eager") if usual == "sdpa" and device.type == "cpu" else (usual,)
+    return ("sdpa", "eager") if usual == "sdpa" and setups.compared else (usual,)
 
 
 def is_padded(quantiles: tuple[int, ...]) -> bool:

@@ -9,6 +9,7 @@ from advisor.core.budget import Budget
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import AdvisorError
 from advisor.core.units import GIB, MIB, format_bytes, format_duration
+from advisor.hardware.backends import backend_of
 from advisor.search.planner.evaluator import EvaluatedSetup
 from advisor.search.planner.precision import describe
 from advisor.search.planner.solver import Solution
@@ -93,8 +94,9 @@ def _too_large(
     text = f"needs {format_bytes(point.memory_bytes)} at {describe(point.execution)}; {bound}"
     if own_budget and point.memory_bytes <= device.memory_bytes:
         return f"{text}; --memory {round_up_memory(point.memory_bytes)} would fit it"
-    fitting = [profile for profile in devices if profile.type == "cuda" and profile.memory_bytes >= point.memory_bytes]
-    if device.type == "cuda" and fitting:
+    alike = [profile for profile in devices if profile.type == device.type and not backend_of(device).is_host]
+    fitting = [profile for profile in alike if profile.memory_bytes >= point.memory_bytes]
+    if fitting:
         return f"{text}; {fitting[0].id} ({format_bytes(fitting[0].memory_bytes)}) would fit it"
     return text
 

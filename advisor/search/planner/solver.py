@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from advisor.core.errors import InputError
 from advisor.core.plan import AttentionImplementation
 from advisor.core.strategy import StrategyConfig
+from advisor.hardware.backends import backend_of
 from advisor.search.planner.evaluator import EvaluatedSetup, Evaluator, SetupGroup, setup_group
 from advisor.search.planner.grid import rank_grid
 from advisor.search.planner.precision import (
@@ -229,7 +230,7 @@ class Solver:
         others.
         """
         device = self.evaluator.cost_model.device
-        if device.type != "cpu":
+        if not backend_of(device).setups.compared:
             return rung, self._first_traceable(strategy, rung)
         if self._settled is None:
             options = [

@@ -10,9 +10,7 @@ from advisor.core.errors import InputError
 from advisor.core.plan import ExecutionPlan
 from advisor.costmodel.time.lengths import micro_batch_lengths
 from advisor.costmodel.time.run import mean_tokens
-
-TF32_CAPABILITY = (8, 0)
-"""NVIDIA A100 whitepaper: Ampere introduced TensorFloat-32."""
+from advisor.hardware.backends import backend_of
 
 WORTHWHILE_PADDING = 0.98
 """Rows are grouped by length when that leaves at most this share of the computed tokens: below, nothing is gained that
@@ -42,9 +40,9 @@ class SpeedKnobs:
             InputError: with all problems.
         """
         problems = []
-        if self.tf32 and not has_tf32(device):
+        if self.tf32 and not backend_of(device).has_tf32(device):
             problems.append(f"--tf32 needs a CUDA device of compute capability 8.0, but {device.id} is none")
-        if self.num_threads is not None and device.type != "cpu":
+        if self.num_threads is not None and not backend_of(device).setups.num_threads:
             problems.append(f"--num-threads sets the threads of a CPU, but {device.id} is a GPU")
         if problems:
             raise InputError(problems[0], fix="leave the option out", problems=problems[1:])
@@ -60,20 +58,15 @@ class SpeedKnobs:
             data: Lengths of the rows.
             quantized: Weights in 4 bits are not compiled.
         """
-        grouped = replace(execution, group_by_length=True)
+        backend, grouped = backend_of(device), replace(execution, group_by_length=True)
         wanted = self.group_by_length if self.group_by_length is not None else grouping_pays(grouped, data)
         return replace(
             execution,
             group_by_length=wanted,
-            tf32=self.tf32 if self.tf32 is not None else has_tf32(device),
+            tf32=self.tf32 if self.tf32 is not None else backend.has_tf32(device),
             torch_compile=self.torch_compile and not quantized,
-            num_threads=(self.num_threads or device.num_threads) if device.type == "cpu" else None,
+            num_threads=(self.num_threads or device.num_threads) if backend.setups.num_threads else None,
         )
-
-
-def has_tf32(device: DeviceProfile) -> bool:
-    """Whether the device's tensor cores take float32 operands rounded to TensorFloat-32."""
-    return device.type == "cuda" and (device.compute_capability or (0, 0)) >= TF32_CAPABILITY
 
 
 def grouping_pays(execution: ExecutionPlan, data: DataProfile) -> bool:

@@ -10,6 +10,7 @@ from advisor.core.errors import InputError
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
+from advisor.hardware.backends import backend_of
 from advisor.search.planner.precision import is_frozen_base
 from advisor.search.sensitivity.records import Neighbour
 from advisor.strategies import Strategy, find_strategy, get_strategy
@@ -58,7 +59,7 @@ def _switches(
         replace(execution, gradient_checkpointing=not on),
         undoes=on,
     )
-    if device.type == "cuda" and execution.optim in _TORCH_ADAMW:
+    if backend_of(device).setups.eight_bit_optimizers and execution.optim in _TORCH_ADAMW:
         yield Neighbour(
             EIGHT_BIT, "--optim adamw_bnb_8bit", strategy, replace(execution, optim="adamw_bnb_8bit"),
             learns_differently=True,

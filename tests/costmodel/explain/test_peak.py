@@ -11,10 +11,11 @@ from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.explain import PeakExplanation, explain_peak
+from advisor.hardware.backends import backend_of
 from advisor.hardware.profiles import load_profile
 from advisor.strategies import get_strategy
 from advisor.tracing.attribution import attributed_trace
-from advisor.tracing.live_memory import Peak, rounding
+from advisor.tracing.live_memory import Peak
 from advisor.tracing.step import TraceRequest
 from advisor.tracing.symbolic_trace import KINDS
 from advisor.tracing.trace_store import TraceStore
@@ -42,8 +43,8 @@ def configured(name: str, task: str, method: str, switches: dict[str, object], f
 
 def predicted_peak(spec: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, device) -> Peak:
     """What the symbolic cost model says of the training step."""
-    family = TraceStore(device.type, device.compute_capability, None).get(spec, strategy, execution)
-    peaks = family.peaks((ROWS, LENGTH, strategy.rank or 1), round_bytes=rounding(device.type))
+    family = TraceStore(backend_of(device).traced_as, device.compute_capability, None).get(spec, strategy, execution)
+    peaks = family.peaks((ROWS, LENGTH, strategy.rank or 1), round_bytes=backend_of(device).memory.round_bytes)
     return max((peak for phase, peak in peaks.items() if phase != "evaluation"), key=lambda peak: peak.live_bytes)
 
 

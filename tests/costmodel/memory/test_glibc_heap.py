@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.costmodel.memory.glibc_heap import HEADER_BYTES, ROUND_BYTES, SLACK_BYTES, Heap
-from advisor.hardware.cpu_process import TUNABLES
-from tests.hardware.test_cpu_process import glibc_only
+from advisor.hardware.host_process import TUNABLES
+from tests.hardware.test_host_process import glibc_only
 
 MIB = 1 << 20
 Events = list[tuple[int, int]]
@@ -88,7 +88,7 @@ def test_blocks_never_overlap_and_live_bytes_fit(events: Events) -> None:
 
 REAL = """
 import ctypes, json, sys
-from advisor.hardware.cpu_process import keep_freed_memory
+from advisor.hardware.host_process import keep_freed_memory
 
 assert keep_freed_memory()
 libc = ctypes.CDLL(None)

@@ -128,7 +128,7 @@ class LitGptLora(Strategy):
     def search_space(self, model: ModelSpec) -> dict[str, Dimension]:
         return {}
 
-    def quantization(self, config: StrategyConfig, *, device_type: str) -> Quantization | None:
+    def quantization(self, config: StrategyConfig) -> Quantization | None:
         return self.quantization_type
 
     def apply(self, model: nn.Module, config: StrategyConfig, task: Task, *, quantized: bool = False) -> nn.Module:

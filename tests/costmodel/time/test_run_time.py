@@ -20,13 +20,12 @@ from advisor.costmodel.time.lengths import row_quantile
 from advisor.costmodel.time.phases import (
     BURST_BYTES,
     FIRST_TOUCH_BYTES_PER_S,
-    PACKED_BYTES_PER_S,
     PART_NAMES,
     TOKENIZER_S,
     checkpoint_count,
 )
 from advisor.costmodel.time.run import quantized_parameters
-from advisor.costmodel.time.step import HOST_S_PER_OPERATOR
+from advisor.hardware.backends import get_backend
 from advisor.hardware.optimizers import PACKING
 from advisor.strategies.lora import LoraKnobs
 
@@ -116,7 +115,9 @@ def test_weights_are_packed_at_the_probed_rate() -> None:
 
     probed = dataclasses.replace(DEVICE, bytes_per_s={PACKING: Rate(4e8, "probed")})
     assert loading(probed, 10**8) - loading(probed, 0) == pytest.approx(1.0)
-    assert loading(DEVICE, 10**8) - loading(DEVICE, 0) == pytest.approx(4e8 / PACKED_BYTES_PER_S["cpu"])
+    assert loading(DEVICE, 10**8) - loading(DEVICE, 0) == pytest.approx(
+        4e8 / get_backend("cpu").overhead.packed_bytes_per_s
+    )
 
 
 def test_what_was_measured_beforehand_is_taken_as_it_is() -> None:
@@ -190,7 +191,9 @@ def test_decoding_reads_every_weight_once() -> None:
     assert "not measured" in speed[1]
     small = decode_speed(Decoding(10**8, 1000), device, None)
     assert small is not None
-    assert small[0] == pytest.approx(1 / (1000 * HOST_S_PER_OPERATOR["cuda"]), rel=0.1), "launching decides"
+    assert small[0] == pytest.approx(1 / (1000 * get_backend("cuda").overhead.host_s_per_operator), rel=0.1), (
+        "launching decides"
+    )
 
 
 def test_throughput_counts_real_tokens() -> None:

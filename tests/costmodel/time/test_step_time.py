@@ -12,8 +12,9 @@ from advisor.core.device import DeviceProfile, Rate
 from advisor.core.errors import InputError
 from advisor.costmodel.time import OperatorSeconds, StepConditions, optimizer_step, phase_seconds, step_time
 from advisor.costmodel.time.operator_times import OperatorClock
-from advisor.costmodel.time.step import HOST_S_PER_OPERATOR, USUAL_HOST_S
+from advisor.costmodel.time.step import USUAL_HOST_S
 from advisor.hardware import load_profile
+from advisor.hardware.backends import get_backend
 from advisor.tracing.ops import TracedOp
 
 PROBED = DeviceProfile(
@@ -124,7 +125,7 @@ def test_a_datasheet_step_is_labelled() -> None:
     assert device_bound.seconds == pytest.approx(2.0, rel=0.01)
     host_bound = step_time(OperatorSeconds(0.001, 4000), card)
     assert host_bound.host_bound
-    assert host_bound.seconds == pytest.approx(4000 * HOST_S_PER_OPERATOR["cuda"], rel=0.01)
+    assert host_bound.seconds == pytest.approx(4000 * get_backend("cuda").overhead.host_s_per_operator, rel=0.01)
     assert relative_width(host_bound) > relative_width(device_bound)
     both = step_time(OperatorSeconds(0.1, 4000), card)
     assert 0.1 < both.seconds < 0.2

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from advisor.core.device import DeviceType
 from advisor.core.errors import InputError
 from advisor.experiments.validation.cases import Case, case_key, default_task, grid_model, model_names
 from advisor.experiments.validation.grids import GRIDS, case_of, device_of, validation_grid
@@ -17,7 +16,7 @@ from advisor.experiments.validation.records import GridName, Kind
 from advisor.strategies import strategy_names
 
 
-def cases_of(grid: GridName, device_type: DeviceType, kind: Kind, repeats: int | None = None) -> tuple[Case, ...]:
+def cases_of(grid: GridName, device_type: str, kind: Kind, repeats: int | None = None) -> tuple[Case, ...]:
     return tuple(cell.payload for cell in validation_grid(grid, device_type, kind, repeats).cells)
 
 

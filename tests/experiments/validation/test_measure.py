@@ -9,7 +9,6 @@ import time
 
 import pytest
 
-from advisor.core.device import DeviceType
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.experiments.grid import Cell
@@ -24,6 +23,7 @@ from advisor.experiments.validation.device_memory import (
     ProcessFigure,
 )
 from advisor.experiments.validation.measure import (
+    CARD_START_S,
     START_S,
     CaseMeasurement,
     CaseRequest,
@@ -35,6 +35,7 @@ from advisor.experiments.validation.measure import (
 )
 from advisor.experiments.validation.predict import CaseConfig, Prepared
 from advisor.experiments.validation.records import FORMAT, Kind, Record
+from advisor.hardware.backends import get_backend
 from advisor.hardware.nvml import NvmlUnavailable
 from advisor.measurement.isolation import Result
 from advisor.measurement.noise_probe import reference_seconds
@@ -165,7 +166,7 @@ def test_the_figures_are_read_outside_the_measured_time(monkeypatch: pytest.Monk
 
 def test_the_reference_work_load_is_short_and_the_same_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "perf_counter", time.process_time)  # whatever else runs on this machine
-    first, second = reference_seconds("cpu"), reference_seconds("cpu")
+    first, second = reference_seconds(get_backend("cpu")), reference_seconds(get_backend("cpu"))
     assert 0.001 < first < 1.0
     assert 0.2 < first / second < 5
 
@@ -185,7 +186,7 @@ def test_what_cannot_be_built_is_an_outcome() -> None:
         ("cpu", "it was killed by the system, most likely because the machine ran out of memory", "out_of_memory"),
     ],
 )
-def test_the_hosts_memory_is_not_the_devices(device_type: DeviceType, reason: str, outcome: str) -> None:
+def test_the_hosts_memory_is_not_the_devices(device_type: str, reason: str, outcome: str) -> None:
     ended: Result[CaseMeasurement] = Result("out_of_memory", reason=reason)
     measure = MeasureCase("memory", device_type, isolate=lambda *args, **options: ended)
     found = measure.measure(CaseRequest(request(device_type=device_type)), None)
@@ -255,15 +256,16 @@ def test_what_does_not_run_is_recorded_with_its_reason_and_starts_no_process() -
     ],
 )
 def test_steps_and_what_is_read_around_them_follow_the_kind(
-    kind: Kind, device_type: DeviceType, repeats: int, step_s: float, expected: MeasurementProtocol
+    kind: Kind, device_type: str, repeats: int, step_s: float, expected: MeasurementProtocol
 ) -> None:
     case = cell("a", step_s=step_s, repeats=repeats).payload.record
     assert protocol_of(case, kind, device_type) == expected
-    assert MeasureCase(kind, device_type).expected_s(case) == START_S[device_type] + step_s * expected.all_steps
+    start_s = START_S if get_backend(device_type).is_host else CARD_START_S
+    assert MeasureCase(kind, device_type).expected_s(case) == start_s + step_s * expected.all_steps
 
 
 def test_earlier_records_set_the_pace() -> None:
-    earlier = record("done", promised=predicted(MIB, step_s=0.0), allocated_bytes=MIB, seconds=3 * START_S["cpu"])
+    earlier = record("done", promised=predicted(MIB, step_s=0.0), allocated_bytes=MIB, seconds=3 * START_S)
     pace = MeasureCase("memory", "cpu").pace([earlier, record("failed", outcome="failed")])
     assert pace.expected_s(Cell("next", "next", None, 10.0)) == pytest.approx(30.0)
 

@@ -1,12 +1,12 @@
-"""How a process computes on a CPU: its threads, how they wait, and what becomes of freed memory."""
+"""This process on its host: how its threads wait, what becomes of freed memory, and what it holds."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import sys
+from pathlib import Path
 
-from advisor.core.device import DeviceType
 from advisor.hardware.host import other_work
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -39,23 +39,6 @@ def process_environment() -> dict[str, str]:
     return {name: value for name, value in wanted.items() if name not in os.environ}
 
 
-def prepare_process(device_type: DeviceType, num_threads: int | None) -> None:
-    """Set this process up to train; for its whole life.
-
-    Every process whose steps are timed, predicted or trained calls it, so that they are alike.
-
-    Args:
-        device_type: Where it trains.
-        num_threads: Intra-op threads; torch's choice when ``None``.
-    """
-    if num_threads is not None:
-        import torch
-
-        torch.set_num_threads(num_threads)
-    if device_type == "cpu":
-        keep_freed_memory()
-
-
 def hand_back_freed_memory() -> None:
     """Give the system what is free now, once: what loading and quantising a model left in between its weights."""
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -82,3 +65,47 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     return bool(mallopt(M_MMAP_THRESHOLD, LARGEST_BYTES) and mallopt(M_TRIM_THRESHOLD, NEVER))
+
+
+def resident_bytes() -> int:
+    """Resident set of this process now; 0 where the system does not say."""
+    import psutil
+
+    try:
+        return int(psutil.Process().memory_info().rss)
+    except (psutil.Error, OSError):
+        return 0
+
+
+def peak_resident_bytes() -> int:
+    """Largest resident set of this process so far; a forked process starts at what it inherited.
+
+    Linux keeps it as ``VmHWM`` (proc(5)), Windows as ``peak_wset``, others as ``ru_maxrss`` (getrusage(2)); where none
+    of them is there, the resident set of now.
+    """
+    return max(resident_bytes(), _peak_of_proc() or _peak_of_system())
+
+
+def _peak_of_proc() -> int:
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
+
+
+def _peak_of_system() -> int:
+    import psutil
+
+    try:
+        peak = getattr(psutil.Process().memory_info(), "peak_wset", 0)
+    except (psutil.Error, OSError):
+        peak = 0
+    if peak:
+        return int(peak)
+    try:
+        import resource
+    except ImportError:
+        return 0
+    unit_bytes = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes

@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from advisor.hardware import cpu_process
-from advisor.hardware.cpu_process import TUNABLES, USERS_OWN, process_environment
+from advisor.hardware import host_process
+from advisor.hardware.host_process import TUNABLES, USERS_OWN, process_environment
 
 PAGE_FAULTS = """
 import ctypes, resource, sys
-from advisor.hardware.cpu_process import keep_freed_memory
+from advisor.hardware.host_process import keep_freed_memory
 
 print(keep_freed_memory() if sys.argv[1] == "kept" else None)
 libc = ctypes.CDLL(None)
@@ -60,8 +60,7 @@ def test_what_the_user_chose_is_left_alone(name: str, value: str) -> None:
 
 RESIDENT = """
 import ctypes
-from advisor.hardware.cpu_process import hand_back_freed_memory, keep_freed_memory
-from advisor.measurement.resident import resident_bytes
+from advisor.hardware.host_process import hand_back_freed_memory, keep_freed_memory, resident_bytes
 
 keep_freed_memory()
 libc = ctypes.CDLL(None)
@@ -86,18 +85,18 @@ def test_what_loading_left_is_handed_back() -> None:
 def test_threads_sleep_where_other_work_needs_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     monkeypatch.setenv("GLIBC_TUNABLES", "")
-    monkeypatch.setattr(cpu_process, "other_work", lambda: "0.9 of 2 cores idle over 0.25 s")
+    monkeypatch.setattr(host_process, "other_work", lambda: "0.9 of 2 cores idle over 0.25 s")
     assert process_environment() == {"OMP_WAIT_POLICY": "PASSIVE"}
-    monkeypatch.setattr(cpu_process, "other_work", lambda: "")
+    monkeypatch.setattr(host_process, "other_work", lambda: "")
     assert process_environment() == {}
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    monkeypatch.setattr(cpu_process, "other_work", lambda: pytest.fail("the user's choice needs no look"))
+    monkeypatch.setattr(host_process, "other_work", lambda: pytest.fail("the user's choice needs no look"))
     assert process_environment() == {}
 
 
 SCATTERED = """
 import ctypes
-from advisor.hardware.cpu_process import keep_freed_memory
+from advisor.hardware.host_process import keep_freed_memory
 
 print(keep_freed_memory())
 libc = ctypes.CDLL(None)
@@ -131,11 +130,11 @@ def test_small_blocks_do_not_keep_large_gaps_apart(monkeypatch: pytest.MonkeyPat
 
 PREPARED = """
 import sys, torch
-from advisor.hardware import cpu_process
+from advisor.hardware.backends import cpu, get_backend
 
 kept = []
-cpu_process.keep_freed_memory = lambda: kept.append(True)
-cpu_process.prepare_process(sys.argv[1], 1)
+cpu.keep_freed_memory = lambda: kept.append(True)
+get_backend(sys.argv[1]).runtime.prepare_process(1)
 print(torch.get_num_threads(), len(kept))
 """
 
