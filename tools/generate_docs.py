@@ -211,6 +211,20 @@ def json_type(hint: Any) -> str:
     return "string"
 
 
+def event_table() -> str:
+    """Every kind of event that a job reports: keys, those that may be absent in brackets, and meaning."""
+    from advisor.core.events import Event
+
+    rows = []
+    for event in typing.get_args(Event):
+        hints = typing.get_type_hints(event, include_extras=True)
+        (kind,) = typing.get_args(hints.pop("kind"))
+        optional = {key for key, hint in hints.items() if typing.get_origin(hint) is typing.NotRequired}
+        keys = [f"(`{key}`)" if key in optional else f"`{key}`" for key in hints]
+        rows.append((f"`{kind}`", ", ".join(keys), prose(event.__doc__ or "")))
+    return table(("kind", "keys", "meaning"), rows)
+
+
 # --- Registries -------------------------------------------------------------------------------------------------------
 
 
@@ -308,6 +322,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "json plan": records("json plan"),
     "json record": records("json record"),
     "json device": records("json device"),
+    "events": event_table,
     "strategies": strategy_table,
     "devices": device_table,
     "memory records": recorded("memory", _MEMORY_RECORDS),
