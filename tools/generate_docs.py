@@ -284,12 +284,15 @@ def device_table() -> str:
         profile = from_dict(DeviceProfile, json.loads(path.read_text(encoding="utf-8")), what=path.name)
         rates = [rate.value for dtype, rate in profile.flops_per_s.items() if dtype in profile.dtypes]
         memory = profile.bytes_per_s.get("memory")
-        rows.append(
-            (f"`{profile.id}`", profile.name, format_bytes(profile.memory_bytes), ", ".join(profile.dtypes),
-             f"{max(rates) / 1e12:.3g}" if rates else "–", f"{memory.value / 1e9:.4g}" if memory else "–",
-             profile.basis)
-        )  # fmt: skip
+        cells = [f"`{profile.id}`", profile.name, format_bytes(profile.memory_bytes), ", ".join(profile.dtypes)]
+        cells.append(_three_digits(max(rates) / 1e12) if rates else "–")
+        cells.append(_three_digits(memory.value / 1e9) if memory is not None else "–")
+        rows.append((*cells, profile.basis))
     return table(("device", "name", "memory", "training dtypes", "TFLOP/s", "GB/s", "source"), rows)
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 # --- Recorded validation ----------------------------------------------------------------------------------------------
