@@ -17,7 +17,10 @@ files of this repository, never on the machine: installed plug-ins, stored profi
 from __future__ import annotations
 
 import argparse
+import builtins
+import collections
 import dataclasses
+import functools
 import inspect
 import json
 import os
@@ -126,9 +129,17 @@ def _default(option: click.Option) -> str:
 
 def record_classes() -> dict[str, list[type]]:
     """The documented records, by section of the page on JSON."""
+    from advisor.calibration import datasheet, report
     from advisor.core import budget, cost, data, device, model, plan, run, strategy
+    from advisor.experiments.speed import compare
+    from advisor.pipeline import validating
+    from advisor.search.study import TuneResult
 
     return {
+        "json tune": [TuneResult],
+        "json calibrate": [report.CalibrationReport, report.ImportReport, datasheet.DatasheetReport],
+        "json validate": [validating.Validation],
+        "json bench": [compare.SpeedComparison],
         "json cost": [
             cost.CostEstimate,
             cost.MemoryEstimate,
@@ -152,23 +163,31 @@ def record_classes() -> dict[str, list[type]]:
     }
 
 
-def records(section: str) -> Callable[[], str]:
-    """The generator of one section of records."""
-    return lambda: "\n\n".join(record_reference(record) for record in record_classes()[section])
+def records(section: str) -> str:
+    """The records of one section."""
+    return "\n\n".join(record_reference(record) for record in record_classes()[section])
 
 
 def record_reference(record: type) -> str:
     """Heading, summary, and one row per field: name, type in JSON, meaning."""
     documented = attribute_texts(record)
-    hints = typing.get_type_hints(record)
+    hints = _field_types(record)
     rows = [
         (f"`{field.name}`", json_type(hints[field.name]), documented.get(field.name, ""))
         if not field.metadata.get("beside")
         else (f"({field.name})", "each a key of its own", documented.get(field.name, ""))
         for field in dataclasses.fields(record)
+        if not field.metadata.get("beside")  # its own fields stand here instead
     ]
     summary = prose(inspect.cleandoc(record.__doc__ or "").split("\n\n")[0])
     return f"### {record.__name__}\n\n{summary}\n\n{table(('key', 'type', 'meaning'), rows)}"
+
+
+def _field_types(record: type) -> dict[str, Any]:
+    """Types by field; names that a module imports for type checkers only are objects."""
+    known = vars(sys.modules[record.__module__])
+    names = collections.defaultdict(lambda: object, vars(builtins) | known)
+    return {field.name: eval(str(field.type), {}, names) for field in dataclasses.fields(record)}
 
 
 def attribute_texts(record: type) -> dict[str, str]:
@@ -183,7 +202,15 @@ def attribute_texts(record: type) -> dict[str, str]:
     return found
 
 
-_SCALARS = {int: "integer", float: "number", str: "string", bool: "boolean", Path: "string", Any: "any"}
+_SCALARS = {
+    object: "object",
+    int: "integer",
+    float: "number",
+    str: "string",
+    bool: "boolean",
+    Path: "string",
+    Any: "any",
+}
 
 
 def json_type(hint: Any) -> str:
@@ -228,22 +255,39 @@ def event_table() -> str:
 # --- Registries -------------------------------------------------------------------------------------------------------
 
 
-def strategy_table() -> str:
-    """Every built-in strategy: what trains, its knobs with their defaults, and where these come from."""
+def built_in_strategies() -> list[Any]:
+    """The strategies of this package."""
     from advisor.strategies import get_strategy, strategy_names
 
+    found = [get_strategy(name) for name in strategy_names()]
+    return [strategy for strategy in found if type(strategy).__module__.startswith("advisor.")]
+
+
+def strategy_table() -> str:
+    """Every built-in strategy: what trains, its knobs with their defaults, and where these come from."""
     rows = []
-    for strategy in (get_strategy(name) for name in strategy_names()):
-        if not type(strategy).__module__.startswith("advisor."):
-            continue
-        config = strategy.default_config(_example_model(110_000_000))
-        rates = [f"{strategy.default_config(_example_model(size)).learning_rate:.0e}" for size in _SIZES]
-        knobs = ", ".join(f"`{name}={value}`" for name, value in _knobs(config)) or "–"
-        rows.append(
-            (f"`{strategy.name}`", prose(inspect.cleandoc(type(strategy).__doc__ or "").split("\n\n")[0]), knobs,
-             " / ".join(rate.replace("e-0", "e-") for rate in dict.fromkeys(rates)), strategy.defaults_source)
-        )  # fmt: skip
-    return table(("method", "what trains", "knobs and defaults", "learning rate", "source of the defaults"), rows)
+    for strategy in built_in_strategies():
+        configs = [strategy.default_config(_example_model(size)) for size in _SIZES]
+        rates = dict.fromkeys(f"{config.learning_rate:.0e}".replace("e-0", "e-") for config in configs)
+        knobs = [f"`{name}={_in_words(value)}`" for name, value in _own_knobs(configs[1]) if value not in (None, {})]
+        summary = prose(inspect.cleandoc(type(strategy).__doc__ or "").split("\n\n")[0])
+        cells = (f"`{strategy.name}`", summary, ", ".join(knobs) or "–", " / ".join(rates), strategy.defaults_source)
+        rows.append(cells)
+    return table(("method", "what trains", "own knobs", "learning rate", "source of the defaults"), rows)
+
+
+def knob_table() -> str:
+    """Every knob that only some strategies have."""
+    methods: dict[str, list[str]] = {}
+    texts: dict[str, str] = {}
+    for strategy in built_in_strategies():
+        config = strategy.default_config(_example_model(_SIZES[1]))
+        for name, _ in _own_knobs(config):
+            methods.setdefault(name, []).append(f"`{strategy.name}`")
+        for record in type(config.knobs).__mro__:
+            texts = attribute_texts(record) | texts
+    rows = [(f"`{name}`", texts.get(name, ""), ", ".join(found)) for name, found in methods.items()]
+    return table(("knob", "meaning", "strategies"), rows)
 
 
 _SIZES = (20_000_000, 110_000_000, 7_000_000_000)
@@ -267,10 +311,12 @@ def _example_model(total_parameters: int) -> Any:
     )
 
 
-def _knobs(config: Any) -> Iterator[tuple[str, Any]]:
-    for name in ("num_train_epochs", *(field.name for field in dataclasses.fields(config.knobs))):
-        if (value := config.knob(name)) is not None:
-            yield name, f"{value:g}" if isinstance(value, float) else value
+def _own_knobs(config: Any) -> list[tuple[str, Any]]:
+    return [(field.name, getattr(config.knobs, field.name)) for field in dataclasses.fields(config.knobs)]
+
+
+def _in_words(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def device_table() -> str:
@@ -321,12 +367,22 @@ _TIME_RECORDS = "calibration/validation/time-cpu-wide-cpu-intel-xeon-2c-541637fc
 
 SECTIONS: dict[str, Callable[[], str]] = {
     "commands": command_reference,
-    "json cost": records("json cost"),
-    "json plan": records("json plan"),
-    "json record": records("json record"),
-    "json device": records("json device"),
+    **{
+        name: functools.partial(records, name)
+        for name in (
+            "json cost",
+            "json plan",
+            "json record",
+            "json device",
+            "json tune",
+            "json calibrate",
+            "json validate",
+            "json bench",
+        )
+    },
     "events": event_table,
     "strategies": strategy_table,
+    "knobs": knob_table,
     "devices": device_table,
     "memory records": recorded("memory", _MEMORY_RECORDS),
     "time records": recorded("time", _TIME_RECORDS),

@@ -94,7 +94,16 @@ def test_an_answer_of_fit_has_exactly_the_documented_keys() -> None:
 
 
 def test_a_study_has_exactly_the_documented_keys() -> None:
-    assert {field.name for field in dataclasses.fields(TuneResult)} | {"plan_path"} == documented("tune")
+    assert {field.name for field in dataclasses.fields(TuneResult)} == documented("TuneResult")
+
+
+def test_a_plan_has_exactly_the_documented_keys() -> None:
+    values = to_dict(make_plan())
+    own = {knob.name for knob in dataclasses.fields(make_plan().strategy.knobs)}
+    assert set(values) == documented("Plan")
+    assert set(values["strategy"]) == documented("StrategyConfig") | own
+    assert set(values["execution"]) == documented("ExecutionPlan")
+    assert own <= set(re.findall(r"`([a-z_0-9]+)`", text_of(REPOSITORY / "docs" / "strategies.md")))
 
 
 def test_an_error_has_exactly_the_documented_keys() -> None:

@@ -77,9 +77,10 @@ class SpeedComparison:
     """Everything about one method.
 
     Attributes:
-        plan: The recommended one.
-        recipes: What it was compared with.
-        runs: Of the whole rounds, in the order in which they ran.
+        method: Strategy that all arms train.
+        plan: The recommended plan.
+        recipes: The baselines.
+        runs: Runs of complete rounds, in order.
         contrasts: One per recipe.
     """
 

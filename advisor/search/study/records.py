@@ -117,13 +117,17 @@ class TuneResult:
     """What ``tune`` answers.
 
     Attributes:
-        best: The winner as a plan on all training rows, its cost predicted; ``run`` judges it on unseen rows.
-        best_trial: Its number.
+        best: The best plan, on all training rows, its cost predicted; ``run`` evaluates it on unseen rows.
+        best_trial: Number of its trial.
         metric_name: ``"accuracy"`` (higher is better) or ``"perplexity"`` (lower is better).
-        ladder_rows: Training rows of the rungs, rising.
+        trials: All trials, with their evaluations.
+        pareto: Trials that no other beats in quality, memory and time at once.
+        never_started: Candidates that cannot fit, with the reason.
+        ladder_rows: Training rows of each fidelity, ascending.
         full_rows: Training rows of the final run.
         stopped_because: Which rule ended the study, one sentence.
         elapsed_s: Wall clock of this call.
+        study_dir, study_name: Where the study is stored.
     """
 
     best: Plan
