@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from advisor.calibration.store import load_calibration, save_calibration
+from advisor.calibration.database import load_calibration, save_calibration
 from advisor.core.coefficients import Calibration, ResidentFit
 
 if TYPE_CHECKING:

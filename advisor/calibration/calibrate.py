@@ -1,31 +1,23 @@
-"""Calibrate a device: trace, run a few real steps, replay what they did not show, fit, test, store."""
+"""Calibrate a device: trace, run a few real steps, replay what they did not show, fit, cross-validate, store."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from advisor.calibration.ledger import CalibrationDatabase
+from advisor.calibration.cross_validation import refit
+from advisor.calibration.exchange import keep_replaced
 from advisor.calibration.measure import (
     CalibrationRun,
+    Measurer,
     Progress,
-    TracedItem,
+    TracedCase,
     distinct_tasks,
-    measure_item,
+    measure_case,
     replay,
     shape_of,
-    trace_item,
+    trace_case,
 )
-from advisor.calibration.plan import (
-    FULL_END_S,
-    FULL_LIMIT_S,
-    NOISY,
-    BatchShape,
-    BenchmarkCase,
-    BenchmarkPlan,
-    default_models,
-    make_agenda,
-    timeout_scale,
-)
+from advisor.calibration.plan import FULL_END_S, FULL_LIMIT_S, NOISY, BenchmarkCase, BenchmarkPlan, default_models
 from advisor.core.coefficients import Calibration
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError, InterruptedByUser, RunFailed
@@ -33,9 +25,9 @@ from advisor.core.model import ModelSpec
 from advisor.costmodel.time.operator_times import configuration_key, model_key
 
 NOISY_STEPS = 0.15
-"""Repeat noise of real steps above which the user is told that the machine is too busy."""
+"""Repeat noise of real steps above which the user is warned that the machine is too busy."""
 
-LEAST_ITEMS = 3
+LEAST_CASES = 3
 """Configurations that are measured whatever it takes: fewer say nothing about others."""
 
 SECOND_LOOK_SHARE = 0.85
@@ -48,23 +40,23 @@ def calibrate_device(
     quick: bool = False,
     device: DeviceProfile | None = None,
     on_progress: Progress | None = None,
-    save: bool = True,
     fresh: bool = False,
+    measurer: Measurer | None = None,
 ) -> Calibration:
     """Measure how fast this machine runs the operators and steps of a model.
 
     Args:
         model: Whose operators and steps; when ``None`` a MiniLM-size encoder, and unless ``quick`` a small decoder and
-            a few steps of a BERT-base-size encoder. What was learned before with the same versions, of this model or
+            a few steps of a BERT-base-size encoder. What was measured before with the same versions, of this model or
             others, is kept and not measured again.
         quick: At most about a minute instead of ten.
         device: Profile of this machine; the saved one when ``None``.
-        on_progress: Receives the job's events.
-        save: Store the result, and every point as soon as it was measured.
+        on_progress: Called with what is being done.
         fresh: Measure everything anew; what is stored is replaced by the result.
+        measurer: Traces, replays and runs; this machine when ``None``.
 
     Raises:
-        DeviceError: this machine was not probed, the profile is a datasheet's, or a newer advisor wrote what is stored.
+        DeviceError: this machine was not probed, the profile is a datasheet's, or what is stored is damaged or newer.
         OutputError: the user data directory cannot be written, or another calibration is under way.
         RunFailed: not one operator or step could be measured.
         InterruptedByUser: Ctrl-C; what was measured is fitted and stored, marked partial.
@@ -77,115 +69,112 @@ def calibrate_device(
             f"only the machine at hand can be calibrated, but {profile.id} is a datasheet profile",
             fix="run `advisor probe`",
         )
-    subjects = ((model, quick),) if model is not None else default_models(profile, quick=quick)
-    with CalibrationDatabase(profile, fresh=fresh, keep=save) as ledger:
-        report = on_progress or (lambda _text, _share: None)
-        state = CalibrationRun(
-            profile, tuple(subject for subject, _ in subjects), report, ledger, patience=timeout_scale(profile)
-        )
+    models = ((model, quick),) if model is not None else default_models(profile, quick=quick)
+    report = on_progress or (lambda _text, _share: None)
+    with CalibrationRun(profile, [spec for spec, _ in models], measurer=measurer, report=report, fresh=fresh) as run:
         try:
             looks = []
-            for number, (subject, briefly) in enumerate(subjects):
-                state.number = number
-                agenda = make_agenda(subject, profile, quick=briefly, known=_known_shapes(subject, ledger))
-                agenda = agenda if briefly == quick else replace(agenda, limit_s=FULL_LIMIT_S, end_s=FULL_END_S)
-                looks.append((number, agenda, _work_through(agenda, state)))
-            for number, agenda, measured in looks:
-                state.number = number
-                _look_again(measured, agenda, state)
-            calibration = _finish(state, "")
+            for number, (spec, briefly) in enumerate(models):
+                run.number = number
+                known = {p.same_steps: p for p in run.stored.points if p.model_key == model_key(spec)}
+                shapes = [(p.micro_batch_size, p.seq_length) for p in known.values()]
+                plan = run.measurer.plan(spec, profile, quick=briefly, known=shapes)
+                plan = plan if briefly == quick else replace(plan, limit_s=FULL_LIMIT_S, end_s=FULL_END_S)
+                looks.append((number, plan, _work_through(plan, run)))
+            for number, plan, measured in looks:
+                run.number = number
+                _look_again(measured, plan, run)
+            calibration = _finish(run, "")
         except (KeyboardInterrupt, InterruptedByUser):
-            raise InterruptedByUser("the calibration was interrupted", fix=_keep_partial(state, save)) from None
-        if save:
-            ledger.store(calibration)
+            raise InterruptedByUser("the calibration was interrupted", fix=_keep_partial(run)) from None
     report("done", 1.0)
     return calibration
 
 
-def _work_through(agenda: BenchmarkPlan, state: CalibrationRun) -> list[tuple[BenchmarkCase, TracedItem]]:
-    """Trace, measure and replay what is not known; returns the configurations whose steps were measured."""
-    ledger, key = state.ledger, model_key(state.model)
-    if known := ledger.known_in_words():
-        state.report(known, 0.0)
-    to_measure = [item for item in agenda.items if not ledger.knows_steps(key, item)]
-    to_trace = [item for item in agenda.items if item in to_measure or not ledger.knows_operators(key, item)]
-    if to_trace:
-        from advisor.measurement.server import context
-
-        context()  # the server of the measuring processes imports while this process traces
-    traced: list[tuple[BenchmarkCase, TracedItem]] = []
-    for index, item in enumerate(to_trace):
-        if index >= LEAST_ITEMS and state.seconds > agenda.limit_s * state.patience:
-            left = ", ".join(f"{item.strategy.method} {shape_of(item)}" for item in to_trace[index:])
-            state.notes.append(f"left out for lack of time: {left}; calibrate again to go on with them")
+def _work_through(plan: BenchmarkPlan, run: CalibrationRun) -> list[tuple[BenchmarkCase, TracedCase]]:
+    """Trace, measure and replay what was not measured before; returns the cases whose steps were measured."""
+    key = model_key(run.model)
+    if before := run.measured_before():
+        run.report(before, 0.0)
+    to_measure = [case for case in plan.cases if not run.has_steps(key, case)]
+    to_trace = [case for case in plan.cases if case in to_measure or not run.has_operators(key, case)]
+    traced: list[tuple[BenchmarkCase, TracedCase]] = []
+    for index, case in enumerate(to_trace):
+        if index >= LEAST_CASES and run.seconds > plan.limit_s * run.patience:
+            left = ", ".join(f"{case.strategy.method} {shape_of(case)}" for case in to_trace[index:])
+            run.notes.append(f"left out for lack of time: {left}; calibrate again to go on with them")
             break
-        state.report(f"tracing {item.strategy.method}, {shape_of(item)}", state.share(index, len(to_trace)))
-        found = trace_item(item, state)
+        run.report(f"tracing {case.strategy.method}, {shape_of(case)}", run.share(index, len(to_trace)))
+        found = trace_case(case, run)
         if found.operators:
-            traced.append((item, found))
-            if item in to_measure:
-                what = f"running {item.steps} real steps of {item.strategy.method}, {shape_of(item)}"
-                state.report(what, state.share(index + 0.4, len(to_trace)))
-                measure_item(item, found, agenda, state)
+            traced.append((case, found))
+            if case in to_measure:
+                what = f"running {case.steps} real steps of {case.strategy.method}, {shape_of(case)}"
+                run.report(what, run.share(index + 0.4, len(to_trace)))
+                measure_case(case, found, plan, run)
     tasks = distinct_tasks([op for _, found in traced for op in found.operators])
-    replay([task for task in tasks if not ledger.knows_call(task)], agenda, state)
-    for item, found in traced:
-        ledger.cover(key, item, distinct_tasks(found.operators))
-    return [(item, found) for item, found in traced if item in to_measure]
+    replay([task for task in tasks if not run.has_call(task)], plan, run)
+    for case, found in traced:
+        run.cover(key, case, distinct_tasks(found.operators))
+    return [(case, found) for case, found in traced if case in to_measure]
 
 
-def _look_again(measured: list[tuple[BenchmarkCase, TracedItem]], agenda: BenchmarkPlan, state: CalibrationRun) -> None:
+def _look_again(measured: list[tuple[BenchmarkCase, TracedCase]], plan: BenchmarkPlan, run: CalibrationRun) -> None:
     """Measure the same steps a second time, the noisy ones first, while there is time.
 
     On shared machines the same steps took up to 40 % longer some minutes earlier or later, at a repeat noise of 2 %:
     slow moments only show between processes.
     """
-    quiet = {p.configuration for p in state.ledger.new_points if p.noise_relative <= NOISY}
+    quiet = {p.configuration for p in run.new_points if p.noise_relative <= NOISY}
 
-    def is_quiet(item: BenchmarkCase) -> bool:
-        return configuration_key(state.model, item.strategy, item.execution, item.seq_length) in quiet
+    def is_quiet(case: BenchmarkCase) -> bool:
+        return configuration_key(run.model, case.strategy, case.execution, case.seq_length) in quiet
 
-    for item, traced in sorted(measured, key=lambda entry: is_quiet(entry[0])):
-        if state.seconds > SECOND_LOOK_SHARE * agenda.limit_s * state.patience:
+    for case, traced in sorted(measured, key=lambda entry: is_quiet(entry[0])):
+        if run.seconds > SECOND_LOOK_SHARE * plan.limit_s * run.patience:
             return
-        state.report(f"once more: {item.strategy.method}, {shape_of(item)}", 0.95)
-        measure_item(replace(item, evaluated=False), traced, agenda, state)
+        run.report(f"once more: {case.strategy.method}, {shape_of(case)}", 0.95)
+        measure_case(replace(case, evaluated=False), traced, plan, run)
 
 
-def _known_shapes(model: ModelSpec, ledger: CalibrationDatabase) -> list[BatchShape]:
-    configurations = {p.same_steps: p for p in ledger.points if p.model_key == model_key(model)}
-    return [(p.micro_batch_size, p.seq_length) for p in configurations.values()]
-
-
-def _finish(state: CalibrationRun, partial: str) -> Calibration:
-    """Join with what was known before, fit everything, and judge the fit.
+def _finish(run: CalibrationRun, partial: str) -> Calibration:
+    """Fit everything that was measured, now and before, and store it.
 
     Raises:
+        OutputError: it cannot be written.
         RunFailed: there is nothing to fit.
     """
-    ledger, notes = state.ledger, list(state.notes)
-    if not any((ledger.replays, ledger.points, ledger.new_replays, ledger.new_points)):
+    run.report("fitting", 0.99)
+    notes, points = list(run.notes), run.points_to_fit()
+    if not points.replays and not points.points:
         raise RunFailed(
             "not one operator or step of this model could be measured",
             problems=list(dict.fromkeys(notes)),
             fix="calibrate without a model, or with another one",
         )
-    noise = [p.noise_relative for p in ledger.new_points]
-    if noise and max(noise) > NOISY_STEPS:
-        notes.append(
-            f"real steps varied by up to ±{max(noise):.0%} between repeats: calibrate again on an idle machine"
-        )
-    return ledger.calibration(seconds=state.seconds, partial=partial, notes=notes)
+    noise = max((p.noise_relative for p in run.new_points), default=0.0)
+    if noise > NOISY_STEPS:
+        notes.append(f"real steps varied by up to ±{noise:.0%} between repeats: calibrate again on an idle machine")
+    calibration = replace(
+        refit(run.device, points),
+        seconds=run.stored.seconds + run.seconds,
+        partial=partial,
+        notes=tuple(dict.fromkeys(notes)),
+    )
+    if (replaced := run.replaced()) is not None:
+        keep_replaced(run.device, replaced)
+    run.store(calibration)
+    return calibration
 
 
-def _keep_partial(state: CalibrationRun, save: bool) -> str:
+def _keep_partial(run: CalibrationRun) -> str:
     """Fit and store what an interrupted calibration measured; returns where it is and how to go on."""
-    ledger = state.ledger
-    if not save or not (ledger.new_replays or ledger.new_points):
-        if ledger.replays or ledger.points:
+    if not run.new_replays and not run.new_points:
+        if run.stored.replays or run.stored.points:
             return "what was measured before is kept; run `advisor calibrate` again to go on with it"
         return "nothing was measured yet; run `advisor calibrate` again"
-    if ledger.keeps_complete_one:
+    if (replaced := run.replaced()) is not None and not replaced.partial:
         return "the complete calibration from before is kept; run `advisor calibrate` again to go on renewing it"
-    path = ledger.store(_finish(state, "interrupted"))
-    return f"what was measured is kept at {path}, marked partial; run `advisor calibrate` again to complete it"
+    _finish(run, "interrupted")
+    kept = f"what was measured is kept at {run.database.path}, marked partial"
+    return f"{kept}; run `advisor calibrate` again to complete it"

@@ -24,9 +24,9 @@ from advisor.calibration.fit import (
     step_samples,
 )
 from advisor.calibration.profiled_ops import calls_in_steps
-from advisor.calibration.provenance import now_iso
 from advisor.core.coefficients import Calibration, HeldOutError, ReplayPoint, StepPoint, StepSpread
 from advisor.core.device import DeviceProfile
+from advisor.core.units import now_iso
 from advisor.costmodel.time.device_rates import DeviceRates
 from advisor.costmodel.time.operator_times import OperatorClock
 from advisor.costmodel.time.step import host_share
@@ -62,10 +62,7 @@ def held_out_errors(
     if len(number_of) < 2:
         return ()
     folds = min(FOLDS, len(number_of))
-    part_of = [number_of[key] % folds for key in configurations]
-    return _errors(
-        device, replays, points, [[i for i, part in enumerate(part_of) if part == fold] for fold in range(folds)]
-    )
+    return _errors(device, replays, points, [number_of[key] % folds for key in configurations])
 
 
 def transfer_errors(
@@ -75,21 +72,22 @@ def transfer_errors(
 
     Empty with fewer than two models.
     """
-    keys = list(dict.fromkeys(p.model_key for p in points))
-    if len(keys) < 2:
-        return ()
-    return _errors(device, replays, points, [[i for i, p in enumerate(points) if p.model_key == key] for key in keys])
+    keys = [p.model_key for p in points]
+    return _errors(device, replays, points, keys) if len(set(keys)) > 1 else ()
 
 
 def _errors(
     device: DeviceProfile,
     replays: Sequence[ReplayPoint],
     points: Sequence[StepPoint],
-    parts: Sequence[Sequence[int]],
+    groups: Sequence[int] | Sequence[str],
 ) -> tuple[float, ...]:
+    """The error of every step, predicted from the steps of the other groups."""
+    from sklearn.model_selection import LeaveOneGroupOut
+
     errors = [0.0] * len(points)
-    for left_out in parts:
-        others = [p for index, p in enumerate(points) if index not in left_out]
+    for kept, left_out in LeaveOneGroupOut().split(errors, groups=groups):
+        others = [points[index] for index in kept]
         clock = clock_from(device, replays, others)
         known = step_samples(others, clock)
         fit = fit_step(known, backend_of(device).overhead.overlap_power)
@@ -146,22 +144,16 @@ def _log_ratio(error: float) -> float:
     return math.log1p(max(error, -0.99))
 
 
-def refit(
-    device: DeviceProfile, versions: dict[str, str], replays: Sequence[ReplayPoint], points: Sequence[StepPoint]
-) -> Calibration:
-    """Fit everything that raw points allow, and judge it by holding parts of the points back in turn.
+def refit(device: DeviceProfile, calibration: Calibration) -> Calibration:
+    """Fit everything that raw points allow, and judge it by cross-validation.
 
     Args:
         device: Where the points were measured.
-        versions: With which they were measured.
-        replays: Operators timed alone.
-        points: Measured steps.
-
-    Returns:
-        A calibration without provenance, notes and duration, which only the caller knows.
+        calibration: With the points; all else but the fits stays.
     """
+    replays, points = calibration.replays, calibration.points
     classes, operators = fit_classes([*replays, *calls_in_steps(points)], DeviceRates(device))
-    table = Calibration(device.id, versions, now_iso(), classes, operators)
+    table = dataclasses.replace(calibration, created_at=now_iso(), classes=classes, operators=operators)
     clock = OperatorClock(device, table)
     samples = step_samples(points, clock)
     backend = backend_of(device)
@@ -186,6 +178,4 @@ def refit(
         model_ratios=fit_model_ratios(samples, step),
         resident=fit_resident(list(points)) if backend.memory.allocator == "heap" else None,
         held_out=held_out_error(errors),
-        replays=tuple(replays),
-        points=tuple(points),
     )

@@ -1,28 +1,35 @@
-"""What a calibration gathers, and the replay of distinct calls in isolated processes."""
+"""A running calibration: what was measured before, what is measured now, and the machine that it is measured on."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import hashlib
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
-from advisor.calibration.ledger import CalibrationDatabase
-from advisor.calibration.plan import BenchmarkCase, BenchmarkPlan
-from advisor.calibration.profiled_ops import work_of, work_seconds
+from advisor import __version__
+from advisor.calibration.database import SUPERSEDED, CalibrationDatabase, database_path, device_lock
+from advisor.calibration.plan import NOISY, STEPS, BatchShape, BenchmarkCase, BenchmarkPlan, make_plan, timeout_scale
+from advisor.calibration.profiled_ops import calls_in_steps, work_of, work_seconds
 from advisor.calibration.replay import ReplayTask, replay_all
-from advisor.core.coefficients import StepPoint
+from advisor.core.coefficients import Calibration, Contribution, ReplayPoint, StepPoint, version_differences
 from advisor.core.device import DeviceProfile
-from advisor.core.errors import AdvisorError, InterruptedByUser
+from advisor.core.errors import AdvisorError, DeviceError, InterruptedByUser, OutputError
 from advisor.core.model import ModelSpec
+from advisor.core.store import ensure_writable_dir
+from advisor.core.units import counted, now_iso
 from advisor.costmodel.time.operator_times import configuration_key, execution_key, model_key
 from advisor.hardware.backends import backend_of
+from advisor.hardware.versions import current_versions, machine_facts
 from advisor.tracing.ops import TracedOp, class_key
 
 if TYPE_CHECKING:
-    from advisor.measurement import StepMeasurement, StepRequest
+    from advisor.measurement import Result, StepMeasurement, StepRequest
     from advisor.tracing.recorder import Recording
 
 Progress = Callable[[str, float], None]
@@ -36,32 +43,218 @@ LEAST_REPLAY_S = 5.0
 MAX_CRASHES = 3
 """Replays that may kill their process before the rest is given up."""
 STEP_PHASES = ("forward", "backward", "optimizer")
+STEP_TIMEOUT_S = 180.0
+NEEDED_BYTES = 16 * 2**20
+"""Free space without which measuring does not begin; a quick calibration of MiniLM wrote 0.1 MB."""
 
 
-@dataclass
-class CalibrationRun:
-    """Work so far; turned into a record also when the work is interrupted.
+@dataclass(frozen=True)
+class TracedCase:
+    """What the trace of a case contains.
 
     Attributes:
-        subjects: Models to calibrate with, one after the other.
-        number: Which of them it is now.
-        ledger: What was known before, and where new points are kept.
-        patience: How much longer than usual a process may take on this machine.
+        operators: Of one step and, if the case asks for it, of an evaluation pass, with their replay signatures.
+        weights_bytes, heap_bytes: As in ``StepPoint``.
     """
 
-    device: DeviceProfile
-    subjects: tuple[ModelSpec, ...]
-    report: Progress
-    ledger: CalibrationDatabase
-    number: int = 0
-    patience: float = 1.0
-    started_s: float = field(default_factory=time.perf_counter)
-    notes: list[str] = field(default_factory=list)
+    operators: list[TracedOp]
+    weights_bytes: int = 0
+    heap_bytes: int = 0
+
+
+class Measurer(Protocol):
+    """What a calibration needs of a machine."""
+
+    def plan(
+        self, model: ModelSpec, device: DeviceProfile, *, quick: bool, known: Sequence[BatchShape]
+    ) -> BenchmarkPlan:
+        """The cases to measure (``make_plan``)."""
+        ...
+
+    def trace(self, model: ModelSpec, device: DeviceProfile, case: BenchmarkCase) -> TracedCase:
+        """The operators of a case.
+
+        Raises:
+            AdvisorError: it cannot be traced.
+        """
+        ...
+
+    def replay(
+        self,
+        tasks: list[ReplayTask],
+        device: DeviceProfile,
+        *,
+        budget_s: float,
+        per_call_s: float,
+        timeout_s: float,
+        on_event: Callable[[dict[str, Any]], None],
+    ) -> Result[int]:
+        """Time calls in a process of their own (``replay_all``)."""
+        ...
+
+    def run_steps(self, request: StepRequest, *, timeout_s: float) -> StepMeasurement:
+        """Run real steps in a process of their own.
+
+        Raises:
+            AdvisorError: they cannot be run.
+        """
+        ...
+
+
+class LocalMeasurer:
+    """This machine."""
+
+    def plan(
+        self, model: ModelSpec, device: DeviceProfile, *, quick: bool, known: Sequence[BatchShape]
+    ) -> BenchmarkPlan:
+        return make_plan(model, device, quick=quick, known=known)
+
+    def trace(self, model: ModelSpec, device: DeviceProfile, case: BenchmarkCase) -> TracedCase:
+        from advisor.measurement.server import context
+        from advisor.tracing.step import TraceRequest, trace_step
+
+        context()  # the server of the measuring processes imports while this process traces
+        request = TraceRequest(
+            model,
+            case.strategy,
+            case.execution,
+            case.seq_length,
+            semantics=backend_of(device).traced_as,
+            compute_capability=device.compute_capability,
+            keep_signatures=True,
+            evaluation=case.evaluated,
+        )
+        recording = trace_step(request).recording
+        operators = [
+            TracedOp(
+                op.name,
+                op.phase,  # type: ignore[arg-type]
+                op.flops,
+                sum(op.read_bytes),
+                sum(op.written_bytes),
+                op.dtype,
+                op.signature,
+            )
+            for op in recording.operators
+            if op.phase in (*STEP_PHASES, "evaluation")
+        ]
+        if backend_of(device).memory.allocator != "heap":
+            return TracedCase(operators)
+        return TracedCase(operators, *_weights_and_heap_bytes(case, recording))
+
+    def replay(
+        self,
+        tasks: list[ReplayTask],
+        device: DeviceProfile,
+        *,
+        budget_s: float,
+        per_call_s: float,
+        timeout_s: float,
+        on_event: Callable[[dict[str, Any]], None],
+    ) -> Result[int]:
+        from advisor.measurement import isolated
+
+        return isolated(
+            replay_all,
+            tasks,
+            device=backend_of(device).torch_device,
+            num_threads=device.num_threads,
+            budget_s=budget_s,
+            per_call_s=per_call_s,
+            on_event=on_event,
+            timeout_s=timeout_s,
+        )
+
+    def run_steps(self, request: StepRequest, *, timeout_s: float) -> StepMeasurement:
+        from advisor.measurement import measure_steps
+
+        return measure_steps(request, timeout_s=timeout_s)
+
+
+def _weights_and_heap_bytes(case: BenchmarkCase, recording: Recording) -> tuple[int, int]:
+    """Bytes of the weights, and what equal training steps make the heap grow beyond them."""
+    from advisor.costmodel.memory import heap_bytes, run_shapes, schedule
+    from advisor.tracing.symbolic_trace import recorded_events
+
+    log = recorded_events(recording)
+    plan, sizes = dataclasses.replace(schedule(log), evaluation=[]), log.sizes_bytes.tolist()
+    shapes = run_shapes(case.execution, 1, None, same_length=True)
+    grown = heap_bytes(plan, dict.fromkeys((shapes.training, shapes.evaluation), sizes), shapes)
+    return sum(sizes[number] for number in plan.weights), grown
+
+
+class CalibrationRun:
+    """A running calibration. Use as a context manager; every point is stored as soon as it was measured.
+
+    Args:
+        device: The machine at hand.
+        models: To calibrate with, one after the other.
+        measurer: Traces, replays and runs.
+        report: Told what is being done.
+        fresh: What is stored does not count; it stays until something complete replaces it.
+
+    Attributes:
+        versions: In use now; points of others do not count.
+        stored: What was measured before, by an interrupted calibration too.
+        renews: The user began anew, now or in the interrupted calibration that goes on.
+        new_replays, new_points: Measured now.
+        number: Index of the model at work.
+        patience: How much longer than usual a process may take on this machine.
+        notes: What the user should know.
+
+    Raises:
+        DeviceError: what is stored is damaged, or a newer advisor wrote it.
+        OutputError: the folder cannot be written, or another calibration is under way.
+    """
+
+    def __init__(
+        self,
+        device: DeviceProfile,
+        models: Sequence[ModelSpec] = (),
+        *,
+        measurer: Measurer | None = None,
+        report: Progress = lambda _text, _share: None,
+        fresh: bool = False,
+        needed_bytes: int = NEEDED_BYTES,
+    ) -> None:
+        self.device, self.models, self.report, self.renews = device, tuple(models), report, fresh
+        self.measurer: Measurer = measurer or LocalMeasurer()
+        self.versions = current_versions(device)
+        self.new_replays: list[ReplayPoint] = []
+        self.new_points: list[StepPoint] = []
+        self.notes: list[str] = []
+        self.number = 0
+        self.patience = timeout_scale(device)
+        self.started_s = time.perf_counter()
+        self._needed_bytes = needed_bytes
+        self._tried: set[str] = set()
+
+    def __enter__(self) -> CalibrationRun:
+        ensure_writable_dir(database_path().parent, needed_bytes=self._needed_bytes)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(device_lock(self.device.id))
+            self.database = stack.enter_context(CalibrationDatabase(writing=True))
+            with self.database.transaction():
+                began = Contribution(now_iso(), __version__, machine_facts(self.device))
+                self._calibration, self._contribution, self.renews = self.database.begin(
+                    self.device.id, self.versions, began, fresh=self.renews
+                )
+            self.stored = self.database.read(self._calibration)
+            if not self.renews:
+                self._note_what_does_not_count()
+            self._resources = stack.pop_all()
+        self._covered = set(self.stored.covered)
+        self._in_steps = {(p.key, p.flops, p.moved_bytes) for p in calls_in_steps(self.stored.points)}
+        self._calls = {p.call for p in self.stored.replays if p.call and p.spread <= NOISY}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._resources.close()
 
     @property
     def model(self) -> ModelSpec:
         """The one at work."""
-        return self.subjects[self.number]
+        return self.models[self.number]
 
     @property
     def seconds(self) -> float:
@@ -70,7 +263,137 @@ class CalibrationRun:
 
     def share(self, done: float, of: int) -> float:
         """Of all the work when ``done`` of the present model's ``of`` parts are."""
-        return (self.number + done / max(of, 1)) / len(self.subjects)
+        return (self.number + done / max(of, 1)) / len(self.models)
+
+    def measured_before(self) -> str:
+        """``"measured before: 512 operator calls and steps of 14 configurations"``; empty when nothing was."""
+        calls, configurations = len(self.stored.replays), len({p.same_steps for p in self.stored.points})
+        if not calls and not configurations:
+            return ""
+        steps = f"steps of {counted(configurations, 'configuration')}"
+        return f"measured before: {counted(calls, 'operator call')} and {steps}"
+
+    def has_call(self, task: ReplayTask) -> bool:
+        """Whether this very call was timed before with little noise, or calls of the same work inside a step."""
+        work = (task.key, task.flops, task.moved_bytes)
+        return work in self._in_steps or call_digest(task.signature) in self._calls
+
+    def has_steps(self, model: str, case: BenchmarkCase) -> bool:
+        """Whether at least ``STEPS`` steps of this case were measured before, with little noise.
+
+        Args:
+            model: Key of the model.
+            case: Configuration and shape.
+        """
+        rows, key = case.execution.micro_batch_size, execution_key(case.execution)
+        same = (model, case.strategy.method, key, rows, case.seq_length)
+        return any(
+            p.same_steps == same and len(p.step_times_s) >= STEPS and p.noise_relative <= NOISY
+            for p in self.stored.points
+        )
+
+    def has_operators(self, model: str, case: BenchmarkCase) -> bool:
+        """Whether all operators of this case were replayed before, so that it need not be traced."""
+        key = case_key(model, case)
+        return bool({key, f"{key} +evaluation"} & self._covered)
+
+    def keep_replay(self, task: ReplayTask, point: ReplayPoint) -> None:
+        """Store a timed call; an impossible time is noted instead."""
+        self._tried.add(task.signature)
+        if point.is_plausible:
+            self.new_replays.append(dataclasses.replace(point, call=call_digest(task.signature)))
+            self._store(self.new_replays[-1])
+        else:
+            time_s = f"a time of {point.median_s} s cannot be, so the clock jumped"
+            self.notes.append(f"{point.name} was left out: {time_s}")
+
+    def skip_call(self, task: ReplayTask) -> None:
+        """Remember that this call cannot be timed."""
+        self._tried.add(task.signature)
+
+    def keep_steps(self, point: StepPoint) -> None:
+        """Store measured steps."""
+        self._in_steps |= {(p.key, p.flops, p.moved_bytes) for p in calls_in_steps([point])}
+        self.new_points.append(point)
+        self._store(point)
+
+    def cover(self, model: str, case: BenchmarkCase, tasks: Iterable[ReplayTask]) -> None:
+        """Remember a case whose calls have all been timed, or cannot be."""
+        key = case_key(model, case)
+        if key not in self._covered and all(t.signature in self._tried or self.has_call(t) for t in tasks):
+            self._covered.add(key)
+            self._store(key)
+
+    def points_to_fit(self) -> Calibration:
+        """Stored and new points together; a new measurement replaces stored ones of the same thing."""
+        return self.database.read(self._calibration, f"NOT {SUPERSEDED}")
+
+    def replaced(self) -> Calibration | None:
+        """The stored calibration that this one replaces, when it was begun anew."""
+        found = self.database.load(self.device.id, self.versions) if self.renews else None
+        return found if found is not None and found.versions == self.versions else None
+
+    def store(self, calibration: Calibration) -> None:
+        """Store the fits to ``points_to_fit``.
+
+        Raises:
+            OutputError: they cannot be written; the message says where the points are.
+        """
+        try:
+            with self.database.transaction():
+                self.database.conclude(self._calibration, calibration)
+        except OutputError as failure:
+            kept = f"what was measured is kept in {self.database.path}, and `advisor calibrate` goes on from it"
+            raise OutputError(failure.message, fix=f"{failure.fix}; {kept}") from failure
+
+    def _store(self, point: ReplayPoint | StepPoint | str) -> None:
+        with self.database.transaction():
+            self.database.add(self._calibration, self._contribution, [point])
+
+    def _note_what_does_not_count(self) -> None:
+        """Say why a stored calibration is not added to."""
+        why = ""
+        try:
+            found = self.database.load(self.device.id, self.versions)
+        except DeviceError as failure:
+            why = f"cannot be used ({failure.message})"
+        else:
+            if found is not None and (different := version_differences(found.versions, self.versions)):
+                why = f"was made with other versions ({'; '.join(different)})"
+        if why:
+            self.notes.append(f"the stored calibration {why}: calibrating begins anew, and the old one is kept")
+
+
+def case_key(model: str, case: BenchmarkCase) -> str:
+    """One case of a plan, as ``Calibration.covered`` lists it."""
+    shape = f"{case.execution.micro_batch_size}x{case.seq_length}"
+    evaluation = " +evaluation" if case.evaluated else ""
+    return f"{model} {case.strategy.method} {execution_key(case.execution)} {shape}{evaluation}"
+
+
+def call_digest(signature: str) -> str:
+    """Sixteen hexadecimal digits that tell one call from another."""
+    return hashlib.sha256(signature.encode()).hexdigest()[:16]
+
+
+def shape_of(case: BenchmarkCase) -> str:
+    """``"8 x 64 tokens"``"""
+    return f"{case.execution.micro_batch_size} x {case.seq_length} tokens"
+
+
+# --------------------
+# One case of a plan: its traced operators, their replays, and its real steps.
+
+
+def trace_case(case: BenchmarkCase, run: CalibrationRun) -> TracedCase:
+    """Trace one step; a failure is noted, and leaves no operators."""
+    try:
+        return run.measurer.trace(run.model, run.device, case)
+    except InterruptedByUser:
+        raise
+    except AdvisorError as failure:
+        run.notes.append(f"{case.strategy.method} was left out: {failure.message}")
+        return TracedCase([])
 
 
 def distinct_tasks(operators: list[TracedOp]) -> list[ReplayTask]:
@@ -103,174 +426,98 @@ def _interleaved(tasks: list[ReplayTask]) -> list[ReplayTask]:
     return [task for _, _, task in sorted(turns, key=lambda entry: entry[:2])]
 
 
-def replay(tasks: list[ReplayTask], agenda: BenchmarkPlan, state: CalibrationRun) -> None:
+def replay(tasks: list[ReplayTask], plan: BenchmarkPlan, run: CalibrationRun) -> None:
     """Replay in isolated processes; one that a call kills is started again behind that call."""
-    from advisor.measurement import isolated
-
-    left_s = max(agenda.end_s * state.patience - state.seconds, LEAST_REPLAY_S)
-    first, crashes, deadline = 0, 0, time.perf_counter() + min(agenda.replay_s, left_s)
+    left_s = max(plan.end_s * run.patience - run.seconds, LEAST_REPLAY_S)
+    first, crashes, deadline = 0, 0, time.perf_counter() + min(plan.replay_s, left_s)
     while first < len(tasks) and crashes < MAX_CRASHES:
-        seen = _Seen(state, tasks, first)
-        result = isolated(
-            replay_all,
+        events = _ReplayEvents(run, tasks, first)
+        result = run.measurer.replay(
             tasks[first:],
-            device=backend_of(state.device).torch_device,
-            num_threads=state.device.num_threads,
+            run.device,
             budget_s=max(deadline - time.perf_counter(), 0.0),
-            per_call_s=agenda.call_s,
-            on_event=seen,
-            timeout_s=(agenda.replay_s * 3 + 60) * state.patience,
+            per_call_s=plan.call_s,
+            timeout_s=(plan.replay_s * 3 + 60) * run.patience,
+            on_event=events,
         )
         if result.outcome == "interrupted":
             raise InterruptedByUser("replaying was interrupted")
         if result.outcome == "completed":
             return
         crashes += 1
-        state.notes.append(f"replaying {tasks[first + seen.last].name} ended its process: {result.reason}")
-        state.ledger.skip_call(tasks[first + seen.last])
-        first += seen.last + 1
+        last = tasks[first + events.last]
+        run.notes.append(f"replaying {last.name} ended its process: {result.reason}")
+        run.skip_call(last)
+        first += events.last + 1
 
 
-class _Seen:
-    """Collects the events of a replaying process."""
-
-    def __init__(self, state: CalibrationRun, tasks: list[ReplayTask], first: int) -> None:
-        self.last = 0
-        self._state, self._tasks, self._first = state, tasks, first
-
-    def __call__(self, event: dict[str, Any]) -> None:
-        kind = event["kind"]
-        if kind == "begin":
-            self.last = event["index"]
-            return
-        number = self._first + event["index"]
-        if kind == "point":
-            if note := self._state.ledger.keep_replay(self._tasks[number], event["point"]):
-                self._state.notes.append(note)
-            done = (number + 1) / len(self._tasks)
-            self._state.report(f"timing operators: {event['point'].name}", self._state.share(0.9 + 0.1 * done, 1))
-        elif kind == "skipped":
-            self._state.ledger.skip_call(self._tasks[number])
-            self._state.notes.append(f"not replayed: {event['reason']}")
-
-
-# --------------------
-# One configuration of an agenda: its traced operators, and its real steps.
-
-STEP_TIMEOUT_S = 180.0
-
-
-@dataclass(frozen=True)
-class TracedItem:
-    """What the trace of a configuration says.
+class _ReplayEvents:
+    """Takes in the events of a replaying process.
 
     Attributes:
-        operators: Of one step, with their replay signatures; none when it cannot be traced.
-        weights_bytes, heap_bytes: As in ``StepPoint``.
+        last: Index of the call that was begun last.
     """
 
-    operators: list[TracedOp]
-    weights_bytes: int = 0
-    heap_bytes: int = 0
+    def __init__(self, run: CalibrationRun, tasks: list[ReplayTask], first: int) -> None:
+        self.last = 0
+        self._run, self._tasks, self._first = run, tasks, first
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        kind, number = event["kind"], self._first + event["index"]
+        if kind == "begin":
+            self.last = event["index"]
+        elif kind == "point":
+            self._run.keep_replay(self._tasks[number], event["point"])
+            done = (number + 1) / len(self._tasks)
+            self._run.report(f"timing operators: {event['point'].name}", self._run.share(0.9 + 0.1 * done, 1))
+        elif kind == "skipped":
+            self._run.skip_call(self._tasks[number])
+            self._run.notes.append(f"not replayed: {event['reason']}")
 
 
-def trace_item(item: BenchmarkCase, state: CalibrationRun) -> TracedItem:
-    """Trace one step; a failure is noted."""
-    from advisor.tracing.step import TraceRequest, trace_step
+def measure_case(case: BenchmarkCase, traced: TracedCase, plan: BenchmarkPlan, run: CalibrationRun) -> None:
+    """Run real steps of a case and store what they took; what cannot be measured is noted."""
+    from advisor.measurement import StepRequest
 
-    request = TraceRequest(
-        state.model,
-        item.strategy,
-        item.execution,
-        item.seq_length,
-        semantics=backend_of(state.device).traced_as,
-        compute_capability=state.device.compute_capability,
-        keep_signatures=True,
-        evaluation=item.evaluated,
+    request = StepRequest(
+        run.model,
+        case.strategy,
+        case.execution,
+        case.seq_length,
+        steps=case.steps,
+        warmup_steps=plan.warmup_steps,
+        profile_operators=backend_of(run.device).is_host,
+        evaluate=case.evaluated,
+        device_type=run.device.type,
     )
     try:
-        recording = trace_step(request).recording
-    except AdvisorError as failure:
-        state.notes.append(f"{item.strategy.method} was left out: {failure.message}")
-        return TracedItem([])
-    operators = [
-        TracedOp(
-            op.name,
-            op.phase,  # type: ignore[arg-type]
-            op.flops,
-            sum(op.read_bytes),
-            sum(op.written_bytes),
-            op.dtype,
-            op.signature,
-        )
-        for op in recording.operators
-        if op.phase in (*STEP_PHASES, "evaluation")
-    ]
-    if backend_of(state.device).memory.allocator != "heap":
-        return TracedItem(operators)
-    return TracedItem(operators, *_lasting_and_grown(item, recording))
-
-
-def _lasting_and_grown(item: BenchmarkCase, recording: Recording) -> tuple[int, int]:
-    """Bytes of the weights, and what equal training steps make the heap grow beyond them."""
-    from advisor.costmodel.memory import heap_bytes, run_shapes, schedule
-    from advisor.tracing.symbolic_trace import recorded_events
-
-    log = recorded_events(recording)
-    plan, sizes = replace(schedule(log), evaluation=[]), log.sizes_bytes.tolist()
-    shapes = run_shapes(item.execution, 1, None, same_length=True)
-    grown = heap_bytes(plan, dict.fromkeys((shapes.training, shapes.evaluation), sizes), shapes)
-    return sum(sizes[number] for number in plan.weights), grown
-
-
-def measure_item(item: BenchmarkCase, traced: TracedItem, agenda: BenchmarkPlan, state: CalibrationRun) -> None:
-    """Run real steps of a configuration and keep what they took; what cannot be measured is noted."""
-    from advisor.measurement import measure_steps
-
-    try:
-        found = measure_steps(_request(item, agenda, state), timeout_s=STEP_TIMEOUT_S * state.patience)
+        found = run.measurer.run_steps(request, timeout_s=STEP_TIMEOUT_S * run.patience)
     except InterruptedByUser:
         raise
     except AdvisorError as failure:
-        state.notes.append(f"steps of {item.strategy.method}, {shape_of(item)} were not measured: {failure.message}")
+        run.notes.append(f"steps of {case.strategy.method}, {shape_of(case)} were not measured: {failure.message}")
         return
     times_s, note = believable_times(found.step_times_s)
     if note:
-        state.notes.append(f"{item.strategy.method}, {shape_of(item)}: {note}")
+        run.notes.append(f"{case.strategy.method}, {shape_of(case)}: {note}")
     if times_s:
-        state.ledger.keep_steps(_point(item, traced, found, times_s, state))
+        run.keep_steps(_step_point(case, traced, found, times_s, run.model))
 
 
-def _request(item: BenchmarkCase, agenda: BenchmarkPlan, state: CalibrationRun) -> StepRequest:
-    from advisor.measurement import StepRequest
-
-    return StepRequest(
-        state.model,
-        item.strategy,
-        item.execution,
-        item.seq_length,
-        steps=item.steps,
-        warmup_steps=agenda.warmup_steps,
-        profile_operators=backend_of(state.device).is_host,
-        evaluate=item.evaluated,
-        device_type=state.device.type,
-    )
-
-
-def _point(
-    item: BenchmarkCase, traced: TracedItem, found: StepMeasurement, times_s: tuple[float, ...], state: CalibrationRun
+def _step_point(
+    case: BenchmarkCase, traced: TracedCase, found: StepMeasurement, times_s: tuple[float, ...], model: ModelSpec
 ) -> StepPoint:
     step = [op for op in traced.operators if op.phase in STEP_PHASES]
     passes = [op for op in traced.operators if op.phase == "evaluation"]
     evaluation = found.evaluation
     passes_s = believable_times(evaluation.times_s)[0] if evaluation and passes else ()
     return StepPoint(
-        model_key=model_key(state.model),
-        method=item.strategy.method,
-        execution_key=execution_key(item.execution),
-        configuration=configuration_key(state.model, item.strategy, item.execution, item.seq_length),
-        micro_batch_size=item.execution.micro_batch_size,
-        seq_length=item.seq_length,
+        model_key=model_key(model),
+        method=case.strategy.method,
+        execution_key=execution_key(case.execution),
+        configuration=configuration_key(model, case.strategy, case.execution, case.seq_length),
+        micro_batch_size=case.execution.micro_batch_size,
+        seq_length=case.seq_length,
         step_times_s=times_s,
         work=work_of(step),
         work_s=work_seconds(step, found.operators, statistics.median(times_s)),
@@ -284,11 +531,6 @@ def _point(
         weights_bytes=traced.weights_bytes,
         heap_bytes=traced.heap_bytes,
     )
-
-
-def shape_of(item: BenchmarkCase) -> str:
-    """``"8 x 64 tokens"``"""
-    return f"{item.execution.micro_batch_size} x {item.seq_length} tokens"
 
 
 def believable_times(times_s: Iterable[float]) -> tuple[tuple[float, ...], str]:

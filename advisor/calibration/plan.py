@@ -37,7 +37,7 @@ MOST_PATIENCE = 16.0
 
 @dataclass(frozen=True)
 class BenchmarkCase:
-    """One configuration of the agenda.
+    """One configuration to measure.
 
     Attributes:
         evaluated: Its evaluation pass is traced and measured too.
@@ -56,14 +56,14 @@ class BenchmarkPlan:
     """Everything one calibration does.
 
     Attributes:
-        items: Configurations, the most useful first.
+        cases: The most useful first.
         replay_s, call_s: Wall clock for all replays and for one.
         warmup_steps: Of every configuration.
         limit_s: No configuration is begun later than this.
         end_s: No call is replayed later than this.
     """
 
-    items: tuple[BenchmarkCase, ...]
+    cases: tuple[BenchmarkCase, ...]
     replay_s: float
     call_s: float
     warmup_steps: int = 2
@@ -71,12 +71,12 @@ class BenchmarkPlan:
     end_s: float = FULL_END_S
 
 
-def make_agenda(
+def make_plan(
     model: ModelSpec, device: DeviceProfile, *, quick: bool, known: Sequence[BatchShape] = ()
 ) -> BenchmarkPlan:
     """Choose configurations for a model on a device.
 
-    A quick agenda measures LoRA, full and head-only fine-tuning and QLoRA at up to three shapes; a full one adds more
+    A quick plan measures LoRA, full and head-only fine-tuning and QLoRA at up to three shapes; a full one adds more
     methods and shapes, checkpointing and the other precision.
 
     Args:
@@ -91,16 +91,16 @@ def make_agenda(
     three = known_nearby((shapes[0], shapes[len(shapes) // 2], shapes[-1]), of_several)
     usual = _usual_knobs(model, device)
     if quick:
-        items = _with_steps(_quick_items(model, three, usual), model, device)
-        return BenchmarkPlan(items, QUICK_REPLAY_S, QUICK_CALL_S, limit_s=QUICK_LIMIT_S, end_s=QUICK_END_S)
+        cases = _with_steps(_quick_cases(model, three, usual), model, device)
+        return BenchmarkPlan(cases, QUICK_REPLAY_S, QUICK_CALL_S, limit_s=QUICK_LIMIT_S, end_s=QUICK_END_S)
     longest = feasible_shapes(model, device, LONGEST_STEP_S)[-1]
     (longest,) = known_nearby((longest,), [shape for shape in known if tokens(shape) > tokens(three[-1])])
-    items = _with_steps(_full_items(model, three, longest, usual), model, device)
-    return BenchmarkPlan(items, FULL_REPLAY_S, FULL_CALL_S)
+    cases = _with_steps(_full_cases(model, three, longest, usual), model, device)
+    return BenchmarkPlan(cases, FULL_REPLAY_S, FULL_CALL_S)
 
 
 def _with_steps(
-    items: list[BenchmarkCase | None], model: ModelSpec, device: DeviceProfile
+    cases: list[BenchmarkCase | None], model: ModelSpec, device: DeviceProfile
 ) -> tuple[BenchmarkCase, ...]:
     """Those that apply to the model, each once and with as many steps as its length deserves.
 
@@ -108,15 +108,15 @@ def _with_steps(
     """
     once: dict[tuple[str, ExecutionPlan], BenchmarkCase] = {}
     fit = states_fit(model, device)
-    for item in items:
-        if item is None or (get_strategy(item.strategy.method).stateful and not fit):
+    for case in cases:
+        if case is None or (get_strategy(case.strategy.method).stateful and not fit):
             continue
-        key = (item.strategy.method, item.execution)
-        twin = once.get(key, item)
-        short = step_estimate_s(model, device, item.execution.micro_batch_size, item.seq_length) < SHORT_STEP_S
+        key = (case.strategy.method, case.execution)
+        twin = once.get(key, case)
+        short = step_estimate_s(model, device, case.execution.micro_batch_size, case.seq_length) < SHORT_STEP_S
         once[key] = dataclasses.replace(
-            item,
-            evaluated=item.evaluated or twin.evaluated,
+            case,
+            evaluated=case.evaluated or twin.evaluated,
             steps=SHORT_STEPS if short else STEPS,
         )
     return tuple(once.values())
@@ -133,20 +133,20 @@ def _usual_knobs(model: ModelSpec, device: DeviceProfile) -> dict[str, object]:
     return {"dtype": "bfloat16"} if weights_dtype(model, device) == "bfloat16" else {"amp": "bf16"}
 
 
-def _quick_items(
+def _quick_cases(
     model: ModelSpec, shapes: tuple[BatchShape, ...], usual: dict[str, object]
 ) -> list[BenchmarkCase | None]:
     small, middle, large = shapes
     return [
-        _item(model, "lora", large, usual, evaluated=True),
-        _item(model, "full", middle, usual),
-        _item(model, "head", middle, usual, evaluated=True),
-        _item(model, "qlora", middle, usual),
-        _item(model, "lora", small, usual, evaluated=True),
+        _case(model, "lora", large, usual, evaluated=True),
+        _case(model, "full", middle, usual),
+        _case(model, "head", middle, usual, evaluated=True),
+        _case(model, "qlora", middle, usual),
+        _case(model, "lora", small, usual, evaluated=True),
     ]
 
 
-def _full_items(
+def _full_cases(
     model: ModelSpec, shapes: tuple[BatchShape, ...], longest: BatchShape, usual: dict[str, object]
 ) -> list[BenchmarkCase | None]:
     small, middle, large = shapes
@@ -155,19 +155,19 @@ def _full_items(
         ("lora", small), ("qlora", middle), ("lora", middle), ("full", large), ("head", large), ("qlora", small),
         ("partial", large), ("high_rank_lora", middle), ("hira", middle), ("sparse_lora", small),
     ]  # fmt: skip
-    items = [_item(model, method, shape, usual, evaluated=index < 3) for index, (method, shape) in enumerate(grid)]
+    cases = [_case(model, method, shape, usual, evaluated=index < 3) for index, (method, shape) in enumerate(grid)]
     other: dict[str, object] = {} if {"amp", "dtype"} & usual.keys() else {**usual, "amp": "bf16"}
     return [
-        *items,
-        _item(model, "lora", longest, usual) if tokens(longest) > tokens(large) else None,
-        _item(model, "lora", middle, {**usual, "gradient_checkpointing": True}),
-        _item(model, "full", small, {**usual, "gradient_checkpointing": True}),
-        _item(model, "full", middle, other),
-        _item(model, "lora", small, other),
+        *cases,
+        _case(model, "lora", longest, usual) if tokens(longest) > tokens(large) else None,
+        _case(model, "lora", middle, {**usual, "gradient_checkpointing": True}),
+        _case(model, "full", small, {**usual, "gradient_checkpointing": True}),
+        _case(model, "full", middle, other),
+        _case(model, "lora", small, other),
     ]
 
 
-def _item(
+def _case(
     model: ModelSpec,
     method: str,
     shape: BatchShape,
@@ -175,7 +175,7 @@ def _item(
     *,
     evaluated: bool = False,
 ) -> BenchmarkCase | None:
-    """An item, or ``None`` when the method does not apply to the model."""
+    """A case, or ``None`` when the method does not apply to the model."""
     strategy = get_strategy(method)
     if strategy.applies_to(model) is not None:
         return None
@@ -318,11 +318,11 @@ def timeout_scale(device: DeviceProfile, core_quota: float | None = None) -> flo
 
 LARGE_DECODER_BYTES = 12 * 2**30
 """Free memory from which on the large decoder is worth a try: its weights, gradients and moments in bfloat16 are 9.2
-GiB; with less its adapters still train in 4 GiB, and the agenda leaves out what does not fit."""
+GiB; with less its adapters still train in 4 GiB, and the plan leaves out what does not fit."""
 
 
 def default_models(device: DeviceProfile, *, quick: bool) -> tuple[tuple[ModelSpec, bool], ...]:
-    """Models to calibrate with, and whether a quick agenda is enough.
+    """Models to calibrate with, and whether a quick plan is enough.
 
     An encoder, and where there is time a decoder: together they have the operators of nearly all transformers. A few
     steps of a larger encoder then tell what happens when weights and optimizer states leave the cache, and on a GPU

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from advisor.calibration.database import database_path
+from advisor.calibration.exchange import MergedPart
 from advisor.calibration.plan import NOISY
-from advisor.calibration.provenance import MergedPart
-from advisor.calibration.store import calibration_path
 from advisor.core.coefficients import Calibration, StepPoint, version_differences
 from advisor.core.device import DeviceProfile
 from advisor.core.units import counted
@@ -172,7 +172,7 @@ class CalibrationReport:
     Attributes:
         calibration: With its raw points.
         device_name: Of the device it belongs to.
-        path: The file it is kept in.
+        path: The database it is kept in.
         new_replays, new_points: Operator calls and configurations that this call measured (or imported); everything
             else was known before.
         coverage: What was measured, by model.
@@ -206,6 +206,21 @@ class ImportReport:
     shares: tuple[MergedPart, ...]
 
 
+@dataclass(frozen=True)
+class Forgotten:
+    """What was forgotten about a device.
+
+    Attributes:
+        device_id: Profile id.
+        fit: File of the fitted datasheet that was removed; ``None`` where there was none.
+        calibrations: How many were deleted, interrupted ones included.
+    """
+
+    device_id: str
+    fit: Path | None
+    calibrations: int
+
+
 def report_on(
     calibration: Calibration, device: DeviceProfile, new: tuple[int, int] = (0, 0), wall_s: float = 0.0
 ) -> CalibrationReport:
@@ -223,7 +238,7 @@ def report_on(
     return CalibrationReport(
         calibration=calibration,
         device_name=device.name,
-        path=calibration_path(calibration.device_id),
+        path=database_path(),
         new_replays=new[0],
         new_points=new[1],
         coverage=coverage(calibration),

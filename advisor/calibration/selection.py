@@ -11,11 +11,12 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from advisor.calibration.exchange import read_exchange
-from advisor.calibration.store import AGAIN, load_calibration
+from advisor.calibration.database import AGAIN, load_calibration, read_calibration
+from advisor.calibration.exchange import KIND, read_exchange
 from advisor.core.coefficients import Calibration, version_differences
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError
+from advisor.core.serialization import read_json
 from advisor.core.store import resource_dir
 from advisor.hardware.profiles import DRIVER_NAMES
 from advisor.hardware.versions import current_versions
@@ -34,12 +35,11 @@ def calibration_for(
         shipped_folder: Where shipped calibrations lie; the package's own when ``None``.
     """
     notes: list[str] = []
-    own = None
+    own, versions = None, current_versions(device)
     try:
-        own = load_calibration(device.id)
+        own = load_calibration(device.id, versions)
     except DeviceError as failure:
-        notes.append(f"the calibration of {device.id} is not used: {failure.message}; {AGAIN}")
-    versions = current_versions(device)
+        notes.append(f"the calibration of {device.id} is not used: {failure.message}; {failure.fix}")
     if own is not None:
         found = version_differences(own.versions, versions)
         if not found:
@@ -59,6 +59,41 @@ def calibration_for(
         own = dataclasses.replace(shipped, device_id=device.id)
         return own, "; ".join(notes)
     return None, "; ".join(notes)
+
+
+def calibrated_now(device: DeviceProfile) -> Calibration | None:
+    """The stored calibration of a device; ``None`` without one.
+
+    Raises:
+        DeviceError: it was made with other versions than those in use now, or is damaged.
+    """
+    versions = current_versions(device)
+    found = load_calibration(device.id, versions)
+    if found is not None and (problems := version_differences(found.versions, versions)):
+        raise DeviceError(
+            f"a calibration must be used with the versions it was made with, but those of {device.id} differ",
+            problems=problems,
+            fix=f"{AGAIN}: times measured with other versions are not mixed",
+        )
+    return found
+
+
+def calibration_in(path: Path, device_id: str) -> Calibration:
+    """The calibration of a device in a file: an export, or one that version 1 kept.
+
+    Raises:
+        DeviceError: the file cannot be used, or holds none of this device.
+    """
+    values = read_json(path, what="the calibration", error=DeviceError)
+    if not isinstance(values, dict) or values.get("kind") != KIND:
+        return read_calibration(path)
+    entries = {entry.device.id: entry.calibration for entry in read_exchange(path).calibrations}
+    if device_id not in entries:
+        raise DeviceError(
+            f"--calibration must hold one of {device_id}, but {path} has {', '.join(entries)}",
+            fix="name the calibration of that device",
+        )
+    return entries[device_id]
 
 
 def shipped_calibration(device_id: str, folder: Path | None = None) -> Calibration | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from advisor.cli.options import json_option
+from advisor.core.device import DeviceProfile
 from advisor.core.errors import InputError
 from advisor.core.model import TASKS, Task
 
@@ -161,18 +162,21 @@ def _check_combination(
 
 
 def _show(device: str, as_json: bool) -> None:
-    from advisor.cli.datasheet import show_fit
-    from advisor.pipeline.calibrating import stored_calibration
+    from advisor.pipeline.calibrating import show
 
-    if not show_fit(device, as_json=as_json):
-        _answer(stored_calibration(device), as_json)
+    _answer(show(device), as_json)
 
 
-def _answer(report: CalibrationReport, as_json: bool) -> None:
+def _answer(report: CalibrationReport | DeviceProfile, as_json: bool) -> None:
     from advisor.cli.output import answer_console, print_json
 
     if as_json:
         print_json(report)
+        return
+    if isinstance(report, DeviceProfile):
+        from advisor.reporting.device import print_device
+
+        print_device(answer_console(), report)
         return
     from advisor.reporting.calibration import print_calibration
 
@@ -181,10 +185,10 @@ def _answer(report: CalibrationReport, as_json: bool) -> None:
 
 def _export(path: Path, device: str, as_json: bool) -> None:
     from advisor.cli.output import answer_console, print_json
-    from advisor.pipeline.calibrating import export_calibration
+    from advisor.pipeline.calibrating import export
     from advisor.reporting.calibration import export_summary, print_export
 
-    written = export_calibration(path, device)
+    written = export(path, device)
     if as_json:
         print_json(export_summary(path, written))
     else:
@@ -193,10 +197,10 @@ def _export(path: Path, device: str, as_json: bool) -> None:
 
 def _import(paths: tuple[Path, ...], fresh: bool, as_json: bool) -> None:
     from advisor.cli.output import answer_console, print_json, progress
-    from advisor.pipeline.calibrating import import_calibrations
+    from advisor.pipeline.calibrating import import_
 
     with progress() as on_event:
-        report = import_calibrations(paths, fresh=fresh, on_event=on_event)
+        report = import_(paths, fresh=fresh, on_event=on_event)
     if as_json:
         print_json(report)
         return

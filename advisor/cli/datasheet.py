@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 
 def fit_to_steps(
@@ -12,11 +11,11 @@ def fit_to_steps(
 ) -> None:
     """``--device NAME --steps FILE``."""
     from advisor.cli.output import answer_console, print_json, progress
-    from advisor.pipeline import fit_device
+    from advisor.pipeline.datasheet_fitting import from_steps
     from advisor.reporting.datasheet_fit import print_datasheet_fit
 
     with progress() as on_event:
-        report = fit_device(
+        report = from_steps(
             device, steps, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, on_event=on_event
         )
     if as_json:
@@ -28,29 +27,11 @@ def fit_to_steps(
 def forget_fit(device: str, *, as_json: bool) -> None:
     """``--device NAME --fresh``."""
     from advisor.cli.output import answer_console, print_json
-    from advisor.pipeline.datasheet_fitting import forget_device
-    from advisor.reporting.datasheet_fit import print_forgotten
+    from advisor.pipeline.calibrating import reset
+    from advisor.reporting.calibration import print_forgotten
 
-    path = forget_device(device)
+    forgotten = reset(device)
     if as_json:
-        answer: dict[str, Any] = {"forgotten": path}
-        print_json(answer)
+        print_json(forgotten)
     else:
-        print_forgotten(answer_console(), path.stem, path)
-
-
-def show_fit(device: str, *, as_json: bool) -> bool:
-    """``--show --device NAME`` of a fitted datasheet; says whether there was one to show."""
-    from advisor.cli.output import answer_console, print_json
-    from advisor.pipeline.datasheet_fitting import fitted_device
-
-    profile = fitted_device(device)
-    if profile is None:
-        return False
-    if as_json:
-        print_json(profile)
-    else:
-        from advisor.reporting.device import print_device
-
-        print_device(answer_console(), profile)
-    return True
+        print_forgotten(answer_console(), forgotten)

@@ -281,7 +281,7 @@ class Calibration:
         seconds: What calibrating took.
         partial: Why parts are missing, when they are.
         notes: Warnings for the user.
-        covered: Configurations whose operators were all replayed (``item_key`` of ``calibration.ledger``); they need
+        covered: Configurations whose operators were all replayed (``case_key`` of ``calibration.measure``); they need
             not be traced again.
         provenance: Who measured what; the points name their entry.
         transferred: Versions that differ from those in use now, one line each. Only set on a calibration that was

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from advisor.core.errors import OutputError
+from advisor.core.errors import AdvisorError, OutputError
 
 USER_DATA_VARIABLE = "ADVISOR_HOME"
 
@@ -103,3 +104,64 @@ def output_errors(path: Path) -> Iterator[None]:
         full = failure.errno in (errno.ENOSPC, errno.EDQUOT)
         fix = "free some space, or name another folder" if full else "name another folder"
         raise OutputError(f"{path} must be writable, but {reason}", fix=fix) from failure
+
+
+@contextlib.contextmanager
+def database_errors(path: Path, damaged: Callable[[Path, object], AdvisorError]) -> Iterator[None]:
+    """Turns what SQLite refuses into typed errors.
+
+    Args:
+        path: Of the database.
+        damaged: The error to raise where the file's content cannot be used, made of its path and SQLite's reason.
+
+    Raises:
+        AdvisorError: ``damaged``.
+        OutputError: the file cannot be written: the disk is full, or it is read-only, or locked for too long.
+    """
+    reasons = {
+        sqlite3.SQLITE_FULL: "the disk is full",
+        sqlite3.SQLITE_READONLY: "it is read-only",
+        sqlite3.SQLITE_BUSY: "another process keeps it locked",
+        sqlite3.SQLITE_CANTOPEN: "it cannot be opened",
+    }
+    try:
+        yield
+    except sqlite3.Error as failure:
+        code = getattr(failure, "sqlite_errorcode", sqlite3.SQLITE_MISUSE) & 0xFF  # without the extended part
+        if code == sqlite3.SQLITE_MISUSE:
+            raise
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
+            raise damaged(path, failure) from failure
+        raise OutputError(
+            f"{path} must be writable, but {reasons.get(code, failure)}",
+            fix=f"free some space, or set {USER_DATA_VARIABLE} to a folder elsewhere",
+        ) from failure
+
+
+@contextlib.contextmanager
+def file_lock(path: Path, *, busy: OutputError) -> Iterator[None]:
+    """No other process holds the lock meanwhile. It is the one SQLite puts on a file, so every system has it, and it
+    ends with the process.
+
+    Args:
+        path: A file for nothing but the lock; made if it is missing.
+        busy: Raised at once when another process holds it.
+
+    Raises:
+        OutputError: ``busy``, or the file cannot be made.
+    """
+
+    def damaged(where: Path, why: object) -> OutputError:
+        return OutputError(f"{where} must be a lock, but it is something else: {why}", fix="delete it")
+
+    with (
+        database_errors(path, damaged),
+        contextlib.closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as lock,
+    ):
+        try:
+            lock.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as failure:
+            if failure.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+                raise busy from None
+            raise
+        yield

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 import re
 
@@ -110,3 +111,8 @@ def format_count(value: float) -> str:
 def counted(number: int, noun: str) -> str:
     """A number of things whose plural ends in s: ``"1 step"``, ``"1,200 steps"``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def now_iso() -> str:
+    """The current time to the second, ISO 8601, UTC."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -11,6 +11,19 @@ from advisor.hardware.backends import backend_of
 
 UNKNOWN = "unknown"
 """What a profile says where NVML is missing or refuses."""
+MACHINE_FACTS = (
+    "cpu",
+    "cores",
+    "core_quota",
+    "driver",
+    "cuda",
+    "multi_processors",
+    "power_limit_w",
+    "ecc",
+    "mig",
+    "pcie",
+)
+"""Facts of a probed device that say what kind of machine it is; none names the host."""
 
 
 def current_versions(device: DeviceProfile, *, driver: str | None = None) -> dict[str, str]:
@@ -39,3 +52,14 @@ def current_versions(device: DeviceProfile, *, driver: str | None = None) -> dic
     if loaded := backend.driver_version() if driver is None else driver:
         versions["driver"] = loaded
     return versions
+
+
+def machine_facts(device: DeviceProfile) -> dict[str, str]:
+    """What kind of machine measures: device, memory, operating system, and facts without their reasons."""
+    facts = {name: device.facts[name].split(" (", 1)[0] for name in MACHINE_FACTS if name in device.facts}
+    return {
+        "device": device.name,
+        "memory_bytes": str(device.memory_bytes),
+        "system": f"{platform.system()} {platform.machine()}",
+        **facts,
+    }

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from advisor.pipeline.benching import bench_speed
     from advisor.pipeline.calibrating import calibrate
-    from advisor.pipeline.datasheet_fitting import fit_device
     from advisor.pipeline.explaining import explain
     from advisor.pipeline.fitting import fit
     from advisor.pipeline.inputs import DataSource, ModelSource
@@ -31,7 +30,6 @@ _HOMES = {
     "configure_plan": "predicting",
     "explain": "explaining",
     "fit": "fitting",
-    "fit_device": "datasheet_fitting",
     "predict": "predicting",
     "predict_configuration": "predicting",
     "probe": "probing",
@@ -52,7 +50,6 @@ __all__ = [
     "configure_plan",
     "explain",
     "fit",
-    "fit_device",
     "predict",
     "predict_configuration",
     "probe",

@@ -1,4 +1,6 @@
-"""Jobs: measured coefficients of this machine, and calibrations that come from and go to others."""
+"""Jobs around calibrations: measure this machine, show, export and import what is stored, fit a datasheet to measured
+steps, and forget.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +9,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from advisor.calibration.report import CalibrationReport, ImportReport, report_on
+from advisor.calibration.report import CalibrationReport, Forgotten, ImportReport, report_on
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError
+from advisor.core.events import OnEvent
+from advisor.core.units import now_iso
+from advisor.pipeline.datasheet_fitting import from_steps
 from advisor.pipeline.environment import resolve_device, this_device_id
-from advisor.pipeline.events import OnEvent, note, phase, progress
+from advisor.pipeline.events import note, phase, progress
 from advisor.pipeline.inputs import ModelSource, inspect
 
 if TYPE_CHECKING:
     from advisor.calibration.exchange import CalibrationFile
+    from advisor.calibration.measure import Measurer
+
+__all__ = ["calibrate", "export", "from_steps", "import_", "reset", "show"]
 
 
 def calibrate(
@@ -24,8 +32,9 @@ def calibrate(
     quick: bool = False,
     fresh: bool = False,
     on_event: OnEvent | None = None,
+    measurer: Measurer | None = None,
 ) -> CalibrationReport:
-    """Time this machine's operators and a few real steps, fit the cost model's coefficients, and keep them.
+    """Time this machine's operators and a few real steps, fit the cost model's coefficients, and store them.
 
     What was measured before with the same device, driver and library versions is not measured again.
 
@@ -33,20 +42,20 @@ def calibrate(
         model: Also take short steps of this model, so that predictions for it are at their best.
         quick: Fewer operators and repeats; wider intervals.
         fresh: Measure everything anew.
-        on_event: Told what is being measured (:mod:`advisor.core.events`).
+        on_event: Receives what is being measured (:mod:`advisor.core.events`).
+        measurer: Traces, replays and runs; this machine when ``None``.
 
     Returns:
-        The saved calibration with its residuals, what it covers and what it cannot tell.
+        The stored calibration with its residuals, what it covers and what it does not.
 
     Raises:
         ModelError: the model cannot be found, read or trusted.
         OutputError: the user's data directory cannot be written, or another calibration is under way.
-        DeviceError: what is stored is of a newer advisor.
+        DeviceError: what is stored is damaged, or of a newer advisor.
         RunFailed: nothing could be measured.
         InterruptedByUser: Ctrl-C; what was measured is kept.
     """
     from advisor.calibration import calibrate_device
-    from advisor.calibration.provenance import now_iso
 
     started_s, started_at = time.perf_counter(), now_iso()
     spec = None
@@ -55,31 +64,30 @@ def calibrate(
         spec = inspect(model)
     device = resolve_device("auto", on_event)
     phase(on_event, f"calibrating {device.name}")
-    found = calibrate_device(spec, quick=quick, device=device, fresh=fresh, on_progress=progress(on_event))
+    found = calibrate_device(
+        spec, quick=quick, device=device, fresh=fresh, on_progress=progress(on_event), measurer=measurer
+    )
     new = [entry for entry in found.provenance if not entry.file and entry.measured_at >= started_at]
     counts = sum(entry.replays for entry in new), sum(entry.points for entry in new)
     return report_on(found, device, counts, time.perf_counter() - started_s)
 
 
-def stored_calibration(device: str = "auto") -> CalibrationReport:
-    """The calibration of a device as it is stored, without measuring anything.
+def show(device: str = "auto") -> CalibrationReport | DeviceProfile:
+    """What is stored of a device: its calibration, else the profile of a fitted datasheet.
 
     Raises:
-        DeviceError: there is none, or it cannot be read.
+        DeviceError: no such device, nothing is stored, or it cannot be read.
     """
-    from advisor.calibration import load_calibration
-
     profile = _known_device(device)
-    found = load_calibration(profile.id)
-    if found is None:
-        raise DeviceError(
-            f"there must be a calibration of {profile.id}, but none is stored",
-            fix="run `advisor calibrate`, or `advisor calibrate --import FILE`",
-        )
-    return report_on(found, profile, (0, 0), 0.0)
+    found = _stored(profile)
+    if found is not None:
+        return found
+    if profile.basis == "fitted":
+        return profile
+    raise _none_stored(profile)
 
 
-def export_calibration(path: Path, device: str = "auto") -> CalibrationFile:
+def export(path: Path, device: str = "auto") -> CalibrationFile:
     """Write the stored calibration of a device to a new file that other machines can import.
 
     Args:
@@ -90,38 +98,76 @@ def export_calibration(path: Path, device: str = "auto") -> CalibrationFile:
         DeviceError: there is none, or it cannot be read.
         OutputError: there is such a file, or it cannot be written.
     """
+    from advisor.calibration.database import CalibrationDatabase
     from advisor.calibration.exchange import Exchanged, write_exchange
-    from advisor.calibration.store import stored_devices
 
-    names = stored_devices() if device == "all" else (device,)
-    reports = [(stored_calibration(name), _known_device(name)) for name in names]
-    if not reports:
+    with CalibrationDatabase() as database:
+        names = database.devices() if device == "all" else (device,)
+    exported = []
+    for profile in map(_known_device, names):
+        if (report := _stored(profile)) is None:
+            raise _none_stored(profile)
+        exported.append(Exchanged(profile, report.calibration))
+    if not exported:
         raise DeviceError("there must be a calibration to export, but none is stored", fix="run `advisor calibrate`")
-    return write_exchange(path, [Exchanged(profile, report.calibration) for report, profile in reports])
+    return write_exchange(path, exported)
 
 
-def import_calibrations(files: Sequence[Path], *, fresh: bool = False, on_event: OnEvent | None = None) -> ImportReport:
+def import_(files: Sequence[Path], *, fresh: bool = False, on_event: OnEvent | None = None) -> ImportReport:
     """Merge exported calibrations into what is stored. Nothing is written unless all of them can be.
 
     Args:
-        files: Written by :func:`export_calibration`.
+        files: Written by :func:`export`.
         fresh: Replace what is stored instead of adding to it.
-        on_event: Told about what was put aside.
+        on_event: Receives a note for each calibration that was replaced.
 
     Raises:
         DeviceError: a file cannot be used, or devices, drivers or library versions differ.
         OutputError: the result cannot be written, or a calibration is under way.
     """
-    from advisor.calibration.importing import import_files
+    from advisor.calibration.exchange import import_files
 
     started_s = time.perf_counter()
-    here = this_device_id()
-    stored, shares, notes = import_files(files, this_device_id=here, fresh=fresh)
+    imported, notes = import_files(files, this_device_id=this_device_id(), fresh=fresh)
     for text in notes:
         note(on_event, text)
     wall_s = time.perf_counter() - started_s
-    reports = tuple(report_on(entry.calibration, entry.device, entry.new, wall_s) for entry in stored)
-    return ImportReport(reports, shares)
+    reports = tuple(report_on(entry.calibration, entry.device, entry.new, wall_s) for entry in imported)
+    return ImportReport(reports, tuple(part for entry in imported for part in entry.parts))
+
+
+def reset(device: str = "auto") -> Forgotten:
+    """Forget what was learned about a device: its fitted datasheet, and its calibrations.
+
+    Raises:
+        DeviceError: no such device, or nothing is stored of it.
+        OutputError: the database or the file cannot be written, or a calibration is under way.
+    """
+    from advisor.calibration.database import CalibrationDatabase, device_lock
+    from advisor.hardware.profiles import fitted_path, forget_fitted
+
+    profile = _known_device(device)
+    fit = forget_fitted(profile.id) if fitted_path(profile.id).is_file() else None
+    with device_lock(profile.id), CalibrationDatabase(writing=True) as database, database.transaction():
+        calibrations = database.forget(profile.id)
+    if fit is None and not calibrations:
+        raise _none_stored(profile)
+    return Forgotten(profile.id, fit, calibrations)
+
+
+def _stored(profile: DeviceProfile) -> CalibrationReport | None:
+    from advisor.calibration import load_calibration
+    from advisor.hardware.versions import current_versions
+
+    found = load_calibration(profile.id, current_versions(profile))
+    return None if found is None else report_on(found, profile)
+
+
+def _none_stored(profile: DeviceProfile) -> DeviceError:
+    return DeviceError(
+        f"there must be a calibration of {profile.id}, but none is stored",
+        fix="run `advisor calibrate`, or `advisor calibrate --import FILE`",
+    )
 
 
 def _known_device(name: str) -> DeviceProfile:

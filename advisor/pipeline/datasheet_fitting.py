@@ -1,4 +1,4 @@
-"""Jobs: correct a datasheet by steps that were measured on such a card, show the correction, and undo it."""
+"""Job: correct a datasheet by steps that were measured on such a card."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BEYOND_DATASHEET = 1.2
 """A card may run above the clock its datasheet states, and caches above its memory's rate, but not by this much."""
 
 
-def fit_device(
+def from_steps(
     device: str,
     steps: Sequence[Path],
     *,
@@ -74,36 +74,6 @@ def fit_device(
     fitted = dataclasses.replace(fitted, facts={**fitted.facts, FITTED_FACT: _summary(fit)})
     labels = tuple(step.label for step in brought)
     return DatasheetReport(fitted, save_fitted(fitted), labels, fit, _notes(fit, profile))
-
-
-def forget_device(device: str) -> Path:
-    """Undo the fit of a device.
-
-    Returns:
-        The file that was removed.
-
-    Raises:
-        DeviceError: no such device, or it is not fitted.
-        OutputError: the file cannot be removed.
-    """
-    from advisor.hardware.profiles import forget_fitted, load_profile
-
-    return forget_fitted(load_profile(device, fitted=False).id)
-
-
-def fitted_device(device: str) -> DeviceProfile | None:
-    """The profile of a device if it is a datasheet that was fitted and no calibration of it is stored; else ``None``.
-
-    Raises:
-        DeviceError: no such device, or a damaged file.
-    """
-    from advisor.calibration import load_calibration
-    from advisor.hardware.profiles import load_profile
-
-    if device == "auto":
-        return None
-    profile = load_profile(device)
-    return profile if profile.basis == "fitted" and load_calibration(profile.id) is None else None
 
 
 def _datasheet(device: str) -> DeviceProfile:

@@ -318,36 +318,17 @@ def _predicted_again(
 
 def _calibration(header: Header, path: Path | None, on_event: OnEvent | None) -> Calibration | None:
     """The named calibration, else this machine's own of the records' device if its versions are those in use."""
-    from advisor.calibration import load_calibration
+    from advisor.calibration.selection import calibrated_now, calibration_in
 
     if path is not None:
-        return _read_calibration(path, header.device_id)
+        return calibration_in(path, header.device_id)
     if header.device is None:
         return None
     try:
-        found = load_calibration(header.device.id, device=header.device)
+        found = calibrated_now(header.device)
     except DeviceError as failure:
         note(on_event, f"the calibration of {header.device.id} is not used: {failure.message}")
         return None
     if found is None:
         note(on_event, f"predicted from the device's rates alone: {header.device.id} has no calibration here")
     return found
-
-
-def _read_calibration(path: Path, device_id: str) -> Calibration:
-    """A calibration as the user data directory holds it, or that of a device in an exported file."""
-    from advisor.core.coefficients import Calibration
-    from advisor.core.serialization import from_dict, read_json
-
-    values = read_json(path, what="the calibration")
-    if not isinstance(values, dict) or "calibrations" not in values:
-        return from_dict(Calibration, values, what=str(path))
-    from advisor.calibration.exchange import read_exchange
-
-    entries = {entry.device.id: entry.calibration for entry in read_exchange(path).calibrations}
-    if device_id not in entries:
-        raise InputError(
-            f"--calibration must hold one of {device_id}, but {path} has {', '.join(entries)}",
-            fix="name the calibration of that device",
-        )
-    return entries[device_id]

@@ -18,7 +18,7 @@ from advisor.reporting.text import format_share
 
 if TYPE_CHECKING:
     from advisor.calibration.exchange import CalibrationFile
-    from advisor.calibration.report import CalibrationReport, ImportReport
+    from advisor.calibration.report import CalibrationReport, Forgotten, ImportReport
 
 
 def print_calibration(console: Console, report: CalibrationReport) -> None:
@@ -57,6 +57,16 @@ def print_import(console: Console, report: ImportReport) -> None:
     for calibration in report.calibrations:
         console.print()
         print_calibration(console, calibration)
+
+
+def print_forgotten(console: Console, forgotten: Forgotten) -> None:
+    """Print what was forgotten about a device."""
+    lines = []
+    if forgotten.fit is not None:
+        lines.append(f"{forgotten.device_id} is predicted from its datasheet again; removed {forgotten.fit}")
+    if forgotten.calibrations:
+        lines.append(f"{counted(forgotten.calibrations, 'calibration')} of {forgotten.device_id} forgotten")
+    _print_lines(console, lines)
 
 
 def print_export(console: Console, path: Path, written: CalibrationFile) -> None:
@@ -111,10 +121,10 @@ def _measured_line(report: CalibrationReport) -> str:
     configurations = len({point.same_steps for point in report.calibration.points})
     known = calls - report.new_replays, configurations - report.new_points
     if not report.new_replays and not report.new_points:
-        return f"{_both(calls, configurations)}, all known before"
+        return f"{_both(calls, configurations)}, all measured before"
     parts = [f"new: {_both(report.new_replays, report.new_points)}"]
     if any(known):
-        parts.append(f"known before: {known[0]} and {known[1]}")
+        parts.append(f"measured before: {known[0]} and {known[1]}")
     return "; ".join(parts)
 
 

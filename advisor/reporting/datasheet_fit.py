@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -31,11 +29,6 @@ def print_datasheet_fit(console: Console, report: DatasheetReport) -> None:
         highlight=False,
         soft_wrap=True,
     )
-
-
-def print_forgotten(console: Console, device: str, path: Path) -> None:
-    """Print that a fit was undone."""
-    console.print(f"{device} is predicted from its datasheet again; removed {escape(str(path))}", highlight=False)
 
 
 def _steps_table(report: DatasheetReport) -> Table:

@@ -43,7 +43,7 @@ def replays(slower: float = 1.0) -> list[ReplayPoint]:
 
 
 def item(method: str = "lora", rows: int = 8, length: int = 64, evaluated: bool = False) -> BenchmarkCase:
-    """A configuration of an agenda."""
+    """A case of a plan."""
     execution = ExecutionPlan(rows, max_seq_length=length)
     return BenchmarkCase(StrategyConfig(method, 1e-4), execution, length, evaluated=evaluated)
 
@@ -74,5 +74,14 @@ def calibration(
     used_points = points if points is not None else [step_point(), step_point(method="full", step_times_s=(0.15,) * 5)]
     used_calls = calls if calls is not None else replays()
     entry = Contribution(measured_at, "0.1.0", {"device": device.name}, len(used_calls), len(used_points))
-    fitted = refit(device, current_versions(device), used_calls, used_points)
-    return dataclasses.replace(fitted, provenance=(entry,), seconds=30.0, **changes)  # type: ignore[arg-type]
+    raw = Calibration(
+        device.id,
+        current_versions(device),
+        "",
+        {},
+        replays=tuple(used_calls),
+        points=tuple(used_points),
+        provenance=(entry,),
+        seconds=30.0,
+    )
+    return dataclasses.replace(refit(device, raw), **changes)  # type: ignore[arg-type]

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from advisor.calibration import Calibration, calibrate_device, load_calibration
-from advisor.calibration import calibrate as calibrating
+from advisor.calibration.measure import LocalMeasurer
 from advisor.calibration.plan import (
+    QUICK_REPLAY_S,
     SHORT_STEPS,
     STEPS,
+    BatchShape,
     BenchmarkPlan,
     default_models,
     encoder,
     feasible_shapes,
     large_decoder,
-    make_agenda,
+    make_plan,
 )
+from advisor.calibration.selection import calibrated_now
 from advisor.core.device import DeviceProfile, Rate
 from advisor.core.errors import DeviceError, InterruptedByUser
 from advisor.core.model import ModelSpec
@@ -40,11 +44,24 @@ DEVICE = DeviceProfile(
 )
 
 
-def short_agenda(model: ModelSpec, device: DeviceProfile, **_: object) -> BenchmarkPlan:
-    """The first three items of the quick agenda at shapes for a slow machine, with little time for one replay."""
-    slow = dataclasses.replace(device, flops_per_s={"float32": Rate(2e9, "assumed by the test")})
-    agenda = make_agenda(model, slow, quick=True)
-    return dataclasses.replace(agenda, items=agenda.items[:3], call_s=0.005, limit_s=0)
+class ShortPlan(LocalMeasurer):
+    """This machine, with the first cases of the quick plan at shapes for a slow one, and little time for one replay.
+
+    Args:
+        cases: Which of the first three.
+        replay_s: For all replays.
+    """
+
+    def __init__(self, cases: slice = slice(3), replay_s: float = QUICK_REPLAY_S) -> None:
+        self._cases, self._replay_s = cases, replay_s
+
+    def plan(
+        self, model: ModelSpec, device: DeviceProfile, *, quick: bool, known: Sequence[BatchShape]
+    ) -> BenchmarkPlan:
+        slow = dataclasses.replace(device, flops_per_s={"float32": Rate(2e9, "assumed by the test")})
+        plan = make_plan(model, slow, quick=True)
+        cases = plan.cases[:3][self._cases]
+        return dataclasses.replace(plan, cases=cases, replay_s=self._replay_s, call_s=0.005, limit_s=0)
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +71,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
 
 @pytest.fixture(scope="module")
 def calibrated(bert: ModelSpec) -> Calibration:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibrating, "make_agenda", short_agenda)
-        return calibrate_device(bert, quick=True, device=DEVICE)
+    return calibrate_device(bert, quick=True, device=DEVICE, measurer=ShortPlan())
 
 
 def test_every_part_is_measured(calibrated: Calibration, bert: ModelSpec) -> None:
@@ -105,26 +120,18 @@ def test_the_steps_themselves_come_out(calibrated: Calibration) -> None:
 
 
 def test_it_is_stored(calibrated: Calibration) -> None:
-    assert load_calibration("cpu-test-2c", device=DEVICE) == calibrated
+    assert calibrated_now(DEVICE) == calibrated
 
 
-def test_a_second_model_adds_to_the_first(
-    calibrated: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def tiny_agenda(model: ModelSpec, device: DeviceProfile, **_: object) -> BenchmarkPlan:
-        agenda = short_agenda(model, device)
-        return dataclasses.replace(agenda, items=agenda.items[2:3], replay_s=2.0)
-
-    monkeypatch.setattr(calibrating, "make_agenda", tiny_agenda)
+def test_a_second_model_adds_to_the_first(calibrated: Calibration, tmp_path: Path) -> None:
     llama = tiny_spec("llama", "causal-lm", tmp_path)
-    both = calibrate_device(llama, quick=True, device=DEVICE, save=False)
+    both = calibrate_device(llama, quick=True, device=DEVICE, measurer=ShortPlan(slice(2, 3), replay_s=2.0))
     assert {p.model_key for p in both.points} == {model_key(llama)} | {p.model_key for p in calibrated.points}
     assert len(both.points) == len(calibrated.points) + 1
     assert set(both.model_ratios) == {p.model_key for p in both.points}
 
 
-def test_ctrl_c_keeps_what_was_measured(bert: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibrating, "make_agenda", short_agenda)
+def test_ctrl_c_keeps_what_was_measured(bert: ModelSpec) -> None:
     other = dataclasses.replace(DEVICE, id="cpu-interrupted-2c")
 
     seen: list[str] = []
@@ -135,7 +142,7 @@ def test_ctrl_c_keeps_what_was_measured(bert: ModelSpec, monkeypatch: pytest.Mon
             raise KeyboardInterrupt
 
     with pytest.raises(InterruptedByUser, match="interrupted") as stopped:
-        calibrate_device(bert, quick=True, device=other, on_progress=interrupt)
+        calibrate_device(bert, quick=True, device=other, on_progress=interrupt, measurer=ShortPlan())
     assert "marked partial" in (stopped.value.fix or "")
     kept = load_calibration("cpu-interrupted-2c")
     assert kept is not None
@@ -159,41 +166,41 @@ def test_shapes_follow_the_size_of_the_model(bert: ModelSpec) -> None:
 
 
 def test_a_faster_probe_does_not_measure_everything_anew() -> None:
-    def shapes_of(agenda: BenchmarkPlan) -> list[tuple[int, int]]:
-        return [(item.execution.micro_batch_size, item.seq_length) for item in agenda.items]
+    def shapes_of(plan: BenchmarkPlan) -> list[tuple[int, int]]:
+        return [(item.execution.micro_batch_size, item.seq_length) for item in plan.cases]
 
     faster = dataclasses.replace(DEVICE, flops_per_s={"float32": Rate(9e10, "assumed by the test")},
                                  bytes_per_s={"memory": Rate(9e9, "assumed by the test")})  # fmt: skip
-    before = shapes_of(make_agenda(encoder(), DEVICE, quick=False))
-    assert shapes_of(make_agenda(encoder(), faster, quick=False)) != before
-    assert shapes_of(make_agenda(encoder(), faster, quick=False, known=before)) == before
+    before = shapes_of(make_plan(encoder(), DEVICE, quick=False))
+    assert shapes_of(make_plan(encoder(), faster, quick=False)) != before
+    assert shapes_of(make_plan(encoder(), faster, quick=False, known=before)) == before
     filled = dataclasses.replace(faster, available_bytes=850 * 2**20)
     largest = [max(rows * length for rows, length in shapes) for shapes in
-               (before, shapes_of(make_agenda(encoder(), filled, quick=False, known=before)))]  # fmt: skip
+               (before, shapes_of(make_plan(encoder(), filled, quick=False, known=before)))]  # fmt: skip
     assert largest[1] < largest[0], "others hold the memory that it took then"
     one = [(2, 16)] * 4
-    assert len(set(shapes_of(make_agenda(encoder(), faster, quick=False, known=one)))) > 3, "one is no calibration"
+    assert len(set(shapes_of(make_plan(encoder(), faster, quick=False, known=one)))) > 3, "one is no calibration"
 
 
-def test_a_full_agenda_has_every_kind_of_step(bert: ModelSpec) -> None:
-    agenda = make_agenda(bert, DEVICE, quick=False)
-    assert len(agenda.items) >= 12
-    assert {item.strategy.method for item in agenda.items} >= {"full", "partial", "head", "lora", "qlora", "ia3"}
-    assert any(item.execution.gradient_checkpointing for item in agenda.items)
-    assert any(item.execution.amp == "bf16" for item in agenda.items)
+def test_a_full_plan_has_every_kind_of_step(bert: ModelSpec) -> None:
+    plan = make_plan(bert, DEVICE, quick=False)
+    assert len(plan.cases) >= 12
+    assert {item.strategy.method for item in plan.cases} >= {"full", "partial", "head", "lora", "qlora", "ia3"}
+    assert any(item.execution.gradient_checkpointing for item in plan.cases)
+    assert any(item.execution.amp == "bf16" for item in plan.cases)
 
 
 def test_no_configuration_is_measured_twice(bert: ModelSpec) -> None:
     slow = dataclasses.replace(DEVICE, flops_per_s={"float32": Rate(1e7, "assumed by the test")})
-    agenda = make_agenda(bert, slow, quick=False)
-    assert {(item.execution.micro_batch_size, item.seq_length) for item in agenda.items} == {(2, 16)}
-    assert len({(item.strategy.method, item.execution) for item in agenda.items}) == len(agenda.items)
-    lora = next(item for item in agenda.items if item.strategy.method == "lora")
+    plan = make_plan(bert, slow, quick=False)
+    assert {(item.execution.micro_batch_size, item.seq_length) for item in plan.cases} == {(2, 16)}
+    assert len({(item.strategy.method, item.execution) for item in plan.cases}) == len(plan.cases)
+    lora = next(item for item in plan.cases if item.strategy.method == "lora")
     assert lora.evaluated, "as the first of its twins was"
 
 
 def test_short_steps_are_repeated_more_often() -> None:
-    items = make_agenda(encoder(), DEVICE, quick=False).items
+    items = make_plan(encoder(), DEVICE, quick=False).cases
     repeats = {(item.execution.micro_batch_size, item.seq_length): item.steps for item in items}
     shapes = sorted(repeats, key=lambda shape: shape[0] * shape[1])
     assert (repeats[shapes[0]], repeats[shapes[-1]]) == (SHORT_STEPS, STEPS)
@@ -206,12 +213,12 @@ def test_a_card_is_calibrated_with_a_large_decoder_as_far_as_it_fits() -> None:
     assert large_decoder() in [spec for spec, _ in default_models(card, quick=False)]
     assert default_models(card, quick=True) == ((encoder(), True),)
 
-    roomy = make_agenda(large_decoder(), load_profile("h200-sxm"), quick=True)
-    tight = make_agenda(large_decoder(), dataclasses.replace(card, memory_bytes=16 * 2**30), quick=True)
-    assert "full" in {item.strategy.method for item in roomy.items}
-    assert "full" not in {item.strategy.method for item in tight.items}
-    assert {item.execution.dtype for item in (*roomy.items, *tight.items)} == {"bfloat16"}
-    assert max(item.seq_length * item.execution.micro_batch_size for item in tight.items) > 500, "adapters still fit"
+    roomy = make_plan(large_decoder(), load_profile("h200-sxm"), quick=True)
+    tight = make_plan(large_decoder(), dataclasses.replace(card, memory_bytes=16 * 2**30), quick=True)
+    assert "full" in {item.strategy.method for item in roomy.cases}
+    assert "full" not in {item.strategy.method for item in tight.cases}
+    assert {item.execution.dtype for item in (*roomy.cases, *tight.cases)} == {"bfloat16"}
+    assert max(item.seq_length * item.execution.micro_batch_size for item in tight.cases) > 500, "adapters still fit"
 
 
 def test_the_large_decoder_is_what_transformers_makes_of_it() -> None:
@@ -227,7 +234,7 @@ def test_the_held_out_error_of_a_full_calibration_is_small(minilm_dir: Path) -> 
     spec = inspect_model(str(minilm_dir), "sequence-classification")
     from advisor.hardware import probe_device
 
-    found = calibrate_device(spec, quick=False, device=probe_device(quick=True, device="cpu", save=False), save=False)
+    found = calibrate_device(spec, quick=False, device=probe_device(quick=True, device="cpu", save=False))
     assert found.held_out is not None
     assert found.held_out.samples == len(found.points)
     noise = max(p.noise_relative for p in found.points)

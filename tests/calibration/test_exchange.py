@@ -5,23 +5,29 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from advisor.calibration import load_calibration, save_calibration
+from advisor.calibration.database import CalibrationDatabase
 from advisor.calibration.exchange import (
     Exchanged,
+    Imported,
     checksum_of,
+    import_files,
     read_exchange,
     without_paths,
     write_exchange,
 )
-from advisor.calibration.merge import Part, merge
 from advisor.core.coefficients import Calibration, Contribution
+from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError, OutputError
+from advisor.hardware import load_profile
 from tests.calibration.calibrations import DEVICE, calibration, replays, step_point
 
 
@@ -126,8 +132,25 @@ def test_what_is_no_such_file_is_refused(path: Path, text: str) -> None:
         read_exchange(path)
 
 
-def part(name: str, found: Calibration) -> Part:
-    return Part(name, DEVICE, found, file=name, checksum=f"sha256:{name}")
+# Files become part of what is stored.
+
+
+@pytest.fixture
+def merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Imported]:
+    """Import named calibrations into what is stored; at first that is nothing."""
+    monkeypatch.setenv("ADVISOR_HOME", str(tmp_path / "home"))
+
+    def call(*parts: tuple[str, Calibration], device: DeviceProfile = DEVICE) -> Imported:
+        files = []
+        for number, (name, found) in enumerate(parts):
+            files.append(tmp_path / str(number) / name)
+            files[-1].unlink(missing_ok=True)
+            write_exchange(files[-1], [Exchanged(device, found)])
+        [imported], _ = import_files(files)
+        assert load_calibration(device.id, imported.calibration.versions) == imported.calibration
+        return imported
+
+    return call
 
 
 def other_machine(**changes: object) -> Calibration:
@@ -136,18 +159,20 @@ def other_machine(**changes: object) -> Calibration:
     return calibration(points, replays(slower=1.3), measured_at="2026-02-02T00:00:00+00:00", **changes)
 
 
-def test_merging_keeps_all_points_and_says_where_they_are_from() -> None:
-    both, shares = merge([part("a.json", calibration()), part("b.json", other_machine())])
+def test_merging_keeps_all_points_and_says_where_they_are_from(merge: Callable[..., Imported]) -> None:
+    found = merge(("a.json", calibration()), ("b.json", other_machine()))
+    both, shares = found.calibration, found.parts
     assert len(both.replays) == 2 * len(replays())
     assert [p.method for p in both.points] == ["lora", "full", "head"]
     assert [(s.name, s.replays, s.points, s.duplicates) for s in shares] == [("a.json", 12, 2, 0), ("b.json", 12, 1, 1)]
     assert [(e.file, e.replays, e.points) for e in both.provenance] == [("a.json", 12, 2), ("b.json", 12, 1)]
     assert {p.origin for p in both.replays} == {0, 1}
-    assert both.provenance[1].checksum == "sha256:b.json"
+    assert both.provenance[1].checksum.startswith("sha256:")
+    assert found.new == (24, 3)
 
 
-def test_the_fits_are_made_again_from_all_points() -> None:
-    first, both = calibration(), merge([part("a", calibration()), part("b", other_machine())])[0]
+def test_the_fits_are_made_again_from_all_points(merge: Callable[..., Imported]) -> None:
+    first, both = calibration(), merge(("a", calibration()), ("b", other_machine())).calibration
     large = 600 * 2**20, 2**22
     assert first.classes["gemm/float32"].seconds(*large) < both.classes["gemm/float32"].seconds(*large)
     assert both.classes["gemm/float32"].samples == 24
@@ -156,65 +181,81 @@ def test_the_fits_are_made_again_from_all_points() -> None:
     assert both.seconds == 60.0
 
 
-def test_merging_the_same_file_twice_changes_nothing() -> None:
-    once, _ = merge([part("a", calibration())])
-    twice, shares = merge([part("a", calibration()), part("copy of a", calibration())])
-    assert (twice.replays, twice.points, twice.provenance) == (once.replays, once.points, once.provenance)
-    assert (shares[1].replays, shares[1].points, shares[1].duplicates) == (0, 0, 14)
-    assert twice.seconds == once.seconds
+def test_importing_the_same_file_twice_changes_nothing(merge: Callable[..., Imported]) -> None:
+    once = merge(("a", calibration())).calibration
+    found = merge(("copy of a", calibration()))
+    again = found.calibration
+    assert (again.replays, again.points, again.provenance) == (once.replays, once.points, once.provenance)
+    assert [(s.name, s.replays, s.points, s.duplicates) for s in found.parts] == [
+        ("what is stored", 12, 2, 0), ("copy of a", 0, 0, 14),
+    ]  # fmt: skip
+    assert again.seconds == once.seconds
 
 
-def test_provenance_survives_a_chain_of_merges() -> None:
-    inner, _ = merge([part("a", calibration()), part("b", other_machine())])
+def test_provenance_survives_a_chain_of_merges(merge: Callable[..., Imported], tmp_path: Path) -> None:
+    inner = merge(("a", calibration()), ("b", other_machine())).calibration
     third = calibration([step_point(method="ia3")], [], measured_at="2026-03-03T00:00:00+00:00")
-    outer, _ = merge([Part("what is stored", DEVICE, third), part("ab", inner)])
+    save_calibration(third)
+    outer = merge(("ab", inner)).calibration
     assert [(e.file, e.replays, e.points) for e in outer.provenance] == [("", 0, 1), ("a", 12, 2), ("b", 12, 1)]
 
 
-@settings(max_examples=20)
-@given(st.permutations(["a", "b", "a", "c"]))
-def test_counts_add_up_in_any_order(order: list[str]) -> None:
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(order=st.permutations(["a", "b", "a", "c"]))
+def test_counts_add_up_in_any_order(merge: Callable[..., Imported], order: list[str]) -> None:
+    with CalibrationDatabase(writing=True) as database, database.transaction():
+        database.forget(DEVICE.id)
     made = {"a": calibration(), "b": other_machine(), "c": calibration([step_point(method="ia3")], replays(2.0))}
-    merged, shares = merge([part(name, made[name]) for name in order])
+    found = merge(*((name, made[name]) for name in order))
+    merged, shares = found.calibration, found.parts
     assert sum(e.replays for e in merged.provenance) == len(merged.replays) == 36
     assert sum(e.points for e in merged.provenance) == len(merged.points) == 4
     assert sum(s.replays for s in shares) == 36
 
 
 @pytest.mark.parametrize("name", ["torch", "driver", "cores", "python"])
-def test_other_versions_are_refused_with_all_differences(name: str) -> None:
+def test_other_versions_are_refused_with_all_differences(merge: Callable[..., Imported], name: str) -> None:
     odd = other_machine()
     odd = dataclasses.replace(odd, versions={**odd.versions, name: "0.0", "peft": "0.1"})
     with pytest.raises(DeviceError) as failure:
-        merge([part("a.json", calibration()), part("b.json", odd)])
+        merge(("a.json", calibration()), ("b.json", odd))
     assert sorted(problem.split(":")[0] for problem in failure.value.problems) == sorted([name, "peft"])
     assert "a.json" in failure.value.problems[0]
     assert "b.json 0" in failure.value.problems[0]
+    assert load_calibration(DEVICE.id) is None, "all or none"
 
 
-def test_another_device_is_refused() -> None:
-    other = dataclasses.replace(DEVICE, id="cpu-y-4c")
-    with pytest.raises(DeviceError) as failure:
-        merge([part("a", calibration()), Part("b", other, calibration(device=other))])
-    assert failure.value.problems == ("device: a cpu-x-2c, b cpu-y-4c",)
-
-
-def test_a_driver_that_only_one_side_knows_differs() -> None:
+def test_a_driver_that_only_one_side_knows_differs(merge: Callable[..., Imported]) -> None:
     known = calibration()
     known = dataclasses.replace(known, versions={**known.versions, "driver": "550.54"})
     with pytest.raises(DeviceError) as failure:
-        merge([part("a", known), part("b", calibration())])
+        merge(("a", known), ("b", calibration()))
     assert failure.value.problems == ("driver: a 550.54, b unknown",)
 
 
-def test_what_has_no_provenance_is_called_unknown() -> None:
+def test_what_has_no_provenance_is_called_unknown(merge: Callable[..., Imported]) -> None:
     old = dataclasses.replace(calibration(), provenance=())
-    merged, _ = merge([Part("what is stored", DEVICE, old), part("b", other_machine())])
+    save_calibration(old)
+    merged = merge(("b", other_machine())).calibration
     assert merged.provenance[0] == Contribution(old.created_at, "unknown", {}, 12, 2)
 
 
-def test_a_partial_part_leaves_its_mark() -> None:
-    assert merge([part("a", calibration()), part("b", other_machine(partial="interrupted"))])[0].partial
-    assert not merge([part("a", calibration()), part("b", calibration(partial="interrupted"))])[0].partial, (
-        "nothing new"
-    )
+def test_a_partial_part_leaves_its_mark(merge: Callable[..., Imported]) -> None:
+    assert not merge(("a", calibration()), ("b", calibration(partial="interrupted"))).calibration.partial, "nothing new"
+    assert merge(("c", other_machine(partial="interrupted"))).calibration.partial
+
+
+def test_what_is_replaced_is_kept_and_can_be_imported_again(merge: Callable[..., Imported], tmp_path: Path) -> None:
+    before = merge(("a", calibration())).calibration
+    write_exchange(tmp_path / "other.json", [Exchanged(DEVICE, other_machine())])
+    [replaced], [note] = import_files([tmp_path / "other.json"], fresh=True)
+    assert [p.method for p in replaced.calibration.points] == ["lora", "head"]
+    kept = Path(note.rpartition(" ")[2])
+    [again], _ = import_files([kept], fresh=True)
+    assert again.calibration.points == before.points
+    assert again.calibration.classes == before.classes
+
+
+def test_the_device_becomes_known_unless_the_user_has_a_profile_of_it(merge: Callable[..., Imported]) -> None:
+    merge(("a", calibration()))
+    assert load_profile(DEVICE.id) == DEVICE

@@ -3,70 +3,90 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from advisor.calibration import calibrate as calibrating
 from advisor.calibration import calibrate_device, load_calibration
-from advisor.calibration import ledger as ledgers
-from advisor.calibration import recall as recalling
-from advisor.calibration.journal import PointJournal
-from advisor.calibration.ledger import CalibrationDatabase
-from advisor.calibration.measure import LEAST_REPLAY_S, CalibrationRun, TracedItem, replay
-from advisor.calibration.plan import REFERENCE_FLOPS_PER_S, BenchmarkPlan, encoder
+from advisor.calibration.exchange import import_files
+from advisor.calibration.measure import LEAST_REPLAY_S, CalibrationRun, TracedCase, replay
+from advisor.calibration.plan import REFERENCE_FLOPS_PER_S, BatchShape, BenchmarkCase, BenchmarkPlan, encoder
 from advisor.calibration.replay import ReplayTask
 from advisor.calibration.report import coverage
-from advisor.calibration.store import journal_path
 from advisor.core.coefficients import Calibration, ReplayPoint
 from advisor.core.device import DeviceProfile, Rate
-from advisor.core.errors import InterruptedByUser, OutputError, RunFailed
+from advisor.core.errors import InterruptedByUser, RunFailed, UntraceableError
 from advisor.core.model import ModelSpec
 from advisor.measurement import StepMeasurement, StepRequest
 from advisor.measurement.isolation import Result
 from advisor.tracing.ops import TracedOp
 from tests.calibration.calibrations import DEVICE, item
 
+Calibrate = Callable[..., Calibration]
+
 
 @dataclasses.dataclass
 class Machine:
-    """Pretends to trace, replay and run; counts how often, and may be interrupted or upset.
+    """A ``Measurer`` that makes its figures up; counts how often, and may be interrupted or upset.
 
     Attributes:
-        steps_s: Times that the next steps take.
+        steps_s: Times that the next steps take; every measurement is a millionth slower than the one before.
         before: Called with a word for everything that is about to be done.
-        limit_s: Of the agenda; none is left for a second look.
+        limit_s: Of the plan; none is left for a second look.
+        crashes: Names of operators that end the replaying process.
+        budgets_s: Of every call of ``replay``.
     """
 
     steps_s: tuple[float, ...] = (0.1, 0.11, 0.1, 0.1, 0.12)
     before: Callable[[str], None] = lambda _what: None
     limit_s: float = 0.0
+    crashes: tuple[str, ...] = ()
     done: list[str] = dataclasses.field(default_factory=list)
-    timeouts_s: list[float | None] = dataclasses.field(default_factory=list)
+    timeouts_s: list[float] = dataclasses.field(default_factory=list)
+    budgets_s: list[float] = dataclasses.field(default_factory=list)
 
-    def trace(self, wanted: Any, state: CalibrationRun) -> TracedItem:
-        self._do(f"trace {wanted.strategy.method}")
-        rows = wanted.execution.micro_batch_size
-        operators = [
-            TracedOp("mm.default", "forward", rows * 10**6 * n, 4000, 4000, "float32", f"mm {rows} {n}")
-            for n in (1, 2, 3, 4)
-        ]
-        return TracedItem(operators)
+    def plan(
+        self, model: ModelSpec, device: DeviceProfile, *, quick: bool, known: Sequence[BatchShape]
+    ) -> BenchmarkPlan:
+        return BenchmarkPlan((item("lora"), item("full", rows=16)), 10.0, 0.1, limit_s=self.limit_s)
 
-    def replay(self, tasks: list[ReplayTask], agenda: BenchmarkPlan, state: CalibrationRun) -> None:
-        for task in tasks:
+    def trace(self, model: ModelSpec, device: DeviceProfile, case: BenchmarkCase) -> TracedCase:
+        self._do(f"trace {case.strategy.method}")
+        rows = case.execution.micro_batch_size
+        return TracedCase(
+            [
+                TracedOp("mm.default", "forward", rows * 10**6 * n, 4000, 4000, "float32", f"mm {rows} {n}")
+                for n in (1, 2, 3, 4)
+            ]
+        )
+
+    def replay(
+        self,
+        tasks: list[ReplayTask],
+        device: DeviceProfile,
+        *,
+        budget_s: float,
+        per_call_s: float,
+        timeout_s: float,
+        on_event: Callable[[dict[str, Any]], None],
+    ) -> Result[int]:
+        self.budgets_s.append(budget_s)
+        for index, task in enumerate(tasks):
+            on_event({"kind": "begin", "index": index})
             self._do(f"replay {task.signature}")
+            if task.signature in self.crashes:
+                return Result("crashed", reason="segmentation fault")
             point = ReplayPoint(task.name, task.key, task.flops, task.moved_bytes, task.flops / 1e10, 0.01, task.share)
-            if note := state.ledger.keep_replay(task, point):
-                state.notes.append(note)
+            on_event({"kind": "point", "index": index, "point": point})
+        return Result("completed", len(tasks))
 
-    def measure(self, request: StepRequest, *, timeout_s: float | None = None) -> StepMeasurement:
+    def run_steps(self, request: StepRequest, *, timeout_s: float) -> StepMeasurement:
         self._do(f"steps {request.strategy.method}")
         self.timeouts_s.append(timeout_s)
-        return StepMeasurement(self.steps_s, None, None, 10**9, 10**8, 1, 1)
+        slower = 1 + len(self.timeouts_s) / 1e6
+        return StepMeasurement(tuple(t * slower for t in self.steps_s), None, None, 10**9, 10**8, 1, 1)
 
     def _do(self, what: str) -> None:
         self.before(what)
@@ -78,37 +98,43 @@ class Machine:
         return done
 
 
+def interrupt_at(*moments: str) -> Callable[..., None]:
+    """Ctrl-C at each of these moments once."""
+    left = list(moments)
+
+    def interrupt(what: str, _share: float = 0.0) -> None:
+        if what in left:
+            left.remove(what)
+            raise KeyboardInterrupt
+
+    return interrupt
+
+
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    def agenda(model: ModelSpec, device: DeviceProfile, **_: object) -> BenchmarkPlan:
-        items = (item("lora"), item("full", rows=16))
-        return BenchmarkPlan(items, 10.0, 0.1, limit_s=pretended.limit_s)
-
-    pretended = Machine()
     monkeypatch.setenv("ADVISOR_HOME", str(tmp_path))
-    monkeypatch.setattr(calibrating, "make_agenda", agenda)
-    monkeypatch.setattr(calibrating, "trace_item", pretended.trace)
-    monkeypatch.setattr(calibrating, "replay", pretended.replay)
-    monkeypatch.setattr("advisor.measurement.measure_steps", pretended.measure)
-    monkeypatch.setattr("advisor.measurement.server.context", lambda: None)
-    return pretended
+    return Machine()
 
 
-def calibrate(**options: Any) -> Calibration:
-    return calibrate_device(encoder(), device=DEVICE, **options)
+@pytest.fixture
+def calibrate(machine: Machine) -> Calibrate:
+    def call(model: ModelSpec | None = None, **options: Any) -> Calibration:
+        return calibrate_device(model or encoder(), measurer=machine, **{"device": DEVICE, **options})
+
+    return call
 
 
-def test_a_second_call_measures_nothing(machine: Machine) -> None:
+def test_a_second_call_measures_nothing(machine: Machine, calibrate: Calibrate) -> None:
     first = calibrate()
     assert machine.take().count("steps lora") == 1
     told: list[str] = []
     second = calibrate(on_progress=lambda text, _share: told.append(text))
     assert machine.take() == []
-    assert told[0] == "known already: 8 operator calls and steps of 2 configurations"
+    assert told[0] == "measured before: 8 operator calls and steps of 2 configurations"
     assert (second.replays, second.points, second.provenance) == (first.replays, first.points, first.provenance)
 
 
-def test_beginning_anew_measures_everything_again(machine: Machine) -> None:
+def test_beginning_anew_measures_everything_again(machine: Machine, calibrate: Calibrate) -> None:
     calibrate()
     wanted = machine.take()
     renewed = calibrate(fresh=True)
@@ -116,7 +142,7 @@ def test_beginning_anew_measures_everything_again(machine: Machine) -> None:
     assert len(renewed.provenance) == 1
 
 
-def test_only_what_is_noisy_is_measured_again(machine: Machine) -> None:
+def test_only_what_is_noisy_is_measured_again(machine: Machine, calibrate: Calibrate) -> None:
     machine.steps_s = (0.1, 0.3, 0.1, 0.3, 0.2)
     assert any("calibrate again" in note for note in calibrate().notes)
     machine.take()
@@ -127,7 +153,9 @@ def test_only_what_is_noisy_is_measured_again(machine: Machine) -> None:
     assert not any("calibrate again" in note for note in again.notes)
 
 
-def test_while_there_is_time_steps_are_measured_once_more_and_noisy_ones_first(machine: Machine) -> None:
+def test_while_there_is_time_steps_are_measured_once_more_and_noisy_ones_first(
+    machine: Machine, calibrate: Calibrate
+) -> None:
     machine.limit_s = 600.0
     quiet, noisy = machine.steps_s, (0.1, 0.3, 0.1, 0.3, 0.2)
     machine.before = lambda what: setattr(
@@ -146,23 +174,19 @@ def test_while_there_is_time_steps_are_measured_once_more_and_noisy_ones_first(m
     assert machine.take() == [], "one quiet look is enough to know a configuration"
 
 
-def test_another_model_adds_to_the_first(machine: Machine) -> None:
+def test_another_model_adds_to_the_first(machine: Machine, calibrate: Calibrate) -> None:
     calibrate()
     machine.take()
     other = dataclasses.replace(encoder(), hidden_size=768)
-    both = calibrate_device(other, device=DEVICE)
+    both = calibrate(other)
     assert not [what for what in machine.take() if what.startswith("replay")], "the same calls, and timed already"
     assert [entry.points for entry in both.provenance] == [2, 2]
     assert len(both.model_ratios) == 2
 
 
 @pytest.mark.parametrize("at", ["trace lora", "replay mm 16 3", "steps lora", "steps full"])
-def test_ctrl_c_anywhere_keeps_what_was_measured(machine: Machine, at: str) -> None:
-    def interrupt(what: str) -> None:
-        if what == at:
-            raise KeyboardInterrupt
-
-    machine.before = interrupt
+def test_ctrl_c_anywhere_keeps_what_was_measured(machine: Machine, calibrate: Calibrate, at: str) -> None:
+    machine.before = interrupt_at(at)
     with pytest.raises(InterruptedByUser) as stopped:
         calibrate()
     before = machine.take()
@@ -180,35 +204,18 @@ def test_ctrl_c_anywhere_keeps_what_was_measured(machine: Machine, at: str) -> N
     assert {p.method for p in complete.points} == {"lora", "full"}
 
 
-def test_ctrl_c_while_fitting_keeps_what_was_measured(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    finish, calls = calibrating._finish, []
-
-    def interrupted_once(state: CalibrationRun, partial: str) -> Calibration:
-        calls.append(partial)
-        if len(calls) == 1:
-            raise KeyboardInterrupt
-        return finish(state, partial)
-
-    monkeypatch.setattr(calibrating, "_finish", interrupted_once)
+def test_ctrl_c_while_fitting_keeps_what_was_measured(machine: Machine, calibrate: Calibrate) -> None:
     with pytest.raises(InterruptedByUser, match="interrupted") as stopped:
-        calibrate()
+        calibrate(on_progress=interrupt_at("fitting"))
     assert "marked partial" in (stopped.value.fix or "")
-    assert calls == ["", "interrupted"]
     kept = load_calibration(DEVICE.id)
     assert kept is not None
-    assert len(kept.points) == 2
+    assert (kept.partial, len(kept.points)) == ("interrupted", 2)
 
 
-def test_ctrl_c_before_anything_new_says_that_what_was_known_is_kept(machine: Machine) -> None:
-    def interrupting(at: str) -> Callable[[str], None]:
-        def interrupt(what: str) -> None:
-            if what == at:
-                raise KeyboardInterrupt
-
-        return interrupt
-
+def test_ctrl_c_before_anything_new_says_that_what_was_known_is_kept(machine: Machine, calibrate: Calibrate) -> None:
     for at, told in (("steps full", "marked partial"), ("trace full", "measured before is kept")):
-        machine.before = interrupting(at)
+        machine.before = interrupt_at(at)
         with pytest.raises(InterruptedByUser) as stopped:
             calibrate()
         assert told in (stopped.value.fix or "")
@@ -217,32 +224,30 @@ def test_ctrl_c_before_anything_new_says_that_what_was_known_is_kept(machine: Ma
     assert [p.method for p in kept.points] == ["lora"]
 
 
-def test_replays_end_when_the_calibration_has_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    granted: list[float] = []
-
-    def isolated(*_: object, budget_s: float, **__: object) -> Result[None]:
-        granted.append(budget_s)
-        return Result("completed", None)
-
-    monkeypatch.setattr("advisor.measurement.isolated", isolated)
+def test_replays_end_when_the_calibration_has_to(machine: Machine) -> None:
     task = ReplayTask("a call", "mm.default", "gemm/float32/mm", 10, 10, 1)
-    with CalibrationDatabase(DEVICE, keep=False) as ledger:
+    with CalibrationRun(DEVICE, [encoder()], measurer=machine) as run:
         for begun_s, wanted_s in ((0.0, 10.0), (45.0, 5.0), (1000.0, LEAST_REPLAY_S)):
-            state = CalibrationRun(DEVICE, (encoder(),), lambda _text, _share: None, ledger)
-            state.started_s -= begun_s
-            replay([task], BenchmarkPlan((), 10.0, 0.1, limit_s=40.0, end_s=50.0), state)
-            assert granted.pop() == pytest.approx(wanted_s, abs=1.0)
+            run.started_s -= begun_s
+            replay([task], BenchmarkPlan((), 10.0, 0.1, limit_s=40.0, end_s=50.0), run)
+            assert machine.budgets_s.pop() == pytest.approx(wanted_s, abs=1.0)
 
 
-def test_renewing_that_is_interrupted_keeps_the_complete_one(machine: Machine) -> None:
+def test_a_call_that_ends_its_process_is_left_out_and_the_others_follow(machine: Machine, calibrate: Calibrate) -> None:
+    machine.crashes = ("mm 16 3",)
+    found = calibrate()
+    assert len(found.replays) == 7
+    assert any("ended its process: segmentation fault" in note for note in found.notes)
+    machine.take()
+    calibrate()
+    assert machine.take() == [], "it is not tried again"
+
+
+def test_renewing_that_is_interrupted_keeps_the_complete_one(machine: Machine, calibrate: Calibrate) -> None:
     complete = calibrate()
     machine.take()
 
-    def interrupt(what: str) -> None:
-        if what == "steps full":
-            raise KeyboardInterrupt
-
-    machine.before = interrupt
+    machine.before = interrupt_at("steps full")
     with pytest.raises(InterruptedByUser) as stopped:
         calibrate(fresh=True)
     assert "is kept" in (stopped.value.fix or "")
@@ -257,22 +262,21 @@ def test_renewing_that_is_interrupted_keeps_the_complete_one(machine: Machine) -
     assert load_calibration(DEVICE.id) == renewed
 
 
-def test_nothing_measured_is_a_failure_and_stores_nothing(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_item: object, state: CalibrationRun) -> TracedItem:
-        state.notes.append("no such operator")
-        return TracedItem([])
+def test_nothing_measured_is_a_failure_and_stores_nothing(machine: Machine, calibrate: Calibrate) -> None:
+    def fail(what: str) -> None:
+        raise UntraceableError("no such operator")
 
-    monkeypatch.setattr(calibrating, "trace_item", fail)
+    machine.before = fail
     with pytest.raises(RunFailed) as failure:
         calibrate()
-    assert failure.value.problems == ("no such operator",)
+    assert failure.value.problems == ("lora was left out: no such operator", "full was left out: no such operator")
     assert load_calibration(DEVICE.id) is None
 
 
-def test_times_of_a_clock_that_jumps_are_dropped_with_a_note(machine: Machine) -> None:
+def test_times_of_a_clock_that_jumps_are_dropped_with_a_note(machine: Machine, calibrate: Calibrate) -> None:
     machine.steps_s = (0.1, -3.0, 0.1, 0.0, 0.1, 0.11, 90.0, 0.1)
     found = calibrate()
-    assert found.points[0].step_times_s == (0.1, 0.1, 0.1, 0.11, 0.1)
+    assert found.points[0].step_times_s == pytest.approx((0.1, 0.1, 0.1, 0.11, 0.1), rel=1e-4)
     assert any("lora, 8 x 64 tokens: 3 of 8 step times were dropped" in note for note in found.notes)
     machine.take()
     machine.steps_s = (0.0, -1.0, 0.0, 0.0, 0.0)
@@ -281,32 +285,15 @@ def test_times_of_a_clock_that_jumps_are_dropped_with_a_note(machine: Machine) -
     assert found.step is None
 
 
-def test_a_slow_machine_gets_more_time(machine: Machine) -> None:
+def test_a_slow_machine_gets_more_time(machine: Machine, calibrate: Calibrate) -> None:
     calibrate()
     slow = dataclasses.replace(DEVICE, flops_per_s={"float32": Rate(REFERENCE_FLOPS_PER_S / 4, "probed")})
-    calibrate_device(encoder(), device=slow, fresh=True)
+    calibrate(device=slow, fresh=True)
     assert machine.timeouts_s[2:] == [4 * machine.timeouts_s[0], 4 * machine.timeouts_s[1]]  # type: ignore[operator]
 
 
-def test_a_disk_that_is_full_at_the_end_loses_nothing(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_calibration: Calibration) -> Path:
-        raise OutputError("the calibration must be written, but the disk is full", fix="free some space")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ledgers, "save_calibration", full)
-        with pytest.raises(OutputError) as failure:
-            calibrate()
-    assert str(journal_path(DEVICE.id)) in (failure.value.fix or "")
-    machine.take()
-    assert len(calibrate().points) == 2
-    assert machine.take() == []
-
-
-def test_a_disk_that_cannot_take_points_is_told(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_descriptor: int, _data: bytes) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(recalling, "PointJournal", lambda path: PointJournal(path, write=full))
-    found = calibrate()
-    assert len(found.points) == 2
-    assert any("No space left" in note for note in found.notes)
+def test_what_a_renewal_replaces_can_be_imported_again(machine: Machine, calibrate: Calibrate, tmp_path: Path) -> None:
+    before = calibrate()
+    assert calibrate(fresh=True).points != before.points
+    [again], _ = import_files([tmp_path / "calibration" / "replaced" / f"{DEVICE.id}.json"], fresh=True)
+    assert again.calibration.points == before.points

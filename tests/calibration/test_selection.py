@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.calibration import save_calibration
+from advisor.calibration.database import database_path
 from advisor.calibration.exchange import Exchanged, write_exchange
 from advisor.calibration.measure import believable_times
 from advisor.calibration.plan import MOST_PATIENCE, timeout_scale
-from advisor.calibration.selection import calibration_for, shipped_calibration
-from advisor.calibration.store import calibration_path
+from advisor.calibration.selection import calibrated_now, calibration_for, shipped_calibration
 from advisor.core.coefficients import Calibration, version_differences
 from advisor.core.device import DeviceProfile, Rate
+from advisor.core.errors import DeviceError
 from advisor.hardware.backends.cuda import kernel_driver
 from advisor.hardware.versions import current_versions
 from tests.calibration.calibrations import DEVICE, calibration, replays, step_point
@@ -42,6 +43,34 @@ def test_ones_own_comes_first(tmp_path: Path) -> None:
     found, note = calibration_for(DEVICE, at_hand=True, shipped_folder=shipped(tmp_path, calibration()))
     assert found is not None
     assert (found.notes, found.transferred, note) == (("mine",), (), "")
+
+
+def test_of_several_versions_those_in_use_now_are_chosen(tmp_path: Path) -> None:
+    save_calibration(calibration(notes=("now",)))
+    later = dataclasses.replace(of_other_versions(calibration()), created_at="2999-01-01T00:00:00+00:00")
+    save_calibration(later)
+    for at_hand in (True, False):
+        found, note = calibration_for(DEVICE, at_hand=at_hand, shipped_folder=tmp_path)
+        assert found is not None
+        assert (found.notes, found.transferred, note) == (("now",), (), "")
+    assert calibrated_now(DEVICE) == found
+
+
+def test_a_calibration_of_other_versions_is_refused_by_name(tmp_path: Path) -> None:
+    versions = {**calibration().versions, "torch": "2.0", "cores": "8"}
+    save_calibration(dataclasses.replace(calibration(), versions=versions))
+    with pytest.raises(DeviceError) as failure:
+        calibrated_now(DEVICE)
+    assert sorted(problem.split(":")[0] for problem in failure.value.problems) == ["cores", "torch"]
+    assert "advisor calibrate" in (failure.value.fix or "")
+
+
+def test_a_database_that_cannot_be_read_is_said_and_the_shipped_one_used(tmp_path: Path) -> None:
+    database_path().write_bytes(b"no database" * 999)
+    found, note = calibration_for(DEVICE, at_hand=True, shipped_folder=shipped(tmp_path, calibration()))
+    assert found is not None
+    assert "it is damaged" in note
+    assert "move it away" in note
 
 
 def test_without_any_there_is_none(tmp_path: Path) -> None:
@@ -83,7 +112,7 @@ def test_a_shipped_one_of_other_versions_is_transferred(tmp_path: Path, at_hand:
 
 
 def test_a_damaged_one_of_ones_own_is_said_and_the_shipped_one_used(tmp_path: Path) -> None:
-    calibration_path(DEVICE.id).write_text("{")
+    (database_path().parent / f"{DEVICE.id}.json").write_text("{")
     found, note = calibration_for(DEVICE, at_hand=True, shipped_folder=shipped(tmp_path, calibration()))
     assert found is not None
     assert "must be JSON" in note

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from advisor.calibration import Calibration, load_calibration, save_calibration
-from advisor.calibration.importing import import_files
-from advisor.calibration.store import calibration_path, journal_path
+from advisor.calibration.database import database_path
+from advisor.calibration.exchange import Exchanged, import_files, write_exchange
 from advisor.core.device import DeviceProfile
-from advisor.core.errors import OutputError
 from advisor.hardware import save_profile
+from advisor.pipeline.calibrating import calibrate
+from advisor.reporting.calibration import print_calibration
 from tests.calibration.calibrations import calibration, replays, step_point
+from tests.calibration.test_flow import Machine
 from tests.cli.conftest import Advisor
 
 
@@ -39,7 +43,7 @@ def test_what_is_stored_is_shown(advisor: Advisor, stored: Calibration) -> None:
     assert shown.code == 0
     for text in (
         "Calibration of a pretended CPU (cpu-test)",
-        "12 operator calls and steps of 2 configurations, all known before",
+        "12 operator calls and steps of 2 configurations, all measured before",
         "bert/sequence-classification/384x6/30522",
         "lora, full",
         "8 x 64 tokens",
@@ -59,14 +63,15 @@ def test_as_json_it_is_complete(advisor: Advisor, stored: Calibration) -> None:
     assert len(shown["calibration"]["replays"]) == 12
     assert shown["calibration"]["points"][0]["step_times_s"] == [0.1] * 5
     assert shown["calibration"]["provenance"][0]["replays"] == 12
-    assert shown["path"] == str(calibration_path("cpu-test"))
+    assert shown["path"] == str(database_path())
     assert shown["coverage"][0]["methods"] == ["lora", "full"]
     assert shown["unknown"]
     assert shown["differences"] == []
 
 
-def test_other_versions_are_said(advisor: Advisor, stored: Calibration) -> None:
-    save_calibration(dataclasses.replace(stored, versions={**stored.versions, "torch": "2.0"}))
+def test_other_versions_are_said(advisor: Advisor, cpu_profile: DeviceProfile) -> None:
+    found = calibration(device=cpu_profile)
+    save_calibration(dataclasses.replace(found, versions={**found.versions, "torch": "2.0"}))
     shown = advisor("calibrate", "--show")
     assert shown.code == 0
     assert "not used here as calibrated" in shown.stdout
@@ -110,7 +115,6 @@ def test_an_import_elsewhere_makes_the_device_known(
     assert (found.replays, found.points, found.step) == (stored.replays, stored.points, stored.step)
     assert [(e.file, e.replays) for e in found.provenance] == [("node-1.json", 12)]
     assert "cpu-test" in advisor("devices").stdout
-    assert not journal_path("cpu-test").exists()
 
 
 def test_importing_ones_own_changes_nothing(advisor: Advisor, file: Path, stored: Calibration) -> None:
@@ -138,11 +142,10 @@ def test_two_files_are_merged(
 
 
 def test_other_versions_are_not_imported_on_the_machine_at_hand(
-    advisor: Advisor, stored: Calibration, tmp_path: Path
+    advisor: Advisor, stored: Calibration, cpu_profile: DeviceProfile, tmp_path: Path
 ) -> None:
-    save_calibration(dataclasses.replace(stored, versions={**stored.versions, "torch": "2.0", "peft": "0.1"}))
-    assert advisor("calibrate", "--export", tmp_path / "old.json").code == 0
-    save_calibration(stored)
+    versions = {**stored.versions, "torch": "2.0", "peft": "0.1"}
+    write_exchange(tmp_path / "old.json", [Exchanged(cpu_profile, dataclasses.replace(stored, versions=versions))])
     answer = advisor("calibrate", "--import", tmp_path / "old.json")
     assert answer.code == 2
     for text in ("torch: calibrated with 2.0", "peft: calibrated with 0.1", "fix:"):
@@ -150,7 +153,7 @@ def test_other_versions_are_not_imported_on_the_machine_at_hand(
     assert load_calibration("cpu-test") == stored
 
 
-def test_an_import_is_held_against_the_machines_own_profile(
+def test_an_import_is_fitted_with_the_machines_own_profile(
     advisor: Advisor, cpu_profile: DeviceProfile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the file says of its own machine proves nothing about this one, and does not replace what is known of it."""
@@ -165,15 +168,20 @@ def test_an_import_is_held_against_the_machines_own_profile(
     assert refused.code == 2
     assert "cores: calibrated with 8, now 2" in refused.stderr
     save_profile(dataclasses.replace(cpu_profile, facts={"cores": "8 (affinity)"}))
-    [imported], _, _ = import_files([tmp_path / "there.json"], this_device_id="cpu-test")
+    [imported], _ = import_files([tmp_path / "there.json"], this_device_id="cpu-test")
     assert imported.device.launch_s == cpu_profile.launch_s
 
 
 def test_other_versions_are_not_mixed_for_a_machine_elsewhere(
-    advisor: Advisor, file: Path, stored: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    advisor: Advisor,
+    file: Path,
+    stored: Calibration,
+    cpu_profile: DeviceProfile,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    save_calibration(dataclasses.replace(stored, versions={**stored.versions, "torch": "2.0"}))
-    assert advisor("calibrate", "--export", tmp_path / "old.json").code == 0
+    old = dataclasses.replace(stored, versions={**stored.versions, "torch": "2.0"})
+    write_exchange(tmp_path / "old.json", [Exchanged(cpu_profile, old)])
     monkeypatch.setenv("ADVISOR_HOME", str(tmp_path / "elsewhere"))
     assert advisor("calibrate", "--import", file).code == 0
     refused = advisor("calibrate", "--import", tmp_path / "old.json", "--json")
@@ -183,7 +191,7 @@ def test_other_versions_are_not_mixed_for_a_machine_elsewhere(
     assert problem.endswith("old.json 2.0")
     replaced = advisor("calibrate", "--import", tmp_path / "old.json", "--fresh")
     assert replaced.code == 0
-    assert "cpu-test.json.old" in replaced.stderr
+    assert "is kept as" in replaced.stderr
     found = load_calibration("cpu-test")
     assert found is not None
     assert found.versions["torch"] == "2.0"
@@ -222,34 +230,30 @@ def test_options_that_do_not_go_together_are_refused(
     assert rule in answer.stderr
 
 
-def test_measuring_ends_with_the_report(
-    advisor: Advisor, cpu_profile: DeviceProfile, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_measuring_ends_with_the_report(cpu_profile: DeviceProfile) -> None:
     """The measuring itself is made up: it is tested where it is done."""
-    seen: list[object] = []
-
-    def measured(spec: object, *, fresh: bool, device: DeviceProfile, **_options: object) -> Calibration:
-        seen.append((spec, fresh, device.id))
-        return calibration(device=device, measured_at="2999-01-01T00:00:00+00:00")
-
-    monkeypatch.setattr("advisor.calibration.calibrate.calibrate_device", measured)
-    answer = advisor("calibrate", "--fresh")
-    assert answer.code == 0
-    assert seen == [(None, True, "cpu-test")]
-    assert "new: 12 operator calls and steps of 2 configurations" in answer.stdout
-    assert "took " in answer.stdout
+    report = calibrate(measurer=Machine(), fresh=True, quick=True)
+    assert report.device_name == cpu_profile.name
+    page = io.StringIO()
+    print_calibration(Console(file=page, width=160), report)
+    assert "new: 8 operator calls and steps of 2 configurations" in page.getvalue()
+    assert "took " in page.getvalue()
 
 
-def test_a_disk_that_is_full_is_no_traceback(
-    advisor: Advisor, cpu_profile: DeviceProfile, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("arguments", [("--show",), ("--export", "x.json"), ()])
+def test_a_database_that_cannot_be_used_is_no_traceback(
+    advisor: Advisor, stored: Calibration, arguments: tuple[str, ...]
 ) -> None:
-    def full(*_arguments: object, **_options: object) -> Calibration:
-        raise OutputError("x.json must be writable, but the disk is full", fix="free some space")
-
-    monkeypatch.setattr("advisor.calibration.calibrate.calibrate_device", full)
+    database_path().write_bytes(b"no database" * 999)
+    answer = advisor("calibrate", *arguments)
+    assert answer.code == 2
+    assert "it is damaged" in answer.stderr
+    assert "move it away" in answer.stderr
+    database_path().unlink()
+    database_path().mkdir()
     answer = advisor("calibrate")
     assert answer.code == 2
-    assert "the disk is full" in answer.stderr
+    assert "cannot be opened" in answer.stderr
 
 
 def test_a_home_that_is_a_file_is_no_traceback(

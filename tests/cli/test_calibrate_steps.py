@@ -82,7 +82,7 @@ def test_the_card_is_fitted_used_shown_and_forgotten(advisor: Advisor, model_dir
     assert forgotten.code == 0
     assert "l4 is predicted from its datasheet again" in forgotten.stdout
     assert predicted(advisor, model_dir, 512, 64).json == before.json
-    refused(advisor("calibrate", "--device", CARD, "--fresh"), "there must be a fit of l4")
+    refused(advisor("calibrate", "--device", CARD, "--fresh"), "there must be a calibration of l4")
 
 
 def test_fitting_again_begins_at_the_datasheet(advisor: Advisor, steps: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -13,31 +15,34 @@ from pathlib import Path
 import pytest
 
 from advisor.calibration import load_calibration
-from advisor.calibration.journal import parse_calibration_journal
 from advisor.calibration.plan import NOISY
+from advisor.core.coefficients import StepPoint
 from advisor.core.device import DeviceProfile
+from advisor.core.serialization import from_dict
 
 LONGEST_S = 240.0
 
 
-def wait_for_steps(journal: Path, process: subprocess.Popen[str]) -> None:
+def stored_steps(database: Path) -> list[StepPoint]:
+    """What is stored, fitted or not; read without the code under test."""
+    if not database.is_file():
+        return []
+    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        try:
+            rows = connection.execute("SELECT record FROM point WHERE kind = 'points'").fetchall()
+        except sqlite3.OperationalError:  # the tables are being made
+            return []
+    return [from_dict(StepPoint, json.loads(record), what="the point") for (record,) in rows]
+
+
+def wait_for_steps(database: Path, process: subprocess.Popen[str]) -> None:
     """Until the first configuration is measured."""
     deadline = time.monotonic() + LONGEST_S
     while time.monotonic() < deadline and process.poll() is None:
-        if journal.is_file() and '{"steps"' in journal.read_text():
+        if stored_steps(database):
             return
         time.sleep(0.2)
     pytest.fail(f"no step was measured: exit code {process.poll()}")
-
-
-def believed_times(folder: Path) -> set[tuple[float, ...]]:
-    """Raw step times that were kept and are quiet enough to be used again."""
-    if (folder / "cpu-test.json").is_file():
-        found = load_calibration("cpu-test")
-        points = found.points if found is not None else ()
-    else:
-        points = parse_calibration_journal((folder / "cpu-test.jsonl").read_text())[1].points
-    return {p.step_times_s for p in points if p.noise_relative <= NOISY}
 
 
 @pytest.mark.slow
@@ -45,26 +50,27 @@ def believed_times(folder: Path) -> set[tuple[float, ...]]:
 def test_a_stopped_calibration_goes_on(
     tmp_path: Path, cpu_profile: DeviceProfile, model_dir: Path, signal_number: int
 ) -> None:
-    folder = tmp_path / "home" / "calibration"
+    database = tmp_path / "home" / "calibration" / "calibrations.db"
     command = [sys.executable, "-m", "advisor", "calibrate", str(model_dir), "--quick", "--json"]
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ
     ) as measuring:
-        wait_for_steps(folder / "cpu-test.jsonl", measuring)
+        wait_for_steps(database, measuring)
         measuring.send_signal(signal_number)
         answer, errors = measuring.communicate(timeout=60)
     assert "Traceback" not in errors
+    kept = load_calibration("cpu-test")
     if signal_number == signal.SIGINT:
         assert measuring.returncode == 130
         assert "marked partial" in json.loads(answer)["fix"]
-        kept = json.loads((folder / "cpu-test.json").read_text())
-        assert kept["partial"] == "interrupted"
-        assert kept["step"] is not None
+        assert kept is not None
+        assert kept.partial == "interrupted"
+        assert kept.step is not None
     else:
         assert measuring.returncode == -signal.SIGKILL
-        assert not (folder / "cpu-test.json").exists()
+        assert kept is None
 
-    known = believed_times(folder)
+    known = {p.step_times_s for p in stored_steps(database) if p.noise_relative <= NOISY}
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -72,4 +78,3 @@ def test_a_stopped_calibration_goes_on(
     times = [tuple(point["step_times_s"]) for point in found["calibration"]["points"]]
     assert known <= set(times), "what was measured well is not measured again"
     assert found["new_points"] <= len(times) - len(known)
-    assert not (folder / "cpu-test.jsonl").exists()
