@@ -37,7 +37,7 @@ class Measurement:
         metrics: Held-out metrics of the final model, for example ``{"accuracy": 0.81, "eval_loss": 0.42}``.
         metric_history: Held-out metrics along the way as ``(optimizer step, metrics)``.
         trainable_parameters, total_parameters: Counted on the real model (quantised weights at their logical size).
-        achieved_sparsity: For ``sparse_lora``.
+        achieved_sparsity: Share of zeros among the trained weights, of a method that prunes.
     """
 
     outcome: Outcome

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,9 @@ class AdapterStrategy(Strategy):
         """
 
     def uneven_layers(self, config: StrategyConfig) -> int | None:
-        return 0
+        targets = TargetKnobs.of(config).target_modules
+        numbered = isinstance(targets, tuple) and any(re.search(r"(^|\.)\d+\.", name) for name in targets)
+        return None if numbered else 0
 
     def apply(self, model: nn.Module, config: StrategyConfig, task: Task, *, quantized: bool = False) -> nn.Module:
         import peft

@@ -99,7 +99,8 @@ class AnyPeft(AdapterStrategy):
         return added_tokens(knobs.kind, knobs.peft_config)
 
     def uneven_layers(self, config: StrategyConfig) -> int | None:
-        return None if any(PeftKnobs.of(config).peft_config.get(key) for key in _LAYERS_APART) else 0
+        apart = any(PeftKnobs.of(config).peft_config.get(key) for key in _LAYERS_APART)
+        return None if apart else super().uneven_layers(config)
 
     def quality_family(self, config: StrategyConfig) -> str:
         return _PUBLISHED_AS.get(PeftKnobs.of(config).kind, self.name)

@@ -8,12 +8,14 @@ A package adds a method with one line in its ``pyproject.toml``::
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
 from advisor.core.code_version import code_version
 from advisor.core.errors import InputError
+from advisor.core.strategy import SHARED_KNOBS, Knobs
 from advisor.strategies.base import Strategy
 
 ENTRY_POINT_GROUP = "advisor.strategies"
@@ -75,7 +77,24 @@ def get_strategy(name: str) -> Strategy:
         raise InputError(
             f"the strategy {name!r} must be a subclass of advisor.strategies.Strategy, but {point.value} is not"
         )
+    if wrong := _wrong_knobs(strategy.knobs):
+        raise InputError(f"the knobs of the strategy {name!r} cannot be used", problems=wrong)
     return strategy
+
+
+def _wrong_knobs(knobs: type[Knobs]) -> list[str]:
+    """Why configurations cannot carry knobs of this class, one sentence each; empty when they can."""
+    if not issubclass(knobs, Knobs) or "__dataclass_fields__" not in vars(knobs):
+        return [
+            f"they must be a frozen dataclass derived from advisor.core.strategy.Knobs, but {knobs.__name__} is not"
+        ]
+    own = dataclasses.fields(knobs)
+    without = [knob.name for knob in own if knob.default is knob.default_factory is dataclasses.MISSING]
+    taken = [knob.name for knob in own if knob.name in SHARED_KNOBS or knob.name == "method"]
+    return [
+        *(f"every knob must have a default, but {name} has none" for name in without),
+        *(f"no knob may be called {name}: every strategy has one of that name" for name in taken),
+    ]
 
 
 def find_strategy(name: str) -> Strategy | None:

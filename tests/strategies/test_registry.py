@@ -42,9 +42,15 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     def install(entry_points: str) -> None:
         (tmp_path / "their_methods.py").write_text(
+            "from dataclasses import dataclass\n"
+            "from advisor.core.strategy import Knobs\n"
             "from advisor.strategies.full import FullFineTuning\n"
             "class Mine(FullFineTuning):\n    name = 'mine'\n"
             "class NotOne:\n    pass\n"
+            "@dataclass(frozen=True)\nclass Odd(Knobs):\n    needed: int\n    learning_rate: float = 1.0\n"
+            "@dataclass\nclass Loose:\n    number: int = 1\n"
+            "class OddOne(Mine):\n    knobs = Odd\n"
+            "class LooseOne(Mine):\n    knobs = Loose\n"
         )
         info = tmp_path / "their_methods-1.0.dist-info"
         info.mkdir()
@@ -73,3 +79,14 @@ def test_broken_entry_points_are_named(installed, target: str) -> None:
     installed(f"broken = {target}\n")
     with pytest.raises(InputError, match="broken"):
         get_strategy("broken")
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [("OddOne", ["needed has none", "called learning_rate"]), ("LooseOne", ["frozen dataclass", "Loose is not"])],
+)
+def test_knobs_that_no_configuration_can_carry_are_named(installed, target: str, words: list[str]) -> None:
+    installed(f"odd = their_methods:{target}\n")
+    with pytest.raises(InputError) as refused:
+        get_strategy("odd")
+    assert all(word in str(refused.value) for word in words)

@@ -84,6 +84,7 @@ def test_what_does_not_repeat_is_traced_whole(tmp_path: Path) -> None:
     spec = tiny_spec("bert", CLASSIFY, tmp_path, num_hidden_layers=9)
     lora = get_strategy("lora").default_config(spec)
     assert traced_depths(spec, lora) == Depths(2, 1, 7)
+    assert traced_depths(spec, lora.replaced(target_modules=("layer.3.attention.self.query",))) is None
     named = {"peft_type": "LORA", "layers_to_transform": [0, 3]}
     assert traced_depths(spec, get_strategy("peft").configured(spec, peft_config=named)) is None
     grouped = tiny_spec("albert", CLASSIFY, tmp_path, num_hidden_layers=9, num_hidden_groups=3)
