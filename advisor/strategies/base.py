@@ -85,7 +85,7 @@ class Strategy(ABC):
             never recommended unasked.
         user_knob_title: What that is, in words.
         builds_as: Another method whose model and step have the same operators at the same rank, so that its trace
-            serves.
+            serves. Not inherited: a subclass may build something else.
         saves_whole_model: Whether ``save`` writes all weights, so that ``load`` needs none of the base model's.
     """
 

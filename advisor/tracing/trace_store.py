@@ -157,7 +157,7 @@ def strategy_key(strategy: StrategyConfig) -> dict[str, Any]:
     """What of a strategy changes operators or storages. A rank is symbolic (but for 8-bit optimizers)."""
     method = get_strategy(strategy.method)
     return {
-        "method": method.builds_as or method.name,
+        "method": vars(type(method)).get("builds_as") or method.name,
         "ranked": strategy.rank is not None,
         "knobs": method.trace_key(strategy),
         "clips": strategy.max_grad_norm > 0,
