@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import Trainer, TrainerCallback
 
+from advisor.core.errors import InputError
 from advisor.core.model import ModelSpec
 from advisor.strategies import get_strategy
 from advisor.strategies.sparsity import (
@@ -150,7 +151,5 @@ def test_l1_pulls_weights_down(spec: ModelSpec, tmp_path: Path) -> None:
 
 
 def test_negative_l1_is_refused(spec: ModelSpec) -> None:
-    strategy = get_strategy("sparse_lora")
-    assert strategy.problems(strategy.configured(spec, l1_lambda=-1.0), spec) == [
-        "l1_lambda >= 0 must hold, but got -1.0"
-    ]
+    with pytest.raises(InputError, match="l1_lambda >= 0 must hold, but got -1"):
+        get_strategy("sparse_lora").configured(spec, l1_lambda=-1.0)
