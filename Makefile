@@ -64,7 +64,7 @@ quickstart: setup
 	@echo; echo "[quickstart] 1/4 measure this machine"
 	$(BIN)/advisor probe --quick
 	@echo; echo "[quickstart] 2/4 measure the model's operators on it"
-	$(BIN)/advisor calibrate $(DEMO)/models/minilm --quick
+	$(BIN)/advisor calibrate run $(DEMO)/models/minilm --quick
 	@echo; echo "[quickstart] 3/4 recommend a strategy within 1 GiB"
 	$(BIN)/advisor recommend $(DEMO)/models/minilm --data movie-sentences --memory 1GiB --time 10min \
 	  --max-train-rows 1600 --max-eval-rows 800 --epochs 2 --effective-batch-size 16 --evidence 80s \
@@ -77,8 +77,8 @@ STRATEGIES ?= full partial head lora high_rank_lora hira sparse_lora qlora ia3 p
 strategies: export ADVISOR_HOME ?= $(CURDIR)/.advisor
 strategies: assets
 	$(BIN)/advisor probe --quick
-	$(BIN)/advisor calibrate $(DEMO)/models/minilm --quick
-	$(BIN)/advisor calibrate $(DEMO)/models/smollm2 --task causal-lm --quick
+	$(BIN)/advisor calibrate run $(DEMO)/models/minilm --quick
+	$(BIN)/advisor calibrate run $(DEMO)/models/smollm2 --task causal-lm --quick
 	@rm -rf runs/strategies
 	@for method in $(STRATEGIES); do \
 	  $(BIN)/advisor recommend $(DEMO)/models/minilm --data movie-sentences --methods $$method --epochs 1 \
@@ -99,7 +99,7 @@ strategies: assets
 VALIDATION := calibration/validation
 validate: export ADVISOR_HOME ?= $(CURDIR)/.advisor
 validate: setup
-	$(BIN)/advisor calibrate --quick
+	$(BIN)/advisor calibrate run --quick
 	$(BIN)/advisor validate memory --grid cpu --output $(VALIDATION)
 
 validate-time: export ADVISOR_HOME ?= $(CURDIR)/.advisor
@@ -126,8 +126,8 @@ RUNS_DIR := runs/validation
 validate-runs: export ADVISOR_HOME ?= $(CURDIR)/.advisor
 validate-runs: assets
 	$(BIN)/advisor probe $(PROBE)
-	$(BIN)/advisor calibrate $(DEMO)/models/minilm $(CALIBRATE)
-	$(BIN)/advisor calibrate $(DEMO)/models/smollm2 --task causal-lm $(CALIBRATE)
+	$(BIN)/advisor calibrate run $(DEMO)/models/minilm $(CALIBRATE)
+	$(BIN)/advisor calibrate run $(DEMO)/models/smollm2 --task causal-lm $(CALIBRATE)
 	@rm -rf $(RUNS_DIR) && mkdir -p $(RUNS_DIR)
 	@for run in $(RUNS); do \
 	  echo "[validate-runs] $$run"; \

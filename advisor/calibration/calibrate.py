@@ -171,10 +171,10 @@ def _keep_partial(run: CalibrationRun) -> str:
     """Fit and store what an interrupted calibration measured; returns where it is and how to go on."""
     if not run.new_replays and not run.new_points:
         if run.stored.replays or run.stored.points:
-            return "what was measured before is kept; run `advisor calibrate` again to go on with it"
-        return "nothing was measured yet; run `advisor calibrate` again"
+            return "what was measured before is kept; run `advisor calibrate run` again to go on with it"
+        return "nothing was measured yet; run `advisor calibrate run` again"
     if (replaced := run.replaced()) is not None and not replaced.partial:
-        return "the complete calibration from before is kept; run `advisor calibrate` again to go on renewing it"
+        return "the complete calibration from before is kept; run `advisor calibrate run` again to go on renewing it"
     _finish(run, "interrupted")
     kept = f"what was measured is kept at {run.database.path}, marked partial"
-    return f"{kept}; run `advisor calibrate` again to complete it"
+    return f"{kept}; run `advisor calibrate run` again to complete it"

@@ -32,7 +32,7 @@ DATABASE_VERSION = 1
 """In ``PRAGMA user_version``."""
 BUSY_S = 60.0
 """How long to wait for another process that is writing."""
-AGAIN = "run `advisor calibrate` again"
+AGAIN = "run `advisor calibrate run` again"
 
 SCHEMA = f"""
 BEGIN IMMEDIATE;

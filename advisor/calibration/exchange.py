@@ -35,7 +35,7 @@ from advisor.hardware.profiles import load_profile
 from advisor.hardware.versions import current_versions
 
 KIND = "finetune-advisor calibration"
-EXPORT_AGAIN = "have `advisor calibrate --export` write it again"
+EXPORT_AGAIN = "have `advisor calibrate export` write it again"
 STORED = "what is stored"
 PATH = re.compile(r"(?<![\w.])~?/[^\s,;:()'\"]+")
 """An absolute path in a sentence; a lone slash as in "B/s" is none."""
@@ -99,7 +99,7 @@ def read_exchange(path: Path) -> CalibrationFile:
     if not isinstance(values, dict) or values.get("kind") != KIND:
         raise DeviceError(
             f"the file must be an exported calibration, but {path} is something else",
-            fix="`advisor calibrate --export FILE` writes one",
+            fix="`advisor calibrate export FILE` writes one",
         )
     _check_versions(values, path)
     if values.get("checksum") != checksum_of(values.get("calibrations")):
@@ -231,7 +231,7 @@ def import_files(
             raise DeviceError(
                 f"a calibration of the machine at hand must have the versions in use here, but those of {name} differ",
                 problems=problems,
-                fix="run `advisor calibrate`, which takes a minute with --quick, or install these versions",
+                fix="run `advisor calibrate run`, which takes a minute with --quick, or install these versions",
             )
     with contextlib.ExitStack() as stack:
         for device_id in parts:

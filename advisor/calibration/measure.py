@@ -343,7 +343,7 @@ class CalibrationRun:
             with self.database.transaction():
                 self.database.conclude(self._calibration, calibration)
         except OutputError as failure:
-            kept = f"what was measured is kept in {self.database.path}, and `advisor calibrate` goes on from it"
+            kept = f"what was measured is kept in {self.database.path}, and `advisor calibrate run` goes on from it"
             raise OutputError(failure.message, fix=f"{failure.fix}; {kept}") from failure
 
     def _store(self, point: ReplayPoint | StepPoint | str) -> None:

@@ -92,7 +92,7 @@ def app() -> None:
     \b
     First steps:
       advisor probe                      # measure this machine, once
-      advisor calibrate MODEL            # measure your model's operators on it
+      advisor calibrate run MODEL            # measure your model's operators on it
       advisor recommend MODEL --data DATA --memory 8GiB --time 2h --output plan.json
       advisor run plan.json --output runs/first
 

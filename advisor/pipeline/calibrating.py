@@ -109,7 +109,9 @@ def export(path: Path, device: str = "auto") -> CalibrationFile:
             raise _none_stored(profile)
         exported.append(Exchanged(profile, report.calibration))
     if not exported:
-        raise DeviceError("there must be a calibration to export, but none is stored", fix="run `advisor calibrate`")
+        raise DeviceError(
+            "there must be a calibration to export, but none is stored", fix="run `advisor calibrate run`"
+        )
     return write_exchange(path, exported)
 
 
@@ -166,7 +168,7 @@ def _stored(profile: DeviceProfile) -> CalibrationReport | None:
 def _none_stored(profile: DeviceProfile) -> DeviceError:
     return DeviceError(
         f"there must be a calibration of {profile.id}, but none is stored",
-        fix="run `advisor calibrate`, or `advisor calibrate --import FILE`",
+        fix="run `advisor calibrate run`, or `advisor calibrate import FILE`",
     )
 
 

@@ -83,7 +83,7 @@ def _datasheet(device: str) -> DeviceProfile:
     if profile.basis != "datasheet":
         raise DeviceError(
             f"measured steps correct a datasheet, but the profile of {profile.id} is {profile.basis}",
-            fix="calibrate a measured device on its own machine (`advisor calibrate`), or `--import` its calibration",
+            fix="calibrate a measured device on its own machine (`advisor calibrate run`), or import its calibration",
         )
     return profile
 

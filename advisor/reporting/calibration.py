@@ -82,7 +82,7 @@ def print_export(console: Console, path: Path, written: CalibrationFile) -> None
         console,
         [
             f"written to {path} ({format_bytes(path.stat().st_size)}, {written.checksum[:19]}…)",
-            f"elsewhere: advisor calibrate --import {path.name}",
+            f"elsewhere: advisor calibrate import {path.name}",
         ],
     )
 

@@ -25,7 +25,7 @@ def print_datasheet_fit(console: Console, report: DatasheetReport) -> None:
         console.print(f"[yellow]note:[/yellow] {escape(note)}", highlight=False, soft_wrap=True)
     console.print(
         f"kept at {escape(str(report.path))}: every command uses it for --device {device.id};"
-        f" `advisor calibrate --device {device.id} --fresh` forgets it",
+        f" `advisor calibrate reset --device {device.id}` undoes it",
         highlight=False,
         soft_wrap=True,
     )

@@ -27,8 +27,7 @@ def written(folder: Path, entries: object) -> Path:
 
 
 def fit(advisor: Advisor, *steps: Path, device: str = CARD) -> Answer:
-    named = [word for path in steps for word in ("--steps", path)]
-    return advisor("calibrate", "--device", device, *named)
+    return advisor("calibrate", "from-steps", *steps, "--device", device)
 
 
 def run_folder(folder: Path, model: Path, device_id: str = CARD, **changes: Any) -> Path:

@@ -1,4 +1,4 @@
-"""``advisor calibrate --steps``: a datasheet corrected by measured steps, used by predictions, shown, and undone."""
+"""``advisor calibrate from-steps``: a datasheet corrected by measured steps, used by predictions, shown, and undone."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_card_is_fitted_used_shown_and_forgotten(advisor: Advisor, model_dir
         "each held back in turn): median",
         "from the datasheet alone: median 23.1 %",
         "90 % intervals from now on: device time ±",
-        "`advisor calibrate --device l4 --fresh` forgets it",
+        "`advisor calibrate reset --device l4` undoes it",
     ):
         assert text in answer.stdout, text
 
@@ -75,18 +75,18 @@ def test_the_card_is_fitted_used_shown_and_forgotten(advisor: Advisor, model_dir
     assert profile["basis"] == "fitted"
     assert "fitted to 4 measured steps" in profile["flops_per_s"]["bfloat16"]["source"]
     assert "fitted" in next(line for line in advisor("devices").stdout.splitlines() if line.startswith("l4 "))
-    shown = advisor("calibrate", "--show", "--device", CARD)
+    shown = advisor("calibrate", "show", "--device", CARD)
     assert "fitted: to 4 measured steps, each held back in turn" in shown.stdout
 
-    forgotten = advisor("calibrate", "--device", CARD, "--fresh")
+    forgotten = advisor("calibrate", "reset", "--device", CARD)
     assert forgotten.code == 0
     assert "l4 is predicted from its datasheet again" in forgotten.stdout
     assert predicted(advisor, model_dir, 512, 64).json == before.json
-    refused(advisor("calibrate", "--device", CARD, "--fresh"), "there must be a calibration of l4")
+    refused(advisor("calibrate", "reset", "--device", CARD), "there must be a calibration of l4")
 
 
 def test_fitting_again_begins_at_the_datasheet(advisor: Advisor, steps: Path) -> None:
-    first, second = (advisor("calibrate", "--device", "L4", "--steps", steps, "--json").json for _ in range(2))
+    first, second = (advisor("calibrate", "from-steps", steps, "--device", "L4", "--json").json for _ in range(2))
     assert first["fit"] == second["fit"]
     assert first["device"]["flops_per_s"] == second["device"]["flops_per_s"]
     assert first["fit"]["assumed"]["bandwidth"] > first["fit"]["fitted"]["bandwidth"]
@@ -118,7 +118,7 @@ def test_a_single_step_promises_little_and_says_so(advisor: Advisor, model_dir: 
 
 def test_a_run_counts_with_its_median_step_and_length(advisor: Advisor, model_dir: Path, tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "run", model_dir)
-    answer = advisor("calibrate", "--device", CARD, "--steps", folder, "--json")
+    answer = advisor("calibrate", "from-steps", folder, "--device", CARD, "--json")
     assert answer.code == 0, answer.stderr
     [step] = answer.json["fit"]["steps"]
     assert step["measured_s"] == 0.0205, "the first step warms up"
@@ -139,7 +139,7 @@ def test_a_stored_calibration_goes_before_the_fit(
     answer = fit(advisor, steps)
     assert answer.code == 0, answer.stderr
     assert "a calibration of l4 is stored: predictions rest on it" in answer.stdout
-    assert "Calibration of NVIDIA L4" in advisor("calibrate", "--show", "--device", CARD).stdout
+    assert "Calibration of NVIDIA L4" in advisor("calibrate", "show", "--device", CARD).stdout
 
 
 def test_repeats_of_one_configuration_count_as_their_median(advisor: Advisor, model_dir: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Measured steps that ``advisor calibrate --steps`` cannot use: one screen, exit code 2, and nothing is stored."""
+"""Measured steps that ``advisor calibrate from-steps`` cannot use: one screen, exit code 2, and nothing is stored."""
 
 from __future__ import annotations
 
@@ -85,18 +85,4 @@ def test_devices_that_cannot_be_fitted(
     from advisor.hardware import load_profile, save_profile
 
     save_profile(dataclasses.replace(load_profile(CARD), basis="measured"))
-    refused(fit(advisor, path), "the profile of l4 is measured", "--import")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("--steps", "s.json"), "--steps needs the --device"),
-        (("--steps", "s.json", "--device", CARD, "--show"), "only one of"),
-        (("--steps", "s.json", "--device", CARD, "--quick"), "--steps measures nothing, but got --quick"),
-        (("model", "--device", CARD, "--fresh"), "only the machine at hand"),
-        (("--device", CARD), "only the machine at hand"),
-    ],
-)
-def test_options_that_do_not_go_together(advisor: Advisor, arguments: tuple[str, ...], words: str) -> None:
-    refused(advisor("calibrate", *arguments), words)
+    refused(fit(advisor, path), "the profile of l4 is measured", "import its calibration")

@@ -214,7 +214,7 @@ def _notes(plans: Mapping[str, Plan], budget: Budget) -> tuple[str, ...]:
     notes = []
     if budget.time_s is not None and any(plan.predicted and plan.predicted.time is None for plan in plans.values()):
         notes.append(
-            "times are unknown on this device, so the time budget was not checked; run `advisor calibrate` on it"
+            "times are unknown on this device, so the time budget was not checked; run `advisor calibrate run` on it"
         )
     if budget.min_quality is not None:
         notes.append(f"the wanted minimum of {budget.min_quality:g} is answered as a probability; it excludes no plan")
