@@ -11,6 +11,7 @@ from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.time import configuration_key, measured_step
+from advisor.strategies import get_strategy
 from advisor.strategies.lora import LoraKnobs
 
 MODEL = ModelSpec("m", "config", "sequence-classification", {}, "bert", 10**7, 384, 6, 30522, 512)
@@ -44,8 +45,22 @@ def test_whatever_changes_the_step_changes_the_key(other: tuple[StrategyConfig, 
     assert measured_step(calibration(point(0.1, 0.1)), configuration_key(MODEL, *other)) is None
 
 
+@pytest.mark.parametrize(
+    ("method", "knobs", "key"),
+    [
+        ("full", {}, "0b5c54483b4fda50"),
+        ("lora", {"rank": 8, "lora_alpha": 16, "lora_dropout": 0.1, "target_modules": ("q", "v")}, "caec7d61031ae537"),
+        ("partial", {"unfrozen_layers": 2}, "6a7603dbc24981ca"),
+    ],
+)
+def test_keys_of_stored_calibrations_stay(method: str, knobs: dict[str, object], key: str) -> None:
+    """As the code wrote them whose configurations had the knobs of all methods as fields."""
+    strategy = StrategyConfig(method, 1e-3, knobs=get_strategy(method).knobs(**knobs))
+    assert configuration_key(MODEL, strategy, EXECUTION, 64) == key
+
+
 def test_what_a_step_does_not_depend_on_does_not() -> None:
-    learned = dataclasses.replace(STRATEGY, learning_rate=1e-5, num_train_epochs=1, warmup_ratio=0.5)
+    learned = STRATEGY.replaced(learning_rate=1e-5, num_train_epochs=1, warmup_ratio=0.5, lora_alpha=99)
     run = dataclasses.replace(EXECUTION, max_seq_length=512, eval_batch_size=4, group_by_length=True)
     assert configuration_key(MODEL, learned, run, 64) == KEY
 
