@@ -37,7 +37,6 @@ class Names:
 REGISTRIES = (Names("method", strategy_names, ("strategies",)),)
 
 ALLOWED = {
-    ("method", "calibration/plan.py"): "recorded data: the list of cases that a calibration measures",
     ("method", "core/code_version.py"): "peft is also the name of a library, whose version decides what a step does",
     ("method", "core/device.py"): "partial is also the name of a fact in stored device profiles",
 }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from advisor.core.device import DeviceProfile
@@ -16,6 +18,8 @@ from advisor.hardware.backends import backend_of
 from advisor.strategies import get_strategy
 from advisor.tracing.ops import ITEM_BYTES
 
+CASES_FILE = Path(__file__).with_name("benchmark_cases.json")
+"""What is measured, in this order: methods at small, middle, large and (where it is longer) the longest shape."""
 QUICK_STEP_S, FULL_STEP_S, LONGEST_STEP_S = 0.8, 3.0, 6.0
 """Longest step that is worth repeating: a quick calibration has a minute for everything, a full one ten. One
 configuration of a full one may be longer, for the sake of large micro-batches."""
@@ -90,26 +94,26 @@ def make_plan(
     of_several = {shape for shape in known if known.count(shape) > 1}  # the longest one is measured with one method
     three = known_nearby((shapes[0], shapes[len(shapes) // 2], shapes[-1]), of_several)
     usual = _usual_knobs(model, device)
+    named = dict(zip(("small", "middle", "large"), three, strict=True))
     if quick:
-        cases = _with_steps(_quick_cases(model, three, usual), model, device)
+        cases = _with_steps(_cases("quick", model, named, usual), model, device)
         return BenchmarkPlan(cases, QUICK_REPLAY_S, QUICK_CALL_S, limit_s=QUICK_LIMIT_S, end_s=QUICK_END_S)
     longest = feasible_shapes(model, device, LONGEST_STEP_S)[-1]
     (longest,) = known_nearby((longest,), [shape for shape in known if tokens(shape) > tokens(three[-1])])
-    cases = _with_steps(_full_cases(model, three, longest, usual), model, device)
+    named |= {"longest": longest} if tokens(longest) > tokens(three[-1]) else {}
+    cases = _with_steps(_cases("full", model, named, usual), model, device)
     return BenchmarkPlan(cases, FULL_REPLAY_S, FULL_CALL_S)
 
 
-def _with_steps(
-    cases: list[BenchmarkCase | None], model: ModelSpec, device: DeviceProfile
-) -> tuple[BenchmarkCase, ...]:
-    """Those that apply to the model, each once and with as many steps as its length deserves.
+def _with_steps(cases: Iterator[BenchmarkCase], model: ModelSpec, device: DeviceProfile) -> tuple[BenchmarkCase, ...]:
+    """Those whose states fit, each once and with as many steps as its length deserves.
 
     Where few shapes are feasible, the list names some configurations several times.
     """
     once: dict[tuple[str, ExecutionPlan], BenchmarkCase] = {}
     fit = states_fit(model, device)
     for case in cases:
-        if case is None or (get_strategy(case.strategy.method).stateful and not fit):
+        if get_strategy(case.strategy.method).stateful and not fit:
             continue
         key = (case.strategy.method, case.execution)
         twin = once.get(key, case)
@@ -122,65 +126,29 @@ def _with_steps(
     return tuple(once.values())
 
 
-def _usual_knobs(model: ModelSpec, device: DeviceProfile) -> dict[str, object]:
+def _usual_knobs(model: ModelSpec, device: DeviceProfile) -> dict[str, Any]:
     """What plans for this device mostly use: float32 and its best number of threads on a CPU, bfloat16 where there are
     tensor cores for it.
     """
     setups = backend_of(device).setups
-    threads: dict[str, object] = {"num_threads": device.num_threads} if setups.num_threads else {}
+    threads = {"num_threads": device.num_threads} if setups.num_threads else {}
     if not setups.half_precision or "bfloat16" not in device.dtypes:
         return threads
     return {"dtype": "bfloat16"} if weights_dtype(model, device) == "bfloat16" else {"amp": "bf16"}
 
 
-def _quick_cases(
-    model: ModelSpec, shapes: tuple[BatchShape, ...], usual: dict[str, object]
-) -> list[BenchmarkCase | None]:
-    small, middle, large = shapes
-    return [
-        _case(model, "lora", large, usual, evaluated=True),
-        _case(model, "full", middle, usual),
-        _case(model, "head", middle, usual, evaluated=True),
-        _case(model, "qlora", middle, usual),
-        _case(model, "lora", small, usual, evaluated=True),
-    ]
-
-
-def _full_cases(
-    model: ModelSpec, shapes: tuple[BatchShape, ...], longest: BatchShape, usual: dict[str, object]
-) -> list[BenchmarkCase | None]:
-    small, middle, large = shapes
-    grid = [
-        ("full", small), ("lora", large), ("head", middle), ("partial", middle), ("full", middle), ("ia3", middle),
-        ("lora", small), ("qlora", middle), ("lora", middle), ("full", large), ("head", large), ("qlora", small),
-        ("partial", large), ("high_rank_lora", middle), ("hira", middle), ("sparse_lora", small),
-    ]  # fmt: skip
-    cases = [_case(model, method, shape, usual, evaluated=index < 3) for index, (method, shape) in enumerate(grid)]
-    other: dict[str, object] = {} if {"amp", "dtype"} & usual.keys() else {**usual, "amp": "bf16"}
-    return [
-        *cases,
-        _case(model, "lora", longest, usual) if tokens(longest) > tokens(large) else None,
-        _case(model, "lora", middle, {**usual, "gradient_checkpointing": True}),
-        _case(model, "full", small, {**usual, "gradient_checkpointing": True}),
-        _case(model, "full", middle, other),
-        _case(model, "lora", small, other),
-    ]
-
-
-def _case(
-    model: ModelSpec,
-    method: str,
-    shape: BatchShape,
-    knobs: dict[str, object],
-    *,
-    evaluated: bool = False,
-) -> BenchmarkCase | None:
-    """A case, or ``None`` when the method does not apply to the model."""
-    strategy = get_strategy(method)
-    if strategy.applies_to(model) is not None:
-        return None
-    execution = dataclasses.replace(ExecutionPlan(shape[0], max_seq_length=shape[1]), **knobs)  # type: ignore[arg-type]
-    return BenchmarkCase(strategy.default_config(model), execution, shape[1], evaluated)
+def _cases(
+    name: str, model: ModelSpec, shapes: Mapping[str, BatchShape], usual: dict[str, Any]
+) -> Iterator[BenchmarkCase]:
+    """The cases of a list in ``CASES_FILE`` whose method applies to the model and whose shape is feasible."""
+    other = {} if {"amp", "dtype"} & usual.keys() else {**usual, "amp": "bf16"}
+    for case in json.loads(CASES_FILE.read_text(encoding="utf-8"))[name]:
+        strategy, shape = get_strategy(case["method"]), shapes.get(case["shape"])
+        if shape is None or strategy.applies_to(model) is not None:
+            continue
+        switches = {**(other if case.get("other_precision") else usual), **case.get("execution", {})}
+        execution = dataclasses.replace(ExecutionPlan(shape[0], max_seq_length=shape[1]), **switches)
+        yield BenchmarkCase(strategy.default_config(model), execution, shape[1], case.get("evaluated", False))
 
 
 # --------------------
