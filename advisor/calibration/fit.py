@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from advisor.core.coefficients import ClassFit, ReplayPoint, ResidentFit, StepFit, StepPoint, noise_relative
+from advisor.core.coefficients import ClassFit, ReplayPoint, ResidentFit, StepFit, StepPoint
+from advisor.core.stats import robust_relative_sd
 from advisor.costmodel.time.device_rates import DeviceRates
 from advisor.costmodel.time.operator_times import OperatorClock
 from advisor.costmodel.time.step import predicted_seconds, side_by_side
@@ -182,7 +183,7 @@ def evaluation_samples(points: Sequence[StepPoint], clock: OperatorClock) -> lis
         Sample(
             p.model_key,
             statistics.median(p.evaluation_times_s),
-            noise_relative(p.evaluation_times_s),
+            robust_relative_sd(p.evaluation_times_s),
             clock.work_seconds(p.evaluation_work),
             sum(count for *_, count in p.evaluation_work),
         )

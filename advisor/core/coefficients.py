@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from advisor.core.stats import robust_relative_sd
 
 SCHEMA_VERSION = 1
 
@@ -142,17 +144,8 @@ class StepPoint:
 
     @property
     def noise_relative(self) -> float:
-        """``noise_relative`` of the step times."""
-        return noise_relative(self.step_times_s)
-
-
-def noise_relative(times_s: Sequence[float]) -> float:
-    """Standard deviation of repeats over the median, from the interquartile range (0.6745 sigma each side)."""
-    median_s = statistics.median(times_s)
-    if len(times_s) < 4:
-        return (max(times_s) - min(times_s)) / 2 / median_s
-    low, _, high = statistics.quantiles(times_s, n=4)
-    return (high - low) / 2 / 0.6745 / median_s
+        """``robust_relative_sd`` of the step times."""
+        return robust_relative_sd(self.step_times_s)
 
 
 @dataclass(frozen=True)

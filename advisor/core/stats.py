@@ -1,12 +1,18 @@
-"""Quantiles and distribution functions of the normal and Student's t distribution, without further dependencies."""
+"""Quantiles of the normal and of Student's t distribution, and how far repeats scatter."""
 
 from __future__ import annotations
 
 import functools
-import math
+import statistics
+from collections.abc import Sequence
 from statistics import NormalDist
 
 _NORMAL = NormalDist()
+
+NORMAL_95 = _NORMAL.inv_cdf(0.95)
+"""Half width of a two-sided 90 % normal interval, in standard deviations."""
+NORMAL_HALF_IQR = 0.6745
+"""Half the interquartile range of a normal distribution, in standard deviations."""
 
 
 def normal_cdf(z: float) -> float:
@@ -14,13 +20,8 @@ def normal_cdf(z: float) -> float:
     return _NORMAL.cdf(z)
 
 
-NORMAL_95 = _NORMAL.inv_cdf(0.95)
-"""Half width of a two-sided 90 % normal interval, in standard deviations."""
-
-
 def student_t_quantile(p: float, degrees_of_freedom: int) -> float:
-    """Quantile of Student's t: Cornish-Fisher start (Abramowitz & Stegun 26.7.5), then Newton steps on the exact
-    density.
+    """Quantile of Student's t.
 
     Args:
         p: Between 0.5 and 1.
@@ -28,14 +29,9 @@ def student_t_quantile(p: float, degrees_of_freedom: int) -> float:
     """
     if not 0.5 <= p < 1 or degrees_of_freedom < 1:
         raise ValueError(f"0.5 <= p < 1 <= degrees_of_freedom must hold, but got p={p} and {degrees_of_freedom}")
-    z, v = _NORMAL.inv_cdf(p), degrees_of_freedom
-    t = z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v * v)
-    for _ in range(60):
-        step = (student_t_cdf(t, v) - p) / _student_t_density(t, v)
-        t -= step
-        if abs(step) < 1e-10:
-            break
-    return t
+    from scipy.special import stdtrit  # imported here: it takes longer than most of what a prediction needs
+
+    return float(stdtrit(degrees_of_freedom, p))
 
 
 @functools.cache
@@ -47,26 +43,23 @@ def t_quantile_95(degrees_of_freedom: int) -> float:
     return student_t_quantile(0.95, max(degrees_of_freedom, 2))
 
 
-def student_t_cdf(t: float, degrees_of_freedom: int) -> float:
-    """P(T <= t), by the finite trigonometric series (Abramowitz & Stegun 26.7.3 and 26.7.4)."""
-    v = degrees_of_freedom
-    theta = math.atan2(t, math.sqrt(v))
-    sine, cosine = math.sin(theta), math.cos(theta)
-    if v % 2:
-        term, total = cosine, cosine if v > 1 else 0.0
-        for k in range(3, v - 1, 2):
-            term *= cosine**2 * (k - 1) / k
-            total += term
-        central = 2 / math.pi * (theta + sine * total)
-    else:
-        term = total = 1.0
-        for k in range(2, v - 1, 2):
-            term *= cosine**2 * (k - 1) / k
-            total += term
-        central = sine * total
-    return 0.5 + central / 2
+def half_iqr(samples: Sequence[float]) -> float:
+    """Half the interquartile range; of fewer than four samples half their whole range."""
+    if len(samples) < 4:
+        return (max(samples) - min(samples)) / 2
+    low, _, high = statistics.quantiles(samples, n=4)
+    return (high - low) / 2
 
 
-def _student_t_density(t: float, v: int) -> float:
-    log_scale = math.lgamma((v + 1) / 2) - math.lgamma(v / 2) - 0.5 * math.log(v * math.pi)
-    return math.exp(log_scale - (v + 1) / 2 * math.log1p(t * t / v))
+def relative_half_iqr(samples: Sequence[float]) -> float:
+    """Half the interquartile range over the median: within it lie half of the samples."""
+    return half_iqr(samples) / statistics.median(samples)
+
+
+def robust_relative_sd(samples: Sequence[float]) -> float:
+    """Standard deviation over the median, estimated from the interquartile range, so that outliers do not count.
+
+    Of fewer than four samples it is half their range over the median.
+    """
+    relative = relative_half_iqr(samples)
+    return relative if len(samples) < 4 else relative / NORMAL_HALF_IQR

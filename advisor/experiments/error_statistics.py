@@ -15,6 +15,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from advisor.core.stats import relative_half_iqr
+
 LEAST_REPEATS = 4
 """Fewer values have no quartiles worth naming."""
 
@@ -140,11 +142,8 @@ def percentile(values: Iterable[float], share: float) -> float:
 
 
 def relative_spread(repeats: Sequence[float]) -> float | None:
-    """Half the interquartile range of repeats over their median; ``None`` below four of them."""
-    if len(repeats) < LEAST_REPEATS:
-        return None
-    low, middle, high = np.quantile(repeats, (0.25, 0.5, 0.75), method="weibull")
-    return float((high - low) / 2 / middle)
+    """``relative_half_iqr`` of repeats; ``None`` below four of them."""
+    return relative_half_iqr(repeats) if len(repeats) >= LEAST_REPEATS else None
 
 
 def error_statistics(errors: Iterable[float]) -> ErrorStatistics | None:

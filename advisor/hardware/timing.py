@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from advisor.core.stats import half_iqr
+
 MIN_REPEATS = 5
 NOISY_SPREAD = 0.15
 """A half spread above this makes a figure worth a warning: it moves a predicted step by more than its own 90 % interval
@@ -76,8 +78,7 @@ def summarise(samples_s: list[float], lost: int = 0) -> Timing:
     usual = [sample for sample in samples_s if sample <= OUTLIER * median]
     if len(usual) < 2 or median <= 0:
         return Timing(median, 0.0, tuple(samples_s), lost)
-    low, *_, high = statistics.quantiles(usual, n=4) if len(usual) >= 4 else sorted(usual)
-    return Timing(median, (high - low) / 2 / median, tuple(samples_s), lost)
+    return Timing(median, half_iqr(usual) / median, tuple(samples_s), lost)
 
 
 def time_call(

@@ -110,14 +110,6 @@ class StepMeasurement:
     def median_step_s(self) -> float:
         return statistics.median(self.step_times_s)
 
-    @property
-    def relative_spread(self) -> float:
-        """Half the interquartile range over the median: how far the machine's noise reaches."""
-        if len(self.step_times_s) < 4:
-            return (max(self.step_times_s) - min(self.step_times_s)) / 2 / self.median_step_s
-        quartiles = statistics.quantiles(self.step_times_s, n=4)
-        return (quartiles[2] - quartiles[0]) / 2 / self.median_step_s
-
 
 def measure_steps(request: StepRequest, *, timeout_s: float | None = None) -> StepMeasurement:
     """Run the steps in a process of their own.

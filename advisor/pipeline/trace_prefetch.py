@@ -16,6 +16,7 @@ from advisor.core.device import DeviceProfile
 from advisor.core.errors import InputError
 from advisor.core.model import ModelSpec
 from advisor.core.strategy import StrategyConfig
+from advisor.hardware.host import usable_cpus
 
 if TYPE_CHECKING:
     from advisor.costmodel.model import CostModel
@@ -36,7 +37,7 @@ def tracing_companion(cost_model: CostModel, function: Callable[..., None], *arg
         *args: Picklable.
     """
     companion = _Companion(function, args)
-    if len(os.sched_getaffinity(0)) >= CORES_WANTED:
+    if len(usable_cpus()) >= CORES_WANTED:
         cost_model.before_first_trace(companion.start)
     try:
         yield

@@ -7,11 +7,11 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from advisor.core.coefficients import Calibration, StepFit, StepPoint, noise_relative
+from advisor.core.coefficients import Calibration, StepFit, StepPoint
 from advisor.core.cost import Basis, Evidence
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import InputError
-from advisor.core.stats import NORMAL_95, t_quantile_95
+from advisor.core.stats import NORMAL_95, robust_relative_sd, t_quantile_95
 from advisor.costmodel.time.operator_times import OperatorClock, OperatorSeconds
 from advisor.hardware.backends import backend_of
 from advisor.tracing.ops import TracedOp
@@ -237,7 +237,7 @@ def measured_step(calibration: Calibration | None, configuration: str) -> StepTi
     if not times:
         return None
     seconds = statistics.median(statistics.median(repeats) for repeats in times)
-    noise = max(noise_relative(repeats) for repeats in times)
+    noise = max(robust_relative_sd(repeats) for repeats in times)
     sigma = math.hypot(PROCESS_SIGMA, noise) * math.sqrt(1 + 1 / len(times))
     half = t_quantile_95(sum(len(repeats) for repeats in times) - 1) * sigma
     return StepTime(seconds, seconds / (1 + half), seconds * (1 + half), "measured", "measured")

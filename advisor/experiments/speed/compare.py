@@ -7,10 +7,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy import stats
-
 from advisor.core.cost import Interval
 from advisor.core.plan import Plan
+from advisor.core.stats import student_t_quantile
 from advisor.experiments.speed.recipes import PLAN, Recipe
 from advisor.experiments.store import cell_format
 
@@ -141,5 +140,5 @@ def _mean_difference(mine: Sequence[float], theirs: Sequence[float]) -> tuple[fl
     if len(differences) < 2:
         return mean, ALONE
     error = statistics.stdev(differences) / math.sqrt(len(differences))
-    half = float(stats.t.ppf((1 + LEVEL) / 2, len(differences) - 1)) * error
+    half = student_t_quantile((1 + LEVEL) / 2, len(differences) - 1) * error
     return mean, Interval(mean - half, mean + half, LEVEL)

@@ -13,14 +13,14 @@ Layout::
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
 
 from advisor.core.errors import InputError, OutputError
 from advisor.core.store import ensure_writable_dir
@@ -43,20 +43,18 @@ def owned(study_dir: Path) -> Iterator[None]:
         OutputError: another process works on the study, or the folder cannot be written.
     """
     ensure_writable_dir(study_dir)
-    with (study_dir / "study.lock").open("a+", encoding="utf-8") as stream:
-        deadline = time.monotonic() + LOCK_PATIENCE_S
-        while True:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise OutputError(
-                        f"a study may have one process at a time, but another one works in {study_dir}",
-                        fix="wait for it to end, or name another folder",
-                    ) from None
-                time.sleep(0.05)
+    lock = FileLock(study_dir / "study.lock")
+    try:
+        lock.acquire(timeout=LOCK_PATIENCE_S)
+    except Timeout:
+        raise OutputError(
+            f"a study may have one process at a time, but another one works in {study_dir}",
+            fix="wait for it to end, or name another folder",
+        ) from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def repair_journal(path: Path) -> int:
