@@ -101,7 +101,7 @@ def make_plan(
     longest = feasible_shapes(model, device, LONGEST_STEP_S)[-1]
     (longest,) = known_nearby((longest,), [shape for shape in known if tokens(shape) > tokens(three[-1])])
     named |= {"longest": longest} if tokens(longest) > tokens(three[-1]) else {}
-    cases = _with_steps(_cases("full", model, named, usual), model, device)
+    cases = _with_steps(_cases("complete", model, named, usual), model, device)
     return BenchmarkPlan(cases, FULL_REPLAY_S, FULL_CALL_S)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from advisor.core.errors import AdvisorError, InputError
 from advisor.core.record_reader import build, read_fields
-from advisor.core.serialization import BESIDE
+from advisor.core.serialization import BESIDE, to_dict
 
 QuantizationType = Literal["nf4", "fp4"]
 
@@ -149,6 +149,21 @@ class StrategyConfig:
 
 SHARED_KNOBS = frozenset(knob.name for knob in dataclasses.fields(StrategyConfig)) - {"method", "knobs"}
 """What every method has; no method may have a knob of its own with one of these names."""
+
+FIRST_KNOBS = (
+    *("rank", "lora_alpha", "lora_dropout", "target_modules", "unfrozen_layers", "sparsity", "l1_lambda"),
+    "peft_config",
+)
+"""What files of the first version list for every method."""
+
+
+def first_layout(config: StrategyConfig) -> dict[str, Any]:
+    """A configuration as files of the first version have it: stored digests were made of that.
+
+    Every method has the same knobs there, with null for those that it does not have.
+    """
+    return {**dict.fromkeys(FIRST_KNOBS), **to_dict(config)}
+
 
 _knobs_classes: list[Callable[[str], type[Knobs]]] = []
 

@@ -141,3 +141,9 @@ def test_slow_predictions_leave_time_for_trials() -> None:
     assert 1 <= len(space.methods) < len(declared.methods)
     assert all("half of the time" in entry.reason for entry in cut)
     assert len(space.methods) + len(cut) == len(declared.methods)
+
+
+def test_a_study_of_the_first_version_can_be_resumed() -> None:
+    """Its search space has the digest that version 1 stored, whose configurations had the knobs of all methods."""
+    declared = declared_space([get_strategy("full"), get_strategy("partial")], fakes.MODEL)
+    assert setting(Budget()).identity(declared)["search space"] == "1c59778410e8"

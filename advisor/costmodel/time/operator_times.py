@@ -12,8 +12,7 @@ from advisor.core.cost import Basis
 from advisor.core.device import DeviceProfile
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
-from advisor.core.serialization import to_dict
-from advisor.core.strategy import StrategyConfig
+from advisor.core.strategy import StrategyConfig, first_layout
 from advisor.costmodel.time.device_rates import DeviceRates, Efficiencies, executed_flops
 from advisor.tracing.ops import TracedOp, op_class
 
@@ -22,8 +21,6 @@ LEARNING_KNOBS = (
     *("lr_scheduler_type", "max_grad_norm"),
 )
 """Knobs of a strategy that no step's time depends on."""
-FIRST_KNOBS = (*("rank", "lora_dropout", "target_modules", "unfrozen_layers", "sparsity", "l1_lambda", "peft_config"),)
-"""Knobs that stored keys name for every method, with ``None`` where a method does not have one."""
 RUN_KNOBS = ("max_seq_length", "eval_batch_size", "group_by_length")
 """Fields of ``ExecutionPlan`` that make a run of steps, not a step."""
 
@@ -48,8 +45,7 @@ def configuration_key(model: ModelSpec, strategy: StrategyConfig, execution: Exe
         execution: Execution knobs.
         seq_length: Tokens per row of every micro-batch.
     """
-    knobs = {**dict.fromkeys(FIRST_KNOBS), **to_dict(strategy)}
-    learned = {name: value for name, value in knobs.items() if name not in LEARNING_KNOBS}
+    learned = {name: value for name, value in first_layout(strategy).items() if name not in LEARNING_KNOBS}
     executed = {name: value for name, value in asdict(execution).items() if name not in RUN_KNOBS}
     text = json.dumps([model_key(model), learned, executed, seq_length], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -20,8 +20,8 @@ from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan, Plan
 from advisor.core.run import Measurement
 from advisor.core.serialization import to_dict
-from advisor.core.strategy import StrategyConfig
-from advisor.search.study.space import Space, StrategyLike
+from advisor.core.strategy import StrategyConfig, first_layout
+from advisor.search.study.space import MethodSpace, Space, StrategyLike
 
 MAX_EVAL_ROWS = 500
 """Cap on the study's held-out rows, which every trial pays for: the standard error of an accuracy is then at most
@@ -173,11 +173,15 @@ class StudyContext:
             "data": self.data_profile.fingerprint or _digest(self.data_spec),
             "data reading": _digest(self.data_spec),
             "budget": _digest(self.budget),
-            "search space": _digest(declared),
+            "search space": _digest({**to_dict(declared), "methods": [_first_layout(m) for m in declared.methods]}),
             "methods": ", ".join(space.method for space in declared.methods),
             "effective batch size": str(self.effective_batch_size),
             "seed": str(self.seed),
         }
+
+
+def _first_layout(method: MethodSpace) -> dict[str, Any]:
+    return {**to_dict(method), "default": first_layout(method.default)}
 
 
 def _digest(record: Any) -> str:
