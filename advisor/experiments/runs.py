@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -11,10 +11,10 @@ import pandas as pd
 from advisor.core.errors import InputError
 from advisor.core.run import RunRecord
 from advisor.core.serialization import from_dict, read_json
-from advisor.experiments.error_statistics import AcceptanceThreshold, ErrorStatistics, statistics_of, threshold
+from advisor.experiments.error_statistics import AcceptanceThreshold, ErrorRow, error_rows, threshold
 
 TOTAL = "time.total_s"
-MEDIAN_LIMIT, WORST_LIMIT = 0.08, 0.15
+LIMITS = (("p50", 0.08), ("max", 0.15))
 """Largest relative errors of whole-run time that pass: of the median run and of the worst."""
 
 
@@ -25,58 +25,40 @@ class RunsComparison:
     Attributes:
         records: Of the runs, in the order of their folders.
         errors: By verified quantity, over all runs; relative, and in points for the quality.
-        thresholds: Of the whole-run time.
+        thresholds: Of the whole-run time; resumed runs have none to compare.
         unreadable: Why a folder has no record, one sentence each.
     """
 
     records: tuple[RunRecord, ...]
-    errors: dict[str, ErrorStatistics]
+    errors: tuple[ErrorRow, ...]
     thresholds: tuple[AcceptanceThreshold, ...]
     unreadable: tuple[str, ...] = ()
 
 
-def read_run(folder: Path) -> RunRecord:
-    """``record.json`` of a run folder.
-
-    Raises:
-        InputError: there is none, or it is damaged.
-    """
-    path = folder / "record.json"
-    return from_dict(RunRecord, read_json(path, what="the record"), what=str(path))
-
-
-def compare_runs(folders: Sequence[Path]) -> RunsComparison:
-    """Compare finished runs; folders without a record are named and left out.
+def read_runs(folders: Sequence[Path]) -> RunsComparison:
+    """Compare the runs of some folders; those without a ``record.json`` are named and left out.
 
     Raises:
         InputError: no folder has a record.
     """
     records, unreadable = [], []
     for folder in folders:
+        path = folder / "record.json"
         try:
-            records.append(read_run(folder))
+            records.append(from_dict(RunRecord, read_json(path, what="the record"), what=str(path)))
         except InputError as failure:
             unreadable.append(failure.message)
     if not records:
         raise InputError("the folders must be those of finished runs", problems=unreadable, fix="name `run` outputs")
-    return comparison_of(records, unreadable)
+    return compare_runs(records, unreadable)
 
 
-def comparison_of(records: Sequence[RunRecord], unreadable: Sequence[str] = ()) -> RunsComparison:
-    """The same for records at hand. Resumed runs have no whole-run time to compare."""
-    rows = pd.DataFrame(
-        [
-            {"quantity": v.quantity, "error": v.relative_error, "measured": v.measured, "low": v.low, "high": v.high}
-            for record in records
-            for v in record.verifications
-        ]
-    )
-    groups = rows.groupby("quantity", sort=False) if len(rows) else ()
-    found = {str(quantity): statistics_of(members) for quantity, members in groups}
-    errors = {quantity: statistics for quantity, statistics in found.items() if statistics is not None}
-    total = errors.get(TOTAL)
-    thresholds = tuple(
-        threshold(f"whole-run time {statistic}", getattr(total, statistic, None), high=limit)
-        for statistic, limit in (("median", MEDIAN_LIMIT), ("worst", WORST_LIMIT))
-    )
-    return RunsComparison(tuple(records), errors, thresholds, tuple(unreadable))
+def compare_runs(records: Sequence[RunRecord], unreadable: Sequence[str] = ()) -> RunsComparison:
+    """The same for records at hand."""
+    cells = pd.DataFrame([asdict(found) for record in records for found in record.verifications])
+    if len(cells):
+        cells = cells.rename(columns={"relative_error": "error"}).assign(by="all", value="all")
+    errors = error_rows(cells)
+    total = next((row for row in errors if row.quantity == TOTAL), None)
+    thresholds = [threshold(f"whole-run time {name}", getattr(total, name, None), high=limit) for name, limit in LIMITS]
+    return RunsComparison(tuple(records), errors, tuple(thresholds), tuple(unreadable))

@@ -29,10 +29,9 @@ if TYPE_CHECKING:
     from advisor.experiments.runs import RunsComparison
     from advisor.experiments.store import RecordStore
     from advisor.experiments.validation.cases import Case
-    from advisor.experiments.validation.memory import MemoryComparison
+    from advisor.experiments.validation.compare import MemoryComparison, TimeComparison
     from advisor.experiments.validation.predict import GridDevice
     from advisor.experiments.validation.records import GridName, Header, Kind, Record
-    from advisor.experiments.validation.times import TimeComparison
 
 PREDICTION_SHARE = 0.5
 """Predictions take at most this share of a time limit, so that something is measured too."""
@@ -171,15 +170,14 @@ def validate_runs(folders: Sequence[Path]) -> RunsComparison:
     Raises:
         InputError: none of them has a record.
     """
-    from advisor.experiments.runs import compare_runs
+    from advisor.experiments.runs import read_runs
 
-    return compare_runs(folders)
+    return read_runs(folders)
 
 
 def _compared(header: Header, path: Path, records: tuple[Record, ...], shown: Kind | None = None) -> Validation:
     """Records with the comparisons of ``shown``, by default those that their kind has."""
-    from advisor.experiments.validation.memory import compare_memory
-    from advisor.experiments.validation.times import compare_times
+    from advisor.experiments.validation.compare import compare_memory, compare_times
 
     shown = shown or header.kind
     memory = compare_memory(records, header.device_type) if shown != "time" else None

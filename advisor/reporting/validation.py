@@ -14,18 +14,10 @@ from rich.table import Table
 
 from advisor.core.run import RunRecord, Verification
 from advisor.core.units import counted, format_bytes, format_duration
-from advisor.experiments.error_statistics import AcceptanceThreshold, ErrorGroup, ErrorStatistics, LargestError
+from advisor.experiments.error_statistics import AcceptanceThreshold, ErrorRow, LargestError
 from advisor.experiments.runs import TOTAL, RunsComparison
-from advisor.experiments.validation.memory import FitVerdicts, MemoryComparison
+from advisor.experiments.validation.compare import DIFFERENT, MemoryComparison, TimeComparison
 from advisor.experiments.validation.records import Header, Record
-from advisor.experiments.validation.times import (
-    DIFFERENT,
-    STEADY_WITHIN,
-    Baseline,
-    MachineDrift,
-    RepeatNoise,
-    TimeComparison,
-)
 from advisor.hardware.backends import get_backend
 from advisor.reporting.verification import measured_metric
 
@@ -33,12 +25,7 @@ _NAMES = {"allocated_bytes": "allocated", "reserved_bytes": "reserved", "device_
 _PROFILED = "allocated: the profiler's memory events; device: resident set"
 _COUNTED = "allocated and reserved: torch's peaks; device: the driver's figure of the process"
 _VERDICTS = {True: "[green]pass[/green]", False: "[bold red]fail[/bold red]", None: "[dim]not judged[/dim]"}
-_STATISTICS: dict[str, Callable[[ErrorStatistics], float]] = {
-    "MAPE": lambda errors: errors.mape,
-    "p50": lambda errors: errors.median,
-    "p90": lambda errors: errors.p90,
-    "max": lambda errors: errors.worst,
-}
+_PLAIN_VERDICTS = {True: "pass", False: "fail", None: "not judged"}
 
 
 def print_validation(
@@ -55,136 +42,87 @@ def print_validation(
     _dim(console, versions)
     _dim(console, "errors: |predicted / measured - 1|; bias: median of predicted / measured - 1")
     if comparison is not None:
-        _print_memory(console, header, comparison)
+        sources = _COUNTED if get_backend(header.device_type).memory.counted else _PROFILED
+        console.print("[bold]Memory[/bold]", f"[dim]{sources}[/dim]", highlight=False, soft_wrap=True)
+        _print_comparison(console, comparison, format_bytes)
+        _print_fits(console, comparison)
     if times is not None:
-        _print_times(console, times)
-    _print_left_out(console, records)
+        seen = f"; {times.seen} more were measured by the calibration itself and do not count" if times.seen else ""
+        configurations = counted(times.cases, "configuration")
+        console.print(f"[bold]Step time[/bold] [dim]{configurations}{seen}[/dim]", highlight=False)
+        _print_comparison(console, times, format_duration)
+        _print_time_notes(console, times)
+    outcomes = Counter(record.outcome.replace("_", " ") for record in records)
+    counts = ", ".join(f"{count} {name}" for name, count in outcomes.items())
+    console.print(f"cases: {counts or 'none yet'}", highlight=False)
+    for record in records:
+        if not record.ran:
+            _dim(console, f"  {record.outcome.replace('_', ' ')}: {record.label}: {record.reason}")
 
 
-def _print_memory(console: Console, header: Header, comparison: MemoryComparison) -> None:
-    sources = _COUNTED if get_backend(header.device_type).memory.counted else _PROFILED
-    console.print(f"[bold]Memory[/bold] [dim]{sources}[/dim]", highlight=False, soft_wrap=True)
-    _print_errors(console, comparison.groups)
-    _print_fits(console, comparison.fits)
-    _print_thresholds(console, comparison.thresholds)
-    _print_worst(console, comparison.worst, format_bytes)
+def _print_comparison(console: Console, found: MemoryComparison | TimeComparison, show: Callable[[float], str]) -> None:
+    if found.errors:
+        console.print(_errors_table(found.errors))
+    overall = [row for row in found.errors if row.by == "all" and row.coverage is not None]
+    coverage = [f"{_NAMES[r.quantity]} {r.covered} of {r.intervals} ({_percent(r.coverage or 0.0)})" for r in overall]
+    if coverage:
+        console.print(f"coverage of the 90 % intervals: {', '.join(coverage)}", highlight=False)
+    for bound in found.thresholds:
+        console.print(f"  {_VERDICTS[bound.passed]}  {threshold_text(bound)}", highlight=False, soft_wrap=True)
+    if found.worst:
+        console.print(_worst_table(found.worst, show))
 
 
-def _print_times(console: Console, times: TimeComparison) -> None:
-    seen = f"; {times.seen} more were measured by the calibration itself and do not count" if times.seen else ""
-    console.print(f"[bold]Step time[/bold] [dim]{counted(times.cases, 'configuration')}{seen}[/dim]", highlight=False)
-    _print_errors(console, times.groups)
+def _errors_table(errors: Sequence[ErrorRow]) -> Table:
+    """One row per group; the bias has a column where there is a single quantity."""
+    quantities = list(dict.fromkeys(row.quantity for row in errors))
+    signed = len(quantities) == 1
+    statistics = ("MAPE", "p50", "p90", "max")
+    headings = [f"{_NAMES[quantity]}\n{name}" for quantity in quantities for name in statistics]
+    table = _table("", "cases", *headings, *(["bias"] if signed else []))
+    groups: dict[tuple[str, str], dict[str, ErrorRow]] = {}
+    for row in errors:
+        groups.setdefault((row.by, row.value), {})[row.quantity] = row
+    last = "all"
+    for (by, value), found in groups.items():
+        if by != last:
+            table.add_section()
+        last = by
+        cells = [
+            _percent(getattr(found[quantity], name.lower())) if quantity in found else "–"
+            for quantity in quantities
+            for name in statistics
+        ]
+        count = max(row.count for row in found.values())
+        bias = [f"{100 * row.bias:+.1f} %" for row in found.values()] if signed else []
+        table.add_row("all cases" if by == "all" else f"{by}: {value}", str(count), *cells, *bias)
+    return table
+
+
+def _print_fits(console: Console, comparison: MemoryComparison) -> None:
+    counts = ", ".join(f"{len(labels)} {name.replace('_', ' ')}" for name, labels in comparison.fits.items())
+    console.print(f"fits: {counts}", highlight=False)
+    for name, labels in comparison.fits.items():
+        for label in labels if "_but_" in name else ():
+            console.print(f"  {name.replace('_', ' ')}: {escape(label)}", highlight=False, soft_wrap=True)
+
+
+def _print_time_notes(console: Console, times: TimeComparison) -> None:
     if times.predictors > 1:
         console.print(
             f"[yellow]note:[/yellow] the predictions are from {times.predictors} calibrations or versions; "
             "`--records FILE --predict-again` predicts all cases with one",
             highlight=False,
         )
-    _print_noise(console, times.noise)
-    _print_drift(console, times.drift, times.steady)
-    if times.order.share is not None:
-        console.print(
-            f"order: of {times.order.pairs} pairs that differ by more than {100 * DIFFERENT:.0f} %, "
-            f"{times.order.right} ({_percent(times.order.share)}) are predicted in the right order",
-            highlight=False,
-        )
-    if times.baselines:
-        console.print(_baselines_table(times.baselines))
-    _print_thresholds(console, times.thresholds)
-    _print_worst(console, times.worst, format_duration)
-
-
-def _print_errors(console: Console, groups: Sequence[ErrorGroup]) -> None:
-    """One row per group; the bias has a column where there is a single quantity."""
-    if not groups:
-        return
-    quantities = list(groups[0].errors)
-    signed = len(quantities) == 1
-    headings = [f"{_NAMES[quantity]}\n{name}" for quantity in quantities for name in _STATISTICS]
-    table = _table("", "cases", *headings, *(["bias"] if signed else []))
-    by = groups[0].by
-    for group in groups:
-        if group.by != by:
-            table.add_section()
-        by = group.by
-        found = [group.errors.get(quantity) for quantity in quantities]
-        cells = [_percent(of(e)) if e is not None else "–" for e in found for of in _STATISTICS.values()]
-        bias = [f"{100 * found[0].bias:+.1f} %" if found[0] is not None else "–"] if signed else []
-        table.add_row("all cases" if by == "all" else f"{by} {group.value}", str(group.count), *cells, *bias)
-    console.print(table)
-    coverage = [
-        f"{_NAMES[name]} {errors.covered} of {errors.intervals} ({_percent(errors.coverage)})"
-        for name, errors in groups[0].errors.items()
-        if errors.coverage is not None
-    ]
-    if coverage:
-        console.print(f"coverage of the 90 % intervals: {', '.join(coverage)}", highlight=False)
-
-
-def _print_fits(console: Console, fits: FitVerdicts) -> None:
-    console.print(
-        f"fits: {fits.fitted_and_ran} fitted and ran, {fits.refused_and_out_of_memory} refused and ran out of memory, "
-        f"{len(fits.violations)} fitted but ran out of memory, {len(fits.false_refusals)} refused but ran",
-        highlight=False,
-    )
-    for kind, labels in (("fitted but ran out", fits.violations), ("refused but ran", fits.false_refusals)):
-        for label in labels:
-            console.print(f"  {kind}: {escape(label)}", highlight=False, soft_wrap=True)
-
-
-def _print_noise(console: Console, noise: RepeatNoise) -> None:
-    if noise.between is not None:
-        between = noise.between
-        console.print(
-            f"repeat noise: {counted(between.count, 'case')} measured twice, {_percent(between.median)} apart (p50), "
-            f"{_percent(between.p90)} (p90)",
-            highlight=False,
-        )
-    if noise.within_median is not None and noise.within_p90 is not None:
-        console.print(
-            f"repeats of one case: half interquartile range {_percent(noise.within_median)} (p50 of "
-            f"{counted(noise.cases, 'case')}), {_percent(noise.within_p90)} (p90)",
-            highlight=False,
-        )
-
-
-def _print_drift(console: Console, drift: MachineDrift, steady: ErrorStatistics | None) -> None:
-    if drift.deviation is None or drift.median_s is None:
-        return
-    deviation = drift.deviation
-    console.print(
-        f"machine drift: the reference workload took {format_duration(drift.median_s)}; deviations "
-        f"{_percent(deviation.median)} (p50), {_percent(deviation.p90)} (p90), {_percent(deviation.worst)} (max)",
-        highlight=False,
-    )
-    if steady is not None:
-        console.print(
-            f"errors of the {counted(steady.count, 'case')} where it deviated by at most {100 * STEADY_WITHIN:.0f} %: "
-            f"p50 {_percent(steady.median)}, p90 {_percent(steady.p90)}, max {_percent(steady.worst)}",
-            highlight=False,
-        )
-
-
-def _baselines_table(baselines: Sequence[Baseline]) -> Table:
-    table = _table("baselines", "cases", "p50", "p90", "bias", "best scale", "p50 scaled", "p90 scaled")
-    for baseline in baselines:
-        plain, scaled = baseline.plain, baseline.scaled
-        table.add_row(
-            baseline.name,
-            str(plain.count),
-            _percent(plain.median),
-            _percent(plain.p90),
-            f"{100 * plain.bias:+.1f} %",
-            f"{baseline.factor:.2f}",
-            _percent(scaled.median),
-            _percent(scaled.p90),
-        )
-    return table
-
-
-def _print_thresholds(console: Console, thresholds: Sequence[AcceptanceThreshold]) -> None:
-    for found in thresholds:
-        console.print(f"  {_VERDICTS[found.passed]}  {threshold_text(found)}", highlight=False, soft_wrap=True)
+    notes = {
+        "noise": "what one configuration varies by on this machine; no prediction can be closer than `measured twice`",
+        "baseline": "other ways to predict the step time; `x` is the factor that suits these cases best",
+        "pairs": f"cases whose step times differ by more than {100 * DIFFERENT:.0f} %",
+    }
+    if times.reference_s is not None:
+        notes["reference workload"] = f"timed with every case; {format_duration(times.reference_s)} in the median"
+    for name, text in notes.items() if times.errors else ():
+        _dim(console, f"{name}: {text}")
 
 
 def threshold_text(found: AcceptanceThreshold) -> str:
@@ -202,13 +140,10 @@ def threshold_text(found: AcceptanceThreshold) -> str:
     return f"{found.name.replace('_bytes', '')}: {value} ({limit}{note})"
 
 
-def _print_worst(console: Console, worst: Sequence[LargestError], show: Callable[[float], str]) -> None:
-    if not worst:
-        return
-    machine = any(case.spread is not None or case.reference_ratio is not None for case in worst)
-    table = _table(
-        "largest errors", "quantity", "predicted", "measured", "error", *(["repeats", "machine"] if machine else [])
-    )
+def _worst_table(worst: Sequence[LargestError], show: Callable[[float], str]) -> Table:
+    timed = any(case.spread is not None or case.reference_ratio is not None for case in worst)
+    extra = ["spread of repeats", "machine"] if timed else []
+    table = _table("largest errors", "quantity", "predicted", "measured", "error", *extra)
     quantity = worst[0].quantity
     for case in worst:
         if case.quantity != quantity:
@@ -217,22 +152,9 @@ def _print_worst(console: Console, worst: Sequence[LargestError], show: Callable
         spread = "–" if case.spread is None else f"±{_percent(case.spread)}"
         ratio = "–" if case.reference_ratio is None else f"{case.reference_ratio:.2f}x"
         error = f"{100 * case.error:+.2f} %" if abs(case.error) >= 0.001 else f"{100 * case.error:+.3f} %"
-        figures = [show(case.predicted), show(case.measured), error, *([spread, ratio] if machine else [])]
+        figures = [show(case.predicted), show(case.measured), error, *([spread, ratio] if timed else [])]
         table.add_row(escape(case.label), _NAMES[quantity], *figures)
-    console.print(table)
-
-
-def _print_left_out(console: Console, records: Sequence[Record]) -> None:
-    outcomes = Counter(record.outcome.replace("_", " ") for record in records)
-    counts = ", ".join(f"{count} {name}" for name, count in outcomes.items())
-    console.print(f"cases: {counts or 'none yet'}", highlight=False)
-    for record in records:
-        if not record.ran:
-            _dim(console, f"  {record.outcome.replace('_', ' ')}: {record.label}: {record.reason}")
-
-
-def _dim(console: Console, text: str) -> None:
-    console.print(f"[dim]{escape(text)}[/dim]", highlight=False, soft_wrap=True)
+    return table
 
 
 def _table(*columns: str) -> Table:
@@ -240,6 +162,10 @@ def _table(*columns: str) -> Table:
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index else "left")
     return table
+
+
+def _dim(console: Console, text: str) -> None:
+    console.print(f"[dim]{escape(text)}[/dim]", highlight=False, soft_wrap=True)
 
 
 def _percent(share: float) -> str:
@@ -250,12 +176,12 @@ def _percent(share: float) -> str:
 
 # Finished runs.
 
-_FIGURES = {
-    "quality.value": "quality",
-    "memory.allocated_bytes": "allocated peak",
-    "memory.device_bytes": "device peak",
-    "time.step_s": "step",
-    TOTAL: "whole run",
+_FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
+    "quality.value": ("quality", lambda value: f"{value:.3f}"),
+    "memory.allocated_bytes": ("allocated peak", format_bytes),
+    "memory.device_bytes": ("device peak", format_bytes),
+    "time.step_s": ("step", format_duration),
+    TOTAL: ("whole run", format_duration),
 }
 
 
@@ -263,29 +189,24 @@ def runs_tables(comparison: RunsComparison) -> str:
     """Finished runs as Markdown, every figure as predicted / measured: a row per run, then the phases of the runs that
     have a whole-run time, then the errors of that time.
     """
-    rows = [("run", "method", "rows x epochs", "trainable", "metric", *_FIGURES.values(), "error", "90 % interval")]
-    rows += [_run_row(record) for record in comparison.records]
+    headings = ("run", "method", "rows x epochs", "trainable", "metric", *(name for name, _ in _FIGURES.values()))
+    rows = [(*headings, "error", "90 % interval"), *map(_run_row, comparison.records)]
     whole = [record for record in comparison.records if _verified(record, TOTAL) is not None]
     names = list(dict.fromkeys(name for record in whole for name in record.measurement.parts_s))
-    parts = [("run", *names), *(_parts_row(record, names) for record in whole)]
-    found = [_markdown(rows)]
-    found += ["Phases, predicted / measured, s:", _markdown(parts)] if whole else []
+    phases = [("run", *names), *(_phases_row(record, names) for record in whole)]
+    found = [_markdown(rows), *(["Phases, predicted / measured, s:", _markdown(phases)] if whole else [])]
     found += [f"{_PLAIN_VERDICTS[bound.passed]}  {threshold_text(bound)}" for bound in comparison.thresholds]
     return "\n\n".join(found)
-
-
-_PLAIN_VERDICTS = {True: "pass", False: "fail", None: "not judged"}
 
 
 def _run_row(record: RunRecord) -> tuple[str, ...]:
     plan, predicted = record.plan, record.plan.predicted
     quality = predicted.quality if predicted is not None else None
-    figures = [_pair(_verified(record, quantity), quantity) for quantity in _FIGURES]
+    figures = [_pair(_verified(record, quantity), show) for quantity, (_, show) in _FIGURES.items()]
     if quality is not None and quality.value is None:
         measured = measured_metric(quality.metric, record.measurement.metrics)
         figures[0] = f"unknown / {'-' if measured is None else f'{measured:.2f}'}"
     total = _verified(record, TOTAL)
-    error = total.relative_error if total is not None else None
     return (
         Path(record.output_dir).name,
         f"`{plan.strategy.method}`",
@@ -293,12 +214,12 @@ def _run_row(record: RunRecord) -> tuple[str, ...]:
         f"{record.measurement.trainable_parameters:,}",
         quality.metric if quality is not None else "-",
         *figures,
-        "-" if error is None else f"{100 * error:+.1f} %",
-        "-" if total is None else total.verdict,
+        f"{100 * total.relative_error:+.1f} %" if total is not None and total.relative_error is not None else "-",
+        total.verdict if total is not None else "-",
     )
 
 
-def _parts_row(record: RunRecord, names: Sequence[str]) -> tuple[str, ...]:
+def _phases_row(record: RunRecord, names: Sequence[str]) -> tuple[str, ...]:
     predicted = record.plan.predicted
     planned = predicted.time.parts if predicted is not None and predicted.time is not None else {}
     measured = record.measurement.parts_s
@@ -307,22 +228,17 @@ def _parts_row(record: RunRecord, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _verified(record: RunRecord, quantity: str) -> Verification | None:
-    """A verified figure, whole-run times only where they can be compared."""
+    """A verified figure; whole-run times only where they can be compared."""
     found = next((item for item in record.verifications if item.quantity == quantity), None)
     return None if found is None or (quantity == TOTAL and found.relative_error is None) else found
 
 
-def _pair(verification: Verification | None, quantity: str) -> str:
+def _pair(verification: Verification | None, show: Callable[[float], str]) -> str:
     if verification is None:
         return "-"
-    shown = [verification.predicted, verification.measured]
-    return " / ".join("-" if value is None else _figure(value, quantity) for value in shown)
-
-
-def _figure(value: float, quantity: str) -> str:
-    if quantity.endswith("_bytes"):
-        return format_bytes(value)
-    return format_duration(value) if quantity.endswith("_s") else f"{value:.3f}"
+    return " / ".join(
+        "-" if value is None else show(value) for value in (verification.predicted, verification.measured)
+    )
 
 
 def _markdown(rows: Sequence[tuple[str, ...]]) -> str:

@@ -9,7 +9,8 @@ import pytest
 from advisor.core.errors import InputError
 from advisor.core.run import RunRecord
 from advisor.core.serialization import to_json
-from advisor.experiments.runs import TOTAL, comparison_of
+from advisor.experiments.error_statistics import ErrorRow
+from advisor.experiments.runs import TOTAL, RunsComparison, compare_runs
 from advisor.pipeline.validating import validate_runs
 from advisor.reporting.validation import runs_tables
 from advisor.reporting.verification import verify
@@ -32,8 +33,12 @@ def saved(folder: Path, total_s: float) -> Path:
     return folder
 
 
+def total_of(comparison: RunsComparison) -> ErrorRow | None:
+    return next((row for row in comparison.errors if row.quantity == TOTAL), None)
+
+
 def passed(*totals: float) -> list[bool | None]:
-    return [bound.passed for bound in comparison_of([run_of(total) for total in totals]).thresholds]
+    return [bound.passed for bound in compare_runs([run_of(total) for total in totals]).thresholds]
 
 
 def test_median_and_worst_run_have_a_threshold() -> None:
@@ -41,18 +46,20 @@ def test_median_and_worst_run_have_a_threshold() -> None:
     assert passed(60.0, 62.0, 72.0) == [True, False], "one run is 17 % off"
     assert passed(60.0, 66.0, 66.0) == [False, True], "the median is 9 % off"
     assert passed() == [None, None]
-    errors = comparison_of([run_of(total) for total in (60.0, 62.0, 72.0)]).errors[TOTAL]
-    assert (errors.count, errors.median, errors.worst) == (3, pytest.approx(2 / 62), pytest.approx(12 / 72))
+    errors = total_of(compare_runs([run_of(total) for total in (60.0, 62.0, 72.0)]))
+    assert errors is not None
+    assert (errors.count, errors.p50, errors.max) == (3, pytest.approx(2 / 62), pytest.approx(12 / 72))
 
 
 def test_resumed_runs_have_no_time_to_compare() -> None:
-    both = comparison_of([run_of(300.0, resumed=True), run_of(60.0)])
-    assert (both.errors[TOTAL].count, both.errors[TOTAL].worst) == (1, 0.0)
-    assert TOTAL not in comparison_of([run_of(300.0, resumed=True)]).errors
+    both = total_of(compare_runs([run_of(300.0, resumed=True), run_of(60.0)]))
+    assert both is not None
+    assert (both.count, both.max) == (1, 0.0)
+    assert total_of(compare_runs([run_of(300.0, resumed=True)])) is None
 
 
 def test_a_row_holds_predicted_and_measured_and_every_phase() -> None:
-    text = runs_tables(comparison_of([run_of(61.0, "first"), run_of(64.0, "second")]))
+    text = runs_tables(compare_runs([run_of(61.0, "first"), run_of(64.0, "second")]))
     lines = text.splitlines()
     heading, rule, row = lines[:3]
     assert heading.count("|") == rule.count("|") == row.count("|")
@@ -60,7 +67,7 @@ def test_a_row_holds_predicted_and_measured_and_every_phase() -> None:
     assert "100 MiB / " in row
     assert "1 min 00 s / 1 min 01 s | -1.6 % |" in row
     assert "| second | 2.00 / 2.50 | 53.00 / 61.50 |" in lines
-    assert "pass  whole-run time median: 3.94 % (at most 8.00 %)" in text
+    assert "pass  whole-run time p50: 3.94 % (at most 8.00 %)" in text
 
 
 def test_folders_without_a_record_are_named(tmp_path: Path) -> None:
@@ -80,12 +87,12 @@ def test_the_command_prints_the_tables_and_judges_them_if_strict(advisor: Adviso
     assert advisor("validate", "runs", good, bad).code == 0
     missed = advisor("validate", "runs", good, bad, "--strict")
     assert missed.code == 1
-    assert "fail  whole-run time worst: 33.3 % (at most 15.0 %)" in missed.stdout
+    assert "fail  whole-run time max: 33.3 % (at most 15.0 %)" in missed.stdout
     left_out = advisor("validate", "runs", good, tmp_path / "none", "--strict")
     assert left_out.code == 1
     assert "left out: " in left_out.stderr
     answer = advisor("validate", "runs", good, bad, "--json").json
-    assert answer["errors"][TOTAL]["count"] == 2
+    assert {row["quantity"]: row["count"] for row in answer["errors"]}[TOTAL] == 2
     assert len(answer["records"]) == 2
     assert advisor("validate", "runs", tmp_path / "none").code == 2
     assert advisor("validate", "runs").code == 2

@@ -1,17 +1,18 @@
-"""What a GPU says about a process's memory, through a few calls that tests can answer themselves."""
+"""What a GPU and its driver say about a process's memory."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from dataclasses import replace
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError, RunFailed
+from advisor.experiments.validation.records import Measured
+from advisor.hardware.backends.base import Runtime
 from advisor.hardware.nvml import NvmlUnavailable, process_memory_bytes, used_bytes_by_gpu
 from advisor.measurement.isolation import isolated
 
@@ -72,59 +73,6 @@ class ProcessFigure:
         return None if now_bytes is None else now_bytes - before_bytes
 
 
-@dataclass(frozen=True)
-class DeviceFigures:
-    """Peaks of the steps.
-
-    Attributes:
-        allocated_bytes, reserved_bytes: Of the caching allocator.
-        device_bytes: What the process holds according to the driver.
-        baseline_bytes: The same before the model was built: context and little else.
-        allocator_retries: How often the allocator returned all cached blocks and tried again.
-        reasons: Why a figure is missing, or where it comes from, by field name.
-    """
-
-    allocated_bytes: int | None = None
-    reserved_bytes: int | None = None
-    device_bytes: int | None = None
-    baseline_bytes: int | None = None
-    allocator_retries: int | None = None
-    reasons: dict[str, str] = field(default_factory=dict)
-
-
-class CudaCalls(Protocol):
-    """The calls that decide; ``TorchCuda`` makes them, tests bring their own."""
-
-    def empty_cache(self) -> None: ...
-
-    def reset_peaks(self) -> None: ...
-
-    def allocated_peak_bytes(self) -> int: ...
-
-    def reserved_peak_bytes(self) -> int: ...
-
-    def retries(self) -> int: ...
-
-
-class TorchCuda:
-    """``torch.cuda`` of the current device."""
-
-    def empty_cache(self) -> None:
-        torch.cuda.empty_cache()
-
-    def reset_peaks(self) -> None:
-        torch.cuda.reset_peak_memory_stats()
-
-    def allocated_peak_bytes(self) -> int:
-        return torch.cuda.max_memory_allocated()
-
-    def reserved_peak_bytes(self) -> int:
-        return torch.cuda.max_memory_reserved()
-
-    def retries(self) -> int:
-        return int(torch.cuda.memory_stats().get("num_alloc_retries", 0))
-
-
 class CudaFigures(TrainerCallback):
     """Reads the device's figures around the steps of one Trainer run.
 
@@ -134,78 +82,43 @@ class CudaFigures(TrainerCallback):
 
     Args:
         process: The driver's figure of this process.
-        calls: The allocator's.
+        runtime: The device; counts what the allocator hands out.
+        retries: How often the allocator has returned all cached blocks and tried again.
     """
 
-    def __init__(self, process: ProcessFigure, calls: CudaCalls | None = None) -> None:
-        self._process = process
-        self._calls: CudaCalls = calls or TorchCuda()
+    def __init__(self, process: ProcessFigure, runtime: Runtime, retries: Callable[[], int] | None = None) -> None:
+        self._process, self._runtime = process, runtime
+        self._retries = retries or (lambda: int(torch.cuda.memory_stats().get("num_alloc_retries", 0)))
         self._baseline_bytes = process.read()
-        self._peaks = DeviceFigures()
+        self._peaks = Measured()
         self._retries_before = 0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         gc.collect()
-        self._calls.empty_cache()
-        self._calls.reset_peaks()
-        self._retries_before = self._calls.retries()
+        self._runtime.release_cached()
+        self._runtime.reset_peaks()
+        self._retries_before = self._retries()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         held_bytes, before_bytes = self._process.read(), self._peaks.device_bytes
         readings = [figure for figure in (held_bytes, before_bytes) if figure is not None]
-        self._peaks = DeviceFigures(
-            allocated_bytes=self._calls.allocated_peak_bytes(),
-            reserved_bytes=self._calls.reserved_peak_bytes(),
+        allocated_bytes, reserved_bytes = self._runtime.peaks()
+        self._peaks = Measured(
+            allocated_bytes=allocated_bytes,
+            reserved_bytes=reserved_bytes,
             device_bytes=max(readings, default=None),
             baseline_bytes=self._baseline_bytes,
-            allocator_retries=self._calls.retries() - self._retries_before,
+            allocator_retries=self._retries() - self._retries_before,
             reasons={"device_bytes": self._process.reason},
         )
 
-    def figures(self) -> DeviceFigures:
+    def figures(self) -> Measured:
         """Peaks up to the last step."""
         return self._peaks
-
-
-@dataclass(frozen=True)
-class CudaFacts:
-    """What a bare process sees of the GPU.
-
-    Attributes:
-        name: Product name.
-        total_bytes: Of ``cudaMemGetInfo``.
-        free_bytes: The same, with this process's context already there.
-        context_bytes: The driver's figure of a process that holds nothing else; ``None`` where it has none.
-        process_figure: Where that figure comes from, or why there is none.
-    """
-
-    name: str
-    total_bytes: int
-    free_bytes: int
-    context_bytes: int | None
-    process_figure: str
-
-
-def cuda_facts() -> CudaFacts:
-    """Look at the GPU from a process of its own, which leaves nothing behind on it.
-
-    Raises:
-        RunFailed: there is none that works; the message is torch's.
-    """
-    return isolated(look_at_gpu, timeout_s=120.0).unwrap()
-
-
-def look_at_gpu() -> CudaFacts:
-    """The same in this process."""
-    figure = ProcessFigure(current_uuid)
-    torch.zeros(1, device="cuda")
-    context_bytes = figure.read()
-    free_bytes, total_bytes = torch.cuda.mem_get_info()
-    return CudaFacts(torch.cuda.get_device_name(), total_bytes, free_bytes, context_bytes, figure.reason)
 
 
 def gpu_at_hand(device: DeviceProfile) -> tuple[DeviceProfile, int]:
@@ -215,12 +128,22 @@ def gpu_at_hand(device: DeviceProfile) -> tuple[DeviceProfile, int]:
         DeviceError: the GPU does not work.
     """
     try:
-        facts = cuda_facts()
+        total_bytes, free_bytes, measured_bytes = isolated(look_at_gpu, timeout_s=120.0).unwrap()
     except RunFailed as failure:
         raise DeviceError(f"the CUDA device must work, but {failure.message}", fix="check it with nvidia-smi") from None
-    context_bytes = device.context_bytes or facts.context_bytes or 0
-    device = replace(device, context_bytes=context_bytes)
-    return device, min(facts.total_bytes, facts.free_bytes + (facts.context_bytes or context_bytes))
+    context_bytes = device.context_bytes or measured_bytes or 0
+    return replace(device, context_bytes=context_bytes), min(
+        total_bytes, free_bytes + (measured_bytes or context_bytes)
+    )
+
+
+def look_at_gpu() -> tuple[int, int, int | None]:
+    """Total and free bytes as a bare process sees them, and the driver's figure of that process: its context."""
+    figure = ProcessFigure(current_uuid)
+    torch.zeros(1, device="cuda")
+    context_bytes = figure.read()
+    free_bytes, total_bytes = torch.cuda.mem_get_info()
+    return total_bytes, free_bytes, context_bytes
 
 
 def current_uuid() -> str:

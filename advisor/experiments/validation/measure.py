@@ -10,10 +10,11 @@ import torch
 
 from advisor.experiments.grid import Cell, CellResult
 from advisor.experiments.runner import Pace, cell_result
-from advisor.experiments.validation.device_memory import CudaFigures, DeviceFigures, ProcessFigure, current_uuid
+from advisor.experiments.validation.device_memory import CudaFigures, ProcessFigure, current_uuid
 from advisor.experiments.validation.predict import Prepared
-from advisor.experiments.validation.records import Kind, Record
+from advisor.experiments.validation.records import Kind, Measured, Record
 from advisor.hardware.backends import get_backend
+from advisor.hardware.backends.base import Runtime
 from advisor.measurement.isolation import Result, isolated
 from advisor.measurement.noise_probe import reference_seconds
 from advisor.measurement.steps import StepMeasurement, StepRequest, run_steps
@@ -28,6 +29,7 @@ SHORT_STEP_S, SHORT_STEP_FACTOR = 0.1, 3
 START_S, CARD_START_S = 2.0, 6.0
 """Of a case's process before its steps: imports, model, optimizer and, on a card, the context."""
 KILLED_BY_SYSTEM = "killed by the system"
+Reference = Literal["never", "after", "around"]
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,14 @@ class MeasurementProtocol:
         warmup_steps: Thrown away.
         steps: Kept.
         profile_memory: One more under the memory profiler (CPU).
-        reference: As in ``CaseRequest``.
+        reference: When the reference workload is timed: around the steps, after them (it leaves a trace in the
+            process's memory), or never.
     """
 
     warmup_steps: int
     steps: int
     profile_memory: bool
-    reference: Literal["never", "after", "around"]
+    reference: Reference
 
     @property
     def all_steps(self) -> int:
@@ -59,32 +62,13 @@ class CaseRequest:
     Attributes:
         steps: Model, method, execution, shape.
         allocator_limit_bytes: The allocator reserves no more than this, as on a smaller card (CUDA).
-        profile_memory: Add a step under the memory profiler after the timed ones (CPU).
-        reference: When the reference workload is timed: around the steps, after them (it leaves a trace in the
-            process's memory), or never.
+        profile_memory, reference: As in ``MeasurementProtocol``.
     """
 
     steps: StepRequest
     allocator_limit_bytes: int | None = None
     profile_memory: bool = True
-    reference: Literal["never", "after", "around"] = "never"
-
-
-@dataclass(frozen=True)
-class CaseMeasurement:
-    """What the steps took.
-
-    Attributes:
-        figures: Memory.
-        step_times_s: Of the steps after the warm-up.
-        reference_s: Of the reference workload, in order.
-        trainable_parameters: Counted on the model.
-    """
-
-    figures: DeviceFigures
-    step_times_s: tuple[float, ...]
-    trainable_parameters: int
-    reference_s: tuple[float, ...] = ()
+    reference: Reference = "never"
 
 
 def protocol_of(record: Record, kind: Kind, device_type: str) -> MeasurementProtocol:
@@ -142,7 +126,7 @@ class MeasureCase:
     device_type: str
     isolate: Callable[..., Result[Any]] = isolated
 
-    def __call__(self, cell: Cell[Prepared], limit_s: float | None) -> CellResult[CaseMeasurement]:
+    def __call__(self, cell: Cell[Prepared], limit_s: float | None) -> CellResult[Measured]:
         if not cell.payload.runnable:
             return CellResult("refused", reason=cell.payload.record.reason)
         request = request_of(cell.payload, self.kind, self.device_type)
@@ -159,7 +143,7 @@ class MeasureCase:
         completed = [record for record in records if record.outcome == "completed" and record.predicted is not None]
         return Pace(record.seconds / self.expected_s(record) for record in completed)
 
-    def measure(self, request: CaseRequest, limit_s: float | None) -> CellResult[CaseMeasurement]:
+    def measure(self, request: CaseRequest, limit_s: float | None) -> CellResult[Measured]:
         """Run a request in a process of its own; whatever happens there is an outcome, never an exception.
 
         On a card a process that the kernel killed has run out of the host's memory, not of the device's: it crashed.
@@ -171,45 +155,45 @@ class MeasureCase:
         return result
 
 
-def run_case(request: CaseRequest) -> CaseMeasurement:
+def run_case(request: CaseRequest) -> Measured:
     """The same in this process."""
     backend = get_backend(request.steps.device_type)
     backend.runtime.prepare_process(request.steps.execution.num_threads)
     before = (reference_seconds(backend),) if request.reference == "around" else ()
-    measured = _on_cpu(request) if backend.is_host else _on_cuda(request)
+    measured = _on_host(request) if backend.is_host else _on_card(request, backend.runtime)
     after = (reference_seconds(backend),) if request.reference != "never" else ()
     return replace(measured, reference_s=(*before, *after))
 
 
-def run_watched(request: StepRequest, watch: CudaFigures) -> CaseMeasurement:
+def run_watched(request: StepRequest, watch: CudaFigures) -> Measured:
     """The steps with a device's figures read around them."""
     measured = run_steps(request, callbacks=(watch,))
-    return _measurement(measured, watch.figures())
+    return _with_steps(watch.figures(), measured)
 
 
-def _on_cuda(request: CaseRequest) -> CaseMeasurement:
+def _on_card(request: CaseRequest, runtime: Runtime) -> Measured:
     figure = ProcessFigure(current_uuid)
     torch.zeros(1, device="cuda")  # makes the context
     if request.allocator_limit_bytes is not None:
         # Bounds what the caching allocator reserves; beyond it, it retries and fails as at the end of a card.
         _, total_bytes = torch.cuda.mem_get_info()
         torch.cuda.set_per_process_memory_fraction(min(1.0, max(request.allocator_limit_bytes, 0) / total_bytes))
-    return run_watched(request.steps, CudaFigures(figure))
+    return run_watched(request.steps, CudaFigures(figure, runtime))
 
 
-def _on_cpu(request: CaseRequest) -> CaseMeasurement:
+def _on_host(request: CaseRequest) -> Measured:
     measured = run_steps(replace(request.steps, profile_memory=request.profile_memory))
     reasons = {"reserved_bytes": "the CPU's allocator has no such figure", "device_bytes": "resident set"}
     if not request.profile_memory:
         reasons["allocated_bytes"] = "no step was profiled"
-    figures = DeviceFigures(
+    figures = Measured(
         allocated_bytes=measured.allocated_peak_bytes,
         device_bytes=measured.resident_peak_bytes,
         baseline_bytes=measured.baseline_resident_bytes,
         reasons=reasons,
     )
-    return _measurement(measured, figures)
+    return _with_steps(figures, measured)
 
 
-def _measurement(measured: StepMeasurement, figures: DeviceFigures) -> CaseMeasurement:
-    return CaseMeasurement(figures, measured.step_times_s, measured.trainable_parameters)
+def _with_steps(figures: Measured, steps: StepMeasurement) -> Measured:
+    return replace(figures, step_times_s=steps.step_times_s, trainable_parameters=steps.trainable_parameters)

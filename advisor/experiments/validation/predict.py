@@ -150,9 +150,9 @@ def prepare(case: Case, where: GridDevice) -> Prepared:
         A case that cannot be built or traced is ``refused``, one that does not suit the machine ``skipped``, each with
         the reason; neither is runnable.
     """
-    if (missing := _missing_package(case)) is not None:
-        return Prepared(unpredicted(case, where, "skipped", missing))
     try:
+        if (missing := _missing_package(case)) is not None:
+            return Prepared(unpredicted(case, where, "skipped", missing))
         return _prepare(case, where)
     except InputError as failure:
         return Prepared(unpredicted(case, where, "refused", " ".join([failure.message, *failure.problems])))

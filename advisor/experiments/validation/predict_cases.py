@@ -7,10 +7,9 @@ nothing away from the device that is measured.
 from __future__ import annotations
 
 import dataclasses
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.pool import ThreadPool
 
 from advisor.core.coefficients import Calibration
 from advisor.core.errors import InputError
@@ -58,35 +57,16 @@ def predict_cases(
         deadline_s: No call begins after this moment of ``time.monotonic``; the remaining cases are left out.
         predict: Prepares the cases of a batch.
     """
-    waiting: queue.SimpleQueue[Sequence[Case]] = queue.SimpleQueue()
-    ready: queue.SimpleQueue[tuple[Case, Prepared] | None] = queue.SimpleQueue()
-    for batch in batches:
-        waiting.put(batch)
-    stopped = threading.Event()
 
-    def work() -> None:
-        while not stopped.is_set() and (deadline_s is None or time.monotonic() < deadline_s):
-            try:
-                batch = waiting.get_nowait()
-            except queue.Empty:
-                break
-            for answer in zip(batch, predict(batch, where), strict=True):
-                ready.put(answer)
-        ready.put(None)
+    def work(batch: Sequence[Case]) -> list[tuple[Case, Prepared]]:
+        if deadline_s is not None and time.monotonic() >= deadline_s:
+            return []
+        return list(zip(batch, predict(batch, where), strict=True))
 
-    count = max(1, min(workers, MOST_WORKERS, len(batches)))
-    for _ in range(count):
-        # Daemons: after Ctrl-C nobody waits for them, and their processes end with this one.
-        threading.Thread(target=work, daemon=True).start()
-    try:
-        while count:
-            answer = ready.get()
-            if answer is None:
-                count -= 1
-            else:
-                yield answer
-    finally:
-        stopped.set()
+    # Threads of such a pool are daemons: after Ctrl-C nobody waits for them, and their processes end with this one.
+    with ThreadPool(max(1, min(workers, MOST_WORKERS, len(batches)))) as pool:
+        for answers in pool.imap_unordered(work, batches):
+            yield from answers
 
 
 def predicted_cells(

@@ -208,31 +208,23 @@ def summary_of(record: Record) -> str:
     return ", ".join(parts)
 
 
-def record_of(cell: Cell[Any], result: CellResult[Any]) -> Record:
+def record_of(cell: Cell[Any], result: CellResult[Measured]) -> Record:
     """The record of a case that has ended.
 
     Args:
         cell: Its payload is a ``predict.Prepared``; one that is not runnable already says how it ended.
-        result: Its value is a ``measure.CaseMeasurement``.
+        result: Its value is a ``Measured``.
     """
     record: Record = cell.payload.record
     if not cell.payload.runnable:
         return record
-    measured, found = None, result.value
-    if found is not None:
-        measured = Measured(
-            **{f.name: getattr(found.figures, f.name) for f in dataclasses.fields(found.figures)},
-            step_times_s=found.step_times_s,
-            reference_s=found.reference_s,
-            trainable_parameters=found.trainable_parameters,
-        )
     if result.outcome == "interrupted":
         raise ValueError("an interrupted case has no record")
     return dataclasses.replace(
         record,
         outcome="failed" if result.outcome == "crashed" else result.outcome,
         reason=result.reason,
-        measured=measured,
+        measured=result.value,
         seconds=round(result.seconds, 3),
     )
 

@@ -9,8 +9,8 @@ import pytest
 from advisor.core.device import DeviceProfile, Rate
 from advisor.experiments.validation.baselines import computed_parameters, rule_of_thumb_s, step_work
 from advisor.experiments.validation.cases import grid_model
+from advisor.experiments.validation.compare import compare_times
 from advisor.experiments.validation.records import TracedWork
-from advisor.experiments.validation.times import compare_times
 from advisor.tracing.ops import StepPhase, TracedOp
 from tests.experiments.validation.records import timed
 
@@ -95,13 +95,10 @@ def test_the_best_factor_is_shown_beside_the_plain_rule() -> None:
         timed(str(i), measured_s, 1.1 * measured_s, rows=i + 1, work=TracedWork(1, {}, 1, 1, roofline_s))
         for i, (measured_s, roofline_s) in enumerate(((1.0, 0.5), (2.0, 1.0), (3.0, 1.2)))
     ]
-    found = {baseline.name: baseline for baseline in compare_times(cases, "cpu").baselines}
-    assert set(found) == {"advisor", "two-ceiling roofline"}
-    roofline = found["two-ceiling roofline"]
-    assert (roofline.plain.median, roofline.plain.worst) == (pytest.approx(0.5), pytest.approx(0.6))
-    assert roofline.factor == pytest.approx(2.0)
-    assert (roofline.scaled.median, roofline.scaled.worst) == (pytest.approx(0.0), pytest.approx(0.2))
-    assert found["advisor"].factor == pytest.approx(1 / 1.1)
-    assert "6 x parameters x tokens / peak" in {
-        baseline.name for baseline in compare_times(cases, "cpu", DEVICE).baselines
-    }
+    rows = {row.value: row for row in compare_times(cases, "cpu").errors if row.by == "baseline"}
+    assert list(rows) == ["advisor", "advisor, x 0.91", "two-ceiling roofline", "two-ceiling roofline, x 2.00"]
+    plain, scaled = rows["two-ceiling roofline"], rows["two-ceiling roofline, x 2.00"]
+    assert (plain.p50, plain.max) == (pytest.approx(0.5), pytest.approx(0.6))
+    assert (scaled.p50, scaled.max) == (pytest.approx(0.0), pytest.approx(0.2))
+    with_rates = {row.value for row in compare_times(cases, "cpu", DEVICE).errors}
+    assert "6 x parameters x tokens / peak" in with_rates

@@ -19,13 +19,11 @@ from advisor.experiments.validation.device_memory import (
     DIFFERENCE,
     PROCESS_LIST,
     CudaFigures,
-    DeviceFigures,
     ProcessFigure,
 )
 from advisor.experiments.validation.measure import (
     CARD_START_S,
     START_S,
-    CaseMeasurement,
     CaseRequest,
     MeasureCase,
     MeasurementProtocol,
@@ -34,8 +32,9 @@ from advisor.experiments.validation.measure import (
     run_watched,
 )
 from advisor.experiments.validation.predict import CaseConfig, Prepared
-from advisor.experiments.validation.records import FORMAT, Kind, Record
+from advisor.experiments.validation.records import FORMAT, Kind, Measured, Record
 from advisor.hardware.backends import get_backend
+from advisor.hardware.backends.cpu import CpuRuntime
 from advisor.hardware.nvml import NvmlUnavailable
 from advisor.measurement.isolation import Result
 from advisor.measurement.noise_probe import reference_seconds
@@ -72,25 +71,22 @@ class Driver:
         return {"another": 5, UUID.removeprefix("GPU-"): self._used.pop(0)}
 
 
-class Allocator:
-    """Stands for ``torch.cuda``: peaks that grow with every look, and what was asked for in which order."""
+class Allocator(CpuRuntime):
+    """Stands for a card: peaks that grow with every look, and what was asked for in which order."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
         self._looks = 0
 
-    def empty_cache(self) -> None:
+    def release_cached(self) -> None:
         self.asked.append("empty")
 
     def reset_peaks(self) -> None:
         self.asked.append("reset")
 
-    def allocated_peak_bytes(self) -> int:
+    def peaks(self) -> tuple[int | None, int | None]:
         self._looks += 1
-        return 100 * MIB + self._looks
-
-    def reserved_peak_bytes(self) -> int:
-        return 120 * MIB
+        return 100 * MIB + self._looks, 120 * MIB
 
     def retries(self) -> int:
         return 3 + (1 if self._looks else 0)
@@ -103,9 +99,9 @@ def figure(driver: Driver) -> ProcessFigure:
 def test_the_figures_are_read_after_every_step_and_belong_to_the_steps() -> None:
     allocator = Allocator()
     driver = Driver([500 * MIB, 700 * MIB, 900 * MIB, 800 * MIB], [0])
-    measured = run_watched(request(), CudaFigures(figure(driver), allocator))
+    measured = run_watched(request(), CudaFigures(figure(driver), allocator, allocator.retries))
     assert allocator.asked == ["empty", "reset"]  # what building left behind is gone before the peaks are reset
-    figures = measured.figures
+    figures = measured
     assert figures.allocated_bytes == 100 * MIB + 3
     assert figures.reserved_bytes == 120 * MIB
     assert figures.device_bytes == 900 * MIB
@@ -137,7 +133,7 @@ def test_on_cpu_the_profiler_and_the_kernel_are_asked() -> None:
     assert result.outcome == "completed"
     assert result.value is not None
     assert len(result.value.reference_s) == 1
-    figures = result.value.figures
+    figures = result.value
     assert figures.allocated_bytes is not None
     assert figures.device_bytes is not None
     assert figures.baseline_bytes is not None
@@ -159,7 +155,7 @@ def test_the_figures_are_read_outside_the_measured_time(monkeypatch: pytest.Monk
             return super().process_bytes(uuid)
 
     driver = SlowDriver([500 * MIB] * 9, [0])
-    measured = run_watched(request(steps=1), CudaFigures(figure(driver), Allocator()))
+    measured = run_watched(request(steps=1), CudaFigures(figure(driver), Allocator(), lambda: 0))
     assert asked[0] >= 2
     assert max(measured.step_times_s) < 3600
 
@@ -187,14 +183,14 @@ def test_what_cannot_be_built_is_an_outcome() -> None:
     ],
 )
 def test_the_hosts_memory_is_not_the_devices(device_type: str, reason: str, outcome: str) -> None:
-    ended: Result[CaseMeasurement] = Result("out_of_memory", reason=reason)
+    ended: Result[Measured] = Result("out_of_memory", reason=reason)
     measure = MeasureCase("memory", device_type, isolate=lambda *args, **options: ended)
     found = measure.measure(CaseRequest(request(device_type=device_type)), None)
     assert found.outcome == outcome
     assert reason in found.reason
 
 
-VALUE = CaseMeasurement(DeviceFigures(allocated_bytes=MIB, device_bytes=2 * MIB), (0.1, 0.1), 10)
+VALUE = Measured(MIB, device_bytes=2 * MIB, step_times_s=(0.1, 0.1), trainable_parameters=10)
 
 
 def cell(key: str, *, step_s: float = 0.0, repeats: int = 0, runnable: bool = True) -> Cell[Prepared]:
@@ -205,13 +201,11 @@ def cell(key: str, *, step_s: float = 0.0, repeats: int = 0, runnable: bool = Tr
     return Cell(key, key, Prepared(dataclasses.replace(known, repeats=repeats), config if runnable else None))
 
 
-def recorded(
-    kind: Kind, *cells: Cell[Prepared], ended: Result[CaseMeasurement]
-) -> tuple[list[CaseRequest], list[Record]]:
+def recorded(kind: Kind, *cells: Cell[Prepared], ended: Result[Measured]) -> tuple[list[CaseRequest], list[Record]]:
     """What the processes were asked for, and the records of the cells; the processes end as given."""
     asked: list[CaseRequest] = []
 
-    def isolate(function: object, asked_for: CaseRequest, timeout_s: float | None) -> Result[CaseMeasurement]:
+    def isolate(function: object, asked_for: CaseRequest, timeout_s: float | None) -> Result[Measured]:
         asked.append(asked_for)
         return ended
 
@@ -272,7 +266,7 @@ def test_earlier_records_set_the_pace() -> None:
 
 @pytest.mark.gpu
 def test_on_a_gpu_all_three_figures_are_there_and_in_order() -> None:
-    figures = run_case(CaseRequest(request(device_type="cuda"))).figures
+    figures = run_case(CaseRequest(request(device_type="cuda")))
     assert figures.allocated_bytes is not None
     assert figures.reserved_bytes is not None
     assert 4 * 4 * 12_750_594 <= figures.allocated_bytes <= figures.reserved_bytes

@@ -7,9 +7,8 @@ import io
 from rich.console import Console
 
 from advisor.core.device import DeviceProfile, Rate
-from advisor.experiments.validation.memory import compare_memory
+from advisor.experiments.validation.compare import compare_memory, compare_times
 from advisor.experiments.validation.records import Record, TracedWork
-from advisor.experiments.validation.times import compare_times
 from advisor.reporting.validation import print_validation
 from tests.experiments.validation.records import MIB, header, predicted, record, timed
 
@@ -30,10 +29,10 @@ def test_errors_coverage_verdicts_bars_and_reasons_are_all_there() -> None:
     ]
     text = printed(records)
     for words in (
-        "a pretended CPU", "torch 2.13.0", "all cases", "method full", "method lora", "size 100M-500M", "0.50 %",
+        "a pretended CPU", "torch 2.13.0", "all cases", "method: full", "method: lora", "size: 100M-500M", "0.50 %",
         "11.1 %", "coverage of the 90 % intervals: allocated 2 of 2 (100.0 %), device 1 of 2 (50.0 %)",
-        "1 fitted but ran out of memory", "fitted but ran out: case c",
-        "fail  allocated worst: 0.50 % (at most 0.10 %)",
+        "1 fitted but out of memory", "fitted but out of memory: case c",
+        "fail  allocated max: 0.50 % (at most 0.10 %)",
         "fail  fits but ran out of memory: 1 (at most 0)", "refused: case d: for a reason",
         "cases: 2 completed, 1 out of memory, 1 refused",
     ):  # fmt: skip
@@ -56,13 +55,13 @@ def test_step_times_stand_beside_noise_order_coverage_and_rules_of_thumb() -> No
     text = console.file.getvalue()
     for words in (
         "Step time 2 configurations; 1 more were measured by the calibration itself and do not count",
-        "method full", "model bert-base", "tokens up to 512", "switch none", "25.0 %", "+25.0 %",
-        "1 case measured twice, 4.76 % apart (p50)", "reference workload took 50",
-        "errors of the 2 cases where it deviated by at most 10 %",
-        "of 1 pairs that differ by more than 15 %, 1 (100.0 %) are predicted in the right order",
+        "method: full", "model: bert-base", "tokens: up to 512", "switch: none", "25.0 %", "+25.0 %",
+        "noise: measured twice", "4.76 %", "timed with every case; 50",
+        "steady: machine within 10%",
+        "pairs in the right order: 100.0 % (at least 95.0 %; 1 of 1; 2 cases; a verdict needs 60)",
         "coverage of the 90 % intervals: step time 1 of 2 (50.0 %)",
-        "two-ceiling roofline", "6 x parameters x tokens / peak",
-        "not judged  step time median: 12.5 % (at most 8.00 %; 2 cases; a verdict needs 60)",
+        "baseline: two-ceiling roofline", "6 x parameters x tokens / peak",
+        "not judged  step time p50: 12.5 % (at most 8.00 %; 2 cases; a verdict needs 60)",
         "not judged  coverage of the 90 % intervals: 50.0 % (85.0 % to 95.0 %; 2 intervals; a verdict needs 200)",
         "largest errors", "±5.00 %", "1.00x", "cases: 4 completed",
     ):  # fmt: skip
