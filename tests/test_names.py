@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from advisor.core.metrics import METRICS
+from advisor.core.tasks import task_names
 from advisor.hardware.backends import backend_names
 from advisor.strategies import strategy_names
 
@@ -90,6 +92,8 @@ def _compared(node: ast.AST) -> list[ast.expr]:
 
 REGISTRIES = (
     Names("method", strategy_names, ("strategies",)),
+    Names("task", task_names, ("training/tasks",)),
+    Names("metric", METRICS.names, ("core/metrics.py",)),
     Names("device", backend_names, ("hardware/backends",), counted=deciding),
 )
 

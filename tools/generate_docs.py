@@ -215,6 +215,10 @@ _SCALARS = {
 
 def json_type(hint: Any) -> str:
     """How a value of an annotated type appears in JSON; documented records are links."""
+    from advisor.core.registry import SavedByName
+
+    if isinstance(hint, type) and issubclass(hint, SavedByName):
+        return "string"
     if hint in _SCALARS:
         return _SCALARS[hint]
     if hint is type(None):

@@ -17,6 +17,8 @@ from advisor.core.strategy import StrategyConfig
 from advisor.hardware.backends import backend_of
 from advisor.strategies import get_strategy
 from advisor.tracing.ops import ITEM_BYTES
+from advisor.training.tasks.causal_lm import CausalLM
+from advisor.training.tasks.sequence_classification import SequenceClassification
 
 CASES_FILE = Path(__file__).with_name("benchmark_cases.json")
 """What is measured, in this order: methods at small, middle, large and (where it is longer) the longest shape."""
@@ -224,7 +226,7 @@ def step_estimate_s(model: ModelSpec, device: DeviceProfile, rows: int, length: 
     rate = device.flops_per_s["float32"].value if "float32" in device.flops_per_s else REFERENCE_FLOPS_PER_S
     bandwidth = device.bytes_per_s["memory"].value if "memory" in device.bytes_per_s else REFERENCE_BYTES_PER_S
     embedding = model.vocab_size * model.hidden_size
-    looked_up = embedding if model.task == "sequence-classification" else 0
+    looked_up = 0 if model.traits.projects_to_vocabulary else embedding
     computed = max(model.total_parameters - looked_up, 1)
     layer_bytes = 4 * model.hidden_size * model.num_hidden_layers
     passes = ACTIVATION_PASSES + SCORE_PASSES_PER_TOKEN * length
@@ -257,7 +259,7 @@ def _tokens_beside(states: int, model: ModelSpec, device: DeviceProfile) -> floa
     free = device.memory_bytes if device.available_bytes is None else device.available_bytes
     item_bytes = ITEM_BYTES[weights_dtype(model, device)]
     room = MEMORY_SHARE * free - states * item_bytes * model.total_parameters
-    logits = 4 * LOGIT_COPIES * model.vocab_size if model.task != "sequence-classification" else 0
+    logits = 4 * LOGIT_COPIES * model.vocab_size if model.traits.projects_to_vocabulary else 0
     return room / (KEPT_ITEMS_PER_VALUE * item_bytes * model.hidden_size * model.num_hidden_layers + logits)
 
 
@@ -328,7 +330,7 @@ def _bert(source: str, total_parameters: int, *, hidden_size: int, num_hidden_la
     return ModelSpec(
         source=source,
         kind="config",
-        task="sequence-classification",
+        task=SequenceClassification.traits.name,
         config=values,
         model_type="bert",
         total_parameters=total_parameters,
@@ -378,7 +380,7 @@ def _llama(source: str, total_parameters: int, **shape: Any) -> ModelSpec:
     return ModelSpec(
         source=source,
         kind="config",
-        task="causal-lm",
+        task=CausalLM.traits.name,
         config=values,
         model_type="llama",
         total_parameters=total_parameters,

@@ -10,7 +10,6 @@ import click
 
 from advisor.cli.options import json_option, task_option, trust_options
 from advisor.core.device import DeviceProfile
-from advisor.core.model import Task
 
 if TYPE_CHECKING:
     from advisor.calibration.report import CalibrationReport
@@ -80,7 +79,7 @@ def run_command(
     model: str | None,
     quick: bool,
     fresh: bool,
-    task: Task | None,
+    task: str | None,
     trust_remote_code: bool,
     allow_pickle: bool,
     as_json: bool,

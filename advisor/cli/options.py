@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from advisor.core.errors import InputError
-from advisor.core.model import TASKS
+from advisor.core.tasks import task_names, task_traits
 from advisor.core.units import parse_duration_s, parse_memory_bytes
 
 if TYPE_CHECKING:
@@ -68,7 +68,19 @@ class KnobType(click.ParamType):
             return name.strip(), text
 
 
-MEMORY, DURATION, NAMES, KNOB = MemoryType(), DurationType(), NamesType(), KnobType()
+class TaskType(click.ParamType):
+    """The name of a registered task, built in or of another package."""
+
+    name = "task"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return f"[{'|'.join(task_names())}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return task_traits(value).name
+
+
+MEMORY, DURATION, NAMES, KNOB, TASK = MemoryType(), DurationType(), NamesType(), KnobType(), TaskType()
 
 
 def stacked(*decorators: Callable[[Any], Any]) -> Callable[[F], F]:
@@ -109,7 +121,7 @@ safety_option = click.option(
 )
 
 
-task_option = click.option("--task", type=click.Choice(TASKS), help="Task to train; by default inferred from the data.")
+task_option = click.option("--task", type=TASK, help="Task to train; by default inferred from the data.")
 
 trust_options = stacked(
     click.option("--trust-remote-code", is_flag=True, help="Allow Python code that comes with the model."),

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Literal
 
+from advisor.core.metrics import Metric
+
 Evidence = Literal["measured", "interpolated", "extrapolated"]
 """Whether the figure was measured, lies between measured configurations, or outside of them."""
 
@@ -186,7 +188,7 @@ class QualityEstimate:
     """Expected held-out quality.
 
     Attributes:
-        metric: ``"accuracy"`` (higher is better) or ``"perplexity"`` (lower is better), over held-out items.
+        metric: What is predicted, over held-out items: ``accuracy``, ``perplexity``, or another registered metric.
         value: Point prediction; ``None`` when the advisor abstains.
         interval: 90 % interval; ``None`` when it abstains.
         p_at_least: Probability that the metric reaches the user's minimum; ``None`` without a minimum.
@@ -195,7 +197,7 @@ class QualityEstimate:
         evidence, basis: Of the quality.
     """
 
-    metric: str
+    metric: Metric
     value: float | None
     interval: Interval | None
     p_at_least: float | None

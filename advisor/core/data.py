@@ -22,8 +22,8 @@ class DataSpec:
     """How to read a data set again, exactly.
 
     Attributes:
-        source: Demo name, file, ``datasets`` folder, or hub id.
-        kind: How to read ``source``.
+        source: Name of a registered data set, file, ``datasets`` folder, or hub id.
+        kind: How to read ``source``; ``"demo"`` stands for every registered data set.
         text_column, text_pair_column, label_column: Columns of a labelled table.
         split: Training split of a ``datasets`` source.
         eval_source: Separate held-out file, or split name of a ``datasets`` source; otherwise rows are held out.

@@ -21,6 +21,7 @@ from advisor.core.code_version import MODEL_LIBRARIES, code_version
 from advisor.core.errors import AdvisorError
 from advisor.core.model import ModelSpec
 from advisor.core.store import user_data_dir
+from advisor.core.tasks import TASKS
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -71,7 +72,7 @@ def recall_structure(kind: str, model: ModelSpec, key: Any, compute: Callable[[]
     """
     if model.trust_remote_code and "auto_map" in model.config:
         return json.loads(_json(compute()))
-    identity = [model.config, model.task, model.num_labels, model.model_type]
+    identity = [model.config, model.task, TASKS.code_version(model.task), model.num_labels, model.model_type]
     return recall(kind, [identity, key], compute, **options)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
-Task = Literal["sequence-classification", "causal-lm", "masked-lm", "token-classification", "seq2seq-lm"]
-TASKS: tuple[Task, ...] = ("sequence-classification", "causal-lm", "masked-lm", "token-classification", "seq2seq-lm")
-LABELLED_TASKS: frozenset[Task] = frozenset({"sequence-classification", "token-classification"})
-"""Tasks whose head is new and has ``num_labels`` outputs: it always trains."""
+from advisor.core.tasks import TaskTraits, task_traits
+
+Task: TypeAlias = str
+"""The name of a task (``advisor.core.tasks``)."""
 
 SourceKind = Literal["folder", "config", "hub", "gguf"]
 
@@ -20,7 +20,7 @@ class ModelSpec:
     Attributes:
         source: What the user named: a folder, a config.json, a hub id, or a GGUF file.
         kind: How to read ``source``.
-        task: Which head it gets.
+        task: What it is trained for: the name of a registered task, which decides its head.
         config: The parsed ``config.json`` (with ``num_labels`` of the task set).
         model_type: ``config["model_type"]``.
         total_parameters: Of backbone and head, tied weights counted once.
@@ -52,3 +52,12 @@ class ModelSpec:
     trust_remote_code: bool = False
     allow_pickle: bool = False
     revision: str | None = None
+
+    @property
+    def traits(self) -> TaskTraits:
+        """What its task means for its head, its batches and its cost.
+
+        Raises:
+            InputError: the task is not registered here: the package that brings it is not installed.
+        """
+        return task_traits(self.task)

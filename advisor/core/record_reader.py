@@ -14,6 +14,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+from advisor.core.registry import SavedByName
+
 
 class NotPlainError(Exception):
     """The values are not of exactly the types that a record wants."""
@@ -35,6 +37,8 @@ def build(cls: type, values: Any) -> Any:
 def _reader(hint: Any) -> Reader:
     if hint is Any:
         return lambda value: value
+    if isinstance(hint, type) and issubclass(hint, SavedByName):
+        return _registered(hint)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return _record_reader(hint)
     if hint in (str, int, bool, dict, list):
@@ -60,6 +64,16 @@ def _reader(hint: Any) -> Reader:
 
 def _unknown(value: Any) -> Any:
     raise NotPlainError
+
+
+def _registered(kind: type[SavedByName]) -> Reader:
+    def read(value: Any) -> Any:
+        try:
+            return kind.read(value)
+        except ValueError:
+            raise NotPlainError from None
+
+    return read
 
 
 def _exact(kind: type) -> Reader:

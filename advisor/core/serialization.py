@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from advisor.core.errors import AdvisorError, InputError
 from advisor.core.record_reader import NotPlainError, build
+from advisor.core.registry import SavedByName
 
 T = TypeVar("T")
 
@@ -22,7 +23,9 @@ BESIDE = {"beside": True}
 
 
 def to_dict(record: Any) -> Any:
-    """A record as JSON-ready values: tuples become lists, non-finite floats become null."""
+    """A record as JSON-ready values: tuples become lists, registered objects their names, non-finite floats null."""
+    if isinstance(record, SavedByName):
+        return record.name
     if dataclasses.is_dataclass(record) and not isinstance(record, type):
         values: dict[str, Any] = {}
         for f in dataclasses.fields(record):

@@ -17,9 +17,10 @@ from advisor.hardware.energy import EnergyMeter
 from advisor.measurement.isolation import ADVICE, Result, isolated
 from advisor.measurement.longest_batch import profile_longest_batch
 from advisor.measurement.step_profile import ProfiledStep
+from advisor.training.metrics import HeldOut
 from advisor.training.placement import backend_of_plan
 from advisor.training.run_folder import RunFolder
-from advisor.training.trainer import train
+from advisor.training.trainer import train_only, with_final_metrics
 
 GRACE_SHARE = 0.1
 LEAST_GRACE_S = 60.0
@@ -94,9 +95,9 @@ def run_in_this_process(
     runtime = backend_of_plan(plan).runtime
     runtime.reset_peaks()
     with runtime.memory_watch() as watch, EnergyMeter(runtime.energy_counter) as energy:
-        measurement = _train(plan, output_dir, time_limit_s, save_every_s, on_event)
+        measurement, held_out = _train(plan, output_dir, time_limit_s, save_every_s, on_event)
     allocated_bytes, reserved_bytes = runtime.peaks()
-    return dataclasses.replace(
+    measurement = dataclasses.replace(
         measurement,
         energy_j=energy.joules,
         energy_source=energy.source,
@@ -105,14 +106,15 @@ def run_in_this_process(
         device_peak_bytes=watch.peak_bytes,
         baseline_bytes=watch.first_bytes,
     )
+    return with_final_metrics(measurement, held_out)
 
 
 def _train(
     plan: Plan, output_dir: Path, time_limit_s: float | None, save_every_s: float, on_event: OnEvent | None
-) -> Measurement:
-    """``train``, with a full disk told apart from a defect."""
+) -> tuple[Measurement, HeldOut]:
+    """``train_only``, with a full disk told apart from a defect."""
     try:
-        return train(
+        return train_only(
             plan, output_dir, resume=True, on_event=on_event, time_limit_s=time_limit_s, save_every_s=save_every_s
         )
     except Exception as failure:

@@ -87,6 +87,6 @@ def _with_prior_note(ranked: RankedPlan, before: RankedPlan) -> RankedPlan:
     predicted, prior = ranked.plan.predicted, before.plan.predicted
     if predicted is None or prior is None or prior.quality is None or predicted.quality == prior.quality:
         return ranked
-    note = f"from the prior alone: {prior.quality.metric} {format_quality(prior.quality)}"
+    note = f"from the prior alone: {prior.quality.metric.title} {format_quality(prior.quality)}"
     noted = dataclasses.replace(predicted, notes=(*predicted.notes, note))
     return dataclasses.replace(ranked, plan=dataclasses.replace(ranked.plan, predicted=noted))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from advisor.core.data import DataProfile, DataSpec
 from advisor.core.errors import DataError, InputError
-from advisor.core.model import TASKS, ModelSpec, Task
+from advisor.core.model import ModelSpec
 from advisor.pipeline.events import OnEvent, note, phase
 
 if TYPE_CHECKING:
@@ -31,7 +29,7 @@ class ModelSource:
     """
 
     source: str
-    task: Task | None = None
+    task: str | None = None
     trust_remote_code: bool = False
     allow_pickle: bool = False
     revision: str | None = None
@@ -75,10 +73,11 @@ def load_inputs(model: str | ModelSource, data: str | DataSource, on_event: OnEv
         DataError: the data cannot be found, read or used for the task.
     """
     from advisor.training.data import load_rows, profile_data, resolve_data
-    from advisor.training.models import inspect_model
+    from advisor.training.data.profiling import data_findings
+    from advisor.training.models import inspect_model, model_path
 
     model, data = as_model_source(model), as_data_source(data)
-    task = resolve_task(model, data)
+    task = task_of(model, data)
     phase(on_event, "reading the data")
     spec = resolve_data(
         data.source,
@@ -119,14 +118,14 @@ def _tokenizer(model: ModelSpec, on_event: OnEvent | None) -> PreTrainedTokenize
     return stand_in_tokenizer(model)
 
 
-def inspect(model: str | ModelSource, *, task: Task | None = None, num_labels: int = 2) -> ModelSpec:
+def inspect(model: str | ModelSource, *, task: str | None = None, num_labels: int = 2) -> ModelSpec:
     """Look at a model without any data."""
-    from advisor.training.models import inspect_model
+    from advisor.training.models import inspect_model, model_path
 
     model = as_model_source(model)
     return inspect_model(
         model_path(model.source),
-        task or model.task or resolve_task(model, None),
+        task or task_of(model),
         num_labels=num_labels,
         trust_remote_code=model.trust_remote_code,
         allow_pickle=model.allow_pickle,
@@ -144,98 +143,18 @@ def as_data_source(data: str | DataSource) -> DataSource:
     return data if isinstance(data, DataSource) else DataSource(str(data))
 
 
-def model_path(source: str) -> str:
-    """The folder of a demo model, when one is named and nothing of that name lies here; else the source itself."""
-    from advisor.training.data.asset_catalog import ASSETS
-    from advisor.training.data.assets import asset_path
-
-    if source in ASSETS and ASSETS[source].kind == "model" and not Path(source).exists():
-        return str(asset_path(source))
-    return source
-
-
-def resolve_task(model: ModelSource, data: DataSource | None) -> Task:
+def task_of(model: ModelSource, data: DataSource | None = None) -> str:
     """The task that was named, or the one that data and architecture leave no doubt about.
 
-    Labels mean classification; conversations and prompts mean causal language modelling; plain text is modelled the way
-    the architecture was pre-trained.
-
     Raises:
-        InputError: nothing says what to train for.
+        InputError: there is no such task, or nothing says what to train for.
         ModelError: the model's path does not exist.
     """
-    from advisor.training.models import source_kind
+    from advisor.training.detection import choose_task
 
-    source_kind(model_path(model.source))
-    if model.task is not None:
-        return model.task
-    if data is not None and _is_labelled(data):
-        return "sequence-classification"
-    if data is None and _is_sequence_to_sequence(model_path(model.source)):
-        return "seq2seq-lm"
-    causal = _is_causal(model_path(model.source))
-    if data is not None and _is_conversation(Path(data.source)):
-        return "causal-lm"
-    if data is not None and not _is_plain_text(data):
-        return "sequence-classification"
-    if causal is None:
-        raise InputError(
-            f"the task must be known, but neither the data nor {model.source} says what to train for",
-            fix=f"pass --task {', --task '.join(TASKS)}",
-        )
-    if data is not None:
-        return "causal-lm" if causal else "masked-lm"
-    return "causal-lm" if causal else "sequence-classification"
-
-
-def _is_labelled(data: DataSource) -> bool:
-    from advisor.training.data.asset_catalog import ASSETS
-
-    asset = ASSETS.get(data.source)
-    return data.label_column is not None or (asset is not None and "label" in asset.columns)
-
-
-def _is_plain_text(data: DataSource) -> bool:
-    from advisor.training.data.asset_catalog import ASSETS
-
-    asset = ASSETS.get(data.source)
-    return Path(data.source).suffix in (".txt", ".md", ".text") or (asset is not None and "label" not in asset.columns)
-
-
-def _is_conversation(path: Path) -> bool:
-    if path.suffix not in (".jsonl", ".json") or not path.is_file():
-        return False
-    try:
-        with path.open(encoding="utf-8") as stream:
-            row = json.loads(stream.readline())
-    except (OSError, ValueError):
-        return False
-    return isinstance(row, dict) and ("messages" in row or {"prompt", "completion"} <= row.keys())
-
-
-def _is_causal(source: str) -> bool | None:
-    """Whether the architecture was pre-trained to predict the next token; ``None`` when nothing here says so."""
-    if Path(source).suffix == ".gguf":
-        return True
-    names = _architectures(source)
-    return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names) if names else None
-
-
-def _is_sequence_to_sequence(source: str) -> bool:
-    """Whether the architecture was pre-trained to write one text from another (``T5ForConditionalGeneration``)."""
-    return any(name.endswith("ForConditionalGeneration") for name in _architectures(source, "is_encoder_decoder"))
-
-
-def _architectures(source: str, only_if: str | None = None) -> list[str]:
-    """Class names in the configuration here; none when there is no configuration, or it does not set ``only_if``."""
-    path = Path(source).expanduser()
-    config_file = path / "config.json" if path.is_dir() else path
-    try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-        names = [str(name) for name in config.get("architectures") or []]
-    except (OSError, ValueError, AttributeError):
-        return []
-    return names if only_if is None or config.get(only_if) else []
+    if data is None:
+        return choose_task(model.source, named=model.task)
+    return choose_task(model.source, data.source, named=model.task, label_column=data.label_column)
 
 
 def check_strategy(strategy: Strategy, config: object, model: ModelSpec) -> None:
@@ -266,18 +185,3 @@ def check_length(model: ModelSpec, max_seq_length: int) -> None:
             f" but got {max_seq_length}",
             fix=f"pass --max-seq-length {model.max_positions} or less",
         )
-
-
-def data_findings(profile: DataProfile) -> list[str]:
-    """What cleaning found, in words; empty when there is nothing to say."""
-    counted = {
-        "empty rows were dropped": profile.empty_rows,
-        "rows occur more than once in the training split": profile.duplicate_rows,
-        "training rows also in the held-out split were dropped": profile.cross_split_duplicates,
-        f"training rows are cut at {profile.max_seq_length} tokens": profile.truncated_rows,
-    }
-    findings = [f"{count} {text}" for text, count in counted.items() if count]
-    share = profile.majority_share
-    if share is not None and share > 0.9:
-        findings.append(f"{share:.0%} of the training rows have one label: accuracy alone says little here")
-    return findings

@@ -39,7 +39,7 @@ def run(
 
     Raises:
         PlanError: the plan is damaged, newer than this version, or inconsistent.
-        DataError: its task has no reader of training data.
+        DataError: its task is predicted only.
         OutputError: the folder is occupied, read-only or too full.
         RunFailed: out of memory or crashed; ``record.json`` says how.
         InterruptedByUser: Ctrl-C; a checkpoint is kept and the message says how to resume.
@@ -89,14 +89,14 @@ def _require_trainable(plan: Plan) -> None:
     """Refuse a plan that could not be trained on any device.
 
     Raises:
-        DataError: its task has no reader of training data.
+        DataError: its task is predicted only.
         InputError: method, model and length do not go together.
         ModelError: it was made from a bare configuration: there is nothing to fine-tune.
     """
     from advisor.strategies import get_strategy
-    from advisor.training.data.records import require_readable
+    from advisor.training.data.rules import data_rules
 
-    require_readable(plan.model.task)
+    data_rules(plan.model.task)
     check_strategy(get_strategy(plan.strategy.method), plan.strategy, plan.model)
     check_length(plan.model, plan.execution.max_seq_length)
     if not plan.model.has_weights:

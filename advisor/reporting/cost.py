@@ -7,7 +7,7 @@ from rich.table import Table
 
 from advisor.core.cost import CostEstimate, InferenceEstimate, MemoryEstimate, TimeEstimate
 from advisor.core.units import format_bytes, format_count, format_duration, format_energy
-from advisor.reporting.text import format_interval, format_metric, format_share
+from advisor.reporting.text import format_interval, format_share
 
 _BREAKDOWN_NAMES = {
     "weights_bytes": "weights",
@@ -120,12 +120,10 @@ def _add_quality(table: Table, estimate: CostEstimate) -> None:
     quality = estimate.quality
     if quality is None:
         return
-
-    def show(value: float) -> str:
-        return format_metric(quality.metric, value)
-
+    show = quality.metric.show
     value = show(quality.value) if quality.value is not None else "unknown"
-    table.add_row(quality.metric, value, format_interval(quality.interval, show), quality.evidence, quality.basis)
+    interval = format_interval(quality.interval, show)
+    table.add_row(quality.metric.title, value, interval, quality.evidence, quality.basis)
     if quality.p_at_least is not None:
         table.add_row("probability of the minimum", f"{quality.p_at_least:.0%}", "", "", "")
 

@@ -100,7 +100,7 @@ def _print_best_intervals(console: Console, ranked: RankedPlan) -> None:
         total = format_interval(cost.time.intervals.get("total_s"), format_duration)
         lines.append(f"whole run {format_duration(cost.time.total_s)} (90 %: {total})")
     if cost.quality is not None:
-        lines.append(f"{cost.quality.metric} {format_quality(cost.quality)}: {cost.quality.reason}")
+        lines.append(f"{cost.quality.metric.title} {format_quality(cost.quality)}: {cost.quality.reason}")
     lines += cost.notes
     for line in lines:
         console.print(f"  {line}", highlight=False, soft_wrap=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from advisor.core.metrics import Metric
 from advisor.core.run import RunRecord, Verification
 from advisor.core.units import format_duration, format_energy
 from advisor.reporting.cost import PART_LABELS
@@ -76,14 +77,14 @@ def parts_table(record: RunRecord) -> Table:
     return table
 
 
-def _row(verification: Verification, metric: str | None) -> tuple[str, ...]:
+def _row(verification: Verification, metric: Metric | None) -> tuple[str, ...]:
     def show(value: float | None) -> str:
         return "–" if value is None else format_quantity(verification.quantity, value, metric)
 
     style = _VERDICT_STYLES[verification.verdict]
     exact = verification.low == verification.high
     return (
-        metric or _LABELS.get(verification.quantity, verification.quantity),
+        metric.title if metric is not None else _LABELS.get(verification.quantity, verification.quantity),
         show(verification.predicted),
         "exact" if exact else f"{show(verification.low)} – {show(verification.high)}",
         show(verification.measured),
@@ -92,10 +93,8 @@ def _row(verification: Verification, metric: str | None) -> tuple[str, ...]:
     )
 
 
-def _error_text(verification: Verification, metric: str | None) -> str:
+def _error_text(verification: Verification, metric: Metric | None) -> str:
     error = verification.relative_error
     if error is None:
         return "–"
-    if verification.quantity != QUALITY_QUANTITY:
-        return f"{error:+.1%}".replace("%", " %")
-    return f"{error * 100:+.1f} points" if metric != "perplexity" else f"{error:+.3g}"
+    return metric.show_difference(error) if metric is not None else f"{error:+.1%}".replace("%", " %")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from advisor.core.metrics import get_metric
 from advisor.core.units import counted
 from advisor.reporting.text import format_execution, format_strategy
 
@@ -25,7 +26,7 @@ def print_speed(console: Console, comparison: SpeedComparison) -> None:
     table.add_column("arm", no_wrap=True)
     table.add_column("samples/s (lowest – highest)", justify="right")
     for metric in comparison.metrics:
-        table.add_column(f"{_heading(metric)} ± sd", justify="right")
+        table.add_column(f"{get_metric(metric).title} ± sd", justify="right")
     table.add_column("description")
     table.add_row(*_row("plan", comparison), format_execution(comparison.plan.execution))
     for recipe in comparison.recipes:
@@ -43,8 +44,10 @@ def _row(name: str, comparison: SpeedComparison) -> tuple[str, ...]:
     cells = [name, f"{statistics.median(rates):.1f} ({min(rates):.1f} – {max(rates):.1f})"]
     for metric in comparison.metrics:
         values = [run.metrics[metric] for run in runs]
-        spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-        cells.append(f"{statistics.fmean(values):.3f}{spread}")
+        show = get_metric(metric).show
+        cells.append(
+            show(statistics.fmean(values)) + (f" ± {show(statistics.stdev(values))}" if len(values) > 1 else "")
+        )
     return tuple(cells)
 
 
@@ -54,9 +57,5 @@ def _sentence(contrast: Contrast) -> str:
     for metric, (difference, interval) in contrast.differences.items():
         verdict = "equal within noise" if contrast.equal_quality(metric) else "different"
         shown = f"90 %: {interval.low:+.3f} – {interval.high:+.3f}" if math.isfinite(interval.high) else "one round"
-        text += f"; {_heading(metric)} {difference:+.3f} ({shown}), {verdict}"
+        text += f"; {get_metric(metric).title} {difference:+.3f} ({shown}), {verdict}"
     return text
-
-
-def _heading(metric: str) -> str:
-    return metric.replace("eval_", "held-out ").replace("_", " ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from advisor.core.cost import Interval, QualityEstimate
+from advisor.core.metrics import Metric
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.core.units import format_bytes, format_duration, format_energy
@@ -13,11 +14,6 @@ from advisor.core.units import format_bytes, format_duration, format_energy
 def format_share(value: float) -> str:
     """A share as a percentage: ``"1.1 %"``."""
     return f"{value:.2%}".replace("%", " %") if value < 0.01 else f"{value:.1%}".replace("%", " %")
-
-
-def format_metric(metric: str, value: float) -> str:
-    """Accuracies with three decimals, perplexities with four significant digits."""
-    return f"{value:.4g}" if metric == "perplexity" else f"{value:.3f}"
 
 
 def format_interval(interval: Interval | None, show: Callable[[float], str]) -> str:
@@ -31,10 +27,10 @@ def format_quality(quality: QualityEstimate | None) -> str:
         return "–"
     if quality.value is None:
         return "unknown"
-    value = format_metric(quality.metric, quality.value)
+    value = quality.metric.show(quality.value)
     if quality.interval is None:
         return value
-    low, high = (format_metric(quality.metric, end) for end in (quality.interval.low, quality.interval.high))
+    low, high = (quality.metric.show(end) for end in (quality.interval.low, quality.interval.high))
     return f"{value} ({low} – {high})"
 
 
@@ -62,7 +58,7 @@ def format_execution(execution: ExecutionPlan) -> str:
     return ", ".join(parts)
 
 
-def format_quantity(quantity: str, value: float, metric: str | None = None) -> str:
+def format_quantity(quantity: str, value: float, metric: Metric | None = None) -> str:
     """A verified figure in its own unit, chosen by the suffix of its name."""
     if quantity.endswith("_bytes"):
         return format_bytes(value)
@@ -74,4 +70,4 @@ def format_quantity(quantity: str, value: float, metric: str | None = None) -> s
         return format_duration(value)
     if quantity.endswith("parameters"):
         return f"{value:,.0f}"
-    return format_metric(metric or "", value)
+    return metric.show(value) if metric is not None else f"{value:.3f}"

@@ -19,7 +19,6 @@ from advisor.experiments.runs import TOTAL, RunsComparison
 from advisor.experiments.validation.compare import DIFFERENT, MemoryComparison, TimeComparison
 from advisor.experiments.validation.records import Header, Record
 from advisor.hardware.backends import get_backend
-from advisor.reporting.verification import measured_metric
 
 _NAMES = {"allocated_bytes": "allocated", "reserved_bytes": "reserved", "device_bytes": "device", "step_s": "step time"}
 _PROFILED = "allocated: the profiler's memory events; device: resident set"
@@ -204,7 +203,7 @@ def _run_row(record: RunRecord) -> tuple[str, ...]:
     quality = predicted.quality if predicted is not None else None
     figures = [_pair(_verified(record, quantity), show) for quantity, (_, show) in _FIGURES.items()]
     if quality is not None and quality.value is None:
-        measured = measured_metric(quality.metric, record.measurement.metrics)
+        measured = quality.metric.measured(record.measurement.metrics)
         figures[0] = f"unknown / {'-' if measured is None else f'{measured:.2f}'}"
     total = _verified(record, TOTAL)
     return (
@@ -212,7 +211,7 @@ def _run_row(record: RunRecord) -> tuple[str, ...]:
         f"`{plan.strategy.method}`",
         f"{plan.data_profile.train_rows} x {plan.strategy.num_train_epochs:g}",
         f"{record.measurement.trainable_parameters:,}",
-        quality.metric if quality is not None else "-",
+        quality.metric.title if quality is not None else "-",
         *figures,
         f"{100 * total.relative_error:+.1f} %" if total is not None and total.relative_error is not None else "-",
         total.verdict if total is not None else "-",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterator
 
@@ -58,7 +57,7 @@ def _verifications(
             yield from _measured_extras(predicted.time, measurement, eval_rows)
     quality = predicted.quality
     if quality is not None and quality.value is not None and quality.interval is not None:
-        measured_quality = measured_metric(quality.metric, measurement.metrics)
+        measured_quality = quality.metric.measured(measurement.metrics)
         yield _compare(QUALITY_QUANTITY, quality.value, measured_quality, quality.interval, difference=True)
     if measurement.trainable_parameters:
         count = predicted.trainable_parameters
@@ -75,18 +74,6 @@ def _measured_extras(time: TimeEstimate, measurement: Measurement, eval_rows: in
         yield _compare("time.inference.samples_per_s", speed, measured, interval)
     if time.energy_j is not None and measurement.energy_j is not None and "energy_j" in time.intervals:
         yield _compare("time.energy_j", time.energy_j, measurement.energy_j, time.intervals["energy_j"])
-
-
-def measured_metric(metric: str, metrics: dict[str, float]) -> float | None:
-    """The metric among a run's held-out metrics, with or without the Trainer's ``eval_`` prefix.
-
-    Perplexity is ``exp`` of the held-out loss (mean negative log-likelihood per token, in nats) if only that is there.
-    """
-    for name in (metric, f"eval_{metric}"):
-        if name in metrics:
-            return metrics[name]
-    loss = metrics.get("eval_loss", metrics.get("loss"))
-    return math.exp(loss) if metric == "perplexity" and loss is not None and loss < 700 else None
 
 
 def _compare(

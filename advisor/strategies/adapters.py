@@ -10,23 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from advisor.core.errors import InputError
 from advisor.core.memo import kept_on_disk
-from advisor.core.model import LABELLED_TASKS, ModelSpec, Task
+from advisor.core.model import ModelSpec, Task
 from advisor.core.serialization import to_dict
 from advisor.core.strategy import Knobs, StrategyConfig
+from advisor.core.tasks import task_traits
 from advisor.strategies.base import CategoricalDimension, Dimension, IntDimension, Strategy
 
 if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import nn
-
-TASK_TYPES: dict[Task, str | None] = {
-    "sequence-classification": "SEQ_CLS",
-    "causal-lm": "CAUSAL_LM",
-    "masked-lm": None,
-    "token-classification": "TOKEN_CLS",
-    "seq2seq-lm": "SEQ_2_SEQ_LM",
-}
-"""PEFT has no masked-LM task type; a plain ``PeftModel`` is what its documentation uses there."""
 
 
 @dataclass(frozen=True)
@@ -113,11 +105,11 @@ class AdapterStrategy(Strategy):
     def _shared(self, model: nn.Module, config: StrategyConfig, task: Task) -> dict[str, Any]:
         from advisor.strategies.targets import head_modules, is_conv1d, shortest_suffixes
 
-        names = self.target_names(model, config)
+        names, traits = self.target_names(model, config), task_traits(task)
         return {
-            "task_type": TASK_TYPES[task],
+            "task_type": traits.peft_task_type,
             "target_modules": shortest_suffixes(model, names),
-            "modules_to_save": list(head_modules(model)) if task in LABELLED_TASKS else None,
+            "modules_to_save": list(head_modules(model)) if traits.new_head else None,
             "fan_in_fan_out": all(is_conv1d(model.get_submodule(name)) for name in names),
         }
 

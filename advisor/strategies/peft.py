@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from advisor.core.errors import InputError
 from advisor.core.memo import kept_on_disk
-from advisor.core.model import LABELLED_TASKS, ModelSpec, Task
+from advisor.core.model import ModelSpec, Task
 from advisor.core.plan import Optimizer
 from advisor.core.strategy import StrategyConfig
-from advisor.strategies.adapters import TASK_TYPES, AdapterStrategy, TargetKnobs
+from advisor.core.tasks import task_traits
+from advisor.strategies.adapters import AdapterStrategy, TargetKnobs
 from advisor.strategies.lora import lora_learning_rate
 from advisor.strategies.peft_rules import PREFIXES, PeftUse, added_tokens, broken_rules
 
@@ -129,10 +130,11 @@ class AnyPeft(AdapterStrategy):
     def _shared(self, model: nn.Module, config: StrategyConfig, task: Task) -> dict[str, Any]:
         from advisor.strategies.targets import head_modules
 
+        traits = task_traits(task)
         return {
-            "task": task,
-            "task_type": TASK_TYPES[task],
-            "modules_to_save": list(head_modules(model)) if task in LABELLED_TASKS else [],
+            "task": traits,
+            "task_type": traits.peft_task_type,
+            "modules_to_save": list(head_modules(model)) if traits.new_head else [],
         }
 
     def peft_config(self, model: nn.Module, config: StrategyConfig, shared: dict[str, Any]) -> PeftConfig:

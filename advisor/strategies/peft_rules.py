@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from advisor.core.model import Task
+from advisor.core.tasks import TaskTraits
 
 NEEDS_TASK_IDS = frozenset({"MULTITASK_PROMPT_TUNING", "POLY"})
 """Their forward pass raises without ``task_ids`` (multitask_prompt_tuning/model.py, poly/router.py)."""
@@ -38,7 +38,7 @@ class PeftUse:
 
     kind: str
     values: dict[str, Any]
-    task: Task
+    task: TaskTraits
     model_type: str
     prompt_learning: bool
 
@@ -76,13 +76,15 @@ def _prompt_length(use: PeftUse) -> list[tuple[str, str]]:
 
 
 def _prompt_task(use: PeftUse) -> list[tuple[str, str]]:
-    if use.kind == "CPT" and use.task != "causal-lm":
-        return [(f"CPT supports causal-lm only (PEFT's CPTConfig), but the task is {use.task}", "use PROMPT_TUNING")]
-    if not use.prompt_learning or use.task != "masked-lm":
+    if use.kind == "CPT" and not use.task.predicts_next_token:
+        return [
+            (f"CPT supports causal-lm only (PEFT's CPTConfig), but the task is {use.task.name}", "use PROMPT_TUNING")
+        ]
+    if not use.prompt_learning or use.task.peft_task_type is not None:
         return []
     return [
         (
-            f"{use.kind} needs one of PEFT's task types, but PEFT has none for masked-lm: "
+            f"{use.kind} needs one of PEFT's task types, but PEFT has none for {use.task.name}: "
             "its plain PeftModel would ignore the prompt",
             "use LORA, or another task",
         )

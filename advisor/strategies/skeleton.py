@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import pkgutil
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from advisor.core.errors import ModelError
-from advisor.core.model import LABELLED_TASKS, ModelSpec, Task
+from advisor.core.model import ModelSpec, Task
+from advisor.core.tasks import task_traits
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,23 +17,16 @@ if TYPE_CHECKING:
 
 
 def auto_class(task: Task) -> Any:
-    """The transformers auto class that puts the task's head on a backbone."""
-    import transformers
-
-    return {
-        "sequence-classification": transformers.AutoModelForSequenceClassification,
-        "causal-lm": transformers.AutoModelForCausalLM,
-        "masked-lm": transformers.AutoModelForMaskedLM,
-        "token-classification": transformers.AutoModelForTokenClassification,
-        "seq2seq-lm": transformers.AutoModelForSeq2SeqLM,
-    }[task]
+    """The class that puts the task's head on a backbone: one of transformers' auto classes, or one like them."""
+    name = task_traits(task).auto_class
+    return pkgutil.resolve_name(name if ":" in name else f"transformers:{name}")
 
 
 def model_config(spec: ModelSpec, *, num_hidden_layers: int | None = None) -> PreTrainedConfig:
     """The transformers configuration of ``spec``, prepared for training.
 
-    ``use_cache`` is off (a key-value cache only costs memory in training), a missing pad token becomes the end-of-text
-    token (decoders that classify read the last token that is not padding).
+    ``use_cache`` is off (a key-value cache only costs memory in training), and where the task needs a pad token a
+    missing one becomes the end-of-text token.
 
     Args:
         spec: The model; only its configuration and task are read.
@@ -39,10 +34,12 @@ def model_config(spec: ModelSpec, *, num_hidden_layers: int | None = None) -> Pr
     """
     config = _parse_config(spec)
     text = config.get_text_config()
-    if spec.task in LABELLED_TASKS:
+    traits = spec.traits
+    if traits.new_head:
         config.num_labels = spec.num_labels
-    if spec.task == "sequence-classification":
-        config.problem_type = "single_label_classification"
+    for name, value in traits.config_values.items():
+        setattr(config, name, value)
+    if traits.needs_pad_token:
         end = getattr(text, "eos_token_id", None)
         for part in (config, text):
             if getattr(part, "pad_token_id", None) is None:

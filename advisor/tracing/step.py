@@ -22,7 +22,7 @@ from advisor.tracing.environment import fake_device
 from advisor.tracing.recorder import Recording, StepRecorder
 from advisor.tracing.training_loop import TracedLoop, frozen_tensors, logical_parameters, state_tensors
 from advisor.training.build import build_model
-from advisor.training.synthetic import batch_shapes
+from advisor.training.tasks import get_task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +164,8 @@ def _trace_on(
     else:
         recorder = StepRecorder(device_type, padded=request.execution.padded, keep_signatures=request.keep_signatures)
     model.train()
-    loop = TracedLoop(model, request.strategy, request.execution, device_type, unreached)
+    loss_function = get_task(request.model.task).compute_loss_func()
+    loop = TracedLoop(model, request.strategy, request.execution, device_type, unreached, loss_function)
     host_state_bytes = sum(
         t.untyped_storage().nbytes() for t in state_tensors(loop.optimizer) if t.device.type != device_type
     )
@@ -201,7 +202,8 @@ def _drawn_batches(request: TraceRequest, device_type: str) -> list[dict[str, to
 
 def _batch(request: TraceRequest, device_type: str) -> dict[str, torch.Tensor]:
     execution = request.execution
-    shapes = batch_shapes(request.model, execution.micro_batch_size, request.seq_length, padded=execution.padded)
+    task = get_task(request.model.task)
+    shapes = task.batch_shapes(request.model, execution.micro_batch_size, request.seq_length, padded=execution.padded)
     return {name: torch.zeros(shape, dtype=torch.long, device=device_type) for name, shape in shapes.items()}
 
 

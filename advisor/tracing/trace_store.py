@@ -23,6 +23,7 @@ from advisor.core.model import ModelSpec
 from advisor.core.plan import BITSANDBYTES_OPTIMIZERS, ExecutionPlan
 from advisor.core.serialization import to_dict
 from advisor.core.strategy import StrategyConfig
+from advisor.core.tasks import TASKS
 from advisor.hardware.backends import get_backend
 from advisor.strategies import get_strategy, strategy_version
 from advisor.tracing.full_depth import FullDepthTrace
@@ -136,7 +137,7 @@ class TraceStore:
         }
         content = {
             "config": config,
-            "task": model.task,
+            "task": [model.task, TASKS.code_version(model.task)],
             "labels": model.num_labels,
             "strategy": strategy_key(strategy),
             "rank": strategy.rank if execution.optim in BITSANDBYTES_OPTIMIZERS else None,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ class TracedLoop:
         execution: All switches; batch sizes lie in the batches.
         device_type: Of the model's fake tensors.
         unreached: Positions in ``trainable`` of parameters that no gradient reaches: they never get optimizer states.
+        loss_function: The task's own, as ``Trainer(compute_loss_func=...)``.
 
     Attributes:
         optimizer: Its states exist from the beginning: the recorded step is not the first one.
@@ -50,6 +51,7 @@ class TracedLoop:
         execution: ExecutionPlan,
         device_type: str,
         unreached: frozenset[int] = frozenset(),
+        loss_function: Callable[..., torch.Tensor] | None = None,
     ) -> None:
         self.model, self.execution, self.device_type = model, execution, device_type
         self.max_grad_norm = strategy.max_grad_norm
@@ -57,6 +59,7 @@ class TracedLoop:
         self.trainable = [p for p in model.parameters() if p.requires_grad]
         self.unreached = unreached
         self.scaler = _scaler(execution, device_type)
+        self._loss_function = loss_function
         self._scaled_by_model = accepts_loss_kwargs(model)
         self._make_steady()
 
@@ -108,6 +111,9 @@ class TracedLoop:
     def _forward_loss(self, batch: Batch) -> tuple[torch.Tensor, Any]:
         """The loss to run backward from, and what the loop keeps of the outputs until then."""
         extra = {"num_items_in_batch": 1.0} if self._scaled_by_model else {}
+        labels = batch["labels"]
+        if self._loss_function is not None:
+            batch = {name: values for name, values in batch.items() if name != "labels"}
         dtype = AMP_DTYPES.get(self.execution.amp)
         if dtype is None:
             outputs = self.model(**batch, **extra)
@@ -115,9 +121,12 @@ class TracedLoop:
             with torch.autocast(self.device_type, dtype=dtype):
                 outputs = self.model(**batch, **extra)
             outputs = convert_to_fp32(outputs)
-        loss = outputs["loss"]
-        scaled = loss if self._scaled_by_model else loss / self.execution.gradient_accumulation_steps
-        return scaled, (outputs if self.execution.hold_outputs else None)
+        if self._loss_function is not None:
+            loss, scaled = self._loss_function(outputs, labels, num_items_in_batch=1.0), True
+        else:
+            loss, scaled = outputs["loss"], self._scaled_by_model
+        loss = loss if scaled else loss / self.execution.gradient_accumulation_steps
+        return loss, (outputs if self.execution.hold_outputs else None)
 
     def _update(self) -> None:
         if self.scaler is not None:

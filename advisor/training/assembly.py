@@ -10,18 +10,18 @@ import torch
 from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from advisor.core.model import Task
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
-from advisor.training.metrics import compute_metrics, reduce_logits
+from advisor.training.metrics import HeldOut
 from advisor.training.optimizer import forget_earlier_overrides, own_optimizer
 from advisor.training.sampling import OrderingTrainer
+from advisor.training.tasks import get_task
 
 
 def assemble_trainer(
     model: nn.Module,
     arguments: TrainingArguments,
-    task: Task,
+    task: str,
     *,
     train_dataset: Any,
     collator: Any,
@@ -30,6 +30,7 @@ def assemble_trainer(
     tokenizer: Any = None,
     strategy: StrategyConfig | None = None,
     execution: ExecutionPlan | None = None,
+    held_out: HeldOut | None = None,
 ) -> Trainer:
     """The stock Trainer around a built model.
 
@@ -39,7 +40,7 @@ def assemble_trainer(
     Args:
         model: With adapter, quantisation and checkpointing already in place.
         arguments: As ``training_arguments`` makes them.
-        task: Decides the metrics.
+        task: Decides loss and metrics.
         train_dataset: Map-style.
         collator: Makes batches of both data sets.
         eval_dataset: Held-out rows; ``None`` when nothing is evaluated.
@@ -47,7 +48,10 @@ def assemble_trainer(
         tokenizer: Saved beside every checkpoint when given.
         strategy: Options of an optimizer that the Trainer cannot make by itself.
         execution: Whether there is such an optimizer, and whose loop it is.
+        held_out: Computes the task's metrics; to be asked for further ones afterwards.
     """
+    rules = get_task(task)
+    held_out = held_out or HeldOut(rules)
     optimizer = None
     trainer_class: Callable[..., Trainer] = OrderingTrainer
     if strategy is not None and execution is not None:
@@ -62,8 +66,9 @@ def assemble_trainer(
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         processing_class=tokenizer,
-        compute_metrics=compute_metrics(task),
-        preprocess_logits_for_metrics=reduce_logits(task),
+        compute_loss_func=rules.compute_loss_func(),
+        compute_metrics=held_out.compute_metrics,
+        preprocess_logits_for_metrics=held_out.reduce_logits,
         callbacks=list(callbacks),
         optimizers=(optimizer, None),
     )

@@ -69,7 +69,7 @@ def build_model(
     if execution.kbit_upcast:
         upcast_unquantized(base)
     model = method.apply(base, strategy, spec.task, quantized=quantized)
-    if spec.task != "causal-lm":
+    if not spec.traits.accepts_loss_kwargs:
         # These heads take keyword arguments but average over their own micro-batch: without this the Trainer would
         # believe that they had divided by the whole batch, and accumulation would multiply the gradients.
         base.accepts_loss_kwargs = False

@@ -16,13 +16,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from advisor.core.errors import InputError
+from advisor.training.data.encoding import IGNORED_LABEL
 
 CHUNKS = 8
 """Into how many parts the rows go. A fixed number: the operators of a step then do not depend on its shape. With
 half-precision weights a chunk holds its scores in float32 and once more in half precision."""
-
-IGNORED_LABEL = -100
-"""Label without a loss (``torch.nn.functional.cross_entropy``)."""
 
 
 def fuse_output_projection(model: Any) -> None:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from advisor.core.errors import ModelError
 from advisor.core.memo import files_identity, recall
-from advisor.core.model import LABELLED_TASKS, TASKS, ModelSpec, SourceKind, Task
+from advisor.core.model import ModelSpec, SourceKind
+from advisor.core.tasks import TASKS
 from advisor.training.hub import forbid_kernel_downloads
+from advisor.training.tasks import get_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -20,7 +22,7 @@ into a machine's memory."""
 
 def inspect_model(
     source: str,
-    task: Task,
+    task: str,
     *,
     num_labels: int = 2,
     trust_remote_code: bool = False,
@@ -33,20 +35,20 @@ def inspect_model(
 
     Args:
         source: Folder, ``config.json``, hub id or GGUF file. A path that exists is never taken for a hub id.
-        task: Which head the model gets.
+        task: What it will be trained for, which decides its head.
         num_labels: Classes of the classification head.
         trust_remote_code: Allow Python code that comes with the model.
         allow_pickle: Allow weights that are only there as pickles, which can execute code when loaded.
         revision: Hub revision.
 
     Raises:
+        InputError: there is no such task.
         ModelError: missing, unreadable, not trusted, damaged, or without a head for the task.
     """
-    if task not in TASKS:
-        raise ModelError(f"the task must be one of {', '.join(TASKS)}, but got {task!r}")
-    if task in LABELLED_TASKS and num_labels < 2:
+    labelled = get_task(task).traits.new_head
+    if labelled and num_labels < 2:
         raise ModelError(f"classification needs at least two labels, but got {num_labels}")
-    if task in LABELLED_TASKS and num_labels > MOST_LABELS:
+    if labelled and num_labels > MOST_LABELS:
         raise ModelError(f"classification takes at most {MOST_LABELS:,} labels, but got {num_labels:,}")
     kind = source_kind(source)
 
@@ -55,14 +57,15 @@ def inspect_model(
 
     if kind == "hub" or trust_remote_code:
         return look()
-    identity = [source, task, num_labels, allow_pickle, files_identity(Path(source).expanduser())]
+    code = TASKS.code_version(task)
+    identity = [source, task, code, num_labels, allow_pickle, files_identity(Path(source).expanduser())]
     return ModelSpec(**recall("model", identity, look))
 
 
 def _looked_at(
     source: str,
     kind: SourceKind,
-    task: Task,
+    task: str,
     num_labels: int,
     trust_remote_code: bool,
     allow_pickle: bool,
@@ -73,7 +76,8 @@ def _looked_at(
     from advisor.training.sources import read_source
 
     found = read_source(source, kind, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, revision=revision)
-    config = _with_labels(found.config, num_labels) if task in LABELLED_TASKS else found.config
+    rules = get_task(task)
+    config = _with_labels(found.config, num_labels) if rules.traits.new_head else found.config
     draft = ModelSpec(
         source=source,
         kind=kind,
@@ -93,7 +97,7 @@ def _looked_at(
         revision=revision,
     )
     skeleton = build_skeleton(draft)
-    _refuse_encoder_as_decoder(draft, skeleton)
+    rules.check_model(draft, skeleton)
     return _completed(draft, skeleton)
 
 
@@ -110,18 +114,14 @@ def _with_labels(config: dict[str, Any], num_labels: int) -> dict[str, Any]:
     return kept | {"num_labels": num_labels}
 
 
-def _refuse_encoder_as_decoder(draft: ModelSpec, skeleton: Any) -> None:
-    """BERT and its kin get a causal head from transformers, but attend to the very words they would have to predict."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+def model_path(source: str) -> str:
+    """The folder of a demo model, when one is named and nothing of that name lies here; else the source itself."""
+    from advisor.training.data.asset_catalog import ASSETS
+    from advisor.training.data.asset_store import asset_path
 
-    encoder = draft.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(
-        skeleton.config, "is_decoder", False
-    )
-    if draft.task == "causal-lm" and encoder:
-        raise ModelError(
-            f"causal-lm needs a decoder, but {draft.source} is an encoder ({draft.model_type})",
-            fix="use the task masked-lm, or a decoder",
-        )
+    if source in ASSETS and ASSETS[source].kind == "model" and not Path(source).exists():
+        return str(asset_path(source))
+    return source
 
 
 def source_kind(source: str) -> SourceKind:

@@ -69,7 +69,7 @@ def _optimizer_refusals(strategy: StrategyConfig, execution: ExecutionPlan, trac
 
 def _other_refusals(spec: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan) -> list[Refusal]:
     found = []
-    if execution.loss == "fused-linear" and spec.task != "causal-lm":
+    if execution.loss == "fused-linear" and not spec.traits.predicts_next_token:
         found.append(
             (
                 f"the loss fused-linear predicts every next token (task causal-lm), but the task is {spec.task}",

@@ -9,38 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from advisor.core.model import ModelSpec
-
-PACKED_TASKS = frozenset({"causal-lm", "masked-lm"})
-"""Tasks whose texts can be packed into full blocks; every other task pads row by row and always has a mask."""
-
-MASKED_SHARE = 0.15
-"""Share of tokens that masked language modelling predicts (Devlin et al. 2019)."""
-
-IGNORED_LABEL = -100
-"""Label that the loss skips (``torch.nn.functional.cross_entropy``)."""
-
-
-def batch_shapes(spec: ModelSpec, rows: int, seq_length: int, *, padded: bool) -> dict[str, tuple[int, ...]]:
-    """Which tensors the task's collator puts into a batch, and their shapes: all int64.
-
-    Args:
-        spec: Decides the task and whether there are ``token_type_ids``.
-        rows: Micro-batch size.
-        seq_length: Padded length in tokens; a sequence-to-sequence target is as long as its source.
-        padded: Without padding, decoders and masked language models get packed blocks, which come without a mask.
-
-    Returns:
-        ``input_ids`` and ``labels``, and unless packed ``attention_mask`` and, for models with two segments,
-        ``token_type_ids``. Sequence-to-sequence models make ``decoder_input_ids`` from the labels themselves.
-    """
-    full = (rows, seq_length)
-    shapes: dict[str, tuple[int, ...]] = {"input_ids": full}
-    if padded or spec.task not in PACKED_TASKS:
-        shapes["attention_mask"] = full
-        if int(spec.config.get("type_vocab_size") or 0) > 1:
-            # Tokenizers of two-segment models (BERT) hand these over too.
-            shapes["token_type_ids"] = full
-    return shapes | {"labels": (rows,) if spec.task == "sequence-classification" else full}
+from advisor.training.tasks import get_task
 
 
 def synthetic_batch(
@@ -49,15 +18,16 @@ def synthetic_batch(
     """One micro-batch of random tokens, as the task's collator would make it.
 
     Args:
-        spec: Decides vocabulary, labels and whether there are ``token_type_ids``.
+        spec: Decides task, vocabulary, labels and whether there are ``token_type_ids``.
         rows: Micro-batch size.
         seq_length: Padded length in tokens.
         padded: Whether the last row is half padding (with a single row: its last token).
         seed: Of the tokens and labels.
 
     Returns:
-        The tensors of ``batch_shapes``.
+        The tensors of ``Task.batch_shapes``.
     """
+    task = get_task(spec.task)
     generator = torch.Generator().manual_seed(seed)
     pad = int(spec.config.get("pad_token_id") or 0)
     tokens = torch.randint(0, spec.vocab_size - 1, (rows, seq_length), generator=generator)
@@ -70,23 +40,9 @@ def synthetic_batch(
         "input_ids": tokens,
         "attention_mask": mask,
         "token_type_ids": torch.zeros_like(tokens),
-        "labels": _labels(spec, tokens, mask, generator),
+        "labels": task.random_labels(spec, tokens, mask, generator),
     }
-    return {name: values[name] for name in batch_shapes(spec, rows, seq_length, padded=padded)}
-
-
-def _labels(spec: ModelSpec, tokens: torch.Tensor, mask: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    if spec.task == "sequence-classification":
-        return torch.randint(0, spec.num_labels, (tokens.shape[0],), generator=generator)
-    if spec.task == "token-classification":
-        classes = torch.randint(0, spec.num_labels, tokens.shape, generator=generator)
-        return classes.masked_fill(mask == 0, IGNORED_LABEL)
-    labels = tokens.masked_fill(mask == 0, IGNORED_LABEL)
-    if spec.task == "masked-lm":
-        kept = torch.rand(tokens.shape, generator=generator) < MASKED_SHARE
-        kept[:, 0] = True
-        labels = labels.masked_fill(~kept, IGNORED_LABEL)
-    return labels
+    return {name: values[name] for name in task.batch_shapes(spec, rows, seq_length, padded=padded)}
 
 
 class RepeatedBatch(Dataset[int]):

@@ -32,13 +32,14 @@ from advisor.training.checkpoints import (
 )
 from advisor.training.compilation import compile_problem, described, forget_compiled_code, raised_by_compiled_code
 from advisor.training.data import PreparedData, prepare_data
-from advisor.training.metrics import held_out_metrics
+from advisor.training.metrics import HeldOut, held_out_metrics
 from advisor.training.models import load_tokenizer
 from advisor.training.placement import backend_of_plan, disk_bytes
 from advisor.training.run_folder import RunFolder
 from advisor.training.saving import name_classes, save_result
 from advisor.training.stopping import StopRun, StopSwitch
 from advisor.training.switches import check_execution
+from advisor.training.tasks import get_task
 from advisor.training.wall_clock import RunAccount
 
 LOGGED_LOSSES = 200
@@ -75,16 +76,43 @@ def train(
         KeyboardInterrupt: a second Ctrl-C, or one before the first step.
     """
     folder = RunFolder(Path(output_dir))
-    folder.claim(plan, resume=resume)
-    if (finished := folder.finished()) is not None:
-        return finished
-    deadline_s = math.inf if time_limit_s is None else time.monotonic() + time_limit_s
-    run = _Run(plan, plan.execution, folder, on_event or _ignore, StopSwitch(deadline_s), save_every_s)
-    with run.switch.catching_interrupts():
-        measurement = _executed(run)
+    measurement, held_out = train_only(
+        plan, folder.path, resume=resume, on_event=on_event, time_limit_s=time_limit_s, save_every_s=save_every_s
+    )
+    measurement = with_final_metrics(measurement, held_out)
     if measurement.outcome == "completed":
         folder.keep(measurement)
     return measurement
+
+
+def train_only(
+    plan: Plan,
+    output_dir: Path,
+    *,
+    resume: bool = False,
+    on_event: OnEvent | None = None,
+    time_limit_s: float | None = None,
+    save_every_s: float = SAVE_EVERY_S,
+) -> tuple[Measurement, HeldOut]:
+    """``train`` without the metrics that are computed afterwards, and what computes them.
+
+    For whoever measures this process: computing these metrics imports scikit-learn.
+    """
+    folder, held_out = RunFolder(Path(output_dir)), HeldOut(get_task(plan.model.task))
+    folder.claim(plan, resume=resume)
+    if (finished := folder.finished()) is not None:
+        return finished, held_out
+    deadline_s = math.inf if time_limit_s is None else time.monotonic() + time_limit_s
+    run = _Run(plan, plan.execution, folder, on_event or _ignore, StopSwitch(deadline_s), save_every_s, held_out)
+    with run.switch.catching_interrupts():
+        return _executed(run), held_out
+
+
+def with_final_metrics(measurement: Measurement, held_out: HeldOut) -> Measurement:
+    """A completed run with the metrics that are computed afterwards."""
+    if measurement.outcome != "completed":
+        return measurement
+    return dataclasses.replace(measurement, metrics={**measurement.metrics, **held_out.final_metrics()})
 
 
 def _executed(run: _Run) -> Measurement:
@@ -114,6 +142,7 @@ class _Run:
     on_event: OnEvent
     switch: StopSwitch
     save_every_s: float
+    held_out: HeldOut
     earlier_s: float = 0.0
 
     def __post_init__(self) -> None:
@@ -190,6 +219,7 @@ class _Run:
                 tokenizer=tokenizer,
                 strategy=plan.strategy,
                 execution=self.execution,
+                held_out=self.held_out,
             )
 
     def _try_compilation(self, backend: Backend) -> None:
@@ -225,7 +255,7 @@ class _Run:
         ended.
         """
         history = self.account.progress.metric_history
-        if history and history[-1][0] == trainer.state.global_step:
+        if self.held_out.evaluated and history and history[-1][0] == trainer.state.global_step:
             return history[-1][1]
         self._phase("evaluation")
         return held_out_metrics(trainer.evaluate())

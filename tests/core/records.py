@@ -15,6 +15,7 @@ from advisor.core.cost import (
     TimeEstimate,
 )
 from advisor.core.data import DataProfile, DataSpec
+from advisor.core.metrics import ACCURACY
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan, Plan
 from advisor.core.run import Measurement
@@ -91,7 +92,7 @@ def cost_estimate(**changes: object) -> CostEstimate:
         energy_basis="no power is known",
     )
     quality = QualityEstimate(
-        metric="accuracy",
+        metric=ACCURACY,
         value=0.8,
         interval=Interval(0.74, 0.86),
         p_at_least=None,

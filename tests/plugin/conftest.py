@@ -12,14 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from advisor.core.metrics import METRICS
+from advisor.core.tasks import TASKS
 from advisor.strategies import registry as strategy_registry
+from advisor.training.data.named import DATASETS
 from tests.cli.conftest import advisor, cpu_profile, model_dir, table, without_debugging  # noqa: F401
 
 DISTRIBUTION = Path(__file__).parent / "distribution"
 PACKAGE = "advisor_plugin_example"
-REGISTRIES = (strategy_registry,)
-"""Modules with a ``forget`` function: what they know of entry points is forgotten when the distribution comes and
-goes."""
+REGISTRIES = (strategy_registry, TASKS, METRICS, DATASETS)
+"""Modules and registries with a ``forget`` function: what they know of entry points is forgotten when the distribution
+comes and goes."""
 
 
 def install(target: Path, distribution: Path = DISTRIBUTION) -> Path:

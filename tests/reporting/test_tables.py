@@ -9,6 +9,7 @@ from rich.console import Console
 from advisor.core.budget import Budget
 from advisor.core.cost import Interval, QualityEstimate
 from advisor.core.device import DeviceProfile, Rate
+from advisor.core.metrics import ACCURACY
 from advisor.core.plan import ExecutionPlan
 from advisor.core.recommendation import RankedPlan, Recommendation, RejectedMethod
 from advisor.core.run import RunRecord
@@ -185,7 +186,7 @@ def test_knobs_in_one_line() -> None:
     [(0.8, Interval(0.7, 0.9), "0.800 (0.700 – 0.900)"), (0.8, None, "0.800"), (None, None, "unknown")],
 )
 def test_quality_in_one_line(value: float | None, interval: Interval | None, text: str) -> None:
-    quality = QualityEstimate("accuracy", value, interval, None, False, "", "extrapolated", "prior")
+    quality = QualityEstimate(ACCURACY, value, interval, None, False, "", "extrapolated", "prior")
     assert format_quality(quality) == text
 
 

@@ -1,13 +1,13 @@
 """Every promised figure gets a verdict, and only what was measured."""
 
 import dataclasses
-import math
 
 import pytest
 
 from advisor.core.cost import Interval
+from advisor.core.metrics import ACCURACY
 from advisor.core.run import Measurement, Verification
-from advisor.reporting.verification import measured_metric, verify
+from advisor.reporting.verification import verify
 from tests.core.records import MIB, cost_estimate, make_plan, measurement
 
 
@@ -88,16 +88,9 @@ def test_abstaining_from_quality_promises_nothing() -> None:
     estimate = cost_estimate()
     assert estimate.quality is not None
     abstained = cost_estimate(
-        quality=type(estimate.quality)("accuracy", None, None, None, False, "?", "extrapolated", "prior")
+        quality=type(estimate.quality)(ACCURACY, None, None, None, False, "?", "extrapolated", "prior")
     )
     assert "quality.value" not in verdicts(make_plan(predicted=abstained))
-
-
-def test_metrics_are_found_under_the_trainers_names() -> None:
-    assert measured_metric("accuracy", {"eval_accuracy": 0.5}) == 0.5
-    assert measured_metric("perplexity", {"eval_loss": 1.0}) == pytest.approx(math.e)
-    assert measured_metric("perplexity", {"perplexity": 3.0, "eval_loss": 1.0}) == 3.0
-    assert measured_metric("accuracy", {"eval_loss": 1.0}) is None
 
 
 def test_the_ends_of_an_interval_are_inside() -> None:

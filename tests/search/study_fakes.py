@@ -20,6 +20,7 @@ from advisor.core.budget import Budget
 from advisor.core.cost import CostEstimate, Interval, MemoryBreakdown, MemoryEstimate, QualityEstimate, TimeEstimate
 from advisor.core.data import DataProfile, DataSpec
 from advisor.core.device import DeviceProfile
+from advisor.core.metrics import ACCURACY
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan, Plan
 from advisor.core.recommendation import RejectedMethod
@@ -167,7 +168,7 @@ class FakeCostModel:
         time_ = TimeEstimate(
             0.1, 320, 1e4, total_s, {"total_s": Interval(total_s, total_s)}, {}, "measured", "measured"
         )
-        quality = QualityEstimate("accuracy", 0.8, Interval(0.7, 0.9), None, False, "", "extrapolated", "prior")
+        quality = QualityEstimate(ACCURACY, 0.8, Interval(0.7, 0.9), None, False, "", "extrapolated", "prior")
         return CostEstimate(
             memory,
             time_ if self.knows_time else None,

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from advisor.core.metrics import ACCURACY, PERPLEXITY, Metric
 from advisor.core.run import Measurement
 from advisor.core.strategy import StrategyConfig
 from advisor.search.study.clock import StudyClock
@@ -152,18 +153,25 @@ def test_the_lowest_rung_climbs_first() -> None:
 
 def test_the_winner_has_seen_the_most_rows() -> None:
     shallow, deep = trial(0, evaluation(100, 0.2, 0.95)), trial(1, evaluation(1000, 0.5, 0.8))
-    assert winner([shallow, deep], "accuracy") is deep
+    assert winner([shallow, deep], ACCURACY) is deep
 
 
 def test_between_equal_accuracies_the_likelihood_decides() -> None:
     noisy, likely = trial(0, evaluation(100, 0.50, 0.805)), trial(1, evaluation(100, 0.45, 0.80))
     better = trial(2, evaluation(100, 0.60, 0.90))
-    assert winner([noisy, likely], "accuracy") is likely
-    assert winner([noisy, likely, better], "accuracy") is better
+    assert winner([noisy, likely], ACCURACY) is likely
+    assert winner([noisy, likely, better], ACCURACY) is better
+
+
+def test_of_a_metric_with_unknown_noise_the_best_wins_whichever_way_is_better() -> None:
+    distance = Metric("distance", "distance", higher_is_better=False, high=math.inf)
+    near, far = trial(0, evaluation(100, 0.50, 0.4)), trial(1, evaluation(100, 0.45, 0.5))
+    assert winner([near, far], distance) is near
+    assert [point.trial for point in pareto_points([near, far], distance)] == [0]
 
 
 def test_a_trial_that_broke_a_budget_cannot_win() -> None:
-    assert winner([trial(0, evaluation(100, 0.1, 0.99, memory=0.2), verdict="infeasible")], "accuracy") is None
+    assert winner([trial(0, evaluation(100, 0.1, 0.99, memory=0.2), verdict="infeasible")], ACCURACY) is None
 
 
 def test_the_pareto_set_drops_what_is_beaten_everywhere() -> None:
@@ -172,8 +180,8 @@ def test_the_pareto_set_drops_what_is_beaten_everywhere() -> None:
         trial(1, evaluation(metric=0.8, peak=100, total_s=10)),
         trial(2, evaluation(metric=0.7, peak=200, total_s=20)),
     ]
-    assert [point.trial for point in pareto_points(trials, "accuracy")] == [0, 1]
-    assert [point.trial for point in pareto_points(trials, "perplexity")] == [2, 1]
+    assert [point.trial for point in pareto_points(trials, ACCURACY)] == [0, 1]
+    assert [point.trial for point in pareto_points(trials, PERPLEXITY)] == [2, 1]
 
 
 def test_the_clock_corrects_predictions_by_what_runs_took() -> None:

@@ -18,7 +18,8 @@ class EvidenceRun:
         target_train_rows: Rows of the full run.
         eval_rows: Fixed held-out items that the figures below are over.
         eval_loss: Mean negative log-likelihood on them, nats; ``None`` when the run did not finish.
-        accuracy: On them; ``None`` for language modelling and when the run did not finish.
+        accuracy: Their share that is right; ``None`` where that is not the task's metric and when the run did not
+            finish.
         elapsed_s: What the run cost.
         outcome, reason: How it ended.
         diverged: The training loss rose or stopped being a number.

@@ -21,7 +21,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from advisor.costmodel.quality.tables import PublishedTable, TaskType
+from advisor.core.tasks import Comparisons
+from advisor.costmodel.quality.tables import NLL, PublishedTable
 from advisor.strategies import REFERENCE_METHOD
 
 SCALE_EDGES = (200_000_000, 1_000_000_000, 20_000_000_000)
@@ -58,7 +59,7 @@ class Gap:
 class _Figure:
     table: str
     method: str
-    task_type: TaskType
+    task_type: Comparisons
     bucket: int
     study: str
     points: float
@@ -72,7 +73,7 @@ def scale_bucket(total_parameters: int) -> int:
 
 def to_points(value: float, metric: str) -> float:
     """A published figure on the scale of the model above, higher is better."""
-    return -100.0 * math.log(value) if metric == "nll" else value
+    return -100.0 * math.log(value) if metric == NLL else value
 
 
 class GapModel:
@@ -98,7 +99,7 @@ class GapModel:
         self._inverse = inverse
         self._weights = inverse @ (self._points - self._mean_level)
 
-    def gap(self, method: str, task_type: TaskType, total_parameters: int) -> Gap:
+    def gap(self, method: str, task_type: Comparisons, total_parameters: int) -> Gap:
         """What to expect of ``method`` in a new study of this task type and scale."""
         if method == REFERENCE_METHOD:
             return Gap(0.0, self.seed_sd_points)
@@ -152,9 +153,7 @@ def _figures(table: PublishedTable, seed_sd_points: float) -> list[_Figure]:
         if not row.used:
             continue
         share = row.value / 100
-        binomial = (
-            1e4 * share * (1 - share) / table.eval_items if table.eval_items and table.metric == "accuracy" else 0.0
-        )
+        binomial = 1e4 * share * (1 - share) / table.eval_items if table.eval_items and table.is_share else 0.0
         figures.append(
             _Figure(table.id, row.method, table.task_type, scale_bucket(table.total_parameters), table.study,
                     to_points(row.value, table.metric), binomial + seed_sd_points**2)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from advisor.core.errors import AdvisorError, InterruptedByUser
+from advisor.core.metrics import LOSS
 from advisor.core.plan import Plan
 from advisor.core.run import Measurement
 from advisor.costmodel.quality.evidence import EvidenceRun, QualityEvidence
@@ -179,13 +180,14 @@ def _run(short: _ShortRun, measure: Measure) -> tuple[EvidenceRun, float]:
 
 
 def _evidence_run(short: _ShortRun, measured: Measurement, elapsed_s: float) -> EvidenceRun:
+    metric = short.plan.model.traits.metric
     return EvidenceRun(
         strategy=short.plan.strategy,
         train_rows=short.rows,
         target_train_rows=short.target_rows,
         eval_rows=short.plan.data_profile.eval_rows,
-        eval_loss=measured.metrics.get("eval_loss", measured.metrics.get("loss")),
-        accuracy=measured.metrics.get("accuracy"),
+        eval_loss=LOSS.measured(measured.metrics),
+        accuracy=metric.measured(measured.metrics) if metric.is_share else None,
         elapsed_s=elapsed_s,
         outcome=measured.outcome,
         reason=measured.reason,

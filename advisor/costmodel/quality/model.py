@@ -16,14 +16,16 @@ import numpy as np
 
 from advisor.core.cost import Basis, Interval, QualityEstimate
 from advisor.core.data import DataProfile
+from advisor.core.metrics import Metric, same
 from advisor.core.model import ModelSpec
 from advisor.core.stats import NORMAL_95, normal_cdf
 from advisor.core.strategy import StrategyConfig
+from advisor.core.tasks import Comparisons
 from advisor.costmodel.quality import curves
 from advisor.costmodel.quality.evidence import QualityEvidence
 from advisor.costmodel.quality.gaps import Gap, GapModel
 from advisor.costmodel.quality.level import Level, LevelModel
-from advisor.costmodel.quality.tables import PublishedTables, TaskType, load_tables
+from advisor.costmodel.quality.tables import PublishedTables, load_tables
 from advisor.strategies import get_strategy
 
 CERTIFYING_TASKS = 9
@@ -93,13 +95,19 @@ class QualityModel:
     def estimate(
         self, model: ModelSpec, strategy: StrategyConfig, data: DataProfile | None, *, min_quality: float | None = None
     ) -> QualityEstimate:
-        """Expected accuracy (classification) or perplexity (language modelling) of the full run.
+        """The task's metric after the full run: a share of right items, or what follows from the loss (perplexity).
 
-        Without runs a perplexity is not predicted (``value`` is ``None``): it depends on the text, not on the method.
+        Without runs what follows from the loss is not predicted (``value`` is ``None``): it depends on the text, not on
+        the method. Neither are metrics of other kinds, nor tasks that no published comparison resembles.
         """
-        if model.task == "sequence-classification":
+        metric, comparisons = model.traits.metric, model.traits.comparisons
+        if comparisons is None:
+            return _abstain(metric, f"no published comparison of methods is about {model.traits.title}")
+        if metric.from_loss is not None:
+            return self._following_loss(model, strategy, min_quality)
+        if metric.is_share and comparisons == "classification":
             return self._accuracy(model, strategy, data, min_quality)
-        return self._perplexity(model, strategy, min_quality)
+        return _abstain(metric, f"no published comparison of methods has this metric ({metric.title})")
 
     def expected_gap(self, model: ModelSpec, strategy: StrategyConfig) -> float:
         """Expected difference to full fine-tuning on the ranking scale: accuracy (0-1), or share of the loss;
@@ -140,7 +148,9 @@ class QualityModel:
             majority_share=majority, train_rows=rows, total_parameters=model.total_parameters
         )
         if self.evidence is not None and self.evidence.diverged(strategy.method):
-            return _abstain("accuracy", f"the short run of {strategy.method} diverged: lower its learning rate")
+            return _abstain(
+                model.traits.metric, f"the short run of {strategy.method} diverged: lower its learning rate"
+            )
         observed = self._observed_accuracies(data, model)
         if observed:
             posterior = self._condition(model, strategy, level, observed)
@@ -153,7 +163,7 @@ class QualityModel:
         interval = Interval(max(low, 0.0), min(high, 1.0), 0.9)
         basis: Basis = "measured" if strategy.method in observed else "transferred" if observed else "prior"
         return QualityEstimate(
-            "accuracy", value, interval, _p_at_least(min_quality, value, posterior), self.certified,
+            model.traits.metric, value, interval, _p_at_least(min_quality, value, posterior), self.certified,
             self._reason(model, strategy, majority, observed), "extrapolated", basis,
         )  # fmt: skip
 
@@ -220,14 +230,15 @@ class QualityModel:
         tasks = f"{self.prior.levels.tasks} published tasks above a majority share of {majority:.2f}"
         return f"{tasks}; {strategy.method} {against}"
 
-    # --- perplexity -----------------------------------------------------------------------------------------------
+    # --- what follows from the loss -------------------------------------------------------------------------------
 
-    def _perplexity(self, model: ModelSpec, strategy: StrategyConfig, min_quality: float | None) -> QualityEstimate:
-        evidence = self.evidence
+    def _following_loss(self, model: ModelSpec, strategy: StrategyConfig, min_quality: float | None) -> QualityEstimate:
+        evidence, metric = self.evidence, model.traits.metric
+        of_loss, to_loss = metric.from_loss or same, metric.to_loss or same
         if evidence is None or not evidence.methods:
-            return _abstain("perplexity", "perplexity depends on the text; buy short runs to have it predicted")
+            return _abstain(metric, f"{metric.title} depends on the text; buy short runs to have it predicted")
         if evidence.diverged(strategy.method):
-            return _abstain("perplexity", f"the short run of {strategy.method} diverged: lower its learning rate")
+            return _abstain(metric, f"the short run of {strategy.method} diverged: lower its learning rate")
         own = strategy.method in evidence.methods
         method = strategy.method if own else evidence.methods[0]
         item = curves.extrapolate_loss(evidence.of(method))
@@ -236,12 +247,12 @@ class QualityModel:
         spread = 0.0 if own else math.hypot(gap.sd_points, other.sd_points) / 100
         loss = item.value * math.exp(-shift)
         sd = math.hypot(item.sd, loss * spread, loss * curves.LOSS_NOISE)
-        low, high = math.exp(max(loss - NORMAL_95 * sd, 0.0)), math.exp(loss + NORMAL_95 * sd)
-        wanted = None if min_quality is None else normal_cdf((math.log(max(min_quality, 1e-9)) - loss) / sd)
+        low, high = of_loss(max(loss - NORMAL_95 * sd, 0.0)), of_loss(loss + NORMAL_95 * sd)
+        wanted = None if min_quality is None else normal_cdf((to_loss(min_quality) - loss) / sd)
         source = "short runs" if own else f"short runs of {method}"
         reason = f"{source}, largest on {evidence.of(method)[-1].train_rows} rows"
         return QualityEstimate(
-            "perplexity", math.exp(loss), Interval(low, high, 0.9), wanted, self.certified, reason,
+            metric, of_loss(loss), Interval(low, high, 0.9), wanted, self.certified, reason,
             "extrapolated", "measured" if own else "transferred",
         )  # fmt: skip
 
@@ -253,8 +264,8 @@ _HIGHEST_ACCURACY = 0.995
 """No published table of the prior reaches more; a sum of level and gap could."""
 
 
-def _task_type(model: ModelSpec) -> TaskType:
-    return "classification" if model.task == "sequence-classification" else "language-modelling"
+def _task_type(model: ModelSpec) -> Comparisons:
+    return model.traits.comparisons or "language-modelling"
 
 
 def _prior_only(level: Level, gap: Gap) -> _Posterior:
@@ -271,5 +282,5 @@ def _p_at_least(minimum: float | None, value: float, posterior: _Posterior) -> f
     return 1 - normal_cdf((minimum - value) / sd)
 
 
-def _abstain(metric: str, reason: str) -> QualityEstimate:
+def _abstain(metric: Metric, reason: str) -> QualityEstimate:
     return QualityEstimate(metric, None, None, None, False, reason, "extrapolated", "prior")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
+from advisor.core.metrics import get_metric
 from advisor.core.serialization import from_dict, read_json
 from advisor.core.store import resource_dir
+from advisor.core.tasks import Comparisons
 
-TaskType = Literal["classification", "generation", "language-modelling"]
+NLL, SCORE = "nll", "score"
+"""Metrics of tables that no run here reports."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class PublishedTable:
         task, task_type: What was learned.
         num_labels, majority_share: Of a classification task, else ``None``.
         model, total_parameters: The backbone.
-        metric: ``"accuracy"`` and ``"score"`` in points (0-100), ``"nll"`` in nats per token (lower is better).
+        metric: ``"nll"`` in nats per token (lower is better), ``"score"`` in points (0-100), or a registered metric,
+            also in points.
         eval_items, train_rows: Sizes, where known.
         caveat: What is wrong with the comparison, when something is.
         rows: One per method.
@@ -52,16 +55,21 @@ class PublishedTable:
     licence: str
     study: str
     task: str
-    task_type: TaskType
+    task_type: Comparisons
     num_labels: int | None
     majority_share: float | None
     model: str
     total_parameters: int
-    metric: Literal["accuracy", "score", "nll"]
+    metric: str
     eval_items: int | None
     train_rows: int | None
     caveat: str | None
     rows: tuple[TableRow, ...]
+
+    @property
+    def is_share(self) -> bool:
+        """Whether its figures are shares of right items."""
+        return self.metric not in (NLL, SCORE) and get_metric(self.metric).is_share
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ class TimeModel:
             self.device,
             evaluation_time_of=lambda length: self.evaluation(asked, length),
             shape=run_shape(asked.family, asked.rank, asked.model, asked.strategy, execution, peak_bytes=peak_bytes),
-            decoding=self._decode_speed(asked) if asked.model.task == "causal-lm" else None,
+            decoding=self._decode_speed(asked) if asked.model.traits.predicts_next_token else None,
         )
 
     def step(self, asked: TracedConfiguration, seq_length: int) -> StepTime:

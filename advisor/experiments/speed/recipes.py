@@ -12,6 +12,7 @@ from typing import Any, Literal
 from advisor.core.errors import InputError
 from advisor.core.plan import Plan
 from advisor.experiments.grid import Cell, content_key
+from advisor.training.tasks import get_task
 
 PUBLISHED_FILE = Path(__file__).with_name("published.json")
 """The published recipe: ``padding="max_length", max_length=128``, and rows per step."""
@@ -83,7 +84,7 @@ def recipes_for(plan: Plan) -> tuple[Recipe, ...]:
     Raises:
         InputError: the task is none of theirs.
     """
-    if plan.model.task != _published()["task"]:
+    if get_task(plan.model.task).row_kind(plan.data) != "labelled":
         raise InputError(
             f"the suite speed compares classification recipes, but the task is {plan.model.task}",
             fix="name a labelled data set",

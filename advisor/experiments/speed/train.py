@@ -55,10 +55,12 @@ def train_recipe(plan: Plan, recipe: Recipe, seed: int) -> BenchmarkRun:
 
     from advisor.training.build import build_model
     from advisor.training.data.loading import read_rows
-    from advisor.training.metrics import compute_metrics, held_out_metrics, reduce_logits
+    from advisor.training.metrics import HeldOut, held_out_metrics
     from advisor.training.models import load_tokenizer
     from advisor.training.placement import backend_of_plan
+    from advisor.training.tasks import get_task
 
+    held_out = HeldOut(get_task(plan.model.task))
     rows, tokenizer = read_rows(plan.data, plan.model.task), load_tokenizer(plan.model)
     set_seed(seed)
     backend = backend_of_plan(plan)
@@ -70,8 +72,8 @@ def train_recipe(plan: Plan, recipe: Recipe, seed: int) -> BenchmarkRun:
             train_dataset=_tokenized(rows.train, tokenizer, recipe.padding, recipe.max_length),
             eval_dataset=_tokenized(rows.eval, tokenizer, "longest", recipe.max_length),
             processing_class=tokenizer,
-            compute_metrics=compute_metrics(plan.model.task),
-            preprocess_logits_for_metrics=reduce_logits(plan.model.task),
+            compute_metrics=held_out.compute_metrics,
+            preprocess_logits_for_metrics=held_out.reduce_logits,
         )
         started_s = time.perf_counter()
         trainer.train()

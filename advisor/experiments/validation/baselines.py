@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from advisor.core.device import DeviceProfile
-from advisor.core.model import LABELLED_TASKS, ModelSpec
+from advisor.core.model import ModelSpec
 from advisor.experiments.validation.records import Record, TracedWork
 from advisor.strategies import get_strategy
 from advisor.tracing.ops import TracedOp, op_class
@@ -50,7 +50,7 @@ def computed_parameters(model: ModelSpec) -> int:
     """Parameters that take part in matrix products: all but the table of input embeddings, unless it is the output
     projection as well.
     """
-    is_output = model.task not in LABELLED_TASKS and model.config.get("tie_word_embeddings", True)
+    is_output = model.traits.projects_to_vocabulary and model.config.get("tie_word_embeddings", True)
     return model.total_parameters - (0 if is_output else model.vocab_size * model.hidden_size)
 
 

@@ -132,7 +132,7 @@ class Evaluator:
         A set-up with small micro-batches would otherwise be evaluated in small ones as well, although evaluation keeps
         no activations.
         """
-        if self.model.task != "sequence-classification" or point.estimate.time is None:
+        if self.model.traits.keeps_token_logits or point.estimate.time is None:
             return point
         best = point
         for rows in EVAL_BATCHES:
@@ -161,8 +161,8 @@ class Evaluator:
         return point.fit["memory_bytes"].ok
 
     def _eval_batch(self, micro_batch: int) -> int:
-        """Language models hold logits of every token, so their evaluation gets no larger batch than training."""
-        if self.model.task != "sequence-classification":
+        """Where logits of every token are held, evaluation gets no larger batch than training."""
+        if self.model.traits.keeps_token_logits:
             return micro_batch
         return max(micro_batch, min(2 * micro_batch, MAX_EVAL_BATCH))
 

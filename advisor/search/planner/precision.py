@@ -70,7 +70,7 @@ class PrecisionPolicy:
 def is_decoder(model: ModelSpec) -> bool:
     """Whether the backbone is a decoder: a language-modelling task, or an architecture that says so."""
     names = model.config.get("architectures") or []
-    return model.task == "causal-lm" or any("CausalLM" in str(name) for name in names)
+    return model.traits.predicts_next_token or any("CausalLM" in str(name) for name in names)
 
 
 def is_frozen_base(strategy: StrategyConfig) -> bool:
@@ -87,7 +87,7 @@ def precision_policies(
     which recomputes the logits in chunks and is slower.
     """
     rungs = _precisions(device, model, strategy)
-    if model.task != "causal-lm":
+    if not model.traits.predicts_next_token:
         return rungs
     return tuple(step for rung in rungs for step in (rung, replace(rung, loss="fused-linear", note=FUSED_NOTE)))
 

@@ -43,9 +43,8 @@ def expectation(quality: QualityModel, plan: Plan) -> Expectation:
     caution = quality.caution(plan.model, plan.strategy)
     if estimate.value is None:
         return Expectation(estimate, quality.expected_gap(plan.model, plan.strategy), caution)
-    if estimate.metric == "accuracy":
-        return Expectation(estimate, estimate.value, caution)
-    return Expectation(estimate, -estimate.value, caution * estimate.value)
+    scale = estimate.value if estimate.metric.is_relative else 1.0
+    return Expectation(estimate, estimate.metric.score(estimate.value), caution * scale)
 
 
 def noise_groups(expectations: Mapping[str, Expectation], margin: float) -> dict[str, int]:
@@ -58,9 +57,7 @@ def noise_groups(expectations: Mapping[str, Expectation], margin: float) -> dict
     top, index = float("inf"), -1
     for name, item in sorted(expectations.items(), key=lambda pair: -pair[1].standing):
         width = (
-            margin * abs(item.score)
-            if item.quality.metric == "perplexity" and item.quality.value is not None
-            else margin
+            margin * abs(item.score) if item.quality.metric.is_relative and item.quality.value is not None else margin
         )
         if top - item.standing > width:
             top, index = item.standing, index + 1
@@ -117,9 +114,9 @@ def _reason_of_best(plan: Plan, expected: Expectation, ties: Sequence[str], marg
     quality = expected.quality
     if quality.value is not None and quality.interval is not None:
         low, high = quality.interval.low, quality.interval.high
-        text = f"expected {quality.metric} {quality.value:.3f} (90 %: {low:.2f} to {high:.2f})"
+        text = f"expected {quality.metric.title} {quality.metric.show(quality.value)} (90 %: {low:.2f} to {high:.2f})"
     else:
-        text = f"no {quality.metric} is promised ({quality.reason}); ordered by published comparisons"
+        text = f"no {quality.metric.title} is promised ({quality.reason}); ordered by published comparisons"
     if quality.p_at_least is not None:
         text += f", reaches the wanted minimum with probability {quality.p_at_least:.2f}"
     if ties:
@@ -143,8 +140,9 @@ def _reason_of_other(
         noise = f"({difference:+.1f} of {100 * margin:.1f} points)"
         return f"within the noise between seeds of {name} {noise}, but {costs}"
     values = expected.quality.value, best_expected.quality.value
-    if expected.quality.metric == "perplexity" and values[0] is not None and values[1] is not None:
-        return f"expected perplexity {values[0]:.2f} against {values[1]:.2f}; {costs}"
+    metric = expected.quality.metric
+    if metric.is_relative and values[0] is not None and values[1] is not None:
+        return f"expected {metric.title} {metric.show(values[0])} against {metric.show(values[1])}; {costs}"
     side = "below" if difference < 0 else "above"
     return f"{abs(difference):.1f} points {side} {name} in expectation; {costs}"
 

@@ -64,7 +64,7 @@ def _switches(
             EIGHT_BIT, "--optim adamw_bnb_8bit", strategy, replace(execution, optim="adamw_bnb_8bit"),
             learns_differently=True,
         )  # fmt: skip
-    if model.task == "causal-lm" and execution.loss == "standard":
+    if model.traits.predicts_next_token and execution.loss == "standard":
         yield Neighbour(FUSED_LOSS, "--loss fused-linear", strategy, replace(execution, loss="fused-linear"))
     if execution.attn_implementation == "eager" and "sdpa" in attention_implementations(model):
         yield Neighbour(

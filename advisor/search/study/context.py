@@ -16,6 +16,7 @@ from advisor.core.data import DataProfile, DataSpec
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import UntraceableError
 from advisor.core.events import OnEvent
+from advisor.core.metrics import Metric
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan, Plan
 from advisor.core.run import Measurement
@@ -101,8 +102,9 @@ class StudyContext:
     _plans: dict[str, Plan | Infeasible] = field(default_factory=dict, repr=False, compare=False)
 
     @property
-    def metric_name(self) -> str:
-        return "accuracy" if self.model.task == "sequence-classification" else "perplexity"
+    def metric(self) -> Metric:
+        """What the study searches the best of."""
+        return self.model.traits.metric
 
     @property
     def full_rows(self) -> int:

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from advisor.core.errors import AdvisorError, InterruptedByUser, OutputError
+from advisor.core.metrics import LOSS
 from advisor.core.plan import Plan
 from advisor.core.run import Measurement
 from advisor.search.study.context import OnEvent, Runner, StudyContext
 from advisor.search.study.records import Evaluation
-
-LOSS = "eval_loss"
 
 ENDED_BY_BOUND = 1e-6
 """Least violation of a bound that ended a run: TPE only looks at the sign and the order of violations."""
@@ -73,10 +72,8 @@ def discard(run_dir: Path) -> None:
 
 def judge(setting: StudyContext, plan: Plan, train_rows: int, measurement: Measurement) -> Evaluation:
     """The figures that rank a run and hold it against the budgets."""
-    nll = measurement.metrics.get(LOSS)
-    metric = measurement.metrics.get(setting.metric_name)
-    if metric is None and setting.metric_name == "perplexity" and nll is not None:
-        metric = _exp(nll)
+    nll = measurement.metrics.get(LOSS.name)
+    metric = setting.metric.measured(measurement.metrics)
     completed = measurement.outcome == "completed"
     diverged = completed and nll is None
     projected_s = _projected_total_s(setting, plan, measurement) if completed else None
@@ -138,7 +135,3 @@ def _finite(measurement: Measurement) -> Measurement:
 
 def _finite_metrics(metrics: dict[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
-
-
-def _exp(value: float) -> float | None:
-    return math.exp(value) if value < 700 else None

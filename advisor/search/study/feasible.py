@@ -127,4 +127,4 @@ def _promise(setting: StudyContext, space: MethodSpace) -> tuple[float, float]:
     cost = time.total_s if time is not None else float(plan.predicted.memory.device_bytes)
     if quality is None or quality.value is None:
         return (float("inf"), cost)
-    return (-quality.value if quality.metric == "accuracy" else quality.value, cost)
+    return (-quality.metric.score(quality.value), cost)

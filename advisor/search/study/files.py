@@ -23,7 +23,7 @@ class StudyHeader:
         identity: What the study is about, part by part (see ``Setting.identity``).
         space: What is left of the declared space inside the budget.
         never_started: What was cut off.
-        direction: Of the stored objective: ``"maximize"`` the accuracy, or ``"minimize"`` the loss per item.
+        direction: Of the stored objective: ``"maximize"`` the metric's score, or ``"minimize"`` the loss per item.
     """
 
     name: str

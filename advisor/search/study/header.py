@@ -92,5 +92,5 @@ def _new_header(
         never_started=never_started,
         ladder_rows=ladder,
         full_rows=setting.full_rows,
-        direction="maximize" if complete and setting.metric_name == "accuracy" else "minimize",
+        direction="maximize" if complete and not setting.metric.is_relative else "minimize",
     )

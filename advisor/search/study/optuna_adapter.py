@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from advisor.core.metrics import Metric
 from advisor.search.study.files import TrialFiles
 from advisor.search.study.records import Evaluation, ParamValue, TrialSummary
 
@@ -19,13 +20,17 @@ class OptunaAdapter:
     pruned trials by how far they came and then by loss. The final value is the objective itself.
 
     Args:
-        direction: ``"maximize"`` stores the metric (accuracy), ``"minimize"`` the loss per item.
+        direction: ``"maximize"`` stores the metric's score, ``"minimize"`` the loss per item.
+        metric: What is searched.
     """
 
-    def __init__(self, study: optuna.Study, storage: optuna.storages.BaseStorage, direction: str) -> None:
+    def __init__(
+        self, study: optuna.Study, storage: optuna.storages.BaseStorage, direction: str, metric: Metric
+    ) -> None:
         self._study = study
         self._storage = storage
         self._maximize = direction == "maximize"
+        self._metric = metric
 
     def enqueue_default(self, method: str, params: Mapping[str, ParamValue]) -> None:
         """Queue the first trial of a method, once per study."""
@@ -97,7 +102,8 @@ class OptunaAdapter:
         if top is not None and top.metric is not None:
             trial.set_user_attr("metric", top.metric)
         if summary.verdict == "completed" and top is not None:
-            self._study.tell(trial, top.metric if self._maximize else top.nll, TrialState.COMPLETE)
+            score = self._metric.score(top.metric) if top.metric is not None else None
+            self._study.tell(trial, score if self._maximize else top.nll, TrialState.COMPLETE)
         elif summary.verdict == "failed":
             self._study.tell(trial, state=TrialState.FAIL)
         else:

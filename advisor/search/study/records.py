@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from advisor.core.metrics import Metric, get_metric
 from advisor.core.plan import Plan
 from advisor.core.run import Measurement, Outcome
 from advisor.core.strategy import StrategyConfig
@@ -24,7 +25,7 @@ class Evaluation:
     Attributes:
         train_rows: Rows trained on: a prefix of the shuffled training rows, so that fidelities are nested.
         nll: Held-out negative log-likelihood on the study's own held-out rows; ranks trials at equal ``train_rows``.
-        metric: Held-out ``accuracy`` or ``perplexity`` on the same rows.
+        metric: The study's metric on the same rows.
         device_peak_bytes: Measured; ``None`` if the run did not come so far.
         total_s: Measured wall clock of this run.
         projected_total_s: What the final run on all rows will take, from this run's own step time.
@@ -119,7 +120,7 @@ class TuneResult:
     Attributes:
         best: The best plan, on all training rows, its cost predicted; ``run`` evaluates it on unseen rows.
         best_trial: Number of its trial.
-        metric_name: ``"accuracy"`` (higher is better) or ``"perplexity"`` (lower is better).
+        metric_name: What the study optimizes: ``accuracy``, ``perplexity``, or another registered metric.
         trials: All trials, with their evaluations.
         pareto: Trials that no other beats in quality, memory and time at once.
         never_started: Candidates that cannot fit, with the reason.
@@ -142,3 +143,8 @@ class TuneResult:
     elapsed_s: float
     study_dir: str
     study_name: str
+
+    @property
+    def metric(self) -> Metric:
+        """What was searched."""
+        return get_metric(self.metric_name)

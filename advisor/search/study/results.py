@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from advisor.core.metrics import Metric
 from advisor.search.study.noise import metric_sd
 from advisor.search.study.records import Evaluation, ParetoPoint, TrialSummary
 
@@ -15,29 +16,32 @@ def contenders(trials: Iterable[TrialSummary]) -> list[tuple[TrialSummary, Evalu
     return [(trial, top) for trial, top in reached if top.train_rows == most]
 
 
-def winner(trials: Iterable[TrialSummary], metric_name: str) -> TrialSummary | None:
+def winner(trials: Iterable[TrialSummary], metric: Metric) -> TrialSummary | None:
     """The best trial at the highest fidelity; among those within seed noise of it, the one with the lowest loss.
 
-    A held-out accuracy moves in steps of one item, the likelihood does not, so it decides between equals.
+    A held-out accuracy moves in steps of one item, the likelihood does not, so it decides between equals. The noise is
+    known of metrics in points; of others only equals are.
     """
     field = contenders(trials)
     if not field:
         return None
-    if metric_name == "accuracy":
-        least = max(top.metric or 0.0 for _, top in field) - metric_sd()
-        field = [(trial, top) for trial, top in field if (top.metric or 0.0) >= least]
+    if not metric.is_relative:
+        noise = metric_sd() if metric.in_points else 0.0
+        scores = [metric.score(top.metric or 0.0) for _, top in field]
+        field = [pair for pair, score in zip(field, scores, strict=True) if score >= max(scores) - noise]
     return min(field, key=lambda pair: (pair[1].nll, pair[0].number))[0]
 
 
-def pareto_points(trials: Iterable[TrialSummary], metric_name: str) -> tuple[ParetoPoint, ...]:
+def pareto_points(trials: Iterable[TrialSummary], metric: Metric) -> tuple[ParetoPoint, ...]:
     """The trials that no other beats in metric, device memory and projected time at once; best metric first."""
     points = [_point(trial, top) for trial, top in contenders(trials) if top.metric is not None]
-    sign = -1.0 if metric_name == "accuracy" else 1.0
-    costs = [(sign * point.metric, float(point.device_peak_bytes or 0), point.total_s or 0.0) for point in points]
+    costs = [
+        (-metric.score(point.metric), float(point.device_peak_bytes or 0), point.total_s or 0.0) for point in points
+    ]
     front = [
         point for point, cost in zip(points, costs, strict=True) if not any(_dominates(other, cost) for other in costs)
     ]
-    return tuple(sorted(front, key=lambda point: sign * point.metric))
+    return tuple(sorted(front, key=lambda point: -metric.score(point.metric)))
 
 
 def _point(trial: TrialSummary, top: Evaluation) -> ParetoPoint:

@@ -103,7 +103,7 @@ def tune_study(
         study, storage = open_study(
             study_dir, header.name, header.direction, seed=seed, defaults=len(header.space.methods)
         )
-        teller = OptunaAdapter(study, storage, header.direction)
+        teller = OptunaAdapter(study, storage, header.direction, setting.metric)
         teller.restore_lost(files)
         for space in header.space.methods:
             teller.enqueue_default(space.method, warm_start(setting, space))
@@ -157,7 +157,7 @@ def _interruptible(study_dir: Path, resume_command: str | None) -> Iterator[None
 
 def _result(setting: StudyContext, header: StudyHeader, loop: StudyLoop, study_dir: Path) -> TuneResult:
     trials = tuple(loop.ledger.trials[number] for number in sorted(loop.ledger.trials))
-    best = winner(trials, setting.metric_name)
+    best = winner(trials, setting.metric)
     plan: Any = setting.plan(best.strategy) if best is not None else None
     if best is None or not isinstance(plan, Plan):
         raise RunFailed(
@@ -176,9 +176,9 @@ def _result(setting: StudyContext, header: StudyHeader, loop: StudyLoop, study_d
     return TuneResult(
         best=plan,
         best_trial=best.number,
-        metric_name=setting.metric_name,
+        metric_name=setting.metric.name,
         trials=trials,
-        pareto=pareto_points(trials, setting.metric_name),
+        pareto=pareto_points(trials, setting.metric),
         never_started=(*header.never_started, *refused),
         ladder_rows=header.ladder_rows,
         full_rows=header.full_rows,

@@ -2,41 +2,34 @@
 
 ``resolve_data`` -> DataSpec -> ``load_rows`` / ``profile_data`` / ``prepare_data``. Nothing here imports torch,
 transformers or datasets before it is needed: a local CSV or JSONL file never needs `datasets`, a profile never torch.
+Modules are imported with the first use of one of their names, since a task needs few of them to say what it is.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from advisor.core.data import DataProfile, DataSpec
-from advisor.core.model import ModelSpec
-from advisor.training.data.loading import load_rows
-from advisor.training.data.resolving import resolve_data
-from advisor.training.data.rows import Rows
-
 if TYPE_CHECKING:
-    from advisor.training.data.preparing import PreparedData
+    from advisor.training.data.loading import load_rows
+    from advisor.training.data.preparing import PreparedData, prepare_data
+    from advisor.training.data.profiling import profile_data
+    from advisor.training.data.resolving import resolve_data
+    from advisor.training.data.rows import Rows
 
 __all__ = ["PreparedData", "Rows", "load_rows", "prepare_data", "profile_data", "resolve_data"]
 
-
-def profile_data(spec: DataSpec, model: ModelSpec, tokenizer: Any, *, max_seq_length: int | None = None) -> DataProfile:
-    """See `advisor.training.data.profiling.profile_data`."""
-    from advisor.training.data import profiling
-
-    return profiling.profile_data(spec, model, tokenizer, max_seq_length=max_seq_length)
-
-
-def prepare_data(spec: DataSpec, model: ModelSpec, tokenizer: Any, *, max_seq_length: int) -> PreparedData:
-    """See `advisor.training.data.preparing.prepare_data`."""
-    from advisor.training.data import preparing
-
-    return preparing.prepare_data(spec, model, tokenizer, max_seq_length=max_seq_length)
+_MODULES = {
+    "PreparedData": "preparing",
+    "Rows": "rows",
+    "load_rows": "loading",
+    "prepare_data": "preparing",
+    "profile_data": "profiling",
+    "resolve_data": "resolving",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "PreparedData":
-        from advisor.training.data.preparing import PreparedData
-
-        return PreparedData
-    raise AttributeError(name)
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -132,8 +132,3 @@ def find_asset(name: str) -> Asset:
     near = difflib.get_close_matches(name, ASSETS, n=2, cutoff=0.5)
     fix = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(ASSETS)}"
     raise DataError(f"a demo asset must be one of {len(ASSETS)} known names, but got {name!r}", fix=fix)
-
-
-def demo_data_names() -> tuple[str, ...]:
-    """Names that can stand for a data set."""
-    return tuple(asset.name for asset in ASSETS.values() if asset.kind == "data")

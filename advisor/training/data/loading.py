@@ -9,11 +9,11 @@ from typing import Any
 
 from advisor.core.data import DataSpec
 from advisor.core.errors import DataError
-from advisor.core.model import Task
-from advisor.training.data.asset_store import asset_path
 from advisor.training.data.labels import label_order, require_classes
-from advisor.training.data.records import labelled_texts, nothing_left, open_table, row_kind, unlabelled_rows
+from advisor.training.data.named import DATASETS
+from advisor.training.data.records import labelled_texts, nothing_left, open_table, unlabelled_rows
 from advisor.training.data.rows import Findings, LabelledText, PlainText, Row, RowKind, Rows
+from advisor.training.data.rules import data_rules
 from advisor.training.data.splitting import count_copies, drop_shared, hold_out, hold_out_tail, shuffled
 
 RUNNING_TEXT_CHARACTERS = 100
@@ -21,7 +21,7 @@ RUNNING_TEXT_CHARACTERS = 100
 nor taken out of the text around them."""
 
 
-def load_rows(spec: DataSpec, task: Task) -> Rows:
+def load_rows(spec: DataSpec, task: str) -> Rows:
     """Read, clean, split, order and cap a data set.
 
     The last result is kept, so that profiling and preparing the same data read it once; a changed file is read again.
@@ -36,21 +36,29 @@ def load_rows(spec: DataSpec, task: Task) -> Rows:
     return load_timed_rows(spec, task)[0]
 
 
-def load_timed_rows(spec: DataSpec, task: Task) -> tuple[Rows, float]:
+def load_timed_rows(spec: DataSpec, task: str) -> tuple[Rows, float]:
     """``load_rows``, and the seconds that reading took when it was done."""
     return _cached(spec, task, _stamp(spec))
 
 
 @lru_cache(maxsize=1)
-def _cached(spec: DataSpec, task: Task, stamp: tuple[Any, ...]) -> tuple[Rows, float]:
+def _cached(spec: DataSpec, task: str, stamp: tuple[Any, ...]) -> tuple[Rows, float]:
     started_s = time.perf_counter()
     rows = read_rows(spec, task)
     return rows, time.perf_counter() - started_s
 
 
-def read_rows(spec: DataSpec, task: Task) -> Rows:
+def read_rows(spec: DataSpec, task: str) -> Rows:
     """``load_rows`` without keeping the result."""
-    kind = row_kind(spec, task)
+    return data_rules(task).read_rows(spec)
+
+
+def rows_of_kind(spec: DataSpec, kind: RowKind) -> Rows:
+    """The rows of a source, of a kind that this package knows; cleaned, split, ordered and capped.
+
+    Raises:
+        DataError: the data cannot be found, read, or used so.
+    """
     if kind == "labelled":
         return _read_labelled(spec)
     train, empty = unlabelled_rows(spec, kind)
@@ -63,9 +71,9 @@ def read_rows(spec: DataSpec, task: Task) -> Rows:
 
 def _stamp(spec: DataSpec) -> tuple[Any, ...]:
     """Changes whenever a local file changes."""
-    names = [asset_path(spec.source) if spec.kind == "demo" else Path(spec.source).expanduser()]
+    names = [DATASETS.get(spec.source).path() if spec.kind == "demo" else Path(spec.source).expanduser()]
     names += [Path(spec.eval_source).expanduser()] if spec.eval_source else []
-    return tuple((p.stat().st_mtime_ns, p.stat().st_size) if p.is_file() else None for p in names)
+    return tuple((p.stat().st_mtime_ns, p.stat().st_size) if p is not None and p.is_file() else None for p in names)
 
 
 def _read_labelled(spec: DataSpec) -> Rows:

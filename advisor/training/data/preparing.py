@@ -13,15 +13,12 @@ from numpy.typing import NDArray
 from advisor.core.data import DataSpec
 from advisor.core.errors import DataError
 from advisor.core.model import ModelSpec
-from advisor.training.data.collators import BlockCollator, PaddingCollator
-from advisor.training.data.encoding import BlockDataset, EncodedDataset, encode
-from advisor.training.data.loading import read_rows
+from advisor.training.data.collators import BlockCollator
+from advisor.training.data.encoding import BlockDataset, EncodedDataset
 from advisor.training.data.packing import pack, token_stream
 from advisor.training.data.profiling import require_max_seq_length
 from advisor.training.data.rows import Row, Rows
-
-MLM_PROBABILITY = 0.15
-"""Share of tokens that masked-lm predicts (Devlin et al., BERT, arXiv:1810.04805, section 3.1)."""
+from advisor.training.data.rules import DataRules, data_rules
 
 _EVAL_MASK_CHUNK = 64
 
@@ -68,9 +65,10 @@ def prepare_data(spec: DataSpec, model: ModelSpec, tokenizer: Any, *, max_seq_le
         DataError: the data cannot be used, or the length is beyond the model's positions.
     """
     require_max_seq_length(max_seq_length, model)
-    rows = read_rows(spec, model.task)
+    rules = data_rules(model.task)
+    rows = rules.read_rows(spec)
     if rows.kind == "text":
-        return _packed(spec, rows, model, tokenizer, max_seq_length)
+        return _packed(spec, rows, rules, tokenizer, max_seq_length)
     if rows.kind == "labelled" and rows.num_labels != model.num_labels:
         raise DataError(
             f"the model must have one output a class, but it has {model.num_labels}"
@@ -82,12 +80,12 @@ def prepare_data(spec: DataSpec, model: ModelSpec, tokenizer: Any, *, max_seq_le
     token_types = uses_token_types(model)
 
     def dataset(part: Sequence[Row]) -> EncodedDataset:
-        return EncodedDataset(encode(part, tokenizer, max_seq_length=max_seq_length, token_types=token_types))
+        return EncodedDataset(rules.encode(part, tokenizer, max_seq_length=max_seq_length, token_types=token_types))
 
     return PreparedData(
         train_dataset=dataset(rows.train),
         eval_dataset=dataset(rows.eval),
-        collator=PaddingCollator(pad_token_id, max_seq_length),
+        collator=rules.collator(pad_token_id, max_seq_length),
         label_names=rows.label_names,
         max_seq_length=max_seq_length,
         padded=True,
@@ -108,18 +106,17 @@ def padding_id(tokenizer: Any) -> int:
     return 0
 
 
-def _packed(spec: DataSpec, rows: Rows, model: ModelSpec, tokenizer: Any, max_seq_length: int) -> PreparedData:
+def _packed(spec: DataSpec, rows: Rows, rules: DataRules, tokenizer: Any, max_seq_length: int) -> PreparedData:
+    edges = rules.block_edges(tokenizer)
+
     def blocks(part: Sequence[Row], limit: int | None, name: str) -> NDArray[np.int32]:
-        stream = token_stream(part, tokenizer, model.task, continuous=spec.kind == "text")
-        return pack(
-            stream, tokenizer, model.task, max_seq_length=max_seq_length, seed=spec.split_seed, limit=limit, name=name
-        )
+        stream = token_stream(part, tokenizer, rules.document_edges(tokenizer), continuous=spec.kind == "text")
+        return pack(stream, edges, max_seq_length=max_seq_length, seed=spec.split_seed, limit=limit, name=name)
 
     train = blocks(rows.train, spec.max_train_rows, f"the training part of {spec.source}")
     evaluation = blocks(rows.eval, spec.max_eval_rows, f"the held-out part of {spec.eval_source or spec.source}")
-    masking, labels = None, None
-    if model.task == "masked-lm":
-        masking = _masking(tokenizer)
+    masking, labels = rules.masking(tokenizer), None
+    if masking is not None:
         evaluation, labels = _mask_once(evaluation, masking, spec.split_seed)
     return PreparedData(
         train_dataset=BlockDataset(train, None),
@@ -130,17 +127,6 @@ def _packed(spec: DataSpec, rows: Rows, model: ModelSpec, tokenizer: Any, max_se
         padded=False,
         pad_token_id=padding_id(tokenizer),
     )
-
-
-def _masking(tokenizer: Any) -> Any:
-    from transformers import DataCollatorForLanguageModeling
-
-    if tokenizer.mask_token_id is None:
-        raise DataError(
-            "masked-lm needs a tokenizer with a mask token, but this model's has none",
-            fix="train it with --task causal-lm",
-        )
-    return DataCollatorForLanguageModeling(tokenizer, mlm=True, mlm_probability=MLM_PROBABILITY)
 
 
 def _mask_once(blocks: NDArray[np.int32], masking: Any, seed: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from advisor.core.data import PAD_MULTIPLE, DataProfile, DataSpec, padded_length
 from advisor.core.errors import DataError
 from advisor.core.model import ModelSpec
-from advisor.training.data.encoding import encode
 from advisor.training.data.loading import load_timed_rows
 from advisor.training.data.packing import block_body_tokens, token_stream
 from advisor.training.data.rows import Row, Rows
+from advisor.training.data.rules import DataRules, data_rules
 
 SAMPLE_ROWS = 2000
 """Rows whose lengths are always measured."""
@@ -56,7 +56,7 @@ def profile_data(spec: DataSpec, model: ModelSpec, tokenizer: Any, *, max_seq_le
     if rows.kind == "text":
         return _packed_profile(spec, rows, reading_s, model, tokenizer, max_seq_length)
     sample = _length_sample(rows.train)
-    lengths, tokenizing_s = _sorted_lengths(sample, tokenizer)
+    lengths, tokenizing_s = _sorted_lengths(sample, tokenizer, data_rules(model.task))
     longest = int(lengths[-1])
     limit = max_seq_length or default_max_seq_length(longest, model)
     truncated = int((lengths > limit).sum())
@@ -86,13 +86,13 @@ def _length_sample(rows: Sequence[Row]) -> Sequence[Row]:
     return rows[:SAMPLE_MOST_ROWS]
 
 
-def _sorted_lengths(sample: Sequence[Row], tokenizer: Any) -> tuple[NDArray[np.int64], float]:
+def _sorted_lengths(sample: Sequence[Row], tokenizer: Any, rules: DataRules) -> tuple[NDArray[np.int64], float]:
     """Tokens of each row, and the seconds that tokenising them took. One row goes first: what a tokenizer builds on its
     first call is no cost of a row.
     """
-    next(encode(sample[:1], tokenizer, max_seq_length=None))
+    next(rules.encode(sample[:1], tokenizer, max_seq_length=None))
     started_s = time.perf_counter()
-    lengths = [len(row.input_ids) for row in encode(sample, tokenizer, max_seq_length=None)]
+    lengths = [len(row.input_ids) for row in rules.encode(sample, tokenizer, max_seq_length=None)]
     return np.sort(np.array(lengths, dtype=np.int64)), time.perf_counter() - started_s
 
 
@@ -137,13 +137,14 @@ def _packed_profile(
     small = model.total_parameters < SMALL_MODEL_PARAMETERS
     longest = model.max_positions or DEFAULT_LIMIT_TOKENS
     length = max_seq_length or min(PACKED_SMALL_TOKENS if small else DEFAULT_LIMIT_TOKENS, longest)
-    body = block_body_tokens(tokenizer, model.task, length)
+    rules = data_rules(model.task)
+    body = block_body_tokens(rules.block_edges(tokenizer), length)
     continuous = spec.kind == "text"
 
     def block_count(part: Sequence[Row], limit: int | None, what: str) -> tuple[int, int, float]:
         sample = _text_sample(part)
         started_s = time.perf_counter()
-        tokens = len(token_stream(sample, tokenizer, model.task, continuous=continuous))
+        tokens = len(token_stream(sample, tokenizer, rules.document_edges(tokenizer), continuous=continuous))
         whole = _text_bytes(part) / max(_text_bytes(sample), 1)
         tokenizing_s = whole * (time.perf_counter() - started_s)
         tokens = round(tokens * whole)
@@ -181,3 +182,18 @@ def _text_sample(rows: Sequence[Row]) -> Sequence[Row]:
         if total > EXACT_TEXT_BYTES:
             return rows[: number + 1]
     return rows
+
+
+def data_findings(profile: DataProfile) -> list[str]:
+    """What cleaning found, in words; empty when there is nothing to say."""
+    counted = {
+        "empty rows were dropped": profile.empty_rows,
+        "rows occur more than once in the training split": profile.duplicate_rows,
+        "training rows also in the held-out split were dropped": profile.cross_split_duplicates,
+        f"training rows are cut at {profile.max_seq_length} tokens": profile.truncated_rows,
+    }
+    findings = [f"{count} {text}" for text, count in counted.items() if count]
+    share = profile.majority_share
+    if share is not None and share > 0.9:
+        findings.append(f"{share:.0%} of the training rows have one label: accuracy alone says little here")
+    return findings

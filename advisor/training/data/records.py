@@ -9,46 +9,11 @@ from typing import Any
 
 from advisor.core.data import DataSpec
 from advisor.core.errors import DataError
-from advisor.core.model import Task
-from advisor.training.data.asset_store import asset_path
 from advisor.training.data.hub import read_split
 from advisor.training.data.labels import label_texts
-from advisor.training.data.rows import Completion, Conversation, Message, PlainText, Row, RowKind
+from advisor.training.data.named import DATASETS
+from advisor.training.data.rows import CONVERSATION_COLUMN, Completion, Conversation, Message, PlainText, Row, RowKind
 from advisor.training.data.tables import SUFFIX_KINDS, Table, read_table, read_text
-
-CONVERSATION_COLUMN = "messages"
-
-
-READABLE_TASKS: tuple[Task, ...] = ("sequence-classification", "causal-lm", "masked-lm")
-"""Tasks whose training data can be read."""
-
-
-def require_readable(task: Task) -> None:
-    """Refuse a task that can be predicted, but has no reader of training data.
-
-    Raises:
-        DataError: it has none.
-    """
-    if task not in READABLE_TASKS:
-        raise DataError(
-            f"training data is read for {', '.join(READABLE_TASKS[:-1])} and {READABLE_TASKS[-1]},"
-            f" but the task is {task}",
-            fix="`advisor predict` answers for this task without --data",
-        )
-
-
-def row_kind(spec: DataSpec, task: Task) -> RowKind:
-    """Which rows a task makes of a source.
-
-    Raises:
-        DataError: no reader knows the task.
-    """
-    require_readable(task)
-    if task == "sequence-classification":
-        return "labelled"
-    if task == "causal-lm" and spec.text_pair_column:
-        return "completion"
-    return "conversation" if task == "causal-lm" and spec.text_column == CONVERSATION_COLUMN else "text"
 
 
 def open_table(spec: DataSpec, source: str | None = None) -> Table:
@@ -62,7 +27,7 @@ def open_table(spec: DataSpec, source: str | None = None) -> Table:
         DataError: it cannot be found or read.
     """
     if source is None and spec.kind == "demo":
-        return read_table(asset_path(spec.source), "demo")
+        return DATASETS.get(spec.source).table()
     if spec.kind == "datasets":
         return read_split(spec.source, spec.split if source is None else source)
     path = Path(source or spec.source).expanduser()

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from advisor.core.data import DataKind, DataSpec
 from advisor.core.errors import DataError
-from advisor.core.model import Task
-from advisor.training.data.asset_catalog import ASSETS, demo_data_names
-from advisor.training.data.asset_store import asset_path
 from advisor.training.data.hub import HUB_ID, is_saved_dataset
-from advisor.training.data.records import CONVERSATION_COLUMN, open_table, require_readable
+from advisor.training.data.named import DATASETS
+from advisor.training.data.records import open_table
+from advisor.training.data.rows import CONVERSATION_COLUMN
+from advisor.training.data.rules import data_rules
 from advisor.training.data.tables import SUFFIX_KINDS, Table, require_file
 
 TEXT_COLUMNS = ("text", "sentence", "content", "document", "review", "article")
@@ -24,7 +24,7 @@ COMPLETIONS = (("prompt", "completion"), ("prompt", "response"), ("instruction",
 def resolve_data(
     source: str,
     *,
-    task: Task,
+    task: str,
     text_column: str | None = None,
     text_pair_column: str | None = None,
     label_column: str | None = None,
@@ -41,7 +41,8 @@ def resolve_data(
     column is the completion, and a column ``messages`` holds conversations.
 
     Args:
-        source: Demo name, CSV/JSONL/Parquet/text file, ``datasets`` folder, or hub id (``owner/name[:configuration]``).
+        source: Name of a registered data set, CSV/JSONL/Parquet/text file, ``datasets`` folder, or hub id
+            (``owner/name[:configuration]``).
         task: What the model will learn.
         text_column: Column of the text; ``None`` detects it, as for the other two.
         text_pair_column: Column of the second text, or of the completion.
@@ -56,7 +57,7 @@ def resolve_data(
     Raises:
         DataError: the source, a column or a number is not usable, or the task has no data; the message says which.
     """
-    require_readable(task)
+    rules = data_rules(task)
     kind = source_kind(source)
     if split is not None and kind != "datasets":
         raise DataError(
@@ -79,17 +80,23 @@ def resolve_data(
         )
     except ValueError as failure:
         raise DataError(str(failure)) from None
-    return _with_columns(spec, task)
+    if spec.kind == "text":
+        return rules.with_columns(spec, None)
+    table = open_table(spec)
+    for column in (spec.text_column, spec.text_pair_column, spec.label_column):
+        if column is not None:
+            table.column(column)
+    return rules.with_columns(spec, table)
 
 
 def source_kind(source: str) -> DataKind:
     """How to read a source.
 
     Raises:
-        DataError: there is no such file, folder, demo or hub id.
+        DataError: there is no such file, folder, named data set or hub id, or a demo set must be fetched first.
     """
-    if source in ASSETS and ASSETS[source].kind == "data":
-        asset_path(source)
+    if source in DATASETS:
+        DATASETS.get(source).path()
         return "demo"
     path = Path(source).expanduser()
     if path.is_dir() and is_saved_dataset(path):
@@ -103,14 +110,14 @@ def source_kind(source: str) -> DataKind:
                 fix=f"rename it to one of {', '.join(SUFFIX_KINDS)}",
             )
         return suffix
-    near = difflib.get_close_matches(source, demo_data_names(), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(source, DATASETS.names(), n=1, cutoff=0.6)
     if HUB_ID.fullmatch(source) and not near:
         return "datasets"
     raise DataError(
         f"the data must be a file, a folder, a hub id or a demo set, but {source!r} is none of them",
         fix=f"did you mean {near[0]}?"
         if near
-        else f"demo sets are {', '.join(demo_data_names())}; hub ids are owner/name",
+        else f"data sets with a name are {', '.join(DATASETS.names())}; hub ids are owner/name",
     )
 
 
@@ -127,33 +134,38 @@ def _eval_source(kind: DataKind, eval_source: str | None) -> str | None:
     return str(path.resolve())
 
 
-def _with_columns(spec: DataSpec, task: Task) -> DataSpec:
-    if spec.kind == "text":
-        if task == "sequence-classification":
-            raise DataError(
-                f"classification needs labelled rows, but {spec.source} is plain text",
-                fix="name a CSV, JSONL or Parquet file, or train with --task causal-lm or masked-lm",
-            )
+def text_columns(spec: DataSpec, table: Table | None) -> DataSpec:
+    """The column of a text; plain text has none.
+
+    Raises:
+        DataError: it is not clear which.
+    """
+    if table is None:
         return replace(spec, text_column=None, text_pair_column=None, label_column=None)
-    table = open_table(spec)
-    for column in (spec.text_column, spec.text_pair_column, spec.label_column):
-        if column is not None:
-            table.column(column)
-    if task == "sequence-classification":
-        return _classification_columns(spec, table)
-    text, pair = spec.text_column, spec.text_pair_column
-    if task == "masked-lm" and pair is not None:
-        raise DataError(f"masked-lm learns one text a row, but a pair column {pair!r} was named", fix="leave it out")
-    if task == "causal-lm" and text is None:
+    return replace(spec, text_column=spec.text_column or _detect(table, TEXT_COLUMNS, "text"), label_column=None)
+
+
+def conversation_columns(spec: DataSpec, table: Table | None) -> DataSpec:
+    """The column of conversations, those of prompt and completion, or else that of a text.
+
+    Raises:
+        DataError: it is not clear which.
+    """
+    if table is not None and spec.text_column is None:
         if CONVERSATION_COLUMN in table.columns:
             return replace(spec, text_column=CONVERSATION_COLUMN, label_column=None)
         found = next(((p, c) for p, c in COMPLETIONS if {p, c} <= set(table.columns)), None)
         if found is not None:
             return replace(spec, text_column=found[0], text_pair_column=found[1], label_column=None)
-    return replace(spec, text_column=text or _detect(table, TEXT_COLUMNS, "text"), label_column=None)
+    return text_columns(spec, table)
 
 
-def _classification_columns(spec: DataSpec, table: Table) -> DataSpec:
+def labelled_columns(spec: DataSpec, table: Table) -> DataSpec:
+    """The columns of a text, or of two, and of a label.
+
+    Raises:
+        DataError: it is not clear which.
+    """
     text, pair = spec.text_column, spec.text_pair_column
     if text is None and pair is None:
         found = next((names for names in TEXT_PAIRS if set(names) <= set(table.columns)), None)

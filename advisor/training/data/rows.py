@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 RowKind = Literal["labelled", "text", "completion", "conversation"]
+CONVERSATION_COLUMN = "messages"
 
 
 @dataclass(frozen=True, slots=True)

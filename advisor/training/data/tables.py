@@ -87,7 +87,7 @@ def read_table(path: Path, kind: DataKind) -> Table:
         DataError: missing, unreadable, not of that format, or without a single row.
     """
     require_file(path)
-    readers = {"csv": _read_csv, "jsonl": _read_jsonl, "demo": _read_jsonl, "parquet": _read_parquet}
+    readers = {"csv": _read_csv, "jsonl": _read_jsonl, "parquet": _read_parquet}
     table = readers[kind](path)
     if table.num_rows == 0:
         raise DataError(f"a data set must have at least one row, but {path} has none", fix="name a file with rows")

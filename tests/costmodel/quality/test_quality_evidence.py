@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from advisor.core.cost import CostEstimate, Interval, MemoryBreakdown, MemoryEstimate, TimeEstimate
 from advisor.core.data import DataProfile, DataSpec
 from advisor.core.errors import InterruptedByUser, RunFailed
+from advisor.core.metrics import PERPLEXITY
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan, Plan
 from advisor.core.run import Measurement
@@ -147,7 +148,7 @@ def test_perplexity_comes_from_runs_and_is_transferred_with_a_wider_interval():
     bought = evidence(run("lora", 500, 3.5, None), run("lora", 1000, 3.4, None))
     model = QualityModel(evidence=bought)
     own = model.estimate(spec("causal-lm"), strategy("lora"), profile(), min_quality=1000.0)
-    assert own.metric == "perplexity"
+    assert own.metric is PERPLEXITY
     assert math.exp(2.9) < own.value < math.exp(3.4)
     assert own.interval.contains(own.value)
     assert own.p_at_least > 0.99  # a perplexity of at most 1000 is reached

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.core.data import DataProfile
+from advisor.core.metrics import ACCURACY, PERPLEXITY
 from advisor.core.model import ModelSpec
 from advisor.core.stats import NORMAL_95
 from advisor.core.strategy import StrategyConfig
@@ -141,8 +142,14 @@ def test_a_lora_given_through_peft_counts_as_lora():
 
 def test_perplexity_is_not_promised_from_the_prior():
     estimate = QualityModel().estimate(spec(task="causal-lm"), strategy("lora"), profile(), min_quality=20.0)
-    assert (estimate.metric, estimate.value, estimate.interval, estimate.p_at_least) == ("perplexity", None, None, None)
+    assert (estimate.metric, estimate.value, estimate.interval, estimate.p_at_least) == (PERPLEXITY, None, None, None)
     assert "text" in estimate.reason
+
+
+def test_a_task_that_no_published_comparison_resembles_is_not_predicted() -> None:
+    estimate = QualityModel().estimate(spec(task="token-classification"), strategy("lora"), profile())
+    assert (estimate.metric, estimate.value, estimate.interval) == (ACCURACY, None, None)
+    assert "classifying tokens" in estimate.reason
 
 
 @given(

@@ -15,10 +15,11 @@ import pytest
 
 from advisor.core.errors import DataError, OutputError
 from advisor.training.data import resolve_data
-from advisor.training.data.asset_catalog import ASSETS, Artifact, Asset, demo_data_names, find_asset
+from advisor.training.data.asset_catalog import ASSETS, Artifact, Asset, find_asset
 from advisor.training.data.asset_download import ensure_artifact, file_sha256, require_free_space
 from advisor.training.data.asset_store import DEMO_VARIABLE, asset_path, demo_dir, fetch, is_present
 from advisor.training.data.assets import main
+from advisor.training.data.named import DATASETS
 from advisor.training.data.tables import read_table
 
 
@@ -176,7 +177,7 @@ def test_the_catalogue_is_complete() -> None:
         assert len(asset.artifact.sha256) == len(hashlib.sha256().hexdigest())
         assert asset.artifact.licence and asset.artifact.size_bytes > 10**6
     assert {"movie-sentences", "amazon-sentences", "nyt-sentences", "tweets", "bbc-news", "imdb", "wikipedia"} == set(
-        demo_data_names()
+        DATASETS.names()
     )
 
 

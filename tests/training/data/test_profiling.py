@@ -11,6 +11,8 @@ from advisor.core.errors import DataError
 from advisor.core.model import ModelSpec
 from advisor.training.data import prepare_data, profile_data, resolve_data
 from advisor.training.data import profiling as profiling_module
+from advisor.training.data.profiling import data_findings
+from tests.core.records import data_profile
 
 Spec = Callable[..., ModelSpec]
 
@@ -142,3 +144,11 @@ def test_movie_sentences_with_the_pretrained_tokenizer(
     assert profile.reading_s and profile.tokenizing_s_per_row
     assert 20 < profile.mean_token_length < 35
     assert profile.majority_share == pytest.approx(0.504, abs=0.01)
+
+
+def test_findings_in_words() -> None:
+    assert data_findings(data_profile()) == []
+    found = data_findings(
+        data_profile(empty_rows=2, duplicate_rows=3, truncated_rows=4, class_counts={"a": 95, "b": 5})
+    )
+    assert [text.split()[0] for text in found] == ["2", "3", "4", "95%"]

@@ -1,1 +1,1 @@
-"""A strategy of another distribution, registered by an entry point alone."""
+"""What another distribution adds, registered by entry points alone: a strategy, a task, a metric, a data set."""

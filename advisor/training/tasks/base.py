@@ -1,0 +1,189 @@
+"""What every task implements: data, batches, loss and metrics beside its traits.
+
+Importing a task imports neither torch nor transformers: methods import what they need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from advisor.core.data import DataSpec
+from advisor.core.metrics import Metric
+from advisor.core.model import ModelSpec
+from advisor.core.tasks import RegisteredTask
+from advisor.training.data.rows import Row, RowKind, Rows
+from advisor.training.data.rules import DataRules, Edges
+from advisor.training.data.tables import Table
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import EvalPrediction
+
+    from advisor.training.data.encoding import EncodedRow
+
+DataLook = Literal["labelled", "conversations", "text", "table"]
+"""What a data set looks like from outside: a label column is known, rows are conversations or prompts with completions,
+it is running text, or some other table."""
+
+
+@dataclass(frozen=True)
+class FirstLook:
+    """What model and data show before anything is loaded.
+
+    Attributes:
+        causal: Whether the architecture was pre-trained to predict the next token; ``None`` when nothing says so.
+        sequence_to_sequence: Whether it was pre-trained to write one text from another.
+        data: ``None`` without data.
+    """
+
+    causal: bool | None
+    sequence_to_sequence: bool
+    data: DataLook | None
+
+
+class Task(RegisteredTask, DataRules):
+    """A task: what a model is trained for.
+
+    Call order of a run: ``suits`` (where the user named no task) -> ``with_columns`` -> ``read_rows`` ->
+    ``check_model`` -> ``encode`` -> ``collator`` -> training with ``compute_loss_func`` -> ``reduce_logits`` on every
+    evaluation batch -> ``compute_metrics`` on all of them -> ``final_metrics``. The cost model calls ``batch_shapes``
+    and ``compute_loss_func`` on fake tensors, so the loss must not read their values. Instances hold no state.
+
+    The defaults are those of a language model that reads plain text and predicts each label where it stands. A task of
+    another package states its ``traits`` and overrides what differs, of these or of a built-in task.
+    """
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What ``compute_metrics`` and ``final_metrics`` report beside the held-out loss."""
+        return (self.traits.metric,)
+
+    def suits(self, look: FirstLook) -> bool:
+        """Whether this task is meant when the user names none. Built-in tasks are asked first."""
+        return False
+
+    def check_model(self, spec: ModelSpec, skeleton: nn.Module) -> None:
+        """Refuse a model that has the head, but cannot do the task.
+
+        Args:
+            spec: As far as it is known.
+            skeleton: The model on the meta device.
+
+        Raises:
+            ModelError: it cannot.
+        """
+
+    # --- data -----------------------------------------------------------------------------------------------------
+
+    def row_kind(self, spec: DataSpec) -> RowKind:
+        return "text"
+
+    def with_columns(self, spec: DataSpec, table: Table | None) -> DataSpec:
+        from advisor.training.data.resolving import text_columns
+
+        return text_columns(spec, table)
+
+    def read_rows(self, spec: DataSpec) -> Rows:
+        from advisor.training.data.loading import rows_of_kind
+
+        return rows_of_kind(spec, self.row_kind(spec))
+
+    def encode(
+        self, rows: Sequence[Row], tokenizer: Any, *, max_seq_length: int | None, token_types: bool = False
+    ) -> Iterator[EncodedRow]:
+        from advisor.training.data.encoding import encode
+
+        return encode(rows, tokenizer, max_seq_length=max_seq_length, token_types=token_types)
+
+    def collator(self, pad_token_id: int, max_seq_length: int) -> Any:
+        from advisor.training.data.collators import PaddingCollator
+
+        return PaddingCollator(pad_token_id, max_seq_length)
+
+    def document_edges(self, tokenizer: Any) -> Edges:
+        return [], []
+
+    def block_edges(self, tokenizer: Any) -> Edges:
+        return [], []
+
+    def masking(self, tokenizer: Any) -> Any | None:
+        return None
+
+    # --- batches without data -------------------------------------------------------------------------------------
+
+    def batch_shapes(self, spec: ModelSpec, rows: int, seq_length: int, *, padded: bool) -> dict[str, tuple[int, ...]]:
+        """Which tensors the collator puts into a batch, and their shapes: all int64.
+
+        Args:
+            spec: Decides whether there are ``token_type_ids``.
+            rows: Micro-batch size.
+            seq_length: Padded length in tokens; a sequence-to-sequence target is as long as its source.
+            padded: Without padding, packed text comes without a mask.
+
+        Returns:
+            ``input_ids`` and ``labels``, and unless packed ``attention_mask`` and, for models with two segments,
+            ``token_type_ids``.
+        """
+        full = (rows, seq_length)
+        shapes: dict[str, tuple[int, ...]] = {"input_ids": full}
+        if padded or not self.traits.packs_text:
+            shapes["attention_mask"] = full
+            if int(spec.config.get("type_vocab_size") or 0) > 1:
+                # Tokenizers of two-segment models (BERT) hand these over too.
+                shapes["token_type_ids"] = full
+        return shapes | {"labels": self.label_shape(rows, seq_length)}
+
+    def label_shape(self, rows: int, seq_length: int) -> tuple[int, ...]:
+        """Of a batch's labels: one per token."""
+        return (rows, seq_length)
+
+    def random_labels(
+        self, spec: ModelSpec, tokens: torch.Tensor, mask: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor:
+        """Labels of random tokens.
+
+        Args:
+            spec: Number of labels.
+            tokens: Token ids, shape (rows, seq_length).
+            mask: 0 where a token is padding, same shape.
+            generator: To draw from.
+
+        Returns:
+            int64 labels of ``label_shape``.
+        """
+        from advisor.training.tasks.reduction import without_padding
+
+        return without_padding(tokens, mask)
+
+    # --- loss and metrics -----------------------------------------------------------------------------------------
+
+    def compute_loss_func(self) -> Callable[..., torch.Tensor] | None:
+        """As in ``transformers.Trainer``: the loss of the model's outputs, the labels and ``num_items_in_batch`` (the
+        labels of the whole batch that count, ``None`` outside of training). ``None`` takes the model's own loss.
+        """
+        return None
+
+    def reduce_logits(self, logits: Any, labels: torch.Tensor) -> torch.Tensor:
+        """What is kept of an evaluation batch, as ``Trainer(preprocess_logits_for_metrics=...)`` wants it.
+
+        Returns:
+            float32, shape (rows, columns): a few numbers a row, whatever the vocabulary.
+        """
+        from advisor.training.tasks.reduction import first_output, reduce_tokens
+
+        return reduce_tokens(first_output(logits), labels)
+
+    def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Figures of all kept rows after an evaluation: ``nll``, the mean loss per item in nats, and what of
+        ``metrics`` can be summed up from them.
+        """
+        from advisor.training.tasks.reduction import token_figures
+
+        return token_figures(prediction)
+
+    def final_metrics(self, prediction: EvalPrediction) -> Mapping[str, float]:
+        """Further figures of the trained model, computed once and outside of what a run is measured on."""
+        return {}
