@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from advisor.core.budget import Budget
 from advisor.core.coefficients import Calibration
 from advisor.core.cost import Basis, CostEstimate, Evidence, MemoryEstimate, QualityEstimate
 from advisor.core.data import DataProfile
@@ -14,11 +15,18 @@ from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.store import user_data_dir
 from advisor.core.strategy import StrategyConfig
-from advisor.costmodel.memory import estimate_memory, run_overheads, run_shapes
+from advisor.costmodel.memory import (
+    MemoryBounds,
+    TracedRun,
+    bound_memory,
+    estimate_memory,
+    run_overheads,
+    run_shapes,
+)
 from advisor.costmodel.time import StepTime
 from advisor.costmodel.time.model import TimeModel
+from advisor.costmodel.time.run import speed_notes
 from advisor.hardware.backends import backend_of
-from advisor.tracing.full_depth import FullDepthTrace
 from advisor.tracing.trace_store import TracedConfiguration, TraceStore
 
 if TYPE_CHECKING:
@@ -29,20 +37,31 @@ _EVIDENCE_ORDER: tuple[Evidence, ...] = ("measured", "interpolated", "extrapolat
 _BASIS_ORDER: tuple[Basis, ...] = ("measured", "calibrated", "transferred", "datasheet", "prior")
 
 
+@dataclass(frozen=True)
+class CostBounds:
+    """What is known of a cost without a replay of the allocator: enough to discard a configuration.
+
+    Attributes:
+        typical: The cost with a typical memory and wide intervals; ``fits`` is open and quality left out.
+        memory: Between what the device's memory lies.
+    """
+
+    typical: CostEstimate
+    memory: MemoryBounds
+
+
 class CostModel:
     """Predicts the cost of configurations on one device.
 
     The first configuration of a family (same model, method, checkpointing, data types, attention kernel, optimizer)
-    costs a few traces of one to three seconds; further ones, at any batch, length and rank, milliseconds.
+    costs a few traces of one to three seconds; further ones, at any batch, length and rank, milliseconds, and a quarter
+    of a second for the replay that an exact memory takes. Whoever asks about many configurations asks for bounds first.
 
     Args:
         device: Where plans will run; its type decides the semantics of the trace.
         calibration: What ``calibrate`` found on this device.
         quality: Prior and evidence; the shipped prior when ``None``.
         cache_dir: Where traces are kept; the user's data directory when ``None``.
-        memory_limit_bytes: What a run may take of the device; all that it has when ``None``.
-        sweeping: Many configurations will be asked about, and only whether they stay within the limit matters: the
-            allocator is replayed for those near it, and the memory of others is bounded.
     """
 
     def __init__(
@@ -52,61 +71,69 @@ class CostModel:
         *,
         quality: QualityModel | None = None,
         cache_dir: Path | None = None,
-        memory_limit_bytes: int | None = None,
-        sweeping: bool = False,
     ) -> None:
         self.device = device
-        self.memory_limit_bytes = memory_limit_bytes
-        self.sweeping = sweeping
         self.calibration = calibration
-        self.quality = quality
+        self._quality_model = quality
         self._times = TimeModel(device, calibration)
         self._cache_dir = cache_dir or user_data_dir("traces")
-        self._families = TraceStore(backend_of(device).traced_as, device.compute_capability, self._cache_dir)
-        self._stores = {(self._families.semantics, self._families.compute_capability): self._families}
+        self.traces = TraceStore(backend_of(device).traced_as, device.compute_capability, self._cache_dir)
+        self._stores = {(self.traces.semantics, self.traces.compute_capability): self.traces}
 
     def on(self, device: DeviceProfile) -> CostModel:
         """The cost model of another device, uncalibrated; traces are shared where both run the same operators."""
-        return self._sharing_traces(CostModel(device, quality=self.quality, cache_dir=self._cache_dir))
-
-    def thorough(self) -> CostModel:
-        """The same cost model, with the allocator replayed for every configuration."""
-        return self._again(self.memory_limit_bytes, sweeping=False)
-
-    def near(self, limit_bytes: int) -> CostModel:
-        """The same cost model where many configurations are asked whether they stay within one limit."""
-        return self._again(limit_bytes, sweeping=True)
-
-    def _again(self, memory_limit_bytes: int | None, *, sweeping: bool) -> CostModel:
-        other = CostModel(
-            self.device,
-            self.calibration,
-            quality=self.quality,
-            cache_dir=self._cache_dir,
-            memory_limit_bytes=memory_limit_bytes,
-            sweeping=sweeping,
-        )
-        return self._sharing_traces(other)
-
-    def _sharing_traces(self, other: CostModel) -> CostModel:
-        families = other._families
+        other = CostModel(device, quality=self._quality_model, cache_dir=self._cache_dir)
         other._stores = self._stores
-        other._families = self._stores.setdefault((families.semantics, families.compute_capability), families)
+        other.traces = self._stores.setdefault((other.traces.semantics, other.traces.compute_capability), other.traces)
         return other
 
-    def before_first_trace(self, function: Callable[[], None]) -> None:
-        """Call ``function`` once, before the first trace that is not on disk."""
-        self._families.before_first_trace = function
+    @property
+    def quality(self) -> QualityModel:
+        """What predicts quality."""
+        if self._quality_model is None:
+            from advisor.costmodel.quality.model import QualityModel, default_prior
+
+            self._quality_model = QualityModel(default_prior())
+        return self._quality_model
 
     def memory(
-        self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, *, same_length: bool = False
+        self,
+        model: ModelSpec,
+        strategy: StrategyConfig,
+        execution: ExecutionPlan,
+        budget: Budget | None = None,
+        *,
+        same_length: bool = False,
     ) -> MemoryEstimate:
-        """Peak memory alone, for whoever asks about many points; ``same_length`` as in :meth:`estimate`.
+        """Peak memory alone; arguments as in :meth:`estimate`.
 
         Raises:
             UntraceableError: the configuration cannot be traced.
         """
-        return self._memory(self._traced(model, strategy, execution), None, same_length)
+        run = self._run(self._traced(model, strategy, execution), None, same_length)
+        return estimate_memory(run, self._limit_bytes(budget))
+
+    def bound_memory(
+        self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, *, same_length: bool = False
+    ) -> MemoryBounds:
+        """Bounds on peak memory alone; arguments as in :meth:`estimate`.
+
+        Raises:
+            UntraceableError: the configuration cannot be traced.
+        """
+        return bound_memory(self._run(self._traced(model, strategy, execution), None, same_length))
+
+    def bounds(
+        self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, data: DataProfile | None
+    ) -> CostBounds:
+        """The cost of one configuration without a replay; arguments as in :meth:`estimate`.
+
+        Raises:
+            UntraceableError: the configuration cannot be traced.
+        """
+        asked = self._traced(model, strategy, execution)
+        memory = bound_memory(self._run(asked, data, same_length=False))
+        return CostBounds(self._cost(asked, data, memory.typical, None), memory)
 
     def estimate(
         self,
@@ -114,9 +141,9 @@ class CostModel:
         strategy: StrategyConfig,
         execution: ExecutionPlan,
         data: DataProfile | None,
+        budget: Budget | None = None,
         *,
         with_quality: bool = True,
-        min_quality: float | None = None,
         same_length: bool = False,
     ) -> CostEstimate:
         """The cost of one exact configuration.
@@ -126,8 +153,9 @@ class CostModel:
             strategy: What is learned.
             execution: How it is run.
             data: Without it, time is that of one optimizer step at full length and quality is left out.
+            budget: Decides ``fits``, and what the allocator may take; without one ``fits`` is left open. Its
+                ``min_quality`` is answered as a probability.
             with_quality: Leave quality out when only cost matters.
-            min_quality: Wanted minimum of the metric, answered as a probability.
             same_length: All batches are as long as the longest, as in a measurement of one shape; otherwise memory is
                 that of a run whose batches differ in length.
 
@@ -135,9 +163,24 @@ class CostModel:
             UntraceableError: the configuration cannot be traced.
         """
         asked = self._traced(model, strategy, execution)
-        memory = self._memory(asked, data, same_length)
+        memory = estimate_memory(self._run(asked, data, same_length), self._limit_bytes(budget))
+        quality = None
+        if with_quality and data is not None:
+            quality = self.quality.estimate(model, strategy, data, min_quality=budget.min_quality if budget else None)
+        cost = self._cost(asked, data, memory, quality)
+        no_data = "no data set was given: the time is that of one optimizer step at full length"
+        notes = (*(() if data is not None else (no_data,)), *speed_notes(execution, data))
+        fits = None if budget is None else budget.check(cost, self.device).ok
+        return replace(cost, fits=fits, notes=notes)
+
+    def _cost(
+        self,
+        asked: TracedConfiguration,
+        data: DataProfile | None,
+        memory: MemoryEstimate,
+        quality: QualityEstimate | None,
+    ) -> CostEstimate:
         time = self._times.estimate(asked, data, peak_bytes=memory.allocated_bytes)
-        quality = self._quality(model, strategy, data, min_quality) if with_quality and data is not None else None
         parts = [part for part in (memory, time, quality) if part is not None]
         return CostEstimate(
             memory=memory,
@@ -148,18 +191,10 @@ class CostModel:
             total_parameters=asked.family.total_parameters(asked.rank),
             evidence=max((part.evidence for part in parts), key=_EVIDENCE_ORDER.index),
             basis=max((part.basis for part in parts), key=_BASIS_ORDER.index),
-            notes=()
-            if data is not None
-            else ("no data set was given: the time is that of one optimizer step at full length",),
         )
 
-    def family(self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan) -> FullDepthTrace:
-        """The traced step of a configuration: its operators and allocations at every batch, length and rank.
-
-        Raises:
-            UntraceableError: the configuration cannot be traced.
-        """
-        return self._families.get(model, strategy, execution)
+    def _limit_bytes(self, budget: Budget | None) -> int | None:
+        return None if budget is None else budget.memory_limit_bytes(self.device)
 
     def step_operators(
         self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, seq_length: int
@@ -178,28 +213,9 @@ class CostModel:
         return self._times.step(self._traced(model, strategy, execution), seq_length)
 
     def _traced(self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan) -> TracedConfiguration:
-        return TracedConfiguration(self._families.get(model, strategy, execution), model, strategy, execution)
+        return TracedConfiguration(self.traces.get(model, strategy, execution), model, strategy, execution)
 
-    def _memory(
-        self, asked: TracedConfiguration, data: DataProfile | None, same_length: bool = False
-    ) -> MemoryEstimate:
+    def _run(self, asked: TracedConfiguration, data: DataProfile | None, same_length: bool) -> TracedRun:
         shapes = run_shapes(asked.execution, asked.rank, data, same_length=same_length)
-        return estimate_memory(
-            asked.family,
-            shapes,
-            asked.model,
-            self.device,
-            self.calibration,
-            run_overheads(asked.family, shapes, asked.model, asked.strategy, asked.execution, data),
-            limit_bytes=self.memory_limit_bytes,
-            sweeping=self.sweeping,
-        )
-
-    def _quality(
-        self, model: ModelSpec, strategy: StrategyConfig, data: DataProfile, min_quality: float | None
-    ) -> QualityEstimate:
-        if self.quality is None:
-            from advisor.costmodel.quality.model import QualityModel, default_prior
-
-            self.quality = QualityModel(default_prior())
-        return self.quality.estimate(model, strategy, data, min_quality=min_quality)
+        overheads = run_overheads(asked.family, shapes, asked.model, asked.strategy, asked.execution, data)
+        return TracedRun(asked.family, shapes, asked.model, self.device, self.calibration, overheads)

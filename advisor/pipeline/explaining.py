@@ -62,8 +62,9 @@ def explain(configuration: Configuration, estimate: CostEstimate, on_event: OnEv
         configuration.strategy,
         execution,
         configuration.data,
-        cost_model_for(configuration.device, memory_limit_bytes=configuration.budget.memory_bytes),
+        cost_model_for(configuration.device),
         {share.name: share.live_bytes for share in peak.by_kind},
+        budget=configuration.budget,
         on_progress=counted_progress(on_event),
     )
     return Explanation(peak, comparison, _note(estimate.memory.peak_phase))

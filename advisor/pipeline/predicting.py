@@ -129,17 +129,6 @@ def configure(
     return Configuration(where, spec, config, execution_plan, profile, budget or Budget())
 
 
-def predict_plan(
-    plan: Plan | Path | str, *, device: str | None = None, on_event: OnEvent | None = None
-) -> CostEstimate:
-    """Predict the cost of a plan, for the device it was made for or another.
-
-    Raises:
-        PlanError: the file is damaged, newer than this version, or inconsistent.
-    """
-    return predict_configuration(configure_plan(plan, device=device, on_event=on_event), on_event)
-
-
 def configure_plan(
     plan: Plan | Path | str, *, device: str | None = None, on_event: OnEvent | None = None
 ) -> Configuration:
@@ -157,20 +146,12 @@ def configure_plan(
     return Configuration(profile, plan.model, plan.strategy, plan.execution, plan.data_profile, plan.budget)
 
 
-def cost_model_for(
-    device: DeviceProfile,
-    on_event: OnEvent | None = None,
-    *,
-    memory_limit_bytes: int | None = None,
-    sweeping: bool = False,
-) -> CostModel:
+def cost_model_for(device: DeviceProfile, on_event: OnEvent | None = None) -> CostModel:
     """The cost model of a device, with the calibration that may be used for it (``calibration.selection``).
 
     Args:
         device: Where plans will run.
         on_event: Is told why a calibration is not used, or is used as transferred.
-        memory_limit_bytes: As in ``CostModel``.
-        sweeping: As in ``CostModel``.
     """
     from advisor.calibration.selection import calibration_for
     from advisor.costmodel.model import CostModel
@@ -180,7 +161,7 @@ def cost_model_for(
         note(on_event, remark)
     if calibration is None and device.basis == "fitted":
         note(on_event, f"times on {device.id} rest on its datasheet, fitted {device.facts.get('fitted', '')}")
-    return CostModel(device, calibration, memory_limit_bytes=memory_limit_bytes, sweeping=sweeping)
+    return CostModel(device, calibration)
 
 
 def predict_configuration(configuration: Configuration, on_event: OnEvent | None = None) -> CostEstimate:
@@ -189,21 +170,16 @@ def predict_configuration(configuration: Configuration, on_event: OnEvent | None
     Raises:
         UntraceableError: the cost model cannot trace it.
     """
-    from advisor.search.planner.speed import speed_notes
-
-    device, budget, data = configuration.device, configuration.budget, configuration.data
-    cost_model = cost_model_for(device, on_event, memory_limit_bytes=budget.memory_bytes)
+    cost_model, data = cost_model_for(configuration.device, on_event), configuration.data
     phase(on_event, "tracing the training step")
-    estimate = cost_model.estimate(
+    return cost_model.estimate(
         configuration.model,
         configuration.strategy,
         configuration.execution,
         data,
-        min_quality=budget.min_quality,
+        configuration.budget,
         same_length=data is None,
     )
-    notes = (*estimate.notes, *speed_notes(configuration.execution, data))
-    return dataclasses.replace(estimate, fits=budget.check(estimate, device).ok, notes=notes)
 
 
 def _check_speed_knobs(execution: ExecutionPlan, device: DeviceProfile) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from advisor.core.budget import Budget
 from advisor.core.model import ModelSpec
@@ -18,9 +18,6 @@ from advisor.pipeline.inputs import DataSource, ModelSource, check_strategy, loa
 from advisor.pipeline.outputs import refuse_existing_file
 from advisor.pipeline.predicting import cost_model_for
 from advisor.pipeline.trace_prefetch import plan_backwards, tracing_companion
-
-if TYPE_CHECKING:
-    from advisor.costmodel.model import CostModel
 
 
 def recommend(
@@ -77,7 +74,7 @@ def recommend(
         check_evidence(inputs.model, profile)
     phase(on_event, "comparing strategies")
     budget = budget or Budget()
-    cost_model = cost_model_for(profile, on_event, memory_limit_bytes=budget.memory_bytes, sweeping=True)
+    cost_model = cost_model_for(profile, on_event)
     asked = configurations(inputs.model, methods, num_train_epochs, peft_config)
     with tracing_companion(
         cost_model, plan_backwards, inputs.model, inputs.profile, profile, budget, effective_batch_size, asked
@@ -94,7 +91,6 @@ def recommend(
             speed=SpeedKnobs(**(speed or {})),
             on_progress=counted_progress(on_event),
         )
-        recommendation = with_thorough_costs(recommendation, cost_model.thorough())
     if evidence_s is not None and recommendation.ranked:
         recommendation = with_evidence(recommendation, evidence_s, on_event)
     recommendation = with_versions(recommendation)
@@ -142,20 +138,6 @@ def check_methods(methods: Sequence[str] | None) -> None:
 
     for method in methods or ():
         get_strategy(method)
-
-
-def with_thorough_costs(recommendation: Recommendation, cost_model: CostModel) -> Recommendation:
-    """The same plans with the cost that ``predict`` tells: far from the limit the planner only bounds memory."""
-
-    def priced(ranked: RankedPlan) -> RankedPlan:
-        plan, bounded = ranked.plan, ranked.plan.predicted
-        if bounded is None:
-            return ranked
-        cost = cost_model.estimate(plan.model, plan.strategy, plan.execution, plan.data_profile, with_quality=False)
-        cost = dataclasses.replace(cost, quality=bounded.quality, fits=bounded.fits, notes=bounded.notes)
-        return dataclasses.replace(ranked, plan=dataclasses.replace(plan, predicted=cost))
-
-    return dataclasses.replace(recommendation, ranked=tuple(priced(ranked) for ranked in recommendation.ranked))
 
 
 def with_versions(recommendation: Recommendation) -> Recommendation:

@@ -38,7 +38,7 @@ def tracing_companion(cost_model: CostModel, function: Callable[..., None], *arg
     """
     companion = _Companion(function, args)
     if len(usable_cpus()) >= CORES_WANTED:
-        cost_model.before_first_trace(companion.start)
+        cost_model.traces.before_first_trace = companion.start
     try:
         yield
     finally:
@@ -60,7 +60,7 @@ def plan_backwards(
     from advisor.search.planner.recommend import solve_candidate
     from advisor.search.planner.solver import Solver
 
-    cost_model = cost_model_for(device, memory_limit_bytes=budget.memory_bytes, sweeping=True)
+    cost_model = cost_model_for(device)
     found, _ = candidates(model, methods)
     solver = Solver(Evaluator(model, data, cost_model, budget, effective_batch_size))
     for candidate in reversed(found):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from advisor.core.budget import Budget
 from advisor.core.cost import CostEstimate, Interval, MemoryBreakdown, MemoryEstimate, TimeEstimate
 from advisor.core.data import DataProfile, DataSpec
 from advisor.core.device import DeviceProfile, Rate
@@ -11,6 +12,8 @@ from advisor.core.errors import UntraceableError
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
+from advisor.costmodel.memory import MemoryBounds
+from advisor.costmodel.model import CostBounds
 from advisor.strategies import get_strategy
 
 GIB = 2**30
@@ -84,18 +87,40 @@ def with_device_bytes(memory: MemoryEstimate, device_bytes: int) -> MemoryEstima
 
 @dataclass
 class FakeCostModel:
-    """Memory and time in closed form; counts the families it would have had to trace."""
+    """Memory and time in closed form; counts the families it would have had to trace, and exact evaluations.
+
+    Attributes:
+        looseness: How far its bounds are from the memory on either side.
+        exact: Every exact evaluation, as ``(strategy, execution)``.
+    """
 
     device: DeviceProfile
     untraceable: frozenset[str] = frozenset()
     timed: bool = True
     eager_pace: float = 1.2
+    looseness: float = 0.1
     families: set[tuple[object, ...]] = field(default_factory=set)
+    exact: list[tuple[StrategyConfig, ExecutionPlan]] = field(default_factory=list)
+
+    def bounds(
+        self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, data: DataProfile | None
+    ) -> CostBounds:
+        typical = self._cost(model, strategy, execution, data)
+        device_bytes = typical.memory.device_bytes
+        low, high = device_bytes * (1 - self.looseness), device_bytes * (1 + self.looseness)
+        return CostBounds(typical, MemoryBounds(typical.memory, low, high))
 
     def estimate(
         self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, data: DataProfile | None,
-        *, with_quality: bool = True, min_quality: float | None = None,
+        budget: Budget | None = None, *, with_quality: bool = True,
     ) -> CostEstimate:  # fmt: skip
+        self.exact.append((strategy, execution))
+        cost = self._cost(model, strategy, execution, data)
+        return replace(cost, fits=budget.check(cost, self.device).ok if budget is not None else None)
+
+    def _cost(
+        self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, data: DataProfile | None
+    ) -> CostEstimate:
         if strategy.method in self.untraceable:
             raise UntraceableError(f"aten::nonzero in {strategy.method} depends on values")
         self.families.add(
@@ -106,9 +131,6 @@ class FakeCostModel:
         time = self._time(model, strategy, execution, data) if self.timed else None
         trainable = int(model.total_parameters * TRAINABLE_SHARE.get(strategy.method, ADAPTER_SHARE))
         return CostEstimate(memory, time, None, None, trainable, model.total_parameters, "extrapolated", "datasheet")
-
-    def thorough(self) -> FakeCostModel:
-        return self
 
     def _memory(self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan) -> MemoryEstimate:
         per_weight = 0.6 if get_strategy(strategy.method).stores_4bit_weights else SIZE[execution.dtype]

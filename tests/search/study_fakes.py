@@ -140,9 +140,6 @@ def random_surface(seed: int) -> Surface:
 class FakeCostModel:
     """Knows the fakes' memory and time exactly, unless told to be wrong about time."""
 
-    def thorough(self) -> FakeCostModel:
-        return self
-
     device = DeviceProfile("fake", "a device without end", "cpu", 1 << 60)
 
     def __init__(self, time_factor: float = 1.0, *, knows_time: bool = True) -> None:
@@ -155,9 +152,9 @@ class FakeCostModel:
         strategy: StrategyConfig,
         execution: ExecutionPlan,
         data: DataProfile | None,
+        budget: Budget | None = None,
         *,
         with_quality: bool = True,
-        min_quality: float | None = None,
     ) -> CostEstimate:
         rows = data.train_rows if data is not None else TRAIN_ROWS
         needed = memory_bytes(strategy)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from advisor.core.budget import Budget
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import InputError
 from advisor.core.model import ModelSpec
@@ -116,9 +117,8 @@ def need(
     limit: int = QUESTION.limit_bytes,
 ) -> int:
     execution = setup.switches.execution(rows, length, padded=True)
-    exactly = cost_model.near(limit)
-    exactly.sweeping = False
-    return exactly.memory(model, strategy, execution, same_length=True).quantile_bytes(QUESTION.safety_level)
+    memory = cost_model.memory(model, strategy, execution, Budget(memory_bytes=limit), same_length=True)
+    return memory.quantile_bytes(QUESTION.safety_level)
 
 
 def traced(answer: FitAnswer) -> list[tuple[MethodFit, SetupFit]]:
@@ -218,10 +218,6 @@ def test_a_method_that_cannot_be_looked_at_says_why(cost_model: CostModel, llama
 def test_an_untraceable_set_up_is_a_problem_and_not_a_failure(cost_model: CostModel, llama: ModelSpec):
     class Refusing:
         device = cost_model.device
-        sweeping = False
-
-        def near(self, limit_bytes: int) -> Refusing:
-            return self
 
         def memory(self, *_: object, same_length: bool):
             raise InputError("the step cannot be traced: aten.nonzero in some.module:forward")

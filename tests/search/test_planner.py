@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -13,11 +14,23 @@ from advisor.core.plan import Plan
 from advisor.core.recommendation import Recommendation, RejectedMethod
 from advisor.core.strategy import StrategyConfig
 from advisor.core.units import parse_memory_bytes
+from advisor.costmodel.memory import MemoryBounds
+from advisor.costmodel.model import CostBounds
 from advisor.costmodel.quality import EvidenceRun, QualityEvidence, QualityModel
 from advisor.search.planner import precision, recommend_plans, rerank, solve_execution
 from advisor.strategies import get_strategy, strategy_names
 from advisor.strategies.lora import LoraKnobs
-from tests.search.planner_fakes import DATA, GIB, FakeCostModel, cpu, cuda, data_profile, distilbert, mistral
+from tests.search.planner_fakes import (
+    DATA,
+    GIB,
+    FakeCostModel,
+    cpu,
+    cuda,
+    data_profile,
+    distilbert,
+    mistral,
+    with_device_bytes,
+)
 
 CARDS = tuple(
     cuda(size, name=name) for name, size in (("rtx-4060", 8), ("t4", 16), ("rtx-4090", 24), ("a100-sxm4-80gb", 80))
@@ -125,6 +138,37 @@ def test_checkpointing_is_only_traced_when_the_largest_micro_batch_does_not_fit(
     answer = recommend(distilbert(), tight.device, fake=tight, memory_gib=0.45, methods=["lora"])
     assert any(family[1] for family in tight.families)
     assert answer.best is not None
+
+
+def test_every_plan_of_an_answer_is_priced_exactly_and_once():
+    fake = FakeCostModel(cuda(24))
+    answer = recommend(mistral(), fake.device, fake=fake, profile=data_profile(length=512))
+    plans = [item.plan for item in answer.ranked] + [
+        item.smallest_plan for item in answer.rejected if item.smallest_plan
+    ]
+    priced = [(repr(strategy), execution) for strategy, execution in fake.exact]
+    assert len(plans) > 5 and len(priced) == len(set(priced))
+    assert {(repr(plan.strategy), plan.execution) for plan in plans} <= set(priced)
+    assert answer.priced == len(priced) < answer.evaluated / 2
+
+
+def test_bounds_that_are_too_tight_cost_a_search_but_no_wrong_plan():
+    """Bounds that promise two thirds of the memory: what they let through is refused when it is priced."""
+
+    class Optimistic(FakeCostModel):
+        def bounds(self, model, strategy, execution, data):
+            found = super().bounds(model, strategy, execution, data)
+            typical = with_device_bytes(found.typical.memory, found.typical.memory.device_bytes * 2 // 3)
+            memory = MemoryBounds(typical, 0.6 * found.memory.least_bytes, 0.6 * found.memory.most_bytes)
+            return CostBounds(replace(found.typical, memory=typical), memory)
+
+    for memory_gib in (0.5, 0.8, 1.2, 3):
+        honest = recommend(distilbert(), cuda(24), memory_gib=memory_gib)
+        misled = recommend(distilbert(), cuda(24), memory_gib=memory_gib, fake=Optimistic(cuda(24)))
+        assert all(item.plan.predicted.fits for item in misled.ranked)
+        assert {item.plan.strategy.method for item in misled.ranked} == {
+            item.plan.strategy.method for item in honest.ranked
+        }
 
 
 def test_plans_keep_the_effective_batch_and_the_length_of_the_data():

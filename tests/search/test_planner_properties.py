@@ -39,6 +39,22 @@ def test_every_listed_plan_is_inside_its_budget(model, device, memory, time_s, l
 
 
 @settings(max_examples=40)
+@given(MODELS, DEVICES, MEMORY, TIME, LEVEL, LENGTH, BATCH)
+def test_a_prediction_of_a_listed_plan_fits_and_of_a_rejected_one_does_not(
+    model, device, memory, time_s, level, length, batch
+):
+    """``predict`` asks the same cost model the same question."""
+    budget = Budget(memory, time_s, safety_level=level)
+    answer = recommend(model, device, budget, length, batch)
+    rejected = [item.smallest_plan for item in answer.rejected if item.smallest_plan is not None]
+    for plan in [*(item.plan for item in answer.ranked), *rejected]:
+        again = FakeCostModel(device).estimate(plan.model, plan.strategy, plan.execution, plan.data_profile, budget)
+        assert again.fits == plan.predicted.fits == (plan not in rejected)
+        assert again.memory == plan.predicted.memory
+        assert again.time == plan.predicted.time
+
+
+@settings(max_examples=40)
 @given(MODELS, DEVICES, MEMORY, st.floats(0.05, 1), LENGTH, BATCH)
 def test_a_smaller_budget_never_yields_a_plan_that_needs_more(model, device, memory, share, length, batch):
     wide = recommend(model, device, Budget(memory), length, batch)

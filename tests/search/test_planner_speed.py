@@ -12,9 +12,10 @@ from advisor.core.data import DataProfile
 from advisor.core.device import DeviceProfile, Rate
 from advisor.core.errors import InputError
 from advisor.core.plan import ExecutionPlan, Plan
+from advisor.costmodel.time.run import computed_tokens, speed_notes
 from advisor.reporting.text import format_execution
 from advisor.search.planner import SpeedKnobs, recommend_plans
-from advisor.search.planner.speed import computed_tokens, grouping_pays, speed_notes
+from advisor.search.planner.speed import grouping_pays
 from advisor.tracing.trace_store import TraceStore
 from tests.search.planner_fakes import DATA, FakeCostModel, cpu, cuda, data_profile, distilbert, with_device_bytes
 
@@ -54,7 +55,7 @@ def test_without_padding_there_is_nothing_to_group(knobs: dict[str, Any]) -> Non
 
 
 def test_the_note_says_how_much_padding_is_saved() -> None:
-    notes = best(cuda(24)).predicted.notes
+    notes = speed_notes(best(cuda(24)).execution, VARIED)
     shares = [float(word.rstrip("%")) for word in notes[0].split() if word.endswith("%")]
     assert len(shares) == 2
     assert shares[0] < 10 < 40 < shares[1]
@@ -90,7 +91,7 @@ def test_compilation_is_the_users_choice_and_not_for_four_bit_weights() -> None:
     assert not best(cuda(24)).execution.torch_compile
     compiled = best(cuda(24), torch_compile=True)
     assert compiled.execution.torch_compile
-    assert any("not compiled" in note for note in compiled.predicted.notes)
+    assert any("not compiled" in note for note in speed_notes(compiled.execution, VARIED))
     knobs = SpeedKnobs(torch_compile=True)
     assert not knobs.settled(PLAN, cuda(24), VARIED, quantized=True).torch_compile
 

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from advisor.core.coefficients import Calibration, ResidentFit
+from advisor.core.coefficients import ResidentFit
 from advisor.core.cost import Basis, Evidence, Interval, MemoryEstimate
-from advisor.core.device import DeviceProfile
-from advisor.core.model import ModelSpec
 from advisor.core.stats import t_quantile_95
 from advisor.costmodel.memory.batch_sequence import RunShapes
 from advisor.costmodel.memory.intervals import Spread, breakdown, interval_around
-from advisor.costmodel.memory.replay import UntracedAllocations, heap_bytes, replay_version, schedule, storage_sizes
+from advisor.costmodel.memory.replay import heap_bytes, replay_version, schedule, storage_sizes
+from advisor.costmodel.memory.traced_run import MemoryBounds, TracedRun
 from advisor.tracing.full_depth import FullDepthTrace
-from advisor.tracing.live_memory import Peak, phase_peaks
+from advisor.tracing.live_memory import phase_peaks
 from advisor.tracing.symbolic_trace import KINDS, EventLog
 
 TRACE_HALF_WIDTH = 0.002
@@ -35,63 +34,40 @@ UNREPLAYED_SHARE, UNREPLAYED_HIGH = 0.2, 0.8
 nine runs of MiniLM and SmolLM2."""
 
 
-def on_cpu(
-    live_bytes: int,
-    peak: Peak,
-    phase: str,
-    family: FullDepthTrace,
-    shapes: RunShapes,
-    model: ModelSpec,
-    device: DeviceProfile,
-    calibration: Calibration | None,
-    *,
-    extras: UntracedAllocations,
-    reader_bytes: int = 0,
-    limit_bytes: int | None = None,
-    sweeping: bool = False,
-) -> MemoryEstimate:
-    """Memory of a run on a CPU.
+def estimate(run: TracedRun, limit_bytes: int | None) -> MemoryEstimate:
+    """Memory of a run on a CPU, its events replayed; nothing there depends on ``limit_bytes``."""
+    return _estimate(run, _replayed(run))
 
-    Loading is the other peak to look at: while a file of weights is read, its mapped pages and the tensors made from
+
+def bounds(run: TracedRun) -> MemoryBounds:
+    """Memory of a run on a CPU without a replay."""
+    live_bytes, dynamic_bytes = _baseline_bytes(run) + run.live_bytes, _dynamic_bytes(run)
+    return MemoryBounds(
+        _estimate(run, _Heap(round((1 + UNREPLAYED_SHARE) * dynamic_bytes), 0)),
+        least_bytes=live_bytes * (1 - RESIDENT_HALF_WIDTH),
+        most_bytes=(live_bytes + dynamic_bytes * UNREPLAYED_HIGH) * (1 + RESIDENT_HALF_WIDTH),
+    )
+
+
+def _estimate(run: TracedRun, heap: _Heap) -> MemoryEstimate:
+    """Loading is the other peak to look at: while a file of weights is read, its mapped pages and the tensors made from
     them are both resident. Saving copies nothing: safetensors 0.8 writes from the tensors' own memory.
-
-    Args:
-        live_bytes: Live storages at the largest moment of the run.
-        peak: The same by kind.
-        phase: Where that moment is.
-        family: Its events are replayed.
-        shapes: The history to replay.
-        model: Its stored weights bound the loading peak.
-        device: The machine.
-        calibration: Of this machine; wide defaults without it.
-        extras: What the trace has not.
-        reader_bytes: What reading the data leaves in the process.
-        limit_bytes: What the run may take; ``None`` is all that is there.
-        sweeping: Only whether it stays within the limit is asked: far from it nothing is replayed.
     """
-    known = calibration.resident if calibration is not None else None
-    fit = known or ResidentFit(device.context_bytes, BYTES_PER_HEAP_BYTE, residual_relative=0.0, samples=0)
-    baseline_bytes = fit.baseline_bytes + reader_bytes
-    weights_bytes = peak.by_kind[0]
-    dynamic_bytes = live_bytes - weights_bytes
-    limit_bytes = min(limit_bytes or device.memory_bytes, device.memory_bytes)
-    if sweeping and _far(baseline_bytes + weights_bytes, dynamic_bytes, limit_bytes):
-        heap = _Heap(round((1 + UNREPLAYED_SHARE) * dynamic_bytes), 0)
-    else:
-        heap = _replayed(family, shapes, dynamic_bytes, extras)
-    device_bytes = round(baseline_bytes + weights_bytes + fit.bytes_per_heap_byte * heap.grown_bytes)
-    loading_bytes = baseline_bytes + 2 * model.weights_bytes
+    known, phase, baseline_bytes = _known(run), run.phase, _baseline_bytes(run)
+    weights_bytes = run.peak.by_kind[0]
+    device_bytes = round(baseline_bytes + weights_bytes + _fit(run).bytes_per_heap_byte * heap.grown_bytes)
+    loading_bytes = baseline_bytes + 2 * run.model.weights_bytes
     if loading_bytes > device_bytes:
         device_bytes, phase = loading_bytes, "loading"
     trust = _Trust.in_fit(known)
     share = Spread(trust.half_width * device_bytes, trust.half_width * device_bytes)
     one_more = Spread(0.0, heap.largest_bytes)
-    allocated = Interval(live_bytes * (1 - TRACE_HALF_WIDTH), live_bytes * (1 + TRACE_HALF_WIDTH))
+    allocated = Interval(run.live_bytes * (1 - TRACE_HALF_WIDTH), run.live_bytes * (1 + TRACE_HALF_WIDTH))
     return MemoryEstimate(
-        allocated_bytes=live_bytes,
-        reserved_bytes=live_bytes,
+        allocated_bytes=run.live_bytes,
+        reserved_bytes=run.live_bytes,
         device_bytes=device_bytes,
-        breakdown=breakdown(peak, device_bytes, 0, baseline_bytes),
+        breakdown=breakdown(run.peak, device_bytes, 0, baseline_bytes),
         intervals={
             "allocated_bytes": allocated,
             "reserved_bytes": allocated,
@@ -102,6 +78,24 @@ def on_cpu(
         basis=trust.basis,
         host_bytes=device_bytes,
     )
+
+
+def _known(run: TracedRun) -> ResidentFit | None:
+    return run.calibration.resident if run.calibration is not None else None
+
+
+def _fit(run: TracedRun) -> ResidentFit:
+    uncalibrated = ResidentFit(run.device.context_bytes, BYTES_PER_HEAP_BYTE, residual_relative=0.0, samples=0)
+    return _known(run) or uncalibrated
+
+
+def _baseline_bytes(run: TracedRun) -> int:
+    return _fit(run).baseline_bytes + run.overheads.reader_bytes
+
+
+def _dynamic_bytes(run: TracedRun) -> int:
+    """Live bytes besides the weights, which the heap does not hold."""
+    return run.live_bytes - run.peak.by_kind[0]
 
 
 @dataclass(frozen=True)
@@ -120,13 +114,6 @@ class _Trust:
         return cls(max(RESIDENT_FLOOR, fitted), "interpolated", "calibrated")
 
 
-def _far(lasting_bytes: int, dynamic_bytes: int, limit_bytes: int) -> bool:
-    """Whether the answer is clear without a replay."""
-    least = (lasting_bytes + dynamic_bytes) * (1 - RESIDENT_HALF_WIDTH)
-    most = (lasting_bytes + dynamic_bytes * (1 + UNREPLAYED_HIGH)) * (1 + RESIDENT_HALF_WIDTH)
-    return not least <= limit_bytes <= most
-
-
 @dataclass(frozen=True)
 class _Heap:
     """What a heap grows to, and the largest block that steps take from it.
@@ -139,15 +126,9 @@ class _Heap:
     largest_bytes: int
 
 
-def _replayed(family: FullDepthTrace, shapes: RunShapes, dynamic_bytes: int, extras: UntracedAllocations) -> _Heap:
-    """Replay the history; where the full depth's events are unknown, the deepest traced ones give the proportion.
-
-    Args:
-        family: Its events are replayed.
-        shapes: The history.
-        dynamic_bytes: Largest live bytes at full depth, without weights.
-        extras: What the trace has not.
-    """
+def _replayed(run: TracedRun) -> _Heap:
+    """Replay the history; where the full depth's events are unknown, the deepest traced ones give the proportion."""
+    family, shapes, extras, dynamic_bytes = run.family, run.shapes, run.extras, _dynamic_bytes(run)
 
     def replayed() -> tuple[int, int]:
         logs = {shape: log for _, shape in shapes.steps() if (log := family.events(shape)) is not None}
@@ -156,7 +137,7 @@ def _replayed(family: FullDepthTrace, shapes: RunShapes, dynamic_bytes: int, ext
             logs = {shape: family.deepest_events(shape) for _, shape in shapes.steps()}
         grown = heap_bytes(schedule(logs[shapes.training]), storage_sizes(logs), shapes, extras)
         largest = max(_largest_block(log) for log in logs.values())
-        return grown if whole else round(grown * dynamic_bytes / _dynamic_bytes(family, shapes)), largest
+        return grown if whole else round(grown * dynamic_bytes / _traced_dynamic_bytes(family, shapes)), largest
 
     key = repr((replay_version(), "heap", shapes, extras, dynamic_bytes))
     grown_bytes, largest_bytes = family.replays.get(key, replayed)
@@ -168,7 +149,7 @@ def _largest_block(log: EventLog) -> int:
     return int(log.sizes_bytes[log.kinds >= KINDS.index("gradient")].max(initial=0))
 
 
-def _dynamic_bytes(family: FullDepthTrace, shapes: RunShapes) -> int:
+def _traced_dynamic_bytes(family: FullDepthTrace, shapes: RunShapes) -> int:
     """Largest live bytes of the deepest traced model, without weights."""
     peaks = phase_peaks(family.deepest_events(shapes.training), round_bytes=1)
     return max(1, max(peak.live_bytes - peak.by_kind[0] for peak in peaks.values()))

@@ -14,21 +14,18 @@ from dataclasses import dataclass
 
 from advisor.core.cost import Basis, MemoryEstimate
 from advisor.core.device import DeviceProfile
-from advisor.costmodel.memory.batch_sequence import RunShapes
 from advisor.costmodel.memory.caching_allocator import LARGE_SEGMENT_BYTES
 from advisor.costmodel.memory.intervals import Spread, breakdown, interval_around
+from advisor.costmodel.memory.overheads import host_peak_bytes
 from advisor.costmodel.memory.replay import (
-    NOTHING,
     AllocatorPeaks,
-    UntracedAllocations,
     Workspaces,
     holdings,
     replay_version,
     schedule,
     storage_sizes,
 )
-from advisor.tracing.full_depth import FullDepthTrace
-from advisor.tracing.live_memory import Peak
+from advisor.costmodel.memory.traced_run import MemoryBounds, TracedRun
 
 TRACE_HALF_WIDTH = 0.02
 """90 % half width of the allocated peak: full, LoRA and QLoRA runs of a 7B model published for one A100-80GB came out
@@ -64,47 +61,34 @@ class _Figures:
     required: Spread
 
 
-def on_cuda(
-    live_bytes: int,
-    peak: Peak,
-    phase: str,
-    family: FullDepthTrace,
-    shapes: RunShapes,
-    device: DeviceProfile,
-    *,
-    extras: UntracedAllocations = NOTHING,
-    host_bytes: int | None = None,
-    limit_bytes: int | None = None,
-    sweeping: bool = False,
-) -> MemoryEstimate:
-    """Memory of a run on a CUDA card.
+def estimate(run: TracedRun, limit_bytes: int | None) -> MemoryEstimate:
+    """Memory of a run on a card, its events replayed.
 
     Args:
-        live_bytes: Live storages at the largest moment of the run, without workspaces.
-        peak: The same by kind.
-        phase: Where that moment is.
-        family: Its events are replayed.
-        shapes: The history to replay.
-        device: Capacity, context, workspace.
-        extras: What the trace has not.
-        host_bytes: What the run takes of the host's memory.
+        run: What is asked about.
         limit_bytes: What the run may take of the card, context included; ``None`` is all that is there.
-        sweeping: Only whether it stays within the limit is asked: far from it nothing is replayed.
     """
-    workspaces = Workspaces(
-        forward_bytes=device.workspace_bytes * family.multiplies_in("forward"),
-        backward_bytes=device.workspace_bytes * family.multiplies_in("backward"),
-    )
-    allocated = live_bytes + workspaces.total_bytes
-    context = _context(device)
+    device = run.device
     # What other processes hold now is theirs: torch can have the rest, less its own context.
     limit_bytes = min(device.available_bytes or device.memory_bytes, limit_bytes or device.memory_bytes)
-    if sweeping and _far(allocated, device.context_bytes, limit_bytes):
-        figures = _unreplayed(allocated)
-    else:
-        capacity_bytes = limit_bytes - device.context_bytes
-        figures = _replayed(allocated, family, shapes, workspaces, extras, capacity_bytes)
-    held = figures.holdings
+    return _estimate(run, _replayed(run, limit_bytes - device.context_bytes))
+
+
+def bounds(run: TracedRun) -> MemoryBounds:
+    """Memory of a run on a card without a replay.
+
+    One and a half times the spreads, so that a limit outside the bounds is decided at every usual safety level.
+    """
+    allocated, context_bytes = _allocated_bytes(run), run.device.context_bytes
+    return MemoryBounds(
+        _estimate(run, _unreplayed(allocated)),
+        least_bytes=allocated * (1 - 2 * TRACE_HALF_WIDTH) + CONTEXT_LOW * context_bytes,
+        most_bytes=allocated * (1 + 1.5 * UNREPLAYED_REQUIRED_HIGH) + 3 * LARGE_SEGMENT_BYTES + 2 * context_bytes,
+    )
+
+
+def _estimate(run: TracedRun, figures: _Figures) -> MemoryEstimate:
+    device, held, context = run.device, figures.holdings, _context(run.device)
     trace = Spread(TRACE_HALF_WIDTH * held.allocated_bytes, TRACE_HALF_WIDTH * held.allocated_bytes)
     device_bytes = held.reserved_bytes + device.context_bytes
     required_bytes = held.required_bytes + device.context_bytes
@@ -113,19 +97,30 @@ def on_cuda(
         allocated_bytes=held.allocated_bytes,
         reserved_bytes=held.reserved_bytes,
         device_bytes=device_bytes,
-        breakdown=breakdown(peak, device_bytes, workspaces.total_bytes, device.context_bytes),
+        breakdown=breakdown(run.peak, device_bytes, _workspaces(run).total_bytes, device.context_bytes),
         intervals={
             "allocated_bytes": interval_around(held.allocated_bytes, trace),
             "reserved_bytes": interval_around(held.reserved_bytes, trace, figures.reserved),
             "device_bytes": interval_around(device_bytes, trace, figures.reserved, context),
             "required_bytes": interval_around(required_bytes, trace, figures.required, context),
         },
-        peak_phase=phase,
+        peak_phase=run.phase,
         evidence="extrapolated",
         basis=basis,
         required_bytes=required_bytes,
-        host_bytes=host_bytes,
+        host_bytes=None if run.overheads.host is None else host_peak_bytes(run.overheads.host),
     )
+
+
+def _workspaces(run: TracedRun) -> Workspaces:
+    return Workspaces(
+        forward_bytes=run.device.workspace_bytes * run.family.multiplies_in("forward"),
+        backward_bytes=run.device.workspace_bytes * run.family.multiplies_in("backward"),
+    )
+
+
+def _allocated_bytes(run: TracedRun) -> int:
+    return run.live_bytes + _workspaces(run).total_bytes
 
 
 def _context(device: DeviceProfile) -> Spread:
@@ -134,16 +129,6 @@ def _context(device: DeviceProfile) -> Spread:
         CONTEXT_HIGH * device.context_bytes,
     )
     return Spread(max(0.0, device.context_bytes - low), max(0.0, high - device.context_bytes))
-
-
-def _far(allocated_bytes: int, context_bytes: int, limit_bytes: int) -> bool:
-    """Whether the answer is clear without a replay: more than the limit is allocated, or far less could be held.
-
-    One and a half times the spreads, so that it is clear at every usual safety level.
-    """
-    least = allocated_bytes * (1 - 2 * TRACE_HALF_WIDTH) + CONTEXT_LOW * context_bytes
-    most = allocated_bytes * (1 + 1.5 * UNREPLAYED_REQUIRED_HIGH) + 3 * LARGE_SEGMENT_BYTES + 2 * context_bytes
-    return not least <= limit_bytes <= most
 
 
 def _unreplayed(allocated_bytes: int) -> _Figures:
@@ -162,16 +147,10 @@ def _unreplayed(allocated_bytes: int) -> _Figures:
     )
 
 
-def _replayed(
-    allocated_bytes: int,
-    family: FullDepthTrace,
-    shapes: RunShapes,
-    workspaces: Workspaces,
-    extras: UntracedAllocations,
-    capacity_bytes: int,
-) -> _Figures:
+def _replayed(run: TracedRun, capacity_bytes: int) -> _Figures:
+    family, shapes, workspaces, extras = run.family, run.shapes, _workspaces(run), run.extras
     if family.events(shapes.training) is None:
-        return _shallow(allocated_bytes, family, shapes, workspaces)
+        return _shallow(run)
 
     def replayed() -> tuple[int, int, int]:
         logs = {shape: log for _, shape in shapes.steps() if (log := family.events(shape)) is not None}
@@ -187,10 +166,11 @@ def _replayed(
     return _Figures(held, spread, spread)
 
 
-def _shallow(allocated_bytes: int, family: FullDepthTrace, shapes: RunShapes, workspaces: Workspaces) -> _Figures:
+def _shallow(run: TracedRun) -> _Figures:
     """Reserved over allocated bytes of the deepest traced model, carried to the whole one."""
-    logs = {shape: family.deepest_events(shape) for _, shape in shapes.steps()}
-    held = holdings(schedule(logs[shapes.training]), storage_sizes(logs), shapes, workspaces)
+    allocated_bytes, shapes = _allocated_bytes(run), run.shapes
+    logs = {shape: run.family.deepest_events(shape) for _, shape in shapes.steps()}
+    held = holdings(schedule(logs[shapes.training]), storage_sizes(logs), shapes, _workspaces(run))
     reserved = round(allocated_bytes * held.reserved_bytes / held.allocated_bytes)
     required = round(allocated_bytes * held.required_bytes / held.allocated_bytes)
     spread = Spread(SHALLOW_HALF_WIDTH * reserved, SHALLOW_HALF_WIDTH * reserved)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from advisor.core.cost import Interval, TimeEstimate
 from advisor.core.data import DataProfile
@@ -107,6 +108,31 @@ def mean_tokens(data: DataProfile, execution: ExecutionPlan) -> float:
     if len(quantiles) == 1:
         return float(quantiles[0])
     return (sum(quantiles) - (quantiles[0] + quantiles[-1]) / 2) / (len(quantiles) - 1)
+
+
+def computed_tokens(execution: ExecutionPlan, data: DataProfile, *, grouped: bool) -> float:
+    """Mean tokens of a row, padding included, as training computes them."""
+    return micro_batch_lengths(data, replace(execution, group_by_length=grouped)).mean
+
+
+def speed_notes(execution: ExecutionPlan, data: DataProfile | None) -> tuple[str, ...]:
+    """What knobs that change no operator of a step change of the run, where a user should know it before."""
+    notes = []
+    if execution.group_by_length and data is not None:
+        real = mean_tokens(data, execution)
+        shares = [max(0.0, 1 - real / computed_tokens(execution, data, grouped=grouped)) for grouped in (True, False)]
+        notes.append(
+            f"rows of similar length share a batch: {shares[0]:.0%} of the computed tokens are padding instead of "
+            f"{shares[1]:.0%} (--no-group-by-length draws them at random)"
+        )
+    if execution.tf32 and execution.dtype == "float32" and execution.amp == "none":
+        notes.append(
+            "float32 products use TF32: operands keep 10 of 23 bits of mantissa, about three decimal digits, which is "
+            "torch's and transformers' choice only when asked for (--no-tf32 keeps all)"
+        )
+    if execution.torch_compile:
+        notes.append("the step is predicted as if it were not compiled: it will be faster, after the first steps")
+    return tuple(notes)
 
 
 def _steps_per_epoch(data: DataProfile, execution: ExecutionPlan) -> int:

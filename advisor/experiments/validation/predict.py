@@ -45,10 +45,10 @@ class GridDevice:
     calibration: Calibration | None
     capacity_bytes: int
 
-    def cost_model(self, capacity_bytes: int, *, memory_limit_bytes: int | None = None) -> CostModel:
+    def cost_model(self, capacity_bytes: int) -> CostModel:
         """Of the device with this much memory for the process."""
         card = dataclasses.replace(self.device, memory_bytes=capacity_bytes, available_bytes=capacity_bytes)
-        return CostModel(card, self.calibration, memory_limit_bytes=memory_limit_bytes)
+        return CostModel(card, self.calibration)
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ class CaseConfig:
     execution: ExecutionPlan
     same_length: bool
 
-    def estimate(self, cost_model: CostModel) -> CostEstimate:
+    def estimate(self, cost_model: CostModel, budget: Budget | None = None) -> CostEstimate:
         """What the cost model predicts."""
         return cost_model.estimate(
-            self.spec, self.strategy, self.execution, None, with_quality=False, same_length=self.same_length
+            self.spec, self.strategy, self.execution, None, budget, with_quality=False, same_length=self.same_length
         )
 
     def with_rows(self, rows: int) -> CaseConfig:
@@ -188,10 +188,10 @@ def _filled(config: CaseConfig, where: GridDevice, wanted_bytes: int) -> CaseCon
     Raises:
         InputError: not even one row does.
     """
-    endless = where.cost_model(ENDLESS_BYTES, memory_limit_bytes=wanted_bytes)
+    endless, budget = where.cost_model(ENDLESS_BYTES), Budget(memory_bytes=wanted_bytes)
 
     def fits(rows: int) -> bool:
-        return config.with_rows(rows).estimate(endless).memory.device_bytes <= wanted_bytes
+        return config.with_rows(rows).estimate(endless, budget).memory.device_bytes <= wanted_bytes
 
     if not fits(1):
         raise InputError(f"one row already takes more than {wanted_bytes} bytes")
@@ -207,7 +207,7 @@ def _filled(config: CaseConfig, where: GridDevice, wanted_bytes: int) -> CaseCon
 def _predicted(config: CaseConfig, where: GridDevice, capacity_bytes: int, *, timed: bool) -> Predicted:
     """What is predicted for a process that may hold ``capacity_bytes``; a timed case gets what baselines need."""
     cost_model = where.cost_model(capacity_bytes)
-    estimate = config.estimate(cost_model)
+    estimate = config.estimate(cost_model, Budget(safety_level=SAFETY_LEVEL))
     memory, time = estimate.memory, estimate.time
     intervals = {name: memory.intervals[name] for name in QUANTITIES if name in memory.intervals}
     step = time.intervals.get("step_s") if time is not None else None
@@ -223,7 +223,7 @@ def _predicted(config: CaseConfig, where: GridDevice, capacity_bytes: int, *, ti
         intervals={name: (interval.low, interval.high) for name, interval in intervals.items()},
         upper_bytes=memory.quantile_bytes(SAFETY_LEVEL),
         safety_level=SAFETY_LEVEL,
-        fits=Budget(safety_level=SAFETY_LEVEL).check(estimate, cost_model.device).ok,
+        fits=bool(estimate.fits),
         peak_phase=memory.peak_phase,
         step_s=time.step_s if time is not None else 0.0,
         step_interval_s=(step.low, step.high) if step is not None else None,

@@ -41,10 +41,7 @@ class Points:
 
     def __init__(self, model: ModelSpec, cost_model: CostModel, question: FitRequest) -> None:
         self.model, self.device, self.question = model, cost_model.device, question
-        self._exact = cost_model.near(question.limit_bytes)
-        self._exact.sweeping = False
-        # No configuration is near a limit of one byte: nothing is replayed, which leaves the live bytes.
-        self._guide = cost_model.near(1)
+        self._cost_model = cost_model
         self._exact_bytes: dict[tuple[object, ...], int] = {}
         self._live_bytes: dict[tuple[object, ...], int] = {}
 
@@ -61,7 +58,8 @@ class Points:
         """
         key = _key(point)
         if key not in self._exact_bytes:
-            memory = self._exact.memory(self.model, point.strategy, point.execution(self.question), same_length=True)
+            execution, budget = point.execution(self.question), self.question.budget
+            memory = self._cost_model.memory(self.model, point.strategy, execution, budget, same_length=True)
             self._exact_bytes[key] = memory.quantile_bytes(self.question.safety_level)
         return self._exact_bytes[key]
 
@@ -69,8 +67,9 @@ class Points:
         """What tensors take at the peak: grows with batch, length and rank."""
         key = _key(point)
         if key not in self._live_bytes:
-            memory = self._guide.memory(self.model, point.strategy, point.execution(self.question), same_length=True)
-            self._live_bytes[key] = memory.allocated_bytes
+            execution = point.execution(self.question)
+            bounds = self._cost_model.bound_memory(self.model, point.strategy, execution, same_length=True)
+            self._live_bytes[key] = bounds.typical.allocated_bytes
         return self._live_bytes[key]
 
 

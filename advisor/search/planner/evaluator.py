@@ -1,4 +1,4 @@
-"""Set-ups and what they cost: each evaluated once, none twice."""
+"""Set-ups and what they cost: each evaluated once; those near the memory limit, and those that are listed, exactly."""
 
 from __future__ import annotations
 
@@ -26,11 +26,16 @@ EVAL_BATCHES = (8, 16, 32, MAX_EVAL_BATCH)
 
 @dataclass(frozen=True)
 class EvaluatedSetup:
-    """One evaluated set-up: what it costs, and whether that stays within the budget."""
+    """One evaluated set-up: what it costs, and whether that stays within the budget.
+
+    Attributes:
+        exact: Whether the estimate is exact, or typical of what bounds leave.
+    """
 
     execution: ExecutionPlan
     estimate: CostEstimate
     fit: Fit
+    exact: bool
 
     @property
     def memory_bytes(self) -> int:
@@ -90,6 +95,11 @@ class Evaluator:
         """How many set-ups were evaluated."""
         return len(self._points)
 
+    @property
+    def priced(self) -> int:
+        """How many of them were evaluated exactly: each took a replay."""
+        return sum(point.exact for point in self._points.values())
+
     def chunked_loss_can_help(self, strategy: StrategyConfig, rung: PrecisionPolicy) -> bool:
         """Whether the smallest set-up that was seen on a rung would fit without any of its logits."""
         name = repr(strategy)
@@ -139,15 +149,15 @@ class Evaluator:
             if rows <= point.execution.eval_batch_size or rows > max(self.data.eval_rows, 1):
                 continue
             other = self._point(strategy, replace(point.execution, eval_batch_size=rows))
-            if other.memory_bytes <= point.memory_bytes and other.objective_s < best.objective_s:
+            if self.fits(other) and other.memory_bytes <= point.memory_bytes and other.objective_s < best.objective_s:
                 best = other
         return best
 
-    def thoroughly(self, strategy: StrategyConfig, point: EvaluatedSetup) -> EvaluatedSetup:
-        """The same set-up with figures to be told, where those at hand only had to decide."""
-        cost_model = self.cost_model.thorough()
-        estimate = cost_model.estimate(self.model, strategy, point.execution, self.data, with_quality=False)
-        return self._checked(point.execution, estimate)
+    def price(self, strategy: StrategyConfig, point: EvaluatedSetup) -> EvaluatedSetup:
+        """The same set-up with its exact cost."""
+        if not point.exact:
+            self._points[repr(strategy), point.execution] = self._priced(strategy, point.execution)
+        return self._points[repr(strategy), point.execution]
 
     def seen(self, strategy: StrategyConfig, family: SetupGroup, micro_batch: int) -> bool:
         """Whether this set-up was evaluated already."""
@@ -186,15 +196,20 @@ class Evaluator:
         return self.speed.settled(execution, self.cost_model.device, self.data, quantized=quantized)
 
     def _point(self, strategy: StrategyConfig, execution: ExecutionPlan) -> EvaluatedSetup:
+        """The cost of a set-up, exact where its bounds leave open whether it fits."""
         key = (repr(strategy), execution)
         if key not in self._points:
-            estimate = self.cost_model.estimate(self.model, strategy, execution, self.data, with_quality=False)
-            self._points[key] = self._checked(execution, estimate)
+            bounds = self.cost_model.bounds(self.model, strategy, execution, self.data)
+            if bounds.memory.leave_open(self.limit_bytes):
+                self._points[key] = self._priced(strategy, execution)
+            else:
+                fit = self.budget.check(bounds.typical, self.cost_model.device)
+                self._points[key] = EvaluatedSetup(execution, bounds.typical, fit, exact=False)
         return self._points[key]
 
-    def _checked(self, execution: ExecutionPlan, estimate: CostEstimate) -> EvaluatedSetup:
-        fit = self.budget.check(estimate, self.cost_model.device)
-        return EvaluatedSetup(execution, replace(estimate, fits=fit.ok), fit)
+    def _priced(self, strategy: StrategyConfig, execution: ExecutionPlan) -> EvaluatedSetup:
+        cost = self.cost_model.estimate(self.model, strategy, execution, self.data, self.budget, with_quality=False)
+        return EvaluatedSetup(execution, cost, self.budget.check(cost, self.cost_model.device), exact=True)
 
 
 def _micro_batches(effective_batch_size: int, train_rows: int) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ from advisor.search.planner.protocol import Predictor
 from advisor.search.planner.ranking import expectation, rank
 from advisor.search.planner.reasons import known_devices, what_to_change, why_rejected
 from advisor.search.planner.solver import Solution, Solver
-from advisor.search.planner.speed import SpeedKnobs, speed_notes
+from advisor.search.planner.speed import SpeedKnobs
 
 Progress = Callable[[Mapping[str, object]], None]
 """Takes ``{"kind": "planning", "method": name, "done": i, "total": n}``."""
@@ -96,7 +96,14 @@ def recommend_plans(
     )
     advice = _notes(plans, budget) if ranked else what_to_change(list(solutions.values()), budget)
     return Recommendation(
-        cost_model.device.id, budget, ranked, (*rejected, *unusable), considered, advice, evaluator.evaluated
+        cost_model.device.id,
+        budget,
+        ranked,
+        (*rejected, *unusable),
+        considered,
+        advice,
+        evaluator.evaluated,
+        evaluator.priced,
     )
 
 
@@ -165,7 +172,7 @@ class PlanBuilder:
 def _with_notes(point: EvaluatedSetup, data: DataProfile) -> CostEstimate:
     """The promise with what the set-up brings along: another order of rows, rounding, a package that must be there."""
     execution = point.execution
-    notes = list(speed_notes(execution, data))
+    notes = []
     if execution.optim in BITSANDBYTES_OPTIMIZERS:
         notes.append(f"the optimizer {execution.optim} needs the package bitsandbytes where the plan runs")
     return replace(point.estimate, notes=(*point.estimate.notes, *notes)) if notes else point.estimate

@@ -81,13 +81,12 @@ class Solver:
                 continue
             if fitting is not None:
                 break
-        if fitting is not None:
-            fitting = self.evaluator.with_faster_evaluation(strategy, fitting)
-        if fitting is not None and fitting.fit.ok:
-            return Solution(strategy, best=fitting)
-        if fitting is not None:
-            return Solution(strategy, fastest=fitting)
-        return self._smallest(strategy, tuple(tried) or rungs, failure)
+        if fitting is None:
+            return self._smallest(strategy, tuple(tried) or rungs, failure)
+        found = self.evaluator.price(strategy, self.evaluator.with_faster_evaluation(strategy, fitting))
+        if not self.evaluator.fits(found):  # its bounds were not wide enough: now the exact cost is known
+            return self.solve(strategy)
+        return Solution(strategy, best=found) if found.fit.ok else Solution(strategy, fastest=found)
 
     def solve_variant(self, variant: StrategyConfig, base: EvaluatedSetup) -> Solution:
         """The largest micro-batch of ``variant`` in the set-up that was found for its base; ``variant`` needs more
@@ -195,13 +194,13 @@ class Solver:
         for rung in reversed(rungs):
             try:
                 rung, attention = self._kernel(strategy, rung)
-                point = self._smallest_on(strategy, rung, attention)
+                point = self.evaluator.price(strategy, self._smallest_on(strategy, rung, attention))
             except InputError as error:
                 failure = failure or str(error.message)
                 continue
             if self.evaluator.fits(point):  # the scan from the top passed it over
                 return Solution(strategy, best=point) if point.fit.ok else Solution(strategy, fastest=point)
-            return Solution(strategy, smallest=self.evaluator.thoroughly(strategy, point))
+            return Solution(strategy, smallest=point)
         return Solution(strategy, failure=failure or "no set-up of it can be built")
 
     def _smallest_on(

@@ -8,8 +8,7 @@ from advisor.core.data import DataProfile
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import InputError
 from advisor.core.plan import ExecutionPlan
-from advisor.costmodel.time.lengths import micro_batch_lengths
-from advisor.costmodel.time.run import mean_tokens
+from advisor.costmodel.time.run import computed_tokens
 from advisor.hardware.backends import backend_of
 
 WORTHWHILE_PADDING = 0.98
@@ -76,28 +75,3 @@ def grouping_pays(execution: ExecutionPlan, data: DataProfile) -> bool:
     return computed_tokens(execution, data, grouped=True) <= WORTHWHILE_PADDING * computed_tokens(
         execution, data, grouped=False
     )
-
-
-def computed_tokens(execution: ExecutionPlan, data: DataProfile, *, grouped: bool) -> float:
-    """Mean tokens of a row, padding included, as training computes them."""
-    return micro_batch_lengths(data, replace(execution, group_by_length=grouped)).mean
-
-
-def speed_notes(execution: ExecutionPlan, data: DataProfile | None) -> tuple[str, ...]:
-    """What these knobs change that a user should know before the run."""
-    notes = []
-    if execution.group_by_length and data is not None:
-        real = mean_tokens(data, execution)
-        shares = [max(0.0, 1 - real / computed_tokens(execution, data, grouped=grouped)) for grouped in (True, False)]
-        notes.append(
-            f"rows of similar length share a batch: {shares[0]:.0%} of the computed tokens are padding instead of "
-            f"{shares[1]:.0%} (--no-group-by-length draws them at random)"
-        )
-    if execution.tf32 and execution.dtype == "float32" and execution.amp == "none":
-        notes.append(
-            "float32 products use TF32: operands keep 10 of 23 bits of mantissa, about three decimal digits, which is "
-            "torch's and transformers' choice only when asked for (--no-tf32 keeps all)"
-        )
-    if execution.torch_compile:
-        notes.append("the step is predicted as if it were not compiled: it will be faster, after the first steps")
-    return tuple(notes)

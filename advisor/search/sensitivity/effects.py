@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from advisor.core.budget import Budget
 from advisor.core.cost import CostEstimate
 from advisor.core.data import DataProfile
 from advisor.core.errors import AdvisorError
@@ -34,6 +35,7 @@ def compare(
     cost_model: CostModel,
     by_kind: Mapping[str, int],
     *,
+    budget: Budget | None = None,
     on_progress: Progress | None = None,
 ) -> ChangeComparison:
     """Predict every neighbour and say which choice would help.
@@ -44,6 +46,7 @@ def compare(
         execution: Likewise.
         data: Likewise; decides whether times are of full batches or of the data's own lengths.
         cost_model: Predicts for the same device.
+        budget: Likewise; bounds what the allocator may take.
         by_kind: Bytes at the peak by kind (``"weights"``, ``"activations"``, …): what dominates.
         on_progress: Called before every neighbour.
 
@@ -53,7 +56,9 @@ def compare(
 
     def predicted(strategy: StrategyConfig, execution: ExecutionPlan) -> CostEstimate:
         same_length = data is None
-        return cost_model.estimate(model, strategy, execution, data, with_quality=False, same_length=same_length)
+        return cost_model.estimate(
+            model, strategy, execution, data, budget, with_quality=False, same_length=same_length
+        )
 
     base = predicted(strategy, execution)
     effects: list[Effect] = []

@@ -41,6 +41,7 @@ class CostModelLike(Protocol):
         strategy: StrategyConfig,
         execution: ExecutionPlan,
         data: DataProfile | None,
+        budget: Budget | None = None,
         *,
         with_quality: bool = True,
     ) -> CostEstimate: ...
@@ -165,7 +166,9 @@ class StudyContext:
             self.data_spec, inner_holdout=True, max_train_rows=train_rows, max_eval_rows=self.eval_rows
         )
         profile = dataclasses.replace(self.data_profile, train_rows=train_rows, eval_rows=self.eval_rows)
-        predicted = self.cost_model.estimate(plan.model, plan.strategy, plan.execution, profile, with_quality=False)
+        predicted = self.cost_model.estimate(
+            plan.model, plan.strategy, plan.execution, profile, self.budget, with_quality=False
+        )
         return dataclasses.replace(plan, data=data, data_profile=profile, predicted=predicted)
 
     def identity(self, declared: Space) -> dict[str, str]:

@@ -12,7 +12,7 @@ from advisor.core.data import DataProfile
 from advisor.core.device import DeviceProfile
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
-from advisor.costmodel.memory import RunOverheads, RunShapes, estimate_memory, run_shapes
+from advisor.costmodel.memory import RunOverheads, RunShapes, TracedRun, bound_memory, estimate_memory, run_shapes
 from advisor.costmodel.memory.caching_allocator import round_size
 from advisor.costmodel.memory.intervals import Spread, interval_around
 from advisor.costmodel.memory.overheads import BASELINE_BYTES, HostNeeds, host_peak_bytes
@@ -66,8 +66,10 @@ def test_a_heap_holds_what_its_gaps_cannot() -> None:
 
 def test_a_process_that_reads_data_holds_more_than_its_steps(family: FullDepthTrace, spec: ModelSpec) -> None:
     cpu = dataclasses.replace(DEVICE, id="cpu", type="cpu", compute_capability=None, workspace_bytes=0)
-    alone = estimate_memory(family, RunShapes(SHAPE, SHAPE), spec, cpu, None, RunOverheads())
-    reading = estimate_memory(family, RunShapes(SHAPE, SHAPE), spec, cpu, None, RunOverheads(reader_bytes=45 * MIB))
+    alone = estimate_memory(TracedRun(family, RunShapes(SHAPE, SHAPE), spec, cpu, None, RunOverheads()))
+    reading = estimate_memory(
+        TracedRun(family, RunShapes(SHAPE, SHAPE), spec, cpu, None, RunOverheads(reader_bytes=45 * MIB))
+    )
     assert reading.device_bytes == alone.device_bytes + 45 * MIB
     assert reading.allocated_bytes == alone.allocated_bytes
 
@@ -81,8 +83,8 @@ def family(spec: ModelSpec) -> FullDepthTrace:
 
 
 def test_mixed_lengths_hold_more_and_need_hardly_more(family: FullDepthTrace, spec: ModelSpec) -> None:
-    equal = estimate_memory(family, RunShapes(SHAPE, SHAPE), spec, DEVICE, None)
-    mixed = estimate_memory(family, MIXED, spec, DEVICE, None)
+    equal = estimate_memory(TracedRun(family, RunShapes(SHAPE, SHAPE), spec, DEVICE))
+    mixed = estimate_memory(TracedRun(family, MIXED, spec, DEVICE))
     assert mixed.reserved_bytes > 1.01 * equal.reserved_bytes
     assert mixed.required_bytes == pytest.approx(equal.required_bytes, rel=0.03)
     assert mixed.allocated_bytes == pytest.approx(equal.allocated_bytes, rel=0.01)
@@ -100,37 +102,45 @@ def test_only_what_lasts_is_left_after_a_run(family: FullDepthTrace) -> None:
 
 def test_cached_memory_does_not_decide(family: FullDepthTrace, spec: ModelSpec) -> None:
     """On a card that has less than an unbounded allocator would hold, and more than is needed, a run gets through."""
-    free = estimate_memory(family, MIXED, spec, DEVICE, None)
+    free = estimate_memory(TracedRun(family, MIXED, spec, DEVICE))
     assert free.required_bytes is not None
     room = round(0.3 * free.required_bytes + 0.7 * free.device_bytes)
-    tight = estimate_memory(family, MIXED, spec, dataclasses.replace(DEVICE, memory_bytes=room), None)
+    tight = estimate_memory(TracedRun(family, MIXED, spec, dataclasses.replace(DEVICE, memory_bytes=room)))
     assert tight.device_bytes <= room < free.device_bytes
     assert tight.required_bytes is not None
     assert tight.required_bytes <= room
     hopeless = estimate_memory(
-        family, MIXED, spec, dataclasses.replace(DEVICE, memory_bytes=free.allocated_bytes), None
+        TracedRun(family, MIXED, spec, dataclasses.replace(DEVICE, memory_bytes=free.allocated_bytes))
     )
     assert hopeless.required_bytes == free.device_bytes
 
 
-def test_a_sweep_decides_as_a_single_prediction(family: FullDepthTrace, spec: ModelSpec) -> None:
-    exact = estimate_memory(family, MIXED, spec, DEVICE, None)
-    for share in (0.5, 0.8, 1.3, 2.0, 8.0):
-        limit = round(share * exact.quantile_bytes(0.95))
-        quick = estimate_memory(family, MIXED, spec, DEVICE, None, limit_bytes=limit, sweeping=True)
-        single = estimate_memory(family, MIXED, spec, DEVICE, None, limit_bytes=limit)
-        fits = [memory.quantile_bytes(0.95) <= limit for memory in (quick, single)]
-        assert fits[0] == fits[1] == (share > 1), share
-        for name, value in (("reserved_bytes", exact.reserved_bytes), ("device_bytes", exact.device_bytes)):
-            assert quick.intervals[name].contains(value), (share, name)
+def test_bounds_hold_what_a_replay_finds(family: FullDepthTrace, spec: ModelSpec) -> None:
+    run = TracedRun(family, MIXED, spec, DEVICE)
+    exact, bounds = estimate_memory(run), bound_memory(run)
+    for level in (0.5, 0.95, 0.99):
+        assert bounds.leave_open(exact.quantile_bytes(level)), level
+    for name, value in (("reserved_bytes", exact.reserved_bytes), ("device_bytes", exact.device_bytes)):
+        assert bounds.typical.intervals[name].contains(value), name
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8, 1.3, 2.0, 8.0])
+def test_what_bounds_decide_a_replay_decides_alike(share: float, family: FullDepthTrace, spec: ModelSpec) -> None:
+    run = TracedRun(family, MIXED, spec, DEVICE)
+    bounds, limit = bound_memory(run), round(share * estimate_memory(run).quantile_bytes(0.95))
+    assert (estimate_memory(run, limit).quantile_bytes(0.95) <= limit) == (share > 1)
+    if not bounds.leave_open(limit):
+        assert (bounds.typical.quantile_bytes(0.95) <= limit) == (share > 1)
+    assert bounds.leave_open(limit) or share not in (0.8, 1.3)
+    assert not bounds.leave_open(limit) or share not in (0.5, 8.0)
 
 
 def test_what_cannot_be_aligned_has_a_wider_interval(family: FullDepthTrace, spec: ModelSpec) -> None:
     known = dataclasses.replace(DEVICE, context_interval_bytes=(DEVICE.context_bytes, DEVICE.context_bytes))
-    exact = estimate_memory(family, MIXED, spec, known, None)
+    exact = estimate_memory(TracedRun(family, MIXED, spec, known))
     blind = dataclasses.replace(family)
     blind.__dict__["deep_log"] = None
-    shallow = estimate_memory(blind, MIXED, spec, known, None)
+    shallow = estimate_memory(TracedRun(blind, MIXED, spec, known))
     assert shallow.allocated_bytes == pytest.approx(exact.allocated_bytes, rel=0.02)
     narrow, wide = exact.intervals["reserved_bytes"], shallow.intervals["reserved_bytes"]
     assert wide.half_width > 1.5 * narrow.half_width
@@ -138,7 +148,7 @@ def test_what_cannot_be_aligned_has_a_wider_interval(family: FullDepthTrace, spe
 
 
 def test_the_quantile_grows_with_the_safety_level(family: FullDepthTrace, spec: ModelSpec) -> None:
-    memory = estimate_memory(family, MIXED, spec, DEVICE, None)
+    memory = estimate_memory(TracedRun(family, MIXED, spec, DEVICE))
     levels = [memory.quantile_bytes(level) for level in (0.5, 0.8, 0.95, 0.99)]
     assert levels == sorted(levels)
     assert levels[0] == memory.required_bytes
@@ -148,7 +158,7 @@ def test_the_quantile_grows_with_the_safety_level(family: FullDepthTrace, spec: 
 
 def test_the_contexts_interval_is_the_profiles(family: FullDepthTrace, spec: ModelSpec) -> None:
     wide = dataclasses.replace(DEVICE, context_interval_bytes=(100 * MIB, 2000 * MIB))
-    narrow, other = (estimate_memory(family, MIXED, spec, device, None) for device in (DEVICE, wide))
+    narrow, other = (estimate_memory(TracedRun(family, MIXED, spec, device)) for device in (DEVICE, wide))
     assert other.device_bytes == narrow.device_bytes
     assert other.intervals["device_bytes"].high - other.device_bytes > 1600 * MIB
     assert other.intervals["reserved_bytes"] == narrow.intervals["reserved_bytes"]
@@ -156,7 +166,7 @@ def test_the_contexts_interval_is_the_profiles(family: FullDepthTrace, spec: Mod
 
 def test_workspaces_are_those_of_the_threads_that_multiply(family: FullDepthTrace, spec: ModelSpec) -> None:
     without = dataclasses.replace(DEVICE, workspace_bytes=0)
-    with_workspace, bare = (estimate_memory(family, MIXED, spec, device, None) for device in (DEVICE, without))
+    with_workspace, bare = (estimate_memory(TracedRun(family, MIXED, spec, device)) for device in (DEVICE, without))
     assert family.multiplies_in("forward") and family.multiplies_in("backward")
     assert not family.multiplies_in("optimizer")
     extra = with_workspace.allocated_bytes - bare.allocated_bytes
@@ -167,16 +177,16 @@ def test_workspaces_are_those_of_the_threads_that_multiply(family: FullDepthTrac
 def test_quantising_one_large_weight_can_be_the_peak(family: FullDepthTrace, spec: ModelSpec) -> None:
     small = RunShapes((2, 8, 8), (2, 8, 8))
     facts = RunOverheads(quantizing_bytes=500 * MIB)
-    assert estimate_memory(family, small, spec, DEVICE, None).peak_phase != "loading"
-    loading = estimate_memory(family, small, spec, DEVICE, None, facts)
+    assert estimate_memory(TracedRun(family, small, spec, DEVICE)).peak_phase != "loading"
+    loading = estimate_memory(TracedRun(family, small, spec, DEVICE, None, facts))
     assert loading.peak_phase == "loading"
     assert loading.allocated_bytes > 500 * MIB
 
 
 def test_further_micro_batches_are_held(family: FullDepthTrace, spec: ModelSpec) -> None:
-    plain = estimate_memory(family, MIXED, spec, DEVICE, None)
+    plain = estimate_memory(TracedRun(family, MIXED, spec, DEVICE))
     facts = RunOverheads(extra_batch_bytes=64 * MIB)
-    more = estimate_memory(family, MIXED, spec, DEVICE, None, facts)
+    more = estimate_memory(TracedRun(family, MIXED, spec, DEVICE, None, facts))
     assert more.allocated_bytes - plain.allocated_bytes == pytest.approx(64 * MIB, abs=2 * MIB)
 
 
@@ -220,6 +230,6 @@ def test_the_hosts_peak_is_loading_or_saving() -> None:
 
 def test_a_run_on_a_folder_of_weights_says_what_the_host_needs(family: FullDepthTrace, spec: ModelSpec) -> None:
     facts = RunOverheads(host=HostNeeds(weights_bytes=1 << 30, stored_bytes=1 << 30, saved_bytes=0))
-    memory = estimate_memory(family, MIXED, spec, DEVICE, None, facts)
+    memory = estimate_memory(TracedRun(family, MIXED, spec, DEVICE, None, facts))
     assert memory.host_bytes == BASELINE_BYTES + (2 << 30)
-    assert estimate_memory(family, MIXED, spec, DEVICE, None).host_bytes is None
+    assert estimate_memory(TracedRun(family, MIXED, spec, DEVICE)).host_bytes is None

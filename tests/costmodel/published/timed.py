@@ -157,7 +157,7 @@ class StepPredictor:
         spec, strategy, execution = self.configuration(row)
         if row.cards == 1:
             return Outcome(row, self._cost_model(row).step_seconds(spec, strategy, execution, row.length))
-        family = self._cost_model(row).family(spec, strategy, execution)
+        family = self._cost_model(row).traces.get(spec, strategy, execution)
         whole = row.method == "full"
         rank = strategy.rank or 1
         traffic = Traffic(
@@ -170,7 +170,7 @@ class StepPredictor:
 
     def operators(self, row: Timed) -> list[TracedOp]:
         spec, strategy, execution = self.configuration(row)
-        family = self._cost_model(row).family(spec, strategy, execution)
+        family = self._cost_model(row).traces.get(spec, strategy, execution)
         rank = strategy.rank or 1
         return family.operators((row.batch, row.length, rank))
 
