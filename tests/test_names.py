@@ -44,7 +44,6 @@ ALLOWED = {
     ("method", "core/code_version.py"): "peft is also the name of a library, whose version decides what a step does",
     ("method", "core/device.py"): "partial is also the name of a fact in stored device profiles",
     ("device", "hardware/device_info.py"): "cpu is also a word of product names and a fact in stored device profiles",
-    ("device", "experiments/validation/grids.py"): "recorded data: two grids are called by the devices they run on",
 }
 """At most ten files that may name something of another room, each with its reason."""
 
