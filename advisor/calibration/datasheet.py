@@ -28,7 +28,6 @@ from advisor.costmodel.time.step import (
     DEVICE_FACTOR,
     HOST_RATE_KEY,
     optimizer_step,
-    phase_seconds,
     side_by_side,
 )
 from advisor.hardware.backends import backend_of
@@ -51,22 +50,8 @@ STEP = 1e-3
 Vector = npt.NDArray[np.float64]
 
 
-def fit_efficiencies(steps: Sequence[TimedStep], device: DeviceProfile) -> Efficiencies:
-    """Fit the efficiencies to measured steps (ridge regression of log ratios, robust against outliers).
-
-    Args:
-        steps: At least one; ten that differ in method and tokens are plenty (``spread_steps``).
-        device: Its datasheet profile.
-
-    Raises:
-        InputError: no steps, a time that is not positive, or a profile that holds no datasheet rates.
-    """
-    check_fittable([step.seconds for step in steps], device)
-    return fit_works([StepWork(step, device) for step in steps], device)
-
-
 def fit_works(works: Sequence[StepWork], device: DeviceProfile) -> Efficiencies:
-    """The same for steps that were boiled down before, so that many subsets of them can be fitted."""
+    """Fit the efficiencies to measured steps (ridge regression of log ratios, robust against outliers)."""
     start = _values(assumed_efficiencies(device))
     measured = np.log([work.seconds for work in works])
 
@@ -143,23 +128,6 @@ def fitted_profile(device: DeviceProfile, efficiencies: Efficiencies) -> DeviceP
         },
         basis="fitted",
     )
-
-
-def spread_steps(steps: Sequence[TimedStep], device: DeviceProfile, number: int) -> list[int]:
-    """Which steps to fit on: the most different ones by device time, number of operators and time per operator.
-
-    Greedy: the middle one first, then always the one farthest from those chosen.
-    """
-    assumed = datasheet_efficiencies(device)
-    totals = [step_total(step, OperatorClock(device, tf32=step.tf32, efficiencies=assumed)) for step in steps]
-    points = np.log([[total.device_s, total.operators] for total in totals])
-    points = (points - np.median(points, axis=0)) / np.maximum(points.std(axis=0), 1e-9)
-    chosen = [int(np.argmin((points**2).sum(axis=1)))]
-    while len(chosen) < min(number, len(steps)):
-        distances = ((points[:, None] - points[chosen]) ** 2).sum(axis=2).min(axis=1)
-        distances[chosen] = -1.0
-        chosen.append(int(np.argmax(distances)))
-    return chosen
 
 
 def check_fittable(seconds: Sequence[float], device: DeviceProfile) -> None:
@@ -266,17 +234,6 @@ class TimedStep:
     seconds: float
     gradient_accumulation_steps: int = 1
     tf32: bool = False
-
-
-def step_seconds(step: TimedStep, device: DeviceProfile, efficiencies: Efficiencies) -> float:
-    """Time of the step's operators under these efficiencies."""
-    clock = OperatorClock(device, tf32=step.tf32, efficiencies=efficiencies)
-    return _wall_s(step_total(step, clock), efficiencies, device)
-
-
-def step_total(step: TimedStep, clock: OperatorClock) -> OperatorSeconds:
-    """All operators of the step by this clock."""
-    return optimizer_step(phase_seconds(step.operators, clock), step.gradient_accumulation_steps)
 
 
 class StepWork:

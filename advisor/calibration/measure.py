@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from advisor import __version__
 from advisor.calibration.database import SUPERSEDED, CalibrationDatabase, database_path, device_lock
@@ -62,14 +62,14 @@ class TracedCase:
     heap_bytes: int = 0
 
 
-class Measurer(Protocol):
-    """What a calibration needs of a machine."""
+class Measurer:
+    """What a calibration needs of a machine; this class measures the one at hand."""
 
     def plan(
         self, model: ModelSpec, device: DeviceProfile, *, quick: bool, known: Sequence[BatchShape]
     ) -> BenchmarkPlan:
         """The cases to measure (``make_plan``)."""
-        ...
+        return make_plan(model, device, quick=quick, known=known)
 
     def trace(self, model: ModelSpec, device: DeviceProfile, case: BenchmarkCase) -> TracedCase:
         """The operators of a case.
@@ -77,39 +77,6 @@ class Measurer(Protocol):
         Raises:
             AdvisorError: it cannot be traced.
         """
-        ...
-
-    def replay(
-        self,
-        tasks: list[ReplayTask],
-        device: DeviceProfile,
-        *,
-        budget_s: float,
-        per_call_s: float,
-        timeout_s: float,
-        on_event: Callable[[dict[str, Any]], None],
-    ) -> Result[int]:
-        """Time calls in a process of their own (``replay_all``)."""
-        ...
-
-    def run_steps(self, request: StepRequest, *, timeout_s: float) -> StepMeasurement:
-        """Run real steps in a process of their own.
-
-        Raises:
-            AdvisorError: they cannot be run.
-        """
-        ...
-
-
-class LocalMeasurer:
-    """This machine."""
-
-    def plan(
-        self, model: ModelSpec, device: DeviceProfile, *, quick: bool, known: Sequence[BatchShape]
-    ) -> BenchmarkPlan:
-        return make_plan(model, device, quick=quick, known=known)
-
-    def trace(self, model: ModelSpec, device: DeviceProfile, case: BenchmarkCase) -> TracedCase:
         from advisor.measurement.server import context
         from advisor.tracing.step import TraceRequest, trace_step
 
@@ -142,30 +109,19 @@ class LocalMeasurer:
             return TracedCase(operators)
         return TracedCase(operators, *_weights_and_heap_bytes(case, recording))
 
-    def replay(
-        self,
-        tasks: list[ReplayTask],
-        device: DeviceProfile,
-        *,
-        budget_s: float,
-        per_call_s: float,
-        timeout_s: float,
-        on_event: Callable[[dict[str, Any]], None],
-    ) -> Result[int]:
+    def replay(self, tasks: list[ReplayTask], device: DeviceProfile, **options: Any) -> Result[int]:
+        """Time calls in a process of their own; the options are those of ``replay_all``, and ``timeout_s``."""
         from advisor.measurement import isolated
 
-        return isolated(
-            replay_all,
-            tasks,
-            device=backend_of(device).torch_device,
-            num_threads=device.num_threads,
-            budget_s=budget_s,
-            per_call_s=per_call_s,
-            on_event=on_event,
-            timeout_s=timeout_s,
-        )
+        where = backend_of(device).torch_device
+        return isolated(replay_all, tasks, device=where, num_threads=device.num_threads, **options)
 
     def run_steps(self, request: StepRequest, *, timeout_s: float) -> StepMeasurement:
+        """Run real steps in a process of their own.
+
+        Raises:
+            AdvisorError: they cannot be run.
+        """
         from advisor.measurement import measure_steps
 
         return measure_steps(request, timeout_s=timeout_s)
@@ -218,7 +174,7 @@ class CalibrationRun:
         needed_bytes: int = NEEDED_BYTES,
     ) -> None:
         self.device, self.models, self.report, self.renews = device, tuple(models), report, fresh
-        self.measurer: Measurer = measurer or LocalMeasurer()
+        self.measurer = measurer or Measurer()
         self.versions = current_versions(device)
         self.new_replays: list[ReplayPoint] = []
         self.new_points: list[StepPoint] = []

@@ -47,7 +47,7 @@ def from_steps(
 
     Args:
         device: A datasheet profile.
-        steps: JSON lists of measured steps (:class:`advisor.pipeline.steps_file.MeasuredStep`), or folders of runs.
+        steps: JSON lists of measured steps (:class:`advisor.pipeline.measured_steps.MeasuredStep`), or folders of runs.
         trust_remote_code: Allow Python code that comes with a model.
         allow_pickle: Allow pickled weights; loading them can execute code.
         on_event: Receives the job's events (:mod:`advisor.core.events`).

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from advisor.calibration import Calibration, calibrate_device, load_calibration
-from advisor.calibration.measure import LocalMeasurer
+from advisor.calibration.measure import Measurer
 from advisor.calibration.plan import (
     QUICK_REPLAY_S,
     SHORT_STEPS,
@@ -44,7 +44,7 @@ DEVICE = DeviceProfile(
 )
 
 
-class ShortPlan(LocalMeasurer):
+class ShortPlan(Measurer):
     """This machine, with the first cases of the quick plan at shapes for a slow one, and little time for one replay.
 
     Args:

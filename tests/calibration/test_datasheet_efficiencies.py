@@ -9,10 +9,7 @@ import pytest
 
 from advisor.calibration.datasheet import (
     TimedStep,
-    fit_efficiencies,
     fitted_profile,
-    spread_steps,
-    step_seconds,
 )
 from advisor.core.errors import InputError
 from advisor.costmodel.time import step_time
@@ -20,6 +17,7 @@ from advisor.costmodel.time.device_rates import Efficiencies, datasheet_efficien
 from advisor.costmodel.time.step import HOST_RATE_KEY
 from advisor.hardware import load_profile
 from advisor.tracing.ops import TracedOp
+from tests.calibration.timed import fit_efficiencies, spread_steps, step_seconds
 
 CARD = load_profile("a100-sxm4-80gb", fitted=False)
 TRUTH = Efficiencies(0.72, 0.5, 0.5, 60e-6)

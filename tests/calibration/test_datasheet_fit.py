@@ -12,15 +12,14 @@ from advisor.calibration.datasheet import (
     TimedStep,
     assumed_efficiencies,
     fit_datasheet,
-    fit_efficiencies,
     fitted_profile,
-    step_seconds,
 )
 from advisor.core.errors import InputError
 from advisor.costmodel.time import step_time
 from advisor.costmodel.time.device_rates import Efficiencies
 from advisor.costmodel.time.step import fitted_half_width
 from tests.calibration.test_datasheet_efficiencies import CARD, STEPS, TRUTH, step
+from tests.calibration.timed import fit_efficiencies, step_seconds
 
 
 def noisy(steps: list[TimedStep], most: float, seed: int = 1) -> list[TimedStep]:

@@ -11,7 +11,7 @@ import pytest
 
 from advisor.calibration import calibrate_device, load_calibration
 from advisor.calibration.exchange import import_files
-from advisor.calibration.measure import LEAST_REPLAY_S, CalibrationRun, TracedCase, replay
+from advisor.calibration.measure import LEAST_REPLAY_S, CalibrationRun, Measurer, TracedCase, replay
 from advisor.calibration.plan import REFERENCE_FLOPS_PER_S, BatchShape, BenchmarkCase, BenchmarkPlan, encoder
 from advisor.calibration.replay import ReplayTask
 from advisor.calibration.report import coverage
@@ -28,8 +28,8 @@ Calibrate = Callable[..., Calibration]
 
 
 @dataclasses.dataclass
-class Machine:
-    """A ``Measurer`` that makes its figures up; counts how often, and may be interrupted or upset.
+class Machine(Measurer):
+    """A measurer that makes its figures up; counts how often, and may be interrupted or upset.
 
     Attributes:
         steps_s: Times that the next steps take; every measurement is a millionth slower than the one before.
@@ -62,16 +62,8 @@ class Machine:
             ]
         )
 
-    def replay(
-        self,
-        tasks: list[ReplayTask],
-        device: DeviceProfile,
-        *,
-        budget_s: float,
-        per_call_s: float,
-        timeout_s: float,
-        on_event: Callable[[dict[str, Any]], None],
-    ) -> Result[int]:
+    def replay(self, tasks: list[ReplayTask], device: DeviceProfile, **options: Any) -> Result[int]:
+        on_event, budget_s = options["on_event"], options["budget_s"]
         self.budgets_s.append(budget_s)
         for index, task in enumerate(tasks):
             on_event({"kind": "begin", "index": index})

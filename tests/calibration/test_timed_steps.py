@@ -11,13 +11,13 @@ from advisor.calibration.datasheet import (
     TimedStep,
     assumed_efficiencies,
     fitted_profile,
-    step_seconds,
 )
 from advisor.costmodel.time.device_rates import Efficiencies
 from advisor.costmodel.time.operator_times import OperatorClock
 from advisor.costmodel.time.step import optimizer_step, phase_seconds, step_time
 from advisor.hardware import load_profile
 from advisor.tracing.ops import TracedOp
+from tests.calibration.timed import step_seconds
 
 CARD = load_profile("h100-pcie-80gb", fitted=False)
 GEMM = TracedOp("mm.default", "forward", 2 * 10**12, 10**8, 10**8, "float32", count=3)

@@ -12,17 +12,14 @@ import pytest
 
 from advisor.calibration.datasheet import (
     fit_datasheet,
-    fit_efficiencies,
     fitted_profile,
-    spread_steps,
-    step_seconds,
-    step_total,
 )
 from advisor.core.errors import InputError
 from advisor.costmodel.model import CostModel
 from advisor.costmodel.time import OperatorClock, step_time
 from advisor.hardware import load_profile
 from advisor.strategies import registry
+from tests.calibration.timed import fit_efficiencies, spread_steps, step_seconds, step_total
 from tests.costmodel.published import qwen, qwen_kernels
 from tests.costmodel.published.timed import (
     GPTQ_LORA,
