@@ -14,7 +14,7 @@ __all__ = ["Calibration", "ResidentFit", "calibrate_device", "load_calibration",
 
 
 def __getattr__(name: str) -> Any:
-    """``calibrate_device`` imports torch, so it is imported when asked for."""
+    """``calibrate_device`` imports torch, so it is imported on first use."""
     if name == "calibrate_device":
         from advisor.calibration.calibrate import calibrate_device
 

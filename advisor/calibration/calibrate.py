@@ -28,9 +28,9 @@ NOISY_STEPS = 0.15
 """Repeat noise of real steps above which the user is warned that the machine is too busy."""
 
 LEAST_CASES = 3
-"""Configurations that are measured whatever it takes: fewer say nothing about others."""
+"""Configurations that are measured whatever it takes: fewer do not generalize to others."""
 
-SECOND_LOOK_SHARE = 0.85
+REPEAT_SHARE = 0.85
 """Of the time for measuring, after which no steps are measured a second time."""
 
 
@@ -73,17 +73,17 @@ def calibrate_device(
     report = on_progress or (lambda _text, _share: None)
     with CalibrationRun(profile, [spec for spec, _ in models], measurer=measurer, report=report, fresh=fresh) as run:
         try:
-            looks = []
+            measured_by_model = []
             for number, (spec, briefly) in enumerate(models):
                 run.number = number
-                known = {p.same_steps: p for p in run.stored.points if p.model_key == model_key(spec)}
-                shapes = [(p.micro_batch_size, p.seq_length) for p in known.values()]
-                plan = run.measurer.plan(spec, profile, quick=briefly, known=shapes)
+                points = {p.same_steps: p for p in run.stored.points if p.model_key == model_key(spec)}
+                shapes = [(p.micro_batch_size, p.seq_length) for p in points.values()]
+                plan = run.measurer.plan(spec, profile, quick=briefly, measured=shapes)
                 plan = plan if briefly == quick else replace(plan, limit_s=FULL_LIMIT_S, end_s=FULL_END_S)
-                looks.append((number, plan, _work_through(plan, run)))
-            for number, plan, measured in looks:
+                measured_by_model.append((number, plan, _work_through(plan, run)))
+            for number, plan, measured in measured_by_model:
                 run.number = number
-                _look_again(measured, plan, run)
+                _measure_again(measured, plan, run)
             calibration = _finish(run, "")
         except (KeyboardInterrupt, InterruptedByUser):
             raise InterruptedByUser("the calibration was interrupted", fix=_keep_partial(run)) from None
@@ -119,7 +119,7 @@ def _work_through(plan: BenchmarkPlan, run: CalibrationRun) -> list[tuple[Benchm
     return [(case, found) for case, found in traced if case in to_measure]
 
 
-def _look_again(measured: list[tuple[BenchmarkCase, TracedCase]], plan: BenchmarkPlan, run: CalibrationRun) -> None:
+def _measure_again(measured: list[tuple[BenchmarkCase, TracedCase]], plan: BenchmarkPlan, run: CalibrationRun) -> None:
     """Measure the same steps a second time, the noisy ones first, while there is time.
 
     On shared machines the same steps took up to 40 % longer some minutes earlier or later, at a repeat noise of 2 %:
@@ -131,7 +131,7 @@ def _look_again(measured: list[tuple[BenchmarkCase, TracedCase]], plan: Benchmar
         return configuration_key(run.model, case.strategy, case.execution, case.seq_length) in quiet
 
     for case, traced in sorted(measured, key=lambda entry: is_quiet(entry[0])):
-        if run.seconds > SECOND_LOOK_SHARE * plan.limit_s * run.patience:
+        if run.seconds > REPEAT_SHARE * plan.limit_s * run.patience:
             return
         run.report(f"once more: {case.strategy.method}, {shape_of(case)}", 0.95)
         measure_case(replace(case, evaluated=False), traced, plan, run)

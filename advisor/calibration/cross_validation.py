@@ -35,8 +35,8 @@ from advisor.hardware.backends import backend_of
 FOLDS = 8
 """Each part of the points is predicted from the others; with fewer points than this every one is a part."""
 
-LEAST_TO_TELL_APART = 12
-"""Errors from which two parts of their spread are told apart: with fewer one of them may rest on a single step."""
+LEAST_FOR_SPREAD = 12
+"""Errors from which two parts of their spread are distinguished: with fewer, a single step may decide one of them."""
 LEAST_SPREAD, MOST_SPREAD = 0.01, 3.0
 UNTESTED_RESIDUAL = 0.3
 """Assumed of a fit to a single step, which nothing can test; a calibration of eight steps of one model came out at 0.1
@@ -54,7 +54,7 @@ def held_out_errors(
 ) -> tuple[float, ...]:
     """``predicted / measured - 1`` of every step, predicted without it and the others of its part.
 
-    Replays stay: they are calls and not steps. Steps of one configuration are held back together. Empty with fewer than
+    Replays stay: they are calls and not steps. Steps of one configuration are left out together. Empty with fewer than
     two configurations.
     """
     configurations = [p.same_steps for p in points]
@@ -68,7 +68,7 @@ def held_out_errors(
 def transfer_errors(
     device: DeviceProfile, replays: Sequence[ReplayPoint], points: Sequence[StepPoint]
 ) -> tuple[float, ...]:
-    """The same with all steps of a model held back at once: how well other models speak for it.
+    """The same with all steps of a model left out at once: the error on an unseen model.
 
     Empty with fewer than two models.
     """
@@ -105,7 +105,7 @@ def held_out_error(errors: Sequence[float]) -> HeldOutError | None:
     if not errors:
         return None
     sizes = [abs(error) for error in errors]
-    return HeldOutError(statistics.median(sizes), max(sizes), len(sizes), "held back in turn")
+    return HeldOutError(statistics.median(sizes), max(sizes), len(sizes), "cross-validation")
 
 
 def step_spread(errors: Sequence[float], points: Sequence[StepPoint]) -> StepSpread | None:
@@ -117,7 +117,7 @@ def step_spread(errors: Sequence[float], points: Sequence[StepPoint]) -> StepSpr
     """
     from scipy.optimize import minimize
 
-    if len(errors) < LEAST_TO_TELL_APART:
+    if len(errors) < LEAST_FOR_SPREAD:
         return None
     squares = np.array([_log_ratio(error) ** 2 for error in errors])
     shares = np.array([host_share(p.operators, p.median_s) for p in points])

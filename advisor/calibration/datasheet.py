@@ -1,9 +1,9 @@
 """What a card reaches of its datasheet, from a handful of measured steps.
 
-Four numbers are fitted: the shares of matrix rate, attention and bandwidth, and the host's time per operator. Each is
-held to what would be assumed without the steps, so that even three of them are a fair correction. The outcome is
-a device profile whose rates are what kernels reach; it is kept beside the datasheet (``hardware.profiles``), and every
-command predicts from it.
+Four numbers are fitted: the shares of matrix rate, attention and bandwidth, and the host's time per operator. A
+prior around what is assumed without the steps regularizes each, so that even three steps are a fair correction. The
+result is a device profile whose rates are what kernels reach; it is stored beside the datasheet
+(``hardware.profiles``), and every command predicts from it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ NOISE = 0.04
 """Relative standard deviation of one measured step: public repeats of the same configuration differ by 3 % in the
 median and 9 % in one case of ten (LLMFineTuningBench)."""
 ENOUGH_STEPS = 3
-"""With fewer the residuals say nothing of the error, and the interval stays that of an unchecked datasheet."""
+"""With fewer the residuals do not show the error, and the interval stays that of an unchecked datasheet."""
 OUTLIER = 2.0
 """Residuals beyond this many standard deviations pull with constant force (Huber 1964)."""
 ITERATIONS = 12
@@ -169,8 +169,8 @@ def _deviations(elasticities: Vector, spread: float, stiffness: Vector) -> tuple
     """Relative standard deviations of the device's and the host's time, given the steps and what is assumed without.
 
     Args:
-        elasticities: Of every step to the three shares and the host's time. The shares' say what the device's time
-            consists of, and an unseen step is taken to be composed like these.
+        elasticities: Of every step to the three shares and the host's time. The shares' are the parts of
+            the device's time, and an unseen step is taken to be composed like these.
         spread: Relative standard deviation of a measured step.
         stiffness: Inverse deviations of what is assumed.
     """
@@ -240,7 +240,7 @@ class StepWork:
     """A measured step, boiled down to what ``step_seconds`` depends on: some 10,000 evaluations a fit takes.
 
     An operator takes its launch plus the slower of arithmetic and traffic (``time.rates``), each of which is inversely
-    proportional to a share; so the two at a share of 1 say everything.
+    proportional to a share; so the two at a share of 1 suffice.
 
     Attributes:
         seconds: As measured.
@@ -261,7 +261,7 @@ class StepWork:
         return _wall_s(self._total(efficiencies), efficiencies, self._device)
 
     def device_share(self, efficiencies: Efficiencies) -> float:
-        """By which part the step gets longer where the device's time does; the rest waits for the host."""
+        """Relative change of the step's time over that of the device's time; the host decides the remainder."""
         total = self._total(efficiencies)
         wall_s = _wall_s(total, efficiencies, self._device)
         longer = dataclasses.replace(total, device_s=total.device_s * (1 + SMALL))
@@ -298,7 +298,7 @@ def _wall_s(total: OperatorSeconds, efficiencies: Efficiencies, device: DevicePr
 
 
 # --------------------
-# A datasheet fitted to measured steps, and its error on steps that took no part in the fit.
+# Cross-validation: the fit's error on steps that it did not see.
 
 
 @dataclass(frozen=True)
@@ -333,15 +333,14 @@ class FittedStep:
 
 @dataclass(frozen=True)
 class DatasheetFit:
-    """What measured steps say of a datasheet.
+    """A datasheet fitted to measured steps.
 
     Attributes:
         assumed: Shares of the datasheet's rates before.
-        fitted: Shares now; ``device_relative`` and ``host_relative`` cover the errors of steps held back.
+        fitted: Shares now; ``device_relative`` and ``host_relative`` cover the errors of cross-validation.
         steps: One by one.
-        datasheet: FitErrors without the fit.
-        held_back: FitErrors of the fit on steps that took no part in it, each held back in turn; ``None`` for a single
-            step.
+        datasheet: Errors without the fit.
+        held_back: Of cross-validation, each step predicted from a fit to the others; ``None`` for a single step.
     """
 
     assumed: Efficiencies
@@ -353,13 +352,13 @@ class DatasheetFit:
 
 @dataclass(frozen=True)
 class DatasheetReport:
-    """A fit as it is kept.
+    """A fit as it is stored.
 
     Attributes:
         device: As commands use it from now on.
-        path: The file it is kept in; without it the datasheet is as before.
+        path: Of the file; without it the datasheet is as before.
         labels: What the steps were, in the order of ``fit.steps``.
-        fit: The shares, and how well they tell the steps.
+        fit: The shares, and the errors of the steps.
         notes: What the user should know about them.
     """
 
@@ -411,8 +410,8 @@ def _held_back(works: Sequence[StepWork], device: DeviceProfile) -> list[float]:
 
 
 def _as_sure_as(fitted: Efficiencies, works: Sequence[StepWork], held_back_s: Sequence[float]) -> Efficiencies:
-    """With deviations that are no smaller than those of the steps held back: every error counts for the device by the
-    part of the step that the device decides, and for the host by the rest.
+    """With deviations no smaller than those of cross-validation: every error counts for the device by the part of the
+    step that the device decides, and for the host by the remainder.
     """
     if not held_back_s:
         return fitted

@@ -40,7 +40,7 @@ STORED = "what is stored"
 PATH = re.compile(r"(?<![\w.])~?/[^\s,;:()'\"]+")
 """An absolute path in a sentence; a lone slash as in "B/s" is none."""
 PRIVATE_FACTS = re.compile(r"uuid|serial|process|host ?name|user", re.IGNORECASE)
-"""Facts of a profile that tell a machine or its users apart and say nothing about speed."""
+"""Facts of a profile that identify a machine or its users and do not affect speed."""
 
 
 @dataclass(frozen=True)

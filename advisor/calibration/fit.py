@@ -32,15 +32,15 @@ EMPTY_CALL_S, EMPTY_CALL_WEIGHT = 4e-6, 0.05
 """A call without work takes about the dispatcher's time. Weak, but it decides where one replay alone could be all
 overhead or all work: then it is work, and smaller calls come out shorter."""
 RATE_WEIGHT = 0.03
-"""Of "a FLOP, and a byte, takes what the device's rates say", beside 1 of the most important call. Calls of one batch
+"""Of the device's own rates as a prior for a FLOP and a byte, beside 1 of the most important call. Calls of one batch
 leave open which of the two they take their time for: both grow with the weights alone. From a quick calibration, whose
 4-bit products all had 32 tokens, a step of 1,024 was predicted 87 % too long without it and 32 % with it, and other
 models' steps as well as without it; 0.06 and 0.1 did the same."""
 FAR_BEYOND_RATES = 10.0
-"""Coefficients this many times what the rates say are not drawn to them any stronger: a byte of tiny calls stands for
+"""Coefficients this many times the device's rates are not drawn to them any stronger: a byte of tiny calls stands for
 their overhead."""
 MIN_POINTS_PER_OPERATOR = 3
-"""Fewer replays than this cannot tell an operator's overhead from its rate; its class then speaks for it."""
+"""Fewer replays than this cannot separate an operator's overhead from its rate; its class's fit is used then."""
 SMALLEST_S = 2e-6
 """Weights are relative down to this: below it the clock's own resolution and the dispatcher dominate."""
 
@@ -96,7 +96,7 @@ def fit_class(points: list[ReplayPoint], rates: DeviceRates) -> ClassFit:
 def _assumed(points: list[ReplayPoint], rates: DeviceRates) -> tuple[Floats, Floats]:
     """What a call, a FLOP, a byte from cache and one from memory cost without these points, and how much that weighs.
 
-    Calls are believed to cost anything once there are enough of them, and the rest where the rates are not known.
+    A call's cost has no prior once there are enough calls; the others have none where the rates are not known.
     """
     of_empty_call = EMPTY_CALL_WEIGHT if len(points) < MIN_POINTS_PER_OPERATOR else 0.0
     if not rates.known:
@@ -139,7 +139,7 @@ def non_negative(features: Floats, targets: Floats, weights: Floats) -> tuple[Fl
 # From operator times to the time of a step or of an evaluation pass.
 
 PRIOR_FACTOR_SIGMA = 0.5
-"""A real step takes about as long as its operators alone; half of it either way is believed only on evidence."""
+"""A real step takes about as long as its operators alone; half of it either way needs evidence."""
 PRIOR_HOST_S, PRIOR_HOST_SIGMA_S = 30e-6, 60e-6
 """Host time per operator before any step was measured (see ``OverheadTraits``), loose: over all
 triples of nine measured MiniLM steps (five methods, CPU time, one busy core) the other six came out with a median error
@@ -147,7 +147,7 @@ of 5 % and nine in ten within 10 %; a prior four times as tight made that 6 % an
 POINT_SIGMA = 0.04
 """Relative weight of one measured step against the two priors above."""
 PRIOR_LOG_HOST_SIGMA = 1.0
-"""Where host and device overlap, a short step is all host and a long one says nothing of it: the same prior as a factor
+"""Where host and device overlap, a short step is all host and a long one hides it: the same prior as a factor
 of e either way."""
 OUTLIER = 2.0
 """Residuals beyond this many ``POINT_SIGMA`` pull less (Charbonnier's loss)."""
@@ -155,13 +155,13 @@ OUTLIER = 2.0
 
 @dataclass(frozen=True)
 class Sample:
-    """A measured stretch of work beside what the class table says of its operators.
+    """A measured stretch of work and the class table's time for its operators.
 
     Attributes:
         model_key: Architecture.
         seconds: Median of the repeats.
         noise: Their relative standard deviation.
-        table_s: By the class table.
+        table_s: Predicted by the class table.
         operators: How many there are.
     """
 
@@ -245,9 +245,9 @@ def _overlapping(samples: Sequence[Sample], power: int) -> tuple[float, float]:
 
 
 def fit_model_ratios(samples: Sequence[Sample], fit: StepFit | None) -> dict[str, float]:
-    """How much longer each model's measured steps took than the fit over all models says (geometric mean).
+    """How much longer each model's measured steps took than the fit over all models predicts (geometric mean).
 
-    One sample in addition that says "no longer" keeps a single noisy measurement from deciding.
+    One additional sample of ratio 1 keeps a single noisy measurement from deciding.
     """
     if fit is None:
         return {}
@@ -258,7 +258,7 @@ def fit_model_ratios(samples: Sequence[Sample], fit: StepFit | None) -> dict[str
 
 
 def expected_seconds(fit: StepFit, sample: Sample) -> float:
-    """What the fit says of a sample."""
+    """The fit's prediction for a sample."""
     return predicted_seconds(fit, sample.table_s, sample.operators)
 
 

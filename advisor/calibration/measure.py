@@ -41,7 +41,7 @@ was suspended. Real repeats of one step differ by a factor of two on the busiest
 LEAST_REPLAY_S = 5.0
 """For replays where measuring steps has used up the time."""
 MAX_CRASHES = 3
-"""Replays that may kill their process before the rest is given up."""
+"""Replays that may kill their process before the others are given up."""
 STEP_PHASES = ("forward", "backward", "optimizer")
 STEP_TIMEOUT_S = 180.0
 NEEDED_BYTES = 16 * 2**20
@@ -66,10 +66,10 @@ class Measurer:
     """What a calibration needs of a machine; this class measures the one at hand."""
 
     def plan(
-        self, model: ModelSpec, device: DeviceProfile, *, quick: bool, known: Sequence[BatchShape]
+        self, model: ModelSpec, device: DeviceProfile, *, quick: bool, measured: Sequence[BatchShape]
     ) -> BenchmarkPlan:
         """The cases to measure (``make_plan``)."""
-        return make_plan(model, device, quick=quick, known=known)
+        return make_plan(model, device, quick=quick, measured=measured)
 
     def trace(self, model: ModelSpec, device: DeviceProfile, case: BenchmarkCase) -> TracedCase:
         """The operators of a case.
@@ -328,7 +328,7 @@ def case_key(model: str, case: BenchmarkCase) -> str:
 
 
 def call_digest(signature: str) -> str:
-    """Sixteen hexadecimal digits that tell one call from another."""
+    """Sixteen hexadecimal digits that identify a call."""
     return hashlib.sha256(signature.encode()).hexdigest()[:16]
 
 
@@ -453,7 +453,7 @@ def measure_case(case: BenchmarkCase, traced: TracedCase, plan: BenchmarkPlan, r
     except AdvisorError as failure:
         run.notes.append(f"steps of {case.strategy.method}, {shape_of(case)} were not measured: {failure.message}")
         return
-    times_s, note = believable_times(found.step_times_s)
+    times_s, note = plausible_times(found.step_times_s)
     if note:
         run.notes.append(f"{case.strategy.method}, {shape_of(case)}: {note}")
     if times_s:
@@ -466,7 +466,7 @@ def _step_point(
     step = [op for op in traced.operators if op.phase in STEP_PHASES]
     passes = [op for op in traced.operators if op.phase == "evaluation"]
     evaluation = found.evaluation
-    passes_s = believable_times(evaluation.times_s)[0] if evaluation and passes else ()
+    passes_s = plausible_times(evaluation.times_s)[0] if evaluation and passes else ()
     return StepPoint(
         model_key=model_key(model),
         method=case.strategy.method,
@@ -489,7 +489,7 @@ def _step_point(
     )
 
 
-def believable_times(times_s: Iterable[float]) -> tuple[tuple[float, ...], str]:
+def plausible_times(times_s: Iterable[float]) -> tuple[tuple[float, ...], str]:
     """Repeats of one step without those that a jumping clock made, and a sentence when there were such.
 
     Args:

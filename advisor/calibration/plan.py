@@ -78,7 +78,7 @@ class BenchmarkPlan:
 
 
 def make_plan(
-    model: ModelSpec, device: DeviceProfile, *, quick: bool, known: Sequence[BatchShape] = ()
+    model: ModelSpec, device: DeviceProfile, *, quick: bool, measured: Sequence[BatchShape] = ()
 ) -> BenchmarkPlan:
     """Choose configurations for a model on a device.
 
@@ -89,19 +89,19 @@ def make_plan(
         model: Its size decides the shapes.
         device: Its rates decide them, too.
         quick: For a minute instead of ten.
-        known: The shape of every configuration of this model that was measured before.
+        measured: The shape of every configuration of this model that was measured before.
     """
     shapes = feasible_shapes(model, device, QUICK_STEP_S if quick else FULL_STEP_S)
-    known = [shape for shape in known if tokens(shape) <= most_tokens(model, device)]
-    of_several = {shape for shape in known if known.count(shape) > 1}  # the longest one is measured with one method
-    three = known_nearby((shapes[0], shapes[len(shapes) // 2], shapes[-1]), of_several)
+    measured = [shape for shape in measured if tokens(shape) <= most_tokens(model, device)]
+    several = {shape for shape in measured if measured.count(shape) > 1}  # the longest is measured with one method
+    three = measured_nearby((shapes[0], shapes[len(shapes) // 2], shapes[-1]), several)
     usual = _usual_knobs(model, device)
     named = dict(zip(("small", "middle", "large"), three, strict=True))
     if quick:
         cases = _with_steps(_cases("quick", model, named, usual), model, device)
         return BenchmarkPlan(cases, QUICK_REPLAY_S, QUICK_CALL_S, limit_s=QUICK_LIMIT_S, end_s=QUICK_END_S)
     longest = feasible_shapes(model, device, LONGEST_STEP_S)[-1]
-    (longest,) = known_nearby((longest,), [shape for shape in known if tokens(shape) > tokens(three[-1])])
+    (longest,) = measured_nearby((longest,), [shape for shape in measured if tokens(shape) > tokens(three[-1])])
     named |= {"longest": longest} if tokens(longest) > tokens(three[-1]) else {}
     cases = _with_steps(_cases("complete", model, named, usual), model, device)
     return BenchmarkPlan(cases, FULL_REPLAY_S, FULL_CALL_S)
@@ -170,7 +170,7 @@ ACTIVATION_PASSES, SCORE_PASSES_PER_TOKEN = 200, 10 / 32
 because of attention scores (a head every 32 values). Traced on MiniLM: 250 to 260 at 64 tokens, 380 to 400 at 256."""
 STEP_OVER_ESTIMATE = 2.0
 """Random numbers, small products and the host make a step about twice as long as products and traffic at their best
-rates: MiniLM's full step of 8 x 128 tokens took 0.67 s on two cores, the estimate without this factor says 0.37 s."""
+rates: MiniLM's full step of 8 x 128 tokens took 0.67 s on two cores, the estimate without this factor was 0.37 s."""
 KEPT_ITEMS_PER_VALUE = 17
 """Activations that one layer keeps for the backward pass, per token and hidden value (Korthikanti et al. 2022, equation
 1: 34 bytes in half precision, without the attention scores)."""
@@ -189,7 +189,7 @@ def tokens(shape: BatchShape) -> int:
     return shape[0] * shape[1]
 
 
-def known_nearby(shapes: tuple[BatchShape, ...], known: Collection[BatchShape]) -> tuple[BatchShape, ...]:
+def measured_nearby(shapes: tuple[BatchShape, ...], measured: Collection[BatchShape]) -> tuple[BatchShape, ...]:
     """Measured shapes in place of ones of up to twice or half as many tokens, where each has one of its own: a probe
     that comes out a little faster than the last must not lead to measuring everything anew.
     """
@@ -197,9 +197,9 @@ def known_nearby(shapes: tuple[BatchShape, ...], known: Collection[BatchShape]) 
     def distance(shape: BatchShape, other: BatchShape) -> float:
         return abs(math.log2(tokens(shape) / tokens(other)))
 
-    if not known:
+    if not measured:
         return shapes
-    nearest = tuple(min(sorted(known), key=lambda other: distance(shape, other)) for shape in shapes)
+    nearest = tuple(min(sorted(measured), key=lambda other: distance(shape, other)) for shape in shapes)
     close = all(distance(shape, other) <= 1 for shape, other in zip(shapes, nearest, strict=True))
     return nearest if close and len(set(nearest)) == len(set(shapes)) else shapes
 
@@ -267,8 +267,8 @@ def timeout_scale(device: DeviceProfile, core_quota: float | None = None) -> flo
     """How much longer than usual a measuring process may take here, at least 1.
 
     Args:
-        device: Its probed matrix rate says how slow the machine is.
-        core_quota: Cores' worth of time that a cgroup grants; asked of the system when ``None``.
+        device: Its probed matrix rate shows how slow the machine is.
+        core_quota: Cores' worth of time that a cgroup grants; read from the system when ``None``.
     """
     if core_quota is None:
         from advisor.hardware.host import cpu_quota
@@ -295,7 +295,7 @@ def default_models(device: DeviceProfile, *, quick: bool) -> tuple[tuple[ModelSp
     """Models to calibrate with, and whether a quick plan is enough.
 
     An encoder, and where there is time a decoder: together they have the operators of nearly all transformers. A few
-    steps of a larger encoder then tell what happens when weights and optimizer states leave the cache, and on a GPU
+    steps of a larger encoder then show what happens when weights and optimizer states leave the cache, and on a GPU
     those of a decoder with a billion parameters what happens when operators take longer than launching them.
     """
     if quick:

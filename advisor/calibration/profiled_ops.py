@@ -1,4 +1,4 @@
-"""Which operator of a traced step each event of a profiled one is, so that real steps tell what operators take.
+"""Which operator of a traced step each event of a profiled one is, so that real steps show how long operators take.
 
 Both are the same step, so they agree in order; they differ in a few calls that only one of them sees (a mask that the
 trace assumes, an accumulation that the engine does in place). Names that occur equally often on both sides are paired
@@ -99,7 +99,7 @@ def _ascending(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
 #
 # Timed alone an operator finds warm caches and mapped memory; the same product of MiniLM's feed-forward layer took
 # 1.3 to
-# 2 times as long inside its step. So a step that was measured tells the class table more than its operators' replays.
+# 2 times as long inside its step. So a measured step informs the class table better than replays of its operators.
 
 
 def work_of(operators: Iterable[TracedOp]) -> OperatorCounts:

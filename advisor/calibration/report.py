@@ -1,4 +1,4 @@
-"""What a calibration covers and what it cannot tell yet, in words and counts."""
+"""What a calibration covers, and what is missing in it."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ def _of_model(key: str, points: list[StepPoint]) -> ModelCoverage:
 
 
 def unknowns(calibration: Calibration, methods: Sequence[str]) -> tuple[str, ...]:
-    """What predictions from this calibration rest on least, one sentence each, the gravest first.
+    """What is missing for predictions from this calibration, one sentence each, the gravest first.
 
     Args:
-        calibration: What is known.
-        methods: All strategies that could be asked about.
+        calibration: As it is stored.
+        methods: All strategies that it could cover.
     """
     return tuple(
         sentence
@@ -99,7 +99,7 @@ def _about_steps(calibration: Calibration) -> str:
     known = {p.same_steps for p in calibration.points}
     noisy = len(known - {p.same_steps for p in calibration.points if p.noise_relative <= NOISY})
     whole = counted(len(known), "configuration")
-    return f"{noisy} of {whole} {'was' if noisy == 1 else 'were'} too noisy to believe; run it again" if noisy else ""
+    return f"{noisy} of {whole} {'was' if noisy == 1 else 'were'} too noisy to use; run it again" if noisy else ""
 
 
 def _about_methods(calibration: Calibration, methods: Sequence[str]) -> str:
@@ -112,7 +112,7 @@ def _about_methods(calibration: Calibration, methods: Sequence[str]) -> str:
 def _about_models(calibration: Calibration) -> str:
     if len({p.model_key for p in calibration.points}) != 1:
         return ""
-    return "how well this model speaks for others is unknown until a second one is calibrated"
+    return "the error on other models is unknown until a second model is calibrated"
 
 
 def _about_range(calibration: Calibration) -> str:
@@ -142,7 +142,7 @@ def _about_classes(calibration: Calibration) -> str:
         error = f"{LARGE_RESIDUAL:.0%}".replace("%", " %")
         parts.append(f"calls of {_named(worst)} are met with a median error above {error}")
     if weak:
-        parts.append(f"{_named(weak)} {'rest' if len(weak) > 1 else 'rests'} on fewer than {FEW_CALLS} calls")
+        parts.append(f"{_named(weak)} {'have' if len(weak) > 1 else 'has'} fewer than {FEW_CALLS} calls")
     return "; ".join(parts)
 
 
@@ -157,26 +157,26 @@ def _about_error(calibration: Calibration) -> str:
     if held_out is None:
         return "its error on configurations that it has not seen is unknown"
     if held_out.samples < MANY_HELD_OUT:
-        return f"its held-out error rests on {counted(held_out.samples, 'configuration')} only"
+        return f"its cross-validation error comes from {counted(held_out.samples, 'configuration')} only"
     return ""
 
 
 # --------------------
-# A calibration and what to think of it: what it covers, what it cannot tell, whether it is used here.
+# The report of a calibration.
 
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """A calibration and what to think of it.
+    """A calibration with what it covers and what is missing.
 
     Attributes:
         calibration: With its raw points.
         device_name: Of the device it belongs to.
-        path: The database it is kept in.
+        path: Of the database.
         new_replays, new_points: Operator calls and configurations that this call measured (or imported); everything
-            else was known before.
+            else was measured before.
         coverage: What was measured, by model.
-        unknown: What it cannot tell yet, one sentence each.
+        unknown: What is missing, one sentence each.
         differences: Versions that differ from those in use now, one line each; while there are any, it is not used here
             as ``calibrated``.
         wall_s: What this call took.

@@ -1,4 +1,4 @@
-"""Which calibration a prediction may rest on: the user's own, a shipped one, or none; and as what.
+"""Which calibration a prediction may use: the user's own, a shipped one, or none; and with which source label.
 
 A calibration made with the versions in use now is used as it is. With other versions it is refused on the machine at
 hand, where a new one takes a minute. For a device that is elsewhere, and for the calibrations that are shipped, it is
@@ -79,7 +79,7 @@ def calibrated_now(device: DeviceProfile) -> Calibration | None:
 
 
 def calibration_in(path: Path, device_id: str) -> Calibration:
-    """The calibration of a device in a file: an export, or one that version 1 kept.
+    """The calibration of a device in a file: an export, or a JSON file of version 1.
 
     Raises:
         DeviceError: the file cannot be used, or holds none of this device.

@@ -90,7 +90,7 @@ class StepPoint:
         execution_key: Execution knobs that change the operators (``execution_key`` of ``costmodel.time``).
         micro_batch_size, seq_length: Shape of one micro-batch.
         step_times_s: Raw, after warm-up.
-        work: The step's operators, so that any class table can be held against the measurement later.
+        work: The step's operators, so that any class table can be compared with the measurement later.
         work_s: Seconds of one call of each inside the step; 0 where the profiler did not see it, empty when nothing was
             profiled.
         evaluation_times_s: Evaluation passes of the same micro-batch.
@@ -152,8 +152,8 @@ class StepPoint:
 class StepSpread:
     """How far predicted steps are off, by how much of a step is launching operators.
 
-    Steps of 32 tokens on a CPU came out within 15 to 30 %, steps of 1,024 within 3 %: what the host does is known worse
-    than what operators compute.
+    Steps of 32 tokens on a CPU came out within 15 to 30 %, steps of 1,024 within 3 %: the host's time is less certain
+    than that of operators.
 
     Attributes:
         operators: Relative standard deviation of steps without launching.
@@ -178,13 +178,13 @@ class StepFit:
     Attributes:
         factor: What operators cost more in a real step than alone (cold caches, contention).
         host_s_per_operator: Python, autograd and dispatch per operator.
-        residual_relative: Root mean square of the relative errors of steps that were held back in turn.
+        residual_relative: Root mean square of the relative errors in cross-validation.
         noise_relative: Median repeat noise of the points.
         samples: Points behind the fit.
-        transfer_relative: As ``residual_relative``, with all steps of a model held back at once; ``None`` where fewer
+        transfer_relative: As ``residual_relative``, with all steps of a model left out at once; ``None`` where fewer
             than two models were measured.
         power: 1 where operators run where they are launched (a CPU).
-        residual, transfer: The same errors as ``residual_relative`` and ``transfer_relative``, told apart by the host's
+        residual, transfer: The same errors as ``residual_relative`` and ``transfer_relative``, split by the host's
             share; ``None`` where there are too few.
     """
 
@@ -224,7 +224,7 @@ class HeldOutError:
     Attributes:
         median, worst: Of ``|predicted / measured - 1|``.
         samples: Configurations.
-        how: ``"held back in turn"``.
+        how: ``"cross-validation"`` (``"held back in turn"`` in older files).
     """
 
     median: float
@@ -267,7 +267,7 @@ class Calibration:
         operators: The same for single operators with enough replays of their own, ``"norm/float32/native_layer_norm"``.
         step: From operators to steps; ``None`` when no real step was measured.
         evaluation: The same for an evaluation pass, where one was measured.
-        model_ratios: By model key: how much longer that model's own steps took than ``step`` says.
+        model_ratios: By model key: how much longer that model's own steps took than ``step`` predicts.
         resident: CPU only.
         held_out: How well it predicts what it did not see.
         replays, points: Raw data.

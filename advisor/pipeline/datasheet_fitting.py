@@ -27,7 +27,7 @@ from advisor.pipeline.measured_steps import TimedConfiguration, read_steps
 FITTED_FACT = "fitted"
 """In ``DeviceProfile.facts``: to what, when, and how well."""
 FAR_OFF, TIMES_THE_MEDIAN = 0.25, 3.0
-"""A step that, held back, is off by so much, and by so many times the median, is pointed out as a possible mistake."""
+"""A step whose cross-validation error is this large, and this many times the median, is named as a possible mistake."""
 
 BEYOND_DATASHEET = 1.2
 """A card may run above the clock its datasheet states, and caches above its memory's rate, but not by this much."""
@@ -113,7 +113,7 @@ def _summary(fit: DatasheetFit) -> str:
     count, today = len(fit.steps), datetime.datetime.now(datetime.UTC).date().isoformat()
     text = f"to {counted(count, 'measured step')}"
     if fit.held_back is not None:
-        text += f", each held back in turn: median error {fit.held_back.median:.1%}, worst {fit.held_back.worst:.1%}"
+        text += f", cross-validation error: median {fit.held_back.median:.1%}, worst {fit.held_back.worst:.1%}"
     return text.replace("%", " %") + f" ({today}, finetune-advisor {__version__})"
 
 
@@ -122,17 +122,17 @@ def _notes(fit: DatasheetFit, profile: DeviceProfile) -> tuple[str, ...]:
     notes = []
     count, held_back = len(fit.steps), fit.held_back
     if _is_calibrated(profile):
-        notes.append(f"a calibration of {profile.id} is stored: predictions rest on it, and not on this fit")
+        notes.append(f"a calibration of {profile.id} is stored: predictions use it, and not this fit")
     if count < ENOUGH_STEPS:
         notes.append(
-            f"fewer than {ENOUGH_STEPS} steps cannot tell how far others will be off: intervals stay as wide as an "
+            f"fewer than {ENOUGH_STEPS} steps do not show the error on others: intervals stay as wide as an "
             f"unchecked datasheet's ({fitted_half_width(fit.fitted.device_relative):.0%} of the device's time)"
         )
     elif held_back is not None and held_back.median > fit.datasheet.median and held_back.worst > fit.datasheet.worst:
-        notes.append("held back, the steps are told worse by the fit than by the datasheet alone: they disagree")
+        notes.append("in cross-validation the fit is worse than the datasheet alone: the steps disagree")
     far = _far_off(fit)
     if far:
-        notes.append(f"far off even so, perhaps by mistake: step {', '.join(map(str, far))}")
+        notes.append(f"large error after the fit, perhaps a mistake: step {', '.join(map(str, far))}")
     if max(fit.fitted.gemm, fit.fitted.attention, fit.fitted.bandwidth) > BEYOND_DATASHEET:
         notes.append(
             f"faster than {profile.name} can be by its datasheet: were the steps measured on one such card, and is "

@@ -32,7 +32,7 @@ MOST_PROBLEMS = 10
 JSON_NAMES = {dict: "an object", str: "a string", int: "a number", float: "a number", bool: "true or false"}
 """What JSON calls what it was parsed to."""
 UNTIMED = {"max_seq_length", "eval_batch_size", "num_threads", "group_by_length", "torch_compile"}
-"""Fields of an execution plan that say nothing about a step of rows of one length."""
+"""Fields of an execution plan that do not change a step of rows of one length."""
 EXAMPLE = (
     'write [{"model": "./llama/config.json", "task": "causal-lm", "method": "lora", "rank": 8, "dtype": "bf16", '
     '"micro_batch_size": 4, "seq_length": 1024, "step_s": 0.61}, ...]; `advisor calibrate --help` names every key'
@@ -109,8 +109,8 @@ def read_steps(
         on_event: Receives what is being looked at.
 
     Returns:
-        Each configuration once: of one that was measured repeatedly the median, as repeats cannot tell how far other
-        configurations will be off.
+        Each configuration once: of one that was measured repeatedly the median, as repeats do not show the error
+        on other configurations.
 
     Raises:
         InputError: a file is missing or damaged, or an entry cannot be understood; all problems of a file together.
@@ -191,7 +191,7 @@ def read_list(path: Path) -> list[MeasuredStep]:
 
 
 def refused(path: Path, problems: Sequence[str], fix: str | None) -> InputError:
-    """The error that says what is wrong with a list or a run."""
+    """The error about a list or a run that cannot be used."""
     more = [f"and {len(problems) - MOST_PROBLEMS} more"] if len(problems) > MOST_PROBLEMS else []
     return InputError(
         f"measured steps must be complete and possible, but those in {path} are not",

@@ -1,5 +1,5 @@
-"""A calibration as text: what was measured, every fitted class, how well it predicts what it has not seen, and what it
-cannot tell.
+"""A calibration as text: what was measured, every fitted class, how well it predicts what it has not seen, and what
+is missing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def print_calibration(console: Console, report: CalibrationReport) -> None:
-    """Print what was measured, the class table, the fits over whole steps, their held-out error, and what is open."""
+    """Print what was measured, the class table, the fits over whole steps, their error, and what is missing."""
     calibration = report.calibration
     console.print(
         f"[bold]Calibration of {escape(report.device_name)}[/bold] ({calibration.device_id})", highlight=False
@@ -40,7 +40,7 @@ def print_calibration(console: Console, report: CalibrationReport) -> None:
         console.print("[yellow]not used here as calibrated, because versions differ:[/yellow]", highlight=False)
         _print_lines(console, [f"  - {line}" for line in report.differences])
     if report.unknown:
-        _print_lines(console, ["It cannot tell yet:", *(f"  - {line}" for line in report.unknown)])
+        _print_lines(console, ["Missing:", *(f"  - {line}" for line in report.unknown)])
     for note in calibration.notes:
         console.print(f"[dim]note: {escape(note)}[/dim]", highlight=False)
     _print_lines(console, [_closing_line(report)])
@@ -183,7 +183,7 @@ def _error_lines(calibration: Calibration) -> list[str]:
     ]
     if calibration.step is not None and calibration.step.transfer_relative is not None:
         lines.append(
-            "models that the fit did not see, held back as a whole: root mean square error"
+            "unseen models (each left out as a whole): root mean square error"
             f" {format_share(calibration.step.transfer_relative)}"
         )
     return lines
@@ -207,4 +207,4 @@ def _origin(entry: Contribution) -> str:
 
 def _closing_line(report: CalibrationReport) -> str:
     took = f"took {format_duration(report.wall_s)}; " if report.wall_s else ""
-    return f"{took}measured in {format_duration(report.calibration.seconds)} altogether, kept at {report.path}"
+    return f"{took}measured in {format_duration(report.calibration.seconds)} altogether, stored in {report.path}"

@@ -1,4 +1,4 @@
-"""A fitted datasheet as text: step by step, the shares that were fitted, and how well they tell a step held back."""
+"""A fitted datasheet as text: step by step, the shares that were fitted, and the cross-validation error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from advisor.reporting.text import format_share
 
 
 def print_datasheet_fit(console: Console, report: DatasheetReport) -> None:
-    """Print the steps with what is predicted of them before and after, the shares, the errors, and where it is kept."""
+    """Print the steps with their predictions before and after, the shares, the errors, and where the fit is stored."""
     device, fit = report.device, report.fit
     count = counted(len(fit.steps), "measured step")
     console.print(f"[bold]{escape(device.name)}[/bold] ({device.id}), datasheet fitted to {count}", highlight=False)
@@ -24,7 +24,7 @@ def print_datasheet_fit(console: Console, report: DatasheetReport) -> None:
     for note in report.notes:
         console.print(f"[yellow]note:[/yellow] {escape(note)}", highlight=False, soft_wrap=True)
     console.print(
-        f"kept at {escape(str(report.path))}: every command uses it for --device {device.id};"
+        f"stored in {escape(str(report.path))}: every command uses it for --device {device.id};"
         f" `advisor calibrate reset --device {device.id}` undoes it",
         highlight=False,
         soft_wrap=True,
@@ -33,7 +33,7 @@ def print_datasheet_fit(console: Console, report: DatasheetReport) -> None:
 
 def _steps_table(report: DatasheetReport) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("", "step", "measured", "datasheet", "error", "fitted", "error", "held back", "error"):
+    for column in ("", "step", "measured", "datasheet", "error", "fitted", "error", "left out", "error"):
         table.add_column(column, justify="left" if column == "step" else "right", no_wrap=column != "step")
     for number, (label, step) in enumerate(zip(report.labels, report.fit.steps, strict=True), start=1):
         table.add_row(str(number), escape(label), format_duration(step.measured_s), *_predicted(step))
@@ -68,7 +68,7 @@ def _error_lines(fit: DatasheetFit) -> list[str]:
     held_back = "unknown, with a single step" if fit.held_back is None else _errors(fit.held_back)
     device, host = (f"±{fitted_half_width(r):.0%}" for r in (fit.fitted.device_relative, fit.fitted.host_relative))
     return [
-        f"error on a step that the fit did not see (each held back in turn): {held_back}",
+        f"error on a step that the fit did not see (cross-validation): {held_back}",
         f"from the datasheet alone: {_errors(fit.datasheet)}",
         f"90 % intervals from now on: device time {device}, host time {host}".replace("%", " %").replace("  ", " "),
     ]

@@ -56,7 +56,7 @@ class ShortPlan(Measurer):
         self._cases, self._replay_s = cases, replay_s
 
     def plan(
-        self, model: ModelSpec, device: DeviceProfile, *, quick: bool, known: Sequence[BatchShape]
+        self, model: ModelSpec, device: DeviceProfile, *, quick: bool, measured: Sequence[BatchShape]
     ) -> BenchmarkPlan:
         slow = dataclasses.replace(device, flops_per_s={"float32": Rate(2e9, "assumed by the test")})
         plan = make_plan(model, slow, quick=True)
@@ -173,13 +173,13 @@ def test_a_faster_probe_does_not_measure_everything_anew() -> None:
                                  bytes_per_s={"memory": Rate(9e9, "assumed by the test")})  # fmt: skip
     before = shapes_of(make_plan(encoder(), DEVICE, quick=False))
     assert shapes_of(make_plan(encoder(), faster, quick=False)) != before
-    assert shapes_of(make_plan(encoder(), faster, quick=False, known=before)) == before
+    assert shapes_of(make_plan(encoder(), faster, quick=False, measured=before)) == before
     filled = dataclasses.replace(faster, available_bytes=850 * 2**20)
     largest = [max(rows * length for rows, length in shapes) for shapes in
-               (before, shapes_of(make_plan(encoder(), filled, quick=False, known=before)))]  # fmt: skip
+               (before, shapes_of(make_plan(encoder(), filled, quick=False, measured=before)))]  # fmt: skip
     assert largest[1] < largest[0], "others hold the memory that it took then"
     one = [(2, 16)] * 4
-    assert len(set(shapes_of(make_plan(encoder(), faster, quick=False, known=one)))) > 3, "one is no calibration"
+    assert len(set(shapes_of(make_plan(encoder(), faster, quick=False, measured=one)))) > 3, "one is no calibration"
 
 
 def test_a_full_plan_has_every_kind_of_step(bert: ModelSpec) -> None:

@@ -1,4 +1,4 @@
-"""What a calibration covers, and what it admits that it cannot tell."""
+"""What a calibration covers, and what is missing in it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def complete() -> Calibration:
         for key in keys
         for rows in (2, 32)
     ]
-    tested = HeldOutError(0.03, 0.1, MANY_HELD_OUT, "held back in turn")
+    tested = HeldOutError(0.03, 0.1, MANY_HELD_OUT, "cross-validation")
     return dataclasses.replace(calibration(points), held_out=tested)
 
 
@@ -40,14 +40,14 @@ def test_a_complete_one_only_admits_its_range() -> None:
 def test_what_is_missing_is_said() -> None:
     assert "no step of full was measured" in said(calibration([step_point()]))
     assert "gradient checkpointing or bfloat16" in said(calibration([step_point()]))
-    assert "until a second one is calibrated" in said(calibration([step_point()]))
+    assert "until a second model is calibrated" in said(calibration([step_point()]))
     assert "other than 512 tokens" in said(calibration([step_point()]))
     assert "no real step" in said(calibration([]))
     assert "parts are missing: interrupted" in said(dataclasses.replace(complete(), partial="interrupted"))
     assert "too noisy" in said(calibration([step_point(step_times_s=(0.1, 0.3, 0.1, 0.3, 0.2))]))
     assert "unknown" in said(dataclasses.replace(complete(), held_out=None))
-    assert "rests on 3" in said(
-        dataclasses.replace(complete(), held_out=HeldOutError(0.1, 0.2, 3, "held back in turn"))
+    assert "comes from 3" in said(
+        dataclasses.replace(complete(), held_out=HeldOutError(0.1, 0.2, 3, "cross-validation"))
     )
 
 
@@ -59,7 +59,7 @@ def test_weak_and_poor_classes_are_named_but_not_all() -> None:
     assert "calls of worst/float32, kind0/float32" in text
     assert "and 2 more classes" in text
     weak = dataclasses.replace(complete(), classes={"conv/float32": dataclasses.replace(poor, samples=1)})
-    assert "conv/float32 rests on fewer than 3 calls" in said(weak)
+    assert "conv/float32 has fewer than 3 calls" in said(weak)
 
 
 def test_coverage_is_by_model() -> None:

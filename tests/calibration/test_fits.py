@@ -194,7 +194,7 @@ def test_points_are_held_back_in_turn() -> None:
     alike = [step_point(n, 1.2 * one_call * n) for n in (100, 200, 400, 300)]
     error = held_out_error(held_out_errors(DEVICE, products(), alike))
     assert error is not None
-    assert (error.how, error.samples) == ("held back in turn", 4)
+    assert (error.how, error.samples) == ("cross-validation", 4)
     assert error.worst < 0.05
     strange = [*alike, step_point(350, 2.4 * one_call * 350)]
     errors = held_out_errors(DEVICE, products(), strange)

@@ -48,7 +48,7 @@ class Machine(Measurer):
     budgets_s: list[float] = dataclasses.field(default_factory=list)
 
     def plan(
-        self, model: ModelSpec, device: DeviceProfile, *, quick: bool, known: Sequence[BatchShape]
+        self, model: ModelSpec, device: DeviceProfile, *, quick: bool, measured: Sequence[BatchShape]
     ) -> BenchmarkPlan:
         return BenchmarkPlan((item("lora"), item("full", rows=16)), 10.0, 0.1, limit_s=self.limit_s)
 

@@ -1,4 +1,4 @@
-"""Which calibration a prediction rests on, and the rule about versions; what is believed of a measurement."""
+"""Which calibration a prediction uses, and the rule about versions; which measured times are plausible."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from advisor.calibration import save_calibration
 from advisor.calibration.database import database_path
 from advisor.calibration.exchange import Exchanged, write_exchange
-from advisor.calibration.measure import believable_times
+from advisor.calibration.measure import plausible_times
 from advisor.calibration.plan import MOST_PATIENCE, timeout_scale
 from advisor.calibration.selection import calibrated_now, calibration_for, shipped_calibration
 from advisor.core.coefficients import Calibration, version_differences
@@ -177,20 +177,20 @@ def test_a_version_that_one_side_does_not_know_differs() -> None:
 
 
 def test_ordinary_repeats_are_all_believed() -> None:
-    assert believable_times((0.1, 0.2, 0.4, 0.1)) == ((0.1, 0.2, 0.4, 0.1), "")
-    assert believable_times((0.1,)) == ((0.1,), "")
+    assert plausible_times((0.1, 0.2, 0.4, 0.1)) == ((0.1, 0.2, 0.4, 0.1), "")
+    assert plausible_times((0.1,)) == ((0.1,), "")
 
 
 @pytest.mark.parametrize("odd", [0.0, -1.0, 1000.0, 1e-9, math.nan, math.inf])
 def test_a_time_that_cannot_be_is_dropped(odd: float) -> None:
-    kept, note = believable_times((0.1, odd, 0.11, 0.1))
+    kept, note = plausible_times((0.1, odd, 0.11, 0.1))
     assert kept == (0.1, 0.11, 0.1)
     assert "1 of 4" in note
 
 
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=12))
 def test_what_is_kept_is_always_believable(times_s: list[float]) -> None:
-    kept, note = believable_times(times_s)
+    kept, note = plausible_times(times_s)
     assert all(math.isfinite(t) and t > 0 for t in kept)
     assert bool(note) == (len(kept) != len(times_s))
     if kept:

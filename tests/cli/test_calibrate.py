@@ -50,10 +50,10 @@ def test_what_is_stored_is_shown(advisor: Advisor, stored: Calibration) -> None:
         "gemm/float32",
         "whole steps:",
         "repeat noise is 0.00 %",
-        "It cannot tell yet:",
+        "Missing:",
         "qlora",
         "gradient checkpointing",
-        "measured in 30 s altogether, kept at",
+        "measured in 30 s altogether, stored in",
     ):
         assert text in shown.stdout, text
 

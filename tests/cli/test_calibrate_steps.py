@@ -58,7 +58,7 @@ def test_the_card_is_fitted_used_shown_and_forgotten(advisor: Advisor, model_dir
         "NVIDIA L4 (l4), datasheet fitted to 4 measured steps",
         "model lora r=8, 4096 x 1 rows, 64 tokens",
         "matrix products, of the matrix rate",
-        "each held back in turn): median",
+        "(cross-validation): median",
         "from the datasheet alone: median 23.1 %",
         "90 % intervals from now on: device time ±",
         "`advisor calibrate reset --device l4` undoes it",
@@ -66,7 +66,7 @@ def test_the_card_is_fitted_used_shown_and_forgotten(advisor: Advisor, model_dir
         assert text in answer.stdout, text
 
     after = predicted(advisor, model_dir, 512, 64)
-    assert "times on l4 rest on its datasheet, fitted to 4 measured steps, each held back" in after.stderr
+    assert "times on l4 rest on its datasheet, fitted to 4 measured steps, cross-validation error" in after.stderr
     assert after.json["time"]["step_s"] == pytest.approx(SLOWER * before.json["time"]["step_s"], rel=0.05)
     assert (before.json["time"]["basis"], after.json["time"]["basis"]) == ("datasheet", "transferred")
     assert after.json["memory"] == before.json["memory"]
@@ -76,7 +76,7 @@ def test_the_card_is_fitted_used_shown_and_forgotten(advisor: Advisor, model_dir
     assert "fitted to 4 measured steps" in profile["flops_per_s"]["bfloat16"]["source"]
     assert "fitted" in next(line for line in advisor("devices").stdout.splitlines() if line.startswith("l4 "))
     shown = advisor("calibrate", "show", "--device", CARD)
-    assert "fitted: to 4 measured steps, each held back in turn" in shown.stdout
+    assert "fitted: to 4 measured steps, cross-validation error" in shown.stdout
 
     forgotten = advisor("calibrate", "reset", "--device", CARD)
     assert forgotten.code == 0
@@ -110,7 +110,7 @@ def test_a_single_step_promises_little_and_says_so(advisor: Advisor, model_dir: 
     assert answer.code == 0, answer.stderr
     assert "fitted to 1 measured step\n" in answer.stdout
     assert "unknown, with a single step" in answer.stdout
-    assert "fewer than 3 steps cannot tell" in answer.stdout
+    assert "fewer than 3 steps do not show" in answer.stdout
     after = predicted(advisor, model_dir, 4096, 64).json["time"]
     assert after["step_s"] == pytest.approx(1.2 * time["step_s"], rel=0.05)
     assert after["intervals"]["step_s"]["high"] >= 1.3 * after["step_s"]
@@ -138,7 +138,7 @@ def test_a_stored_calibration_goes_before_the_fit(
     save_calibration(calibration(device=card))
     answer = fit(advisor, steps)
     assert answer.code == 0, answer.stderr
-    assert "a calibration of l4 is stored: predictions rest on it" in answer.stdout
+    assert "a calibration of l4 is stored: predictions use it" in answer.stdout
     assert "Calibration of NVIDIA L4" in advisor("calibrate", "show", "--device", CARD).stdout
 
 
@@ -147,7 +147,7 @@ def test_repeats_of_one_configuration_count_as_their_median(advisor: Advisor, mo
     assert answer.code == 0, answer.stderr
     assert "datasheet fitted to 1 measured step\n" in answer.stdout
     assert "64 tokens, median of 3" in answer.stdout
-    assert "fewer than 3 steps cannot tell" in answer.stdout
+    assert "fewer than 3 steps do not show" in answer.stdout
 
 
 def test_steps_faster_than_the_card_can_be_are_pointed_out(advisor: Advisor, steps: Path, model_dir: Path) -> None:
