@@ -105,13 +105,13 @@ validate: setup
 validate-time: export ADVISOR_HOME ?= $(CURDIR)/.advisor
 validate-time: setup
 	$(BIN)/advisor probe
-	$(BIN)/advisor calibrate
+	$(BIN)/advisor calibrate run
 	$(BIN)/advisor validate time --grid cpu-wide --output $(VALIDATION)
 
 validate-gpu: export ADVISOR_HOME ?= $(CURDIR)/.advisor
 validate-gpu: setup
 	$(BIN)/advisor probe
-	$(BIN)/advisor calibrate
+	$(BIN)/advisor calibrate run
 	for shard in 1/3 2/3 3/3; do \
 	  $(BIN)/advisor validate all --grid cuda --shard $$shard --time-limit 8min --output $(VALIDATION) || exit $$?; \
 	done

@@ -323,6 +323,45 @@ def _in_words(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def task_table() -> str:
+    """Every built-in task."""
+    from advisor.core.tasks import TASKS
+    from advisor.training.tasks import get_task
+
+    rows = []
+    for task in (get_task(name) for name in TASKS.names() if not TASKS.code_version(name)):
+        traits = task.traits
+        trains = f"no: {traits.predicted_only}" if traits.predicted_only else "yes"
+        metrics = ", ".join(f"`{metric.name}`" for metric in task.metrics)
+        rows.append(
+            (f"`{traits.name}`", traits.title, f"`{traits.auto_class}`", f"`{traits.metric.name}`", metrics, trains)
+        )
+    return table(("task", "what", "head", "ranked on", "metrics", "training"), rows)
+
+
+def metric_table() -> str:
+    """Every built-in metric."""
+    from advisor.core.metrics import METRICS
+
+    metrics = [METRICS.get(name) for name in METRICS.names() if not METRICS.code_version(name)]
+    rows = [
+        (f"`{m.name}`", m.title, "higher" if m.higher_is_better else "lower", f"{m.low:g} to {m.high:g}",
+         f"`{m.function}`" if m.function else "from the held-out loss")
+        for m in metrics
+    ]  # fmt: skip
+    return table(("metric", "title", "better", "range", "computed"), rows)
+
+
+def data_set_table() -> str:
+    """Every data set that has a name."""
+    from advisor.training.data.asset_catalog import ASSETS
+
+    data_sets = [asset for asset in ASSETS.values() if asset.kind == "data"]
+    return table(
+        ("name", "content", "licence"), ((f"`{a.name}`", a.description, a.artifact.licence) for a in data_sets)
+    )
+
+
 def device_table() -> str:
     """Every device profile of the repository."""
     from advisor.core.device import DeviceProfile
@@ -387,6 +426,9 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "events": event_table,
     "strategies": strategy_table,
     "knobs": knob_table,
+    "tasks": task_table,
+    "metrics": metric_table,
+    "data sets": data_set_table,
     "devices": device_table,
     "memory records": recorded("memory", _MEMORY_RECORDS),
     "time records": recorded("time", _TIME_RECORDS),

@@ -34,8 +34,8 @@ SUITES = ("speed",)
 def bench_command(suite: str, as_json: bool, **options: Any) -> None:
     """Benchmark training on this machine: a SUITE with MODEL on DATA.
 
-    speed: the recommended plan of each method is trained in turn with the published recipe (every row padded to 128
-    tokens) and with the plain Trainer (its own collator, the same batch). Samples per second and held-out quality of
+    speed: the recommended plan of each method alternates with the published recipe (every row padded to 128 tokens)
+    and the plain Trainer (its own collator, the same batch). Samples per second and held-out quality of
     each, over several seeds. Every training runs in a process of its own; one that fails does not end the others. The
     rounds that every arm completed are compared, also after Ctrl-C.
 

@@ -111,7 +111,7 @@ def _keep_partial(findings: list[dict[str, Any]], save: bool) -> str:
         path = save_profile(profile)
     except (AdvisorError, OSError) as failure:
         return f"what was found could not be kept: {str(failure).splitlines()[0]}"
-    return f"what was found is kept at {path}, marked partial; run `advisor probe` again to complete it"
+    return f"the results so far are kept at {path}, marked partial; run `advisor probe` again to complete it"
 
 
 def _findings(device: str, quick: bool, until: float, *, known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -74,13 +74,13 @@ def noise_warnings(points: list[dict[str, Any]]) -> list[str]:
     warnings = []
     if len(unstable) > BELIEVABLE_SHARE * len(points):
         warnings.append(
-            f"the machine is too noisy to believe: {len(unstable)} of {len(points)} figures vary by more than "
+            f"the machine is too noisy: {len(unstable)} of {len(points)} figures vary by more than "
             f"±{NOISY_SPREAD:.0%} between repeats; probe again when it is idle"
         )
     if unstable:
         names = [f"{_name(point)} ±{point['spread']:.0%}" for point in unstable[:NAMED]]
         more = f" and {len(unstable) - NAMED} more" if len(unstable) > NAMED else ""
-        warnings.append(f"unstable, so times that rest on them may not be believed: {', '.join(names)}{more}")
+        warnings.append(f"unstable, so times that depend on them are unreliable: {', '.join(names)}{more}")
     lost = sum(point.get("lost", 0) for point in points)
     if lost:
         warnings.append(f"the clock stood still or jumped in {lost} samples, which were dropped")

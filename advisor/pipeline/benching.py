@@ -38,7 +38,7 @@ def bench_speed(
     on_comparison: Callable[[SpeedComparison], None] = lambda comparison: None,
     on_event: OnEvent | None = None,
 ) -> tuple[SpeedComparison, ...]:
-    """Recommend a plan for each method and train it in turn with the published recipe and the plain Trainer.
+    """Recommend a plan for each method, and train it alternating with the published recipe and the plain Trainer.
 
     All arms of a method share model, rows, learning rate, schedule, epochs (one) and effective batch, which is the
     published recipe's; they differ in how the step is executed. A training that fails ends neither its method nor the
@@ -123,7 +123,7 @@ def _train_in_turn(
         elif event.result.outcome != "completed":
             failures[event.cell.label] = event.result
 
-    phase(on_event, f"training {plan.strategy.method} in turn")
+    phase(on_event, f"training {plan.strategy.method} and its baselines")
     header = GridHeader(SUITE, plan.device, versions(), datetime.now(UTC).isoformat(timespec="seconds"))
     name = f"{SUITE}-{plan.strategy.method}-{plan.device}-{content_key(header.versions)}.jsonl"
     with RecordStore(output / name if output is not None else None, header, FORMAT, resume=resume) as store:

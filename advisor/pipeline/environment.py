@@ -56,7 +56,7 @@ def resolve_device(name: str, on_event: OnEvent | None = None) -> DeviceProfile:
             return known
     except DeviceError:
         pass
-    note(on_event, "this machine has not been probed yet: a quick probe comes first (about 15 s)")
+    note(on_event, "this machine has not been probed yet: running a quick probe first (about 15 s)")
     phase(on_event, "probing this machine")
     return probe_device(quick=True, on_progress=progress(on_event))
 
@@ -84,6 +84,6 @@ def check_runs_here(plan: Plan, *, any_device: bool) -> str:
     if plan.device != here and not any_device:
         raise DeviceError(
             f"the plan was made for {plan.device!r}, but this machine is {here!r}",
-            fix="make the plan again with --device auto, or pass --any-device to run it here without its promises",
+            fix="make the plan again with --device auto, or pass --any-device: its predictions do not apply here",
         )
     return here

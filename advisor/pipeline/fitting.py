@@ -60,7 +60,7 @@ def fit(
 
     check_device(device)
     check_methods(methods)
-    phase(on_event, "looking at the model")
+    phase(on_event, "inspecting the model")
     spec = inspect(model, num_labels=num_labels)
     length = seq_length or min(DEFAULT_SEQ_LENGTH, spec.max_positions or DEFAULT_SEQ_LENGTH)
     check_length(spec, length)
@@ -68,7 +68,7 @@ def fit(
     budget = budget or Budget()
     limit_bytes = budget.memory_limit_bytes(profile)
     if budget.memory_bytes is not None and budget.memory_bytes > profile.memory_bytes:
-        note(on_event, f"{profile.id} has less than that: its {profile.memory_bytes / 2**30:.1f} GiB count")
+        note(on_event, f"{profile.id} has only {profile.memory_bytes / 2**30:.1f} GiB: that is the limit")
     phase(on_event, "tracing training steps")
     return fit_methods(
         spec,

@@ -91,7 +91,7 @@ def load_inputs(model: str | ModelSource, data: str | DataSource, on_event: OnEv
         max_eval_rows=data.max_eval_rows,
     )
     num_labels = max(2, len(load_rows(spec, task).label_names))
-    phase(on_event, "looking at the model")
+    phase(on_event, "inspecting the model")
     model_spec = inspect_model(
         model_path(model.source),
         task,

@@ -114,7 +114,7 @@ def configure(
         inputs = load_inputs(model, data, on_event)
         spec, profile = inputs.model, inputs.profile
     else:
-        phase(on_event, "looking at the model")
+        phase(on_event, "inspecting the model")
         spec = inspect(model, num_labels=num_labels)
     if strategy.user_knob is not None and strategy.user_knob not in (knobs or {}):
         raise InputError(
@@ -160,7 +160,7 @@ def cost_model_for(device: DeviceProfile, on_event: OnEvent | None = None) -> Co
     if remark:
         note(on_event, remark)
     if calibration is None and device.basis == "fitted":
-        note(on_event, f"times on {device.id} rest on its datasheet, fitted {device.facts.get('fitted', '')}")
+        note(on_event, f"times on {device.id} come from its datasheet, fitted {device.facts.get('fitted', '')}")
     return CostModel(device, calibration)
 
 

@@ -134,7 +134,7 @@ def _failure(measurement: Measurement, directory: Path) -> RunFailed:
     rule = {
         "out_of_memory": "the run must fit the device's memory, but it ran out",
         "over_time": "the run must end within its time, but did not",
-    }.get(measurement.outcome, "the run did not come to an end")
+    }.get(measurement.outcome, "the run did not finish")
     return RunFailed(
         f"{rule}: {measurement.reason}",
         fix=f"{directory / RECORD_FILE} has what was measured; --resume continues from the last checkpoint",

@@ -292,7 +292,7 @@ def _profile(device_type: str, on_event: OnEvent | None) -> DeviceProfile:
         saved = None
     if saved is not None and saved.type == device_type:
         return saved
-    note(on_event, f"this machine's {device_type} has not been probed yet: a quick probe comes first (about 15 s)")
+    note(on_event, f"this machine's {device_type} has not been probed yet: running a quick probe first (about 15 s)")
     phase(on_event, "probing this machine")
     return probe_device(quick=True, device=device_type, on_progress=progress(on_event), save=saved is None)
 

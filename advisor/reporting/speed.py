@@ -21,7 +21,7 @@ def print_speed(console: Console, comparison: SpeedComparison) -> None:
     """Print one method's arms, then what the plan gains over each recipe and at what quality."""
     rounds = len(comparison.of("plan"))
     rows = comparison.runs[0].rows
-    title = f"{comparison.method}: {rows:,} rows, {counted(rounds, 'round')} in turn"
+    title = f"{comparison.method}: {rows:,} rows, {counted(rounds, 'round')}, arms alternating"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     table.add_column("arm", no_wrap=True)
     table.add_column("samples/s (lowest – highest)", justify="right")

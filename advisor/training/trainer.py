@@ -129,7 +129,7 @@ def _executed(run: _Run) -> Measurement:
         problem = described(failure)
         logging.getLogger(__name__).warning("the compiled model fails", exc_info=True)
     forget_compiled_code()  # only here: while the exception lives, so do the model and its optimizer
-    return run.uncompiled(f"the compiled model fails, training goes on without torch.compile: {problem}").execute()
+    return run.uncompiled(f"the compiled model fails, training continues without torch.compile: {problem}").execute()
 
 
 @dataclass
@@ -230,7 +230,7 @@ class _Run:
         check_execution(plan.model, plan.strategy, self.execution, device_type=place, traced=False)
         problem = compile_problem(place)
         if problem is not None:
-            self._note(f"torch.compile does not work here, training goes on without: {problem}")
+            self._note(f"torch.compile does not work here, training continues without: {problem}")
             self.execution = dataclasses.replace(self.execution, torch_compile=False)
 
     def _newest_checkpoint(self) -> Path | None:

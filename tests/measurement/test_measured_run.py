@@ -137,7 +137,7 @@ def test_a_compiler_that_fails_costs_the_run_nothing_but_its_compilation(plan: P
         [sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=repository,
         env={**os.environ, "PYTHONPATH": str(repository), **failing},
     )  # fmt: skip
-    assert "told: torch.compile does not work here, training goes on without" in done.stdout
+    assert "told: torch.compile does not work here, training continues without" in done.stdout
     assert "outcome: completed" in done.stdout
     stored = json.loads((tmp_path / "compiled/measurement.json").read_text())
     assert stored["allocated_peak_bytes"] == expected.allocated_peak_bytes

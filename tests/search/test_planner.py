@@ -314,7 +314,7 @@ def test_a_method_that_was_tried_stands_before_one_that_only_looks_a_little_bett
     assert after.best.predicted.quality.value < answer.best.predicted.quality.value
     hira = next(item for item in after.ranked if item.plan.strategy.method == "hira")
     assert hira.score > after.ranked[0].score
-    assert "not tried here" in hira.reason
+    assert "not trained here" in hira.reason
 
 
 def test_reranking_without_new_knowledge_changes_nothing():

@@ -136,7 +136,7 @@ def test_a_failing_compiled_model_is_told_and_trained_as_written_from_the_beginn
     compiler(forward, backward)
     events: list[dict[str, Any]] = []
     measurement = train(compiled(plan), tmp_path / "run", on_event=events.append)
-    assert notes(events) == [f"the compiled model fails, training goes on without torch.compile: {why}"]
+    assert notes(events) == [f"the compiled model fails, training continues without torch.compile: {why}"]
     output, expected = as_written
     assert measurement.outcome == "completed"
     assert measurement.metrics == expected.metrics

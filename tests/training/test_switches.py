@@ -180,7 +180,7 @@ def test_a_compiler_that_fails_is_told_and_the_run_goes_on_without(
     events: list[dict[str, Any]] = []
     compiled = with_knobs(plan, torch_compile=True)
     assert train(compiled, tmp_path / "run", on_event=events.append).outcome == "completed"
-    assert any("goes on without" in event.get("text", "") for event in events if event["kind"] == "note")
+    assert any("continues without" in event.get("text", "") for event in events if event["kind"] == "note")
 
 
 def test_a_run_uses_the_planned_threads(plan: Plan, tmp_path: Path) -> None:

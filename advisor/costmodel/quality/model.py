@@ -236,7 +236,7 @@ class QualityModel:
         evidence, metric = self.evidence, model.traits.metric
         of_loss, to_loss = metric.from_loss or same, metric.to_loss or same
         if evidence is None or not evidence.methods:
-            return _abstain(metric, f"{metric.title} depends on the text; buy short runs to have it predicted")
+            return _abstain(metric, f"{metric.title} depends on the text; use --evidence to estimate it")
         if evidence.diverged(strategy.method):
             return _abstain(metric, f"the short run of {strategy.method} diverged: lower its learning rate")
         own = strategy.method in evidence.methods

@@ -128,7 +128,7 @@ def speed_notes(execution: ExecutionPlan, data: DataProfile | None) -> tuple[str
     if execution.tf32 and execution.dtype == "float32" and execution.amp == "none":
         notes.append(
             "float32 products use TF32: operands keep 10 of 23 bits of mantissa, about three decimal digits, which is "
-            "torch's and transformers' choice only when asked for (--no-tf32 keeps all)"
+            "what torch and transformers do only on request (--no-tf32 turns it off)"
         )
     if execution.torch_compile:
         notes.append("the step is predicted as if it were not compiled: it will be faster, after the first steps")

@@ -116,9 +116,9 @@ def _reason_of_best(plan: Plan, expected: Expectation, ties: Sequence[str], marg
         low, high = quality.interval.low, quality.interval.high
         text = f"expected {quality.metric.title} {quality.metric.show(quality.value)} (90 %: {low:.2f} to {high:.2f})"
     else:
-        text = f"no {quality.metric.title} is promised ({quality.reason}); ordered by published comparisons"
+        text = f"no estimate of {quality.metric.title} ({quality.reason}); ordered by published comparisons"
     if quality.p_at_least is not None:
-        text += f", reaches the wanted minimum with probability {quality.p_at_least:.2f}"
+        text += f", reaches the desired minimum with probability {quality.p_at_least:.2f}"
     if ties:
         verb = "is" if len(ties) == 1 else "are"
         text += f"; {', '.join(ties)} {verb} inside the noise between seeds ({100 * margin:.1f} points)"
@@ -135,7 +135,7 @@ def _reason_of_other(
     difference = 100 * (expected.score - best_expected.score)
     if expected.caution > best_expected.caution:
         error = f"standard error {100 * expected.caution:.1f}"
-        return f"not tried here, {difference:+.1f} points to {name} from published tables ({error}); {costs}"
+        return f"not trained here, {difference:+.1f} points to {name} from published tables ({error}); {costs}"
     if tied:
         noise = f"({difference:+.1f} of {100 * margin:.1f} points)"
         return f"within the noise between seeds of {name} {noise}, but {costs}"

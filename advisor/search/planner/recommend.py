@@ -224,7 +224,7 @@ def _notes(plans: Mapping[str, Plan], budget: Budget) -> tuple[str, ...]:
             "times are unknown on this device, so the time budget was not checked; run `advisor calibrate run` on it"
         )
     if budget.min_quality is not None:
-        notes.append(f"the wanted minimum of {budget.min_quality:g} is answered as a probability; it excludes no plan")
+        notes.append(f"the desired minimum of {budget.min_quality:g} is reported as a probability; it excludes no plan")
     return tuple(notes)
 
 

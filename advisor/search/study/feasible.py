@@ -31,7 +31,7 @@ def feasible_space(
     cut: list[NeverStarted] = []
     for index, space in enumerate(declared.methods):
         if kept and clock.elapsed_s > PLANNING_SHARE * clock.budget_s:
-            reason = "not looked at: predicting the other methods took half of the time; a new study will be faster"
+            reason = "not evaluated: predicting the other methods took half of the time; a new study will be faster"
             cut.append(NeverStarted(None, space.method, reason))
             continue
         if on_event is not None:

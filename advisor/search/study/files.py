@@ -53,7 +53,7 @@ def load_header(study_dir: Path) -> StudyHeader | None:
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise InputError(
             f"the study's schema_version must be at most {SCHEMA_VERSION}, but {path} has {version}",
-            fix="it was begun by a newer finetune-advisor: upgrade, or start a new study in another folder",
+            fix="it was started by a newer finetune-advisor: upgrade, or start a new study in another folder",
         )
     return from_dict(StudyHeader, values, what=str(path))
 

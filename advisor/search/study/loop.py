@@ -105,7 +105,7 @@ class StudyLoop:
     def _reason_not_to_sample(self) -> str:
         scores, sampled = self.ledger.scores(0), self.ledger.sampled_scores()
         if scores and not worth_going_on(min(scores.values()), sampled, self.pace.affordable_trials()):
-            return "what the rest of the budget can be expected to gain is below the noise between seeds"
+            return "the expected gain of the remaining budget is below the noise between seeds"
         return ""
 
     def _expected_s(self, trial: TrialSummary) -> float:

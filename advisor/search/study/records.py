@@ -11,7 +11,7 @@ from advisor.core.run import Measurement, Outcome
 from advisor.core.strategy import StrategyConfig
 
 TrialVerdict = Literal["completed", "pruned", "infeasible", "out_of_memory", "over_time", "failed", "open"]
-"""``completed``: reached the top of the ladder. ``pruned``: others were better. ``infeasible``: broke a budget, by
+"""``completed``: reached the highest fidelity. ``pruned``: others were better. ``infeasible``: broke a budget, by
 prediction (never started) or measured. ``open``: cut off by the end of a call; continues when the study is resumed."""
 
 ParamValue = str | int | float

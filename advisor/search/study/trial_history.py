@@ -28,7 +28,7 @@ def verdict_of(evaluations: tuple[Evaluation, ...], top_rows: int) -> tuple[Tria
     newest = evaluations[-1]
     violated = sorted(name for name, value in worst_constraints(evaluations).items() if value > 0)
     if newest.outcome == "out_of_memory":
-        return "out_of_memory", newest.reason or "the run needed more memory than it could have"
+        return "out_of_memory", newest.reason or "the run ran out of memory"
     if newest.outcome == "over_time":
         return "over_time", newest.reason or "the run took longer than the time budget"
     if newest.outcome != "completed":
@@ -38,7 +38,7 @@ def verdict_of(evaluations: tuple[Evaluation, ...], top_rows: int) -> tuple[Tria
     if newest.nll is None:
         return "pruned", newest.reason
     if newest.train_rows >= top_rows:
-        return "completed", "reached the top of the ladder"
+        return "completed", "reached the highest fidelity"
     return "open", ""
 
 

@@ -151,7 +151,7 @@ def _interruptible(study_dir: Path, resume_command: str | None) -> Iterator[None
     except (KeyboardInterrupt, InterruptedByUser):
         raise InterruptedByUser(
             f"tuning was interrupted; the study in {study_dir} keeps every finished trial",
-            fix=f"go on with: {resume_command}" if resume_command else "give the same command again with --resume",
+            fix=f"continue with: {resume_command}" if resume_command else "give the same command again with --resume",
         ) from None
 
 

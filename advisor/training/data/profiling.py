@@ -190,7 +190,7 @@ def data_findings(profile: DataProfile) -> list[str]:
         "empty rows were dropped": profile.empty_rows,
         "rows occur more than once in the training split": profile.duplicate_rows,
         "training rows also in the held-out split were dropped": profile.cross_split_duplicates,
-        f"training rows are cut at {profile.max_seq_length} tokens": profile.truncated_rows,
+        f"training rows are truncated to {profile.max_seq_length} tokens": profile.truncated_rows,
     }
     findings = [f"{count} {text}" for text, count in counted.items() if count]
     share = profile.majority_share
