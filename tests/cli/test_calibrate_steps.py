@@ -66,7 +66,7 @@ def test_the_card_is_fitted_used_shown_and_forgotten(advisor: Advisor, model_dir
         assert text in answer.stdout, text
 
     after = predicted(advisor, model_dir, 512, 64)
-    assert "times on l4 rest on its datasheet, fitted to 4 measured steps, cross-validation error" in after.stderr
+    assert "times on l4 come from its datasheet, fitted to 4 measured steps, cross-validation error" in after.stderr
     assert after.json["time"]["step_s"] == pytest.approx(SLOWER * before.json["time"]["step_s"], rel=0.05)
     assert (before.json["time"]["basis"], after.json["time"]["basis"]) == ("datasheet", "transferred")
     assert after.json["memory"] == before.json["memory"]

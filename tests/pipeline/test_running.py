@@ -60,7 +60,7 @@ def test_ctrl_c_before_training_says_how_to_go_on_where_there_is_something_to(
     assert failure.value.fix == (resuming if claimed else None)
 
 
-@pytest.mark.parametrize(("outcome", "text"), [("out_of_memory", "fit"), ("over_time", "time"), ("failed", "end")])
+@pytest.mark.parametrize(("outcome", "text"), [("out_of_memory", "fit"), ("over_time", "time"), ("failed", "finish")])
 def test_every_bad_end_has_its_rule(tmp_path: Path, outcome: str, text: str) -> None:
     failure = _failure(measurement(outcome=outcome, reason="because"), tmp_path)
     assert isinstance(failure, RunFailed)
