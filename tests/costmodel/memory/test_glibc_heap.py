@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.costmodel.memory.glibc_heap import HEADER_BYTES, ROUND_BYTES, SLACK_BYTES, Heap
-from advisor.hardware.host_process import TUNABLES
+from advisor.hardware.host_process import LARGEST_BYTES, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, NEVER, TUNABLES
 from tests.hardware.test_host_process import glibc_only
 
 MIB = 1 << 20
@@ -86,19 +86,19 @@ def test_blocks_never_overlap_and_live_bytes_fit(events: Events) -> None:
     assert (heap._end, heap._free) == (0, [])
 
 
-REAL = """
+REAL = f"""
 import ctypes, json, sys
-from advisor.hardware.host_process import keep_freed_memory
 
-assert keep_freed_memory()
 libc = ctypes.CDLL(None)
+assert libc.mallopt({M_MMAP_THRESHOLD}, {LARGEST_BYTES}) and libc.mallopt({M_TRIM_THRESHOLD}, {NEVER})
 libc.sbrk.restype = ctypes.c_void_p
 libc.posix_memalign.argtypes = [ctypes.POINTER(ctypes.c_void_p), ctypes.c_size_t, ctypes.c_size_t]
 libc.free.argtypes = [ctypes.c_void_p]
 libc.malloc.restype = ctypes.c_void_p
 everything = json.load(sys.stdin)
 gaps_that_imports_left = [libc.malloc(ctypes.c_size_t(2**18)) for _ in range(200)]
-blocks = {}
+libc.malloc_trim(0)
+blocks = {{}}
 for events in everything:
     before = libc.sbrk(0)
     for number, size in events:
@@ -113,6 +113,7 @@ for events in everything:
     blocks.clear()
     libc.malloc_trim(0)
 """
+"""Sets its heap up as ``keep_freed_memory`` does, without the package: its imports leave gaps that blocks fall into."""
 
 
 @glibc_only
