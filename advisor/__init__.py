@@ -2,7 +2,7 @@
 
 The jobs are functions, and what they take has a class::
 
-    from advisor import probe, calibrate, predict, fit, recommend, tune, run, validate
+    from advisor import probe, calibrate, predict, fit, recommend, tune, run, validate, bench
     from advisor import Budget, DataSource, ModelSource, Plan
 
 They are imported on first use, so that ``import advisor`` costs nothing.
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from advisor.pipeline import (
         DataSource,
         ModelSource,
+        bench,
         calibrate,
         fit,
         predict,
@@ -38,6 +39,7 @@ __all__ = [
     "ModelSource",
     "Plan",
     "__version__",
+    "bench",
     "calibrate",
     "fit",
     "predict",

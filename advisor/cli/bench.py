@@ -49,13 +49,14 @@ def bench_command(suite: str, as_json: bool, **options: Any) -> None:
       advisor bench speed ./minilm --data movie-sentences --methods lora,full --seeds 3
     """
     from advisor.cli.output import answer_console, print_json, progress
-    from advisor.pipeline import bench_speed
+    from advisor.pipeline import bench
     from advisor.reporting.speed import print_speed
 
     comparisons: list[SpeedComparison] = []
     try:
         with progress() as on_event:
-            bench_speed(
+            bench(
+                suite,
                 model_source(options),
                 data_source(options),
                 methods=options["methods"],

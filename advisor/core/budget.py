@@ -15,7 +15,7 @@ TIME_LEVEL = 0.95
 
 
 @dataclass(frozen=True)
-class Figure:
+class BoundedFigure:
     """A figure of a cost that a budget can bound.
 
     Attributes:
@@ -42,7 +42,7 @@ class Figure:
 class Constraint:
     """A figure must stay within ``limit`` with probability ``level``."""
 
-    figure: Figure
+    figure: BoundedFigure
     limit: float
     level: float
 
@@ -94,7 +94,7 @@ class Fit:
 
 
 def _bounded(upper: Callable[[CostEstimate, float], float | None], show: Callable[[Any], str], **more: Any) -> Any:
-    """A field of ``Budget`` that bounds the figure of its name; the arguments are those of ``Figure``."""
+    """A field of ``Budget`` that bounds the figure of its name; the arguments are those of ``BoundedFigure``."""
     return field(default=None, metadata={"bounded": {"upper": upper, "show": show, **more}})
 
 
@@ -163,5 +163,7 @@ class Budget:
         return Fit(tuple(ConstraintCheck(item, needed.get(item.figure.name)) for item in self.constraints(device)))
 
 
-FIGURES = tuple(Figure(item.name, **item.metadata["bounded"]) for item in fields(Budget) if "bounded" in item.metadata)
+FIGURES = tuple(
+    BoundedFigure(item.name, **item.metadata["bounded"]) for item in fields(Budget) if "bounded" in item.metadata
+)
 """Everything that a budget can bound."""

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from advisor.pipeline.benching import bench_speed
+    from advisor.pipeline.benching import bench
     from advisor.pipeline.calibrating import calibrate
     from advisor.pipeline.explaining import explain
     from advisor.pipeline.fitting import fit
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "DataSource": "inputs",
     "ModelSource": "inputs",
-    "bench_speed": "benching",
+    "bench": "benching",
     "calibrate": "calibrating",
     "configure": "predicting",
     "configure_plan": "predicting",
@@ -44,7 +44,7 @@ _HOMES = {
 __all__ = [
     "DataSource",
     "ModelSource",
-    "bench_speed",
+    "bench",
     "calibrate",
     "configure",
     "configure_plan",

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advisor.core.errors import InterruptedByUser, NothingFitsError, RunFailed
+from advisor.core.errors import InputError, InterruptedByUser, NothingFitsError, RunFailed
 from advisor.core.events import OnEvent
 from advisor.core.plan import Plan
 from advisor.core.store import ensure_writable_dir
@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from advisor.experiments.runner import Stopped
     from advisor.experiments.speed.compare import SpeedComparison
 
-SUITE = "speed"
+SPEED = "speed"
+SUITES = (SPEED,)
+"""What can be benchmarked."""
 
 
-def bench_speed(
+def bench(
+    suite: str,
     model: str | ModelSource,
     data: str | DataSource,
     *,
@@ -38,13 +41,17 @@ def bench_speed(
     on_comparison: Callable[[SpeedComparison], None] = lambda comparison: None,
     on_event: OnEvent | None = None,
 ) -> tuple[SpeedComparison, ...]:
-    """Recommend a plan for each method, and train it alternating with the published recipe and the plain Trainer.
+    """Run a benchmark suite.
+
+    ``"speed"`` recommends a plan for each method, and trains it alternating with the published recipe and the plain
+    Trainer.
 
     All arms of a method share model, rows, learning rate, schedule, epochs (one) and effective batch, which is the
     published recipe's; they differ in how the step is executed. A training that fails ends neither its method nor the
     others; only rounds that every arm completed are compared.
 
     Args:
+        suite: One of ``SUITES``.
         model: With weights.
         data: Labelled.
         methods: One comparison each; those of the published comparison when ``None``.
@@ -64,6 +71,8 @@ def bench_speed(
     """
     from advisor.experiments.speed.recipes import published_methods, reference_batch_size
 
+    if suite not in SUITES:
+        raise InputError(f"the suite must be one of {', '.join(SUITES)}, but got {suite!r}")
     chosen = published_methods() if methods is None else methods
     check_methods(chosen)
     if output is not None:
@@ -124,8 +133,8 @@ def _train_in_turn(
             failures[event.cell.label] = event.result
 
     phase(on_event, f"training {plan.strategy.method} and its baselines")
-    header = GridHeader(SUITE, plan.device, versions(), datetime.now(UTC).isoformat(timespec="seconds"))
-    name = f"{SUITE}-{plan.strategy.method}-{plan.device}-{content_key(header.versions)}.jsonl"
+    header = GridHeader(SPEED, plan.device, versions(), datetime.now(UTC).isoformat(timespec="seconds"))
+    name = f"{SPEED}-{plan.strategy.method}-{plan.device}-{content_key(header.versions)}.jsonl"
     with RecordStore(output / name if output is not None else None, header, FORMAT, resume=resume) as store:
         stopped = run_cells(cells, in_own_process(train_arm), store, on_event=show)
         found = [store.records[cell.key].value for cell in cells if cell.key in store.records]
