@@ -138,7 +138,7 @@ def test_ctrl_c_keeps_what_was_measured(bert: ModelSpec) -> None:
 
     def interrupt(text: str, share: float) -> None:
         seen.append(text)
-        if sum(text.startswith("running") for text in seen) == 2:
+        if text.startswith("running") and sum(text.startswith("running") for text in seen) == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(InterruptedByUser, match="interrupted") as stopped:

@@ -11,6 +11,7 @@ from transformers import BertConfig, BertForSequenceClassification, Trainer
 
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
+from advisor.hardware.backends import get_backend
 from advisor.training.arguments import _on_the_device, _settle_tf32, training_arguments
 from advisor.training.optimizer import create_optimizer
 
@@ -77,13 +78,13 @@ def test_never_more_than_one_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_nothing_on_a_gpu_waits_for_the_device_between_two_logged_losses() -> None:
-    options = _on_the_device(ExecutionPlan(4, tf32=True), "cuda")
+    options = _on_the_device(ExecutionPlan(4, tf32=True), get_backend("cuda"))
     assert options["dataloader_pin_memory"] is True
     assert options["accelerator_config"] == {"non_blocking": True}
     assert options["logging_nan_inf_filter"] is False
     assert options["tf32"] is True
-    assert _on_the_device(ExecutionPlan(4), "cuda")["tf32"] is False
-    assert _on_the_device(ExecutionPlan(4, tf32=True), "cpu") == {"dataloader_pin_memory": False}
+    assert _on_the_device(ExecutionPlan(4), get_backend("cuda"))["tf32"] is False
+    assert _on_the_device(ExecutionPlan(4, tf32=True), get_backend("cpu")) == {"dataloader_pin_memory": False}
 
 
 def test_torchs_two_switches_of_tf32_agree(tmp_path: Path) -> None:
