@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, BertConfig
 
-from advisor.core.errors import EXIT_BAD_INPUT, ModelError
+from advisor.core.errors import EXIT_BAD_INPUT, InputError, ModelError
 from advisor.training.models import inspect_model
 from advisor.training.sources import check_safetensors
 
@@ -93,7 +93,8 @@ def test_weights_that_are_quantised_already(folder: Path) -> None:
 
 
 def test_unknown_task(folder: Path) -> None:
-    assert "sequence-classification" in refusal(folder, "translation").message
+    with pytest.raises(InputError, match="there is no task 'translation'"):
+        inspect_model(str(folder), "translation")
 
 
 def test_one_label_is_no_classification(folder: Path) -> None:
