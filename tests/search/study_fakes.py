@@ -6,7 +6,6 @@ Run as a script, it works on a study until it is killed or done:
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import random
 import sys
@@ -28,6 +27,7 @@ from advisor.core.run import Measurement
 from advisor.core.strategy import StrategyConfig
 from advisor.search.study import TuneResult, tune_study
 from advisor.strategies.base import LR_REL, CategoricalDimension, Dimension, IntDimension
+from advisor.strategies.hira import HiraKnobs
 from advisor.strategies.lora import LoraKnobs
 from advisor.strategies.partial import PartialKnobs
 
@@ -71,7 +71,7 @@ def strategies() -> dict[str, FakeStrategy]:
     made = [
         FakeStrategy("full", StrategyConfig("full", 5e-5), {}),
         FakeStrategy("lora", lora, rank),
-        FakeStrategy("hira", dataclasses.replace(lora, method="hira"), rank),
+        FakeStrategy("hira", StrategyConfig("hira", 1e-3, knobs=HiraKnobs(rank=8)), rank),
         FakeStrategy(
             "partial", StrategyConfig("partial", 1e-4, knobs=PartialKnobs()), {"unfrozen_layers": IntDimension(1, 6)}
         ),

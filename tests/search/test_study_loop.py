@@ -282,7 +282,7 @@ def test_ctrl_c_keeps_the_study_and_says_how_to_go_on(tmp_path: Path, signal: An
     runner = FakeRunner(respond=interrupt)
     with pytest.raises(InterruptedByUser) as caught:
         tune(tmp_path / "s", runner, resume_command="advisor tune … --resume")
-    assert caught.value.fix == "go on with: advisor tune … --resume"
+    assert caught.value.fix == "continue with: advisor tune … --resume"
     assert states(tmp_path / "s")[3] == "RUNNING"
 
     again = FakeRunner()
