@@ -8,6 +8,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
+
+# BOFT has torch build an extension, which imports setuptools; setuptools refuses that after the standard library's
+# distutils was imported by anything else, so it comes first.
+import setuptools  # noqa: F401
 from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
