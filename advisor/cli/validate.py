@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from advisor.cli.options import DURATION, json_option
-from advisor.hardware.backends import backend_names
 from advisor.core.errors import EXIT_FAILED, EXIT_INTERRUPTED, InputError
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ class ShardType(click.ParamType):
     help="Cases to run.",
 )
 @click.option(
-    "--device", type=click.Choice(("auto", *backend_names())), default="auto", show_default=True, help="Where to run them."
+    "--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto", show_default=True, help="Where to run them."
 )
 @click.option("--shard", type=ShardType(), default="1/1", metavar="i/n", help="Every n-th case from the i-th on.")
 @click.option(
