@@ -122,11 +122,12 @@ class TracedLoop:
                 outputs = self.model(**batch, **extra)
             outputs = convert_to_fp32(outputs)
         if self._loss_function is not None:
-            loss, scaled = self._loss_function(outputs, labels, num_items_in_batch=1.0), True
+            scaled = self._loss_function(outputs, labels, num_items_in_batch=1.0)
         else:
-            loss, scaled = outputs["loss"], self._scaled_by_model
-        loss = loss if scaled else loss / self.execution.gradient_accumulation_steps
-        return loss, (outputs if self.execution.hold_outputs else None)
+            # The name keeps the model's own loss until the outputs are gone, as the Trainer's does.
+            loss = outputs["loss"]
+            scaled = loss if self._scaled_by_model else loss / self.execution.gradient_accumulation_steps
+        return scaled, (outputs if self.execution.hold_outputs else None)
 
     def _update(self) -> None:
         if self.scaler is not None:
