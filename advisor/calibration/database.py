@@ -6,8 +6,8 @@ contribution (a calibration, or an imported file). ``INSERT OR IGNORE`` is the m
 again. A point itself is JSON, as in exported files; the columns beside it are what SQL compares.
 
 SQLite's defaults are a choice here. The rollback journal works on network file systems, where write-ahead logging does
-not, and others can read while points are added. ``synchronous=FULL`` keeps committed points through a power cut; the
-process that waits for the disk is not the one that measures.
+not, and others can read while points are added. ``synchronous=FULL`` keeps committed points through a power cut: some
+ten milliseconds per point, and the process that waits for the disk is not the one that measures.
 """
 
 from __future__ import annotations
@@ -306,6 +306,7 @@ class CalibrationDatabase:
 
     def forget(self, device_id: str) -> int:
         """Delete everything about a device; returns how many calibrations that were."""
+        self.unreadable.pop(device_id, None)
         return self.run("DELETE FROM calibration WHERE device_id = ?", device_id).rowcount
 
     def _open(self, place: str) -> sqlite3.Connection:

@@ -225,7 +225,8 @@ def import_files(
         DeviceError: a file cannot be used, or devices, drivers or library versions differ.
         OutputError: the result cannot be written, or a calibration of one of the devices is under way.
     """
-    parts, notes = _read(files), []
+    parts = _read(files)
+    notes: list[str] = []
     for name, found, _ in parts.get(this_device_id or "", ()):
         if problems := version_differences(found.calibration.versions, current_versions(_known_here(found.device))):
             raise DeviceError(
@@ -239,13 +240,22 @@ def import_files(
         database = stack.enter_context(CalibrationDatabase(writing=True))
         with database.transaction():
             imported = []
-            for device_id, of_device in parts.items():
-                if fresh and (stored := database.load(device_id)) is not None:
-                    kept = keep_replaced(_known_here(of_device[0][1].device), stored)
-                    notes.append(f"what was stored of {device_id} is kept as {kept}")
-                    database.forget(device_id)
+            for of_device in parts.values():
+                if fresh:
+                    notes += _put_aside(database, of_device[0][1].device)
                 imported.append(_merged(database, of_device))
     return tuple(imported), tuple(notes)
+
+
+def _put_aside(database: CalibrationDatabase, device: DeviceProfile) -> list[str]:
+    """Forget a device, and export its calibration if it can be read; returns a note about that."""
+    stored = None
+    with contextlib.suppress(DeviceError):
+        stored = database.load(device.id)
+    database.forget(device.id)
+    if stored is None:
+        return []
+    return [f"what was stored of {device.id} is kept as {keep_replaced(_known_here(device), stored)}"]
 
 
 def keep_replaced(device: DeviceProfile, calibration: Calibration) -> Path:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,19 +51,16 @@ def coverage(calibration: Calibration) -> tuple[ModelCoverage, ...]:
     groups: dict[str, list[StepPoint]] = {}
     for point in calibration.points:
         groups.setdefault(point.model_key, []).append(point)
-    return tuple(_of_model(key, points) for key, points in groups.items())
-
-
-def _of_model(key: str, points: list[StepPoint]) -> ModelCoverage:
-    shapes = {(p.micro_batch_size, p.seq_length) for p in points}
-    noises = sorted(p.noise_relative for p in points)
-    return ModelCoverage(
-        model_key=key,
-        methods=tuple(dict.fromkeys(p.method for p in points)),
-        shapes=tuple(sorted(shapes, key=lambda shape: (shape[0] * shape[1], shape))),
-        executions=tuple(dict.fromkeys(p.execution_key for p in points)),
-        configurations=len({p.same_steps for p in points}),
-        noise_median=noises[len(noises) // 2],
+    return tuple(
+        ModelCoverage(
+            model_key=key,
+            methods=tuple(dict.fromkeys(p.method for p in points)),
+            shapes=tuple(sorted({(p.micro_batch_size, p.seq_length) for p in points}, key=lambda s: (s[0] * s[1], s))),
+            executions=tuple(dict.fromkeys(p.execution_key for p in points)),
+            configurations=len({p.same_steps for p in points}),
+            noise_median=statistics.median_high(p.noise_relative for p in points),
+        )
+        for key, points in groups.items()
     )
 
 
@@ -73,92 +71,59 @@ def unknowns(calibration: Calibration, methods: Sequence[str]) -> tuple[str, ...
         calibration: As it is stored.
         methods: All strategies that it could cover.
     """
-    return tuple(
-        sentence
-        for sentence in (
-            _about_partial(calibration),
-            _about_steps(calibration),
-            _about_methods(calibration, methods),
-            _about_models(calibration),
-            _about_range(calibration),
-            _about_knobs(calibration),
-            _about_classes(calibration),
-            _about_error(calibration),
-        )
-        if sentence
-    )
+    return (*_about_points(calibration, methods), *_about_fits(calibration))
 
 
-def _about_partial(calibration: Calibration) -> str:
-    return f"parts are missing: {calibration.partial}" if calibration.partial else ""
-
-
-def _about_steps(calibration: Calibration) -> str:
+def _about_points(calibration: Calibration, methods: Sequence[str]) -> Iterator[str]:
+    points = calibration.points
+    if calibration.partial:
+        yield f"parts are missing: {calibration.partial}"
     if calibration.step is None:
-        return "no real step was measured: what Python and the host add to the operators is assumed"
-    known = {p.same_steps for p in calibration.points}
-    noisy = len(known - {p.same_steps for p in calibration.points if p.noise_relative <= NOISY})
-    whole = counted(len(known), "configuration")
-    return f"{noisy} of {whole} {'was' if noisy == 1 else 'were'} too noisy to use; run it again" if noisy else ""
+        yield "no real step was measured: what Python and the host add to the operators is assumed"
+    if not points:
+        return
+    configurations = {p.same_steps for p in points}
+    if noisy := len(configurations - {p.same_steps for p in points if p.noise_relative <= NOISY}):
+        whole = counted(len(configurations), "configuration")
+        yield f"{noisy} of {whole} {'was' if noisy == 1 else 'were'} too noisy to use; run it again"
+    measured = {p.method for p in points}
+    if missing := [name for name in methods if name not in measured]:
+        yield f"no step of {', '.join(missing)} was measured: predicted from their operators"
+    if len({p.model_key for p in points}) == 1:
+        yield "the error on other models is unknown until a second model is calibrated"
+    tokens = [p.micro_batch_size * p.seq_length for p in points]
+    least, most = min(tokens), max(tokens)
+    outside = f"of other than {least:,}" if least == most else f"below {least:,} or above {most:,}"
+    yield f"micro-batches {outside} tokens are extrapolated"
+    parts = {part for p in points for part in p.execution_key.split("/")}
+    knobs = {"checkpointing": "gradient checkpointing", "bf16": "bfloat16 autocast"}
+    if unused := [name for part, name in knobs.items() if part not in parts]:
+        yield f"no step with {' or '.join(unused)} was measured"
 
 
-def _about_methods(calibration: Calibration, methods: Sequence[str]) -> str:
-    missing = [name for name in methods if name not in {p.method for p in calibration.points}]
-    if not calibration.points or not missing:
-        return ""
-    return f"no step of {', '.join(missing)} was measured: predicted from their operators"
-
-
-def _about_models(calibration: Calibration) -> str:
-    if len({p.model_key for p in calibration.points}) != 1:
-        return ""
-    return "the error on other models is unknown until a second model is calibrated"
-
-
-def _about_range(calibration: Calibration) -> str:
-    tokens = [p.micro_batch_size * p.seq_length for p in calibration.points]
-    if not tokens:
-        return ""
-    if min(tokens) == max(tokens):
-        return f"micro-batches of other than {min(tokens):,} tokens are extrapolated"
-    return f"micro-batches below {min(tokens):,} or above {max(tokens):,} tokens are extrapolated"
-
-
-def _about_knobs(calibration: Calibration) -> str:
-    keys = {p.execution_key for p in calibration.points}
-    if not keys:
-        return ""
-    missing = [word for word in ("checkpointing", "bf16") if not any(word in key.split("/") for key in keys)]
-    words = {"checkpointing": "gradient checkpointing", "bf16": "bfloat16 autocast"}
-    return f"no step with {' or '.join(words[word] for word in missing)} was measured" if missing else ""
-
-
-def _about_classes(calibration: Calibration) -> str:
+def _about_fits(calibration: Calibration) -> Iterator[str]:
     weak = [key for key, fit in calibration.classes.items() if fit.samples < FEW_CALLS]
-    poor = [key for key, fit in calibration.classes.items() if fit.residual_relative > LARGE_RESIDUAL]
-    worst = sorted(poor, key=lambda key: -calibration.classes[key].residual_relative)
-    parts = []
+    residuals = {key: fit.residual_relative for key, fit in calibration.classes.items()}
+    worst = sorted((key for key in residuals if residuals[key] > LARGE_RESIDUAL), key=lambda key: -residuals[key])
+    about = []
     if worst:
         error = f"{LARGE_RESIDUAL:.0%}".replace("%", " %")
-        parts.append(f"calls of {_named(worst)} are met with a median error above {error}")
+        about.append(f"calls of {_named(worst)} are met with a median error above {error}")
     if weak:
-        parts.append(f"{_named(weak)} {'have' if len(weak) > 1 else 'has'} fewer than {FEW_CALLS} calls")
-    return "; ".join(parts)
+        about.append(f"{_named(weak)} {'have' if len(weak) > 1 else 'has'} fewer than {FEW_CALLS} calls")
+    if about:
+        yield "; ".join(about)
+    held_out = calibration.held_out
+    if held_out is None:
+        yield "its error on configurations that it has not seen is unknown"
+    elif held_out.samples < MANY_HELD_OUT:
+        yield f"its cross-validation error comes from {counted(held_out.samples, 'configuration')} only"
 
 
 def _named(keys: Sequence[str]) -> str:
     """At most four of them."""
     more = f" and {len(keys) - NAMED} more classes" if len(keys) > NAMED else ""
     return ", ".join(keys[:NAMED]) + more
-
-
-def _about_error(calibration: Calibration) -> str:
-    held_out = calibration.held_out
-    if held_out is None:
-        return "its error on configurations that it has not seen is unknown"
-    if held_out.samples < MANY_HELD_OUT:
-        return f"its cross-validation error comes from {counted(held_out.samples, 'configuration')} only"
-    return ""
 
 
 # --------------------

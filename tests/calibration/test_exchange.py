@@ -256,6 +256,16 @@ def test_what_is_replaced_is_kept_and_can_be_imported_again(merge: Callable[...,
     assert again.calibration.classes == before.classes
 
 
+def test_something_unreadable_can_be_replaced(tmp_path: Path, merge: Callable[..., Imported]) -> None:
+    (tmp_path / "home" / "calibration").mkdir(parents=True)
+    (tmp_path / "home" / "calibration" / f"{DEVICE.id}.json").write_text("{")
+    with pytest.raises(DeviceError, match="must be JSON"):
+        merge(("a", calibration()))
+    write_exchange(tmp_path / "a.json", [Exchanged(DEVICE, calibration())])
+    import_files([tmp_path / "a.json"], fresh=True)
+    assert load_calibration(DEVICE.id) is not None
+
+
 def test_the_device_becomes_known_unless_the_user_has_a_profile_of_it(merge: Callable[..., Imported]) -> None:
     merge(("a", calibration()))
     assert load_profile(DEVICE.id) == DEVICE
