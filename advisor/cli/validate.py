@@ -33,6 +33,22 @@ class ShardType(click.ParamType):
         return int(match[1]), int(match[2])
 
 
+class BackEndType(click.ParamType):
+    """The name of a registered back end, built in or of another package, or ``auto``."""
+
+    name = "back end"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        from advisor.hardware.backends import backend_names
+
+        return f"[auto|{'|'.join(backend_names())}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from advisor.hardware.backends import get_backend
+
+        return value if value == "auto" else get_backend(value).name
+
+
 @click.command("validate")
 @click.argument("what", type=click.Choice(WHAT))
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path), metavar="[RUN...]")
@@ -42,9 +58,7 @@ class ShardType(click.ParamType):
     show_default="that of the device here",
     help="Cases to run.",
 )
-@click.option(
-    "--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto", show_default=True, help="Where to run them."
-)
+@click.option("--device", type=BackEndType(), default="auto", show_default=True, help="Where to run them.")
 @click.option("--shard", type=ShardType(), default="1/1", metavar="i/n", help="Every n-th case from the i-th on.")
 @click.option(
     "--time-limit", "time_limit_s", type=DURATION, metavar="DURATION", help="Begin no case that would end later: 8min."

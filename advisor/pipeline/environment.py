@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
 from advisor.core.code_version import TRAINING_LIBRARIES
@@ -39,9 +40,16 @@ def check_device(name: str) -> None:
         load_profile(name)
 
 
-def resolve_device(name: str, on_event: OnEvent | None = None) -> DeviceProfile:
+def resolve_device(
+    name: str, on_event: OnEvent | None = None, *, probe: Callable[..., DeviceProfile] | None = None
+) -> DeviceProfile:
     """The profile of a named device; ``"auto"`` is this machine, probed quickly if it never was, or was interrupted
     before there was a rate to predict from.
+
+    Args:
+        name: Of the device.
+        on_event: Told about a probe.
+        probe: Measures this machine; as ``advisor.hardware.probe_device``, which is used when ``None``.
 
     Raises:
         DeviceError: no such profile.
@@ -58,7 +66,7 @@ def resolve_device(name: str, on_event: OnEvent | None = None) -> DeviceProfile:
         pass
     note(on_event, "this machine has not been probed yet: running a quick probe first (about 15 s)")
     phase(on_event, "probing this machine")
-    return probe_device(quick=True, on_progress=progress(on_event))
+    return (probe or probe_device)(quick=True, on_progress=progress(on_event))
 
 
 def this_device_id() -> str | None:

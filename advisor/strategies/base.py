@@ -163,9 +163,10 @@ class Strategy(ABC):
         return 0
 
     def uneven_layers(self, config: StrategyConfig) -> int | None:
-        """How many of the last layers are treated unlike the others; ``None`` when other layers are singled out.
+        """How many of the last layers ``apply`` treats unlike the others (0: none); ``None`` singles out others.
 
-        A deep model is traced with few layers where all but the last are treated alike, and whole otherwise.
+        With a number, a deep model is traced with few layers. With ``None``, which is always right, it is traced whole:
+        that takes minutes for a deep model, so a method that treats layers alike should say so.
         """
         return None
 

@@ -15,6 +15,7 @@ import pytest
 from advisor.core.device import DeviceProfile
 from advisor.experiments.store import RecordStore
 from advisor.experiments.validation.records import FORMAT
+from advisor.hardware.backends import backend_names
 from tests.cli.conftest import Advisor
 from tests.cli.test_bad_input import refused
 from tests.experiments.validation.records import header, timed
@@ -30,6 +31,11 @@ def test_unknown_grids_kinds_and_limits(advisor: Advisor) -> None:
     refused(advisor("validate", "speed"), "speed", "memory")
     refused(advisor("validate"), "validate --help")
     refused(advisor("validate", "memory", "--time-limit", "8"), "'8'", "90min")
+
+
+def test_devices_are_those_of_the_registry_of_back_ends(advisor: Advisor, cpu_profile: DeviceProfile) -> None:
+    assert f"[auto|{'|'.join(backend_names())}]" in advisor("validate", "--help").stdout
+    refused(advisor("validate", "memory", "--device", "tpu"), *backend_names(), "'tpu'")
 
 
 def test_grids_and_repeats_of_step_times(advisor: Advisor, cpu_profile: DeviceProfile) -> None:

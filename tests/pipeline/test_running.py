@@ -15,7 +15,7 @@ from advisor.hardware.profiles import save_profile
 from advisor.pipeline.environment import check_device, check_runs_here, resolve_device, versions
 from advisor.pipeline.outputs import refuse_existing_file
 from advisor.pipeline.running import _failure, _kept_record, _ResumeListener, run
-from tests.core.records import make_plan, measurement
+from tests.core.records import make_plan, measurement, model_spec
 
 
 def record(**changes: object) -> RunRecord:
@@ -47,15 +47,17 @@ def test_the_listener_notices_training_and_resuming() -> None:
 def test_ctrl_c_before_training_says_how_to_go_on_where_there_is_something_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claimed: bool
 ) -> None:
+    """The training process, which would take half a minute to start and to stop, is the only thing pretended."""
+    config = {"model_type": "bert", "hidden_size": 32, "num_attention_heads": 2}
+
     def stopped(_plan: object, directory: Path, **_: object) -> None:
         if claimed:
             (directory / "plan.json").write_text("{}")
         raise InterruptedByUser("interrupted")
 
     monkeypatch.setattr("advisor.measurement.measure_run", stopped)
-    monkeypatch.setattr("advisor.pipeline.running._require_trainable", lambda _plan: None)
     with pytest.raises(InterruptedByUser) as failure:
-        run(make_plan(), tmp_path, any_device=True)
+        run(make_plan(model=model_spec(config=config)), tmp_path, any_device=True)
     resuming = f"`advisor run {tmp_path / 'plan.json'} --output {tmp_path} --resume` continues it"
     assert failure.value.fix == (resuming if claimed else None)
 
@@ -98,11 +100,9 @@ def test_a_probe_that_was_interrupted_before_any_rate_is_made_up_for(
     bare = dataclasses.replace(load_profile("t4"), id="this-card", flops_per_s={}, bytes_per_s={}, basis="measured")
     save_profile(bare)
     complete = dataclasses.replace(load_profile("t4"), id="this-card", basis="measured")
-    monkeypatch.setattr("advisor.hardware.probe_device", lambda **_: complete)
-    assert resolve_device("auto") == complete
+    assert resolve_device("auto", probe=lambda **_: complete) == complete
     save_profile(complete)
-    monkeypatch.setattr("advisor.hardware.probe_device", lambda **_: pytest.fail("probed again"))
-    assert resolve_device("auto") == complete
+    assert resolve_device("auto", probe=lambda **_: pytest.fail("probed again")) == complete
 
 
 def test_versions_name_what_decides_a_run() -> None:
