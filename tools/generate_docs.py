@@ -115,13 +115,11 @@ def _option(option: click.Option, context: click.Context) -> tuple[str, str]:
 
 
 def _default(option: click.Option) -> str:
-    if not option.show_default:
-        return ""
     if isinstance(option.show_default, str):
         return option.show_default
     if option.secondary_opts:
         return f"`{(option.opts if option.default else option.secondary_opts)[0]}`"
-    return f"`{option.default}`"
+    return f"`{option.default}`" if isinstance(option.default, str | int | float) and not option.is_flag else ""
 
 
 # --- Records ----------------------------------------------------------------------------------------------------------

@@ -12,18 +12,18 @@ from typing import Any, NoReturn
 import click
 
 from advisor import __version__
-from advisor.cli.failures import report_failure
+from advisor.cli.output import DEBUG_VARIABLE, report_failure
 
 _COMMANDS = {
-    "probe": "probe",
+    "probe": "calibrate",
     "calibrate": "calibrate",
     "predict": "predict",
-    "fit": "fit",
-    "recommend": "recommend",
-    "tune": "tune",
-    "run": "run",
-    "validate": "validate",
-    "bench": "bench",
+    "fit": "predict",
+    "recommend": "plans",
+    "tune": "plans",
+    "run": "plans",
+    "validate": "experiments",
+    "bench": "experiments",
     "devices": "listings",
     "methods": "listings",
 }
@@ -75,7 +75,7 @@ class CommandGroup(click.Group):
 
 
 def _quiet_libraries() -> None:
-    if os.environ.get("ADVISOR_DEBUG"):
+    if os.environ.get(DEBUG_VARIABLE):
         return
     import warnings
 
@@ -91,8 +91,8 @@ def app() -> None:
 
     \b
     First steps:
-      advisor probe                      # measure this machine, once
-      advisor calibrate run MODEL            # measure your model's operators on it
+      advisor probe                # measure this machine, once
+      advisor calibrate run MODEL  # measure your model's operators on it
       advisor recommend MODEL --data DATA --memory 8GiB --time 2h --output plan.json
       advisor run plan.json --output runs/first
 

@@ -1,22 +1,45 @@
-"""``advisor calibrate``: measure, show, exchange, correct or forget a device's calibration."""
+"""``advisor probe`` and ``advisor calibrate``: measure this machine, and what to do with a calibration."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from advisor.cli.options import json_option, task_option, trust_options
-from advisor.core.device import DeviceProfile
+from advisor import pipeline
+from advisor.cli.options import PATH, F, json_option, option, picked, task_option, trust_options
+from advisor.cli.output import print_answer, progress
+from advisor.core.errors import InputError
 
 if TYPE_CHECKING:
-    from advisor.calibration.report import CalibrationReport
+    from rich.console import Console
 
-F = TypeVar("F", bound=Callable[..., Any])
-FILE = click.Path(path_type=Path)
+    from advisor.calibration.report import CalibrationReport
+    from advisor.core.device import DeviceProfile
+
 RUN, SHOW, EXPORT, IMPORT, FROM_STEPS, RESET = "run", "show", "export", "import", "from-steps", "reset"
+
+
+@click.command("probe")
+@option("--quick", is_flag=True, help="Take about 15 seconds instead of 60; less precise.")
+@option("--device", metavar="DEVICE", help="cpu, cuda or cuda:1; by default the first GPU, else the CPU.")
+@json_option
+def probe_command(quick: bool, device: str | None, as_json: bool) -> None:
+    """Measure this machine and store the result as a device profile.
+
+    Tries data types, attention kernels and bitsandbytes; times matrix products, attention, memory traffic by operator,
+    optimizer steps, copies and overheads, each with its spread; on a CPU also finds the fastest number of threads for
+    training. The other commands use the profile. JSON: the device profile with every measured point.
+
+    \b
+    Example:
+      advisor probe --quick
+    """
+    with progress() as on_event:
+        profile = pipeline.probe(quick=quick, device=device, on_event=on_event)
+    _answer(profile, as_json)
 
 
 class CalibrateGroup(click.Group):
@@ -38,9 +61,9 @@ def _translated(args: Sequence[str]) -> list[str]:
         return [SHOW, *(part for part in rest if part != "--show")]
     if "--steps" in rest:
         return [FROM_STEPS, *rest]
-    for option, command in (("--export", EXPORT), ("--import", IMPORT)):
-        if option in rest:
-            return [command, *(part for part in rest if part != option)]
+    for spelling, command in (("--export", EXPORT), ("--import", IMPORT)):
+        if spelling in rest:
+            return [command, *(part for part in rest if part != spelling)]
     if "--device" in rest and "--fresh" in rest:
         return [RESET, *(part for part in rest if part != "--fresh")]
     return [RUN, *rest]
@@ -65,25 +88,17 @@ def calibrate_command() -> None:
 
 
 def _device_option(help_text: str) -> Callable[[F], F]:
-    return click.option("--device", default="auto", metavar="NAME", show_default="this machine", help=help_text)
+    return option("--device", default="auto", metavar="NAME", show_default="this machine", help=help_text)
 
 
 @calibrate_command.command(RUN)
 @click.argument("model", required=False)
-@click.option("--quick", is_flag=True, help="At most a minute: fewer operators, steps and repeats; wider intervals.")
-@click.option("--fresh", is_flag=True, help="Measure everything again, also what is stored.")
+@option("--quick", is_flag=True, help="At most a minute: fewer operators, steps and repeats; wider intervals.")
+@option("--fresh", is_flag=True, help="Measure everything again, also what is stored.")
 @task_option
 @trust_options
 @json_option
-def run_command(
-    model: str | None,
-    quick: bool,
-    fresh: bool,
-    task: str | None,
-    trust_remote_code: bool,
-    allow_pickle: bool,
-    as_json: bool,
-) -> None:
+def run_command(model: str | None, quick: bool, fresh: bool, as_json: bool, **options: Any) -> None:
     """Time this machine's operators and some training steps, and fit the cost model to them.
 
     With MODEL, steps of that model are timed too; predictions for it are then the most accurate. Stored measurements
@@ -98,12 +113,9 @@ def run_command(
 
     JSON keys: calibration, device_name, path, new_replays, new_points, coverage[], unknown[], differences[], wall_s.
     """
-    from advisor.cli.output import progress
-    from advisor.pipeline import ModelSource, calibrate
-
-    source = ModelSource(model, task, trust_remote_code, allow_pickle) if model is not None else None
+    source = pipeline.ModelSource(model, **options) if model is not None else None
     with progress() as on_event:
-        report = calibrate(source, quick=quick, fresh=fresh, on_event=on_event)
+        report = pipeline.calibrate(source, quick=quick, fresh=fresh, on_event=on_event)
     _answer(report, as_json)
 
 
@@ -121,7 +133,7 @@ def show_command(device: str, as_json: bool) -> None:
 
 
 @calibrate_command.command(EXPORT)
-@click.argument("file", type=FILE)
+@click.argument("file", type=PATH)
 @_device_option("Whose calibration; `all` for every device that has one.")
 @json_option
 def export_command(file: Path, device: str, as_json: bool) -> None:
@@ -131,20 +143,15 @@ def export_command(file: Path, device: str, as_json: bool) -> None:
 
     JSON keys: those of the file without its calibrations, and path.
     """
-    from advisor.cli.output import answer_console, print_json
     from advisor.pipeline.calibrating import export
     from advisor.reporting.calibration import export_summary, print_export
 
-    written = export(file, device)
-    if as_json:
-        print_json(export_summary(file, written))
-    else:
-        print_export(answer_console(), file, written)
+    print_answer(export_summary(file, export(file, device)), as_json, print_export)
 
 
 @calibrate_command.command(IMPORT)
-@click.argument("files", type=FILE, nargs=-1, required=True)
-@click.option("--fresh", is_flag=True, help="Replace what is stored instead of adding to it.")
+@click.argument("files", type=PATH, nargs=-1, required=True)
+@option("--fresh", is_flag=True, help="Replace what is stored instead of adding to it.")
 @json_option
 def import_command(files: tuple[Path, ...], fresh: bool, as_json: bool) -> None:
     """Add exported calibrations of the same device, driver and library versions, and fit again.
@@ -153,34 +160,23 @@ def import_command(files: tuple[Path, ...], fresh: bool, as_json: bool) -> None:
 
     JSON keys: calibrations[] (each as of `advisor calibrate run`), shares[].
     """
-    from advisor.cli.output import answer_console, print_json, progress
     from advisor.pipeline.calibrating import import_
+    from advisor.reporting.calibration import print_import
 
     with progress() as on_event:
         report = import_(files, fresh=fresh, on_event=on_event)
-    if as_json:
-        print_json(report)
-        return
-    from advisor.reporting.calibration import print_import
-
-    print_import(answer_console(), report)
+    print_answer(report, as_json, print_import)
 
 
 @calibrate_command.command(FROM_STEPS)
-@click.argument("files", type=FILE, nargs=-1)
-@click.option("--steps", "more", type=FILE, multiple=True, hidden=True, help="As FILES; the spelling of version 0.1.")
-@click.option("--device", required=True, metavar="NAME", help="The device that the steps were measured on.")
-@click.option("--fresh", is_flag=True, hidden=True, help="Of version 0.1: every fit begins at the datasheet.")
+@click.argument("files", type=PATH, nargs=-1)
+@option("--steps", "more", type=PATH, multiple=True, hidden=True, help="As FILES; the spelling of version 0.1.")
+@option("--device", required=True, metavar="NAME", help="The device that the steps were measured on.")
+@option("--fresh", is_flag=True, hidden=True, help="Of version 0.1: every fit begins at the datasheet.")
 @trust_options
 @json_option
 def from_steps_command(
-    files: tuple[Path, ...],
-    more: tuple[Path, ...],
-    device: str,
-    fresh: bool,
-    trust_remote_code: bool,
-    allow_pickle: bool,
-    as_json: bool,
+    files: tuple[Path, ...], more: tuple[Path, ...], device: str, as_json: bool, **options: Any
 ) -> None:
     """Correct the datasheet of a device that is not here by steps that were measured on it.
 
@@ -195,21 +191,14 @@ def from_steps_command(
 
     JSON keys: device, path, labels[], fit (assumed, fitted, steps[], datasheet, held_back), notes[].
     """
-    from advisor.cli.output import answer_console, print_json, progress
-    from advisor.core.errors import InputError
     from advisor.pipeline.datasheet_fitting import from_steps
-    from advisor.reporting.datasheet_fit import print_datasheet_fit
+    from advisor.reporting.calibration import print_datasheet_fit
 
     if not (steps := (*files, *more)):
         raise InputError("at least one file of steps must be named, but got none", fix="`advisor calibrate --help`")
     with progress() as on_event:
-        report = from_steps(
-            device, steps, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, on_event=on_event
-        )
-    if as_json:
-        print_json(report)
-    else:
-        print_datasheet_fit(answer_console(), report)
+        report = from_steps(device, steps, on_event=on_event, **picked(options, "trust_remote_code", "allow_pickle"))
+    print_answer(report, as_json, print_datasheet_fit)
 
 
 @calibrate_command.command(RESET)
@@ -220,29 +209,21 @@ def reset_command(device: str, as_json: bool) -> None:
 
     JSON keys: device, forgotten[] (files or databases that no longer hold it).
     """
-    from advisor.cli.output import answer_console, print_json
     from advisor.pipeline.calibrating import reset
+    from advisor.reporting.calibration import print_forgotten
 
-    forgotten = reset(device)
-    if as_json:
-        print_json(forgotten)
-    else:
-        from advisor.reporting.calibration import print_forgotten
-
-        print_forgotten(answer_console(), forgotten)
+    print_answer(reset(device), as_json, print_forgotten)
 
 
 def _answer(report: CalibrationReport | DeviceProfile, as_json: bool) -> None:
-    from advisor.cli.output import answer_console, print_json
-
-    if as_json:
-        print_json(report)
-        return
-    if isinstance(report, DeviceProfile):
-        from advisor.reporting.device import print_device
-
-        print_device(answer_console(), report)
-        return
+    from advisor.core.device import DeviceProfile
     from advisor.reporting.calibration import print_calibration
+    from advisor.reporting.device import print_device
 
-    print_calibration(answer_console(), report)
+    def show(console: Console, answer: CalibrationReport | DeviceProfile) -> None:
+        if isinstance(answer, DeviceProfile):
+            print_device(console, answer)
+        else:
+            print_calibration(console, answer)
+
+    print_answer(report, as_json, show)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from advisor.cli.options import json_option
+from advisor.cli.output import print_answer
 
 
 @click.command("devices")
@@ -18,16 +19,10 @@ def devices_command(as_json: bool) -> None:
     Example:
       advisor devices
     """
-    from advisor.cli.output import answer_console, print_json
     from advisor.hardware import load_profile, profile_names
-
-    profiles = [load_profile(name) for name in profile_names()]
-    if as_json:
-        print_json(profiles)
-        return
     from advisor.reporting.device import print_device_list
 
-    print_device_list(answer_console(), profiles)
+    print_answer([load_profile(name) for name in profile_names()], as_json, print_device_list)
 
 
 @click.command("methods")
@@ -41,18 +36,11 @@ def methods_command(as_json: bool) -> None:
     Example:
       advisor methods
     """
-    from advisor.cli.output import answer_console, print_json
-    from advisor.core.serialization import to_dict
+    from advisor.reporting.text import print_methods
     from advisor.strategies import get_strategy, strategy_names
 
     strategies = [get_strategy(name) for name in strategy_names()]
     rows = [
-        {"name": s.name, "title": s.title, "knobs": to_dict(s.knobs()), "defaults_source": s.defaults_source}
-        for s in strategies
+        {"name": s.name, "title": s.title, "knobs": s.knobs(), "defaults_source": s.defaults_source} for s in strategies
     ]
-    if as_json:
-        print_json(rows)
-        return
-    from advisor.reporting.methods import print_methods
-
-    print_methods(answer_console(), rows)
+    print_answer(rows, as_json, print_methods)

@@ -1,14 +1,16 @@
-"""Options that several commands share, and the parameter types behind them."""
+"""Options that several commands share, how their values are parsed, and what jobs make of them."""
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from advisor.core.budget import Budget
 from advisor.core.errors import InputError
 from advisor.core.tasks import task_names, task_traits
 from advisor.core.units import parse_duration_s, parse_memory_bytes
@@ -18,69 +20,55 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-
-class MemoryType(click.ParamType):
-    """``8GiB`` or ``800MB`` as bytes."""
-
-    name = "memory"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        return value if isinstance(value, int) else parse_memory_bytes(value)
-
-
-class DurationType(click.ParamType):
-    """``2h``, ``90min`` or ``45s`` as seconds."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        return value if isinstance(value, float) else parse_duration_s(value)
+option = functools.partial(click.option, show_default=True)
+"""``click.option``; the help shows every default."""
+PATH = click.Path(path_type=Path)
+COUNT = click.IntRange(1)
+FILE: dict[str, Any] = {"type": PATH, "metavar": "FILE"}
+DIR: dict[str, Any] = {"type": PATH, "metavar": "DIR"}
+SIZE: dict[str, Any] = {"type": parse_memory_bytes, "metavar": "SIZE"}
+DURATION: dict[str, Any] = {"type": parse_duration_s, "metavar": "DURATION"}
+N: dict[str, Any] = {"type": COUNT, "metavar": "N"}
+"""What an option takes, and how the help writes it."""
 
 
-class NamesType(click.ParamType):
+def names(text: str) -> tuple[str, ...]:
     """``a,b,c`` as a tuple of names."""
-
-    name = "names"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        if isinstance(value, tuple):
-            return value
-        names = tuple(name.strip() for name in value.split(",") if name.strip())
-        if not names:
-            raise InputError(f"{param.opts[0] if param else 'the option'} must name something, but got {value!r}")
-        return names
+    found = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not found:
+        raise InputError(f"a list of names must have at least one, but got {text!r}", fix="write for example a,b")
+    return found
 
 
-class KnobType(click.ParamType):
+def knob(text: str) -> tuple[str, Any]:
     """``name=value`` as a pair; the value is JSON where it can be read as such, else text."""
-
-    name = "knob"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
-        if isinstance(value, tuple):
-            return value
-        name, equals, text = value.partition("=")
-        if not (name.strip() and equals):
-            raise InputError(f"--knob must be NAME=VALUE, but got {value!r}", fix="for example --knob rank=8")
-        try:
-            return name.strip(), json.loads(text)
-        except json.JSONDecodeError:
-            return name.strip(), text
+    name, equals, value = text.partition("=")
+    if not (name.strip() and equals):
+        raise InputError(f"--knob must be NAME=VALUE, but got {text!r}", fix="for example --knob rank=8")
+    try:
+        return name.strip(), json.loads(value)
+    except json.JSONDecodeError:
+        return name.strip(), value
 
 
-class TaskType(click.ParamType):
-    """The name of a registered task, built in or of another package."""
+class RegisteredName(click.ParamType):
+    """A name in a registry, built in or of another package; the registry is read when the name is needed.
 
-    name = "task"
+    Args:
+        names: All that the help lists.
+        checked: The name; raises an ``InputError`` when there is no such entry.
+    """
+
+    name = "name"
+
+    def __init__(self, names: Callable[[], Sequence[str]], checked: Callable[[str], str]) -> None:
+        self._names, self._checked = names, checked
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        return f"[{'|'.join(task_names())}]"
+        return f"[{'|'.join(self._names())}]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        return task_traits(value).name
-
-
-MEMORY, DURATION, NAMES, KNOB, TASK = MemoryType(), DurationType(), NamesType(), KnobType(), TaskType()
+        return self._checked(value)
 
 
 def stacked(*decorators: Callable[[Any], Any]) -> Callable[[F], F]:
@@ -94,39 +82,44 @@ def stacked(*decorators: Callable[[Any], Any]) -> Callable[[F], F]:
     return decorate
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document to standard output.")
+def switch(name: str, default: bool | None, text: str, *names: str, shown: bool | str = True) -> Callable[[F], F]:
+    """``--name/--no-name``; ``None`` leaves the choice to the job, and ``shown`` says what it is."""
+    return option(f"--{name}/--no-{name}", *names, default=default, show_default=shown, help=text)
 
-device_option = click.option(
+
+json_option = option("--json", "as_json", is_flag=True, help="Print one JSON document to standard output.")
+device_option = option(
     "--device",
     default="auto",
     show_default="this machine",
     metavar="NAME",
     help="Device to plan for; `advisor devices` lists them.",
 )
-
-memory_option = click.option(
-    "--memory", "memory_bytes", type=MEMORY, metavar="SIZE", help="Memory budget: 8GiB, 8GB (= 8e9 bytes), 800MB."
-)
-
-time_option = click.option(
-    "--time", "time_s", type=DURATION, metavar="DURATION", help="Time budget of the whole run: 2h, 90min, 45s."
-)
-
-safety_option = click.option(
+memory_option = option("--memory", "memory_bytes", **SIZE, help="Memory budget: 8GiB, 8GB (= 8e9 bytes), 800MB.")
+time_option = option("--time", "time_s", **DURATION, help="Time budget of the whole run: 2h, 90min, 45s.")
+safety_option = option(
     "--safety-level",
     type=click.FloatRange(0.5, 1, max_open=True),
     default=0.95,
-    show_default=True,
     help="Probability with which a plan must stay within the memory limit.",
 )
-
-
-task_option = click.option("--task", type=TASK, help="Task to train; by default inferred from the data.")
-
-trust_options = stacked(
-    click.option("--trust-remote-code", is_flag=True, help="Allow Python code that comes with the model."),
-    click.option("--allow-pickle", is_flag=True, help="Allow pickled weights; loading them can execute code."),
+task_option = option(
+    "--task",
+    type=RegisteredName(task_names, lambda name: task_traits(name).name),
+    help="Task to train; by default inferred from the data.",
 )
+trust_options = stacked(
+    option("--trust-remote-code", is_flag=True, help="Allow Python code that comes with the model."),
+    option("--allow-pickle", is_flag=True, help="Allow pickled weights; loading them can execute code."),
+)
+padding_option = switch("padding", True, "Whether batches contain padding.", "padded")
+
+
+def num_labels_option(when: str = "") -> Callable[[F], F]:
+    """``--num-labels``, which counts ``when``."""
+    text = f"Number of classes{when}."
+    return option("--num-labels", type=click.IntRange(2), default=2, help=text)
+
 
 SPEED_KNOBS = ("group_by_length", "tf32", "torch_compile", "num_threads")
 
@@ -141,17 +134,10 @@ def speed_options(*, chosen: bool) -> Callable[[F], F]:
     available = "where the device has it" if chosen else "off"
     threads = "the fastest number that `probe` found" if chosen else "torch's choice"
     return stacked(
-        click.option(
-            "--group-by-length/--no-group-by-length",
-            default=None,
-            show_default=pays,
-            help="Batch rows of similar length.",
-        ),
-        click.option(
-            "--tf32/--no-tf32", default=None, show_default=available, help="Use TensorFloat-32 for float32 products."
-        ),
-        click.option("--torch-compile/--no-torch-compile", default=None, show_default="off", help="Compile the model."),
-        click.option("--num-threads", type=click.IntRange(1), metavar="N", show_default=threads, help="CPU threads."),
+        switch("group-by-length", None, "Batch rows of similar length.", shown=pays),
+        switch("tf32", None, "Use TensorFloat-32 for float32 products.", shown=available),
+        switch("torch-compile", None, "Compile the model.", shown="off"),
+        option("--num-threads", **N, show_default=threads, help="CPU threads."),
     )
 
 
@@ -165,7 +151,7 @@ def model_options(*, required: bool = True) -> Callable[[F], F]:
     return stacked(
         click.argument("model", required=required),
         task_option,
-        click.option("--revision", metavar="REV", help="Revision of a hub model."),
+        option("--revision", metavar="REV", help="Revision of a hub model."),
         trust_options,
     )
 
@@ -173,52 +159,44 @@ def model_options(*, required: bool = True) -> Callable[[F], F]:
 def data_options(*, required: bool) -> Callable[[F], F]:
     """``--data`` and how to read it."""
     what = "CSV, JSONL, Parquet or text file, `datasets` folder, hub id, or demo set."
+    cut = "Truncate rows to N tokens; by default chosen from the data."
     return stacked(
-        click.option("--data", required=required, metavar="DATA", help=what),
-        click.option("--text-column", metavar="NAME", help="Column with the text."),
-        click.option("--text-pair-column", metavar="NAME", help="Column with the second text of a pair."),
-        click.option("--label-column", metavar="NAME", help="Column with the label."),
-        click.option("--split", metavar="NAME", help="Training split of a `datasets` source."),
-        click.option("--eval-data", metavar="DATA", help="Held-out file or split; by default 10 % of the rows."),
-        click.option("--max-train-rows", type=click.IntRange(1), metavar="N", help="Train on at most N rows."),
-        click.option("--max-eval-rows", type=click.IntRange(1), metavar="N", help="Evaluate on at most N rows."),
-        click.option(
-            "--max-seq-length",
-            "--seq-length",
-            type=click.IntRange(1),
-            metavar="N",
-            help="Truncate rows to N tokens; by default chosen from the data.",
-        ),
+        option("--data", required=required, metavar="DATA", help=what),
+        option("--text-column", metavar="NAME", help="Column with the text."),
+        option("--text-pair-column", metavar="NAME", help="Column with the second text of a pair."),
+        option("--label-column", metavar="NAME", help="Column with the label."),
+        option("--split", metavar="NAME", help="Training split of a `datasets` source."),
+        option("--eval-data", metavar="DATA", help="Held-out file or split; by default 10 % of the rows."),
+        option("--max-train-rows", **N, help="Train on at most N rows."),
+        option("--max-eval-rows", **N, help="Evaluate on at most N rows."),
+        option("--max-seq-length", "--seq-length", **N, help=cut),
     )
+
+
+def picked(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Some of the options; those that the command does not have are left out."""
+    return {name: options[name] for name in names if name in options}
 
 
 def model_source(options: dict[str, Any]) -> ModelSource:
     """The values of :func:`model_options`."""
     from advisor.pipeline.inputs import ModelSource
 
-    return ModelSource(
-        options["model"],
-        task=options["task"],
-        trust_remote_code=options["trust_remote_code"],
-        allow_pickle=options["allow_pickle"],
-        revision=options["revision"],
-    )
+    return ModelSource(options["model"], **picked(options, "task", "trust_remote_code", "allow_pickle", "revision"))
 
 
 def data_source(options: dict[str, Any]) -> DataSource:
     """The values of :func:`data_options`."""
     from advisor.pipeline.inputs import DataSource
 
-    names = (
-        "text_column",
-        "text_pair_column",
-        "label_column",
-        "split",
-        "max_train_rows",
-        "max_eval_rows",
-        "max_seq_length",
-    )
-    return DataSource(options["data"], eval_source=options["eval_data"], **{name: options[name] for name in names})
+    columns = ("text_column", "text_pair_column", "label_column", "split")
+    limits = ("max_train_rows", "max_eval_rows", "max_seq_length")
+    return DataSource(options["data"], eval_source=options["eval_data"], **picked(options, *columns, *limits))
+
+
+def budget_of(options: dict[str, Any]) -> Budget:
+    """The limits that a command takes."""
+    return Budget(**picked(options, "memory_bytes", "time_s", "min_quality", "safety_level"))
 
 
 def read_peft_config(path: Path | None) -> dict[str, Any] | None:

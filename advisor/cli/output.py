@@ -1,17 +1,26 @@
-"""Output of commands: results to standard output, progress to standard error."""
+"""What the user sees: answers on standard output, progress and failures on standard error, and the exit code."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from advisor.core.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, AdvisorError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from advisor.pipeline.events import OnEvent
+
+T = TypeVar("T")
+DEBUG_VARIABLE = "ADVISOR_DEBUG"
 
 
 @contextmanager
@@ -38,3 +47,107 @@ def print_json(answer: Any) -> None:
     from advisor.core.serialization import to_json
 
     click.echo(to_json(answer), nl=False)
+
+
+def print_answer(
+    answer: T,
+    as_json: bool,
+    show: Callable[[Console, T], None],
+    document: Callable[[T], Any] = lambda answer: answer,
+) -> None:
+    """Print an answer.
+
+    Args:
+        answer: Of a job.
+        as_json: As one JSON document rather than as text.
+        show: Prints it as text.
+        document: What the JSON document holds of it.
+    """
+    if as_json:
+        print_json(document(answer))
+    else:
+        show(answer_console(), answer)
+
+
+def report_failure(failure: BaseException, *, as_json: bool) -> int:
+    """Show a failure and return the exit code.
+
+    Args:
+        failure: Whatever ended the command, ``SystemExit`` and ``KeyboardInterrupt`` included.
+        as_json: Show it as one JSON document on standard output instead of text on standard error.
+    """
+    if isinstance(failure, click.exceptions.Exit):
+        return failure.exit_code
+    if isinstance(failure, SystemExit):
+        return failure.code if isinstance(failure.code, int) else EXIT_FAILED
+    if isinstance(failure, BrokenPipeError):
+        # The reader has gone (advisor ... | head): there is nobody to tell, and flushing at exit would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_DONE
+    error = _as_advisor_error(failure)
+    if os.environ.get(DEBUG_VARIABLE):
+        traceback.print_exception(failure, file=sys.stderr)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(error.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        _print_error(error)
+    return error.exit_code
+
+
+def _print_error(error: AdvisorError) -> None:
+    label = "interrupted" if error.exit_code == EXIT_INTERRUPTED else "error"
+    click.echo(f"{click.style(label + ':', fg='red', bold=True)} {error.message}", err=True)
+    for problem in error.problems:
+        click.echo(f"  - {problem}", err=True)
+    if error.fix:
+        click.echo(f"{click.style('fix:', bold=True)} {error.fix}", err=True)
+
+
+def _as_advisor_error(failure: BaseException) -> AdvisorError:
+    if isinstance(failure, AdvisorError):
+        return failure
+    if isinstance(failure, click.ClickException):
+        context = getattr(failure, "ctx", None)
+        command = context.command_path if context is not None else "advisor"
+        return _error("bad_usage", EXIT_BAD_INPUT, failure.format_message(), f"`{command} --help` shows what it takes")
+    if isinstance(failure, KeyboardInterrupt | click.Abort):
+        message = "stopped by Ctrl-C; nothing that was there before has been changed"
+        return _error("interrupted", EXIT_INTERRUPTED, message)
+    return _unexpected(failure)
+
+
+def _unexpected(failure: BaseException) -> AdvisorError:
+    """An apology that fits one screen; the traceback goes into a log file for the report."""
+    text = str(failure).strip().splitlines()
+    summary = f"{type(failure).__name__}: {text[0][:200]}" if text else type(failure).__name__
+    log = _write_log(failure)
+    where = f"the details are in {log}" if log is not None else f"run it again with {DEBUG_VARIABLE}=1 for the details"
+    message = f"something went wrong that the advisor did not expect ({summary})"
+    fix = f"this is a mistake in the advisor, not yours: {where}; please report it"
+    return _error("unexpected", EXIT_FAILED, message, fix)
+
+
+def _error(kind: str, exit_code: int, message: str, fix: str | None = None) -> AdvisorError:
+    error = AdvisorError(message, fix=fix)
+    error.kind, error.exit_code = kind, exit_code
+    return error
+
+
+def _write_log(failure: BaseException) -> Path | None:
+    import tempfile
+    import time
+
+    from advisor.core.store import user_data_dir
+
+    text = f"command: {sys.argv}\n\n" + "".join(traceback.format_exception(failure))
+    name = f"advisor-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    for folder in (lambda: user_data_dir("logs"), lambda: Path(tempfile.gettempdir())):
+        try:
+            path = folder() / name
+            path.write_text(text, encoding="utf-8")
+            return path
+        except (OSError, AdvisorError):
+            continue
+    return None

@@ -7,7 +7,7 @@ quartiles of repeats are Weibull's (``(n + 1) p``, as ``statistics.quantiles`` h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -108,11 +108,6 @@ def threshold(
     return AcceptanceThreshold(name, value, low, high, passed, "; ".join(filter(None, (note, missing))), unit)
 
 
-def percentile(values: Iterable[float], share: float) -> float:
-    """The smallest value that at least ``share`` of the values do not exceed (nearest rank)."""
-    return float(np.quantile(np.asarray(list(values), dtype=float), share, method="inverted_cdf"))
-
-
 def relative_spread(repeats: Sequence[float]) -> float | None:
     """``relative_half_iqr`` of repeats; ``None`` below four of them."""
     return relative_half_iqr(repeats) if len(repeats) >= LEAST_REPEATS else None
@@ -141,9 +136,8 @@ def error_rows(cells: pd.DataFrame) -> tuple[ErrorRow, ...]:
     """
     if cells.empty:
         return ()
-    known = cells[cells["error"].notna()].reindex(
-        columns=["by", "value", "quantity", "error", "measured", "low", "high"]
-    )
+    columns = ["by", "value", "quantity", "error", "measured", "low", "high"]
+    known = cells[cells["error"].notna()].reindex(columns=columns)
     groups: Any = known.groupby(["by", "value", "quantity"], sort=False)
     return tuple(_row(by, str(value), quantity, members) for (by, value, quantity), members in groups)
 
@@ -157,7 +151,7 @@ def _row(by: str, value: str, quantity: str, members: pd.DataFrame) -> ErrorRow:
         *(by, value, quantity, len(members)),
         mape=float(sizes.mean()),
         p50=float(sizes.median()),
-        p90=percentile(sizes, 0.9),
+        p90=float(np.quantile(sizes, 0.9, method="inverted_cdf")),
         max=float(sizes.max()),
         bias=float(signed.median()),
         intervals=len(intervals),

@@ -18,8 +18,7 @@ from advisor.pipeline.inputs import DataSource, ModelSource, as_data_source
 from advisor.pipeline.recommending import check_methods, recommend
 
 if TYPE_CHECKING:
-    from advisor.experiments.grid import CellResult
-    from advisor.experiments.runner import Stopped
+    from advisor.experiments.grid import CellResult, Stopped
     from advisor.experiments.speed.compare import SpeedComparison
 
 SPEED = "speed"
@@ -116,8 +115,7 @@ def _train_in_turn(
     on_event: OnEvent | None,
 ) -> tuple[SpeedComparison | None, Stopped]:
     """What the finished rounds say, if any, and why there are no more, if it was stopped; adds to ``failures``."""
-    from advisor.experiments.grid import content_key
-    from advisor.experiments.runner import CellEvent, in_own_process, run_cells
+    from advisor.experiments.grid import CellEvent, content_key, in_own_process, run_cells
     from advisor.experiments.speed.compare import FORMAT, compared
     from advisor.experiments.speed.recipes import recipes_for, training_cells
     from advisor.experiments.speed.train import train_arm

@@ -24,8 +24,7 @@ from advisor.pipeline.predicting import cost_model_for
 if TYPE_CHECKING:
     from advisor.core.coefficients import Calibration
     from advisor.experiments.error_statistics import AcceptanceThreshold
-    from advisor.experiments.grid import Cell, Shard
-    from advisor.experiments.runner import Stopped
+    from advisor.experiments.grid import Cell, Shard, Stopped
     from advisor.experiments.runs import RunsComparison
     from advisor.experiments.store import RecordStore
     from advisor.experiments.validation.cases import Case
@@ -101,7 +100,7 @@ def validate(
     """
     from advisor.experiments.grid import shard_of
     from advisor.experiments.store import RecordStore
-    from advisor.experiments.validation.grids import grid_of, validation_grid
+    from advisor.experiments.validation.grids import cells_of, validation_grid
     from advisor.experiments.validation.records import FORMAT, file_name
 
     started_s = time.monotonic()
@@ -109,15 +108,15 @@ def validate(
     folder = output if output is not None else user_data_dir("validation")
     ensure_writable_dir(folder)
     device_type, chosen = _place(grid, device)
-    wanted = grid_of(chosen, cases) if cases is not None else validation_grid(chosen, device_type, kind, repeats)
+    wanted = cells_of(cases) if cases is not None else validation_grid(chosen, device_type, kind, repeats)
     where, header = _at_hand(kind, chosen, device_type, on_event)
     path = folder / file_name(header)
-    mine = wanted.shard(shard).cells
+    mine = shard_of(wanted, shard)
     with RecordStore(path, header, FORMAT, resume=resume) as store:
         missing = [cell for cell in mine if not store.is_done(cell.key)]
         note(on_event, f"{len(missing)} of {len(mine)} cases to run; records go to {path}")
         stopped = _run(missing, where, store, started_s, time_limit_s, on_event)
-        records = tuple(store.records[cell.key] for cell in wanted.cells if cell.key in store.records)
+        records = tuple(store.records[cell.key] for cell in wanted if cell.key in store.records)
         remaining = sum(cell.key not in store.records for cell in mine)
         found = _compared(store.header, path, records)
     return dataclasses.replace(found, remaining=remaining, stopped=stopped)
@@ -194,7 +193,7 @@ def _run(
     on_event: OnEvent | None,
 ) -> Stopped:
     """Predict as many cases as the time allows, then run them."""
-    from advisor.experiments.runner import CellEvent, run_cells
+    from advisor.experiments.grid import CellEvent, run_cells
     from advisor.experiments.validation.measure import MeasureCase
     from advisor.experiments.validation.predict_cases import predicted_cells
     from advisor.experiments.validation.records import summary_of

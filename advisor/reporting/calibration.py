@@ -1,5 +1,5 @@
 """A calibration as text: what was measured, every fitted class, how well it predicts what it has not seen, and what
-is missing.
+is missing; its export and import; and a datasheet that was corrected by measured steps.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from rich.table import Table
 
 from advisor.core.coefficients import Calibration, Contribution
 from advisor.core.units import counted, format_bytes, format_duration
-from advisor.reporting.text import format_share
+from advisor.costmodel.time.step import fitted_half_width
+from advisor.reporting.text import format_change, format_share, make_table, remark, say
 
 if TYPE_CHECKING:
+    from advisor.calibration.datasheet import DatasheetFit, DatasheetReport, FitErrors, FittedStep
     from advisor.calibration.exchange import CalibrationFile
     from advisor.calibration.report import CalibrationReport, Forgotten, ImportReport
 
@@ -24,33 +26,34 @@ if TYPE_CHECKING:
 def print_calibration(console: Console, report: CalibrationReport) -> None:
     """Print what was measured, the class table, the fits over whole steps, their error, and what is missing."""
     calibration = report.calibration
-    console.print(
-        f"[bold]Calibration of {escape(report.device_name)}[/bold] ({calibration.device_id})", highlight=False
-    )
-    _print_lines(console, [_measured_line(report), ""])
+    say(console, f"[bold]Calibration of {escape(report.device_name)}[/bold] ({calibration.device_id})")
+    _print_lines(console, _measured_line(report), "")
     if report.coverage:
         console.print(_coverage_table(report))
     own = f"{len(calibration.operators)} operators have a row of their own"
-    _print_lines(console, ["", f"Class table: {counted(len(calibration.classes), 'row')} by class; {own}"])
-    console.print(_class_table(calibration))
-    _print_lines(console, ["", *_fit_lines(calibration), *_error_lines(calibration), *_origin_lines(calibration)])
+    _print_lines(console, "", f"Class table: {counted(len(calibration.classes), 'row')} by class; {own}")
+    table = make_table("operators", ">calls timed", ">residual")
+    for key, fit in sorted(calibration.classes.items()):
+        table.add_row(key, str(fit.samples), format_share(fit.residual_relative))
+    console.print(table)
+    _print_lines(console, "", *_fit_lines(calibration), *_error_lines(calibration), *_origin_lines(calibration))
     if calibration.partial:
-        console.print(f"[yellow]partial:[/yellow] {escape(calibration.partial)}", highlight=False)
+        remark(console, calibration.partial, "partial:")
     if report.differences:
-        console.print("[yellow]not used here as calibrated, because versions differ:[/yellow]", highlight=False)
-        _print_lines(console, [f"  - {line}" for line in report.differences])
+        remark(console, "", "not used here as calibrated, because versions differ:")
+        _print_lines(console, *(f"  - {line}" for line in report.differences))
     if report.unknown:
-        _print_lines(console, ["Missing:", *(f"  - {line}" for line in report.unknown)])
+        _print_lines(console, "Missing:", *(f"  - {line}" for line in report.unknown))
     for note in calibration.notes:
-        console.print(f"[dim]note: {escape(note)}[/dim]", highlight=False)
-    _print_lines(console, [_closing_line(report)])
+        remark(console, f"note: {note}")
+    took = f"took {format_duration(report.wall_s)}; " if report.wall_s else ""
+    total = format_duration(calibration.seconds)
+    _print_lines(console, f"{took}measured in {total} altogether, stored in {report.path}")
 
 
 def print_import(console: Console, report: ImportReport) -> None:
     """Print what every file brought, and the calibrations as they are now."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("from", "new calls", "new configurations", "duplicates dropped"):
-        table.add_column(column, justify="left" if column == "from" else "right")
+    table = make_table("from", ">new calls", ">new configurations", ">duplicates dropped")
     for share in report.shares:
         table.add_row(escape(share.name), str(share.replays), str(share.points), str(share.duplicates))
     console.print(table)
@@ -61,30 +64,22 @@ def print_import(console: Console, report: ImportReport) -> None:
 
 def print_forgotten(console: Console, forgotten: Forgotten) -> None:
     """Print what was forgotten about a device."""
-    lines = []
     if forgotten.fit is not None:
-        lines.append(f"{forgotten.device_id} is predicted from its datasheet again; removed {forgotten.fit}")
+        text = f"{forgotten.device_id} is predicted from its datasheet again; removed {forgotten.fit}"
+        _print_lines(console, text)
     if forgotten.calibrations:
-        lines.append(f"{counted(forgotten.calibrations, 'calibration')} of {forgotten.device_id} forgotten")
-    _print_lines(console, lines)
+        _print_lines(console, f"{counted(forgotten.calibrations, 'calibration')} of {forgotten.device_id} forgotten")
 
 
-def print_export(console: Console, path: Path, written: CalibrationFile) -> None:
-    """Print what the file holds and how it is used."""
-    summary = export_summary(path, written)
+def print_export(console: Console, summary: dict[str, Any]) -> None:
+    """Print what the file of an :func:`export_summary` holds and how it is used."""
+    path = Path(summary["path"])
     for entry in summary["calibrations"]:
-        _print_lines(
-            console,
-            [f"{entry['device']}: {_both(entry['replays'], entry['points'])}, made with"]
-            + [f"  {name} {version}" for name, version in entry["versions"].items()],
-        )
-    _print_lines(
-        console,
-        [
-            f"written to {path} ({format_bytes(path.stat().st_size)}, {written.checksum[:19]}…)",
-            f"elsewhere: advisor calibrate import {path.name}",
-        ],
-    )
+        held = f"{entry['device']}: {_both(entry['replays'], entry['points'])}, made with"
+        _print_lines(console, held, *(f"  {name} {version}" for name, version in entry["versions"].items()))
+    size = format_bytes(path.stat().st_size)
+    _print_lines(console, f"written to {path} ({size}, {summary['checksum'][:19]}…)")
+    _print_lines(console, f"elsewhere: advisor calibrate import {path.name}")
 
 
 def export_summary(path: Path, written: CalibrationFile) -> dict[str, Any]:
@@ -107,9 +102,30 @@ def export_summary(path: Path, written: CalibrationFile) -> dict[str, Any]:
     }
 
 
-def _print_lines(console: Console, lines: list[str]) -> None:
+def print_datasheet_fit(console: Console, report: DatasheetReport) -> None:
+    """Print the steps with their predictions before and after, the shares, the errors, and where the fit is stored."""
+    device, fit = report.device, report.fit
+    count = counted(len(fit.steps), "measured step")
+    say(console, f"[bold]{escape(device.name)}[/bold] ({device.id}), datasheet fitted to {count}")
+    table = make_table(">", "step", ">measured", ">datasheet", ">error", ">fitted", ">error", ">left out", ">error")
+    for number, (label, step) in enumerate(zip(report.labels, fit.steps, strict=True), start=1):
+        table.add_row(str(number), escape(label), format_duration(step.measured_s), *_predicted(step))
+    console.print(table)
+    console.print(_shares_table(fit))
+    for line in _datasheet_error_lines(fit):
+        say(console, line)
+    for note in report.notes:
+        remark(console, note, "note:")
+    _print_lines(
+        console,
+        f"stored in {report.path}: every command uses it for --device {device.id};"
+        f" `advisor calibrate reset --device {device.id}` undoes it",
+    )
+
+
+def _print_lines(console: Console, *lines: str) -> None:
     for line in lines:
-        console.print(escape(line), highlight=False, soft_wrap=True)
+        say(console, escape(line))
 
 
 def _both(calls: int, configurations: int) -> str:
@@ -129,28 +145,12 @@ def _measured_line(report: CalibrationReport) -> str:
 
 
 def _coverage_table(report: CalibrationReport) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for column in ("steps of", "methods", "micro-batches", "configurations", "repeat noise"):
-        table.add_column(column, justify="right" if column in ("configurations", "repeat noise") else "left")
+    table = make_table("steps of", "methods", "micro-batches", ">configurations", ">repeat noise")
     for model in report.coverage:
         small, large = model.shapes[0], model.shapes[-1]
         shapes = f"{small[0]} x {small[1]}" + (f" to {large[0]} x {large[1]}" if large != small else "") + " tokens"
-        table.add_row(
-            escape(model.model_key),
-            ", ".join(model.methods),
-            shapes,
-            str(model.configurations),
-            format_share(model.noise_median),
-        )
-    return table
-
-
-def _class_table(calibration: Calibration) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for column in ("operators", "calls timed", "residual"):
-        table.add_column(column, justify="left" if column == "operators" else "right")
-    for key, fit in sorted(calibration.classes.items()):
-        table.add_row(key, str(fit.samples), format_share(fit.residual_relative))
+        noise = format_share(model.noise_median)
+        table.add_row(escape(model.model_key), ", ".join(model.methods), shapes, str(model.configurations), noise)
     return table
 
 
@@ -205,6 +205,36 @@ def _origin(entry: Contribution) -> str:
     )
 
 
-def _closing_line(report: CalibrationReport) -> str:
-    took = f"took {format_duration(report.wall_s)}; " if report.wall_s else ""
-    return f"{took}measured in {format_duration(report.calibration.seconds)} altogether, stored in {report.path}"
+def _predicted(step: FittedStep) -> list[str]:
+    """Time and signed error by each way to predict it."""
+    cells = []
+    for value_s in (step.datasheet_s, step.fitted_s, step.held_back_s):
+        if value_s is None:
+            cells += ["–", ""]
+        else:
+            cells += [format_duration(value_s), format_change(value_s / step.measured_s - 1)]
+    return cells
+
+
+def _shares_table(fit: DatasheetFit) -> Table:
+    table = make_table("what kernels reach of the datasheet", ">assumed", ">fitted")
+    before, after = fit.assumed, fit.fitted
+    table.add_row("matrix products, of the matrix rate", f"{before.gemm:.2f}", f"{after.gemm:.2f}")
+    table.add_row("fused attention, of the matrix rate", f"{before.attention:.2f}", f"{after.attention:.2f}")
+    table.add_row("everything else, of the bandwidth", f"{before.bandwidth:.2f}", f"{after.bandwidth:.2f}")
+    table.add_row("host, per operator", *(format_duration(each.host_s_per_operator) for each in (before, after)))
+    return table
+
+
+def _datasheet_error_lines(fit: DatasheetFit) -> list[str]:
+    held_back = "unknown, with a single step" if fit.held_back is None else _errors(fit.held_back)
+    device, host = (f"±{fitted_half_width(r):.0%}" for r in (fit.fitted.device_relative, fit.fitted.host_relative))
+    return [
+        f"error on a step that the fit did not see (cross-validation): {held_back}",
+        f"from the datasheet alone: {_errors(fit.datasheet)}",
+        f"90 % intervals from now on: device time {device}, host time {host}".replace("%", " %").replace("  ", " "),
+    ]
+
+
+def _errors(errors: FitErrors) -> str:
+    return f"median {format_share(errors.median)}, worst {format_share(errors.worst)}"

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import asdict
+
 from rich.console import Console
 from rich.table import Table
 
 from advisor.core.cost import CostEstimate, InferenceEstimate, MemoryEstimate, TimeEstimate
 from advisor.core.units import format_bytes, format_count, format_duration, format_energy
-from advisor.reporting.text import format_interval, format_share
+from advisor.reporting.text import format_interval, format_share, make_table, remark, say
 
-_BREAKDOWN_NAMES = {
-    "weights_bytes": "weights",
-    "gradients_bytes": "gradients",
-    "optimizer_states_bytes": "optimizer states",
-    "activations_bytes": "activations",
-    "temporaries_bytes": "temporaries",
-    "workspace_bytes": "library workspaces",
-    "context_bytes": "process and context",
-}
-
-
+_PART_OF_MEMORY = {"workspace_bytes": "library workspaces", "context_bytes": "process and context"}
+"""What a part of the memory is called, if its field does not say it."""
 PART_LABELS = {
     "data": "reading and tokenising",
     "loading": "loading the model",
@@ -39,28 +33,29 @@ LEAST_SHOWN_SHARE = 0.005
 
 def print_cost(console: Console, estimate: CostEstimate, *, title: str) -> None:
     """Print the whole estimate: summary, memory breakdown, notes."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in ("", "predicted", "90 % interval", "evidence", "source"):
-        table.add_column(column, justify="right" if column in ("predicted", "90 % interval") else "left")
+    table = make_table("", ">predicted", ">90 % interval", "evidence", "source", title=title)
     _add_memory(table, estimate.memory)
     if estimate.time is not None:
         _add_time(table, estimate.time)
-    _add_quality(table, estimate)
+    if (quality := estimate.quality) is not None:
+        show = quality.metric.show
+        value = show(quality.value) if quality.value is not None else "unknown"
+        interval = format_interval(quality.interval, show)
+        table.add_row(quality.metric.title, value, interval, quality.evidence, quality.basis)
+        if quality.p_at_least is not None:
+            table.add_row("probability of the minimum", f"{quality.p_at_least:.0%}", "", "", "")
     console.print(table)
-    _print_breakdown(console, estimate.memory)
+    _print_sum(console, f"device peak during {estimate.memory.peak_phase}", _memory_parts(estimate.memory))
     if estimate.time is not None:
         _print_time_notes(console, estimate.time)
     share = estimate.trainable_parameters / estimate.total_parameters if estimate.total_parameters else 0.0
+    fits = {None: "", True: "; fits", False: "; [bold red]does not fit[/bold red]"}[estimate.fits]
     console.print(
         f"trainable: {format_count(estimate.trainable_parameters)} of {format_count(estimate.total_parameters)}"
-        f" parameters ({format_share(share)})" + _fits_text(estimate.fits)
+        f" parameters ({format_share(share)}){fits}"
     )
     for note in estimate.notes:
-        console.print(f"[dim]note: {note}[/dim]", highlight=False, soft_wrap=True)
-
-
-def _fits_text(fits: bool | None) -> str:
-    return "" if fits is None else "; fits" if fits else "; [bold red]does not fit[/bold red]"
+        remark(console, f"note: {note}")
 
 
 def _add_memory(table: Table, memory: MemoryEstimate) -> None:
@@ -68,34 +63,36 @@ def _add_memory(table: Table, memory: MemoryEstimate) -> None:
     if memory.reserved_bytes != memory.allocated_bytes:
         rows.insert(1, ("reserved peak", "reserved_bytes"))
     for label, name in rows:
-        interval = format_interval(memory.intervals.get(name), format_bytes)
-        table.add_row(label, format_bytes(getattr(memory, name)), interval, memory.evidence, memory.basis)
+        _add(table, label, memory, name, format_bytes)
 
 
 def _add_time(table: Table, time: TimeEstimate) -> None:
-    step, total = (format_interval(time.intervals.get(name), format_duration) for name in ("step_s", "total_s"))
-    table.add_row("one optimizer step", format_duration(time.step_s), step, time.evidence, time.basis)
-    table.add_row("samples per second", f"{time.samples_per_s:.3g}", "", time.evidence, time.basis)
+    _add(table, "one optimizer step", time, "step_s", format_duration)
+    _add(table, "samples per second", time, "samples_per_s", _speed)
     if time.total_s == time.step_s:
         return
-    table.add_row("tokens per second", f"{time.tokens_per_s:.3g}", "", time.evidence, time.basis)
-    table.add_row("whole run", format_duration(time.total_s), total, time.evidence, time.basis)
-    if time.inference is not None:
-        _add_inference(table, time.inference)
+    _add(table, "tokens per second", time, "tokens_per_s", _speed)
+    _add(table, "whole run", time, "total_s", format_duration)
+    if (speed := time.inference) is not None:
+        _add(table, "inference, samples per second", speed, "samples_per_s", _speed)
+        _add(table, "inference, tokens per second", speed, "tokens_per_s", _speed)
+        if speed.decode_tokens_per_s is not None:
+            sources = ("extrapolated", "bandwidth")
+            _add(table, "decoding, tokens per second", speed, "decode_tokens_per_s", _speed, sources)
     if time.energy_j is not None:
-        energy = format_interval(time.intervals.get("energy_j"), format_energy)
-        table.add_row("energy", format_energy(time.energy_j), energy, time.evidence, "power x time")
+        _add(table, "energy", time, "energy_j", format_energy, (time.evidence, "power x time"))
 
 
-def _add_inference(table: Table, speed: InferenceEstimate) -> None:
-    rows = {"inference, samples per second": "samples_per_s", "inference, tokens per second": "tokens_per_s"}
-    for label, name in rows.items():
-        interval = format_interval(speed.intervals.get(name), _speed)
-        table.add_row(label, _speed(getattr(speed, name)), interval, speed.evidence, speed.basis)
-    if speed.decode_tokens_per_s is not None:
-        interval = format_interval(speed.intervals.get("decode_tokens_per_s"), _speed)
-        decoded = _speed(speed.decode_tokens_per_s)
-        table.add_row("decoding, tokens per second", decoded, interval, "extrapolated", "bandwidth")
+def _add(
+    table: Table,
+    label: str,
+    part: MemoryEstimate | TimeEstimate | InferenceEstimate,
+    name: str,
+    show: Callable[[float], str],
+    sources: tuple[str, str] | None = None,
+) -> None:
+    interval = format_interval(part.intervals.get(name), show)
+    table.add_row(label, show(getattr(part, name)), interval, *(sources or (part.evidence, part.basis)))
 
 
 def _speed(value: float) -> str:
@@ -104,35 +101,20 @@ def _speed(value: float) -> str:
 
 def _print_time_notes(console: Console, time: TimeEstimate) -> None:
     if len(time.parts) > 1:
-        parts = [
-            f"{PART_LABELS.get(name, name)} {format_duration(seconds)}"
-            for name, seconds in time.parts.items()
-            if seconds >= LEAST_SHOWN_SHARE * time.total_s
-        ]
-        console.print(f"whole run = {' + '.join(parts)}", highlight=False, soft_wrap=True)
+        least_s = LEAST_SHOWN_SHARE * time.total_s
+        parts = {PART_LABELS.get(name, name): value for name, value in time.parts.items() if value >= least_s}
+        _print_sum(console, "whole run", [f"{label} {format_duration(value)}" for label, value in parts.items()])
     if time.inference is not None and time.inference.decode_basis:
-        console.print(f"[dim]decoding: {time.inference.decode_basis}[/dim]", highlight=False, soft_wrap=True)
+        remark(console, f"decoding: {time.inference.decode_basis}")
     if time.energy_basis:
-        console.print(f"[dim]energy: {time.energy_basis}[/dim]", highlight=False, soft_wrap=True)
+        remark(console, f"energy: {time.energy_basis}")
 
 
-def _add_quality(table: Table, estimate: CostEstimate) -> None:
-    quality = estimate.quality
-    if quality is None:
-        return
-    show = quality.metric.show
-    value = show(quality.value) if quality.value is not None else "unknown"
-    interval = format_interval(quality.interval, show)
-    table.add_row(quality.metric.title, value, interval, quality.evidence, quality.basis)
-    if quality.p_at_least is not None:
-        table.add_row("probability of the minimum", f"{quality.p_at_least:.0%}", "", "", "")
+def _memory_parts(memory: MemoryEstimate) -> list[str]:
+    parts = {name: value for name, value in asdict(memory.breakdown).items() if value}
+    labels = {name: _PART_OF_MEMORY.get(name, name.removesuffix("_bytes").replace("_", " ")) for name in parts}
+    return [f"{labels[name]} {format_bytes(value)}" for name, value in parts.items()]
 
 
-def _print_breakdown(console: Console, memory: MemoryEstimate) -> None:
-    breakdown = memory.breakdown
-    parts = [
-        f"{label} {format_bytes(getattr(breakdown, name))}"
-        for name, label in _BREAKDOWN_NAMES.items()
-        if getattr(breakdown, name)
-    ]
-    console.print(f"device peak during {memory.peak_phase} = {' + '.join(parts)}", highlight=False, soft_wrap=True)
+def _print_sum(console: Console, total: str, parts: list[str]) -> None:
+    say(console, f"{total} = {' + '.join(parts)}")

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from advisor.core.device import PARTIAL_FACT, DeviceProfile, Rate
 from advisor.core.units import counted, format_bytes, format_duration
+from advisor.reporting.text import make_table, remark
 
 QUIET_FACTS = ("left out: ", "dtype ", "attention ", PARTIAL_FACT, "libraries")
 """Facts that stand in a table or a warning, or that only the profile's file and ``--json`` need."""
@@ -17,50 +17,38 @@ QUIET_FACTS = ("left out: ", "dtype ", "attention ", PARTIAL_FACT, "libraries")
 
 def print_device(console: Console, profile: DeviceProfile) -> None:
     """Print capacity, rates and facts of one device."""
-    _print_capacity(console, profile)
-    for title, unit, rates, show in _groups(profile):
-        _print_rates(console, title, unit, rates, show)
+    table = make_table("", ">value", "source", title=f"{profile.name}  ({profile.id}, {profile.basis})")
+    for name, value, source in _capacity_rows(profile):
+        table.add_row(name, value, f"[dim]{escape(source)}[/dim]")
+    console.print(table)
+    for group in _groups(profile):
+        _print_rates(console, *group)
     for name, fact in profile.facts.items():
         if not name.startswith(QUIET_FACTS):
-            console.print(f"[dim]{name}: {escape(fact)}[/dim]", highlight=False, soft_wrap=True)
+            remark(console, f"{name}: {fact}")
     late = [name for name, fact in profile.facts.items() if name.startswith("left out: ") and "no time" in fact]
     if late:
-        count = counted(len(late), "figure")
-        console.print(f"[dim]not measured for lack of time: {count} (--json lists them)[/dim]", highlight=False)
+        remark(console, f"not measured for lack of time: {counted(len(late), 'figure')} (--json lists them)")
     for warning in profile.warnings:
-        console.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
-
-
-def _print_capacity(console: Console, profile: DeviceProfile) -> None:
-    title = f"{profile.name}  ({profile.id}, {profile.basis})"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    table.add_column("")
-    table.add_column("value", justify="right")
-    table.add_column("source", style="dim")
-    for row in _capacity_rows(profile):
-        table.add_row(*row)
-    console.print(table)
+        remark(console, warning, "warning:")
 
 
 def _capacity_rows(profile: DeviceProfile) -> list[tuple[str, str, str]]:
-    sources = profile.sources
-    rows = [("memory", format_bytes(profile.memory_bytes), sources.get("memory_bytes", ""))]
-    if profile.available_bytes is not None:
-        rows.append(("free now", format_bytes(profile.available_bytes), sources.get("available_bytes", "")))
-    if profile.compute_capability is not None:
-        capability = ".".join(str(part) for part in profile.compute_capability)
-        rows.append(("compute capability", capability, sources.get("compute_capability", "")))
-    rows.append(("used by an empty process", format_bytes(profile.context_bytes), sources.get("context_bytes", "")))
-    if profile.context_interval_bytes is not None:
-        interval = " – ".join(format_bytes(value) for value in profile.context_interval_bytes)
-        rows.append(("plausible range", interval, sources.get("context_interval_bytes", "")))
-    rows.append(("training dtypes", ", ".join(profile.dtypes), sources.get("dtypes", "")))
-    rows.append(("attention kernels", ", ".join(profile.attention_kernels), sources.get("attention_kernels", "")))
-    if profile.num_threads is not None:
-        rows.append(("training threads", str(profile.num_threads), sources.get("num_threads", "")))
-    if profile.launch_s and not profile.overhead_s:
-        rows.append(("launch of one operator", format_duration(profile.launch_s), sources.get("launch_s", "")))
-    return rows
+    """Label, value and source of every figure that is known."""
+    capability, span, threads = profile.compute_capability, profile.context_interval_bytes, profile.num_threads
+    free_bytes, launch_s = profile.available_bytes, profile.launch_s if not profile.overhead_s else 0.0
+    rows = [
+        ("memory", "memory_bytes", format_bytes(profile.memory_bytes)),
+        ("free now", "available_bytes", None if free_bytes is None else format_bytes(free_bytes)),
+        ("compute capability", "compute_capability", None if capability is None else ".".join(map(str, capability))),
+        ("used by an empty process", "context_bytes", format_bytes(profile.context_bytes)),
+        ("plausible range", "context_interval_bytes", None if span is None else " – ".join(map(format_bytes, span))),
+        ("training dtypes", "dtypes", ", ".join(profile.dtypes)),
+        ("attention kernels", "attention_kernels", ", ".join(profile.attention_kernels)),
+        ("training threads", "num_threads", None if threads is None else str(threads)),
+        ("launch of one operator", "launch_s", format_duration(launch_s) if launch_s else None),
+    ]
+    return [(label, value, profile.sources.get(name, "")) for label, name, value in rows if value is not None]
 
 
 Group = tuple[str, str, dict[str, Rate], Callable[[float], str]]
@@ -83,11 +71,7 @@ def _groups(profile: DeviceProfile) -> list[Group]:
 
 def _print_rates(console: Console, title: str, unit: str, rates: dict[str, Rate], show: Callable[[float], str]) -> None:
     """One line a key; of its points the range and how many there are."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(title, no_wrap=True)
-    table.add_column("rate" if unit else "time", justify="right", no_wrap=True)
-    table.add_column("spread", justify="right", no_wrap=True)
-    table.add_column("range", justify="right", no_wrap=True)
+    table = make_table(title, ">rate" if unit else ">time", ">spread", ">range", no_wrap=True)
     table.add_column("source", style="dim")
     summaries = [key for key in rates if key.rpartition("/")[0] not in rates or not _is_point(key)]
     for key in summaries:
@@ -105,16 +89,9 @@ def _is_point(key: str) -> bool:
 
 def print_device_list(console: Console, profiles: list[DeviceProfile]) -> None:
     """Print the known devices, one line each, narrow enough for 80 columns."""
-    table = Table(
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-        caption="TFLOP/s: dense matrix products in the fastest training dtype; GB/s: device memory",
-        caption_justify="left",
-    )
-    for column in ("device", "name", "memory", "TFLOP/s", "GB/s", "source"):
-        right = column in ("memory", "TFLOP/s", "GB/s")
-        table.add_column(column, justify="right" if right else "left", no_wrap=True)
+    table = make_table("device", "name", ">memory", ">TFLOP/s", ">GB/s", "source", no_wrap=True)
+    table.caption = "TFLOP/s: dense matrix products in the fastest training dtype; GB/s: device memory"
+    table.caption_justify = "left"
     for profile in profiles:
         name = profile.name.removeprefix("NVIDIA ")
         rates = _fastest_rates(profile)

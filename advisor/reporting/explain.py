@@ -7,11 +7,10 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from advisor.core.units import format_bytes
 from advisor.costmodel.explain.records import PeakExplanation, PeakShare, TensorGroup
-from advisor.reporting.text import format_share
+from advisor.reporting.text import format_change, format_share, make_table, remark, say
 from advisor.search.sensitivity import ChangeComparison, Effect
 
 BAR_WIDTH = 32
@@ -33,20 +32,59 @@ def print_explanation(
     """
     parts = (explanation.operator, short_module(explanation.module))
     where = " of ".join(escape(part) for part in parts if part) or "the step"
-    console.print(
+    say(
+        console,
         f"\n[bold]Peak of live tensors: {format_bytes(explanation.live_bytes)}[/bold] in the {explanation.phase} pass, "
         f"reached by {where} ({explanation.num_layers} layers traced)",
-        highlight=False,
-        soft_wrap=True,
     )
     if note is not None:
-        console.print(f"[dim]note: {escape(note)}[/dim]", highlight=False, soft_wrap=True)
-    _print_bars(console, "by kind", explanation.by_kind, explanation.live_bytes)
-    _print_bars(console, "by purpose", _shortened(explanation.by_role), explanation.live_bytes)
-    _print_bars(console, "by layer", collapsed_layers(explanation.by_layer), explanation.live_bytes)
-    _print_bars(console, "by operator", _shortened(explanation.by_operator), explanation.live_bytes)
-    _print_tensors(console, explanation.tensors[:TENSORS])
-    _print_effects(console, comparison)
+        remark(console, f"note: {note}")
+    for title, shares in shares_of(explanation).items():
+        _print_bars(console, title, _shortened(shares), explanation.live_bytes)
+    table = make_table(">size", ">count", "shape", "purpose", "created by", title="largest tensors")
+    for group in explanation.tensors[:TENSORS]:
+        table.add_row(*map(escape, _tensor_row(group)))
+    console.print(table)
+    if comparison.effects:
+        columns = ("change", ">device peak", ">saving", ">step time", "options")
+        table = make_table(*columns, title="Single-change alternatives")
+        for effect in comparison.effects:
+            mark = " (changes the training dynamics)" if effect.learns_differently else ""
+            *cells, options = effect_row(effect, comparison)
+            table.add_row(*map(escape, cells), f"{escape(options)}{mark}")
+        console.print(table)
+    for reason in comparison.skipped:
+        remark(console, f"not compared: {reason}")
+    say(console, f"\n[bold]{escape(sentence_of(comparison))}[/bold]")
+
+
+def shares_of(explanation: PeakExplanation) -> dict[str, Sequence[PeakShare]]:
+    """What is alive at the peak, split in four ways, by title."""
+    return {
+        "by kind": explanation.by_kind,
+        "by purpose": explanation.by_role,
+        "by layer": collapsed_layers(explanation.by_layer),
+        "by operator": explanation.by_operator,
+    }
+
+
+def sentence_of(comparison: ChangeComparison) -> str:
+    """The comparison's one sentence, with a capital and a full stop."""
+    return f"{comparison.sentence[:1].upper()}{comparison.sentence[1:]}."
+
+
+def effect_row(effect: Effect, comparison: ChangeComparison) -> tuple[str, str, str, str, str]:
+    """Change, device peak, saving, change of the step time, and the options that make it."""
+    saved_bytes, ratio = comparison.device_bytes - effect.device_bytes, effect.time_ratio
+    if ratio is not None and effect.undoes:
+        ratio = 1 / ratio
+    return (
+        f"without {effect.name}" if effect.undoes else effect.name,
+        format_bytes(effect.device_bytes),
+        f"{'' if saved_bytes >= 0 else '-'}{format_bytes(abs(saved_bytes))}",
+        "–" if ratio is None else format_change(ratio - 1, 0),
+        effect.options,
+    )
 
 
 def collapsed_layers(shares: Sequence[PeakShare]) -> list[PeakShare]:
@@ -85,11 +123,8 @@ def _shortened(shares: Sequence[PeakShare]) -> list[PeakShare]:
 
 
 def _print_bars(console: Console, title: str, shares: Sequence[PeakShare], total_bytes: int) -> None:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(justify="right", no_wrap=True)
-    table.add_column(justify="right", no_wrap=True)
-    table.add_column(no_wrap=True)
+    table = make_table("", ">", ">", "", title=title, no_wrap=True)
+    table.show_header = False
     longest = max((share.live_bytes for share in shares), default=1) or 1
     for share in shares:
         bar = "█" * round(BAR_WIDTH * share.live_bytes / longest) or "▏"
@@ -98,41 +133,8 @@ def _print_bars(console: Console, title: str, shares: Sequence[PeakShare], total
     console.print(table)
 
 
-def _print_tensors(console: Console, groups: Sequence[TensorGroup]) -> None:
-    table = Table(title="largest tensors", title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in ("size", "count", "shape", "purpose", "created by"):
-        table.add_column(column, justify="right" if column in ("size", "count") else "left")
-    for group in groups:
-        shape = f"{group.dtype} {'x'.join(str(length) for length in group.shape)}".strip()
-        made = " in ".join(escape(part) for part in (group.operator, short_module(group.module)) if part)
-        made += " (recomputed)" if group.recomputed else ""
-        table.add_row(format_bytes(group.live_bytes), f"{group.count}", shape, escape(group.role), made)
-    console.print(table)
-
-
-def _print_effects(console: Console, comparison: ChangeComparison) -> None:
-    if comparison.effects:
-        table = Table(
-            title="Single-change alternatives", title_justify="left", box=None, pad_edge=False, header_style="bold"
-        )
-        for column in ("change", "device peak", "saving", "step time", "options"):
-            table.add_column(column, justify="left" if column in ("change", "options") else "right")
-        for effect in comparison.effects:
-            table.add_row(*_effect_row(effect, comparison))
-        console.print(table)
-    for reason in comparison.skipped:
-        console.print(f"[dim]not compared: {escape(reason)}[/dim]", highlight=False, soft_wrap=True)
-    text = comparison.sentence
-    console.print(f"\n[bold]{escape(text[:1].upper() + text[1:])}.[/bold]", highlight=False, soft_wrap=True)
-
-
-def _effect_row(effect: Effect, comparison: ChangeComparison) -> tuple[str, ...]:
-    name = f"without {effect.name}" if effect.undoes else effect.name
-    saved_bytes = comparison.device_bytes - effect.device_bytes
-    ratio = effect.time_ratio
-    if ratio is not None and effect.undoes:
-        ratio = 1 / ratio
-    time = "–" if ratio is None else f"{ratio - 1:+.0%}".replace("%", " %")
-    saves = f"{'' if saved_bytes >= 0 else '-'}{format_bytes(abs(saved_bytes))}"
-    mark = " (changes the training dynamics)" if effect.learns_differently else ""
-    return escape(name), format_bytes(effect.device_bytes), saves, time, f"{effect.options}{mark}"
+def _tensor_row(group: TensorGroup) -> tuple[str, str, str, str, str]:
+    shape = f"{group.dtype} {'x'.join(str(length) for length in group.shape)}".strip()
+    made = " in ".join(part for part in (group.operator, short_module(group.module)) if part)
+    made += " (recomputed)" if group.recomputed else ""
+    return format_bytes(group.live_bytes), f"{group.count}", shape, group.role, made

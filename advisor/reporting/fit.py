@@ -6,15 +6,15 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from advisor.core.plan import SHORT_DTYPES
 from advisor.core.serialization import to_dict
 from advisor.core.units import format_bytes
+from advisor.reporting.text import make_table, remark, say
 from advisor.search.fitting import FitAnswer, Largest, MethodFit, SetupFit, Switches
 
 DTYPE_NAMES = {name: short for short, name in SHORT_DTYPES.items()}
-_COLUMNS = ("method", "set-up", "memory needed", "largest batch", "largest length", "largest rank")
+_COLUMNS = ("method", "set-up", ">memory needed", ">largest batch", ">largest length", ">largest rank")
 
 
 def format_switches(setup: Switches) -> str:
@@ -39,9 +39,7 @@ def print_fit(console: Console, answer: FitAnswer) -> None:
         f"What fits into {format_bytes(asked.limit_bytes)} on {escape(answer.device_id)} with {asked.safety_level:.3g} "
         f"probability; other values stay at {asked.micro_batch_size} x {asked.seq_length} tokens"
     )
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in (*_COLUMNS, *(["smallest card"] if answer.cards else [])):
-        table.add_column(column, justify="left" if column in ("method", "set-up", "smallest card") else "right")
+    table = make_table(*_COLUMNS, *(["smallest card"] if answer.cards else []), title=title)
     for method in answer.methods:
         for index, setup in enumerate(_shown(method)):
             table.add_row("" if index else escape(method.method), *_row(setup, cards=answer.cards))
@@ -50,7 +48,7 @@ def print_fit(console: Console, answer: FitAnswer) -> None:
         _print_legend(console, answer)
     for method in answer.methods:
         for text in [method.reason] if method.reason else method.problems:
-            console.print(f"[bold]{escape(method.method)}[/bold]: {escape(text)}", highlight=False, soft_wrap=True)
+            say(console, f"[bold]{escape(method.method)}[/bold]: {escape(text)}")
     _print_smallest(console, answer)
 
 
@@ -96,33 +94,26 @@ def _largest(largest: Largest | None) -> str:
 
 
 def _print_legend(console: Console, answer: FitAnswer) -> None:
-    axes = [
-        axis
-        for method in answer.methods
-        for setup in method.setups
-        for axis in (setup.micro_batch, setup.seq_length, setup.rank)
-    ]
+    setups = [setup for method in answer.methods for setup in method.setups]
+    axes = [axis for setup in setups for axis in (setup.micro_batch, setup.seq_length, setup.rank)]
     ends = sorted({axis.bound for axis in axes if axis is not None and axis.bound != "memory"})
-    lines = ["in brackets: memory needed at that point (upper bound at the safety level)"]
+    remark(console, "in brackets: memory needed at that point (upper bound at the safety level)")
     if ends:
-        lines.append(f"* limited by {' or '.join(ends)}, not by memory")
-    for line in lines:
-        console.print(f"[dim]{line}[/dim]", highlight=False, soft_wrap=True)
+        remark(console, f"* limited by {' or '.join(ends)}, not by memory")
 
 
 def _print_smallest(console: Console, answer: FitAnswer) -> None:
     if answer.fits:
         return
-    limit = format_bytes(answer.question.limit_bytes)
+    asked = answer.question
+    limit = format_bytes(asked.limit_bytes)
     console.print(f"[bold red]Nothing fits into {limit} on {escape(answer.device_id)}.[/bold red]")
     if answer.leanest is None:
         return
     method, setup = answer.leanest
-    asked = answer.question
     card = f"; the smallest card is {setup.card.device}" if setup.card is not None else ""
-    console.print(
+    say(
+        console,
         f"the smallest requirement is {format_bytes(setup.memory_bytes)}: {method.method}, "
         f"{format_switches(setup.switches)}, {asked.micro_batch_size} x {asked.seq_length} tokens{card}",
-        highlight=False,
-        soft_wrap=True,
     )

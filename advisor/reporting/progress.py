@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from advisor.core.events import Event
+from advisor.reporting.text import say
 
 PLAIN_INTERVAL_S = 10.0
 """Without a terminal, one line of progress at most this often: a log stays readable."""
@@ -43,9 +43,7 @@ class ProgressView:
             self._bars.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *failure: object) -> None:
         if self._live:
             self._bars.stop()
 
@@ -77,44 +75,42 @@ class ProgressView:
             self._task = self._bars.add_task(escape(self._phase), total=None, detail="")
         else:
             self._last_plain_s = 0.0
-            self._console.print(f"{escape(self._phase)} ...", highlight=False, soft_wrap=True)
+            say(self._console, f"{escape(self._phase)} ...")
 
     def _show_share(self, event: Mapping[str, Any]) -> None:
-        share = event.get("share")
-        self._advance(share, str(event.get("text", "")))
+        self._advance(event.get("share"), str(event.get("text", "")))
 
     def _show_step(self, event: Mapping[str, Any]) -> None:
         step, total, loss = event.get("step", 0), event.get("total"), event.get("loss")
         detail = f"step {step}" + (f" of {total}" if total else "")
-        if isinstance(loss, int | float):
-            detail += f", loss {loss:.4f}"
+        detail += f", loss {loss:.4f}" if isinstance(loss, int | float) else ""
         self._advance(step / total if total else None, detail)
-
-    def _show_metrics(self, event: Mapping[str, Any]) -> None:
-        metrics = event.get("metrics") or {}
-        text = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if isinstance(value, int | float))
-        if text:
-            self._console.print(f"  held-out: {escape(text)}", highlight=False, soft_wrap=True)
-
-    def _show_note(self, event: Mapping[str, Any]) -> None:
-        self._console.print(f"  {escape(str(event.get('text', '')))}", highlight=False, soft_wrap=True)
 
     def _show_evaluation(self, event: Mapping[str, Any]) -> None:
         batch, total = event.get("batch", 0), event.get("total")
         self._advance(batch / total if total else None, "evaluating held-out rows")
 
+    def _show_metrics(self, event: Mapping[str, Any]) -> None:
+        metrics = event.get("metrics") or {}
+        text = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if isinstance(value, int | float))
+        if text:
+            self._say(f"held-out: {text}")
+
+    def _show_note(self, event: Mapping[str, Any]) -> None:
+        self._say(str(event.get("text", "")))
+
     def _show_resumed(self, event: Mapping[str, Any]) -> None:
-        self._console.print(f"  resuming after step {event.get('step')}", highlight=False, soft_wrap=True)
+        self._say(f"resuming after step {event.get('step')}")
 
     def _show_trial(self, event: Mapping[str, Any]) -> None:
         words = [str(event.get("method", "")), str(event.get("state", ""))]
-        words += [
-            f"{name.replace('_', ' ')} {event[name]:.4g}" for name in _TRIAL_FIGURES if _is_number(event.get(name))
-        ]
-        words += [str(event["reason"])] if event.get("reason") else []
-        self._console.print(
-            f"  trial {event.get('trial')}: {escape(', '.join(filter(None, words)))}", highlight=False, soft_wrap=True
-        )
+        figures = {name.replace("_", " "): event.get(name) for name in _TRIAL_FIGURES}
+        words += [f"{name} {value:.4g}" for name, value in figures.items() if isinstance(value, int | float)]
+        words.append(str(event.get("reason") or ""))
+        self._say(f"trial {event.get('trial')}: {', '.join(filter(None, words))}")
+
+    def _say(self, text: str) -> None:
+        say(self._console, f"  {escape(text)}")
 
     def _advance(self, share: float | None, detail: str) -> None:
         if self._live:
@@ -127,9 +123,4 @@ class ProgressView:
         now_s = time.monotonic()
         if now_s - self._last_plain_s >= PLAIN_INTERVAL_S:
             self._last_plain_s = now_s
-            percent = f"{share:4.0%} " if share is not None else ""
-            self._console.print(f"  {percent}{escape(detail)}", highlight=False, soft_wrap=True)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+            self._say(f"{share:4.0%} {detail}" if share is not None else detail)

@@ -1,15 +1,18 @@
-"""A finished run: predicted and measured figures with a verdict on each."""
+"""A finished run: predicted and measured figures with a verdict on each, as tables and as JSON."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from advisor.core.metrics import Metric
 from advisor.core.run import RunRecord, Verification
+from advisor.core.serialization import to_dict
 from advisor.core.units import format_duration, format_energy
 from advisor.reporting.cost import PART_LABELS
-from advisor.reporting.text import format_quantity
+from advisor.reporting.text import format_change, format_quantity, make_table, remark
 from advisor.reporting.verification import QUALITY_QUANTITY
 
 _LABELS = {
@@ -36,21 +39,41 @@ def print_run(console: Console, record: RunRecord) -> None:
         console.print(f"achieved sparsity {measurement.achieved_sparsity:.1%}", highlight=False)
     if measurement.energy_j is not None:
         console.print(f"energy {format_energy(measurement.energy_j)} ({measurement.energy_source})", highlight=False)
-    if record.verifications:
-        console.print(verification_table(record))
-        if measurement.parts_s:
-            console.print(parts_table(record))
-        for note in record.plan.predicted.notes if record.plan.predicted is not None else ():
-            console.print(f"[dim]{note}[/dim]", highlight=False, soft_wrap=True)
-    else:
-        console.print("[dim]The plan contains no predictions, so there is nothing to verify.[/dim]")
+    if not record.verifications:
+        remark(console, "The plan contains no predictions, so there is nothing to verify.")
+        return
+    console.print(_verification_table(record))
+    if measurement.parts_s:
+        console.print(_parts_table(record))
+    for note in record.plan.predicted.notes if record.plan.predicted is not None else ():
+        remark(console, note)
 
 
-def verification_table(record: RunRecord) -> Table:
-    """Predicted, interval, measured, error and verdict, one row per predicted figure."""
-    table = Table(title="Predicted vs measured", title_justify="left", box=None, pad_edge=False)
-    for column in ("", "predicted", "90 % interval", "measured", "error", "verdict"):
-        table.add_column(column, justify="left" if column in ("", "verdict") else "right", no_wrap=True)
+def run_answer(record: RunRecord) -> dict[str, Any]:
+    """``run --json``: outcome, metrics, verdicts, and where the full record lies."""
+    measurement = record.measurement
+    return {
+        "outcome": measurement.outcome,
+        "method": record.plan.strategy.method,
+        "metrics": to_dict(measurement.metrics),
+        "verifications": to_dict(record.verifications),
+        "predicted": to_dict(record.plan.predicted),
+        "measured": {
+            "allocated_peak_bytes": measurement.allocated_peak_bytes,
+            "reserved_peak_bytes": measurement.reserved_peak_bytes,
+            "device_peak_bytes": measurement.device_peak_bytes,
+            "total_s": measurement.total_s,
+            "trainable_parameters": measurement.trainable_parameters,
+            "achieved_sparsity": measurement.achieved_sparsity,
+        },
+        "device_id": record.device_id,
+        "output_dir": record.output_dir,
+    }
+
+
+def _verification_table(record: RunRecord) -> Table:
+    columns = ("", ">predicted", ">90 % interval", ">measured", ">error", "verdict")
+    table = make_table(*columns, title="Predicted vs measured", no_wrap=True)
     quality = record.plan.predicted.quality if record.plan.predicted is not None else None
     for verification in record.verifications:
         metric = quality.metric if quality is not None and verification.quantity == QUALITY_QUANTITY else None
@@ -58,22 +81,17 @@ def verification_table(record: RunRecord) -> Table:
     return table
 
 
-def parts_table(record: RunRecord) -> Table:
-    """Where the wall clock went, predicted and measured; the error is a share of the whole run."""
-    table = Table(title="Where the time went", title_justify="left", box=None, pad_edge=False)
-    for column in ("", "predicted", "measured", "error (share of run)"):
-        table.add_column(column, justify="left" if not column else "right", no_wrap=True)
+def _parts_table(record: RunRecord) -> Table:
+    """Where the wall clock went; the error is a share of the whole run."""
+    columns = ("", ">predicted", ">measured", ">error (share of run)")
+    table = make_table(*columns, title="Where the time went", no_wrap=True)
     time = record.plan.predicted.time if record.plan.predicted is not None else None
-    promised = time.parts if time is not None else {}
-    total_s = record.measurement.total_s
     for name, measured in record.measurement.parts_s.items():
-        predicted = promised.get(name)
-        shown = (
-            ("–", "–")
-            if predicted is None
-            else (format_duration(predicted), f"{(predicted - measured) / total_s:+.1%}")
-        )
-        table.add_row(PART_LABELS.get(name, name), shown[0], format_duration(measured), shown[1].replace("%", " %"))
+        predicted, error = "–", "–"
+        if time is not None and name in time.parts:
+            predicted = format_duration(time.parts[name])
+            error = format_change((time.parts[name] - measured) / record.measurement.total_s)
+        table.add_row(PART_LABELS.get(name, name), predicted, format_duration(measured), error)
     return table
 
 
@@ -81,20 +99,13 @@ def _row(verification: Verification, metric: Metric | None) -> tuple[str, ...]:
     def show(value: float | None) -> str:
         return "–" if value is None else format_quantity(verification.quantity, value, metric)
 
-    style = _VERDICT_STYLES[verification.verdict]
+    style, error = _VERDICT_STYLES[verification.verdict], verification.relative_error
     exact = verification.low == verification.high
     return (
         metric.title if metric is not None else _LABELS.get(verification.quantity, verification.quantity),
         show(verification.predicted),
         "exact" if exact else f"{show(verification.low)} – {show(verification.high)}",
         show(verification.measured),
-        _error_text(verification, metric),
+        "–" if error is None else metric.show_difference(error) if metric is not None else format_change(error),
         f"[{style}]{verification.verdict}[/{style}]",
     )
-
-
-def _error_text(verification: Verification, metric: Metric | None) -> str:
-    error = verification.relative_error
-    if error is None:
-        return "–"
-    return metric.show_difference(error) if metric is not None else f"{error:+.1%}".replace("%", " %")

@@ -7,11 +7,10 @@ import statistics
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 
 from advisor.core.metrics import get_metric
 from advisor.core.units import counted
-from advisor.reporting.text import format_execution, format_strategy
+from advisor.reporting.text import format_execution, format_strategy, make_table, say
 
 if TYPE_CHECKING:
     from advisor.experiments.speed.compare import Contrast, SpeedComparison
@@ -22,12 +21,8 @@ def print_speed(console: Console, comparison: SpeedComparison) -> None:
     rounds = len(comparison.of("plan"))
     rows = comparison.runs[0].rows
     title = f"{comparison.method}: {rows:,} rows, {counted(rounds, 'round')}, arms alternating"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    table.add_column("arm", no_wrap=True)
-    table.add_column("samples/s (lowest – highest)", justify="right")
-    for metric in comparison.metrics:
-        table.add_column(f"{get_metric(metric).title} ± sd", justify="right")
-    table.add_column("description")
+    metrics = [f">{get_metric(metric).title} ± sd" for metric in comparison.metrics]
+    table = make_table("arm", ">samples/s (lowest – highest)", *metrics, "description", title=title)
     table.add_row(*_row("plan", comparison), format_execution(comparison.plan.execution))
     for recipe in comparison.recipes:
         table.add_row(*_row(recipe.name, comparison), recipe.description)
@@ -35,7 +30,7 @@ def print_speed(console: Console, comparison: SpeedComparison) -> None:
     shared = format_strategy(comparison.plan.strategy)
     console.print(f"  samples/s of the training loop, without evaluation and checkpoints; all arms: {shared}")
     for contrast in comparison.contrasts:
-        console.print(f"  {_sentence(contrast)}", highlight=False, soft_wrap=True)
+        say(console, f"  {_sentence(contrast)}")
 
 
 def _row(name: str, comparison: SpeedComparison) -> tuple[str, ...]:

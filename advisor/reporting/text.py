@@ -1,14 +1,56 @@
-"""Small pieces of text that every table shares."""
+"""Tables, lines and small pieces of text that every report shares."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from advisor.core.cost import Interval, QualityEstimate
 from advisor.core.metrics import Metric
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.core.units import format_bytes, format_duration, format_energy
+
+
+def make_table(*columns: str, title: str | None = None, no_wrap: bool = False) -> Table:
+    """An empty table without borders.
+
+    Args:
+        columns: Headings; one that begins with ``>`` is aligned to the right.
+        title: Above the table, on the left.
+        no_wrap: Keep every cell on one line.
+    """
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column.removeprefix(">"), justify="right" if column[:1] == ">" else "left", no_wrap=no_wrap)
+    return table
+
+
+def say(console: Console, markup: str) -> None:
+    """Print a line as it is, however long; rich neither wraps nor colours it."""
+    console.print(markup, highlight=False, soft_wrap=True)
+
+
+def remark(console: Console, text: str, label: str = "") -> None:
+    """Print a line that matters less: dim, or behind a yellow label."""
+    say(console, f"[yellow]{label}[/yellow] {escape(text)}" if label else f"[dim]{escape(text)}[/dim]")
+
+
+def print_methods(console: Console, rows: Sequence[dict[str, Any]]) -> None:
+    """Print one line per strategy: name, title, and where its defaults come from."""
+    table = make_table("method", "description", "source of defaults")
+    for row in rows:
+        table.add_row(f"[bold]{row['name']}[/bold]", row["title"], f"[dim]{row['defaults_source']}[/dim]")
+    console.print(table)
+
+
+def format_change(value: float, digits: int = 1) -> str:
+    """A signed share as a percentage: ``"+4.2 %"``."""
+    return f"{value:+.{digits}%}".replace("%", " %")
 
 
 def format_share(value: float) -> str:
@@ -27,11 +69,9 @@ def format_quality(quality: QualityEstimate | None) -> str:
         return "–"
     if quality.value is None:
         return "unknown"
-    value = quality.metric.show(quality.value)
-    if quality.interval is None:
-        return value
-    low, high = (quality.metric.show(end) for end in (quality.interval.low, quality.interval.high))
-    return f"{value} ({low} – {high})"
+    show = quality.metric.show
+    interval = "" if quality.interval is None else f" ({format_interval(quality.interval, show)})"
+    return f"{show(quality.value)}{interval}"
 
 
 def format_strategy(config: StrategyConfig) -> str:

@@ -1,25 +1,26 @@
 """Live bytes over a step as one HTML file: stacked by kind, phase borders, the peak, nothing loaded from outside.
 
-The picture is inline SVG; a few lines of script show the values under the pointer. Colours follow the reader's dark or
-light setting.
+Layout, colours (which follow the reader's dark or light setting) and the script that shows the values under the pointer
+are in ``timeline.html``; the picture is inline SVG.
 """
 
 from __future__ import annotations
 
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from string import Template
 
 from advisor import __version__
 from advisor.core.store import write_text_atomically
 from advisor.core.units import GIB, KIB, MIB, format_bytes
 from advisor.costmodel.explain.records import PeakExplanation, PeakShare, Timeline
-from advisor.reporting.explain import collapsed_layers
+from advisor.reporting.explain import effect_row, sentence_of, shares_of
 from advisor.reporting.text import format_share
-from advisor.reporting.timeline_page import PAGE, SCRIPT, STYLE
 from advisor.search.sensitivity import ChangeComparison
 
+PAGE = Path(__file__).with_name("timeline.html")
 WIDTH, HEIGHT = 1000, 360
 TICKS = 5
 _KIND_CLASSES = {
@@ -60,26 +61,18 @@ def timeline_page(title: str, explanation: PeakExplanation, comparison: ChangeCo
     parts = {
         "title": html.escape(title),
         "summary": html.escape(summary),
-        "sentence": html.escape(comparison.sentence[:1].upper() + comparison.sentence[1:] + ".") if comparison else "",
-        "style": STYLE,
+        "sentence": html.escape(sentence_of(comparison)) if comparison is not None else "",
         "legend": _legend(timeline),
         "picture": _picture(timeline),
         "data": _embedded(timeline),
-        "script": SCRIPT,
         "tables": "".join(
-            _bars(name, shares, explanation.live_bytes)
-            for name, shares in (
-                ("By kind", explanation.by_kind),
-                ("By purpose", explanation.by_role),
-                ("By layer", collapsed_layers(explanation.by_layer)),
-                ("By operator", explanation.by_operator),
-            )
+            _bars(name.capitalize(), shares, explanation.live_bytes) for name, shares in shares_of(explanation).items()
         ),
         "tensors": _tensors(explanation),
-        "choices": _choices(comparison) if comparison is not None else "",
+        "choices": _choices(comparison) if comparison is not None and comparison.effects else "",
         "version": html.escape(__version__),
     }
-    return PAGE.substitute(parts)
+    return Template(PAGE.read_text(encoding="utf-8")).substitute(parts)
 
 
 def _embedded(timeline: Timeline) -> str:
@@ -197,32 +190,33 @@ def _bars(title: str, shares: Sequence[PeakShare], total_bytes: int) -> str:
 
 
 def _tensors(explanation: PeakExplanation) -> str:
-    rows = "".join(
-        f"<tr><td class=n>{format_bytes(group.live_bytes)}</td><td class=n>{group.count}</td>"
-        f"<td>{html.escape(group.dtype)} {'×'.join(str(length) for length in group.shape)}</td>"
-        f"<td>{html.escape(group.role)}</td><td>{html.escape(group.operator or 'before the step')}</td>"
-        f"<td class=path>{html.escape(group.module)}{' (recomputed)' if group.recomputed else ''}</td></tr>"
+    rows = (
+        (
+            format_bytes(group.live_bytes),
+            str(group.count),
+            f"{group.dtype} {'×'.join(str(length) for length in group.shape)}",
+            group.role,
+            group.operator or "before the step",
+            group.module + (" (recomputed)" if group.recomputed else ""),
+        )
         for group in explanation.tensors
     )
-    head = "<tr><th>size</th><th>count</th><th>shape</th><th>purpose</th><th>operator</th><th>module</th></tr>"
-    return f"<section class=wide><h2>Largest tensors at the peak</h2><table>{head}{rows}</table></section>"
+    return _table("Largest tensors at the peak", (">size", ">count", "shape", "purpose", "operator", "module"), rows)
 
 
 def _choices(comparison: ChangeComparison) -> str:
-    rows = ""
-    for effect in comparison.effects:
-        ratio = effect.time_ratio
-        if ratio is not None and effect.undoes:
-            ratio = 1 / ratio
-        time = "–" if ratio is None else f"{ratio - 1:+.0%}"
-        saved = comparison.device_bytes - effect.device_bytes
-        name = f"without {effect.name}" if effect.undoes else effect.name
-        rows += (
-            f"<tr><td>{html.escape(name)}</td><td class=n>{format_bytes(effect.device_bytes)}</td>"
-            f"<td class=n>{'-' if saved < 0 else ''}{format_bytes(abs(saved))}</td><td class=n>{time}</td>"
-            f"<td class=path>{html.escape(effect.options)}</td></tr>"
-        )
-    head = "<tr><th>change</th><th>device peak</th><th>saving</th><th>step time</th><th>options</th></tr>"
-    return (
-        f"<section class=wide><h2>Single-change alternatives</h2><table>{head}{rows}</table></section>" if rows else ""
+    columns = ("change", ">device peak", ">saving", ">step time", "options")
+    return _table(
+        "Single-change alternatives", columns, (effect_row(found, comparison) for found in comparison.effects)
     )
+
+
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A wide table; columns that begin with ``>`` hold numbers, the last one may break anywhere."""
+    kinds = [" class=n" if column[:1] == ">" else "" for column in columns[:-1]] + [" class=path"]
+    head = "".join(f"<th>{column.removeprefix('>')}</th>" for column in columns)
+    body = "".join(
+        f"<tr>{''.join(f'<td{kind}>{html.escape(cell)}</td>' for kind, cell in zip(kinds, row, strict=True))}</tr>"
+        for row in rows
+    )
+    return f"<section class=wide><h2>{title}</h2><table><tr>{head}</tr>{body}</table></section>"

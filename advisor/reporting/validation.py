@@ -19,6 +19,7 @@ from advisor.experiments.runs import TOTAL, RunsComparison
 from advisor.experiments.validation.compare import DIFFERENT, MemoryComparison, TimeComparison
 from advisor.experiments.validation.records import Header, Record
 from advisor.hardware.backends import get_backend
+from advisor.reporting.text import make_table, remark, say
 
 _NAMES = {"allocated_bytes": "allocated", "reserved_bytes": "reserved", "device_bytes": "device", "step_s": "step time"}
 _PROFILED = "allocated: the profiler's memory events; device: resident set"
@@ -37,26 +38,25 @@ def print_validation(
     """Print everything; quantities that were not measured have no columns."""
     versions = ", ".join(f"{name} {version}" for name, version in header.versions.items())
     driver = f", driver {header.driver}" if header.driver else ""
-    console.print(f"[bold]Predicted vs measured on {escape(header.device_name)}[/bold]{driver}", highlight=False)
-    _dim(console, versions)
-    _dim(console, "errors: |predicted / measured - 1|; bias: median of predicted / measured - 1")
+    say(console, f"[bold]Predicted vs measured on {escape(header.device_name)}[/bold]{driver}")
+    remark(console, versions)
+    remark(console, "errors: |predicted / measured - 1|; bias: median of predicted / measured - 1")
     if comparison is not None:
         sources = _COUNTED if get_backend(header.device_type).memory.counted else _PROFILED
-        console.print("[bold]Memory[/bold]", f"[dim]{sources}[/dim]", highlight=False, soft_wrap=True)
+        say(console, f"[bold]Memory[/bold] [dim]{sources}[/dim]")
         _print_comparison(console, comparison, format_bytes)
         _print_fits(console, comparison)
     if times is not None:
         seen = f"; {times.seen} more were measured by the calibration itself and do not count" if times.seen else ""
-        configurations = counted(times.cases, "configuration")
-        console.print(f"[bold]Step time[/bold] [dim]{configurations}{seen}[/dim]", highlight=False)
+        say(console, f"[bold]Step time[/bold] [dim]{counted(times.cases, 'configuration')}{seen}[/dim]")
         _print_comparison(console, times, format_duration)
         _print_time_notes(console, times)
     outcomes = Counter(record.outcome.replace("_", " ") for record in records)
     counts = ", ".join(f"{count} {name}" for name, count in outcomes.items())
-    console.print(f"cases: {counts or 'none yet'}", highlight=False)
+    say(console, f"cases: {counts or 'none yet'}")
     for record in records:
         if not record.ran:
-            _dim(console, f"  {record.outcome.replace('_', ' ')}: {record.label}: {record.reason}")
+            remark(console, f"  {record.outcome.replace('_', ' ')}: {record.label}: {record.reason}")
 
 
 def _print_comparison(console: Console, found: MemoryComparison | TimeComparison, show: Callable[[float], str]) -> None:
@@ -65,9 +65,9 @@ def _print_comparison(console: Console, found: MemoryComparison | TimeComparison
     overall = [row for row in found.errors if row.by == "all" and row.coverage is not None]
     coverage = [f"{_NAMES[r.quantity]} {r.covered} of {r.intervals} ({_percent(r.coverage or 0.0)})" for r in overall]
     if coverage:
-        console.print(f"coverage of the 90 % intervals: {', '.join(coverage)}", highlight=False)
+        say(console, f"coverage of the 90 % intervals: {', '.join(coverage)}")
     for bound in found.thresholds:
-        console.print(f"  {_VERDICTS[bound.passed]}  {threshold_text(bound)}", highlight=False, soft_wrap=True)
+        say(console, f"  {_VERDICTS[bound.passed]}  {threshold_text(bound)}")
     if found.worst:
         console.print(_worst_table(found.worst, show))
 
@@ -77,8 +77,8 @@ def _errors_table(errors: Sequence[ErrorRow]) -> Table:
     quantities = list(dict.fromkeys(row.quantity for row in errors))
     signed = len(quantities) == 1
     statistics = ("MAPE", "p50", "p90", "max")
-    headings = [f"{_NAMES[quantity]}\n{name}" for quantity in quantities for name in statistics]
-    table = _table("", "cases", *headings, *(["bias"] if signed else []))
+    headings = [f">{_NAMES[quantity]}\n{name}" for quantity in quantities for name in statistics]
+    table = make_table("", ">cases", *headings, *([">bias"] if signed else []))
     groups: dict[tuple[str, str], dict[str, ErrorRow]] = {}
     for row in errors:
         groups.setdefault((row.by, row.value), {})[row.quantity] = row
@@ -100,18 +100,19 @@ def _errors_table(errors: Sequence[ErrorRow]) -> Table:
 
 def _print_fits(console: Console, comparison: MemoryComparison) -> None:
     counts = ", ".join(f"{len(labels)} {name.replace('_', ' ')}" for name, labels in comparison.fits.items())
-    console.print(f"fits: {counts}", highlight=False)
+    say(console, f"fits: {counts}")
     for name, labels in comparison.fits.items():
         for label in labels if "_but_" in name else ():
-            console.print(f"  {name.replace('_', ' ')}: {escape(label)}", highlight=False, soft_wrap=True)
+            say(console, f"  {name.replace('_', ' ')}: {escape(label)}")
 
 
 def _print_time_notes(console: Console, times: TimeComparison) -> None:
     if times.predictors > 1:
-        console.print(
-            f"[yellow]note:[/yellow] the predictions are from {times.predictors} calibrations or versions; "
+        remark(
+            console,
+            f"the predictions are from {times.predictors} calibrations or versions; "
             "`--records FILE --predict-again` predicts all cases with one",
-            highlight=False,
+            "note:",
         )
     notes = {
         "noise": "what one configuration varies by on this machine; no prediction can be closer than `measured twice`",
@@ -121,7 +122,7 @@ def _print_time_notes(console: Console, times: TimeComparison) -> None:
     if times.reference_s is not None:
         notes["reference workload"] = f"timed with every case; {format_duration(times.reference_s)} in the median"
     for name, text in notes.items() if times.errors else ():
-        _dim(console, f"{name}: {text}")
+        remark(console, f"{name}: {text}")
 
 
 def threshold_text(found: AcceptanceThreshold) -> str:
@@ -141,8 +142,8 @@ def threshold_text(found: AcceptanceThreshold) -> str:
 
 def _worst_table(worst: Sequence[LargestError], show: Callable[[float], str]) -> Table:
     timed = any(case.spread is not None or case.reference_ratio is not None for case in worst)
-    extra = ["spread of repeats", "machine"] if timed else []
-    table = _table("largest errors", "quantity", "predicted", "measured", "error", *extra)
+    extra = [">spread of repeats", ">machine"] if timed else []
+    table = make_table("largest errors", ">quantity", ">predicted", ">measured", ">error", *extra)
     quantity = worst[0].quantity
     for case in worst:
         if case.quantity != quantity:
@@ -154,17 +155,6 @@ def _worst_table(worst: Sequence[LargestError], show: Callable[[float], str]) ->
         figures = [show(case.predicted), show(case.measured), error, *([spread, ratio] if timed else [])]
         table.add_row(escape(case.label), _NAMES[quantity], *figures)
     return table
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left")
-    return table
-
-
-def _dim(console: Console, text: str) -> None:
-    console.print(f"[dim]{escape(text)}[/dim]", highlight=False, soft_wrap=True)
 
 
 def _percent(share: float) -> str:

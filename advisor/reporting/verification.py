@@ -31,49 +31,41 @@ def verify(plan: Plan, measurement: Measurement, *, resumed: bool = False) -> tu
 
 
 def _verifications(
-    predicted: CostEstimate, measurement: Measurement, eval_rows: int, *, resumed: bool
+    predicted: CostEstimate, measured: Measurement, eval_rows: int, *, resumed: bool
 ) -> Iterator[Verification]:
-    memory = predicted.memory
-    measured_memory: dict[str, float | None] = {
-        "allocated_bytes": measurement.allocated_peak_bytes,
-        "reserved_bytes": measurement.reserved_peak_bytes,
-        "device_bytes": measurement.device_peak_bytes,
+    memory, time, quality = predicted.memory, predicted.time, predicted.quality
+    peaks: dict[str, float | None] = {
+        "allocated_bytes": measured.allocated_peak_bytes,
+        "reserved_bytes": measured.reserved_peak_bytes,
+        "device_bytes": measured.device_peak_bytes,
     }
-    for name, measured in measured_memory.items():
-        if name in memory.intervals and not (name == "reserved_bytes" and measured is None):
-            yield _compare(f"memory.{name}", getattr(memory, name), measured, memory.intervals[name])
-    if predicted.time is not None:
-        steps = measurement.step_times_s
-        whole = measurement.outcome == "completed" and not resumed
-        measured_time = {
-            "step_s": statistics.median(steps) if steps else None,
-            "total_s": measurement.total_s if whole else None,
-        }
-        for name, measured in measured_time.items():
-            interval = predicted.time.intervals.get(name)
-            if interval is not None:
-                yield _compare(f"time.{name}", getattr(predicted.time, name), measured, interval)
+    for name, peak_bytes in peaks.items():
+        if name in memory.intervals and not (name == "reserved_bytes" and peak_bytes is None):
+            yield _compare(f"memory.{name}", getattr(memory, name), peak_bytes, memory.intervals[name])
+    if time is not None:
+        whole = measured.outcome == "completed" and not resumed
+        step_s = statistics.median(measured.step_times_s) if measured.step_times_s else None
+        for name, value_s in {"step_s": step_s, "total_s": measured.total_s if whole else None}.items():
+            if name in time.intervals:
+                yield _compare(f"time.{name}", getattr(time, name), value_s, time.intervals[name])
         if whole:
-            yield from _measured_extras(predicted.time, measurement, eval_rows)
-    quality = predicted.quality
+            yield from _measured_extras(time, measured, eval_rows)
     if quality is not None and quality.value is not None and quality.interval is not None:
-        measured_quality = quality.metric.measured(measurement.metrics)
-        yield _compare(QUALITY_QUANTITY, quality.value, measured_quality, quality.interval, difference=True)
-    if measurement.trainable_parameters:
+        value = quality.metric.measured(measured.metrics)
+        yield _compare(QUALITY_QUANTITY, quality.value, value, quality.interval, difference=True)
+    if measured.trainable_parameters:
         count = predicted.trainable_parameters
-        exact = Interval(count, count, level=1.0)
-        yield _compare("trainable_parameters", count, measurement.trainable_parameters, exact)
+        yield _compare("trainable_parameters", count, measured.trainable_parameters, Interval(count, count, level=1.0))
 
 
-def _measured_extras(time: TimeEstimate, measurement: Measurement, eval_rows: int) -> Iterator[Verification]:
+def _measured_extras(time: TimeEstimate, measured: Measurement, eval_rows: int) -> Iterator[Verification]:
     """Figures that not every run can measure; left out where it could not."""
-    passes = len(measurement.metric_history)
-    if time.inference is not None and measurement.evaluation_s > 0 and passes:
+    passes = len(measured.metric_history)
+    if time.inference is not None and measured.evaluation_s > 0 and passes:
         speed, interval = time.inference.samples_per_s, time.inference.intervals["samples_per_s"]
-        measured = passes * eval_rows / measurement.evaluation_s
-        yield _compare("time.inference.samples_per_s", speed, measured, interval)
-    if time.energy_j is not None and measurement.energy_j is not None and "energy_j" in time.intervals:
-        yield _compare("time.energy_j", time.energy_j, measurement.energy_j, time.intervals["energy_j"])
+        yield _compare("time.inference.samples_per_s", speed, passes * eval_rows / measured.evaluation_s, interval)
+    if time.energy_j is not None and measured.energy_j is not None and "energy_j" in time.intervals:
+        yield _compare("time.energy_j", time.energy_j, measured.energy_j, time.intervals["energy_j"])
 
 
 def _compare(
@@ -81,16 +73,9 @@ def _compare(
 ) -> Verification:
     error: float | None = None
     if measured is not None:
-        if difference:
-            error = predicted - measured
-        elif measured:
-            error = predicted / measured - 1
+        error = predicted - measured if difference else predicted / measured - 1 if measured else None
     return Verification(
-        quantity=quantity,
-        predicted=predicted,
-        measured=measured,
-        low=interval.low,
-        high=interval.high,
+        *(quantity, predicted, measured, interval.low, interval.high),
         verdict="not measured" if measured is None else "inside" if interval.contains(measured) else "outside",
         relative_error=error,
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from advisor.cli.failures import report_failure
+from advisor.cli.output import report_failure
 from advisor.core.errors import InterruptedByUser, NothingFitsError, RunFailed
 
 

@@ -15,8 +15,9 @@ from advisor.core.plan import Plan
 from advisor.core.recommendation import RankedPlan, Recommendation, RejectedMethod
 from advisor.core.run import RunRecord
 from advisor.core.serialization import to_dict
-from advisor.reporting.answers import recommendation_answer, run_answer
 from advisor.reporting.fit import fit_answer
+from advisor.reporting.plans import recommendation_answer
+from advisor.reporting.run import run_answer
 from advisor.search.fitting import FitAnswer, FitRequest
 from advisor.search.study import TuneResult
 from tests.core.records import cost_estimate, make_plan, measurement

@@ -12,8 +12,17 @@ from pathlib import Path
 import pytest
 
 from advisor.core.errors import InterruptedByUser, ModelError
-from advisor.experiments.grid import Cell, CellOutcome, CellResult
-from advisor.experiments.runner import FIRST_RATIO, CellEvent, Pace, cell_result, in_own_process, run_cells
+from advisor.experiments.grid import (
+    FIRST_RATIO,
+    Cell,
+    CellEvent,
+    CellOutcome,
+    CellResult,
+    Pace,
+    cell_result,
+    in_own_process,
+    run_cells,
+)
 from advisor.experiments.store import CellRecord, GridHeader, RecordStore, cell_format
 from advisor.measurement.isolation import Result
 
@@ -106,12 +115,6 @@ def test_ctrl_c_keeps_what_was_measured_and_leaves_the_cell_for_later(tmp_path: 
     with store(tmp_path / "records.jsonl") as opened:
         assert run_cells(cells(3), raising, opened) == "interrupted"
         assert list(opened.records) == ["0"]
-
-
-def test_only_the_cells_of_the_shard_run() -> None:
-    with store() as opened:
-        run_cells(cells(5), ending("completed", "completed"), opened, shard=(2, 2))
-        assert list(opened.records) == ["1", "3"]
 
 
 def test_a_cell_that_would_end_too_late_is_not_begun() -> None:

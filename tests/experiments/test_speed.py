@@ -14,8 +14,7 @@ from advisor.core.errors import InputError, InterruptedByUser
 from advisor.core.plan import Plan
 from advisor.core.run import Measurement
 from advisor.core.serialization import to_json
-from advisor.experiments.grid import Cell, CellResult
-from advisor.experiments.runner import run_cells
+from advisor.experiments.grid import Cell, CellResult, run_cells
 from advisor.experiments.speed.compare import FORMAT, BenchmarkRun, compared, contrast
 from advisor.experiments.speed.recipes import (
     Training,

@@ -15,12 +15,11 @@ from advisor.core.recommendation import RankedPlan, Recommendation, RejectedMeth
 from advisor.core.run import RunRecord
 from advisor.core.serialization import to_json
 from advisor.core.strategy import StrategyConfig
-from advisor.reporting.answers import recommendation_answer, run_answer
 from advisor.reporting.cost import print_cost
 from advisor.reporting.device import print_device, print_device_list
+from advisor.reporting.plans import format_budget, print_recommendation, recommendation_answer
 from advisor.reporting.progress import ProgressView
-from advisor.reporting.recommendation import format_budget, print_recommendation
-from advisor.reporting.run import print_run
+from advisor.reporting.run import print_run, run_answer
 from advisor.reporting.text import format_execution, format_quality, format_strategy
 from advisor.reporting.verification import verify
 from advisor.strategies.lora import LoraKnobs

@@ -89,24 +89,14 @@ def recipes_for(plan: Plan) -> tuple[Recipe, ...]:
             f"the suite speed compares classification recipes, but the task is {plan.model.task}",
             fix="name a labelled data set",
         )
-    method, batch = plan.strategy.method, plan.execution.effective_batch_size
     longest: int = _published()["max_length"]
-    length, published_batch = min(longest, plan.model.max_positions or longest), reference_batch_size(method)
+    length = min(longest, plan.model.max_positions or longest)
+    rows, batch = reference_batch_size(plan.strategy.method), plan.execution.effective_batch_size
+    published = f"published recipe: every row padded to {length} tokens, {rows} rows a step"
+    plain = f"plain Trainer: its own collator pads to the batch's longest row, {batch} rows a step"
     return (
-        Recipe(
-            "reference",
-            "max_length",
-            length,
-            published_batch,
-            f"published recipe: every row padded to {length} tokens, {published_batch} rows a step",
-        ),
-        Recipe(
-            "plain",
-            "longest",
-            plan.execution.max_seq_length,
-            batch,
-            f"plain Trainer: its own collator pads to the batch's longest row, {batch} rows a step",
-        ),
+        Recipe("reference", "max_length", length, rows, published),
+        Recipe("plain", "longest", plan.execution.max_seq_length, batch, plain),
     )
 
 

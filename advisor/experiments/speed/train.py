@@ -20,21 +20,16 @@ def train_arm(training: Training) -> BenchmarkRun:
     """Train one arm in this process.
 
     Raises:
-        InterruptedByUser: Ctrl-C.
+        InterruptedByUser: Ctrl-C: a part of a training says nothing about its speed or quality.
         RunFailed: the training of the plan ended without a result.
     """
     if training.recipe is None:
-        return train_plan(training.plan, training.seed)
-    return train_recipe(training.plan, training.recipe, training.seed)
+        return _train_plan(training.plan, training.seed)
+    return _train_recipe(training.plan, training.recipe, training.seed)
 
 
-def train_plan(plan: Plan, seed: int) -> BenchmarkRun:
-    """The plan through the same function as ``advisor run``, checkpoints and callbacks included.
-
-    Raises:
-        InterruptedByUser: Ctrl-C: a part of a training says nothing about its speed or quality.
-        RunFailed: it ended without a result.
-    """
+def _train_plan(plan: Plan, seed: int) -> BenchmarkRun:
+    """The plan through the same function as ``advisor run``, checkpoints and callbacks included."""
     from advisor.training.trainer import train
 
     with tempfile.TemporaryDirectory(prefix="advisor-speed-") as folder:
@@ -45,12 +40,10 @@ def train_plan(plan: Plan, seed: int) -> BenchmarkRun:
     return BenchmarkRun(PLAN, seed, _rows(plan, plan.data_profile.train_rows), measured.training_s, measured.metrics)
 
 
-def train_recipe(plan: Plan, recipe: Recipe, seed: int) -> BenchmarkRun:
-    """The plan's model, method, rows, learning rate and epochs in the plain ``transformers.Trainer``.
-
-    Rows are tokenised by ``datasets.Dataset.map`` and read from Arrow; collator, optimizer, logging and threads are the
-    libraries' own. Held-out rows are evaluated as they are, not padded: what is timed is training.
-    """
+def _train_recipe(plan: Plan, recipe: Recipe, seed: int) -> BenchmarkRun:
+    """The plan's model, method, rows, learning rate and epochs in the plain ``transformers.Trainer``."""
+    # Rows are tokenised by datasets.Dataset.map and read from Arrow; collator, optimizer, logging and threads are the
+    # libraries' own. Held-out rows are evaluated as they are, not padded: what is timed is training.
     from transformers import Trainer, set_seed
 
     from advisor.training.build import build_model

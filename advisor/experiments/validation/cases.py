@@ -91,6 +91,7 @@ def default_task(name: str) -> Task:
     return task
 
 
+@cache
 def grid_model(name: str, task: Task | None = None) -> ModelSpec:
     """One of the grids' models, without weights.
 
@@ -101,7 +102,12 @@ def grid_model(name: str, task: Task | None = None) -> ModelSpec:
     Raises:
         InputError: no such model.
     """
-    return _inspected(name, task or default_task(name))
+    from advisor.training.models import inspect_model
+
+    with tempfile.TemporaryDirectory(prefix="advisor-grid-") as folder:
+        path = Path(folder) / "config.json"
+        path.write_text(json.dumps(model_configuration(name)), encoding="utf-8")
+        return dataclasses.replace(inspect_model(str(path), task or default_task(name)), source=name)
 
 
 def model_configuration(name: str) -> dict[str, Any]:
@@ -112,16 +118,6 @@ def model_configuration(name: str) -> dict[str, Any]:
     """
     config: dict[str, Any] = _resolved(name)["config"]
     return config
-
-
-@cache
-def _inspected(name: str, task: Task) -> ModelSpec:
-    from advisor.training.models import inspect_model
-
-    with tempfile.TemporaryDirectory(prefix="advisor-grid-") as folder:
-        path = Path(folder) / "config.json"
-        path.write_text(json.dumps(model_configuration(name)), encoding="utf-8")
-        return dataclasses.replace(inspect_model(str(path), task), source=name)
 
 
 @cache

@@ -72,6 +72,10 @@ _SWITCHES: dict[str, Callable[[Any], str]] = {
 """How a field of ``ExecutionPlan`` that differs from its default is named in the table."""
 
 
+_CONFIGURATION = ("config_hash", "task", "method", "rows", "length", "knobs", "execution")
+"""Everything that a second measurement of a case has in common with the first."""
+
+
 @dataclass(frozen=True)
 class MemoryComparison:
     """Everything that a table of memory errors shows.
@@ -239,19 +243,7 @@ def _time_cell(record: Record, device: DeviceProfile | None) -> dict[str, Any]:
     ]
     return {
         "label": record.label,
-        # Everything that a second measurement has in common with the first.
-        "configuration": json.dumps(
-            [
-                record.config_hash,
-                record.task,
-                record.method,
-                record.rows,
-                record.length,
-                record.knobs,
-                record.execution,
-            ],
-            sort_keys=True,
-        ),
+        "configuration": json.dumps([getattr(record, name) for name in _CONFIGURATION], sort_keys=True),
         "again": bool(record.again),
         "seen": predicted is not None and predicted.seen,
         "predictor": (predicted.calibration, predicted.code) if predicted is not None else None,

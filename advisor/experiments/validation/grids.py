@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from advisor.core.errors import InputError
-from advisor.experiments.grid import Cell, Grid
+from advisor.experiments.grid import Cell
 from advisor.experiments.validation.cases import Case, case_key
 from advisor.experiments.validation.records import GridName, Kind
 
@@ -38,8 +38,10 @@ REPEATS = 5
 """Timed steps of a case, of which the median counts."""
 
 
-def validation_grid(grid: GridName, device_type: str, kind: Kind = "memory", repeats: int | None = None) -> Grid[Case]:
-    """A grid by name.
+def validation_grid(
+    grid: GridName, device_type: str, kind: Kind = "memory", repeats: int | None = None
+) -> tuple[Cell[Case], ...]:
+    """The cells of a grid.
 
     Args:
         grid: Its name.
@@ -57,12 +59,12 @@ def validation_grid(grid: GridName, device_type: str, kind: Kind = "memory", rep
     if not cases:
         known = [name for name in GRIDS if kind != "memory" or name != "cpu-wide"]
         raise InputError(f"the grid must be one of {', '.join(known)} for {kind} on {device_type}, but got {grid!r}")
-    return grid_of(grid, cases.values())
+    return cells_of(cases.values())
 
 
-def grid_of(name: str, cases: Iterable[Case]) -> Grid[Case]:
-    """A grid of any cases."""
-    return Grid(name, tuple(Cell(case_key(case), case.label, case) for case in cases))
+def cells_of(cases: Iterable[Case]) -> tuple[Cell[Case], ...]:
+    """Cells of any cases."""
+    return tuple(Cell(case_key(case), case.label, case) for case in cases)
 
 
 def device_of(grid: GridName) -> str | None:

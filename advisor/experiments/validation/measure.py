@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from advisor.experiments.grid import Cell, CellResult
-from advisor.experiments.runner import Pace, cell_result
+from advisor.experiments.grid import Cell, CellResult, Pace, cell_result
 from advisor.experiments.validation.device_memory import CudaFigures, ProcessFigure, current_uuid
 from advisor.experiments.validation.predict import Prepared
 from advisor.experiments.validation.records import Kind, Measured, Record
@@ -62,12 +61,11 @@ class CaseRequest:
     Attributes:
         steps: Model, method, execution, shape.
         allocator_limit_bytes: The allocator reserves no more than this, as on a smaller card (CUDA).
-        profile_memory, reference: As in ``MeasurementProtocol``.
+        reference: As in ``MeasurementProtocol``.
     """
 
     steps: StepRequest
     allocator_limit_bytes: int | None = None
-    profile_memory: bool = True
     reference: Reference = "never"
 
 
@@ -108,8 +106,9 @@ def request_of(case: Prepared, kind: Kind, device_type: str) -> CaseRequest:
         warmup_steps=protocol.warmup_steps,
         mixed_length_steps=case.mixed_lengths,
         device_type=device_type,
+        profile_memory=protocol.profile_memory,
     )
-    return CaseRequest(steps, case.allocator_limit_bytes, protocol.profile_memory, protocol.reference)
+    return CaseRequest(steps, case.allocator_limit_bytes, protocol.reference)
 
 
 @dataclass(frozen=True)
@@ -129,8 +128,7 @@ class MeasureCase:
     def __call__(self, cell: Cell[Prepared], limit_s: float | None) -> CellResult[Measured]:
         if not cell.payload.runnable:
             return CellResult("refused", reason=cell.payload.record.reason)
-        request = request_of(cell.payload, self.kind, self.device_type)
-        return self.measure(request, limit_s)
+        return self.measure(request_of(cell.payload, self.kind, self.device_type), limit_s)
 
     def expected_s(self, record: Record) -> float:
         """Predicted duration of a case's process."""
@@ -160,7 +158,7 @@ def run_case(request: CaseRequest) -> Measured:
     backend = get_backend(request.steps.device_type)
     backend.runtime.prepare_process(request.steps.execution.num_threads)
     before = (reference_seconds(backend),) if request.reference == "around" else ()
-    measured = _on_host(request) if backend.is_host else _on_card(request, backend.runtime)
+    measured = _on_host(request.steps) if backend.is_host else _on_card(request, backend.runtime)
     after = (reference_seconds(backend),) if request.reference != "never" else ()
     return replace(measured, reference_s=(*before, *after))
 
@@ -181,8 +179,8 @@ def _on_card(request: CaseRequest, runtime: Runtime) -> Measured:
     return run_watched(request.steps, CudaFigures(figure, runtime))
 
 
-def _on_host(request: CaseRequest) -> Measured:
-    measured = run_steps(replace(request.steps, profile_memory=request.profile_memory))
+def _on_host(request: StepRequest) -> Measured:
+    measured = run_steps(request)
     reasons = {"reserved_bytes": "the CPU's allocator has no such figure", "device_bytes": "resident set"}
     if not request.profile_memory:
         reasons["allocated_bytes"] = "no step was profiled"

@@ -21,6 +21,7 @@ from advisor.experiments.validation.baselines import step_work
 from advisor.experiments.validation.cases import Case, case_key, config_hash, default_task, grid_model
 from advisor.experiments.validation.records import QUANTITIES, CaseOutcome, Predicted, Record
 from advisor.strategies import get_strategy
+from advisor.strategies.attention import usual_attention
 from advisor.tracing.trace_store import trace_version
 
 SAFETY_LEVEL = Budget().safety_level
@@ -118,9 +119,6 @@ def configure_case(case: Case, num_threads: int | None = None) -> CaseConfig:
     Raises:
         InputError: it cannot be built.
     """
-    from advisor.strategies import get_strategy
-    from advisor.strategies.attention import usual_attention
-
     spec = grid_model(case.model, case.task)
     method = get_strategy(case.method)
     strategy = method.configured(spec, **case.knobs)
@@ -242,38 +240,23 @@ def unpredicted(case: Case, where: GridDevice, outcome: CaseOutcome, reason: str
     return Record(
         key=case_key(case),
         label=case.label,
-        model=case.model,
         config_hash=config_hash(case.model),
         task=case.task or default_task(case.model),
         total_parameters=0,
-        method=case.method,
-        knobs=case.knobs,
-        execution=case.execution,
-        rows=case.rows,
-        length=case.length,
         capacity_bytes=where.capacity_bytes,
         outcome=outcome,
         reason=reason,
-        mixed_lengths=case.mixed_lengths,
-        repeats=case.repeats,
-        again=case.again,
+        **{name: getattr(case, name) for name in _IN_BOTH},
     )
 
 
 def case_as_run(record: Record) -> Case:
     """The case of a record, with the rows that it was run with however they were chosen."""
-    return Case(
-        model=record.model,
-        method=record.method,
-        rows=record.rows,
-        length=record.length,
-        task=record.task,
-        knobs=record.knobs,
-        execution=record.execution,
-        mixed_lengths=record.mixed_lengths,
-        repeats=record.repeats,
-        again=record.again,
-    )
+    return Case(task=record.task, **{name: getattr(record, name) for name in _IN_BOTH})
+
+
+_IN_BOTH = ("model", "method", "rows", "length", "knobs", "execution", "mixed_lengths", "repeats", "again")
+"""What a record has of its case."""
 
 
 def _unsuitable(case: Case, predicted: Predicted, capacity_bytes: int) -> str | None:

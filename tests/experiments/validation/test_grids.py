@@ -17,7 +17,7 @@ from advisor.strategies import strategy_names
 
 
 def cases_of(grid: GridName, device_type: str, kind: Kind, repeats: int | None = None) -> tuple[Case, ...]:
-    return tuple(cell.payload for cell in validation_grid(grid, device_type, kind, repeats).cells)
+    return tuple(cell.payload for cell in validation_grid(grid, device_type, kind, repeats))
 
 
 CPU, CUDA = cases_of("cpu", "cpu", "memory"), cases_of("cuda", "cuda", "memory")

@@ -11,8 +11,7 @@ import pytest
 
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
-from advisor.experiments.grid import Cell
-from advisor.experiments.runner import run_cells
+from advisor.experiments.grid import Cell, run_cells
 from advisor.experiments.store import RecordStore
 from advisor.experiments.validation.cases import grid_model
 from advisor.experiments.validation.device_memory import (
@@ -129,7 +128,7 @@ def test_without_nvml_there_is_no_figure_but_a_reason() -> None:
 
 
 def test_on_cpu_the_profiler_and_the_kernel_are_asked() -> None:
-    result = MeasureCase("memory", "cpu").measure(CaseRequest(request(), reference="after"), 120)
+    result = MeasureCase("memory", "cpu").measure(CaseRequest(request(profile_memory=True), reference="after"), 120)
     assert result.outcome == "completed"
     assert result.value is not None
     assert len(result.value.reference_s) == 1
@@ -221,7 +220,7 @@ def test_a_case_that_ran_is_recorded_with_its_figures() -> None:
     assert found.measured is not None
     assert (found.measured.device_bytes, found.measured.reference_s, found.seconds) == (2 * MIB, (0.05, 0.06), 1.0)
     assert (asked[0].steps.steps, asked[0].steps.warmup_steps) == (5, 2)
-    assert (asked[0].profile_memory, asked[0].reference) == (False, "around")
+    assert (asked[0].steps.profile_memory, asked[0].reference) == (False, "around")
 
 
 def test_a_process_that_crashed_is_a_case_to_run_again() -> None:

@@ -12,7 +12,7 @@ import pytest
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import InputError
 from advisor.experiments.validation.cases import Case
-from advisor.experiments.validation.grids import grid_of
+from advisor.experiments.validation.grids import cells_of
 from advisor.experiments.validation.predict import GridDevice, Prepared, configure_case, unpredicted
 from advisor.experiments.validation.predict_cases import predict_cases, predicted_cells, repredict
 from tests.experiments.validation.records import MIB, header, predicted, record
@@ -53,11 +53,11 @@ def test_cells_get_their_prediction_and_their_duration_in_the_order_of_the_grid(
         return [Prepared(known, configure_case(case))]
 
     shares: list[float] = []
-    grid = grid_of("grid", CASES[:3])
+    grid = cells_of(CASES[:3])
     cells = predicted_cells(
-        grid.cells, HERE, lambda record: 7.0, workers=3, on_case=lambda _, share: shares.append(share), predict=predict
+        grid, HERE, lambda record: 7.0, workers=3, on_case=lambda _, share: shares.append(share), predict=predict
     )
-    assert [cell.key for cell in cells] == [cell.key for cell in grid.cells]
+    assert [cell.key for cell in cells] == [cell.key for cell in grid]
     assert [cell.expected_s for cell in cells] == [7.0, 0.0, 7.0]
     assert [cell.payload.runnable for cell in cells] == [True, False, True]
     assert max(shares) == 1.0

@@ -83,7 +83,7 @@ def test_this_version_keeps_all_thresholds_from_the_recorded_calibration(path: P
 
 def _again(record: Record) -> Case:
     """The grid's case of a record."""
-    return next(cell.payload for cell in validation_grid("cpu", "cpu").cells if cell.key == record.key)
+    return next(cell.payload for cell in validation_grid("cpu", "cpu") if cell.key == record.key)
 
 
 @pytest.mark.parametrize("index", range(PREDICTED_AGAIN))

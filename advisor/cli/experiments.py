@@ -1,0 +1,234 @@
+"""``advisor validate`` and ``advisor bench``: compare predictions with measurements, and a plan with other recipes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from advisor import pipeline
+from advisor.cli.options import (
+    DIR,
+    DURATION,
+    FILE,
+    PATH,
+    RegisteredName,
+    data_options,
+    data_source,
+    json_option,
+    model_options,
+    model_source,
+    names,
+    option,
+    picked,
+    stacked,
+    switch,
+)
+from advisor.cli.output import print_answer, progress
+from advisor.core.errors import EXIT_FAILED, EXIT_INTERRUPTED, InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from advisor.experiments.speed.compare import SpeedComparison
+    from advisor.pipeline.validating import Validation
+
+WHAT = ("memory", "time", "all", "runs")
+SUITES = ("speed",)
+
+
+def shard(text: str) -> tuple[int, int]:
+    """``2/3`` as ``(2, 3)``."""
+    match = re.fullmatch(r"\s*(\d{1,6})\s*/\s*(\d{1,6})\s*", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise InputError(f"--shard must be i/n with 1 <= i <= n, but got {text!r}", fix="write for example --shard 1/2")
+    return int(match[1]), int(match[2])
+
+
+def _back_ends() -> list[str]:
+    from advisor.hardware.backends import backend_names
+
+    return ["auto", *backend_names()]
+
+
+def _back_end(name: str) -> str:
+    from advisor.hardware.backends import get_backend
+
+    return name if name == "auto" else get_backend(name).name
+
+
+_GRIDS = click.Choice(("cpu", "cpu-wide", "cuda", "quick"))
+_grid_options = stacked(
+    option("--grid", type=_GRIDS, show_default="that of the device here", help="Cases to run."),
+    option("--device", type=RegisteredName(_back_ends, _back_end), default="auto", help="Where to run them."),
+    option("--shard", type=shard, default="1/1", metavar="i/n", help="Every n-th case from the i-th on."),
+    option("--time-limit", "time_limit_s", **DURATION, help="Begin no case that would end later: 8min."),
+    option("--output", **DIR, show_default="the user's data directory", help="Folder of the records."),
+    option(
+        "--repeats", type=click.IntRange(3, 1000), show_default="5", help="Timed steps per case, more of short ones."
+    ),
+    switch("resume", True, "Keep what was measured before."),
+)
+_record_options = stacked(
+    option(
+        "--records",
+        **FILE,
+        multiple=True,
+        help="Run nothing: compare these records, of whatever device; several files of one device count as one.",
+    ),
+    option("--predict-again", is_flag=True, help="With --records: predict the cases with this version."),
+    option(
+        "--calibration",
+        **FILE,
+        show_default="that of this machine",
+        help="With --predict-again: predict with this calibration.",
+    ),
+)
+
+
+@click.command("validate")
+@click.argument("what", type=click.Choice(WHAT))
+@click.argument("runs", nargs=-1, type=PATH, metavar="[RUN...]")
+@_grid_options
+@_record_options
+@option("--strict", is_flag=True, help="Exit with 1 when a threshold is missed.")
+@json_option
+@click.pass_context
+def validate_command(
+    context: click.Context, what: Any, runs: tuple[Path, ...], strict: bool, as_json: bool, **options: Any
+) -> None:
+    """Check the predictions: run a grid of configurations for real and compare them with what was predicted beforehand.
+
+    WHAT is `memory`, `time` (of a step), `all` (both in one run), or `runs`: the finished runs in the folders RUN...
+
+    Every case runs in a process of its own, a few steps of the stock Trainer with random weights; nothing is
+    downloaded. Running out of memory is a result. Every case is on disk as soon as it has ended: stop at any time, and
+    the same command continues. The grid `cuda` has configurations from 66M to 8B parameters and suits any card;
+    `cpu-wide` (time) has more than 200.
+
+    Step times are medians of timed repeats after a warm-up, on a machine that should do nothing else. The table shows
+    their errors beside the machine's own repeat noise (some cases are measured twice), its drift (a fixed workload is
+    timed with every case), and two baselines. Configurations that the calibration measured itself do not count.
+
+    JSON keys: header, path, remaining, stopped, comparison (outcomes, groups[], fits, thresholds[], worst[]), times
+    (cases, seen, predictors, groups[], steady, noise, drift, order, baselines[], thresholds[], worst[]), records[]; of
+    runs: records[], errors, thresholds[], unreadable[].
+
+    Exit codes: 0; 1 when a threshold is missed or a run has no record and --strict is given; 2 for bad input; 130 for
+    Ctrl-C.
+
+    \b
+    Examples:
+      advisor validate memory --grid quick
+      advisor validate time --grid cpu-wide --time-limit 20min
+      advisor validate all --grid cuda --shard 1/3 --time-limit 8min --output calibration/validation
+      advisor validate time --records calibration/validation/time-cpu-wide-my-cpu.jsonl --predict-again
+      advisor validate runs runs/first runs/second --strict
+    """
+    if (what == "runs") != bool(runs):
+        raise InputError(
+            f"`runs` needs folders of finished runs, nothing else takes any, but got {what} and {len(runs)} folders",
+            fix="write for example: advisor validate runs runs/first runs/second",
+        )
+    if runs:
+        passed = _validate_runs(runs, as_json)
+    else:
+        validation = _validate(what, options)
+        print_answer(validation, as_json, _show_validation)
+        if validation.remaining:
+            reason = f"stopped by {'Ctrl-C' if validation.stopped == 'interrupted' else 'the time limit'}"
+            left = f"{validation.remaining} cases are left; the same command continues with them"
+            click.echo(f"{reason}: {left}", err=True)
+        if validation.stopped == "interrupted":
+            context.exit(EXIT_INTERRUPTED)
+        passed = not any(found.passed is False for found in validation.thresholds)
+    if strict and not passed:
+        context.exit(EXIT_FAILED)
+
+
+def _validate(what: Any, options: dict[str, Any]) -> Validation:
+    records, again = options["records"], options["predict_again"]
+    if again and not records:
+        raise InputError("--predict-again needs --records, but got none", fix="name the file of records")
+    if options["calibration"] is not None and not again:
+        raise InputError("--calibration needs --predict-again, but it was not given", fix="add --predict-again")
+    with progress() as on_event:
+        if records:
+            chosen = picked(options, "predict_again", "calibration")
+            return pipeline.recorded_validation(records, what=what, on_event=on_event, **chosen)
+        chosen = picked(options, "grid", "device", "shard", "time_limit_s", "output", "resume", "repeats")
+        return pipeline.validate(what, on_event=on_event, **chosen)
+
+
+def _show_validation(console: Console, found: Validation) -> None:
+    from advisor.reporting.validation import print_validation
+
+    print_validation(console, found.header, found.records, found.comparison, found.times)
+
+
+def _validate_runs(folders: tuple[Path, ...], as_json: bool) -> bool:
+    """Whether every folder has a record and every threshold is met."""
+    from advisor.reporting.validation import runs_tables
+
+    comparison = pipeline.validate_runs(folders)
+    print_answer(comparison, as_json, lambda console, answer: click.echo(runs_tables(answer)))
+    for reason in () if as_json else comparison.unreadable:
+        click.echo(f"left out: {reason}", err=True)
+    return all(found.passed is True for found in comparison.thresholds) and not comparison.unreadable
+
+
+@click.command("bench")
+@click.argument("suite", type=click.Choice(SUITES))
+@model_options()
+@data_options(required=True)
+@option("--methods", type=names, default="lora,full", metavar="A,B", help="One table each.")
+@option("--rows", "train_rows", type=click.IntRange(8), default=256, help="Rows per training.")
+@option("--eval-rows", type=click.IntRange(2), default=400, help="Held-out rows.")
+@option("--seeds", type=click.IntRange(1), default=3, help="Rounds; noise needs three.")
+@option(
+    "--output",
+    **DIR,
+    help="Keep a record of every training here; the same command then runs only those that are missing.",
+)
+@switch("resume", True, "With --output: keep earlier trainings.")
+@json_option
+def bench_command(suite: str, as_json: bool, **options: Any) -> None:
+    """Benchmark training on this machine: a SUITE with MODEL on DATA.
+
+    speed: the recommended plan of each method alternates with the published recipe (every row padded to 128 tokens)
+    and the plain Trainer (its own collator, the same batch). Samples per second and held-out quality of
+    each, over several seeds. Every training runs in a process of its own; one that fails does not end the others. The
+    rounds that every arm completed are compared, also after Ctrl-C.
+
+    JSON keys: suite, comparisons[] (method, plan, recipes[], runs[] (arm, seed, rows, training_s, metrics), contrasts[]
+    (recipe, ratio, lowest, highest, differences, noise)).
+
+    Exit codes: 0; 1 when a training did not complete; 2 for bad input; 130 for Ctrl-C.
+
+    \b
+    Example:
+      advisor bench speed ./minilm --data movie-sentences --methods lora,full --seeds 3
+    """
+    from advisor.reporting.speed import print_speed
+
+    comparisons: list[SpeedComparison] = []
+
+    def show(console: Console, found: list[SpeedComparison]) -> None:
+        for comparison in found:
+            print_speed(console, comparison)
+
+    try:
+        with progress() as on_event:
+            pipeline.bench(
+                suite,
+                model_source(options),
+                data_source(options),
+                on_comparison=comparisons.append,
+                on_event=on_event,
+                **picked(options, "methods", "train_rows", "eval_rows", "seeds", "output", "resume"),
+            )
+    finally:  # what was compared before a failure or Ctrl-C is shown all the same
+        if comparisons:
+            print_answer(comparisons, as_json, show, lambda found: {"suite": suite, "comparisons": found})

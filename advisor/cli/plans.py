@@ -1,0 +1,190 @@
+"""``advisor recommend``, ``advisor tune`` and ``advisor run``: find a plan, search for a better one, train it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from advisor import pipeline
+from advisor.cli.options import (
+    COUNT,
+    DIR,
+    DURATION,
+    FILE,
+    PATH,
+    N,
+    budget_of,
+    data_options,
+    data_source,
+    device_option,
+    json_option,
+    memory_option,
+    model_options,
+    model_source,
+    names,
+    option,
+    picked,
+    read_peft_config,
+    safety_option,
+    speed_options,
+    speed_values,
+    stacked,
+    time_option,
+)
+from advisor.cli.output import print_answer, progress
+from advisor.core.errors import EXIT_NOTHING_FITS
+from advisor.core.units import parse_duration_s
+
+if TYPE_CHECKING:
+    from advisor.search.study import TuneResult
+
+_search_options = stacked(
+    option("--methods", type=names, metavar="A,B", help="Consider only these; `advisor methods` lists all."),
+    option(
+        "--effective-batch-size", type=COUNT, default=32, help="Rows per optimizer step, the same for every method."
+    ),
+    option("--seed", type=int, default=42, help="Training seed."),
+)
+_force_option = option("--force", is_flag=True, help="Overwrite an existing --output.")
+
+
+@click.command("recommend")
+@model_options()
+@data_options(required=True)
+@device_option
+@memory_option
+@time_option
+@safety_option
+@option("--min-quality", type=float, metavar="X", help="Desired minimum of the metric; reported as a probability.")
+@option("--evidence", "evidence_s", **DURATION, help="Time for short training runs.")
+@option("--peft-config", **FILE, help="Also consider method peft with this JSON configuration.")
+@option("--epochs", type=click.FloatRange(0, min_open=True), help="Passes over the data, for every method.")
+@_search_options
+@speed_options(chosen=True)
+@option("--output", "-o", **FILE, help="Write the best plan to FILE.")
+@_force_option
+@json_option
+@click.pass_context
+def recommend_command(context: click.Context, as_json: bool, output: Path | None, **options: Any) -> None:
+    """Recommend how to fine-tune MODEL on DATA within a budget.
+
+    Prints the plans that fit, best first, why the other methods were rejected, and what to change when nothing fits
+    (exit code 3). --output writes the best plan as a file for `advisor run`. Without --evidence the quality estimates
+    come from published comparisons and say little about your task; with it, the best plans are trained briefly.
+
+    JSON keys: device_id, budget, considered, evaluated, ranked[] (rank, method, score, tied, reason, largest_ranks,
+    strategy, execution, cost), rejected[] (method, reason, smallest_plan), advice[], plan_path.
+
+    \b
+    Examples:
+      advisor recommend ./my-model --data reviews.csv --text-column text --label-column stars \\
+        --memory 8GiB --time 2h --output plan.json
+      advisor recommend ./mistral-7b --data chats.jsonl --device rtx-4090 --json
+    """
+    from advisor.reporting.plans import print_recommendation, recommendation_answer
+
+    with progress() as on_event:
+        recommendation = pipeline.recommend(
+            model_source(options),
+            data_source(options),
+            budget=budget_of(options),
+            num_train_epochs=options["epochs"],
+            peft_config=read_peft_config(options["peft_config"]),
+            speed=speed_values(options),
+            output=output,
+            on_event=on_event,
+            **picked(options, "device", "methods", "effective_batch_size", "evidence_s", "seed", "force"),
+        )
+    print_answer(recommendation, as_json, print_recommendation, lambda answer: recommendation_answer(answer, output))
+    if recommendation.best is None:
+        context.exit(EXIT_NOTHING_FITS)
+    if output is not None and not as_json:
+        click.echo(f"\nwritten to {output}; next: advisor run {output} --output runs/{output.stem}")
+
+
+@click.command("tune")
+@model_options()
+@data_options(required=True)
+@memory_option
+@time_option
+@option(
+    "--budget",
+    "wall_clock_s",
+    type=parse_duration_s,
+    default="1h",
+    metavar="DURATION",
+    help="Wall-clock budget of the study, planning included.",
+)
+@option("--trials", "max_trials", **N, help="Stop after N trials.")
+@option("--study-dir", required=True, **DIR, help="Folder of the study.")
+@option("--resume", is_flag=True, help="Continue the study in --study-dir.")
+@_search_options
+@option("--output", "-o", **FILE, help="File for the best plan; default DIR/plan.json.")
+@_force_option
+@json_option
+def tune_command(as_json: bool, study_dir: Path, output: Path | None, **options: Any) -> None:
+    """Search method, rank and learning rate with training trials; --memory and --time bound the final run.
+
+    Candidates that cannot fit are never started. Every trial runs in its own process. --resume continues a killed study
+    without losing finished trials. The result is a plan for `advisor run`.
+
+    JSON keys: best, best_trial, metric_name, trials[], pareto[], never_started[], ladder_rows, full_rows,
+    stopped_because, elapsed_s, study_dir, study_name, plan_path.
+
+    \b
+    Example:
+      advisor tune ./my-model --data reviews.csv --text-column text --label-column stars \\
+        --memory 4GiB --budget 30min --study-dir studies/reviews
+    """
+    from advisor.core.serialization import to_dict
+    from advisor.reporting.plans import print_study
+
+    with progress() as on_event:
+        result = pipeline.tune(
+            model_source(options),
+            data_source(options),
+            study_dir=study_dir,
+            budget=budget_of(options),
+            output=output,
+            on_event=on_event,
+            **picked(options, "wall_clock_s", "methods", "max_trials", "effective_batch_size", "seed"),
+            **picked(options, "resume", "force"),
+        )
+    target = output or study_dir / "plan.json"
+
+    def document(answer: TuneResult) -> dict[str, Any]:
+        return {**to_dict(answer), "plan_path": str(target)}
+
+    print_answer(result, as_json, print_study, document)
+    if not as_json:
+        click.echo(f"\nwritten to {target}; next: advisor run {target} --output runs/{study_dir.name}")
+
+
+@click.command("run")
+@click.argument("plan", type=PATH)
+@option("--output", "-o", required=True, **DIR, help="New folder for the results.")
+@option("--resume", is_flag=True, help="Continue the interrupted run in --output.")
+@option("--any-device", is_flag=True, help="Run on this machine even if the plan was made for another device.")
+@json_option
+def run_command(plan: Path, output: Path, resume: bool, any_device: bool, as_json: bool) -> None:
+    """Train a plan, evaluate and save the result, and compare it with the prediction.
+
+    After Ctrl-C or a crash, --resume continues from the last checkpoint. DIR receives the trained adapter or model
+    (safetensors), checkpoints, and record.json with all measurements.
+
+    JSON keys: outcome, method, metrics, verifications[] (quantity, predicted, measured, low, high, verdict,
+    relative_error), predicted, measured, device_id, output_dir.
+
+    \b
+    Example:
+      advisor run plan.json --output runs/first
+    """
+    from advisor.reporting.run import print_run, run_answer
+
+    with progress() as on_event:
+        record = pipeline.run(plan, output, resume=resume, any_device=any_device, on_event=on_event)
+    print_answer(record, as_json, print_run, run_answer)
+    if not as_json:
+        click.echo(f"\nresult and record.json are in {output}")

@@ -1,0 +1,183 @@
+"""Plans that were found: a recommendation, ranked, as a table and as JSON; and the trials of a study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from advisor.core.budget import Budget
+from advisor.core.metrics import LOSS
+from advisor.core.plan import Plan
+from advisor.core.recommendation import RankedPlan, Recommendation
+from advisor.core.serialization import to_dict
+from advisor.core.units import format_bytes, format_duration
+from advisor.reporting.text import (
+    format_execution,
+    format_interval,
+    format_quality,
+    format_strategy,
+    make_table,
+    remark,
+    say,
+)
+
+if TYPE_CHECKING:
+    from advisor.search.study import TuneResult
+
+
+def format_budget(budget: Budget) -> str:
+    """The budget in words: ``"within 8.00 GiB and 2 h 00 min"``."""
+    parts = []
+    if budget.memory_bytes is not None:
+        parts.append(format_bytes(budget.memory_bytes))
+    if budget.time_s is not None:
+        parts.append(format_duration(budget.time_s))
+    return "within " + " and ".join(parts) if parts else "without a budget"
+
+
+def print_recommendation(console: Console, recommendation: Recommendation, *, limit: int = 8) -> None:
+    """Print the best plans first, then the rejected methods, then advice.
+
+    Args:
+        console: Where to print.
+        recommendation: The planner's result.
+        limit: How many ranked plans to list.
+    """
+    if recommendation.ranked:
+        _print_ranked(console, recommendation, limit)
+    else:
+        budget = format_budget(recommendation.budget)
+        console.print(f"[bold red]No plan fits {budget} on {recommendation.device_id}.[/bold red]")
+    if recommendation.rejected:
+        table = make_table("method", "reason", title="Outside the budget or not possible")
+        for rejected in recommendation.rejected:
+            table.add_row(f"[bold]{rejected.method}[/bold]", rejected.reason)
+        console.print(table)
+    for advice in recommendation.advice:
+        say(console, f"- {advice}")
+
+
+def print_study(console: Console, result: TuneResult) -> None:
+    """Print how the study ended, its trials, the Pareto front, and the best plan."""
+    started = [trial for trial in result.trials if trial.started]
+    say(
+        console,
+        f"{len(started)} trials in {format_duration(result.elapsed_s)}; stopped because {result.stopped_because}",
+    )
+    table = make_table(">", "configuration", "verdict", ">rows", result.metric.title, LOSS.title, title="Trials")
+    for trial in started:
+        last = trial.top or trial.evaluations[-1]
+        metric = result.metric.show(last.metric) if last.metric is not None else "–"
+        loss = f"{last.nll:.4f}" if last.nll is not None else "–"
+        configuration = f"{trial.strategy.method} {format_strategy(trial.strategy)}"
+        table.add_row(str(trial.number), configuration, trial.verdict, str(last.train_rows), metric, loss)
+    console.print(table)
+    if result.pareto:
+        title = "Pareto front of quality, memory and time"
+        table = make_table("trial", "method", result.metric.title, "device peak", "final run", title=title)
+        for point in result.pareto:
+            memory = format_bytes(point.device_peak_bytes) if point.device_peak_bytes is not None else "–"
+            total = format_duration(point.total_s) if point.total_s is not None else "–"
+            table.add_row(str(point.trial), point.method, result.metric.show(point.metric), memory, total)
+        console.print(table)
+    for never in result.never_started:
+        remark(console, f"not started: {never.method}: {never.reason}")
+    best = result.best.strategy
+    console.print(f"\n[bold green]Best: {best.method}[/bold green] {format_strategy(best)} (trial {result.best_trial})")
+
+
+def _print_ranked(console: Console, recommendation: Recommendation, limit: int) -> None:
+    budget = format_budget(recommendation.budget)
+    title = f"Plans {budget} on {recommendation.device_id} ({recommendation.considered:,} configurations considered)"
+    table = make_table("", "method", "quality", ">memory", ">run time", "source", title=title, no_wrap=True)
+    shown = list(enumerate(recommendation.ranked[:limit], start=1))
+    for index, ranked in shown:
+        table.add_row(*_ranked_row(index, ranked))
+    console.print(table)
+    for index, ranked in shown:
+        say(console, f"[bold]{index}[/bold] {ranked.plan.strategy.method}: {ranked.reason}")
+    best = recommendation.ranked[0]
+    method = best.plan.strategy.method
+    console.print(f"\n[bold green]Recommended: {method}[/bold green] {format_strategy(best.plan.strategy)}")
+    console.print(f"execution: {format_execution(best.plan.execution)}")
+    if best.largest_ranks:
+        parts = [f"{rank} on {targets}" for targets, rank in best.largest_ranks.items()]
+        console.print(f"largest ranks that fit: {', '.join(parts)}")
+    _print_intervals(console, best)
+
+
+def _ranked_row(index: int, ranked: RankedPlan) -> tuple[str, ...]:
+    cost, method = ranked.plan.predicted, ranked.plan.strategy.method
+    if cost is None:
+        return (str(index), method, "–", "–", "–", "–")
+    parts = {"memory": cost.memory, "time": cost.time, "quality": cost.quality}
+    return (
+        f"{index}{'=' if ranked.tied else ''}",
+        method,
+        format_quality(cost.quality),
+        format_bytes(cost.memory.device_bytes),
+        format_duration(cost.time.total_s) if cost.time is not None else "–",
+        ", ".join(f"{name} {part.basis}" for name, part in parts.items() if part is not None),
+    )
+
+
+def _print_intervals(console: Console, ranked: RankedPlan) -> None:
+    cost = ranked.plan.predicted
+    if cost is None:
+        return
+    memory = format_interval(cost.memory.intervals.get("device_bytes"), format_bytes)
+    lines = [f"device peak {format_bytes(cost.memory.device_bytes)} (90 %: {memory})"]
+    if cost.time is not None:
+        total = format_interval(cost.time.intervals.get("total_s"), format_duration)
+        lines.append(f"whole run {format_duration(cost.time.total_s)} (90 %: {total})")
+    if cost.quality is not None:
+        lines.append(f"{cost.quality.metric.title} {format_quality(cost.quality)}: {cost.quality.reason}")
+    for line in (*lines, *cost.notes):
+        say(console, f"  {line}")
+
+
+def recommendation_answer(recommendation: Recommendation, plan_path: Path | None) -> dict[str, Any]:
+    """``recommend --json``: device, budget, ranked plans with their cost, losers with their reason, advice.
+
+    ``plan_path`` is where the best plan was written; null when nothing fits or no file was asked for.
+    """
+    return {
+        "device_id": recommendation.device_id,
+        "budget": to_dict(recommendation.budget),
+        "considered": recommendation.considered,
+        "evaluated": recommendation.evaluated,
+        "ranked": [_ranked_answer(rank, ranked) for rank, ranked in enumerate(recommendation.ranked, start=1)],
+        "rejected": [
+            {
+                "method": rejected.method,
+                "reason": rejected.reason,
+                "smallest_plan": _plan_answer(rejected.smallest_plan) if rejected.smallest_plan is not None else None,
+            }
+            for rejected in recommendation.rejected
+        ],
+        "advice": list(recommendation.advice),
+        "plan_path": str(plan_path) if plan_path is not None and recommendation.best is not None else None,
+    }
+
+
+def _ranked_answer(rank: int, ranked: RankedPlan) -> dict[str, Any]:
+    return {
+        "rank": rank,
+        "method": ranked.plan.strategy.method,
+        "score": ranked.score,
+        "tied": ranked.tied,
+        "reason": ranked.reason,
+        "largest_ranks": dict(ranked.largest_ranks),
+        **_plan_answer(ranked.plan),
+    }
+
+
+def _plan_answer(plan: Plan) -> dict[str, Any]:
+    """The knobs of a plan and their cost; model and data are the same for all plans of an answer."""
+    return {
+        "strategy": to_dict(plan.strategy),
+        "execution": to_dict(plan.execution),
+        "cost": to_dict(plan.predicted),
+    }
