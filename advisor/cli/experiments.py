@@ -135,8 +135,13 @@ def validate_command(
     if runs:
         passed = _validate_runs(runs, as_json)
     else:
+        from advisor.reporting.validation import print_validation
+
+        def show(console: Console, found: Validation) -> None:
+            print_validation(console, found.header, found.records, found.comparison, found.times)
+
         validation = _validate(what, options)
-        print_answer(validation, as_json, _show_validation)
+        print_answer(validation, as_json, show)
         if validation.remaining:
             reason = f"stopped by {'Ctrl-C' if validation.stopped == 'interrupted' else 'the time limit'}"
             left = f"{validation.remaining} cases are left; the same command continues with them"
@@ -160,12 +165,6 @@ def _validate(what: Any, options: dict[str, Any]) -> Validation:
             return pipeline.recorded_validation(records, what=what, on_event=on_event, **chosen)
         chosen = picked(options, "grid", "device", "shard", "time_limit_s", "output", "resume", "repeats")
         return pipeline.validate(what, on_event=on_event, **chosen)
-
-
-def _show_validation(console: Console, found: Validation) -> None:
-    from advisor.reporting.validation import print_validation
-
-    print_validation(console, found.header, found.records, found.comparison, found.times)
 
 
 def _validate_runs(folders: tuple[Path, ...], as_json: bool) -> bool:

@@ -115,12 +115,6 @@ trust_options = stacked(
 padding_option = switch("padding", True, "Whether batches contain padding.", "padded")
 
 
-def num_labels_option(when: str = "") -> Callable[[F], F]:
-    """``--num-labels``, which counts ``when``."""
-    text = f"Number of classes{when}."
-    return option("--num-labels", type=click.IntRange(2), default=2, help=text)
-
-
 SPEED_KNOBS = ("group_by_length", "tf32", "torch_compile", "num_threads")
 
 

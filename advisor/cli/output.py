@@ -42,13 +42,6 @@ def answer_console() -> Console:
     return console if console.is_terminal else Console(width=140)
 
 
-def print_json(answer: Any) -> None:
-    """One JSON document on standard output."""
-    from advisor.core.serialization import to_json
-
-    click.echo(to_json(answer), nl=False)
-
-
 def print_answer(
     answer: T,
     as_json: bool,
@@ -63,8 +56,10 @@ def print_answer(
         show: Prints it as text.
         document: What the JSON document holds of it.
     """
+    from advisor.core.serialization import to_json
+
     if as_json:
-        print_json(document(answer))
+        click.echo(to_json(document(answer)), nl=False)
     else:
         show(answer_console(), answer)
 

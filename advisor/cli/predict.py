@@ -24,7 +24,6 @@ from advisor.cli.options import (
     model_options,
     model_source,
     names,
-    num_labels_option,
     option,
     padding_option,
     picked,
@@ -121,7 +120,7 @@ _execution_options = stacked(
 @_knob_options
 @_execution_options
 @data_options(required=False)
-@num_labels_option(" without --data")
+@option("--num-labels", type=click.IntRange(2), default=2, help="Number of classes without --data.")
 @option("--plan", "plan_path", type=PATH, help="Predict this plan.json instead of MODEL.")
 @device_option
 @memory_option
@@ -248,7 +247,7 @@ def _execution(options: dict[str, Any]) -> dict[str, Any]:
 )
 @option("--rank", type=COUNT, help="Adapter rank instead of each method's default.")
 @padding_option
-@num_labels_option()
+@option("--num-labels", type=click.IntRange(2), default=2, help="Number of classes.")
 @safety_option
 @option("--all-setups", is_flag=True, help="Also show smaller data types and optimizers when one fits.")
 @switch("cards", True, "Find the smallest GPU for each set-up.")

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from advisor.core.errors import AdvisorError, InputError, InterruptedByUser
-from advisor.core.run import Outcome
 from advisor.core.serialization import to_dict
 from advisor.measurement.isolation import Result, isolated
 
@@ -220,18 +219,9 @@ def in_own_process(function: Callable[[P], V]) -> Execute[P, V]:
     return execute
 
 
-_OUTCOMES: dict[Outcome, CellOutcome] = {
-    "completed": "completed",
-    "out_of_memory": "out_of_memory",
-    "over_time": "over_time",
-    "interrupted": "interrupted",
-    "failed": "crashed",
-}
-
-
 def cell_result(result: Result[V]) -> CellResult[V]:
     """How an isolated call ended, as a cell's result."""
-    outcome = _OUTCOMES[result.outcome]
+    outcome: CellOutcome = "crashed" if result.outcome == "failed" else result.outcome
     if result.error is not None:
         outcome = "interrupted" if isinstance(result.error, InterruptedByUser) else "refused"
     return CellResult(outcome, result.value, " ".join(result.reason.split()), result.wall_s, result.error)

@@ -68,7 +68,7 @@ def bench(
         RunFailed: trainings did not complete; the others are compared.
         InterruptedByUser: Ctrl-C; the trainings before are compared.
     """
-    from advisor.experiments.speed.recipes import published_methods, reference_batch_size
+    from advisor.experiments.speed.compare import published_methods, reference_batch_size
 
     if suite not in SUITES:
         raise InputError(f"the suite must be one of {', '.join(SUITES)}, but got {suite!r}")
@@ -116,8 +116,7 @@ def _train_in_turn(
 ) -> tuple[SpeedComparison | None, Stopped]:
     """What the finished rounds say, if any, and why there are no more, if it was stopped; adds to ``failures``."""
     from advisor.experiments.grid import CellEvent, content_key, in_own_process, run_cells
-    from advisor.experiments.speed.compare import FORMAT, compared
-    from advisor.experiments.speed.recipes import recipes_for, training_cells
+    from advisor.experiments.speed.compare import FORMAT, compared, recipes_for, training_cells
     from advisor.experiments.speed.train import train_arm
     from advisor.experiments.store import GridHeader, RecordStore
 

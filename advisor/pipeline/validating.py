@@ -100,7 +100,7 @@ def validate(
     """
     from advisor.experiments.grid import shard_of
     from advisor.experiments.store import RecordStore
-    from advisor.experiments.validation.grids import cells_of, validation_grid
+    from advisor.experiments.validation.cases import cells_of, validation_grid
     from advisor.experiments.validation.records import FORMAT, file_name
 
     started_s = time.monotonic()
@@ -195,7 +195,7 @@ def _run(
     """Predict as many cases as the time allows, then run them."""
     from advisor.experiments.grid import CellEvent, run_cells
     from advisor.experiments.validation.measure import MeasureCase
-    from advisor.experiments.validation.predict_cases import predicted_cells
+    from advisor.experiments.validation.predict import predicted_cells
     from advisor.experiments.validation.records import summary_of
     from advisor.hardware.host import inspect_host
 
@@ -230,7 +230,7 @@ def _place(grid: GridName | None, device: str) -> tuple[str, GridName]:
         InputError: an unknown grid, or one that belongs to the other kind of device.
         DeviceError: no GPU here.
     """
-    from advisor.experiments.validation.grids import GRIDS, device_of
+    from advisor.experiments.validation.cases import GRIDS, device_of
 
     if grid is not None and grid not in GRIDS:
         raise InputError(f"the grid must be one of {', '.join(GRIDS)}, but got {grid!r}")
@@ -260,7 +260,7 @@ def _at_hand(kind: Kind, grid: GridName, device_type: str, on_event: OnEvent | N
     device = _profile(device_type, on_event)
     capacity_bytes = device.memory_bytes
     if not get_backend(device_type).is_host:
-        from advisor.experiments.validation.device_memory import gpu_at_hand
+        from advisor.experiments.validation.measure import gpu_at_hand
 
         device, capacity_bytes = gpu_at_hand(device)
     found = versions()
@@ -299,7 +299,7 @@ def _profile(device_type: str, on_event: OnEvent | None) -> DeviceProfile:
 def _predicted_again(
     header: Header, records: tuple[Record, ...], path: Path | None, on_event: OnEvent | None
 ) -> tuple[Record, ...]:
-    from advisor.experiments.validation.predict_cases import repredict
+    from advisor.experiments.validation.predict import repredict
     from advisor.hardware.host import inspect_host
 
     calibration = _calibration(header, path, on_event)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from advisor.core.coefficients import Calibration, Contribution
+from advisor.core.coefficients import Calibration
 from advisor.core.units import counted, format_bytes, format_duration
 from advisor.costmodel.time.step import fitted_half_width
 from advisor.reporting.text import format_change, format_share, make_table, remark, say
@@ -191,18 +191,13 @@ def _error_lines(calibration: Calibration) -> list[str]:
 
 def _origin_lines(calibration: Calibration) -> list[str]:
     """Who measured what, where that is more than this machine."""
-    if not any(entry.file for entry in calibration.provenance):
-        return []
-    return ["from:", *(f"  - {_origin(entry)}" for entry in calibration.provenance)]
-
-
-def _origin(entry: Contribution) -> str:
-    where = f"in {entry.file}, " if entry.file else ""
-    machine = entry.machine.get("device", "an unknown machine")
-    return (
-        f"{_both(entry.replays, entry.points)}, {where}measured {entry.measured_at[:10]} on {machine}"
-        f" by finetune-advisor {entry.advisor_version}"
-    )
+    lines = ["from:"]
+    for entry in calibration.provenance:
+        where = f"in {entry.file}, " if entry.file else ""
+        machine = entry.machine.get("device", "an unknown machine")
+        measured = f"measured {entry.measured_at[:10]} on {machine} by finetune-advisor {entry.advisor_version}"
+        lines.append(f"  - {_both(entry.replays, entry.points)}, {where}{measured}")
+    return lines if any(entry.file for entry in calibration.provenance) else []
 
 
 def _predicted(step: FittedStep) -> list[str]:

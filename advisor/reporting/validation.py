@@ -222,12 +222,9 @@ def _verified(record: RunRecord, quantity: str) -> Verification | None:
     return None if found is None or (quantity == TOTAL and found.relative_error is None) else found
 
 
-def _pair(verification: Verification | None, show: Callable[[float], str]) -> str:
-    if verification is None:
-        return "-"
-    return " / ".join(
-        "-" if value is None else show(value) for value in (verification.predicted, verification.measured)
-    )
+def _pair(found: Verification | None, show: Callable[[float], str]) -> str:
+    sides = () if found is None else (found.predicted, found.measured)
+    return " / ".join("-" if value is None else show(value) for value in sides) or "-"
 
 
 def _markdown(rows: Sequence[tuple[str, ...]]) -> str:

@@ -15,9 +15,12 @@ from advisor.core.plan import Plan
 from advisor.core.run import Measurement
 from advisor.core.serialization import to_json
 from advisor.experiments.grid import Cell, CellResult, run_cells
-from advisor.experiments.speed.compare import FORMAT, BenchmarkRun, compared, contrast
-from advisor.experiments.speed.recipes import (
+from advisor.experiments.speed.compare import (
+    FORMAT,
+    BenchmarkRun,
     Training,
+    compared,
+    contrast,
     published_methods,
     recipes_for,
     reference_batch_size,

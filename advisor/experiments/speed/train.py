@@ -12,8 +12,7 @@ from typing import Any
 
 from advisor.core.errors import InterruptedByUser, RunFailed
 from advisor.core.plan import ExecutionPlan, Plan
-from advisor.experiments.speed.compare import BenchmarkRun
-from advisor.experiments.speed.recipes import PLAN, Recipe, Training
+from advisor.experiments.speed.compare import PLAN, BenchmarkRun, Recipe, Training
 
 
 def train_arm(training: Training) -> BenchmarkRun:

@@ -72,6 +72,13 @@ _SWITCHES: dict[str, Callable[[Any], str]] = {
 """How a field of ``ExecutionPlan`` that differs from its default is named in the table."""
 
 
+_FITS = {
+    "fitted_and_ran": (True, "completed"),
+    "refused_and_out_of_memory": (False, "out_of_memory"),
+    "fitted_but_out_of_memory": (True, "out_of_memory"),
+    "refused_but_ran": (False, "completed"),
+}
+"""Predicted ``fits`` and outcome; the first two were predicted right."""
 _CONFIGURATION = ("config_hash", "task", "method", "rows", "length", "knobs", "execution")
 """Everything that a second measurement of a case has in common with the first."""
 
@@ -138,16 +145,9 @@ def compare_memory(records: Iterable[Record], device_type: str) -> MemoryCompari
     once = sorted((record for record in records if not record.again), key=lambda record: record.label)
     cells = pd.DataFrame([cell for record in once if record.outcome == "completed" for cell in _memory_cells(record)])
     errors = error_rows(grouped(cells, MEMORY_GROUPS)) if len(cells) else ()
+    judged = [(record.predicted.fits, str(record.outcome), record.label) for record in once if record.predicted]
     fits = {
-        f"{verdict}_{end}": tuple(
-            r.label for r in once if r.predicted and r.predicted.fits is fit and r.outcome == outcome
-        )
-        for verdict, fit, end, outcome in (
-            ("fitted", True, "and_ran", "completed"),
-            ("refused", False, "and_out_of_memory", "out_of_memory"),
-            ("fitted", True, "but_out_of_memory", "out_of_memory"),
-            ("refused", False, "but_ran", "completed"),
-        )
+        name: tuple(label for fit, outcome, label in judged if (fit, outcome) == ended) for name, ended in _FITS.items()
     }
     violations, refusals = len(fits["fitted_but_out_of_memory"]), len(fits["refused_but_ran"])
     ran = refusals + len(fits["fitted_and_ran"])
@@ -182,16 +182,8 @@ def compare_times(records: Iterable[Record], device_type: str, device: DevicePro
     once = cells[~cells["again"] & cells["predicted"].notna()]
     timed = once[~once["seen"]]
     steady = timed[(timed["reference_ratio"] - 1).abs() <= STEADY_WITHIN]
-    errors = error_rows(
-        pd.concat(
-            [
-                grouped(timed, TIME_GROUPS),
-                steady.assign(by="steady", value=f"machine within {STEADY_WITHIN:.0%}"),
-                *_noise(cells),
-                *_baselines(timed),
-            ]
-        )
-    )
+    steady = steady.assign(by="steady", value=f"machine within {STEADY_WITHIN:.0%}")
+    errors = error_rows(pd.concat([grouped(timed, TIME_GROUPS), steady, *_noise(cells), *_baselines(timed)]))
     measured, predicted = timed["measured"].to_numpy(), timed["predicted"].to_numpy()
     slower = measured[:, None] > (1 + DIFFERENT) * measured
     pairs, in_order = int(slower.sum()), int((slower & (predicted[:, None] > predicted)).sum())

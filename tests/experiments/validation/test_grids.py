@@ -10,8 +10,17 @@ from pathlib import Path
 import pytest
 
 from advisor.core.errors import InputError
-from advisor.experiments.validation.cases import Case, case_key, default_task, grid_model, model_names
-from advisor.experiments.validation.grids import GRIDS, case_of, device_of, validation_grid
+from advisor.experiments.validation.cases import (
+    GRIDS,
+    Case,
+    case_key,
+    case_of,
+    default_task,
+    device_of,
+    grid_model,
+    model_names,
+    validation_grid,
+)
 from advisor.experiments.validation.records import GridName, Kind
 from advisor.strategies import strategy_names
 

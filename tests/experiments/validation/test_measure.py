@@ -14,18 +14,16 @@ from advisor.core.strategy import StrategyConfig
 from advisor.experiments.grid import Cell, run_cells
 from advisor.experiments.store import RecordStore
 from advisor.experiments.validation.cases import grid_model
-from advisor.experiments.validation.device_memory import (
-    DIFFERENCE,
-    PROCESS_LIST,
-    CudaFigures,
-    ProcessFigure,
-)
 from advisor.experiments.validation.measure import (
     CARD_START_S,
+    DIFFERENCE,
+    PROCESS_LIST,
     START_S,
     CaseRequest,
+    CudaFigures,
     MeasureCase,
     MeasurementProtocol,
+    ProcessFigure,
     protocol_of,
     run_case,
     run_watched,

@@ -11,10 +11,16 @@ import pytest
 
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import InputError
-from advisor.experiments.validation.cases import Case
-from advisor.experiments.validation.grids import cells_of
-from advisor.experiments.validation.predict import GridDevice, Prepared, configure_case, unpredicted
-from advisor.experiments.validation.predict_cases import predict_cases, predicted_cells, repredict
+from advisor.experiments.validation.cases import Case, cells_of
+from advisor.experiments.validation.predict import (
+    GridDevice,
+    Prepared,
+    configure_case,
+    predict_cases,
+    predicted_cells,
+    repredict,
+    unpredicted,
+)
 from tests.experiments.validation.records import MIB, header, predicted, record
 
 DEVICE = DeviceProfile(id="cpu-test", name="a pretended CPU", type="cpu", memory_bytes=8 * 2**30)

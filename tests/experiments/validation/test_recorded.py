@@ -10,9 +10,8 @@ import pytest
 
 from advisor.core.device import DeviceProfile, Rate
 from advisor.core.store import resource_dir
-from advisor.experiments.validation.cases import Case
+from advisor.experiments.validation.cases import Case, validation_grid
 from advisor.experiments.validation.compare import compare_memory, compare_times
-from advisor.experiments.validation.grids import validation_grid
 from advisor.experiments.validation.predict import GridDevice, prepare
 from advisor.experiments.validation.records import Header, Record, read_validation
 from advisor.pipeline.validating import recorded_validation
