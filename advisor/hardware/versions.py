@@ -1,11 +1,11 @@
-"""The versions that decide speed besides the device itself: calibrations are valid for these only."""
+"""Versions that decide what a run does, and those that a calibration is valid for."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 
-from advisor.core.code_version import TRAINING_LIBRARIES
+from advisor import __version__
+from advisor.core.code_version import TRAINING_LIBRARIES, library_version
 from advisor.core.device import DeviceProfile
 from advisor.hardware.backends import backend_of
 
@@ -26,8 +26,15 @@ MACHINE_FACTS = (
 """Facts of a probed device that say what kind of machine it is; none names the host."""
 
 
+def installed_versions() -> dict[str, str]:
+    """Versions of everything that decides what a run does; packages that are not installed are left out."""
+    packages = (*TRAINING_LIBRARIES, "datasets", "optuna", "safetensors")
+    found = {"finetune-advisor": __version__, "python": platform.python_version()}
+    return found | {name: version for name in packages if (version := library_version(name))}
+
+
 def current_versions(device: DeviceProfile, *, driver: str | None = None) -> dict[str, str]:
-    """Libraries, Python, driver, cores and threads as they are now.
+    """Libraries, Python, driver, cores and threads as they are now: a calibration is valid for these only.
 
     The driver's version comes from the kernel, because a profile may have been probed before an update, and from the
     profile where the kernel has none (the device is in another machine).
@@ -37,11 +44,7 @@ def current_versions(device: DeviceProfile, *, driver: str | None = None) -> dic
         driver: Version of the loaded driver; the back end is asked when ``None``.
     """
     versions = {"python": platform.python_version()}
-    for name in TRAINING_LIBRARIES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "absent"
+    versions |= {name: library_version(name) or "absent" for name in TRAINING_LIBRARIES}
     for fact in ("driver", "cores"):
         value = device.facts.get(fact, UNKNOWN).split(" (", 1)[0]
         if value != UNKNOWN:

@@ -12,7 +12,7 @@ from advisor.core.errors import InputError, InterruptedByUser, NothingFitsError,
 from advisor.core.events import OnEvent
 from advisor.core.plan import Plan
 from advisor.core.store import ensure_writable_dir
-from advisor.pipeline.environment import versions
+from advisor.hardware.versions import installed_versions
 from advisor.pipeline.events import phase, progress
 from advisor.pipeline.inputs import DataSource, ModelSource, as_data_source
 from advisor.pipeline.recommending import check_methods, recommend
@@ -130,7 +130,7 @@ def _train_in_turn(
             failures[event.cell.label] = event.result
 
     phase(on_event, f"training {plan.strategy.method} and its baselines")
-    header = GridHeader(SPEED, plan.device, versions(), datetime.now(UTC).isoformat(timespec="seconds"))
+    header = GridHeader(SPEED, plan.device, installed_versions(), datetime.now(UTC).isoformat(timespec="seconds"))
     name = f"{SPEED}-{plan.strategy.method}-{plan.device}-{content_key(header.versions)}.jsonl"
     with RecordStore(output / name if output is not None else None, header, FORMAT, resume=resume) as store:
         stopped = run_cells(cells, in_own_process(train_arm), store, on_event=show)

@@ -15,7 +15,7 @@ from advisor.core.errors import DeviceError
 from advisor.core.events import OnEvent
 from advisor.core.units import now_iso
 from advisor.pipeline.datasheet_fitting import from_steps
-from advisor.pipeline.environment import resolve_device, this_device_id
+from advisor.pipeline.environment import this_device_id, this_machine
 from advisor.pipeline.events import note, phase, progress
 from advisor.pipeline.inputs import ModelSource, inspect
 
@@ -62,7 +62,7 @@ def calibrate(
     if model is not None:
         phase(on_event, "looking at the model")
         spec = inspect(model)
-    device = resolve_device("auto", on_event)
+    device = this_machine(on_event)
     phase(on_event, f"calibrating {device.name}")
     found = calibrate_device(
         spec, quick=quick, device=device, fresh=fresh, on_progress=progress(on_event), measurer=measurer

@@ -1,63 +1,38 @@
-"""What a figure depends on besides its inputs: library versions, and the device it is for."""
+"""The device that a figure is for."""
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 
-from advisor.core.code_version import TRAINING_LIBRARIES
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError
 from advisor.core.plan import Plan
 from advisor.pipeline.events import OnEvent, note, phase, progress
 
-PACKAGES = (*TRAINING_LIBRARIES, "datasets", "optuna", "safetensors")
 
-
-def versions() -> dict[str, str]:
-    """Versions of everything that decides what a run does; packages that are not installed are left out."""
-    from advisor import __version__
-
-    found = {"finetune-advisor": __version__, "python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def check_device(name: str) -> None:
-    """Refuse an unknown device name before anything is loaded.
+def named_device(name: str) -> DeviceProfile | None:
+    """The profile of a named device; ``None`` for ``"auto"``, which is this machine.
 
     Raises:
         DeviceError: no such profile, with near matches.
     """
     from advisor.hardware import load_profile
 
-    if name != "auto":
-        load_profile(name)
+    return load_profile(name) if name != "auto" else None
 
 
-def resolve_device(
-    name: str, on_event: OnEvent | None = None, *, probe: Callable[..., DeviceProfile] | None = None
+def this_machine(
+    on_event: OnEvent | None = None, *, probe: Callable[..., DeviceProfile] | None = None
 ) -> DeviceProfile:
-    """The profile of a named device; ``"auto"`` is this machine, probed quickly if it never was, or was interrupted
-    before there was a rate to predict from.
+    """The profile of this machine, probed quickly if it never was, or was interrupted before there was a rate to
+    predict from.
 
     Args:
-        name: Of the device.
         on_event: Told about a probe.
         probe: Measures this machine; as ``advisor.hardware.probe_device``, which is used when ``None``.
-
-    Raises:
-        DeviceError: no such profile.
     """
-    from advisor.hardware import load_profile, probe_device, this_device
+    from advisor.hardware import probe_device, this_device
 
-    if name != "auto":
-        return load_profile(name)
     try:
         known = this_device()
         if known.flops_per_s and "memory" in known.bytes_per_s:

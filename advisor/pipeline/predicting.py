@@ -14,7 +14,7 @@ from advisor.core.errors import InputError
 from advisor.core.model import ModelSpec
 from advisor.core.plan import Dtype, ExecutionPlan, Plan, load_plan
 from advisor.core.strategy import StrategyConfig
-from advisor.pipeline.environment import check_device, resolve_device, this_device_id
+from advisor.pipeline.environment import named_device, this_device_id, this_machine
 from advisor.pipeline.events import OnEvent, note, phase
 from advisor.pipeline.inputs import (
     DataSource,
@@ -108,7 +108,7 @@ def configure(
     from advisor.strategies import get_strategy
 
     strategy = get_strategy(method)
-    check_device(device)
+    where = named_device(device)
     profile: DataProfile | None = None
     if data is not None:
         inputs = load_inputs(model, data, on_event)
@@ -124,7 +124,7 @@ def configure(
     config = strategy.configured(spec, **(knobs or {}))
     check_strategy(strategy, config, spec)
     execution_plan = _execution_plan(execution or {}, spec, profile)
-    where = resolve_device(device, on_event)
+    where = where or this_machine(on_event)
     _check_speed_knobs(execution_plan, where)
     return Configuration(where, spec, config, execution_plan, profile, budget or Budget())
 
@@ -142,7 +142,7 @@ def configure_plan(
     plan = plan if isinstance(plan, Plan) else load_plan(Path(plan))
     check_strategy(get_strategy(plan.strategy.method), plan.strategy, plan.model)
     check_length(plan.model, plan.execution.max_seq_length)
-    profile = resolve_device(device or plan.device, on_event)
+    profile = named_device(device or plan.device) or this_machine(on_event)
     return Configuration(profile, plan.model, plan.strategy, plan.execution, plan.data_profile, plan.budget)
 
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from advisor.core.budget import Budget
-from advisor.core.model import ModelSpec
-from advisor.core.recommendation import RankedPlan, Recommendation
-from advisor.core.strategy import StrategyConfig
-from advisor.pipeline.environment import check_device, resolve_device, versions
+from advisor.core.recommendation import Recommendation
+from advisor.pipeline.environment import named_device, this_machine
 from advisor.pipeline.events import OnEvent, counted_progress, phase
 from advisor.pipeline.evidence import check_evidence, with_evidence
-from advisor.pipeline.inputs import DataSource, ModelSource, check_strategy, load_inputs
+from advisor.pipeline.inputs import DataSource, ModelSource, load_inputs
 from advisor.pipeline.outputs import refuse_existing_file
 from advisor.pipeline.predicting import cost_model_for
-from advisor.pipeline.trace_prefetch import plan_backwards, tracing_companion
+from advisor.pipeline.trace_prefetch import prefetched_traces
 
 
 def recommend(
@@ -61,71 +58,42 @@ def recommend(
     Raises:
         InputError: anything about the inputs that cannot be used.
     """
-    from advisor.search.planner import SpeedKnobs, recommend_plans
+    from advisor.search.planner import PlanRequest, SpeedKnobs, candidates, recommend_plans
 
-    check_device(device)
+    profile = named_device(device)
     check_methods(methods)
     target = Path(output) if output is not None else None
     if target is not None and not force:
         refuse_existing_file(target)
     inputs = load_inputs(model, data, on_event)
-    profile = resolve_device(device, on_event)
+    profile = profile or this_machine(on_event)
     if evidence_s is not None:
         check_evidence(inputs.model, profile)
     phase(on_event, "comparing strategies")
-    budget = budget or Budget()
     cost_model = cost_model_for(profile, on_event)
-    asked = configurations(inputs.model, methods, num_train_epochs, peft_config)
-    with tracing_companion(
-        cost_model, plan_backwards, inputs.model, inputs.profile, profile, budget, effective_batch_size, asked
-    ):
-        recommendation = recommend_plans(
-            inputs.model,
-            inputs.data,
-            inputs.profile,
-            cost_model,
-            budget,
-            effective_batch_size=effective_batch_size,
-            methods=asked,
-            seed=seed,
-            speed=SpeedKnobs(**(speed or {})),
-            on_progress=counted_progress(on_event),
-        )
+    knobs = {"num_train_epochs": num_train_epochs, "peft_config": peft_config}
+    found = candidates(inputs.model, methods, given(knobs))
+    request = PlanRequest(
+        inputs.model,
+        inputs.data,
+        inputs.profile,
+        budget or Budget(),
+        effective_batch_size,
+        seed,
+        SpeedKnobs(**(speed or {})),
+    )
+    with prefetched_traces(request, cost_model, found):
+        recommendation = recommend_plans(request, cost_model, found, on_progress=counted_progress(on_event))
     if evidence_s is not None and recommendation.ranked:
         recommendation = with_evidence(recommendation, evidence_s, on_event)
-    recommendation = with_versions(recommendation)
     if target is not None and recommendation.best is not None:
         recommendation.best.save(target)
     return recommendation
 
 
-def configurations(
-    model: ModelSpec,
-    methods: Sequence[str] | None,
-    num_train_epochs: float | None,
-    peft_config: Mapping[str, Any] | None = None,
-) -> list[str | StrategyConfig] | None:
-    """What the planner is asked about: names, or configurations where epochs or a PEFT configuration were named.
-
-    Methods that do not apply to the model stay names: the planner says why.
-    """
-    if num_train_epochs is None and peft_config is None:
-        return list(methods) if methods is not None else None
-    from advisor.strategies import get_strategy, strategy_names
-
-    given = {} if peft_config is None else {"peft_config": dict(peft_config)}
-    asked: list[str | StrategyConfig] = []
-    for name in methods or strategy_names():
-        strategy = get_strategy(name)
-        knobs: dict[str, Any] = {"num_train_epochs": num_train_epochs} if num_train_epochs is not None else {}
-        if strategy.user_knob is not None and strategy.user_knob in given:
-            knobs[strategy.user_knob] = given[strategy.user_knob]
-        usable = strategy.applies_to(model) is None and (strategy.user_knob is None or strategy.user_knob in knobs)
-        config = strategy.configured(model, **knobs) if usable else None
-        if config is not None and strategy.user_knob is not None:
-            check_strategy(strategy, config, model)
-        asked.append(config if config is not None and not strategy.problems(config, model) else name)
-    return asked
+def given(knobs: Mapping[str, Any]) -> dict[str, Any]:
+    """The knobs that were named."""
+    return {name: value for name, value in knobs.items() if value is not None}
 
 
 def check_methods(methods: Sequence[str] | None) -> None:
@@ -138,13 +106,3 @@ def check_methods(methods: Sequence[str] | None) -> None:
 
     for method in methods or ():
         get_strategy(method)
-
-
-def with_versions(recommendation: Recommendation) -> Recommendation:
-    """The same recommendation whose plans say which libraries made them."""
-    found = versions()
-
-    def stamped(ranked: RankedPlan) -> RankedPlan:
-        return dataclasses.replace(ranked, plan=dataclasses.replace(ranked.plan, versions=found))
-
-    return dataclasses.replace(recommendation, ranked=tuple(stamped(ranked) for ranked in recommendation.ranked))

@@ -11,7 +11,8 @@ from advisor.core.plan import Plan, load_plan
 from advisor.core.run import Measurement, RunRecord
 from advisor.core.serialization import from_dict, read_json, to_json
 from advisor.core.store import write_text_atomically
-from advisor.pipeline.environment import check_runs_here, versions
+from advisor.hardware.versions import installed_versions
+from advisor.pipeline.environment import check_runs_here
 from advisor.pipeline.events import OnEvent, ignore
 from advisor.pipeline.inputs import check_length, check_strategy
 from advisor.pipeline.outputs import PLAN_FILE, RECORD_FILE
@@ -70,7 +71,7 @@ def run(
         measurement=measurement,
         verifications=verify(plan, measurement, resumed=listener.resumed_from_step > 0),
         device_id=device_id,
-        versions=versions(),
+        versions=installed_versions(),
         started_at=started_at,
         output_dir=str(directory),
         resumed_from_step=listener.resumed_from_step,

@@ -1,4 +1,4 @@
-"""A second process that traces from the other end of the list while this one plans: two cores, half the wait."""
+"""Traces that planning may need, made by a few other processes while this one plans."""
 
 from __future__ import annotations
 
@@ -7,103 +7,104 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from advisor.core.budget import Budget
-from advisor.core.data import DataProfile
-from advisor.core.device import DeviceProfile
 from advisor.core.errors import InputError
 from advisor.core.model import ModelSpec
-from advisor.core.strategy import StrategyConfig
 from advisor.hardware.host import usable_cpus
 
 if TYPE_CHECKING:
     from advisor.costmodel.model import CostModel
+    from advisor.search.planner import Candidates, PlanRequest
+    from advisor.search.planner.traces import WantedTrace
 
-CORES_WANTED = 2
+MOST_PROCESSES = 3
+"""Each imports torch and transformers: seconds, and most of a gigabyte."""
+
+_COMMAND = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
 
 
 @contextlib.contextmanager
-def tracing_companion(cost_model: CostModel, function: Callable[..., None], *args: Any) -> Iterator[None]:
-    """Call ``function(*args)`` in a process of its own from the first missing trace on, for as long as the block runs.
+def prefetched_traces(request: PlanRequest, cost_model: CostModel, found: Candidates) -> Iterator[None]:
+    """Trace ahead what planning may need, from its first missing trace on, for as long as the block runs.
 
-    Both processes share the traces on disk, so what the companion has traced is only read here. It is killed when the
-    block ends; its failures are nobody's, because whatever it has not traced is traced here.
+    All processes share the traces on disk: what another one has traced is only read here, and what none has is traced
+    here, so answers are the same with and without them. They are killed when the block ends; traces are written whole
+    or not at all.
 
     Args:
-        cost_model: Its first trace that is not on disk starts the companion.
-        function: Importable by name.
-        *args: Picklable.
+        request: What is planned.
+        cost_model: Whose first trace that is not on disk starts the processes.
+        found: The strategies.
     """
-    companion = _Companion(function, args)
-    if len(usable_cpus()) >= CORES_WANTED:
-        cost_model.traces.before_first_trace = companion.start
+    from advisor.search.planner.traces import wanted_traces
+
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start() -> None:
+        wanted = wanted_traces(request, cost_model.device, found)
+        number = min(MOST_PROCESSES, len(usable_cpus()) - 1, len(wanted))
+        for index in range(number):
+            processes.append(_tracing(cost_model, request.model, wanted[index::number]))
+
+    cost_model.traces.before_first_trace = start
     try:
         yield
     finally:
-        companion.stop()
+        cost_model.traces.before_first_trace = None
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
-def plan_backwards(
-    model: ModelSpec,
-    data: DataProfile,
-    device: DeviceProfile,
-    budget: Budget,
-    effective_batch_size: int,
-    methods: Sequence[str | StrategyConfig] | None,
-) -> None:
-    """Solve the candidates of ``recommend_plans`` from the last to the first, for the traces that this leaves."""
-    from advisor.pipeline.predicting import cost_model_for
-    from advisor.search.planner.candidates import candidates
-    from advisor.search.planner.evaluator import Evaluator
-    from advisor.search.planner.recommend import solve_candidate
-    from advisor.search.planner.solver import Solver
-
-    cost_model = cost_model_for(device)
-    found, _ = candidates(model, methods)
-    solver = Solver(Evaluator(model, data, cost_model, budget, effective_batch_size))
-    for candidate in reversed(found):
-        with contextlib.suppress(InputError):
-            solve_candidate(solver, candidate)
-
-
-class _Companion:
-    """The process. It reads its task from its standard input and dies with this one."""
-
-    def __init__(self, function: Callable[..., None], args: tuple[Any, ...]) -> None:
-        self._task = pickle.dumps((function, args))
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Return at once; what cannot be started is done without."""
-        command = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+def _tracing(cost_model: CostModel, model: ModelSpec, wanted: Sequence[WantedTrace]) -> subprocess.Popen[bytes]:
+    """A process that makes these traces, one after another; it reads them from its standard input."""
+    store = cost_model.traces
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        _COMMAND,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        start_new_session=True,
+    )
+    if process.stdin is not None:
         with contextlib.suppress(OSError):
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env=environment,
-                start_new_session=True,
-            )
-            if self._process.stdin is not None:
-                self._process.stdin.write(self._task)
-                self._process.stdin.close()
-
-    def stop(self) -> None:
-        """Kill it, whatever it is doing; traces are written whole or not at all."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+            pickle.dump((store.semantics, store.compute_capability, store.cache_dir, model, wanted), process.stdin)
+            process.stdin.close()
+    return process
 
 
 def serve() -> None:
-    """What the companion runs."""
+    """What such a process runs."""
     from advisor.measurement.child import die_with_parent
 
     die_with_parent()
-    function, args = pickle.load(sys.stdin.buffer)
-    function(*args)
+    fill(*pickle.load(sys.stdin.buffer))
+
+
+def fill(
+    semantics: str,
+    compute_capability: tuple[int, int] | None,
+    cache_dir: Path,
+    model: ModelSpec,
+    wanted: Sequence[WantedTrace],
+) -> None:
+    """Make traces that are not on disk yet; what cannot be traced is left to whoever asks for it.
+
+    Args:
+        semantics: As in ``TraceStore``.
+        compute_capability: Likewise.
+        cache_dir: Likewise.
+        model: Of all traces.
+        wanted: What else decides them.
+    """
+    from advisor.tracing.trace_store import TraceStore
+
+    store = TraceStore(semantics, compute_capability, cache_dir)
+    for strategy, execution in wanted:
+        with contextlib.suppress(InputError):
+            store.get(model, strategy, execution)

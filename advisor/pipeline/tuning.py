@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from advisor.core.budget import Budget
 from advisor.core.store import ensure_writable_dir
-from advisor.pipeline.environment import resolve_device, versions
+from advisor.pipeline.environment import this_machine
 from advisor.pipeline.events import OnEvent, phase
 from advisor.pipeline.inputs import DataSource, ModelSource, load_inputs
 from advisor.pipeline.outputs import PLAN_FILE, refuse_existing_file
@@ -69,7 +68,7 @@ def tune(
         refuse_existing_file(target)
     ensure_writable_dir(directory)
     inputs = load_inputs(model, data, on_event)
-    device = resolve_device("auto", on_event)
+    device = this_machine(on_event)
     phase(on_event, "tuning")
     result = tune_study(
         inputs.model,
@@ -87,6 +86,5 @@ def tune(
         resume_command=resume_command,
         on_event=on_event,
     )
-    result = dataclasses.replace(result, best=dataclasses.replace(result.best, versions=versions()))
     result.best.save(target)
     return result

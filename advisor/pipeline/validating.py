@@ -17,7 +17,7 @@ from advisor.core.events import OnEvent
 from advisor.core.store import ensure_writable_dir, user_data_dir
 from advisor.core.units import format_duration
 from advisor.hardware.backends import backends_by_preference, get_backend
-from advisor.pipeline.environment import versions
+from advisor.hardware.versions import installed_versions
 from advisor.pipeline.events import note, phase, progress
 from advisor.pipeline.predicting import cost_model_for
 
@@ -263,7 +263,7 @@ def _at_hand(kind: Kind, grid: GridName, device_type: str, on_event: OnEvent | N
         from advisor.experiments.validation.measure import gpu_at_hand
 
         device, capacity_bytes = gpu_at_hand(device)
-    found = versions()
+    found = installed_versions()
     header = Header(
         kind=kind,
         grid=grid,

@@ -58,7 +58,7 @@ class TraceStore:
     def __init__(self, semantics: str, compute_capability: tuple[int, int] | None, cache_dir: Path | None) -> None:
         self.semantics = semantics
         self.compute_capability = None if get_backend(semantics).is_host else _capability_class(compute_capability)
-        self._cache_dir = cache_dir
+        self.cache_dir = cache_dir
         self._families: dict[str, FullDepthTrace] = {}
         self.before_first_trace: Callable[[], None] | None = None
         """Called once, before the first family that is not on disk is traced."""
@@ -70,14 +70,14 @@ class TraceStore:
             UntraceableError: it cannot be traced.
         """
         model = normalize_attention_window(model, execution.max_seq_length)
-        key = self._key(model, strategy, execution)
+        key = self.key(model, strategy, execution)
         if key not in self._families:
             self._families[key] = self._build(model, strategy, execution)
         return self._families[key]
 
     def _build(self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan) -> FullDepthTrace:
         depths = traced_depths(model, strategy)
-        replays = ReplayCache(self._file(self._key(model, strategy, execution), "replays.json"))
+        replays = ReplayCache(self._file(self.key(model, strategy, execution), "replays.json"))
         if depths is None:
             return FullDepthTrace(self._traced(model, strategy, execution, None), replays=replays)
         shallow = self._traced(model, strategy, execution, depths.shallow)
@@ -85,7 +85,7 @@ class TraceStore:
         return FullDepthTrace(shallow, deeper, extra_layers=depths.repeats, replays=replays)
 
     def _file(self, key: str, kind: str) -> Path | None:
-        return self._cache_dir / f"{key}.{kind}" if self._cache_dir is not None else None
+        return self.cache_dir / f"{key}.{kind}" if self.cache_dir is not None else None
 
     def _traced(
         self,
@@ -96,7 +96,7 @@ class TraceStore:
         shallow: SymbolicTrace | None = None,
     ) -> SymbolicTrace:
         """From the disk, or traced: with ``shallow`` by one trace where that is enough."""
-        path = self._file(self._key(model, strategy, execution, depth=depth), "npz")
+        path = self._file(self.key(model, strategy, execution, depth=depth), "npz")
         stored = load_trace(path) if path is not None else None
         if stored is not None:
             return stored
@@ -129,9 +129,10 @@ class TraceStore:
             num_hidden_layers=depth,
         )
 
-    def _key(
+    def key(
         self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, *, depth: int | None = None
     ) -> str:
+        """What a trace is stored under: configurations with equal keys share it, whatever their sizes."""
         config = {
             key: value for key, value in model.config.items() if key not in ("_name_or_path", "transformers_version")
         }

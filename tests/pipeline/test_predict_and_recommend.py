@@ -11,8 +11,7 @@ from advisor.core.model import ModelSpec
 from advisor.core.recommendation import Recommendation
 from advisor.hardware.profiles import load_profile
 from advisor.pipeline.predicting import configure_plan, cost_model_for, predict_configuration
-from advisor.search.planner import recommend_plans
-from tests.search.planner_fakes import DATA, data_profile
+from tests.search.planner_fakes import data_profile, plans_of
 from tests.tracing.tiny import tiny_spec
 
 DEVICE = "rtx-4060"
@@ -25,7 +24,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
 
 def recommended(model: ModelSpec, budget: Budget) -> Recommendation:
     profile = data_profile(length=256, train_rows=320)
-    return recommend_plans(model, DATA, profile, cost_model_for(load_profile(DEVICE)), budget, methods=["lora", "full"])
+    return plans_of(model, cost_model_for(load_profile(DEVICE)), budget, data=profile, methods=["lora", "full"])
 
 
 @pytest.mark.parametrize("share", [0.97, 0.995, 1.0, 4.0])

@@ -12,7 +12,8 @@ from advisor.core.run import RunRecord
 from advisor.core.serialization import to_json
 from advisor.hardware import load_profile
 from advisor.hardware.profiles import save_profile
-from advisor.pipeline.environment import check_device, check_runs_here, resolve_device, versions
+from advisor.hardware.versions import installed_versions
+from advisor.pipeline.environment import check_runs_here, named_device, this_machine
 from advisor.pipeline.outputs import refuse_existing_file
 from advisor.pipeline.running import _failure, _kept_record, _ResumeListener, run
 from tests.core.records import make_plan, measurement, model_spec
@@ -86,11 +87,10 @@ def test_a_plan_of_an_unprobed_machine_may_run(tmp_path: Path, monkeypatch: pyte
 
 
 def test_devices_are_checked_by_name() -> None:
-    check_device("auto")
-    check_device("RTX 4090")
-    assert resolve_device("t4").id == "t4"
+    assert named_device("auto") is None
+    assert named_device("RTX 4090").id == "rtx-4090"
     with pytest.raises(DeviceError, match="t5"):
-        check_device("t5")
+        named_device("t5")
 
 
 def test_a_probe_that_was_interrupted_before_any_rate_is_made_up_for(
@@ -100,10 +100,10 @@ def test_a_probe_that_was_interrupted_before_any_rate_is_made_up_for(
     bare = dataclasses.replace(load_profile("t4"), id="this-card", flops_per_s={}, bytes_per_s={}, basis="measured")
     save_profile(bare)
     complete = dataclasses.replace(load_profile("t4"), id="this-card", basis="measured")
-    assert resolve_device("auto", probe=lambda **_: complete) == complete
+    assert this_machine(probe=lambda **_: complete) == complete
     save_profile(complete)
-    assert resolve_device("auto", probe=lambda **_: pytest.fail("probed again")) == complete
+    assert this_machine(probe=lambda **_: pytest.fail("probed again")) == complete
 
 
 def test_versions_name_what_decides_a_run() -> None:
-    assert {"finetune-advisor", "python", "torch", "transformers", "peft"} <= set(versions())
+    assert {"finetune-advisor", "python", "torch", "transformers", "peft"} <= set(installed_versions())

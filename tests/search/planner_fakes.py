@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from advisor.core.budget import Budget
 from advisor.core.cost import CostEstimate, Interval, MemoryBreakdown, MemoryEstimate, TimeEstimate
@@ -11,9 +13,12 @@ from advisor.core.device import DeviceProfile, Rate
 from advisor.core.errors import UntraceableError
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
+from advisor.core.recommendation import Recommendation
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.memory import MemoryBounds
 from advisor.costmodel.model import CostBounds
+from advisor.costmodel.quality import QualityModel
+from advisor.search.planner import PlanRequest, Predictor, candidates, recommend_plans
 from advisor.strategies import get_strategy
 
 GIB = 2**30
@@ -53,6 +58,21 @@ def data_profile(*, length: int = 128, train_rows: int = 9000, classes: int = 2)
 
 
 DATA = DataSpec("movie-sentences", "demo")
+
+
+def plans_of(
+    model: ModelSpec,
+    cost_model: Predictor,
+    budget: Budget | None = None,
+    *,
+    data: DataProfile | None = None,
+    methods: Sequence[str | StrategyConfig] | None = None,
+    knobs: dict[str, Any] | None = None,
+    **request: Any,
+) -> Recommendation:
+    """What is recommended; ``request`` are further fields of ``PlanRequest``."""
+    asked = PlanRequest(model, DATA, data or data_profile(), budget or Budget(), **request)
+    return recommend_plans(asked, cost_model, candidates(model, methods, knobs))
 
 
 def cuda(memory_gib: float, *, bf16: bool = True, name: str = "card") -> DeviceProfile:
@@ -101,6 +121,7 @@ class FakeCostModel:
     looseness: float = 0.1
     families: set[tuple[object, ...]] = field(default_factory=set)
     exact: list[tuple[StrategyConfig, ExecutionPlan]] = field(default_factory=list)
+    quality: QualityModel = field(default_factory=QualityModel)
 
     def bounds(
         self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, data: DataProfile | None

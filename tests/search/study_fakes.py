@@ -25,6 +25,9 @@ from advisor.core.plan import ExecutionPlan, Plan
 from advisor.core.recommendation import RejectedMethod
 from advisor.core.run import Measurement
 from advisor.core.strategy import StrategyConfig
+from advisor.costmodel.model import CostBounds
+from advisor.costmodel.quality import QualityModel
+from advisor.search.planner import PlanRequest, Predictor
 from advisor.search.study import TuneResult, tune_study
 from advisor.strategies.base import LR_REL, CategoricalDimension, Dimension, IntDimension
 from advisor.strategies.hira import HiraKnobs
@@ -141,6 +144,10 @@ class FakeCostModel:
     """Knows the fakes' memory and time exactly, unless told to be wrong about time."""
 
     device = DeviceProfile("fake", "a device without end", "cpu", 1 << 60)
+    quality = QualityModel()
+
+    def bounds(self, *_: Any) -> CostBounds:
+        raise NotImplementedError("the study's own solver asks for estimates")
 
     def __init__(self, time_factor: float = 1.0, *, knows_time: bool = True) -> None:
         self.time_factor = time_factor
@@ -178,20 +185,12 @@ class FakeCostModel:
         )
 
 
-def solve(
-    model: ModelSpec,
-    data_spec: DataSpec,
-    data_profile: DataProfile,
-    strategy: StrategyConfig,
-    cost_model: FakeCostModel,
-    budget: Budget,
-    *,
-    effective_batch_size: int,
-    seed: int,
-) -> Plan | RejectedMethod:
-    execution = ExecutionPlan(effective_batch_size)
-    predicted = cost_model.estimate(model, strategy, execution, data_profile)
-    plan = Plan(model, data_spec, data_profile, strategy, execution, "cpu", seed, budget, predicted)
+def solve(request: PlanRequest, strategy: StrategyConfig, cost_model: Predictor) -> Plan | RejectedMethod:
+    execution, budget = ExecutionPlan(request.effective_batch_size), request.budget
+    predicted = cost_model.estimate(request.model, strategy, execution, request.data)
+    plan = Plan(
+        request.model, request.data_spec, request.data, strategy, execution, "cpu", request.seed, budget, predicted
+    )
     if budget.memory_bytes is not None and predicted.memory.device_bytes > budget.memory_bytes:
         return RejectedMethod(strategy.method, "it needs too much memory", plan)
     if budget.time_s is not None and predicted.time is not None and predicted.time.total_s > budget.time_s:

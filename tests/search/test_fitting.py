@@ -20,6 +20,7 @@ from advisor.search.fitting import FitAnswer, FitRequest, Largest, MethodFit, Se
 from advisor.search.fitting.fitting import widest_rank
 from advisor.search.fitting.largest import SizeAxis
 from advisor.search.fitting.setups import on_card, switches
+from advisor.search.planner.candidates import candidates
 from advisor.search.planner.precision import PrecisionPolicy
 from advisor.strategies import get_strategy
 from advisor.strategies.lora import LoraKnobs
@@ -104,7 +105,7 @@ QUESTION = FitRequest(micro_batch_size=4, seq_length=512, limit_bytes=1700 * MIB
 @pytest.fixture(scope="module")
 def answer(llama: ModelSpec, cost_model: CostModel) -> FitAnswer:
     cards = [load_profile(name) for name in ("t4", "rtx-4090", "a100-sxm4-80gb")]
-    return fit_methods(llama, cost_model, QUESTION, methods=["full", "lora"], cards=cards)
+    return fit_methods(llama, cost_model, QUESTION, candidates(llama, ["full", "lora"]), cards=cards)
 
 
 def need(
@@ -164,11 +165,13 @@ def test_the_largest_rank_stops_at_the_memory_or_the_narrowest_layer(answer, cos
 
 def test_a_rank_bound_by_memory_is_maximal(cost_model, llama):
     strategy = get_strategy("lora").configured(llama, target_modules="all-linear")
-    setup = next(s for m, s in traced(fit_methods(llama, cost_model, QUESTION, methods=[strategy])) if s.rank)
+    setup = next(
+        s for m, s in traced(fit_methods(llama, cost_model, QUESTION, candidates(llama, [strategy]))) if s.rank
+    )
     at, one_more = (need(cost_model, llama, strategy.replaced(rank=rank), setup, 4, 512) for rank in (40, 41))
     assert at < one_more
     question = dataclasses.replace(QUESTION, limit_bytes=at)
-    answer = fit_methods(llama, cost_model, question, methods=[strategy])
+    answer = fit_methods(llama, cost_model, question, candidates(llama, [strategy]))
     same = next(s for m, s in traced(answer) if s.switches == setup.switches)
     assert same.rank is not None and (same.rank.value, same.rank.bound) == (40, "memory")
 
@@ -180,7 +183,11 @@ def test_the_card_is_the_smallest_that_fits(answer, cost_model, llama):
         assert "bf" not in setup.card.dtype + setup.card.amp  # the T4 has no bfloat16
     large = dataclasses.replace(QUESTION, micro_batch_size=64, seq_length=2048)
     (method,) = fit_methods(
-        llama, cost_model, large, methods=["lora"], cards=[load_profile("rtx-4090"), load_profile("a100-sxm4-80gb")]
+        llama,
+        cost_model,
+        large,
+        candidates(llama, ["lora"]),
+        cards=[load_profile("rtx-4090"), load_profile("a100-sxm4-80gb")],
     ).methods
     for setup in method.setups:
         assert setup.card is not None
@@ -197,7 +204,7 @@ def test_checkpointing_holds_more(answer: FitAnswer):
 
 def test_nothing_fits_names_the_smallest_need(cost_model: CostModel, llama: ModelSpec):
     answer = fit_methods(
-        llama, cost_model, dataclasses.replace(QUESTION, limit_bytes=1 * MIB), methods=["full", "lora"]
+        llama, cost_model, dataclasses.replace(QUESTION, limit_bytes=1 * MIB), candidates(llama, ["full", "lora"])
     )
     assert not answer.fits
     method, setup = answer.leanest
@@ -209,7 +216,7 @@ def test_nothing_fits_names_the_smallest_need(cost_model: CostModel, llama: Mode
 
 
 def test_a_method_that_cannot_be_looked_at_says_why(cost_model: CostModel, llama: ModelSpec):
-    answer = fit_methods(llama, cost_model, QUESTION, methods=["peft"])
+    answer = fit_methods(llama, cost_model, QUESTION, candidates(llama, ["peft"]))
     (method,) = answer.methods
     assert method.reason == "not considered: it needs a PEFT configuration of your own"
     assert not answer.fits and answer.leanest is None
@@ -222,7 +229,7 @@ def test_an_untraceable_set_up_is_a_problem_and_not_a_failure(cost_model: CostMo
         def memory(self, *_: object, same_length: bool):
             raise InputError("the step cannot be traced: aten.nonzero in some.module:forward")
 
-    answer = fit_methods(llama, Refusing(), QUESTION, methods=["lora"])  # type: ignore[arg-type]
+    answer = fit_methods(llama, Refusing(), QUESTION, candidates(llama, ["lora"]))  # type: ignore[arg-type]
     (method,) = answer.methods
     assert method.setups == ()
     assert method.reason is not None and "aten.nonzero" in method.reason

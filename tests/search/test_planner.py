@@ -17,7 +17,7 @@ from advisor.core.units import parse_memory_bytes
 from advisor.costmodel.memory import MemoryBounds
 from advisor.costmodel.model import CostBounds
 from advisor.costmodel.quality import EvidenceRun, QualityEvidence, QualityModel
-from advisor.search.planner import precision, recommend_plans, rerank, solve_execution
+from advisor.search.planner import PlanRequest, known_devices, precision, rerank, solve_execution
 from advisor.strategies import get_strategy, strategy_names
 from advisor.strategies.lora import LoraKnobs
 from tests.search.planner_fakes import (
@@ -29,18 +29,16 @@ from tests.search.planner_fakes import (
     data_profile,
     distilbert,
     mistral,
+    plans_of,
     with_device_bytes,
 )
 
-CARDS = tuple(
-    cuda(size, name=name) for name, size in (("rtx-4060", 8), ("t4", 16), ("rtx-4090", 24), ("a100-sxm4-80gb", 80))
-)
+A100 = cuda(80, name="a100-sxm4-80gb")
 
 
 def recommend(model, device, *, memory_gib=None, time_s=None, fake=None, **options) -> Recommendation:
-    profile = options.pop("profile", data_profile())
     budget = Budget(int(memory_gib * GIB) if memory_gib else None, time_s, options.pop("min_quality", None))
-    return recommend_plans(model, DATA, profile, fake or FakeCostModel(device), budget, devices=CARDS, **options)
+    return plans_of(model, fake or FakeCostModel(device), budget, data=options.pop("profile", None), **options)
 
 
 def test_every_method_is_ranked_or_rejected_with_a_reason():
@@ -60,7 +58,7 @@ def test_qlora_wins_where_a_7b_model_fits_no_other_way(memory_gib):
 
 
 def test_qlora_is_not_recommended_for_a_small_model_on_a_large_card():
-    answer = recommend(distilbert(), CARDS[3])
+    answer = recommend(distilbert(), A100)
     methods = [item.plan.strategy.method for item in answer.ranked]
     assert methods[0] != "qlora"
     qlora = answer.ranked[methods.index("qlora")]
@@ -68,10 +66,12 @@ def test_qlora_is_not_recommended_for_a_small_model_on_a_large_card():
 
 
 def test_full_fine_tuning_of_7b_on_24_gb_is_rejected_and_the_reason_says_what_would_fit():
-    answer = recommend(mistral(), CARDS[2], profile=data_profile(length=512))
+    answer = recommend(mistral(), cuda(24), profile=data_profile(length=512))
     full = next(item for item in answer.rejected if item.method == "full")
     assert full.smallest_plan is not None
-    assert "a100-sxm4-80gb" in full.reason
+    needed = full.smallest_plan.predicted.memory.quantile_bytes(0.95)
+    cards = [card for card in known_devices() if card.type == "cuda" and card.memory_bytes >= needed]
+    assert f"{min(cards, key=lambda card: card.memory_bytes).id} (" in full.reason
     assert "micro-batch 1 with checkpointing" in full.reason
     assert re.search(r"needs \d+\.\d GiB", full.reason)
 
@@ -286,18 +286,18 @@ def test_solve_execution_answers_with_a_plan_or_a_reason():
     strategy = StrategyConfig("lora", 1e-4, knobs=LoraKnobs(lora_alpha=16))
     fake = FakeCostModel(cuda(24))
     plan = solve_execution(
-        distilbert(), DATA, data_profile(), strategy, fake, Budget(), effective_batch_size=16, seed=3
+        PlanRequest(distilbert(), DATA, data_profile(), effective_batch_size=16, seed=3), strategy, fake
     )
     assert isinstance(plan, Plan)
     assert (plan.seed, plan.execution.effective_batch_size, plan.predicted.fits) == (3, 16, True)
-    refused = solve_execution(distilbert(), DATA, data_profile(), strategy, fake, Budget(1000))
+    refused = solve_execution(PlanRequest(distilbert(), DATA, data_profile(), Budget(1000)), strategy, fake)
     assert isinstance(refused, RejectedMethod)
     assert "needs" in refused.reason
     assert refused.smallest_plan.predicted is not None
 
 
 def test_epochs_replace_the_defaults():
-    answer = recommend(distilbert(), cuda(24), num_train_epochs=2)
+    answer = recommend(distilbert(), cuda(24), knobs={"num_train_epochs": 2})
     assert {item.plan.strategy.num_train_epochs for item in answer.ranked} == {2}
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from advisor.core.budget import Budget
-from advisor.search.planner import recommend_plans
+from advisor.search.planner import PlanRequest
 from advisor.search.planner.evaluator import Evaluator, SetupGroup
 from advisor.search.planner.grid import largest_rank, rank_grid, target_variants
 from advisor.search.planner.precision import PrecisionPolicy, precision_policies
 from advisor.strategies import get_strategy
 from advisor.training.models import inspect_model
-from tests.search.planner_fakes import DATA, FakeCostModel, cuda, data_profile, with_device_bytes
+from tests.search.planner_fakes import DATA, FakeCostModel, cuda, data_profile, plans_of, with_device_bytes
 
 MISTRAL = str(Path(__file__).resolve().parents[1] / "fixtures" / "configs" / "mistral-7b-v0.1.json")
 
@@ -27,13 +27,17 @@ class RankedCostModel(FakeCostModel):
         return with_device_bytes(found, found.device_bytes + (strategy.rank or 0) * 2**24)
 
 
+def evaluator(model, cost_model, budget) -> Evaluator:
+    return Evaluator(PlanRequest(model, DATA, data_profile(), budget), cost_model)
+
+
 @pytest.fixture(scope="module")
 def model():
     return inspect_model(MISTRAL, "causal-lm")
 
 
 def test_a_7b_model_means_thousands_of_set_ups(model) -> None:
-    answer = recommend_plans(model, DATA, data_profile(), FakeCostModel(cuda(24)), Budget(), methods=None)
+    answer = plans_of(model, FakeCostModel(cuda(24)))
     assert answer.considered >= 2000
     assert 0 < answer.evaluated < answer.considered / 5
 
@@ -41,12 +45,12 @@ def test_a_7b_model_means_thousands_of_set_ups(model) -> None:
 def test_the_largest_rank_fits_and_the_next_does_not(model) -> None:
     strategy = get_strategy("lora").default_config(model)
     cost_model = RankedCostModel(cuda(24))
-    evaluator = Evaluator(model, data_profile(), cost_model, Budget(), 32)
+    free = evaluator(model, cost_model, Budget())
     family = SetupGroup(PrecisionPolicy("bfloat16", "bf16"), "sdpa", True)
     grid = rank_grid(strategy, model)
-    needs = [evaluator.evaluate(strategy.replaced(rank=rank), family, 1).memory_bytes for rank in grid]
+    needs = [free.evaluate(strategy.replaced(rank=rank), family, 1).memory_bytes for rank in grid]
     assert needs == sorted(needs) and needs[-1] > needs[-2]
-    tight = Evaluator(model, data_profile(), cost_model, Budget(memory_bytes=needs[-2]), 32)
+    tight = evaluator(model, cost_model, Budget(memory_bytes=needs[-2]))
     best = tight.evaluate(strategy, family, 1)
     assert largest_rank(strategy, best, tight) == grid[-2]
 
@@ -72,11 +76,11 @@ def test_language_models_may_chunk_their_loss(model) -> None:
 def test_a_chunked_loss_is_not_tried_where_all_logits_together_would_not_help(model) -> None:
     strategy = get_strategy("lora").default_config(model)
     rung = PrecisionPolicy("bfloat16", "bf16")
-    far = Evaluator(model, data_profile(), FakeCostModel(cuda(24)), Budget(memory_bytes=2**30), 32)
+    far = evaluator(model, FakeCostModel(cuda(24)), Budget(memory_bytes=2**30))
     far.evaluate(strategy, SetupGroup(rung, "sdpa", True), 1)
     assert not far.chunked_loss_can_help(strategy, rung)
-    near = Evaluator(model, data_profile(), FakeCostModel(cuda(24)), Budget(), 32)
+    near = evaluator(model, FakeCostModel(cuda(24)), Budget())
     point = near.evaluate(strategy, SetupGroup(rung, "sdpa", True), 1)
-    close = Evaluator(model, data_profile(), FakeCostModel(cuda(24)), Budget(memory_bytes=point.memory_bytes - 1), 32)
+    close = evaluator(model, FakeCostModel(cuda(24)), Budget(memory_bytes=point.memory_bytes - 1))
     close.evaluate(strategy, SetupGroup(rung, "sdpa", True), 1)
     assert close.chunked_loss_can_help(strategy, rung)

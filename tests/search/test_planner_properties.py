@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 
 from advisor.core.budget import Budget
 from advisor.core.recommendation import Recommendation
-from advisor.search.planner import recommend_plans
 from advisor.strategies import strategy_names
-from tests.search.planner_fakes import DATA, GIB, FakeCostModel, cpu, cuda, data_profile, distilbert, mistral
+from tests.search.planner_fakes import GIB, FakeCostModel, cpu, cuda, data_profile, distilbert, mistral, plans_of
 
 MODELS = st.sampled_from([distilbert(), mistral(), distilbert("masked-lm"), mistral("causal-lm")])
 DEVICES = st.sampled_from([cuda(8), cuda(16, bf16=False), cuda(24), cuda(80), cpu(16), cpu(32, half_speed=2.0)])
@@ -21,9 +20,8 @@ BATCH = st.sampled_from([1, 6, 8, 32])
 
 
 def recommend(model, device, budget, length, batch) -> Recommendation:
-    return recommend_plans(
-        model, DATA, data_profile(length=length), FakeCostModel(device), budget, effective_batch_size=batch, devices=()
-    )
+    data = data_profile(length=length)
+    return plans_of(model, FakeCostModel(device), budget, data=data, effective_batch_size=batch)
 
 
 @settings(max_examples=40)

@@ -14,10 +14,10 @@ from advisor.core.errors import InputError
 from advisor.core.plan import ExecutionPlan, Plan
 from advisor.costmodel.time.run import computed_tokens, speed_notes
 from advisor.reporting.text import format_execution
-from advisor.search.planner import SpeedKnobs, recommend_plans
+from advisor.search.planner import SpeedKnobs
 from advisor.search.planner.speed import grouping_pays
 from advisor.tracing.trace_store import TraceStore
-from tests.search.planner_fakes import DATA, FakeCostModel, cpu, cuda, data_profile, distilbert, with_device_bytes
+from tests.search.planner_fakes import FakeCostModel, cpu, cuda, data_profile, distilbert, plans_of, with_device_bytes
 
 PLAN = ExecutionPlan(16, max_seq_length=128)
 VARIED = data_profile(length=128)
@@ -25,16 +25,7 @@ EQUAL = replace(VARIED, token_length_quantiles=(128, 128))
 
 
 def best(device: DeviceProfile, data: DataProfile = VARIED, **knobs: Any) -> Plan:
-    answer = recommend_plans(
-        distilbert(),
-        DATA,
-        data,
-        FakeCostModel(device),
-        Budget(),
-        methods=["lora"],
-        speed=SpeedKnobs(**knobs),
-        devices=(),
-    )
+    answer = plans_of(distilbert(), FakeCostModel(device), data=data, methods=["lora"], speed=SpeedKnobs(**knobs))
     assert answer.best is not None
     return answer.best
 
@@ -113,8 +104,8 @@ def test_none_of_them_makes_another_trace(tmp_path: Any) -> None:
     store = TraceStore("cuda", (8, 0), tmp_path)
     strategy = best(cuda(24)).strategy
     fast = replace(PLAN, group_by_length=True, tf32=True, torch_compile=True, num_threads=2)
-    assert store._key(distilbert(), strategy, PLAN) == store._key(distilbert(), strategy, fast)
-    assert store._key(distilbert(), strategy, PLAN) != store._key(distilbert(), strategy, replace(PLAN, amp="bf16"))
+    assert store.key(distilbert(), strategy, PLAN) == store.key(distilbert(), strategy, fast)
+    assert store.key(distilbert(), strategy, PLAN) != store.key(distilbert(), strategy, replace(PLAN, amp="bf16"))
 
 
 def test_they_are_shown_with_the_plan() -> None:
@@ -133,7 +124,7 @@ def test_the_fastest_micro_batch_is_taken_not_the_largest() -> None:
             return replace(time, step_s=time.step_s * slow, total_s=time.total_s * slow)
 
     device = replace(cpu(), flops_per_s={"float32": Rate(1e11, "probed")})
-    answer = recommend_plans(distilbert(), DATA, VARIED, Cached(device), Budget(), methods=["lora"], devices=())
+    answer = plans_of(distilbert(), Cached(device), data=VARIED, methods=["lora"])
     assert answer.best is not None
     assert answer.best.execution.micro_batch_size <= 8
     assert answer.best.execution.effective_batch_size == 32
@@ -153,9 +144,7 @@ def test_evaluation_takes_larger_batches_than_training_where_they_need_no_more_m
             return replace(time, total_s=time.total_s + 100 / execution.eval_batch_size)
 
     device = cuda(24)
-    answer = recommend_plans(
-        distilbert(), DATA, VARIED, Evaluating(device), Budget(2 * 2**30), methods=["lora"], devices=()
-    )
+    answer = plans_of(distilbert(), Evaluating(device), Budget(2 * 2**30), data=VARIED, methods=["lora"])
     assert answer.best is not None
     execution = answer.best.execution
     assert execution.micro_batch_size < 8

@@ -10,9 +10,8 @@ from advisor.core.budget import Budget
 from advisor.core.recommendation import Recommendation
 from advisor.costmodel.model import CostModel
 from advisor.hardware.profiles import load_profile
-from advisor.search.planner import recommend_plans
 from advisor.training.models import inspect_model
-from tests.search.planner_fakes import DATA, GIB, data_profile
+from tests.search.planner_fakes import GIB, data_profile, plans_of
 
 DEVICES = ("rtx-4060", "t4", "rtx-4090", "a100-sxm4-80gb")
 PUBLISHED = {
@@ -37,7 +36,7 @@ def recommend(
 ) -> Recommendation:
     model = inspect_model(str(CONFIGS / f"{config}.json"), "sequence-classification")
     budget = Budget(int(memory_gib * GIB) if memory_gib else None)
-    return recommend_plans(model, DATA, data_profile(length=128), cost_model, budget, methods=methods)
+    return plans_of(model, cost_model, budget, data=data_profile(length=128), methods=methods)
 
 
 def inside_budget(answer: Recommendation, cost_model: CostModel) -> bool:

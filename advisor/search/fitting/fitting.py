@@ -16,7 +16,7 @@ from advisor.search.fitting.largest import SizeAxis
 from advisor.search.fitting.points import FitPoint, Points
 from advisor.search.fitting.records import Bound, CardFit, FitAnswer, FitRequest, Largest, MethodFit, SetupFit, Switches
 from advisor.search.fitting.setups import rungs, switches
-from advisor.search.planner.candidates import candidates
+from advisor.search.planner.candidates import Candidates
 from advisor.search.planner.precision import PrecisionPolicy, describe
 from advisor.strategies import get_strategy
 
@@ -33,8 +33,8 @@ def fit_methods(
     model: ModelSpec,
     cost_model: CostModel,
     question: FitRequest,
+    found: Candidates,
     *,
-    methods: Sequence[str | StrategyConfig] | None = None,
     cards: Sequence[DeviceProfile] | None = None,
     all_setups: bool = False,
     on_progress: Progress | None = None,
@@ -49,7 +49,7 @@ def fit_methods(
         model: What is to be trained; its weights are not needed.
         cost_model: Of the device that the limit is for.
         question: Limit, and the point at which each axis is searched.
-        methods: Names or complete configurations; all registered methods when ``None``.
+        found: Which strategies to look at, and why the others are not.
         cards: Devices among which to find the smallest that fits; none is looked for when empty or ``None``.
         all_setups: Go on to the leaner set-ups behind the first that fits.
         on_progress: Called before every method.
@@ -57,15 +57,14 @@ def fit_methods(
     Raises:
         InputError: an unknown method, or knobs that do not fit the model.
     """
-    found, unusable = candidates(model, methods)
     points = Points(model, cost_model, question)
     search = _Search(points, Cards(cost_model, cards) if cards else None, all_setups)
     answers = []
-    for index, strategy in enumerate(found):
+    for index, strategy in enumerate(found.usable):
         if on_progress is not None:
-            on_progress({"kind": "fitting", "method": strategy.method, "done": index, "total": len(found)})
+            on_progress({"kind": "fitting", "method": strategy.method, "done": index, "total": len(found.usable)})
         answers.append(search.method(strategy))
-    answers += [MethodFit(item.method, None, reason=item.reason) for item in unusable]
+    answers += [MethodFit(item.method, None, reason=item.reason) for item in found.rejected]
     return FitAnswer(cost_model.device.id, question, tuple(answers), points.considered, bool(cards))
 
 

@@ -1,8 +1,21 @@
 """The planner: execution knobs solved under a budget, plans ranked by quality and cost."""
 
-from advisor.search.planner.protocol import Predictor
+from advisor.search.planner.candidates import Candidates, candidates
+from advisor.search.planner.protocol import PlanRequest, Predictor
+from advisor.search.planner.reasons import known_devices
 from advisor.search.planner.recommend import recommend_plans, rerank, solve_execution
 from advisor.search.planner.solver import Solution
 from advisor.search.planner.speed import SpeedKnobs
 
-__all__ = ["Predictor", "Solution", "SpeedKnobs", "recommend_plans", "rerank", "solve_execution"]
+__all__ = [
+    "Candidates",
+    "PlanRequest",
+    "Predictor",
+    "Solution",
+    "SpeedKnobs",
+    "candidates",
+    "known_devices",
+    "recommend_plans",
+    "rerank",
+    "solve_execution",
+]

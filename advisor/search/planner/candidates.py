@@ -1,66 +1,105 @@
-"""Which strategies are asked about, and why the others are not."""
+"""Which strategies are asked about, and why the others are not: the one place that decides what is eligible."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from advisor.core.errors import InputError
 from advisor.core.model import ModelSpec
 from advisor.core.recommendation import RejectedMethod
-from advisor.core.strategy import StrategyConfig
+from advisor.core.strategy import SHARED_KNOBS, StrategyConfig
+from advisor.strategies import Strategy, get_strategy, strategy_names
 
-if TYPE_CHECKING:
-    from advisor.strategies import Strategy
+
+class MethodLike(Protocol):
+    """What decides whether a method can be used at all (``advisor.strategies.Strategy``)."""
+
+    user_knob: str | None
+    user_knob_title: str
+
+    def applies_to(self, model: ModelSpec) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Strategies with their knobs set, and the methods that cannot be used."""
+
+    usable: tuple[StrategyConfig, ...]
+    rejected: tuple[RejectedMethod, ...] = ()
 
 
 def candidates(
     model: ModelSpec,
-    methods: Sequence[str | StrategyConfig] | None,
-    num_train_epochs: float | None = None,
-) -> tuple[tuple[StrategyConfig, ...], tuple[RejectedMethod, ...]]:
-    """Candidates with their defaults, and the methods that cannot be used on this model.
+    methods: Sequence[str | StrategyConfig] | None = None,
+    knobs: Mapping[str, Any] | None = None,
+) -> Candidates:
+    """Sort methods into usable ones and others.
 
     Args:
         model: What is to be trained.
-        methods: Names (their defaults are used) or complete configurations; all registered methods when ``None``.
-        num_train_epochs: Instead of each method's default; complete configurations keep theirs.
+        methods: Names, or complete configurations, which are taken as they are; all registered methods when ``None``.
+        knobs: Values instead of the defaults of every method that has these knobs.
 
     Raises:
-        InputError: an unknown name, or knobs that do not fit the model.
+        InputError: an unknown name, a configuration that does not fit the model, or a value that a method cannot take.
     """
-    from advisor.strategies import strategy_names
-
-    asked = tuple(methods) if methods is not None else strategy_names()
-    found: list[StrategyConfig] = []
+    usable: list[StrategyConfig] = []
     rejected: list[RejectedMethod] = []
-    for item in asked:
-        result = _candidate(item, model, num_train_epochs)
-        if isinstance(result, StrategyConfig):
-            found.append(result)
+    for item in methods if methods is not None else strategy_names():
+        method = get_strategy(item if isinstance(item, str) else item.method)
+        if isinstance(item, StrategyConfig):
+            found = _checked(method, model, item)
         else:
-            rejected.append(result)
-    return tuple(found), tuple(rejected)
+            found = _configured(method, model, knobs or {})
+        if isinstance(found, StrategyConfig):
+            usable.append(found)
+        else:
+            rejected.append(RejectedMethod(method.name, found, None))
+    return Candidates(tuple(usable), tuple(rejected))
 
 
-def _candidate(
-    item: str | StrategyConfig, model: ModelSpec, num_train_epochs: float | None
-) -> StrategyConfig | RejectedMethod:
-    from advisor.strategies import get_strategy
+def ineligible(method: MethodLike, model: ModelSpec, given: Collection[str] = ()) -> str | None:
+    """Why a method cannot be used on a model, whatever its values; ``None`` when it can.
 
-    name = item if isinstance(item, str) else item.method
-    method = get_strategy(name)
-    if method.user_knob is not None and isinstance(item, str):
-        return RejectedMethod(name, f"not considered: it needs {method.user_knob_title} of your own", None)
-    if reason := method.applies_to(model):
-        return RejectedMethod(name, f"does not apply: {reason}", None)
-    strategy = _with_defaults(method, model, num_train_epochs) if isinstance(item, str) else item
-    if problems := method.problems(strategy, model):
-        if not isinstance(item, str):
-            raise InputError(f"{name} cannot be used with these knobs on {model.source}", problems=problems)
-        return RejectedMethod(name, f"its defaults do not fit the model: {'; '.join(problems)}", None)
-    return strategy
+    Args:
+        method: Any strategy.
+        model: What is to be trained.
+        given: Knobs that the user has set.
+    """
+    if method.user_knob is not None and method.user_knob not in given:
+        return f"not considered: it needs {method.user_knob_title} of your own"
+    reason = method.applies_to(model)
+    return f"does not apply: {reason}" if reason else None
 
 
-def _with_defaults(method: Strategy, model: ModelSpec, num_train_epochs: float | None) -> StrategyConfig:
-    return method.configured(model, **({"num_train_epochs": num_train_epochs} if num_train_epochs is not None else {}))
+def _configured(method: Strategy, model: ModelSpec, knobs: Mapping[str, Any]) -> StrategyConfig | str:
+    """The method with ``knobs``, as far as it has them, instead of defaults; or why it cannot be used.
+
+    Raises:
+        InputError: a value that the method cannot take on this model.
+    """
+    own = {knob.name for knob in dataclasses.fields(method.knobs)}
+    given = {name: value for name, value in knobs.items() if name in own | SHARED_KNOBS}
+    if reason := ineligible(method, model, given):
+        return reason
+    config = method.configured(model, **given)
+    if given.keys() & own:
+        return _checked(method, model, config)
+    problems = method.problems(config, model)
+    return f"its defaults do not fit the model: {'; '.join(problems)}" if problems else config
+
+
+def _checked(method: Strategy, model: ModelSpec, config: StrategyConfig) -> StrategyConfig | str:
+    """A configuration of the user's, or why the method does not apply at all.
+
+    Raises:
+        InputError: its knobs do not fit the model.
+    """
+    if reason := ineligible(method, model, [method.user_knob or ""]):
+        return reason
+    if problems := method.problems(config, model):
+        raise InputError(f"{method.name} cannot be used with these knobs on {model.source}", problems=problems)
+    return config

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from advisor.core.budget import Budget, Fit
+from advisor.core.budget import Fit
 from advisor.core.cost import CostEstimate
-from advisor.core.data import DataProfile
-from advisor.core.model import ModelSpec
+from advisor.core.device import DeviceProfile
 from advisor.core.plan import AttentionImplementation, ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.search.planner.precision import BYTES_PER_LOGIT, PrecisionPolicy, is_padded
-from advisor.search.planner.protocol import Predictor
-from advisor.search.planner.speed import SpeedKnobs
+from advisor.search.planner.protocol import PlanRequest, Predictor
 from advisor.strategies import get_strategy
 
 MAX_EVAL_BATCH = 64
@@ -67,27 +64,11 @@ def setup_group(execution: ExecutionPlan) -> SetupGroup:
 
 
 class Evaluator:
-    """Evaluates set-ups of one model, data set, device and budget.
+    """Evaluates the set-ups of one request on one device."""
 
-    Args:
-        model, data, cost_model, budget: The question.
-        effective_batch_size: Rows per optimizer step; micro-batches are its divisors.
-        speed: What the user fixed of the knobs that need no trace.
-    """
-
-    def __init__(
-        self,
-        model: ModelSpec,
-        data: DataProfile,
-        cost_model: Predictor,
-        budget: Budget,
-        effective_batch_size: int,
-        speed: SpeedKnobs | None = None,
-    ) -> None:
-        self.speed = speed or SpeedKnobs()
-        self.model, self.data, self.cost_model, self.budget = model, data, cost_model, budget
-        self.effective_batch_size = effective_batch_size
-        self.micro_batches = _micro_batches(effective_batch_size, data.train_rows)
+    def __init__(self, request: PlanRequest, cost_model: Predictor) -> None:
+        self.request, self.cost_model = request, cost_model
+        self.micro_batches = micro_batches(request)
         self._points: dict[tuple[str, ExecutionPlan], EvaluatedSetup] = {}
 
     @property
@@ -112,12 +93,12 @@ class Evaluator:
         if smallest is None:
             return True
         tokens = smallest.execution.micro_batch_size * smallest.execution.max_seq_length
-        return smallest.memory_bytes - BYTES_PER_LOGIT * tokens * self.model.vocab_size <= self.limit_bytes
+        return smallest.memory_bytes - BYTES_PER_LOGIT * tokens * self.request.model.vocab_size <= self.limit_bytes
 
     @property
     def limit_bytes(self) -> int:
         """What the plan may use: the budget, and never more than the device has."""
-        return self.budget.memory_limit_bytes(self.cost_model.device)
+        return self.request.budget.memory_limit_bytes(self.cost_model.device)
 
     def evaluate(self, strategy: StrategyConfig, family: SetupGroup, micro_batch: int) -> EvaluatedSetup:
         """Cost of one set-up; evaluation's batch is made small enough not to be the peak.
@@ -142,11 +123,11 @@ class Evaluator:
         A set-up with small micro-batches would otherwise be evaluated in small ones as well, although evaluation keeps
         no activations.
         """
-        if self.model.traits.keeps_token_logits or point.estimate.time is None:
+        if self.request.model.traits.keeps_token_logits or point.estimate.time is None:
             return point
         best = point
         for rows in EVAL_BATCHES:
-            if rows <= point.execution.eval_batch_size or rows > max(self.data.eval_rows, 1):
+            if rows <= point.execution.eval_batch_size or rows > max(self.request.data.eval_rows, 1):
                 continue
             other = self._point(strategy, replace(point.execution, eval_batch_size=rows))
             if self.fits(other) and other.memory_bytes <= point.memory_bytes and other.objective_s < best.objective_s:
@@ -172,52 +153,63 @@ class Evaluator:
 
     def _eval_batch(self, micro_batch: int) -> int:
         """Where logits of every token are held, evaluation gets no larger batch than training."""
-        if self.model.traits.keeps_token_logits:
+        if self.request.model.traits.keeps_token_logits:
             return micro_batch
         return max(micro_batch, min(2 * micro_batch, MAX_EVAL_BATCH))
 
     def _execution(
         self, strategy: StrategyConfig, family: SetupGroup, micro_batch: int, eval_batch: int
     ) -> ExecutionPlan:
-        execution = ExecutionPlan(
-            micro_batch_size=micro_batch,
-            gradient_accumulation_steps=self.effective_batch_size // micro_batch,
-            max_seq_length=self.data.max_seq_length,
-            padded=is_padded(self.data.token_length_quantiles),
-            gradient_checkpointing=family.checkpointing,
-            attn_implementation=family.attention,
-            dtype=family.rung.dtype,
-            amp=family.rung.amp,
-            optim=family.rung.optim,
-            loss=family.rung.loss,
-            eval_batch_size=eval_batch,
-        )
-        quantized = get_strategy(strategy.method).stores_4bit_weights
-        return self.speed.settled(execution, self.cost_model.device, self.data, quantized=quantized)
+        return execution_of(self.request, self.cost_model.device, strategy, family, micro_batch, eval_batch)
 
     def _point(self, strategy: StrategyConfig, execution: ExecutionPlan) -> EvaluatedSetup:
         """The cost of a set-up, exact where its bounds leave open whether it fits."""
         key = (repr(strategy), execution)
         if key not in self._points:
-            bounds = self.cost_model.bounds(self.model, strategy, execution, self.data)
+            bounds = self.cost_model.bounds(self.request.model, strategy, execution, self.request.data)
             if bounds.memory.leave_open(self.limit_bytes):
                 self._points[key] = self._priced(strategy, execution)
             else:
-                fit = self.budget.check(bounds.typical, self.cost_model.device)
+                fit = self.request.budget.check(bounds.typical, self.cost_model.device)
                 self._points[key] = EvaluatedSetup(execution, bounds.typical, fit, exact=False)
         return self._points[key]
 
     def _priced(self, strategy: StrategyConfig, execution: ExecutionPlan) -> EvaluatedSetup:
-        cost = self.cost_model.estimate(self.model, strategy, execution, self.data, self.budget, with_quality=False)
-        return EvaluatedSetup(execution, cost, self.budget.check(cost, self.cost_model.device), exact=True)
+        request = self.request
+        cost = self.cost_model.estimate(
+            request.model, strategy, execution, request.data, request.budget, with_quality=False
+        )
+        return EvaluatedSetup(execution, cost, self.request.budget.check(cost, self.cost_model.device), exact=True)
 
 
-def _micro_batches(effective_batch_size: int, train_rows: int) -> tuple[int, ...]:
+def execution_of(
+    request: PlanRequest,
+    device: DeviceProfile,
+    strategy: StrategyConfig,
+    family: SetupGroup,
+    micro_batch: int,
+    eval_batch: int,
+) -> ExecutionPlan:
+    """The execution plan of one set-up."""
+    data, rung = request.data, family.rung
+    execution = ExecutionPlan(
+        micro_batch_size=micro_batch,
+        gradient_accumulation_steps=request.effective_batch_size // micro_batch,
+        max_seq_length=data.max_seq_length,
+        padded=is_padded(data.token_length_quantiles),
+        gradient_checkpointing=family.checkpointing,
+        attn_implementation=family.attention,
+        dtype=rung.dtype,
+        amp=rung.amp,
+        optim=rung.optim,
+        loss=rung.loss,
+        eval_batch_size=eval_batch,
+    )
+    return request.speed.settled(execution, device, data, quantized=get_strategy(strategy.method).stores_4bit_weights)
+
+
+def micro_batches(request: PlanRequest) -> tuple[int, ...]:
     """Divisors of the effective batch size, largest first; none larger than the data set."""
-    return tuple(_divisors(effective_batch_size, max(train_rows, 1)))
-
-
-def _divisors(number: int, limit: int) -> Iterator[int]:
-    for size in range(number, 0, -1):
-        if number % size == 0 and size <= limit:
-            yield size
+    most = max(request.data.train_rows, 1)
+    sizes = range(request.effective_batch_size, 0, -1)
+    return tuple(size for size in sizes if request.effective_batch_size % size == 0 and size <= most)

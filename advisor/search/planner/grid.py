@@ -42,7 +42,7 @@ def largest_rank(strategy: StrategyConfig, best: EvaluatedSetup, evaluator: Eval
     """The largest rank of the grid with which the solved set-up still fits; ``None`` without a rank."""
     if strategy.rank is None:
         return None
-    ranks = [rank for rank in rank_grid(strategy, evaluator.model) if rank > strategy.rank]
+    ranks = [rank for rank in rank_grid(strategy, evaluator.request.model) if rank > strategy.rank]
     family, micro_batch = setup_group(best.execution), best.execution.micro_batch_size
     low, high = -1, len(ranks)
     while high - low > 1:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from advisor.core.budget import Budget
 from advisor.core.cost import QualityEstimate
+from advisor.core.data import DataProfile
+from advisor.core.model import ModelSpec
 from advisor.core.plan import Plan
 from advisor.core.recommendation import RankedPlan
+from advisor.core.strategy import StrategyConfig
 from advisor.core.units import format_bytes, format_duration
 from advisor.costmodel.quality import QualityModel
 from advisor.strategies import get_strategy
@@ -37,12 +41,14 @@ class Expectation:
         return self.score - self.caution
 
 
-def expectation(quality: QualityModel, plan: Plan) -> Expectation:
-    """Expected quality of a plan; where the estimate abstains, its gap to full fine-tuning ranks it."""
-    estimate = quality.estimate(plan.model, plan.strategy, plan.data_profile, min_quality=plan.budget.min_quality)
-    caution = quality.caution(plan.model, plan.strategy)
+def expectation(
+    quality: QualityModel, model: ModelSpec, strategy: StrategyConfig, data: DataProfile, budget: Budget
+) -> Expectation:
+    """Expected quality of a strategy; where the estimate abstains, its gap to full fine-tuning ranks it."""
+    estimate = quality.estimate(model, strategy, data, min_quality=budget.min_quality)
+    caution = quality.caution(model, strategy)
     if estimate.value is None:
-        return Expectation(estimate, quality.expected_gap(plan.model, plan.strategy), caution)
+        return Expectation(estimate, quality.expected_gap(model, strategy), caution)
     scale = estimate.value if estimate.metric.is_relative else 1.0
     return Expectation(estimate, estimate.metric.score(estimate.value), caution * scale)
 
@@ -90,11 +96,9 @@ def rank(
             reason = _reason_of_other(
                 plans[name], expectations[name], plans[best], expectations[best], name in ties, margin
             )
-        plan = _with_quality(plans[name], expectations[name].quality)
         tied = bool(ties) and name in (best, *ties)
-        ranked.append(
-            RankedPlan(plan, expectations[name].score, tied, reason, dict((largest_ranks or {}).get(name, {})))
-        )
+        ranks = dict((largest_ranks or {}).get(name, {}))
+        ranked.append(RankedPlan(plans[name], expectations[name].score, tied, reason, ranks))
     return tuple(ranked)
 
 
@@ -104,10 +108,6 @@ def _cost(plan: Plan) -> tuple[float, int]:
         return (float("inf"), 0)
     handicap = QUANTIZATION_HANDICAP if get_strategy(plan.strategy.method).stores_4bit_weights else 1.0
     return (handicap * cost.time.total_s if cost.time is not None else 0.0, cost.memory.device_bytes)
-
-
-def _with_quality(plan: Plan, quality: QualityEstimate) -> Plan:
-    return replace(plan, predicted=replace(plan.predicted, quality=quality)) if plan.predicted is not None else plan
 
 
 def _reason_of_best(plan: Plan, expected: Expectation, ties: Sequence[str], margin: float) -> str:

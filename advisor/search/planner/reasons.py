@@ -28,18 +28,16 @@ def known_devices() -> tuple[DeviceProfile, ...]:
     return tuple(sorted(profiles, key=lambda profile: profile.memory_bytes))
 
 
-def why_rejected(
-    solution: Solution, budget: Budget, limit_bytes: int, device: DeviceProfile, devices: Sequence[DeviceProfile]
-) -> str:
+def why_rejected(solution: Solution, budget: Budget, device: DeviceProfile, devices: Sequence[DeviceProfile]) -> str:
     """The broken bound, by how much, and what would fit."""
     if solution.fastest is not None:
         return _beyond(solution.fastest)
     if solution.smallest is None:
         return f"cannot be predicted: {solution.failure}"
-    return _too_large(solution.smallest, budget, limit_bytes, device, devices)
+    return _too_large(solution.smallest, budget, device, devices)
 
 
-def what_to_change(solutions: Sequence[Solution], budget: Budget) -> tuple[str, ...]:
+def what_to_change(solutions: Sequence[Solution]) -> tuple[str, ...]:
     """Advice when nothing fits: the smallest plan of all, or the fastest."""
     advice = []
     smallest = min((s for s in solutions if s.smallest), key=lambda s: _memory(s.smallest), default=None)
@@ -84,9 +82,8 @@ def _beyond(point: EvaluatedSetup) -> str:
     return f"takes {needs} at {describe(point.execution)}, its fastest set-up inside the memory; {bounds}"
 
 
-def _too_large(
-    point: EvaluatedSetup, budget: Budget, limit_bytes: int, device: DeviceProfile, devices: Sequence[DeviceProfile]
-) -> str:
+def _too_large(point: EvaluatedSetup, budget: Budget, device: DeviceProfile, devices: Sequence[DeviceProfile]) -> str:
+    limit_bytes = budget.memory_limit_bytes(device)
     own_budget = budget.memory_bytes is not None and budget.memory_bytes <= device.memory_bytes
     bound = (
         f"the budget is {format_bytes(limit_bytes)}" if own_budget else f"{device.id} has {format_bytes(limit_bytes)}"

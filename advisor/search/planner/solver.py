@@ -65,11 +65,12 @@ class Solver:
 
     def solve(self, strategy: StrategyConfig) -> Solution:
         """The fastest set-up inside the budget, or what came closest."""
-        rungs = precision_policies(self.evaluator.cost_model.device, self.evaluator.model, strategy)
+        model = self.evaluator.request.model
+        rungs = precision_policies(self.evaluator.cost_model.device, model, strategy)
         failure, fitting = None, None
         tried: list[PrecisionPolicy] = []
         for rung in rungs:
-            if rung.least_bytes(self.evaluator.model, get_strategy(strategy.method)) > self.evaluator.limit_bytes:
+            if rung.least_bytes(model, get_strategy(strategy.method)) > self.evaluator.limit_bytes:
                 continue
             if rung.loss != "standard" and not self.evaluator.chunked_loss_can_help(strategy, rung):
                 continue
@@ -103,7 +104,7 @@ class Solver:
         """How many set-ups solving ``strategies`` decides: ranks, data types, optimizers, losses, attention kernels,
         checkpointing and micro-batches.
         """
-        model, device = self.evaluator.model, self.evaluator.cost_model.device
+        model, device = self.evaluator.request.model, self.evaluator.cost_model.device
         total = 0
         for strategy in strategies:
             rungs = precision_policies(device, model, strategy)
@@ -235,14 +236,14 @@ class Solver:
             options = [
                 (option, kernel)
                 for option in cpu_precisions(device)
-                for kernel in attention_kernels(device, self.evaluator.model, option)
+                for kernel in attention_kernels(device, self.evaluator.request.model, option)
             ]
             self._settled = self._compare(strategy, options)
         settled, kernel = self._settled
         return replace(settled, loss=rung.loss), kernel
 
     def _first_traceable(self, strategy: StrategyConfig, rung: PrecisionPolicy) -> AttentionImplementation:
-        kernels = attention_kernels(self.evaluator.cost_model.device, self.evaluator.model, rung)
+        kernels = attention_kernels(self.evaluator.cost_model.device, self.evaluator.request.model, rung)
         for kernel in kernels[:-1]:
             try:
                 self.evaluator.evaluate(

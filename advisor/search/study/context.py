@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from advisor.core.budget import Budget
-from advisor.core.cost import CostEstimate
 from advisor.core.data import DataProfile, DataSpec
-from advisor.core.device import DeviceProfile
 from advisor.core.errors import UntraceableError
 from advisor.core.events import OnEvent
 from advisor.core.metrics import Metric
 from advisor.core.model import ModelSpec
-from advisor.core.plan import ExecutionPlan, Plan
+from advisor.core.plan import Plan
+from advisor.core.recommendation import RejectedMethod
 from advisor.core.run import Measurement
 from advisor.core.serialization import to_dict
 from advisor.core.strategy import StrategyConfig, first_layout
+from advisor.search.planner.protocol import PlanRequest, Predictor
 from advisor.search.study.space import MethodSpace, Space, StrategyLike
 
 MAX_EVAL_ROWS = 500
@@ -29,42 +29,12 @@ MAX_EVAL_ROWS = 500
 sqrt(0.25 / 500) = 2.2 points, and less for differences, because all trials are judged on the same rows."""
 
 
-class CostModelLike(Protocol):
-    """What the study asks of ``advisor.costmodel.CostModel``."""
-
-    @property
-    def device(self) -> DeviceProfile: ...
-
-    def estimate(
-        self,
-        model: ModelSpec,
-        strategy: StrategyConfig,
-        execution: ExecutionPlan,
-        data: DataProfile | None,
-        budget: Budget | None = None,
-        *,
-        with_quality: bool = True,
-    ) -> CostEstimate: ...
-
-
 class ExecutionSolver(Protocol):
-    """The planner's solver for one strategy configuration: the fastest plan inside the budget, or why there is none.
-
-    A rejection has ``reason`` and, where one could be built, ``smallest_plan``.
-    """
+    """The planner's solver for one strategy configuration: the fastest plan inside the budget, or why there is none."""
 
     def __call__(
-        self,
-        model: ModelSpec,
-        data_spec: DataSpec,
-        data_profile: DataProfile,
-        strategy: StrategyConfig,
-        cost_model: Any,
-        budget: Budget,
-        *,
-        effective_batch_size: int,
-        seed: int,
-    ) -> Any: ...
+        self, request: PlanRequest, strategy: StrategyConfig, cost_model: Predictor
+    ) -> Plan | RejectedMethod: ...
 
 
 class Runner(Protocol):
@@ -94,7 +64,7 @@ class StudyContext:
     model: ModelSpec
     data_spec: DataSpec
     data_profile: DataProfile
-    cost_model: CostModelLike
+    cost_model: Predictor
     budget: Budget
     seed: int
     effective_batch_size: int
@@ -136,25 +106,26 @@ class StudyContext:
         if problems:
             return Infeasible("; ".join(problems), {"valid": 1.0})
         try:
-            answer = self.solve(
-                self.model,
-                self.data_spec,
-                self.data_profile,
-                config,
-                self.cost_model,
-                self.budget,
-                effective_batch_size=self.effective_batch_size,
-                seed=self.seed,
-            )
+            answer = self.solve(self._request, config, self.cost_model)
         except UntraceableError as failure:
             return Infeasible(failure.message, {"traceable": 1.0})
         if isinstance(answer, Plan):
             violated = {name: value for name, value in self.constraints(answer).items() if value > 0}
             return Infeasible("the planner's own plan breaks the budget", violated) if violated else answer
-        smallest = getattr(answer, "smallest_plan", None)
-        known = self.constraints(smallest) if smallest is not None else {}
+        known = self.constraints(answer.smallest_plan) if answer.smallest_plan is not None else {}
         broken = {name: value for name, value in known.items() if value > 0}
-        return Infeasible(str(getattr(answer, "reason", answer)), broken or {"fits": 1.0})
+        return Infeasible(answer.reason, broken or {"fits": 1.0})
+
+    @property
+    def _request(self) -> PlanRequest:
+        return PlanRequest(
+            self.model,
+            self.data_spec,
+            self.data_profile,
+            self.budget,
+            self.effective_batch_size,
+            self.seed,
+        )
 
     def constraints(self, plan: Plan) -> dict[str, float]:
         """How far the predicted figures are beyond their limits, relative to these, by the figures' labels."""

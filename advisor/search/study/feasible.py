@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from advisor.core.plan import Plan
+from advisor.search.planner.candidates import ineligible
 from advisor.search.study.clock import StudyClock
 from advisor.search.study.context import Infeasible, OnEvent, StudyContext
 from advisor.search.study.records import NeverStarted, ParamValue
@@ -37,7 +38,7 @@ def feasible_space(
         if on_event is not None:
             text = f"predicting what {space.method} needs"
             on_event({"kind": "progress", "text": text, "share": index / len(declared.methods)})
-        unusable = setting.strategies[space.method].applies_to(setting.model)
+        unusable = ineligible(setting.strategies[space.method], setting.model)
         outcome = _capped(setting, space, cut) if unusable is None else unusable
         if isinstance(outcome, str):
             cut.append(NeverStarted(None, space.method, outcome))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from advisor.core.errors import AdvisorError, InputError, NothingFitsError, OutputError
+from advisor.search.planner.candidates import ineligible
 from advisor.search.study.clock import StudyClock
 from advisor.search.study.context import OnEvent, Runner, StudyContext, identity_hash
 from advisor.search.study.feasible import feasible_space
@@ -54,8 +55,7 @@ def _declared(setting: StudyContext) -> tuple[Space, list[NeverStarted]]:
     unusable: list[NeverStarted] = []
     for name, strategy in setting.strategies.items():
         if strategy.user_knob is not None:
-            reason = f"not considered: it needs {strategy.user_knob_title} of your own"
-            unusable.append(NeverStarted(None, name, reason))
+            unusable.append(NeverStarted(None, name, str(ineligible(strategy, setting.model))))
             continue
         try:
             spaces.extend(declared_space([strategy], setting.model).methods)

@@ -20,8 +20,9 @@ from advisor.core.errors import (
 from advisor.core.model import ModelSpec
 from advisor.core.plan import Plan
 from advisor.core.units import format_duration
+from advisor.search.planner.protocol import Predictor
 from advisor.search.study.clock import StudyClock
-from advisor.search.study.context import CostModelLike, ExecutionSolver, OnEvent, Runner, StudyContext
+from advisor.search.study.context import ExecutionSolver, OnEvent, Runner, StudyContext
 from advisor.search.study.durations import DurationEstimator
 from advisor.search.study.feasible import warm_start
 from advisor.search.study.files import StudyHeader, TrialFiles
@@ -39,7 +40,7 @@ def tune_study(
     model: ModelSpec,
     data_spec: DataSpec,
     data_profile: DataProfile,
-    cost_model: CostModelLike,
+    cost_model: Predictor,
     budget: Budget,
     *,
     methods: Sequence[str] | None = None,
