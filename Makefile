@@ -5,6 +5,8 @@
 # make setup          only the environment (.venv)                make assets       only the demo models and data
 # make fuzz           the property tests with new random examples, several times
 # make test-lowest    the suite with the lowest supported version of every dependency
+# make phantom        a CUDA build of torch and stand-ins for the driver, for tests without a GPU (5.5 GB; docs/phantom-gpu.md)
+# make phantom-test   the project's commands on cards that are not there
 # make clean          remove everything except the demo assets
 #
 # Predictions against this machine; run them on an idle one:
@@ -34,7 +36,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: setup assets quickstart strategies validate validate-time validate-gpu validate-runs bench-speed \
-  check docs test test-slow test-lowest fuzz clean
+  check docs test test-slow test-lowest fuzz phantom phantom-test clean
 .DEFAULT_GOAL := quickstart
 
 # Tests run in parallel: threads that spin while waiting would compete for the cores.
@@ -165,11 +167,11 @@ bench-speed: setup
 # file together, so that their fixtures are made once.
 test: export OMP_NUM_THREADS := 1
 test: assets
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu and not phantom"
 
 test-slow: export OMP_NUM_THREADS := 1
 test-slow: assets
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "slow and not gpu"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "slow and not gpu and not phantom"
 
 # hypothesis draws new examples each time, prints how to reproduce a failure, and replays it next time.
 FUZZ_RUNS ?= 5
@@ -186,7 +188,28 @@ test-lowest:
 	@.venv-lowest/bin/python -m pip install $(PIP_FLAGS) torch==$(TORCH_LOWEST)
 	@.venv-lowest/bin/python -m pip install $(PIP_FLAGS) -c constraints-lowest.txt -e ".[dev,gguf]"
 	@.venv-lowest/bin/python -m advisor.training.data.assets fetch $(TEST_ASSETS) --to $(DEMO)
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu and not phantom"
+
+# The headers of the CUDA runtime come in wheels of their own; their version is that of torch's CUDA.
+PHANTOM_VENV ?= .venv-phantom
+PHANTOM_TORCH ?= 2.14.1
+PHANTOM_CUDA ?= 13.0
+PHANTOM_STAMP := $(PHANTOM_VENV)/.installed
+$(PHANTOM_STAMP): pyproject.toml constraints.txt
+	@echo "[phantom] virtual environment in $(PHANTOM_VENV): torch $(PHANTOM_TORCH) for CUDA $(PHANTOM_CUDA)"
+	@$(PYTHON) -m venv $(PHANTOM_VENV)
+	@grep -v '^torch==' constraints.txt > $(PHANTOM_VENV)/constraints.txt
+	@$(PHANTOM_VENV)/bin/python -m pip install $(PIP_FLAGS) torch==$(PHANTOM_TORCH) \
+	  "nvidia-cuda-crt==$(PHANTOM_CUDA).*" "nvidia-cuda-cccl==$(PHANTOM_CUDA).*"
+	@$(PHANTOM_VENV)/bin/python -m pip install $(PIP_FLAGS) -c $(PHANTOM_VENV)/constraints.txt -e . pytest hypothesis
+	@touch $(PHANTOM_STAMP)
+
+phantom: $(PHANTOM_STAMP)
+	$(PHANTOM_VENV)/bin/python tools/phantom_gpu/build.py --environment $(PHANTOM_VENV)
+
+phantom-test: export PHANTOM_ENVIRONMENT := $(abspath $(PHANTOM_VENV))
+phantom-test: assets phantom
+	$(BIN)/python -m pytest -m phantom
 
 clean:
-	rm -rf $(VENV) .venv-lowest build dist site runs .cache .advisor .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PHANTOM_VENV) .venv-lowest build dist site runs .cache .advisor .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
