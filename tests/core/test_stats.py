@@ -7,9 +7,11 @@ from statistics import NormalDist
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import stdtrit
 
 from advisor.core.stats import (
     NORMAL_95,
+    T_95,
     half_iqr,
     relative_half_iqr,
     robust_relative_sd,
@@ -25,6 +27,12 @@ def test_student_t_against_tabulated_values():
     for p, freedom in ((0.95, 0), (0.4, 3), (1.0, 3)):
         with pytest.raises(ValueError, match="must hold"):
             student_t_quantile(p, freedom)
+
+
+def test_kept_quantiles_are_those_of_scipy():
+    for freedom in (*range(1, len(T_95) + 30), 200, 1000, 10**6):
+        assert student_t_quantile(0.95, freedom) == pytest.approx(float(stdtrit(freedom, 0.95)), rel=2e-10)
+    assert student_t_quantile(0.9, 7) == float(stdtrit(7, 0.9))
 
 
 def test_a_single_difference_counts_as_two_and_many_as_normal():

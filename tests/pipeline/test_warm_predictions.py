@@ -15,7 +15,7 @@ import json, sys
 from pathlib import Path
 from advisor.pipeline import {job}
 answer = {call}
-heavy = ("torch", "transformers", "peft", "pydantic", "sklearn", "datasets")
+heavy = ("torch", "transformers", "peft", "pydantic", "scipy", "sklearn", "datasets")
 print(json.dumps([name for name in heavy if name in sys.modules]))
 """
 PREDICT = "predict({config!r}, method={method!r}, device='t4')"
