@@ -22,11 +22,6 @@ Ints = npt.NDArray[np.int64]
 
 NEVER = -1
 
-SHORT_LIFE = 16
-"""Lives of up to so many allocations tell storages apart (a cast that is cached until the end from one that is not);
-longer ones may span layers and grow with depth. Only used where storages are not told apart without it: what waits for
-the last of many (norms of gradients) has lives of any length."""
-
 
 @dataclass(frozen=True)
 class DeepLog:
@@ -67,8 +62,8 @@ class _Lives:
         part: By storage, the part it is born in.
         death_part: By storage, the part it dies in; ``NEVER`` if it outlives the log.
         death_rank: By storage, how many storages of that part are born before it dies.
-        tokens: By storage, what it is: its sizes at the telling shapes, kind, the part of its death, and how soon after
-            its birth that is.
+        tokens: By storage, what it is: its sizes at the telling shapes, kind, the part of its death, and whether it is
+            born there.
     """
 
     parts: tuple[int, ...]
@@ -86,24 +81,13 @@ def deepen(shallow: SymbolicTrace, deeper: SymbolicTrace, layers: int) -> DeepLo
     Raises:
         MisalignedError: the logs do not differ by repeated layers alone, or it cannot be told where a storage dies.
     """
-    for short_life, by_siblings in ((0, False), (SHORT_LIFE, False), (0, True)):
-        try:
-            return _deepened(shallow, deeper, layers, short_life, by_siblings)
-        except MisalignedError:
-            continue
-    return _deepened(shallow, deeper, layers, SHORT_LIFE, True)
-
-
-def _deepened(
-    shallow: SymbolicTrace, deeper: SymbolicTrace, layers: int, short_life: int, by_siblings: bool
-) -> DeepLog:
-    first, second = _lives(shallow, short_life), _lives(deeper, short_life)
+    first, second = _lives(shallow), _lives(deeper)
     if first.parts != second.parts:
         raise MisalignedError("the two depths run through different phases")
-    return _Synthesis(first, second, layers, by_siblings).log()
+    return _Synthesis(first, second, layers).log()
 
 
-def _lives(family: SymbolicTrace, short_life: int = SHORT_LIFE) -> _Lives:
+def _lives(family: SymbolicTrace) -> _Lives:
     changes = np.flatnonzero(np.diff(family.phases)) + 1
     part_of_event = np.zeros(len(family.phases), dtype=np.int64)
     part_of_event[changes] = 1
@@ -121,8 +105,7 @@ def _lives(family: SymbolicTrace, short_life: int = SHORT_LIFE) -> _Lives:
     death_part[dead] = part_of_event[~born]
     death_rank[dead] = born_before[~born] - starts[part_of_event[~born]]
     sizes = [family.events(shape).sizes_bytes for shape in TELLING_SHAPES]
-    ages = np.minimum(death_rank - (np.arange(number) - starts[part]), short_life)
-    tokens = np.stack([*sizes, family.kinds, death_part, np.where(death_part == part, ages, NEVER)], axis=1)
+    tokens = np.stack([*sizes, family.kinds, death_part, death_part == part], axis=1)
     firsts = np.concatenate([[0], changes])
     return _Lives(
         parts=tuple(int(phase) for phase in family.phases[firsts]),
@@ -138,8 +121,8 @@ def _lives(family: SymbolicTrace, short_life: int = SHORT_LIFE) -> _Lives:
 class _Synthesis:
     """Builds the deep log from two aligned ones."""
 
-    def __init__(self, first: _Lives, second: _Lives, layers: int, by_siblings: bool) -> None:
-        self.first, self.second, self.layers, self.by_siblings = first, second, layers, by_siblings
+    def __init__(self, first: _Lives, second: _Lives, layers: int) -> None:
+        self.first, self.second, self.layers = first, second, layers
         self.insertions: list[list[Insertion]] = []
         self.twin = np.full(len(second.part), NEVER, dtype=np.int64)
         """By storage of the deeper log, its counterpart in the shallow one; ``NEVER`` for an added layer's."""
@@ -240,7 +223,7 @@ class _Synthesis:
         siblings = np.flatnonzero((part == part[index]) & ~unknown)
         reach = max((insertion.length for insertion in self.insertions[int(part[index])]), default=0)
         distance = np.abs(ranks[siblings] - ranks[index])
-        if not self.by_siblings or not len(siblings) or distance.min() > reach:
+        if not len(siblings) or distance.min() > reach:
             raise MisalignedError("a storage of an added layer has no counterpart in the layers beside it")
         nearest = siblings[int(np.argmin(distance))]
         deaths[:, index] = deaths[:, nearest] + ranks[index] - ranks[nearest]
