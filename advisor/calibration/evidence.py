@@ -37,7 +37,7 @@ BACKWARD_SHARE = 2 / 3
 MAX_CONTENDERS = 3
 
 Measure = Callable[[Plan], Measurement]
-"""Runs a plan for real, for example ``advisor.measurement.measure_run`` with an output folder of its own."""
+"""Runs a plan for real, for example ``advisor.measurement.run.measure_run`` with an output folder of its own."""
 
 
 @dataclass(frozen=True)

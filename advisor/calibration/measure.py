@@ -29,7 +29,8 @@ from advisor.hardware.versions import current_versions, machine_facts
 from advisor.tracing.ops import TracedOp, class_key
 
 if TYPE_CHECKING:
-    from advisor.measurement import Result, StepMeasurement, StepRequest
+    from advisor.measurement.isolation import Result
+    from advisor.measurement.steps import StepMeasurement, StepRequest
     from advisor.tracing.recorder import Recording
 
 Progress = Callable[[str, float], None]
@@ -111,7 +112,7 @@ class Measurer:
 
     def replay(self, tasks: list[ReplayTask], device: DeviceProfile, **options: Any) -> Result[int]:
         """Time calls in a process of their own; the options are those of ``replay_all``, and ``timeout_s``."""
-        from advisor.measurement import isolated
+        from advisor.measurement.isolation import isolated
 
         where = backend_of(device).torch_device
         return isolated(replay_all, tasks, device=where, num_threads=device.num_threads, **options)
@@ -122,14 +123,15 @@ class Measurer:
         Raises:
             AdvisorError: they cannot be run.
         """
-        from advisor.measurement import measure_steps
+        from advisor.measurement.steps import measure_steps
 
         return measure_steps(request, timeout_s=timeout_s)
 
 
 def _weights_and_heap_bytes(case: BenchmarkCase, recording: Recording) -> tuple[int, int]:
     """Bytes of the weights, and what equal training steps make the heap grow beyond them."""
-    from advisor.costmodel.memory import heap_bytes, run_shapes, schedule
+    from advisor.costmodel.memory.batch_sequence import run_shapes
+    from advisor.costmodel.memory.replay import heap_bytes, schedule
     from advisor.tracing.symbolic_trace import recorded_events
 
     log = recorded_events(recording)
@@ -433,7 +435,7 @@ class _ReplayEvents:
 
 def measure_case(case: BenchmarkCase, traced: TracedCase, plan: BenchmarkPlan, run: CalibrationRun) -> None:
     """Run real steps of a case and store what they took; what cannot be measured is noted."""
-    from advisor.measurement import StepRequest
+    from advisor.measurement.steps import StepRequest
 
     request = StepRequest(
         run.model,

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 from advisor.core.errors import OutputError
-from advisor.core.store import output_errors
-
-NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
-"""What file systems without locks answer."""
+from advisor.core.store import file_lock, output_errors
 
 
 def whole_lines(raw: bytes) -> bytes:
@@ -32,16 +28,15 @@ class AppendLog:
     then the file is left as it was found. A line that the disk had no room for is undone.
 
     Args:
-        path: The file; its folder exists.
+        path: The file; its folder exists. The lock is a file beside it, ``<name>.lock``.
         busy: What to raise when another process has it open.
         write: Writes bytes to a descriptor and returns how many.
     """
 
     def __init__(self, path: Path, *, busy: OutputError, write: Callable[[int, bytes], int] = os.write) -> None:
-        self.path = path
-        self._busy = busy
-        self._write = write
+        self.path, self._busy, self._write = path, busy, write
         self._descriptor = -1
+        self._resources = contextlib.ExitStack()
         self._torn_at_bytes: int | None = None
 
     @property
@@ -55,15 +50,12 @@ class AppendLog:
         Raises:
             OutputError: another process has it open, or it cannot be made or read.
         """
-        with output_errors(self.path):
+        with contextlib.ExitStack() as stack, output_errors(self.path):
+            stack.enter_context(file_lock(self.path.with_name(f"{self.path.name}.lock"), busy=self._busy))
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            self._lock()
-            with output_errors(self.path):
-                raw = self.path.read_bytes()
-        except BaseException:
-            self.close()
-            raise
+            stack.callback(self._close_file)
+            raw = self.path.read_bytes()
+            self._resources = stack.pop_all()
         whole = whole_lines(raw)
         self._torn_at_bytes = len(whole) if len(whole) < len(raw) else None
         return whole.decode(errors="replace")
@@ -106,24 +98,13 @@ class AppendLog:
 
     def close(self) -> None:
         """Let go of the file; another process may open it from here on."""
-        if self.is_open:
-            os.close(self._descriptor)
+        self._resources.close()
+
+    def _close_file(self) -> None:
+        os.close(self._descriptor)
         self._descriptor = -1
 
     def _cut_off_what_is_torn(self) -> None:
         if self._torn_at_bytes is not None:
             os.ftruncate(self._descriptor, self._torn_at_bytes)
             self._torn_at_bytes = None
-
-    def _lock(self) -> None:
-        try:
-            import fcntl
-        except ImportError:  # Windows: two writers at once are not noticed there
-            return
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise self._busy from None
-        except OSError as failure:
-            if failure.errno not in NO_LOCKS:
-                raise

@@ -111,10 +111,9 @@ class DataProfile:
         total = sum(self.class_counts.values())
         return max(self.class_counts.values()) / total if total else None
 
-    @property
-    def mean_token_length(self) -> float:
-        """Trapezoidal integral of the quantile function, in tokens."""
-        lengths = self.token_length_quantiles
+    def mean_tokens(self, max_seq_length: int | None = None) -> float:
+        """Mean tokens of a row that is cut there: trapezoidal integral of the quantile function."""
+        lengths = [min(tokens, max_seq_length or tokens) for tokens in self.token_length_quantiles]
         if len(lengths) == 1:
             return float(lengths[0])
         return (sum(lengths) - (lengths[0] + lengths[-1]) / 2) / (len(lengths) - 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from advisor.core.budget import Budget
@@ -13,23 +12,21 @@ from advisor.core.data import DataProfile
 from advisor.core.device import DeviceProfile
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
-from advisor.core.store import user_data_dir
 from advisor.core.strategy import StrategyConfig
-from advisor.costmodel.memory import (
-    MemoryBounds,
-    TracedRun,
-    bound_memory,
-    estimate_memory,
-    run_overheads,
-    run_shapes,
-)
-from advisor.costmodel.time import StepTime
+from advisor.costmodel.memory.batch_sequence import run_shapes
+from advisor.costmodel.memory.estimate import bound_memory, estimate_memory
+from advisor.costmodel.memory.overheads import run_overheads
+from advisor.costmodel.memory.traced_run import MemoryBounds, TracedRun
 from advisor.costmodel.time.model import TimeModel
 from advisor.costmodel.time.run import speed_notes
+from advisor.costmodel.time.step import StepTime
 from advisor.hardware.backends import backend_of
 from advisor.tracing.trace_store import TracedConfiguration, TraceStore
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
     from advisor.costmodel.quality.model import QualityModel
     from advisor.tracing.ops import TracedOp
 
@@ -62,6 +59,7 @@ class CostModel:
         calibration: What ``calibrate`` found on this device.
         quality: Prior and evidence; the shipped prior when ``None``.
         cache_dir: Where traces are kept; the user's data directory when ``None``.
+        watts_of: Mean power of earlier runs on a device, by its id (``hardware.energy.known_watts``).
     """
 
     def __init__(
@@ -71,18 +69,17 @@ class CostModel:
         *,
         quality: QualityModel | None = None,
         cache_dir: Path | None = None,
+        watts_of: Callable[[str], Sequence[float]] = lambda device_id: (),
     ) -> None:
-        self.device = device
-        self.calibration = calibration
-        self._quality_model = quality
-        self._times = TimeModel(device, calibration)
-        self._cache_dir = cache_dir or user_data_dir("traces")
-        self.traces = TraceStore(backend_of(device).traced_as, device.compute_capability, self._cache_dir)
+        self.device, self.calibration = device, calibration
+        self._quality_model, self._cache_dir, self._watts_of = quality, cache_dir, watts_of
+        self._times = TimeModel(device, calibration, watts_of(device.id))
+        self.traces = TraceStore.on_disk(backend_of(device).traced_as, device.compute_capability, cache_dir)
         self._stores = {(self.traces.semantics, self.traces.compute_capability): self.traces}
 
     def on(self, device: DeviceProfile) -> CostModel:
         """The cost model of another device, uncalibrated; traces are shared where both run the same operators."""
-        other = CostModel(device, quality=self._quality_model, cache_dir=self._cache_dir)
+        other = CostModel(device, quality=self._quality_model, cache_dir=self._cache_dir, watts_of=self._watts_of)
         other._stores = self._stores
         other.traces = self._stores.setdefault((other.traces.semantics, other.traces.compute_capability), other.traces)
         return other

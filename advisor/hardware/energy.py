@@ -6,6 +6,8 @@ counters, which cover the whole package (everything that ran there), and mostly 
 
 from __future__ import annotations
 
+import json
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from advisor.core.errors import DeviceError
+from advisor.core.store import user_data_dir, write_text_atomically
 from advisor.core.units import counted
 
 POWERCAP = Path("/sys/class/powercap")
@@ -225,3 +228,29 @@ def _ask_gpu(question: str, uuid: str) -> float:
 
     with nvml_library() as nvml:
         return float(getattr(nvml, question)(handle_of(nvml, uuid)))
+
+
+# --------------------
+# The power that earlier runs took, kept for predictions.
+
+RUNS_KEPT = 50
+"""Newest runs whose power is remembered for a device."""
+
+
+def remember_power(device_id: str, joules: float, seconds: float) -> None:
+    """Keep the mean power of a finished run, for predictions on the same device."""
+    if joules > 0 and seconds > 0:
+        kept = [*known_watts(device_id), joules / seconds][-RUNS_KEPT:]
+        write_text_atomically(_power_file(device_id), json.dumps({"device_id": device_id, "watts": kept}))
+
+
+def known_watts(device_id: str) -> list[float]:
+    """Mean power of this device's earlier runs, oldest first; a damaged file counts as none."""
+    try:
+        return [float(value) for value in json.loads(_power_file(device_id).read_text(encoding="utf-8"))["watts"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _power_file(device_id: str) -> Path:
+    return user_data_dir("power") / f"{re.sub(r'[^A-Za-z0-9._-]', '_', device_id)}.json"

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import dataclasses
 import random
-import statistics
 import tempfile
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
@@ -105,10 +104,6 @@ class StepMeasurement:
     profiled: ProfiledStep | None = None
     operators: OperatorProfile | None = None
     evaluation: EvaluationPasses | None = None
-
-    @property
-    def median_step_s(self) -> float:
-        return statistics.median(self.step_times_s)
 
 
 def measure_steps(request: StepRequest, *, timeout_s: float | None = None) -> StepMeasurement:

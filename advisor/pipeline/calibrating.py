@@ -55,7 +55,7 @@ def calibrate(
         RunFailed: nothing could be measured.
         InterruptedByUser: Ctrl-C; what was measured is kept.
     """
-    from advisor.calibration import calibrate_device
+    from advisor.calibration.calibrate import calibrate_device
 
     started_s, started_at = time.perf_counter(), now_iso()
     spec = None
@@ -158,7 +158,7 @@ def reset(device: str = "auto") -> Forgotten:
 
 
 def _stored(profile: DeviceProfile) -> CalibrationReport | None:
-    from advisor.calibration import load_calibration
+    from advisor.calibration.database import load_calibration
     from advisor.hardware.versions import current_versions
 
     found = load_calibration(profile.id, current_versions(profile))

@@ -42,7 +42,8 @@ def with_evidence(recommendation: Recommendation, budget_s: float, on_event: OnE
 
     The prior's own figure of every plan is kept as a note beside the new one, so that both can be verified later.
     """
-    from advisor.costmodel.quality import QualityModel, gather_evidence
+    from advisor.calibration.evidence import gather_evidence
+    from advisor.costmodel.quality.model import QualityModel
     from advisor.search.planner import rerank
 
     phase(on_event, "short training runs for evidence")
@@ -72,7 +73,7 @@ class _Measure:
         self._runs = 0
 
     def __call__(self, plan: Plan) -> Measurement:
-        from advisor.measurement import measure_run
+        from advisor.measurement.run import measure_run
 
         self._runs += 1
         folder = self._scratch / f"run-{self._runs}"

@@ -11,7 +11,7 @@ from advisor.pipeline.events import OnEvent, counted_progress, phase
 from advisor.pipeline.predicting import Configuration, cost_model_for
 
 if TYPE_CHECKING:
-    from advisor.costmodel.explain import PeakExplanation
+    from advisor.costmodel.explain.records import PeakExplanation
     from advisor.search.sensitivity import ChangeComparison
 
 
@@ -41,7 +41,7 @@ def explain(configuration: Configuration, estimate: CostEstimate, on_event: OnEv
     Raises:
         UntraceableError: the configuration cannot be traced.
     """
-    from advisor.costmodel.explain import explain_peak, untraced_batch_bytes
+    from advisor.costmodel.explain.peak import explain_peak, untraced_batch_bytes
     from advisor.search.sensitivity import compare
 
     execution = configuration.execution

@@ -155,13 +155,14 @@ def cost_model_for(device: DeviceProfile, on_event: OnEvent | None = None) -> Co
     """
     from advisor.calibration.selection import calibration_for
     from advisor.costmodel.model import CostModel
+    from advisor.hardware.energy import known_watts
 
     calibration, remark = calibration_for(device, at_hand=device.id == this_device_id())
     if remark:
         note(on_event, remark)
     if calibration is None and device.basis == "fitted":
         note(on_event, f"times on {device.id} come from its datasheet, fitted {device.facts.get('fitted', '')}")
-    return CostModel(device, calibration)
+    return CostModel(device, calibration, watts_of=known_watts)
 
 
 def predict_configuration(configuration: Configuration, on_event: OnEvent | None = None) -> CostEstimate:

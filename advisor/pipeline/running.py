@@ -51,7 +51,7 @@ def run(
     _require_trainable(plan)
     device_id = check_runs_here(plan, any_device=any_device)
 
-    from advisor.measurement import measure_run
+    from advisor.measurement.run import measure_run
 
     listener = _ResumeListener(on_event or ignore)
     started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -80,7 +80,7 @@ def run(
     if measurement.outcome != "completed":
         raise _failure(measurement, directory)
     if measurement.energy_j is not None and not listener.resumed_from_step:
-        from advisor.costmodel.time.energy import remember_power
+        from advisor.hardware.energy import remember_power
 
         remember_power(device_id, measurement.energy_j, measurement.total_s)
     return record

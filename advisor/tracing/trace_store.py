@@ -22,6 +22,7 @@ from advisor.core.data import padded_length
 from advisor.core.model import ModelSpec
 from advisor.core.plan import BITSANDBYTES_OPTIMIZERS, ExecutionPlan
 from advisor.core.serialization import to_dict
+from advisor.core.store import user_data_dir
 from advisor.core.strategy import StrategyConfig
 from advisor.core.tasks import TASKS
 from advisor.hardware.backends import get_backend
@@ -62,6 +63,13 @@ class TraceStore:
         self._families: dict[str, FullDepthTrace] = {}
         self.before_first_trace: Callable[[], None] | None = None
         """Called once, before the first family that is not on disk is traced."""
+
+    @classmethod
+    def on_disk(
+        cls, semantics: str, compute_capability: tuple[int, int] | None, cache_dir: Path | None = None
+    ) -> TraceStore:
+        """One that keeps traces between processes, in the user's data directory unless a folder is named."""
+        return cls(semantics, compute_capability, cache_dir or user_data_dir("traces"))
 
     def get(self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan) -> FullDepthTrace:
         """The family of a configuration, traced when it is new.

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from advisor.calibration import Calibration, calibrate_device, load_calibration
+from advisor.calibration.calibrate import calibrate_device
+from advisor.calibration.database import load_calibration
 from advisor.calibration.measure import Measurer
 from advisor.calibration.plan import (
     QUICK_REPLAY_S,
@@ -23,11 +24,12 @@ from advisor.calibration.plan import (
     make_plan,
 )
 from advisor.calibration.selection import calibrated_now
+from advisor.core.coefficients import Calibration
 from advisor.core.device import DeviceProfile, Rate
 from advisor.core.errors import DeviceError, InterruptedByUser
 from advisor.core.model import ModelSpec
-from advisor.costmodel.time import OperatorClock, StepConditions, model_key, step_time
-from advisor.costmodel.time.operator_times import OperatorSeconds
+from advisor.costmodel.time.operator_times import OperatorClock, OperatorSeconds, model_key
+from advisor.costmodel.time.step import StepConditions, step_time
 from advisor.hardware import load_profile
 from advisor.training.models import inspect_model
 from tests.tracing.tiny import tiny_spec

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from advisor.calibration import load_calibration, save_calibration
 from advisor.calibration.cross_validation import refit
 from advisor.calibration.database import (
     CalibrationDatabase,
     database_path,
     device_lock,
+    load_calibration,
+    save_calibration,
 )
 from advisor.calibration.measure import CalibrationRun
 from advisor.calibration.replay import ReplayTask

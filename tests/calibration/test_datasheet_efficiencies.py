@@ -12,9 +12,8 @@ from advisor.calibration.datasheet import (
     fitted_profile,
 )
 from advisor.core.errors import InputError
-from advisor.costmodel.time import step_time
 from advisor.costmodel.time.device_rates import Efficiencies, datasheet_efficiencies
-from advisor.costmodel.time.step import HOST_RATE_KEY
+from advisor.costmodel.time.step import HOST_RATE_KEY, step_time
 from advisor.hardware import load_profile
 from advisor.tracing.ops import TracedOp
 from tests.calibration.timed import fit_efficiencies, spread_steps, step_seconds

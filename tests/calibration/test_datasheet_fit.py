@@ -15,9 +15,8 @@ from advisor.calibration.datasheet import (
     fitted_profile,
 )
 from advisor.core.errors import InputError
-from advisor.costmodel.time import step_time
 from advisor.costmodel.time.device_rates import Efficiencies
-from advisor.costmodel.time.step import fitted_half_width
+from advisor.costmodel.time.step import fitted_half_width, step_time
 from tests.calibration.test_datasheet_efficiencies import CARD, STEPS, TRUTH, step
 from tests.calibration.timed import fit_efficiencies, step_seconds
 

@@ -13,8 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from advisor.calibration import load_calibration, save_calibration
-from advisor.calibration.database import CalibrationDatabase
+from advisor.calibration.database import CalibrationDatabase, load_calibration, save_calibration
 from advisor.calibration.exchange import (
     Exchanged,
     Imported,

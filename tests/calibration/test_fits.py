@@ -32,9 +32,8 @@ from advisor.calibration.fit import (
 )
 from advisor.core.coefficients import Calibration, ReplayPoint, StepPoint
 from advisor.core.device import DeviceProfile, Rate
-from advisor.costmodel.time import OperatorClock
 from advisor.costmodel.time.device_rates import DeviceRates
-from advisor.costmodel.time.operator_times import MOST_BEYOND_RATES
+from advisor.costmodel.time.operator_times import MOST_BEYOND_RATES, OperatorClock
 from advisor.costmodel.time.step import USUAL_HOST_S
 
 DEVICE = DeviceProfile("cpu-x-2c", "x", "cpu", 2**34, basis="measured")

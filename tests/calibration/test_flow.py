@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from advisor.calibration import calibrate_device, load_calibration
+from advisor.calibration.calibrate import calibrate_device
+from advisor.calibration.database import load_calibration
 from advisor.calibration.exchange import import_files
 from advisor.calibration.measure import LEAST_REPLAY_S, CalibrationRun, Measurer, TracedCase, replay
 from advisor.calibration.plan import REFERENCE_FLOPS_PER_S, BatchShape, BenchmarkCase, BenchmarkPlan, encoder
@@ -19,8 +20,8 @@ from advisor.core.coefficients import Calibration, ReplayPoint
 from advisor.core.device import DeviceProfile, Rate
 from advisor.core.errors import InterruptedByUser, RunFailed, UntraceableError
 from advisor.core.model import ModelSpec
-from advisor.measurement import StepMeasurement, StepRequest
 from advisor.measurement.isolation import Result
+from advisor.measurement.steps import StepMeasurement, StepRequest
 from advisor.tracing.ops import TracedOp
 from tests.calibration.calibrations import DEVICE, item
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from advisor.calibration import Calibration, load_calibration
-from advisor.calibration.database import CalibrationDatabase, read_calibration
+from advisor.calibration.database import CalibrationDatabase, load_calibration, read_calibration
 from advisor.calibration.exchange import import_files, read_exchange
 from advisor.calibration.selection import calibration_in
+from advisor.core.coefficients import Calibration
 from advisor.core.store import resource_dir
 from tests.calibration.calibrations import DEVICE, replays
 

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.calibration import save_calibration
-from advisor.calibration.database import database_path
+from advisor.calibration.database import database_path, save_calibration
 from advisor.calibration.exchange import Exchanged, write_exchange
 from advisor.calibration.measure import plausible_times
 from advisor.calibration.plan import MOST_PATIENCE, timeout_scale

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from advisor.calibration import Calibration, load_calibration, save_calibration
-from advisor.calibration.database import database_path
+from advisor.calibration.database import database_path, load_calibration, save_calibration
 from advisor.calibration.exchange import Exchanged, import_files, write_exchange
+from advisor.core.coefficients import Calibration
 from advisor.core.device import DeviceProfile
 from advisor.hardware import save_profile
 from advisor.pipeline.calibrating import calibrate

@@ -128,7 +128,7 @@ def test_a_run_counts_with_its_median_step_and_length(advisor: Advisor, model_di
 def test_a_stored_calibration_goes_before_the_fit(
     advisor: Advisor, model_dir: Path, steps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from advisor.calibration import save_calibration
+    from advisor.calibration.database import save_calibration
     from advisor.hardware import load_profile
     from tests.calibration.calibrations import calibration
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from advisor.calibration import load_calibration
+from advisor.calibration.database import load_calibration
 from advisor.calibration.plan import NOISY
 from advisor.core.coefficients import StepPoint
 from advisor.core.device import DeviceProfile

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -67,17 +66,6 @@ def test_a_second_writer_is_refused_until_the_first_is_done(path: Path) -> None:
     assert not second.is_open
     first.close()
     second.open()
-
-
-def test_a_file_system_without_locks_is_written_all_the_same(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def without_locks(descriptor: int, operation: int) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", without_locks)
-    log = log_of(path)
-    log.open()
-    log.append("first\n")
-    assert path.read_text() == "first\n"
 
 
 def test_clearing_begins_anew(path: Path) -> None:

@@ -36,9 +36,9 @@ def test_majority_share_and_labels() -> None:
 
 
 def test_mean_length_is_the_integral_of_the_quantiles() -> None:
-    assert data_profile(token_length_quantiles=(7,)).mean_token_length == 7
-    assert data_profile(token_length_quantiles=(0, 10)).mean_token_length == 5
-    assert data_profile(token_length_quantiles=(4, 10, 20, 40)).mean_token_length == pytest.approx((7 + 15 + 30) / 3)
+    assert data_profile(token_length_quantiles=(7,)).mean_tokens() == 7
+    assert data_profile(token_length_quantiles=(0, 10)).mean_tokens() == 5
+    assert data_profile(token_length_quantiles=(4, 10, 20, 40)).mean_tokens() == pytest.approx((7 + 15 + 30) / 3)
 
 
 def test_all_wrong_knobs_of_a_strategy_are_named() -> None:

@@ -52,6 +52,13 @@ class MpsBackend(Backend):
     setups = CARD
 
 
+class PagingBackend(RocmBackend):
+    """Names an allocator of which there is no model."""
+
+    name = "paging"
+    memory = MemoryTraits(allocator="pages", round_bytes=512, counted=True, quantizes_on_device=True)
+
+
 class Misnamed(MpsBackend):
     name = "another"
 
@@ -186,3 +193,11 @@ def test_a_broken_entry_point_is_named(installed: Callable[[str], None], target:
     with pytest.raises(AdvisorError, match="broken"):
         get_backend("broken")
     assert backend_on("cuda").name == "cuda", "other devices are not spoilt by it"
+
+
+def test_an_allocator_without_a_model_is_refused(installed: Callable[[str], None]) -> None:
+    installed("paging = their_devices:PagingBackend\n")
+    save_profile(dataclasses.replace(load_profile("mi300x"), id="mi300x-paging", type="paging"))
+    with pytest.raises(DeviceError, match="allocator must be 'heap' or 'caching', but it is 'pages'") as refused:
+        predicted("mi300x-paging")
+    assert refused.value.fix

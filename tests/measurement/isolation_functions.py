@@ -102,7 +102,7 @@ def spin(path: Path) -> None:
 
 
 if __name__ == "__main__":  # no guard would be needed: isolated processes do not import this again
-    from advisor.measurement import isolated
+    from advisor.measurement.isolation import isolated
     from tests.measurement import isolation_functions
 
     print("parent started", flush=True)

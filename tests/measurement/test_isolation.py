@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from advisor.core.errors import DataError, InterruptedByUser, RunFailed
-from advisor.measurement import Result, isolated
-from advisor.measurement.isolation import _meaning_of_exit
+from advisor.measurement.isolation import Result, _meaning_of_exit, isolated
 from advisor.measurement.server import server_environment
 from tests.measurement import isolation_functions as functions
 

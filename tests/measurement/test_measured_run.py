@@ -18,7 +18,7 @@ from advisor.core.errors import DataError, OutputError
 from advisor.core.plan import Plan
 from advisor.core.run import Measurement
 from advisor.costmodel.time.phases import PART_NAMES
-from advisor.measurement import measure_run
+from advisor.measurement.run import measure_run
 from tests.training.training_runs import tiny_plan
 
 
@@ -59,7 +59,7 @@ def test_the_wall_clock_goes_to_named_parts(measured: tuple[Path, Measurement, l
 
 def test_the_profiled_batch_is_the_longest_one(plan: Plan, measured: tuple[Path, Measurement, Any]) -> None:
     """A step on synthetic rows of that length holds the same, but for the batch's own few bytes."""
-    from advisor.measurement import profile_step_memory
+    from advisor.measurement.steps import profile_step_memory
     from advisor.training.data import prepare_data
     from advisor.training.models import load_tokenizer
 

@@ -12,9 +12,9 @@ from advisor.core.errors import ModelError
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
-from advisor.measurement import StepRequest, measure_steps, profile_step_memory
 from advisor.measurement.operator_profile import EVALUATION_PASSES
 from advisor.measurement.step_profile import ProfiledStep
+from advisor.measurement.steps import StepRequest, measure_steps, profile_step_memory
 from tests.training.training_runs import lora_strategy, save_model
 
 EXECUTION = ExecutionPlan(8, max_seq_length=32, num_threads=1)
@@ -36,7 +36,7 @@ def test_steps_are_timed_without_the_warm_up(spec: ModelSpec) -> None:
         StepRequest(spec, lora_strategy(), EXECUTION, 32, steps=6, warmup_steps=3, profile_memory=True, evaluate=True)
     )
     assert len(measured.step_times_s) == 6
-    assert 0 < min(measured.step_times_s) <= measured.median_step_s
+    assert min(measured.step_times_s) > 0
     assert 0 < measured.baseline_resident_bytes < measured.resident_peak_bytes
     assert measured.profiled is not None
     assert measured.allocated_peak_bytes == measured.profiled.peak_bytes

@@ -56,7 +56,7 @@ def test_ctrl_c_before_training_says_how_to_go_on_where_there_is_something_to(
             (directory / "plan.json").write_text("{}")
         raise InterruptedByUser("interrupted")
 
-    monkeypatch.setattr("advisor.measurement.measure_run", stopped)
+    monkeypatch.setattr("advisor.measurement.run.measure_run", stopped)
     with pytest.raises(InterruptedByUser) as failure:
         run(make_plan(model=model_spec(config=config)), tmp_path, any_device=True)
     resuming = f"`advisor run {tmp_path / 'plan.json'} --output {tmp_path} --resume` continues it"

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from advisor.core.errors import OutputError
-from advisor.costmodel.explain import PeakExplanation, PeakShare, TensorGroup, Timeline
+from advisor.costmodel.explain.records import PeakExplanation, PeakShare, TensorGroup, Timeline
 from advisor.reporting.explain import collapsed_layers, print_explanation
 from advisor.reporting.timeline import timeline_page, write_timeline
 from advisor.search.sensitivity import ChangeComparison, Effect

@@ -15,7 +15,7 @@ from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.recommendation import Recommendation
 from advisor.core.strategy import StrategyConfig
-from advisor.costmodel.memory import MemoryBounds
+from advisor.costmodel.memory.traced_run import MemoryBounds
 from advisor.costmodel.model import CostBounds
 from advisor.costmodel.quality import QualityModel
 from advisor.search.planner import PlanRequest, Predictor, candidates, recommend_plans

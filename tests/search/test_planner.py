@@ -14,7 +14,7 @@ from advisor.core.plan import Plan
 from advisor.core.recommendation import Recommendation, RejectedMethod
 from advisor.core.strategy import StrategyConfig
 from advisor.core.units import parse_memory_bytes
-from advisor.costmodel.memory import MemoryBounds
+from advisor.costmodel.memory.traced_run import MemoryBounds
 from advisor.costmodel.model import CostBounds
 from advisor.costmodel.quality import EvidenceRun, QualityEvidence, QualityModel
 from advisor.search.planner import PlanRequest, known_devices, precision, rerank, solve_execution

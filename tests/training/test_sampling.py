@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from advisor.core.plan import ExecutionPlan, Plan
 from advisor.core.strategy import StrategyConfig
-from advisor.measurement import isolated
+from advisor.measurement.isolation import isolated
 from advisor.training.arguments import training_arguments
 from advisor.training.assembly import assemble_trainer
 from advisor.training.checkpoints import newest_complete, step_of

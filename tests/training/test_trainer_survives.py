@@ -16,7 +16,8 @@ import pytest
 from advisor.core.errors import OutputError
 from advisor.core.plan import Plan
 from advisor.core.run import Measurement
-from advisor.measurement import isolated, server
+from advisor.measurement import server
+from advisor.measurement.isolation import isolated
 from advisor.strategies.sparse_lora import SparseLoraKnobs
 from advisor.training.checkpoints import discard_incomplete, incompleteness, newest_complete, step_of
 from advisor.training.run_folder import RunFolder

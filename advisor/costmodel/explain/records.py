@@ -97,7 +97,3 @@ class PeakExplanation:
     tensors: tuple[TensorGroup, ...]
     timeline: Timeline
     num_layers: int
-
-    def kind_bytes(self, kind: str) -> int:
-        """Live bytes of one kind; 0 when there are none."""
-        return next((share.live_bytes for share in self.by_kind if share.name == kind), 0)

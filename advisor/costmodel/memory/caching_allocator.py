@@ -147,10 +147,6 @@ class CachingAllocator(EventReplay):
         block.free = True
         _enlist(block)
 
-    def segment_sizes(self) -> list[int]:
-        """Sizes of the wholly free segments, ascending."""
-        return sorted(size for pool in (self._small, self._large) for size, _, block in pool if _is_whole(block))
-
     def _new_segment(self, size: int, pool: _Pool) -> _Block | None:
         wanted = segment_size(size)
         if self.capacity_bytes is not None and self.reserved_bytes + wanted > self.capacity_bytes:

@@ -32,10 +32,22 @@ def estimate_memory(run: TracedRun, limit_bytes: int | None = None) -> MemoryEst
     Args:
         run: What is asked about.
         limit_bytes: What the run may take of the device; ``None`` is all that the device has.
+
+    Raises:
+        DeviceError: the back end names an allocator that has no model.
     """
-    return ALLOCATORS[backend_of(run.device).memory.allocator].estimate(run, limit_bytes)
+    return _model_of(run).estimate(run, limit_bytes)
 
 
 def bound_memory(run: TracedRun) -> MemoryBounds:
-    """Bounds on the same figure without a replay."""
-    return ALLOCATORS[backend_of(run.device).memory.allocator].bounds(run)
+    """Bounds on the same figure without a replay; raises as ``estimate_memory`` does."""
+    return _model_of(run).bounds(run)
+
+
+def _model_of(run: TracedRun) -> AllocatorModel:
+    backend = backend_of(run.device)
+    name = backend.memory.allocator
+    if name not in ALLOCATORS:
+        known = " or ".join(map(repr, ALLOCATORS))
+        backend.refuse(f"predict memory: its allocator must be {known}, but it is {name!r}")
+    return ALLOCATORS[name]

@@ -8,15 +8,13 @@ aten/src/ATen/cuda/CublasHandlePool.cpp: one per thread and stream, shared with 
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from dataclasses import replace as replaced
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from advisor.core.code_version import code_version
 from advisor.costmodel.memory.batch_sequence import RunShapes
 from advisor.costmodel.memory.caching_allocator import CachingAllocator
 from advisor.costmodel.memory.event_replay import EventReplay
@@ -260,10 +258,6 @@ def _left_alive(events: npt.NDArray[np.int64]) -> list[int]:
     return [~number for number in born[~freed[born]].tolist()]
 
 
-@cache
 def replay_version() -> str:
-    """Hash of the code between a traced step and what its replay finds: part of the key of every stored replay."""
-    digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
+    """Digest of the code between a traced step and what its replay finds: part of the key of every stored replay."""
+    return code_version(("advisor.costmodel.memory",))

@@ -21,8 +21,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from advisor.core.published_tables import NLL, PublishedTable
 from advisor.core.tasks import Comparisons
-from advisor.costmodel.quality.tables import NLL, PublishedTable
 from advisor.strategies import REFERENCE_METHOD
 
 SCALE_EDGES = (200_000_000, 1_000_000_000, 20_000_000_000)

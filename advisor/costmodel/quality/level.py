@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from advisor.core.cost import Interval
+from advisor.core.published_tables import PublishedTable
 from advisor.core.stats import student_t_quantile
 from advisor.costmodel.quality.gaps import GapModel
-from advisor.costmodel.quality.tables import PublishedTable
 
 _EDGE = 0.005
 """Shares closer than this to either end are moved inside, so that their log-odds stay finite (half a point of

@@ -18,6 +18,7 @@ from advisor.core.cost import Basis, Interval, QualityEstimate
 from advisor.core.data import DataProfile
 from advisor.core.metrics import Metric, same
 from advisor.core.model import ModelSpec
+from advisor.core.published_tables import PublishedTables, load_tables
 from advisor.core.stats import NORMAL_95, normal_cdf
 from advisor.core.strategy import StrategyConfig
 from advisor.core.tasks import Comparisons
@@ -25,7 +26,6 @@ from advisor.costmodel.quality import curves
 from advisor.costmodel.quality.evidence import QualityEvidence
 from advisor.costmodel.quality.gaps import Gap, GapModel
 from advisor.costmodel.quality.level import Level, LevelModel
-from advisor.costmodel.quality.tables import PublishedTables, load_tables
 from advisor.strategies import get_strategy
 
 CERTIFYING_TASKS = 9

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
-from pathlib import Path
+from collections.abc import Sequence
 
 from advisor.core.cost import Interval
 from advisor.core.device import DeviceProfile
-from advisor.core.store import user_data_dir, write_text_atomically
 
-RUNS_KEPT = 50
-"""Newest runs whose power is remembered for a device."""
 FEW_RUNS_SPREAD = 0.25
 """Half width of the 90 % interval of a run's mean power while fewer than ``ENOUGH_RUNS`` were measured: how full a
 device is kept differs from run to run."""
@@ -23,32 +19,18 @@ IDLE_SHARE = 0.15
 WATTS = re.compile(r"(\d+(?:\.\d+)?)\s*W\b")
 
 
-def remember_power(device_id: str, joules: float, seconds: float) -> None:
-    """Keep the mean power of a finished run, for predictions on the same device."""
-    if joules > 0 and seconds > 0:
-        kept = [*known_watts(device_id), joules / seconds][-RUNS_KEPT:]
-        write_text_atomically(_path(device_id), json.dumps({"device_id": device_id, "watts": kept}))
-
-
-def known_watts(device_id: str) -> list[float]:
-    """Mean power of this device's earlier runs, oldest first; a damaged file counts as none."""
-    try:
-        return [float(value) for value in json.loads(_path(device_id).read_text(encoding="utf-8"))["watts"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-
-
 def predicted_energy(
-    device: DeviceProfile, total_s: float, interval: Interval
+    device: DeviceProfile, total_s: float, interval: Interval, watts: Sequence[float]
 ) -> tuple[float | None, Interval | None, str]:
     """Joules of a run, their 90 % interval, and what they rest on (or why there is no figure).
 
     Args:
-        device: Whose power is looked up.
+        device: Its power limit stands in where no run was measured.
         total_s: Predicted run time.
         interval: Of the run time.
+        watts: Mean power of earlier runs on the device.
     """
-    if watts := known_watts(device.id):
+    if watts:
         typical = statistics.median(watts)
         spread = FEW_RUNS_SPREAD
         if len(watts) >= ENOUGH_RUNS:
@@ -69,7 +51,3 @@ def power_limit_w(device: DeviceProfile) -> float | None:
         return float(probed.group(1))
     stated = WATTS.search(device.facts.get("power_limit", ""))
     return float(stated.group(1)) if stated else None
-
-
-def _path(device_id: str) -> Path:
-    return user_data_dir("power") / f"{re.sub(r'[^A-Za-z0-9._-]', '_', device_id)}.json"

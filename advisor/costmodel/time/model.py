@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from advisor.core.coefficients import Calibration
@@ -9,21 +10,17 @@ from advisor.core.cost import Interval, TimeEstimate
 from advisor.core.data import DataProfile
 from advisor.core.device import DeviceProfile
 from advisor.core.plan import ExecutionPlan
-from advisor.costmodel.time import (
-    OperatorClock,
+from advisor.costmodel.time.inference import decode_speed
+from advisor.costmodel.time.operator_times import OperatorClock, configuration_key, execution_key, model_key
+from advisor.costmodel.time.run import decoding, run_shape, run_time
+from advisor.costmodel.time.step import (
     StepConditions,
     StepTime,
-    configuration_key,
-    decode_speed,
-    execution_key,
     measured_step,
-    model_key,
     optimizer_step,
     phase_seconds,
-    run_time,
     step_time,
 )
-from advisor.costmodel.time.run import decoding, run_shape
 from advisor.tracing.trace_store import TracedConfiguration
 
 if TYPE_CHECKING:
@@ -36,11 +33,11 @@ class TimeModel:
     Args:
         device: Its rates.
         calibration: What was measured on it; without one, times follow from the rates alone.
+        watts: Mean power of earlier runs on it.
     """
 
-    def __init__(self, device: DeviceProfile, calibration: Calibration | None) -> None:
-        self.device = device
-        self.calibration = calibration
+    def __init__(self, device: DeviceProfile, calibration: Calibration | None, watts: Sequence[float] = ()) -> None:
+        self.device, self.calibration, self._watts = device, calibration, watts
         self._clocks: dict[bool, OperatorClock] = {}
 
     def estimate(self, asked: TracedConfiguration, data: DataProfile | None, *, peak_bytes: int) -> TimeEstimate:
@@ -66,6 +63,7 @@ class TimeModel:
             evaluation_time_of=lambda length: self.evaluation(asked, length),
             shape=run_shape(asked.family, asked.rank, asked.model, asked.strategy, execution, peak_bytes=peak_bytes),
             decoding=self._decode_speed(asked) if asked.model.traits.predicts_next_token else None,
+            watts=self._watts,
         )
 
     def step(self, asked: TracedConfiguration, seq_length: int) -> StepTime:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 from advisor.core.cost import Interval, TimeEstimate
@@ -43,6 +44,7 @@ def run_time(
     evaluation_time_of: StepTimeOf | None = None,
     shape: RunShape | None = None,
     decoding: tuple[float, str] | None = None,
+    watts: Sequence[float] = (),
 ) -> TimeEstimate:
     """Predict the whole run.
 
@@ -59,6 +61,7 @@ def run_time(
             training step's rows' time when ``None``.
         shape: Loading, evaluations and saves.
         decoding: What ``decode_speed`` says of a causal model.
+        watts: Mean power of earlier runs on the device.
     """
     parts_of = shape or RunShape()
     lengths = micro_batch_lengths(data, execution)
@@ -79,10 +82,10 @@ def run_time(
         compute_s=sum(computed.values()),
     )
     parts = {name: {**computed, **fixed}[name] for name in PART_NAMES}
-    rows, tokens = execution.effective_batch_size, mean_tokens(data, execution)
+    rows, tokens = execution.effective_batch_size, data.mean_tokens(execution.max_seq_length)
     intervals = _intervals(step_s, sum(computed.values()), list(fixed.values()), curve.reference)
     total_s = sum(parts.values())
-    energy_j, energy_interval, energy_basis = predicted_energy(device, total_s, intervals["total_s"])
+    energy_j, energy_interval, energy_basis = predicted_energy(device, total_s, intervals["total_s"], watts)
     if energy_interval is not None:
         intervals["energy_j"] = energy_interval
     return TimeEstimate(
@@ -102,14 +105,6 @@ def run_time(
     )
 
 
-def mean_tokens(data: DataProfile, execution: ExecutionPlan) -> float:
-    """Mean of the real tokens of a row after the cut."""
-    quantiles = [min(tokens, execution.max_seq_length) for tokens in data.token_length_quantiles]
-    if len(quantiles) == 1:
-        return float(quantiles[0])
-    return (sum(quantiles) - (quantiles[0] + quantiles[-1]) / 2) / (len(quantiles) - 1)
-
-
 def computed_tokens(execution: ExecutionPlan, data: DataProfile, *, grouped: bool) -> float:
     """Mean tokens of a row, padding included, as training computes them."""
     return micro_batch_lengths(data, replace(execution, group_by_length=grouped)).mean
@@ -119,7 +114,7 @@ def speed_notes(execution: ExecutionPlan, data: DataProfile | None) -> tuple[str
     """What knobs that change no operator of a step change of the run, where a user should know it before."""
     notes = []
     if execution.group_by_length and data is not None:
-        real = mean_tokens(data, execution)
+        real = data.mean_tokens(execution.max_seq_length)
         shares = [max(0.0, 1 - real / computed_tokens(execution, data, grouped=grouped)) for grouped in (True, False)]
         notes.append(
             f"rows of similar length share a batch: {shares[0]:.0%} of the computed tokens are padding instead of "

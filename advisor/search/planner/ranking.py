@@ -13,7 +13,7 @@ from advisor.core.plan import Plan
 from advisor.core.recommendation import RankedPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.core.units import format_bytes, format_duration
-from advisor.costmodel.quality import QualityModel
+from advisor.costmodel.quality.model import QualityModel
 from advisor.strategies import get_strategy
 
 QUANTIZATION_HANDICAP = 1.2

@@ -12,7 +12,7 @@ from advisor.core.stats import NORMAL_95
 
 def metric_sd() -> float:
     """Standard deviation of a held-out accuracy between seeds (collected from published re-runs)."""
-    from advisor.costmodel.quality import default_prior
+    from advisor.costmodel.quality.model import default_prior
 
     return default_prior().seed_sd
 

@@ -75,7 +75,7 @@ def tune_study(
         max_trials: Trials started over the study's whole life.
         seed: Of training and of the sampler.
         effective_batch_size: Rows per optimizer step.
-        runner: Trains one plan in its own process; by default ``advisor.measurement.measure_run``.
+        runner: Trains one plan in its own process; by default ``advisor.measurement.run.measure_run``.
         solve: Solves the execution knobs; by default the planner's.
         strategies: By name, instead of the registry.
         resume_command: Shown when the user interrupts.
@@ -139,7 +139,7 @@ def _planner() -> ExecutionSolver:
 
 
 def _measure_run() -> Runner:
-    from advisor.measurement import measure_run
+    from advisor.measurement.run import measure_run
 
     # A trial needs no allocated peak, so it is spared the extra process that profiles it.
     return functools.partial(measure_run, profile=False)

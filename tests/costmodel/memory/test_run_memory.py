@@ -12,10 +12,11 @@ from advisor.core.data import DataProfile
 from advisor.core.device import DeviceProfile
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
-from advisor.costmodel.memory import RunOverheads, RunShapes, TracedRun, bound_memory, estimate_memory, run_shapes
+from advisor.costmodel.memory.batch_sequence import RunShapes, run_shapes
 from advisor.costmodel.memory.caching_allocator import round_size
+from advisor.costmodel.memory.estimate import bound_memory, estimate_memory
 from advisor.costmodel.memory.intervals import Spread, interval_around
-from advisor.costmodel.memory.overheads import BASELINE_BYTES, HostNeeds, host_peak_bytes
+from advisor.costmodel.memory.overheads import BASELINE_BYTES, HostNeeds, RunOverheads, host_peak_bytes
 from advisor.costmodel.memory.replay import (
     KERNEL_BUFFER_BYTES,
     Schedule,
@@ -25,6 +26,7 @@ from advisor.costmodel.memory.replay import (
     replay,
     schedule,
 )
+from advisor.costmodel.memory.traced_run import TracedRun
 from advisor.strategies import get_strategy
 from advisor.tracing.full_depth import FullDepthTrace
 from advisor.tracing.step import TraceRequest

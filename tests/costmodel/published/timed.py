@@ -17,8 +17,8 @@ from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.model import CostModel
-from advisor.costmodel.time import StepTime
 from advisor.costmodel.time.communication import Parallelism, Traffic, parallel_step_time
+from advisor.costmodel.time.step import StepTime
 from advisor.hardware.profiles import load_profile
 from advisor.strategies import get_strategy
 from advisor.tracing.ops import TracedOp

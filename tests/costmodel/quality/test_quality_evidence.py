@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from advisor.calibration.evidence import diverged, gather_evidence
 from advisor.core.cost import CostEstimate, Interval, MemoryBreakdown, MemoryEstimate, TimeEstimate
 from advisor.core.data import DataProfile, DataSpec
 from advisor.core.errors import InterruptedByUser, RunFailed
@@ -19,8 +20,8 @@ from advisor.core.plan import ExecutionPlan, Plan
 from advisor.core.run import Measurement
 from advisor.core.serialization import from_dict, to_dict
 from advisor.core.strategy import StrategyConfig
-from advisor.costmodel.quality import EvidenceRun, QualityEvidence, QualityModel, gather_evidence
-from advisor.costmodel.quality.gather import diverged
+from advisor.costmodel.quality.evidence import EvidenceRun, QualityEvidence
+from advisor.costmodel.quality.model import QualityModel
 from advisor.strategies import get_strategy
 
 ROWS, EVAL_ROWS = 4000, 1000

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from advisor.core.data import DataProfile
 from advisor.core.metrics import ACCURACY, PERPLEXITY
 from advisor.core.model import ModelSpec
+from advisor.core.published_tables import load_tables
 from advisor.core.stats import NORMAL_95
 from advisor.core.strategy import StrategyConfig
-from advisor.costmodel.quality import QualityModel, default_prior, load_tables
 from advisor.costmodel.quality.gaps import GapModel, to_points
 from advisor.costmodel.quality.level import LevelModel
+from advisor.costmodel.quality.model import QualityModel, default_prior
 from advisor.strategies import get_strategy, strategy_names
 
 

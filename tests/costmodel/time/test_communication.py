@@ -8,7 +8,6 @@ import pytest
 
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import InputError
-from advisor.costmodel.time import step_time
 from advisor.costmodel.time.communication import (
     Parallelism,
     Traffic,
@@ -16,6 +15,7 @@ from advisor.costmodel.time.communication import (
     communication_seconds,
     parallel_step_time,
 )
+from advisor.costmodel.time.step import step_time
 from advisor.hardware import load_profile
 from advisor.tracing.ops import TracedOp
 

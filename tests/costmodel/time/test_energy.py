@@ -8,7 +8,8 @@ import pytest
 
 from advisor.core.cost import Interval
 from advisor.core.device import DeviceProfile
-from advisor.costmodel.time.energy import known_watts, power_limit_w, predicted_energy, remember_power
+from advisor.costmodel.time.energy import power_limit_w, predicted_energy
+from advisor.hardware.energy import known_watts, remember_power
 
 CPU = DeviceProfile("cpu-x-2c", "x", "cpu", 2**34)
 RUN = Interval(80.0, 150.0)
@@ -22,7 +23,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_earlier_runs_decide() -> None:
     for joules in (4000.0, 5000.0, 6000.0):
         remember_power(CPU.id, joules, 100.0)
-    energy_j, interval, basis = predicted_energy(CPU, 100.0, RUN)
+    energy_j, interval, basis = predicted_energy(CPU, 100.0, RUN, known_watts(CPU.id))
     assert energy_j == pytest.approx(5000.0)
     assert interval is not None and interval.low < 80 * 50 < 150 * 50 < interval.high
     assert "3 earlier runs" in basis
@@ -30,14 +31,14 @@ def test_earlier_runs_decide() -> None:
 
 def test_the_power_limit_is_an_upper_bound() -> None:
     card = DeviceProfile("card", "card", "cuda", 2**34, facts={"power_limit_w": "350.0 (NVML)"})
-    energy_j, interval, basis = predicted_energy(card, 100.0, RUN)
+    energy_j, interval, basis = predicted_energy(card, 100.0, RUN, [])
     assert energy_j == pytest.approx(35_000.0)
     assert interval is not None and interval.high == pytest.approx(52_500.0) and interval.low < 0.5 * energy_j
     assert "upper bound" in basis
 
 
 def test_nothing_known_is_said() -> None:
-    energy_j, interval, basis = predicted_energy(CPU, 100.0, RUN)
+    energy_j, interval, basis = predicted_energy(CPU, 100.0, RUN, known_watts(CPU.id))
     assert (energy_j, interval) == (None, None)
     assert CPU.id in basis
 

@@ -10,7 +10,8 @@ from advisor.core.coefficients import Calibration, StepPoint
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
-from advisor.costmodel.time import configuration_key, measured_step
+from advisor.costmodel.time.operator_times import configuration_key
+from advisor.costmodel.time.step import measured_step
 from advisor.strategies import get_strategy
 from advisor.strategies.lora import LoraKnobs
 

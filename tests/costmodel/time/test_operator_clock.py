@@ -8,8 +8,8 @@ import pytest
 
 from advisor.core.coefficients import Calibration, ClassFit
 from advisor.core.device import DeviceProfile, Rate
-from advisor.costmodel.time import OperatorClock, OperatorSeconds
 from advisor.costmodel.time.device_rates import ATTENTION_EFFICIENCY, BANDWIDTH_EFFICIENCY, GEMM_EFFICIENCY
+from advisor.costmodel.time.operator_times import OperatorClock, OperatorSeconds
 from advisor.hardware import load_profile
 from advisor.tracing.ops import TracedOp, class_key, op_class
 

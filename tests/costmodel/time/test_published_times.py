@@ -16,7 +16,8 @@ from advisor.calibration.datasheet import (
 )
 from advisor.core.errors import InputError
 from advisor.costmodel.model import CostModel
-from advisor.costmodel.time import OperatorClock, step_time
+from advisor.costmodel.time.operator_times import OperatorClock
+from advisor.costmodel.time.step import step_time
 from advisor.hardware import load_profile
 from advisor.strategies import registry
 from tests.calibration.timed import fit_efficiencies, spread_steps, step_seconds, step_total

@@ -15,16 +15,18 @@ from advisor.core.device import DeviceProfile, Rate
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
-from advisor.costmodel.time import Decoding, RunShape, StepTime, decode_speed, optimizer_steps, run_time
+from advisor.costmodel.time.inference import Decoding, decode_speed
 from advisor.costmodel.time.lengths import row_quantile
 from advisor.costmodel.time.phases import (
     BURST_BYTES,
     FIRST_TOUCH_BYTES_PER_S,
     PART_NAMES,
     TOKENIZER_S,
+    RunShape,
     checkpoint_count,
 )
-from advisor.costmodel.time.run import quantized_parameters
+from advisor.costmodel.time.run import optimizer_steps, quantized_parameters, run_time
+from advisor.costmodel.time.step import StepTime
 from advisor.hardware.backends import get_backend
 from advisor.hardware.optimizers import PACKING
 from advisor.strategies.lora import LoraKnobs
@@ -176,7 +178,7 @@ def test_inference_speed_is_that_of_a_forward_pass() -> None:
     )
     assert estimate.inference is not None
     assert estimate.inference.samples_per_s == pytest.approx(200 / estimate.parts["evaluation"])
-    assert estimate.inference.tokens_per_s == pytest.approx(estimate.inference.samples_per_s * DATA.mean_token_length)
+    assert estimate.inference.tokens_per_s == pytest.approx(estimate.inference.samples_per_s * DATA.mean_tokens())
     interval = estimate.inference.intervals["samples_per_s"]
     assert interval.low == pytest.approx(0.8 * estimate.inference.samples_per_s)
     assert interval.high == pytest.approx(1.25 * estimate.inference.samples_per_s)
@@ -200,7 +202,7 @@ def test_throughput_counts_real_tokens() -> None:
     execution = ExecutionPlan(16, 1, 128)
     estimate = run_time(step_of, DATA, STRATEGY, execution, DEVICE)
     assert estimate.samples_per_s == pytest.approx(16 / estimate.step_s)
-    assert estimate.tokens_per_s == pytest.approx(16 * DATA.mean_token_length / estimate.step_s)
+    assert estimate.tokens_per_s == pytest.approx(16 * DATA.mean_tokens() / estimate.step_s)
 
 
 def test_evaluation_is_forward_only() -> None:

@@ -10,9 +10,8 @@ import pytest
 from advisor.core.coefficients import Calibration, ClassFit, StepFit, StepPoint, StepSpread
 from advisor.core.device import DeviceProfile, Rate
 from advisor.core.errors import InputError
-from advisor.costmodel.time import OperatorSeconds, StepConditions, optimizer_step, phase_seconds, step_time
-from advisor.costmodel.time.operator_times import OperatorClock
-from advisor.costmodel.time.step import USUAL_HOST_S
+from advisor.costmodel.time.operator_times import OperatorClock, OperatorSeconds
+from advisor.costmodel.time.step import USUAL_HOST_S, StepConditions, optimizer_step, phase_seconds, step_time
 from advisor.hardware import load_profile
 from advisor.hardware.backends import get_backend
 from advisor.tracing.ops import TracedOp

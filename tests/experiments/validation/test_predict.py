@@ -9,7 +9,7 @@ import pytest
 from advisor.core.coefficients import Calibration, StepPoint
 from advisor.core.device import DeviceProfile, Rate
 from advisor.core.plan import ExecutionPlan
-from advisor.costmodel.time import execution_key
+from advisor.costmodel.time.operator_times import execution_key
 from advisor.experiments.validation.cases import Case
 from advisor.experiments.validation.predict import GridDevice, prepare
 

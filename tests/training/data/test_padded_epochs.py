@@ -13,7 +13,6 @@ import pytest
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.costmodel.time.lengths import evaluation_lengths, micro_batch_lengths
-from advisor.costmodel.time.run import mean_tokens
 from advisor.training.data import PreparedData, prepare_data, profile_data, resolve_data
 from advisor.training.sampling import grouped_order
 
@@ -58,4 +57,4 @@ def test_an_epoch_of_movie_sentences(
     ]
     assert predicted[:2] == pytest.approx(measured[:2], rel=0.02)
     assert predicted[2] == pytest.approx(measured[2], rel=0.05), "the held-out rows' lengths are taken from training"
-    assert mean_tokens(profile, plan) == pytest.approx(lengths.mean(), rel=0.02)
+    assert profile.mean_tokens(plan.max_seq_length) == pytest.approx(lengths.mean(), rel=0.02)

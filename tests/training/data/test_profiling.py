@@ -142,7 +142,7 @@ def test_movie_sentences_with_the_pretrained_tokenizer(
     profile = profiled(movie_sentences, model_spec(max_positions=512), AutoTokenizer.from_pretrained(minilm_dir))
     assert profile.sampled_rows == sum(profile.length_counts) == 5000
     assert profile.reading_s and profile.tokenizing_s_per_row
-    assert 20 < profile.mean_token_length < 35
+    assert 20 < profile.mean_tokens() < 35
     assert profile.majority_share == pytest.approx(0.504, abs=0.01)
 
 
