@@ -109,12 +109,7 @@ def held_out_error(errors: Sequence[float]) -> HeldOutError | None:
 
 
 def step_spread(errors: Sequence[float], points: Sequence[StepPoint]) -> StepSpread | None:
-    """The two parts of the spread that make these errors most likely; ``None`` with too few of them.
-
-    Args:
-        errors: ``predicted / measured - 1``, by point.
-        points: What was measured.
-    """
+    """The two parts of the spread that make these errors most likely; ``None`` with too few of them."""
     from scipy.optimize import minimize
 
     if len(errors) < LEAST_FOR_SPREAD:

@@ -77,12 +77,7 @@ def fit_works(works: Sequence[StepWork], device: DeviceProfile) -> Efficiencies:
 
 
 def unseen_relative(spread: float, samples: int) -> float:
-    """Standard deviation of the error to expect of a step that was not measured: Student's t, as a normal one's.
-
-    Args:
-        spread: Relative standard deviation of the residuals.
-        samples: How many they are; with fewer than ``ENOUGH_STEPS`` a datasheet's deviation is the least.
-    """
+    """Standard deviation of the error to expect of a step that was not measured: Student's t, as a normal one's."""
     from_residuals = spread * t_quantile_95(samples - 1) / NORMAL_95
     return (
         from_residuals if samples >= ENOUGH_STEPS else max(from_residuals, (DEVICE_FACTOR["unchecked"] - 1) / NORMAL_95)
@@ -166,14 +161,7 @@ def _efficiencies(values: Vector) -> Efficiencies:
 
 
 def _deviations(elasticities: Vector, spread: float, stiffness: Vector) -> tuple[float, float]:
-    """Relative standard deviations of the device's and the host's time, given the steps and what is assumed without.
-
-    Args:
-        elasticities: Of every step to the three shares and the host's time. The shares' are the parts of
-            the device's time, and an unseen step is taken to be composed like these.
-        spread: Relative standard deviation of a measured step.
-        stiffness: Inverse deviations of what is assumed.
-    """
+    """Relative standard deviations of the device's and the host's time, given the steps and what is assumed without."""
     covariance = np.linalg.inv(elasticities.T @ elasticities / spread**2 + np.diag(stiffness**2))
     shares, host = covariance[:3, :3], math.sqrt(float(covariance[3, 3]))
     of_device = elasticities[np.abs(elasticities[:, :3].sum(axis=1)) > STEP, :3]
@@ -185,11 +173,7 @@ def _deviations(elasticities: Vector, spread: float, stiffness: Vector) -> tuple
 
 
 def _ridge(residuals: Callable[[Vector], Vector], stiffness: Vector) -> tuple[Vector, Vector]:
-    """Gauss-Newton from 0 with Huber weights; ``stiffness`` holds each parameter to 0.
-
-    Returns:
-        The parameters, and the weighted derivatives of the residuals by them.
-    """
+    """Gauss-Newton from 0 with Huber weights; ``stiffness`` holds each parameter to 0."""
     x = np.zeros(len(stiffness))
     weighted = np.zeros((len(residuals(x)), len(stiffness)))
     for _ in range(ITERATIONS):

@@ -237,12 +237,7 @@ class CalibrationRun:
         return work in self._in_steps or call_digest(task.signature) in self._calls
 
     def has_steps(self, model: str, case: BenchmarkCase) -> bool:
-        """Whether at least ``STEPS`` steps of this case were measured before, with little noise.
-
-        Args:
-            model: Key of the model.
-            case: Configuration and shape.
-        """
+        """Whether at least ``STEPS`` steps of this case were measured before, with little noise."""
         rows, key = case.execution.micro_batch_size, execution_key(case.execution)
         same = (model, case.strategy.method, key, rows, case.seq_length)
         return any(
@@ -492,11 +487,7 @@ def _step_point(
 
 
 def plausible_times(times_s: Iterable[float]) -> tuple[tuple[float, ...], str]:
-    """Repeats of one step without those that a jumping clock made, and a sentence when there were such.
-
-    Args:
-        times_s: Raw repeats, seconds.
-    """
+    """Repeats of one step without those that a jumping clock made, and a sentence when there were such."""
     raw = tuple(times_s)
     positive = [t for t in raw if math.isfinite(t) and t > 0]
     kept = []

@@ -23,12 +23,7 @@ Span = tuple[int, int]
 
 
 def align_events(operators: Sequence[TracedOp], events: Sequence[OperatorEvent]) -> list[int | None]:
-    """For every traced operator the index of its event, or ``None``.
-
-    Args:
-        operators: In the order of the trace.
-        events: In order of time; those inside another operator that was traced must be left out (``outermost``).
-    """
+    """For every traced operator the index of its event, or ``None``."""
     traced = [op.base_name for op in operators]
     seen = [event.base_name for event in events]
     found: list[int | None] = [None] * len(traced)

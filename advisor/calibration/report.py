@@ -65,12 +65,7 @@ def coverage(calibration: Calibration) -> tuple[ModelCoverage, ...]:
 
 
 def unknowns(calibration: Calibration, methods: Sequence[str]) -> tuple[str, ...]:
-    """What is missing for predictions from this calibration, one sentence each, the gravest first.
-
-    Args:
-        calibration: As it is stored.
-        methods: All strategies that it could cover.
-    """
+    """What is missing for predictions from this calibration, one sentence each, the gravest first."""
     return (*_about_points(calibration, methods), *_about_fits(calibration))
 
 

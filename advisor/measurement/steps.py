@@ -166,16 +166,7 @@ def profile_step_memory(
     num_hidden_layers: int | None = None,
     seed: int = 0,
 ) -> ProfiledStep:
-    """Allocated bytes of one unpatched optimizer step on CPU, in this process, after one step that makes the states.
-
-    Args:
-        spec: Weights are loaded when it has them.
-        strategy: The method; its callbacks take part in the step.
-        execution: All of it, accumulation included.
-        seq_length: Padded length of every micro-batch.
-        num_hidden_layers: Another depth, with random weights.
-        seed: Of weights and tokens.
-    """
+    """Allocated bytes of one unpatched optimizer step on CPU, in this process, after one step that makes the states."""
     request = StepRequest(
         spec,
         strategy,

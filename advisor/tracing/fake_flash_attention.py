@@ -67,17 +67,6 @@ def flash_attn_func(
 ) -> torch.Tensor:
     """Rows of equal length.
 
-    Args:
-        q: (batch, length, heads, width), half precision.
-        k: Like ``q``; fewer heads are grouped.
-        v: Like ``k``.
-        dropout_p: As in the package, like all that follow.
-        softmax_scale: Default ``width ** -0.5``.
-        causal: Whether later tokens are hidden.
-        window_size: Changes neither shapes nor saved tensors.
-        softcap: The same.
-        deterministic: The same.
-
     Raises:
         InputError: the package would refuse the data type or the width.
     """
@@ -100,22 +89,7 @@ def flash_attn_varlen_func(
     softcap: float = 0.0,
     deterministic: bool = False,
 ) -> torch.Tensor:
-    """Rows without their padding, one after the other.
-
-    Args:
-        q: (tokens, heads, width), half precision.
-        k: Like ``q``; fewer heads are grouped.
-        v: Like ``k``.
-        cu_seqlens_q: (rows + 1,) starts of the rows.
-        cu_seqlens_k: The same for keys.
-        max_seqlen_q: Not read: a fake tensor has no values to take a maximum of, the rows' mean stands in.
-        max_seqlen_k: The same.
-        dropout_p: As in the package, like all that follow.
-        softmax_scale: Default ``width ** -0.5``.
-        causal: Whether later tokens are hidden.
-        window_size: Changes neither shapes nor saved tensors.
-        softcap: The same.
-        deterministic: The same.
+    """Rows without their padding, one after the other; the rows' mean length stands in for their longest.
 
     Raises:
         InputError: the package would refuse the data type or the width.

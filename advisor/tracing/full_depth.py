@@ -165,13 +165,7 @@ class OperatorTable:
 
 
 def operator_table(shallow: SymbolicTrace, deeper: SymbolicTrace | None, extra_layers: int) -> OperatorTable:
-    """The table at the model's depth.
-
-    Args:
-        shallow: Traced at the model's depth, or at a shallow one.
-        deeper: Traced with one repeated block of layers more.
-        extra_layers: Blocks of the model beyond ``shallow``.
-    """
+    """The table at the model's depth."""
     operators = operator_formulas(shallow)
     if deeper is None:
         return OperatorTable(Counter(operators))

@@ -117,14 +117,6 @@ def layer_kinds(skeleton: nn.Module, layers: int, lists: tuple[str, ...]) -> tup
 
     Of an encoder and a decoder of the same depth, layer i of both makes one kind. Layers that share their weights
     (ALBERT) are no modules of their own: there the configuration alone tells them apart.
-
-    Args:
-        skeleton: The model on the meta device.
-        layers: Its depth.
-        lists: Names of the configuration's lists that have one entry a layer.
-
-    Returns:
-        ``None`` when the model has stacks, but none of this depth.
     """
     stacks = layer_stacks(skeleton)
     deep = [stack for _, stack in stacks if len(stack) == layers]

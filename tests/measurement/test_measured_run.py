@@ -125,7 +125,7 @@ def test_a_compiler_that_fails_costs_the_run_nothing_but_its_compilation(plan: P
     program = (
         "from pathlib import Path\n"
         "from advisor.core.plan import load_plan\n"
-        "from advisor.measurement import measure_run\n"
+        "from advisor.measurement.run import measure_run\n"
         "told = lambda event: print('told:', event['text']) if event['kind'] == 'note' else None\n"
         f"folder = Path({str(tmp_path)!r})\n"
         "measured = measure_run(load_plan(folder / 'compiled.json'), folder / 'compiled', on_event=told)\n"

@@ -27,15 +27,7 @@ class EventReplay(ABC):
         """Free what ``allocate`` stored under ``number``; neighbours merge."""
 
     def replay(self, events: Iterable[int], sizes_bytes: list[int]) -> bool:
-        """Run through events until they end or memory does.
-
-        Args:
-            events: Storage numbers; ``~number`` frees. A free of what was not allocated here is ignored.
-            sizes_bytes: By storage number; empty storages are skipped.
-
-        Returns:
-            Whether everything fitted.
-        """
+        """Run through events (``~number`` frees) until they end or memory does; says whether everything fitted."""
         allocate, release, blocks = self.allocate, self.release, self._blocks
         for event in events:
             if event >= 0:

@@ -110,13 +110,6 @@ def parallel_step_time(
 ) -> StepTime:
     """One optimizer step on several cards: what one card computes, plus the collectives.
 
-    Args:
-        operators: Of one card's micro-batch (``StepFamily.operators``).
-        parallelism: How many cards, and how.
-        traffic: What they exchange.
-        device: One of them.
-        gradient_accumulation_steps: Micro-batches per update.
-
     Raises:
         InputError: the profile lacks rates.
     """

@@ -72,14 +72,6 @@ def padded_lengths(
 
     Rows are drawn without replacement, so of N rows of which n are no longer than x, the longest of B is no longer than
     x with probability C(n, B) / C(N, B).
-
-    Args:
-        data: Measured token lengths.
-        rows: Micro-batch size B.
-        max_seq_length: Where rows are cut.
-        padded: False when all rows are equally long (blocks of text).
-        multiple: What the collator rounds up to.
-        of: Rows N that they are drawn from; the training rows when ``None``.
     """
     if not padded:
         return _equal(data, max_seq_length)

@@ -43,11 +43,6 @@ class TimeModel:
     def estimate(self, asked: TracedConfiguration, data: DataProfile | None, *, peak_bytes: int) -> TimeEstimate:
         """Of a whole run over ``data``, or of one optimizer step at full length without data: as it was measured where
         the calibration has measured it.
-
-        Args:
-            asked: The configuration.
-            data: Lengths and row counts.
-            peak_bytes: Predicted peak of the memory that tensors take.
         """
         execution = asked.execution
         if data is None:

@@ -192,13 +192,7 @@ def _calibrated(total: OperatorSeconds, fit: StepFit, calibration: Calibration, 
 
 
 def _model_variance(fit: StepFit, share: float, *, known: bool) -> float:
-    """Of relative errors, as the calibration found it by holding back: single steps, or all steps of a model.
-
-    Args:
-        fit: The calibration's.
-        share: The host's, of the step.
-        known: Steps of the model were measured.
-    """
+    """Of relative errors, as the calibration found it by holding back: single steps, or all steps of a model."""
     own = fit.residual.variance(share) if fit.residual is not None else fit.residual_relative**2
     least = max(own, fit.noise_relative**2)
     if known:
