@@ -140,12 +140,7 @@ def _log_ratio(error: float) -> float:
 
 
 def refit(device: DeviceProfile, calibration: Calibration) -> Calibration:
-    """Fit everything that raw points allow, and judge it by cross-validation.
-
-    Args:
-        device: Where the points were measured.
-        calibration: With the points; all else but the fits stays.
-    """
+    """Fit everything that raw points allow, and judge it by cross-validation."""
     replays, points = calibration.replays, calibration.points
     classes, operators = fit_classes([*replays, *calls_in_steps(points)], DeviceRates(device))
     table = dataclasses.replace(calibration, created_at=now_iso(), classes=classes, operators=operators)

@@ -46,12 +46,7 @@ SMALLEST_S = 2e-6
 
 
 def fit_classes(replays: Iterable[ReplayPoint], rates: DeviceRates) -> tuple[dict[str, ClassFit], dict[str, ClassFit]]:
-    """The class table: fits by class and data type, and by operator where there are enough replays of one.
-
-    Args:
-        replays: Calls that were timed.
-        rates: Of the device, for what the calls leave open.
-    """
+    """The class table: fits by class and data type, and by operator where there are enough replays of one."""
     classes: dict[str, list[ReplayPoint]] = {}
     operators: dict[str, list[ReplayPoint]] = {}
     for point in replays:
@@ -197,10 +192,6 @@ def fit_step(samples: Sequence[Sample], power: int = 1) -> StepFit | None:
 
     Two weak priors (the factor near one, some ten microseconds per operator) decide what few samples leave open. The
     residual is that of the samples themselves: ``held_out`` knows better.
-
-    Args:
-        samples: Measured stretches.
-        power: How host and device overlap (``OverheadTraits.overlap_power``).
     """
     if not samples:
         return None

@@ -84,12 +84,6 @@ def make_plan(
 
     A quick plan measures LoRA, full and head-only fine-tuning and QLoRA at up to three shapes; a full one adds more
     methods and shapes, checkpointing and the other precision.
-
-    Args:
-        model: Its size decides the shapes.
-        device: Its rates decide them, too.
-        quick: For a minute instead of ten.
-        measured: The shape of every configuration of this model that was measured before.
     """
     shapes = feasible_shapes(model, device, QUICK_STEP_S if quick else FULL_STEP_S)
     measured = [shape for shape in measured if tokens(shape) <= most_tokens(model, device)]
@@ -264,12 +258,7 @@ def _tokens_beside(states: int, model: ModelSpec, device: DeviceProfile) -> floa
 
 
 def timeout_scale(device: DeviceProfile, core_quota: float | None = None) -> float:
-    """How much longer than usual a measuring process may take here, at least 1.
-
-    Args:
-        device: Its probed matrix rate shows how slow the machine is.
-        core_quota: Cores' worth of time that a cgroup grants; read from the system when ``None``.
-    """
+    """How much longer than usual a measuring process may take here, at least 1."""
     if core_quota is None:
         from advisor.hardware.host import cpu_quota
 

@@ -107,13 +107,7 @@ class OperatorProfiler(TrainerCallback):
 def measure_evaluation(
     trainer: Trainer, batch: dict[str, torch.Tensor], *, profile_operators: bool
 ) -> EvaluationPasses:
-    """Time the Trainer's evaluation of one batch; the first pass is thrown away.
-
-    Args:
-        trainer: After training.
-        batch: On the CPU, as a loader gives it.
-        profile_operators: Add one pass under the profiler (CPU).
-    """
+    """Time the Trainer's evaluation of one batch; the first pass is thrown away."""
     model, runtime = trainer.model.eval(), backend_on(trainer.args.device.type).runtime
 
     def evaluate() -> float:

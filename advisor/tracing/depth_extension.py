@@ -37,10 +37,6 @@ Ints = npt.NDArray[np.int64]
 def trace_deeper(request: TraceRequest, shallow: SymbolicTrace) -> SymbolicTrace | None:
     """The family of ``request`` from one trace of it and the family of the same step with fewer layers.
 
-    Args:
-        request: As ``shallow`` was traced, but for its depth.
-        shallow: Fully traced family.
-
     Returns:
         ``None`` when a formula cannot be assigned uniquely.
 

@@ -56,10 +56,6 @@ def fake_device(semantics: str, compute_capability: tuple[int, int] | None) -> I
     """Enter fake mode with the right device's behaviour; yields its device type.
 
     No default device is set, as in a real run: build the model under ``torch.device`` yourself.
-
-    Args:
-        semantics: Name of the back end whose operators run.
-        compute_capability: Of the CUDA device; decides which attention kernel runs.
     """
     device_type = tracing_device_type(semantics)
     with contextlib.ExitStack() as stack:

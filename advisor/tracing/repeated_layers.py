@@ -185,12 +185,7 @@ NARROW, WIDE = 4, 1 << 20
 
 
 def normalize_attention_window(model: ModelSpec, seq_length: int) -> ModelSpec:
-    """The model with windows that no traced length reaches, or all exceed, as ``seq_length`` does the real ones.
-
-    Args:
-        model: Its configuration, as completed by transformers, says which windows there are.
-        seq_length: Longest row of a batch in tokens.
-    """
+    """The model with windows that no traced length reaches, or all exceed, as ``seq_length`` does the real ones."""
     nested, widths = recall_structure("attention windows", model, None, lambda: _windows(model), code=CODE)
     padded = padded_length(seq_length)
     changes = {name: share * (NARROW if padded >= width // share else WIDE) for name, width, share in widths}

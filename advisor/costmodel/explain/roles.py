@@ -127,12 +127,6 @@ def thinned_timeline(recording: AttributedRecording, rounded: list[int], peak: i
     """Of each stretch of events the moment with most live bytes, and the peak itself.
 
     Stretches end at phase borders. What was there before the step (weights, optimizer states) is one moment.
-
-    Args:
-        recording: Events with origins.
-        rounded: Bytes of each storage as the allocator rounds them.
-        peak: Index of the peak's event.
-        extra_batch_bytes: Held throughout the step besides what was traced.
     """
     live = _live_by_kind(recording, rounded)
     live[:, KINDS.index("activation")] += extra_batch_bytes

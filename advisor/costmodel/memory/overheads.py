@@ -50,16 +50,7 @@ def run_overheads(
     execution: ExecutionPlan,
     data: DataProfile | None,
 ) -> RunOverheads:
-    """The facts of one configuration.
-
-    Args:
-        family: Gives parameter counts and 4-bit weights.
-        shapes: Of the run's batches.
-        model: Its stored weights.
-        strategy: Whether the model or an adapter is saved.
-        execution: Data types, optimizer, accumulation.
-        data: Its texts lie in the host's memory.
-    """
+    """The facts of one configuration."""
     rows, length, rank = shapes.training
     untraced = max(0, execution.gradient_accumulation_steps - TRACED_MICRO_BATCHES)
     quantized = family.largest_quantized_weight()

@@ -22,14 +22,7 @@ WATTS = re.compile(r"(\d+(?:\.\d+)?)\s*W\b")
 def predicted_energy(
     device: DeviceProfile, total_s: float, interval: Interval, watts: Sequence[float]
 ) -> tuple[float | None, Interval | None, str]:
-    """Joules of a run, their 90 % interval, and what they rest on (or why there is no figure).
-
-    Args:
-        device: Its power limit stands in where no run was measured.
-        total_s: Predicted run time.
-        interval: Of the run time.
-        watts: Mean power of earlier runs on the device.
-    """
+    """Joules of a run, their 90 % interval, and what they rest on (or why there is no figure)."""
     if watts:
         typical = statistics.median(watts)
         spread = FEW_RUNS_SPREAD

@@ -31,14 +31,7 @@ class Decoding:
 def inference_speed(
     samples_per_s: float, tokens_per_row: float, reference: StepTime, decoding: tuple[float, str] | None
 ) -> InferenceEstimate:
-    """The speeds of a model.
-
-    Args:
-        samples_per_s: Of one pass over the held-out rows.
-        tokens_per_row: Real tokens.
-        reference: The evaluation batch's prediction: its interval, evidence and basis stand for all.
-        decoding: What ``decode_speed`` says.
-    """
+    """The speeds of a model."""
     slow, fast = reference.seconds / reference.high, reference.seconds / reference.low
     tokens_per_s = samples_per_s * tokens_per_row
     intervals = {

@@ -93,17 +93,7 @@ def fixed_parts(
     padded_tokens: float,
     compute_s: float,
 ) -> dict[str, float]:
-    """Seconds of every part but training and evaluation.
-
-    Args:
-        shape: Sizes.
-        data: Row counts and, where they were measured, reading and tokenising rates.
-        execution: Batch sizes.
-        device: Its rates of storage and fresh memory, when they were probed.
-        steps: Optimizer steps.
-        padded_tokens: Mean padded length of a micro-batch.
-        compute_s: Of training and evaluation, which decides how many checkpoints are due.
-    """
+    """Seconds of every part but training and evaluation."""
     rows = steps * execution.effective_batch_size
     checkpoint_s = CHECKPOINT_S + _writing_s(shape.checkpoint_bytes, device)
     return {
