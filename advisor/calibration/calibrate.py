@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from advisor.calibration.cross_validation import refit
-from advisor.calibration.exchange import keep_replaced
 from advisor.calibration.measure import (
     CalibrationRun,
     Measurer,
@@ -17,6 +16,7 @@ from advisor.calibration.measure import (
     shape_of,
     trace_case,
 )
+from advisor.calibration.merging import keep_replaced
 from advisor.calibration.plan import FULL_END_S, FULL_LIMIT_S, NOISY, BenchmarkCase, BenchmarkPlan, default_models
 from advisor.core.coefficients import Calibration
 from advisor.core.device import DeviceProfile

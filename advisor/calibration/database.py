@@ -1,13 +1,9 @@
 """Calibrations and measured points on disk: one SQLite file in the user data directory.
 
-A point is a row, committed as soon as it was measured, so the rows are the journal too: what a killed calibration has
-measured is there for the next one. Points belong to a device and to the versions they were measured with, and to a
-contribution (a calibration, or an imported file). ``INSERT OR IGNORE`` is the merge: what is there already is not added
-again. A point itself is JSON, as in exported files; the columns beside it are what SQL compares.
-
-SQLite's defaults are a choice here. The rollback journal works on network file systems, where write-ahead logging does
-not, and others can read while points are added. ``synchronous=FULL`` keeps committed points through a power cut: some
-ten milliseconds per point, and the process that waits for the disk is not the one that measures.
+A point is a row, committed as soon as it was measured, so the rows are the journal too. It belongs to a device, to the
+versions it was measured with, and to a contribution (a calibration, or an imported file). ``INSERT OR IGNORE`` is the
+merge. A point itself is JSON, as in exported files; the columns beside it are what SQL compares. SQLite's defaults are
+a choice: the rollback journal works on network file systems, and ``synchronous=FULL`` survives a power cut.
 """
 
 from __future__ import annotations
@@ -48,11 +44,8 @@ CREATE TABLE IF NOT EXISTS calibration (
 CREATE TABLE IF NOT EXISTS contribution (
     id INTEGER PRIMARY KEY,
     calibration_id INTEGER NOT NULL REFERENCES calibration ON DELETE CASCADE,
-    fitted INTEGER NOT NULL,    -- 0: its points came after the last fit
-    measured_at TEXT NOT NULL,
-    advisor_version TEXT NOT NULL,
-    machine TEXT NOT NULL,      -- JSON object
-    file TEXT NOT NULL,
+    fitted INTEGER NOT NULL,    -- 0: its points came after the last fit; machine is a JSON object
+    measured_at TEXT NOT NULL, advisor_version TEXT NOT NULL, machine TEXT NOT NULL, file TEXT NOT NULL,
     checksum TEXT NOT NULL
 );
 CREATE TABLE IF NOT EXISTS point (
@@ -60,15 +53,10 @@ CREATE TABLE IF NOT EXISTS point (
     calibration_id INTEGER NOT NULL REFERENCES calibration ON DELETE CASCADE,
     contribution_id INTEGER NOT NULL REFERENCES contribution ON DELETE CASCADE,
     kind TEXT NOT NULL,         -- as in Calibration: 'replays', 'points', 'covered'
-    subject TEXT NOT NULL,      -- what was measured
-    times TEXT NOT NULL,        -- JSON array
-    record TEXT NOT NULL,       -- ReplayPoint, StepPoint or string as JSON
+    subject TEXT NOT NULL, times TEXT NOT NULL, record TEXT NOT NULL,     -- what was measured, and as JSON
     UNIQUE (calibration_id, kind, subject, times)
 );
-CREATE TABLE IF NOT EXISTS taken_over (       -- files of version 1
-    name TEXT PRIMARY KEY,
-    checksum TEXT NOT NULL
-);
+CREATE TABLE IF NOT EXISTS taken_over (name TEXT PRIMARY KEY, checksum TEXT NOT NULL); -- files of version 1
 PRAGMA user_version = {DATABASE_VERSION};
 COMMIT;
 """
@@ -88,13 +76,8 @@ Point = ReplayPoint | StepPoint | str
 class CalibrationDatabase:
     """The calibrations of all devices. Use as a context manager; methods that write need a ``transaction``.
 
-    Files of version 1 (JSON) are taken over, each once, and left as they are.
-
-    Args:
-        writing: Make the file if it is missing, and refuse one that cannot be written.
-
-    Attributes:
-        unreadable: By device, why a file of version 1 could not be taken over.
+    Files of version 1 (JSON) are taken over, each once, and left as they are; ``unreadable`` says by device why one
+    could not be.
 
     Raises:
         DeviceError: the file is damaged, or of a newer advisor.
@@ -123,11 +106,7 @@ class CalibrationDatabase:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """All that is written inside, or nothing.
-
-        Raises:
-            OutputError: it cannot be written.
-        """
+        """All that is written inside, or nothing; raises as ``run`` does."""
         self.run("BEGIN IMMEDIATE")
         try:
             yield
@@ -138,12 +117,7 @@ class CalibrationDatabase:
             raise
 
     def run(self, statement: str, *values: Any) -> sqlite3.Cursor:
-        """Execute one SQL statement.
-
-        Raises:
-            DeviceError: the file is damaged.
-            OutputError: it cannot be written.
-        """
+        """Execute one SQL statement: ``DeviceError`` when the file is damaged, ``OutputError`` when it is read-only."""
         with database_errors(self.path, damaged):
             return self._connection.execute(statement, values)
 
@@ -158,11 +132,7 @@ class CalibrationDatabase:
         return tuple(sorted({*(row["device_id"] for row in found), *self.unreadable}))
 
     def load(self, device_id: str, versions: dict[str, str] | None = None) -> Calibration | None:
-        """The calibration of a device with these versions, else its latest one, else ``None``.
-
-        Raises:
-            DeviceError: it is damaged.
-        """
+        """The calibration of a device with these versions, else its latest one; ``DeviceError`` when it is damaged."""
         found = self.rows(
             "SELECT id FROM calibration WHERE device_id = ? AND fits IS NOT NULL AND NOT renewal"
             " ORDER BY versions = ? DESC, created_at DESC, id DESC LIMIT 1",
@@ -174,11 +144,7 @@ class CalibrationDatabase:
         return self.read(found[0]["id"], "contribution.fitted") if found else None
 
     def read(self, number: int, condition: str = "1") -> Calibration:
-        """A calibration with its points, and its latest fits if there are any.
-
-        Args:
-            number: Of the calibration.
-            condition: SQL over ``point`` and ``contribution``: which points.
+        """A calibration with its points and its latest fits; ``condition`` is SQL over ``point`` and ``contribution``.
 
         Raises:
             DeviceError: it is damaged.
@@ -215,21 +181,13 @@ class CalibrationDatabase:
     def begin(
         self, device_id: str, versions: dict[str, str], entry: Contribution, *, fresh: bool
     ) -> tuple[int, int, bool]:
-        """Begin to measure, or go on with what was interrupted.
-
-        Args:
-            device_id: Profile id.
-            versions: In use now.
-            entry: Who measures.
-            fresh: Begin a renewal, which replaces what is stored when it is complete.
-
-        Returns:
-            Numbers of the calibration and of the contribution, and whether it is a renewal.
+        """Begin to measure, or go on with what was interrupted; ``fresh`` begins a renewal, which replaces what is
+        stored when it is complete. Returns the numbers of calibration and contribution, and whether it is a renewal.
         """
         if fresh:
             self.run("DELETE FROM calibration WHERE device_id = ? AND renewal", device_id)
-        where, key = "device_id = ? AND versions = ? AND renewal", (device_id, _sorted_json(versions))
-        renewal = fresh or bool(self.rows(f"SELECT id FROM calibration WHERE {where}", *key))
+        renewals = "SELECT id FROM calibration WHERE device_id = ? AND versions = ? AND renewal"
+        renewal = fresh or bool(self.rows(renewals, device_id, _sorted_json(versions)))
         number = self.number_of(device_id, versions, renewal=renewal)
         return number, self.contribute(number, entry, fitted=False), renewal
 
@@ -242,13 +200,10 @@ class CalibrationDatabase:
 
     def contribute(self, number: int, entry: Contribution, *, fitted: bool = True) -> int:
         """Add who measured to a calibration; returns the contribution's number."""
+        columns = "calibration_id, fitted, measured_at, advisor_version, machine, file, checksum"
         texts = (entry.measured_at, entry.advisor_version, _sorted_json(entry.machine), entry.file, entry.checksum)
-        done = self.run(
-            "INSERT INTO contribution (calibration_id, fitted, measured_at, advisor_version, machine, file, checksum)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            *(number, int(fitted), *texts),
-        )
-        return int(done.lastrowid or 0)
+        insert = f"INSERT INTO contribution ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)"
+        return int(self.run(insert, number, int(fitted), *texts).lastrowid or 0)
 
     def add(self, number: int, contribution: int, points: Iterable[Point]) -> int:
         """Add the points that are not there yet and whose times are plausible; returns how many."""
@@ -260,16 +215,9 @@ class CalibrationDatabase:
         )
 
     def merge(self, number: int, calibration: Calibration, *, file: str = "", checksum: str = "") -> tuple[int, int]:
-        """Add a calibration's points with their provenance.
+        """Add a calibration's points with their provenance; returns the numbers of new operator calls and steps.
 
-        Args:
-            number: Of the calibration to add to.
-            calibration: To take them from.
-            file: That it comes from: the origin of what was measured by whoever wrote it.
-            checksum: Of the file.
-
-        Returns:
-            New operator calls and new steps.
+        What has no file in its provenance was measured by whoever wrote ``file``.
         """
         entries = calibration.provenance or (Contribution(calibration.created_at, "unknown", {}),)
         calls, steps, last = 0, 0, len(entries) - 1
@@ -316,9 +264,10 @@ class CalibrationDatabase:
             try:
                 connection.row_factory = sqlite3.Row
                 connection.execute("PRAGMA foreign_keys = ON")
-                if _version(connection) == 0:
+                (version,) = connection.execute("PRAGMA user_version").fetchone()
+                if not version:
                     connection.executescript(SCHEMA)
-                if (version := _version(connection)) > DATABASE_VERSION:
+                if version > DATABASE_VERSION:
                     raise _newer("version of the database", DATABASE_VERSION, self.path, version)
             except BaseException:
                 connection.close()
@@ -335,11 +284,8 @@ class CalibrationDatabase:
             found = read_calibration(path) if path.suffix == ".json" else None
             if found is not None and found.device_id != path.stem:
                 raise damaged(path, f"it must be of {path.stem}, but it is of {found.device_id}")
-        except OSError as failure:
-            self.unreadable[path.stem] = damaged(path, failure)
-            return
-        except DeviceError as failure:
-            self.unreadable[path.stem] = failure
+        except (OSError, DeviceError) as failure:
+            self.unreadable[path.stem] = failure if isinstance(failure, DeviceError) else damaged(path, failure)
             return
         with self.transaction():
             if found is None:
@@ -351,9 +297,7 @@ class CalibrationDatabase:
             self.run("INSERT OR REPLACE INTO taken_over VALUES (?, ?)", path.name, checksum)
 
     def _add_journal(self, lines: Sequence[str]) -> None:
-        """Add what a journal of version 1 holds: a header, then one replay, measurement of steps or covered
-        configuration per line; damaged lines are left out.
-        """
+        """Add what a journal of version 1 holds: a header, then one point per line; damaged lines are left out."""
         header, *values = [_parsed(line) for line in lines] or [{}]
         if not {"device_id", "versions", "started_at"} <= header.keys():
             return
@@ -373,31 +317,19 @@ def database_path() -> Path:
 
 
 def load_calibration(device_id: str, versions: dict[str, str] | None = None) -> Calibration | None:
-    """The stored calibration of a device with these versions, else its latest one, else ``None``.
-
-    Raises:
-        DeviceError: it is damaged, or a newer advisor wrote it.
-    """
+    """The stored calibration of a device with these versions, else its latest one; ``DeviceError`` if damaged."""
     with CalibrationDatabase() as database:
         return database.load(device_id, versions)
 
 
 def save_calibration(calibration: Calibration) -> None:
-    """Store a calibration in place of the one of its device with the same versions.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
+    """Store a calibration in place of the one of its device with the same versions; ``OutputError`` if impossible."""
     with CalibrationDatabase(writing=True) as database, database.transaction():
         database.save(calibration)
 
 
 def read_calibration(path: Path) -> Calibration:
-    """A calibration of version 1: one JSON object.
-
-    Raises:
-        DeviceError: it is missing, damaged, or of a newer advisor.
-    """
+    """A calibration of version 1, one JSON object; ``DeviceError`` when it is missing, damaged or newer."""
     values = read_json(path, what="the calibration", error=DeviceError)
     version = values.get("schema_version") if isinstance(values, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
@@ -406,11 +338,7 @@ def read_calibration(path: Path) -> Calibration:
 
 
 def device_lock(device_id: str) -> AbstractContextManager[None]:
-    """No other process calibrates the device meanwhile.
-
-    Raises:
-        OutputError: another calibration is under way.
-    """
+    """No other process calibrates the device meanwhile; ``OutputError`` when one does."""
     busy = OutputError(
         f"one calibration at a time may run on a device, but another one of {device_id} is under way",
         fix="wait until it is done: two at once would also slow each other down",
@@ -441,16 +369,13 @@ def _columns(point: Point) -> tuple[str, str, str, str]:
     return "points", f"{' '.join(map(str, point.same_steps))};", json.dumps(point.step_times_s), record
 
 
-def _version(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("PRAGMA user_version").fetchone()[0])
-
-
 def _sorted_json(values: dict[str, str] | None) -> str:
     return json.dumps(values, sort_keys=True, ensure_ascii=False)
 
 
 def _parsed(line: str) -> dict[str, Any]:
-    with contextlib.suppress(ValueError):
-        if isinstance(values := json.loads(line), dict):
-            return values
-    return {}
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return {}
+    return values if isinstance(values, dict) else {}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from advisor.calibration.database import database_path
-from advisor.calibration.exchange import MergedPart
+from advisor.calibration.merging import MergedPart
 from advisor.calibration.plan import NOISY
 from advisor.core.coefficients import Calibration, StepPoint, version_differences
 from advisor.core.device import DeviceProfile

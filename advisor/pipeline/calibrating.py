@@ -127,7 +127,7 @@ def import_(files: Sequence[Path], *, fresh: bool = False, on_event: OnEvent | N
         DeviceError: a file cannot be used, or devices, drivers or library versions differ.
         OutputError: the result cannot be written, or a calibration is under way.
     """
-    from advisor.calibration.exchange import import_files
+    from advisor.calibration.merging import import_files
 
     started_s = time.perf_counter()
     imported, notes = import_files(files, this_device_id=this_device_id(), fresh=fresh)

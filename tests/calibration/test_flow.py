@@ -11,8 +11,8 @@ import pytest
 
 from advisor.calibration.calibrate import calibrate_device
 from advisor.calibration.database import load_calibration
-from advisor.calibration.exchange import import_files
 from advisor.calibration.measure import LEAST_REPLAY_S, CalibrationRun, Measurer, TracedCase, replay
+from advisor.calibration.merging import import_files
 from advisor.calibration.plan import REFERENCE_FLOPS_PER_S, BatchShape, BenchmarkCase, BenchmarkPlan, encoder
 from advisor.calibration.replay import ReplayTask
 from advisor.calibration.report import coverage

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from advisor.calibration.database import CalibrationDatabase, load_calibration, read_calibration
-from advisor.calibration.exchange import import_files, read_exchange
+from advisor.calibration.exchange import read_exchange
+from advisor.calibration.merging import import_files
 from advisor.calibration.selection import calibration_in
 from advisor.core.coefficients import Calibration
 from advisor.core.store import resource_dir

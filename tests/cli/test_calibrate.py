@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from advisor.calibration.database import database_path, load_calibration, save_calibration
-from advisor.calibration.exchange import Exchanged, import_files, write_exchange
+from advisor.calibration.exchange import Exchanged, write_exchange
+from advisor.calibration.merging import import_files
 from advisor.core.coefficients import Calibration
 from advisor.core.device import DeviceProfile
 from advisor.hardware import save_profile
