@@ -22,6 +22,10 @@ Ints = npt.NDArray[np.int64]
 
 NEVER = -1
 
+SHORT_LIFE = 16
+"""Lives of up to so many allocations tell storages apart (a cast that is cached until the end from one that is not);
+longer ones may span layers and grow with depth. Only used where storages are not told apart without it."""
+
 
 @dataclass(frozen=True)
 class DeepLog:
@@ -62,8 +66,8 @@ class _Lives:
         part: By storage, the part it is born in.
         death_part: By storage, the part it dies in; ``NEVER`` if it outlives the log.
         death_rank: By storage, how many storages of that part are born before it dies.
-        tokens: By storage, what it is: its sizes at the telling shapes, kind, the part of its death, and whether it is
-            born there.
+        tokens: By storage, what it is: its sizes at the telling shapes, kind, the part of its death, and how soon after
+            its birth that is.
     """
 
     parts: tuple[int, ...]
@@ -81,13 +85,13 @@ def deepen(shallow: SymbolicTrace, deeper: SymbolicTrace, layers: int) -> DeepLo
     Raises:
         MisalignedError: the logs do not differ by repeated layers alone, or it cannot be told where a storage dies.
     """
-    first, second = _lives(shallow), _lives(deeper)
-    if first.parts != second.parts:
-        raise MisalignedError("the two depths run through different phases")
-    return _Synthesis(first, second, layers).log()
+    try:
+        return _Synthesis(_lives(shallow, 0), _lives(deeper, 0), layers).log()
+    except MisalignedError:
+        return _Synthesis(_lives(shallow, SHORT_LIFE), _lives(deeper, SHORT_LIFE), layers).log()
 
 
-def _lives(family: SymbolicTrace) -> _Lives:
+def _lives(family: SymbolicTrace, short_life: int) -> _Lives:
     changes = np.flatnonzero(np.diff(family.phases)) + 1
     part_of_event = np.zeros(len(family.phases), dtype=np.int64)
     part_of_event[changes] = 1
@@ -105,7 +109,8 @@ def _lives(family: SymbolicTrace) -> _Lives:
     death_part[dead] = part_of_event[~born]
     death_rank[dead] = born_before[~born] - starts[part_of_event[~born]]
     sizes = [family.events(shape).sizes_bytes for shape in TELLING_SHAPES]
-    tokens = np.stack([*sizes, family.kinds, death_part, death_part == part], axis=1)
+    ages = np.minimum(death_rank - (np.arange(number) - starts[part]), short_life)
+    tokens = np.stack([*sizes, family.kinds, death_part, np.where(death_part == part, ages, NEVER)], axis=1)
     firsts = np.concatenate([[0], changes])
     return _Lives(
         parts=tuple(int(phase) for phase in family.phases[firsts]),
@@ -122,6 +127,8 @@ class _Synthesis:
     """Builds the deep log from two aligned ones."""
 
     def __init__(self, first: _Lives, second: _Lives, layers: int) -> None:
+        if first.parts != second.parts:
+            raise MisalignedError("the two depths run through different phases")
         self.first, self.second, self.layers = first, second, layers
         self.insertions: list[list[Insertion]] = []
         self.twin = np.full(len(second.part), NEVER, dtype=np.int64)
