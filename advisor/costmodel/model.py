@@ -19,7 +19,6 @@ from advisor.costmodel.memory.overheads import run_overheads
 from advisor.costmodel.memory.traced_run import MemoryBounds, TracedRun
 from advisor.costmodel.time.model import TimeModel
 from advisor.costmodel.time.run import speed_notes
-from advisor.costmodel.time.step import StepTime
 from advisor.hardware.backends import backend_of
 from advisor.tracing.trace_store import TracedConfiguration, TraceStore
 
@@ -203,16 +202,10 @@ class CostModel:
         """
         return self._traced(model, strategy, execution).operators(execution.micro_batch_size, seq_length)
 
-    def step_seconds(
-        self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, seq_length: int
-    ) -> StepTime:
-        """Time of one optimizer step whose micro-batches all have ``seq_length`` tokens per row."""
-        return self._times.step(self._traced(model, strategy, execution), seq_length)
-
     def _traced(self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan) -> TracedConfiguration:
         return TracedConfiguration(self.traces.get(model, strategy, execution), model, strategy, execution)
 
     def _run(self, asked: TracedConfiguration, data: DataProfile | None, same_length: bool) -> TracedRun:
         shapes = run_shapes(asked.execution, asked.rank, data, same_length=same_length)
-        overheads = run_overheads(asked.family, shapes, asked.model, asked.strategy, asked.execution, data)
+        overheads = run_overheads(asked, shapes, data)
         return TracedRun(asked.family, shapes, asked.model, self.device, self.calibration, overheads)

@@ -157,33 +157,6 @@ def run_steps(request: StepRequest, *, callbacks: Sequence[TrainerCallback] = ()
     )
 
 
-def profile_step_memory(
-    spec: ModelSpec,
-    strategy: StrategyConfig,
-    execution: ExecutionPlan,
-    seq_length: int,
-    *,
-    num_hidden_layers: int | None = None,
-    seed: int = 0,
-) -> ProfiledStep:
-    """Allocated bytes of one unpatched optimizer step on CPU, in this process, after one step that makes the states."""
-    request = StepRequest(
-        spec,
-        strategy,
-        execution,
-        seq_length,
-        steps=0,
-        warmup_steps=1,
-        profile_memory=True,
-        num_hidden_layers=num_hidden_layers,
-        seed=seed,
-    )
-    profiled = run_steps(request).profiled
-    if profiled is None:
-        raise RuntimeError("the Trainer ended before the profiled step")
-    return profiled
-
-
 def _train_on_copies(
     request: StepRequest, template: dict[str, torch.Tensor], steps: int, callbacks: list[TrainerCallback]
 ) -> tuple[tuple[int, int], EvaluationPasses | None]:

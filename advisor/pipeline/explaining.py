@@ -41,7 +41,8 @@ def explain(configuration: Configuration, estimate: CostEstimate, on_event: OnEv
     Raises:
         UntraceableError: the configuration cannot be traced.
     """
-    from advisor.costmodel.explain.peak import explain_peak, untraced_batch_bytes
+    from advisor.costmodel.explain.peak import explain_peak
+    from advisor.costmodel.memory.overheads import untraced_batch_bytes
     from advisor.search.sensitivity import compare
 
     execution = configuration.execution
@@ -54,7 +55,7 @@ def explain(configuration: Configuration, estimate: CostEstimate, on_event: OnEv
         configuration.device,
         seq_length=length,
         evaluation=estimate.memory.peak_phase == "evaluation",
-        extra_batch_bytes=untraced_batch_bytes(execution, length),
+        extra_batch_bytes=untraced_batch_bytes(execution, execution.micro_batch_size, length),
     )
     phase(on_event, "comparing single-change alternatives")
     comparison = compare(

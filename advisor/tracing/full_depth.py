@@ -2,24 +2,71 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
+from advisor.core.errors import AdvisorError
+from advisor.core.store import write_text_atomically
 from advisor.tracing.full_depth_events import DeepLog, MisalignedError, deepen
-from advisor.tracing.live_memory import Peak, deep_phase_peaks, phase_peaks
 from advisor.tracing.ops import MEMBERS, TracedOp
-from advisor.tracing.replay_cache import ReplayCache
 from advisor.tracing.symbolic import TraceShape, features
-from advisor.tracing.symbolic_trace import PHASES, SAMPLED, EventLog, SymbolicTrace
+from advisor.tracing.symbolic_trace import KINDS, PHASES, SAMPLED, EventLog, SymbolicTrace
 
 MATRIX_PRODUCTS = frozenset(f"{MEMBERS['gemm']} {MEMBERS['bmm']} gemm_4bit".split())
 """Operators that cuBLAS or cuBLASLt computes (of a 4-bit product the part after de-quantisation)."""
 
 TRAINING_PHASES = tuple(phase for phase in PHASES if phase != "evaluation")
+
+
+class ReplayCache:
+    """Replays of a family that were made before: a whole run costs a quarter of a second, its answer is three numbers.
+
+    A key names everything that the replay depends on, the version of its code included. Two processes that write at
+    once lose an entry, never the file.
+
+    Args:
+        path: JSON, beside the family's traces; ``None`` remembers nothing.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._known: dict[str, list[int]] | None = None
+
+    def get(self, key: str, compute: Callable[[], tuple[int, ...]]) -> tuple[int, ...]:
+        """The numbers of ``key``, computed when they are not known."""
+        if self._path is None:
+            return compute()
+        if self._known is None:
+            self._known = self._read()
+        if key not in self._known:
+            found = compute()
+            self._known = self._read() | self._known
+            self._known[key] = list(found)
+            with contextlib.suppress(OSError, AdvisorError):
+                write_text_atomically(self._path, json.dumps(self._known))
+        return tuple(self._known[key])
+
+    def _read(self) -> dict[str, list[int]]:
+        """What is on disk; nothing when it is damaged."""
+        try:
+            values = json.loads(self._path.read_text()) if self._path is not None else {}
+        except (OSError, ValueError):
+            return {}
+        if not isinstance(values, dict):
+            return {}
+        return {
+            key: value
+            for key, value in values.items()
+            if isinstance(value, list) and all(isinstance(number, int) for number in value)
+        }
 
 
 @dataclass(frozen=True)
@@ -228,3 +275,100 @@ def _repeated(
         number = len(before) + extra_layers * (len(after) - len(before))
         return {op: max(1, round(count * number / len(after))) for op, count in counted_after.items()}
     return {op: count for op, count in counts.items() if count}
+
+
+# --------------------
+# From allocation events to peaks: live bytes over the step, at the depth of the model.
+#
+# Where the events of the full depth are unknown, two shallow depths bound them: positions before the repeated block are
+# aligned from the start of a phase, positions after it from its end, and live bytes at either grow linearly with depth.
+# Between the two alignments live bytes move linearly from layer to layer, so no inner position can exceed both. Exact
+# when each traced depth has at least (unfrozen layers + 2) layers.
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The largest moment of one phase.
+
+    Attributes:
+        live_bytes: All live storages, each rounded as the allocator rounds it.
+        by_kind: The same by ``KINDS``, in order; adds up to ``live_bytes``.
+    """
+
+    live_bytes: int
+    by_kind: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """Live bytes after each event of one phase, by kind: (events, kinds), and the signed sizes for alignment."""
+
+    by_kind: Ints
+    signed: Ints
+
+    @property
+    def live(self) -> Ints:
+        return self.by_kind.sum(axis=1)
+
+
+def phase_peaks(log: EventLog, *, round_bytes: int) -> dict[str, Peak]:
+    """Peak of every phase of a fully traced step.
+
+    Args:
+        log: Events at full depth.
+        round_bytes: Granularity of the allocator (``MemoryTraits``).
+    """
+    peaks = {}
+    for name, curve in _curves(log, round_bytes).items():
+        index = int(np.argmax(curve.live))
+        peaks[name] = _peak(curve.by_kind[index])
+    return peaks
+
+
+def deep_phase_peaks(shallow: EventLog, deeper: EventLog, extra_layers: int, *, round_bytes: int) -> dict[str, Peak]:
+    """Peak of every phase at ``extra_layers`` layers more than ``shallow``; ``deeper`` has one layer more than it."""
+    first, second = _curves(shallow, round_bytes), _curves(deeper, round_bytes)
+    peaks = {}
+    for name in first:
+        candidates = _aligned(first[name], second[name], extra_layers)
+        peaks[name] = _peak(candidates[int(np.argmax(candidates.sum(axis=1)))])
+    return peaks
+
+
+def _peak(by_kind: Ints) -> Peak:
+    return Peak(int(by_kind.sum()), tuple(int(n) for n in by_kind))
+
+
+def _curves(log: EventLog, round_bytes: int) -> dict[str, _Curve]:
+    rounded = -(-log.sizes_bytes // round_bytes) * round_bytes
+    signed = log.signs * rounded[log.storages]
+    steps = np.zeros((len(signed), len(KINDS)), dtype=np.int64)
+    steps[np.arange(len(signed)), log.kinds[log.storages]] = signed
+    live = steps.cumsum(axis=0)
+    curves = {}
+    for index, name in enumerate(PHASES):
+        inside = log.phases == index
+        if inside.any():
+            curves[name] = _Curve(live[inside], signed[inside])
+    return curves
+
+
+def _aligned(first: _Curve, second: _Curve, extra_layers: int) -> Ints:
+    """Live bytes by kind at all positions that both depths share, carried to the wanted depth."""
+    short, long = len(first.signed), len(second.signed)
+    prefix = _common(first.signed, second.signed[:short])
+    suffix = _common(first.signed[::-1], second.signed[long - short :][::-1])
+    front = first.by_kind[:prefix] + extra_layers * (second.by_kind[:prefix] - first.by_kind[:prefix])
+    start = short - suffix
+    tail = second.by_kind[long - suffix :]
+    back = first.by_kind[start:] + extra_layers * (tail - first.by_kind[start:])
+    top_first, top_second = int(np.argmax(first.live)), int(np.argmax(second.live))
+    top = first.by_kind[top_first] + extra_layers * (second.by_kind[top_second] - first.by_kind[top_first])
+    return np.concatenate([front, back, top[None, :]])
+
+
+def _common(first: Ints, second: Ints) -> int:
+    differ = np.flatnonzero(first != second)
+    return int(differ[0]) if len(differ) else len(first)

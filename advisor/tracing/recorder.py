@@ -27,32 +27,11 @@ _FLASH_PRODUCTS = {aten._flash_attention_forward: (2, 0, 6), aten._flash_attenti
 query and the number of keys stand among its arguments."""
 
 VIEW_OPERATORS = frozenset(
-    [
-        "view",
-        "_unsafe_view",
-        "reshape",
-        "t",
-        "transpose",
-        "permute",
-        "expand",
-        "slice",
-        "select",
-        "unsqueeze",
-        "squeeze",
-        "detach",
-        "alias",
-        "as_strided",
-        "split",
-        "split_with_sizes",
-        "unbind",
-        "lift_fresh",
-        "diagonal",
-        "unfold",
-        "chunk",
-        "_reshape_alias",
-        "view_as_real",
-        "view_as_complex",
-    ]
+    (
+        *("view", "_unsafe_view", "reshape", "t", "transpose", "permute", "expand", "slice", "select"),
+        *("unsqueeze", "squeeze", "detach", "alias", "as_strided", "split", "split_with_sizes", "unbind"),
+        *("lift_fresh", "diagonal", "unfold", "chunk", "_reshape_alias", "view_as_real", "view_as_complex"),
+    )
 )
 
 

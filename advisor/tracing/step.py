@@ -58,13 +58,11 @@ class StepTrace:
         recording: Operators and storage events by phase (``weights``, ``states``, ``forward``, ``backward``,
             ``optimizer``, ``evaluation``).
         trainable_parameters, total_parameters: Logical counts (4-bit weights at their unpacked size).
-        host_state_bytes: Optimizer states outside of the device's memory: what a paged optimizer pages out.
     """
 
     recording: Recording
     trainable_parameters: int
     total_parameters: int
-    host_state_bytes: int = 0
 
 
 RecorderOf = Callable[[torch.nn.Module, str], StepRecorder]
@@ -166,9 +164,6 @@ def _trace_on(
     model.train()
     loss_function = get_task(request.model.task).compute_loss_func()
     loop = TracedLoop(model, request.strategy, request.execution, device_type, unreached, loss_function)
-    host_state_bytes = sum(
-        t.untyped_storage().nbytes() for t in state_tensors(loop.optimizer) if t.device.type != device_type
-    )
     with recorder:
         recorder.watch(loop.trainable, "weight")
         recorder.watch(frozen_tensors(model), "weight")
@@ -187,7 +182,6 @@ def _trace_on(
         recording=recorder.recording,
         trainable_parameters=sum(p.numel() for p in loop.trainable),
         total_parameters=logical_parameters(model),
-        host_state_bytes=host_state_bytes,
     )
 
 

@@ -13,7 +13,6 @@ from advisor.core.errors import UntraceableError
 from advisor.core.plan import BITSANDBYTES_OPTIMIZERS
 from advisor.strategies import get_strategy
 from advisor.tracing.kernel_temporaries import hidden_bytes
-from advisor.tracing.ops import TracedOp
 from advisor.tracing.symbolic import SymbolicSizes, TraceShape, UnfitError, fit_sizes
 
 if TYPE_CHECKING:  # a family that was read from disk needs neither torch's tracing nor the Trainer
@@ -50,7 +49,7 @@ class EventLog:
 
 @dataclass(frozen=True)
 class SymbolicTrace:
-    """Symbolic form of one (configuration, depth): evaluate with ``events`` and ``operators``.
+    """Symbolic form of one (configuration, depth): evaluate with ``events``, and as a part of a ``FullDepthTrace``.
 
     Attributes:
         added_tokens: What prompt tuning puts before every row; the formulas are functions of the whole length.
@@ -81,24 +80,6 @@ class SymbolicTrace:
             hidden = hidden_bytes(rule, [int(n) for n in numbers[start:stop]])
             sizes[first : first + len(hidden)] = hidden
         return EventLog(self.signs, self.storages, self.phases, sizes, self.kinds)
-
-    def operators(self, shape: TraceShape) -> list[TracedOp]:
-        """The operators at ``shape``, in order, without replay signatures."""
-        values = self.operator_sizes(lengthened(shape, self.added_tokens))
-        columns = zip(
-            self.operator_names, self.operator_phases, self.operator_dtypes, self.operator_slices, strict=True
-        )
-        return [
-            TracedOp(
-                name=name,
-                phase=phase,  # type: ignore[arg-type]
-                flops=int(values[start]),
-                read_bytes=int(values[start + 1 : middle].sum()),
-                written_bytes=int(values[middle:stop].sum()),
-                dtype=dtype,
-            )
-            for name, phase, dtype, (start, middle, stop) in columns
-        ]
 
     def trainable_parameters(self, rank: int) -> int:
         return int(self.trainable((1, 1, rank))[0])

@@ -27,9 +27,8 @@ from advisor.core.strategy import StrategyConfig
 from advisor.core.tasks import TASKS
 from advisor.hardware.backends import get_backend
 from advisor.strategies import get_strategy, strategy_version
-from advisor.tracing.full_depth import FullDepthTrace
+from advisor.tracing.full_depth import FullDepthTrace, ReplayCache
 from advisor.tracing.repeated_layers import normalize_attention_window, traced_depths
-from advisor.tracing.replay_cache import ReplayCache
 from advisor.tracing.symbolic import SymbolicSizes
 from advisor.tracing.symbolic_trace import SymbolicTrace
 

@@ -59,9 +59,9 @@ def test_the_wall_clock_goes_to_named_parts(measured: tuple[Path, Measurement, l
 
 def test_the_profiled_batch_is_the_longest_one(plan: Plan, measured: tuple[Path, Measurement, Any]) -> None:
     """A step on synthetic rows of that length holds the same, but for the batch's own few bytes."""
-    from advisor.measurement.steps import profile_step_memory
     from advisor.training.data import prepare_data
     from advisor.training.models import load_tokenizer
+    from tests.measurement.profiled import profile_step_memory
 
     data = prepare_data(plan.data, plan.model, load_tokenizer(plan.model), max_seq_length=32)
     longest = data.longest_batch(4)["input_ids"].shape[1]

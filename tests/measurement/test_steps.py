@@ -14,7 +14,8 @@ from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.measurement.operator_profile import EVALUATION_PASSES
 from advisor.measurement.step_profile import ProfiledStep
-from advisor.measurement.steps import StepRequest, measure_steps, profile_step_memory
+from advisor.measurement.steps import StepRequest, measure_steps
+from tests.measurement.profiled import profile_step_memory
 from tests.training.training_runs import lora_strategy, save_model
 
 EXECUTION = ExecutionPlan(8, max_seq_length=32, num_threads=1)

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from advisor.core.model import ModelSpec, Task
 from advisor.core.plan import ExecutionPlan
-from advisor.measurement.steps import profile_step_memory
 from advisor.strategies import get_strategy
 from advisor.tracing.step import TraceRequest, trace_step
+from tests.measurement.profiled import profile_step_memory
 from tests.tracing.tiny import BUILDERS, main_task, only_eager, tiny_spec
 
 LENGTH = 64

@@ -16,8 +16,7 @@ from advisor.costmodel.model import CostModel
 from advisor.hardware.profiles import load_profile
 from advisor.strategies import get_strategy
 from advisor.strategies.attention import attention_implementations
-from advisor.tracing.full_depth import FullDepthTrace
-from advisor.tracing.live_memory import phase_peaks
+from advisor.tracing.full_depth import FullDepthTrace, phase_peaks
 from advisor.tracing.repeated_layers import Depths, normalize_attention_window, repetition, traced_depths
 from advisor.tracing.step import StepTrace, TraceRequest, trace_step
 from advisor.tracing.symbolic_trace import symbolic_trace
@@ -146,7 +145,9 @@ def check_depth(name: str, method: str, semantics: str, folder: Path, **knobs: A
         assert peaks[phase].live_bytes == pytest.approx(peak.live_bytes, abs=1024), phase
     assert family.total_parameters(8) == whole.total_parameters(8)
     operators = family.operators(shape)
-    assert sum(op.flops * op.count for op in operators) == sum(op.flops for op in whole.operators(shape))
+    assert sum(op.flops * op.count for op in operators) == sum(
+        op.flops * op.count for op in FullDepthTrace(whole).operators(shape)
+    )
 
 
 def test_two_shallow_depths_are_the_deep_model(tmp_path: Path) -> None:

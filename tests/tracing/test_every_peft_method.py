@@ -14,10 +14,10 @@ from advisor.core.errors import InputError
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
-from advisor.measurement.steps import profile_step_memory
 from advisor.strategies import get_strategy
 from advisor.tracing.step import TraceRequest, trace_step
 from advisor.tracing.trace_store import TraceStore
+from tests.measurement.profiled import profile_step_memory
 from tests.tracing.peft_methods import (
     KINDS,
     LORA_VARIANTS,

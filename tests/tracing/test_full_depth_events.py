@@ -12,9 +12,8 @@ from advisor.core.plan import ExecutionPlan
 from advisor.costmodel.memory.caching_allocator import CachingAllocator
 from advisor.costmodel.memory.replay import schedule
 from advisor.strategies import get_strategy
-from advisor.tracing.full_depth import FullDepthTrace
+from advisor.tracing.full_depth import FullDepthTrace, phase_peaks
 from advisor.tracing.full_depth_events import MisalignedError, deepen
-from advisor.tracing.live_memory import phase_peaks
 from advisor.tracing.step import TraceRequest, trace_step
 from advisor.tracing.symbolic import TraceShape
 from advisor.tracing.symbolic_trace import KINDS, EventLog, SymbolicTrace, canonical_events, symbolic_trace

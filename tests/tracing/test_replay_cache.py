@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from advisor.tracing.replay_cache import ReplayCache
+from advisor.tracing.full_depth import ReplayCache
 
 FOUND = (10, 20, 15)
 

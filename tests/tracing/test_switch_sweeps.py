@@ -83,6 +83,4 @@ def test_paged_states_lie_outside_of_the_device(tmp_path: Path) -> None:
         for optim, trace in traces.items()
     }
     # Embedding (float32 moments) and output projection (8-bit moments) are the only ones above 100,000 elements.
-    assert traces["paged_adamw_8bit"].host_state_bytes == 2000 * 128 * (2 * 4 + 2)
-    assert held["adamw_bnb_8bit"] - held["paged_adamw_8bit"] == traces["paged_adamw_8bit"].host_state_bytes
-    assert traces["adamw_bnb_8bit"].host_state_bytes == 0
+    assert held["adamw_bnb_8bit"] - held["paged_adamw_8bit"] == 2000 * 128 * (2 * 4 + 2)

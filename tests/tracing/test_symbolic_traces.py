@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from advisor.core.plan import ExecutionPlan
 from advisor.strategies import get_strategy
-from advisor.tracing.full_depth import FullDepthTrace, OperatorFormulas, deep_operators
-from advisor.tracing.live_memory import deep_phase_peaks, phase_peaks
+from advisor.tracing.full_depth import FullDepthTrace, OperatorFormulas, deep_operators, deep_phase_peaks, phase_peaks
 from advisor.tracing.step import TraceRequest, trace_step
 from advisor.tracing.symbolic import BASIS, UnfitError, fit_sizes
 from advisor.tracing.symbolic_trace import PHASES, SAMPLED, SymbolicTrace, symbolic_trace
@@ -51,8 +50,8 @@ def test_unseen_shapes_are_exact(method: str, semantics: str, knobs: dict[str, o
         expected = _live_peaks(direct)
         symbolic = phase_peaks(family.events((batch, length, rank if ranked else 1)), round_bytes=1)
         assert {name: peak.live_bytes for name, peak in symbolic.items()} == expected
-        operators = family.operators((batch, length, rank if ranked else 1))
-        assert sum(op.flops for op in operators) == sum(op.flops for op in direct.recording.operators)
+        operators = FullDepthTrace(family).operators((batch, length, rank if ranked else 1))
+        assert sum(op.flops * op.count for op in operators) == sum(op.flops for op in direct.recording.operators)
 
 
 def _live_peaks(trace: object) -> dict[str, int]:
@@ -92,11 +91,11 @@ def test_two_shallow_depths_are_the_deep_model(
         # Lists of tensors in one optimizer kernel grow by whole blocks of 512 bytes.
         assert peaks[name].live_bytes == pytest.approx(peak.live_bytes, abs=1024), name
     operators = FullDepthTrace(families[0], families[1], extra).operators(shape)
-    direct = families[2].operators(shape)
-    assert sum(op.count for op in operators) == pytest.approx(len(direct), rel=0.005)
-    assert sum(op.flops * op.count for op in operators) == sum(op.flops for op in direct)
+    direct = FullDepthTrace(families[2]).operators(shape)
+    assert sum(op.count for op in operators) == pytest.approx(sum(op.count for op in direct), rel=0.005)
+    assert sum(op.flops * op.count for op in operators) == sum(op.flops * op.count for op in direct)
     assert sum(op.moved_bytes * op.count for op in operators) == pytest.approx(
-        sum(op.moved_bytes for op in direct), rel=1e-6
+        sum(op.moved_bytes * op.count for op in direct), rel=1e-6
     )
 
 
@@ -107,7 +106,7 @@ def test_a_family_survives_its_file(tmp_path: Path) -> None:
     assert isinstance(stored, SymbolicTrace)
     shape = (16, 48, 4)
     assert (stored.events(shape).sizes_bytes == family.events(shape).sizes_bytes).all()
-    assert stored.operators(shape) == family.operators(shape)
+    assert FullDepthTrace(stored).operators(shape) == FullDepthTrace(family).operators(shape)
 
 
 def test_a_damaged_file_is_traced_again(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from advisor.core.model import Task
 from advisor.core.plan import ExecutionPlan
-from advisor.measurement.steps import profile_step_memory
 from advisor.strategies import get_strategy, strategies
 from advisor.tracing.step import TraceRequest, trace_step
+from tests.measurement.profiled import profile_step_memory
 from tests.tracing.tiny import tiny_spec
 
 LENGTH = 64

@@ -21,16 +21,14 @@ from advisor.costmodel.explain.roles import (
     thinned_timeline,
     without_numbers,
 )
-from advisor.costmodel.memory.overheads import TENSORS_PER_BATCH, TRACED_MICRO_BATCHES
+from advisor.costmodel.memory.traced_run import PHASE_NAMES
 from advisor.hardware.backends import backend_of
 from advisor.tracing.attribution import AttributedRecording, Origin, attributed_trace
-from advisor.tracing.ops import ITEM_BYTES
 from advisor.tracing.recorder import Storage
 from advisor.tracing.step import TraceRequest
 
 LARGEST_TENSORS = 12
 """How many groups of equal tensors are named."""
-_PHASE_NAMES = {"first_forward": "forward", "first_backward": "backward", "weights": "loading", "states": "optimizer"}
 
 
 def explain_peak(
@@ -73,12 +71,6 @@ def explain_peak(
     return _explained(recording, sizes, backend_of(device).memory.round_bytes, extra_batch_bytes, evaluation=evaluation)
 
 
-def untraced_batch_bytes(execution: ExecutionPlan, seq_length: int) -> int:
-    """What the loader holds of an accumulating step besides the micro-batches that are traced."""
-    untraced = max(0, execution.gradient_accumulation_steps - TRACED_MICRO_BATCHES)
-    return untraced * TENSORS_PER_BATCH * ITEM_BYTES["int"] * execution.micro_batch_size * seq_length
-
-
 def _explained(
     recording: AttributedRecording, sizes: Dimensions, round_bytes: int, extra_batch_bytes: int, *, evaluation: bool
 ) -> PeakExplanation:
@@ -105,7 +97,7 @@ def _explained(
 
     return PeakExplanation(
         live_bytes=sum(rounded[number] for number in alive) + extra_batch_bytes,
-        phase=_PHASE_NAMES.get(phase, phase),
+        phase=PHASE_NAMES.get(phase, phase),
         module=origins[reached].module,
         operator=origins[reached].operator,
         by_kind=shares(lambda n: KIND_NAMES[storages[n].kind], KIND_NAMES["activation"]),
@@ -195,7 +187,7 @@ def _group(
         operator=origin.operator,
         shape=origin.shape if len({recording.origins[number].shape for number in numbers}) == 1 else (),
         dtype=origin.dtype,
-        phase=_PHASE_NAMES.get(storage.phase, storage.phase),
+        phase=PHASE_NAMES.get(storage.phase, storage.phase),
         recomputed=origin.recomputed,
         count=len(numbers),
         live_bytes=sum(rounded[number] for number in numbers),

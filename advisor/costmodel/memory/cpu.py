@@ -13,11 +13,9 @@ from advisor.core.coefficients import ResidentFit
 from advisor.core.cost import Basis, Evidence, Interval, MemoryEstimate
 from advisor.core.stats import t_quantile_95
 from advisor.costmodel.memory.batch_sequence import RunShapes
-from advisor.costmodel.memory.intervals import Spread, breakdown, interval_around
 from advisor.costmodel.memory.replay import heap_bytes, replay_version, schedule, storage_sizes
-from advisor.costmodel.memory.traced_run import MemoryBounds, TracedRun
-from advisor.tracing.full_depth import FullDepthTrace
-from advisor.tracing.live_memory import phase_peaks
+from advisor.costmodel.memory.traced_run import MemoryBounds, Spread, TracedRun, breakdown, interval_around
+from advisor.tracing.full_depth import FullDepthTrace, phase_peaks
 from advisor.tracing.symbolic_trace import KINDS, EventLog
 
 TRACE_HALF_WIDTH = 0.002

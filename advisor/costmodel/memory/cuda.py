@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from advisor.core.cost import Basis, MemoryEstimate
 from advisor.core.device import DeviceProfile
 from advisor.costmodel.memory.caching_allocator import LARGE_SEGMENT_BYTES
-from advisor.costmodel.memory.intervals import Spread, breakdown, interval_around
 from advisor.costmodel.memory.overheads import host_peak_bytes
 from advisor.costmodel.memory.replay import (
     AllocatorPeaks,
@@ -25,7 +24,7 @@ from advisor.costmodel.memory.replay import (
     schedule,
     storage_sizes,
 )
-from advisor.costmodel.memory.traced_run import MemoryBounds, TracedRun
+from advisor.costmodel.memory.traced_run import MemoryBounds, Spread, TracedRun, breakdown, interval_around
 
 TRACE_HALF_WIDTH = 0.02
 """90 % half width of the allocated peak: full, LoRA and QLoRA runs of a 7B model published for one A100-80GB came out

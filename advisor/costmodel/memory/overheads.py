@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from advisor.core.data import DataProfile
-from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
-from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.memory.batch_sequence import RunShapes
 from advisor.strategies import get_strategy
-from advisor.tracing.full_depth import FullDepthTrace
 from advisor.tracing.ops import ITEM_BYTES
+from advisor.tracing.trace_store import TracedConfiguration
 
 TENSORS_PER_BATCH = 3
 """Token ids, mask and labels."""
@@ -42,28 +40,26 @@ class RunOverheads:
     host: HostNeeds | None = None
 
 
-def run_overheads(
-    family: FullDepthTrace,
-    shapes: RunShapes,
-    model: ModelSpec,
-    strategy: StrategyConfig,
-    execution: ExecutionPlan,
-    data: DataProfile | None,
-) -> RunOverheads:
-    """The facts of one configuration."""
-    rows, length, rank = shapes.training
+def untraced_batch_bytes(execution: ExecutionPlan, rows: int, seq_length: int) -> int:
+    """What the loader holds of an accumulating step besides the micro-batches that are traced."""
     untraced = max(0, execution.gradient_accumulation_steps - TRACED_MICRO_BATCHES)
-    quantized = family.largest_quantized_weight()
+    return untraced * TENSORS_PER_BATCH * ITEM_BYTES["int"] * rows * seq_length
+
+
+def run_overheads(asked: TracedConfiguration, shapes: RunShapes, data: DataProfile | None) -> RunOverheads:
+    """What one configuration's run does besides its traced steps."""
+    execution, (rows, length, rank) = asked.execution, shapes.training
+    quantized = asked.family.largest_quantized_weight()
     item_bytes = ITEM_BYTES[execution.dtype]
-    total, trainable = family.total_parameters(rank), family.trainable_parameters(rank)
-    whole = get_strategy(strategy.method).saves_whole_model
+    total, trainable = asked.family.total_parameters(rank), asked.family.trainable_parameters(rank)
+    whole = get_strategy(asked.strategy.method).saves_whole_model
     return RunOverheads(
-        extra_batch_bytes=untraced * TENSORS_PER_BATCH * ITEM_BYTES["int"] * rows * length,
+        extra_batch_bytes=untraced_batch_bytes(execution, rows, length),
         quantizing_bytes=quantized * item_bytes,
         reader_bytes=READER_BYTES if data is not None else 0,
         host=HostNeeds(
             weights_bytes=0 if quantized else total * item_bytes,
-            stored_bytes=model.weights_bytes,
+            stored_bytes=asked.model.weights_bytes,
             saved_bytes=(total if whole else trainable) * item_bytes,
             optimizer_bytes=PAGED_BYTES_PER_PARAMETER * trainable if execution.optim.startswith("paged") else 0,
             text_bytes=data.text_bytes if data is not None else 0,

@@ -10,9 +10,8 @@ from advisor.core.cost import Interval, TimeEstimate
 from advisor.core.data import DataProfile
 from advisor.core.device import DeviceProfile
 from advisor.core.plan import ExecutionPlan
-from advisor.costmodel.time.inference import decode_speed
 from advisor.costmodel.time.operator_times import OperatorClock, configuration_key, execution_key, model_key
-from advisor.costmodel.time.run import decoding, run_shape, run_time
+from advisor.costmodel.time.run import decode_speed, loaded_bytes, run_shape, run_time
 from advisor.costmodel.time.step import (
     StepConditions,
     StepTime,
@@ -56,7 +55,7 @@ class TimeModel:
             execution,
             self.device,
             evaluation_time_of=lambda length: self.evaluation(asked, length),
-            shape=run_shape(asked.family, asked.rank, asked.model, asked.strategy, execution, peak_bytes=peak_bytes),
+            shape=run_shape(asked, peak_bytes=peak_bytes),
             decoding=self._decode_speed(asked) if asked.model.traits.predicts_next_token else None,
             watts=self._watts,
         )
@@ -78,8 +77,8 @@ class TimeModel:
 
     def _decode_speed(self, asked: TracedConfiguration) -> tuple[float, str] | None:
         forward = _evaluation_operators(asked, asked.execution.max_seq_length)
-        work = decoding(asked.family, asked.rank, asked.model, asked.strategy, asked.execution, forward)
-        return decode_speed(work, self.device, self.calibration)
+        operators = sum(op.count for op in forward)
+        return decode_speed(loaded_bytes(asked), operators, self.device, self.calibration)
 
     def _clock(self, execution: ExecutionPlan) -> OperatorClock:
         if execution.tf32 not in self._clocks:

@@ -78,9 +78,6 @@ class OperatorSeconds:
             self.device_s + other.device_s, self.operators + other.operators, self.uncovered_s + other.uncovered_s
         )
 
-    def __sub__(self, other: OperatorSeconds) -> OperatorSeconds:
-        return self + other * -1.0
-
     def __mul__(self, times: float) -> OperatorSeconds:
         return OperatorSeconds(self.device_s * times, self.operators * times, self.uncovered_s * times)
 

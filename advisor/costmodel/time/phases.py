@@ -17,15 +17,8 @@ from advisor.hardware.backends import backend_of
 from advisor.hardware.optimizers import PACKING
 
 PART_NAMES = (
-    "data",
-    "loading",
-    "set_up",
-    "warm_up",
-    "training",
-    "between_steps",
-    "evaluation",
-    "checkpoints",
-    "saving",
+    *("data", "loading", "set_up", "warm_up", "training", "between_steps"),
+    *("evaluation", "checkpoints", "saving"),
 )
 """In the order of a run; a measured run has the same ones, and ``other`` for what is none of them."""
 

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
+import re
+import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
-from advisor.core.cost import Interval, TimeEstimate
+from advisor.core.coefficients import Calibration
+from advisor.core.cost import InferenceEstimate, Interval, TimeEstimate
 from advisor.core.data import DataProfile
 from advisor.core.device import DeviceProfile
-from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan, Optimizer
 from advisor.core.strategy import StrategyConfig
-from advisor.costmodel.time.energy import predicted_energy
-from advisor.costmodel.time.inference import Decoding, inference_speed
+from advisor.costmodel.time.device_rates import BANDWIDTH_EFFICIENCY
 from advisor.costmodel.time.lengths import LengthCurve, StepTimeOf, evaluation_lengths, micro_batch_lengths
 from advisor.costmodel.time.phases import FIXED_PART_FACTOR, PART_NAMES, RunShape, fixed_parts
-from advisor.costmodel.time.step import StepTime
+from advisor.costmodel.time.step import HOST_RATE_KEY, StepTime, side_by_side
+from advisor.hardware.backends import backend_of
 from advisor.strategies import get_strategy
-from advisor.tracing.full_depth import FullDepthTrace
-from advisor.tracing.ops import ITEM_BYTES, TracedOp
+from advisor.tracing.ops import ITEM_BYTES
+from advisor.tracing.trace_store import TracedConfiguration
 
 FORWARD_SHARE = 1 / 3
 """Forward over forward plus backward, when no evaluation pass was traced: a backward pass costs two forward passes in
@@ -187,63 +189,128 @@ QUANTIZED_WEIGHT_BYTES = 0.5 + 4 / 64
 quantised themselves)."""
 
 
-def run_shape(
-    family: FullDepthTrace,
-    rank: int,
-    model: ModelSpec,
-    strategy: StrategyConfig,
-    execution: ExecutionPlan,
-    *,
-    peak_bytes: int = 0,
-) -> RunShape:
+def run_shape(asked: TracedConfiguration, *, peak_bytes: int = 0) -> RunShape:
     """The run of one configuration: the Trainer's checkpoints hold the trained part and its optimizer states, the whole
     model where the method saves it whole. What is live at the peak beyond the weights is first used by steps.
     """
-    total, trainable = family.total_parameters(rank), family.trainable_parameters(rank)
+    strategy, execution = asked.strategy, asked.execution
+    total, trainable = asked.family.total_parameters(asked.rank), asked.family.trainable_parameters(asked.rank)
     written = total if get_strategy(strategy.method).saves_whole_model else trainable
-    item_bytes = ITEM_BYTES[execution.dtype]
-    quantized = quantized_parameters(family, rank, model, strategy)
+    written_bytes = written * ITEM_BYTES[execution.dtype]
     return RunShape(
-        weights_bytes=model.weights_bytes or STORED_WEIGHT_BYTES * model.total_parameters,
-        quantized_parameters=quantized,
-        saved_bytes=written * item_bytes,
-        checkpoint_bytes=written * item_bytes + trainable * STATE_BYTES.get(execution.optim, ADAMW_STATE_BYTES),
+        weights_bytes=asked.model.weights_bytes or STORED_WEIGHT_BYTES * asked.model.total_parameters,
+        quantized_parameters=quantized_parameters(asked),
+        saved_bytes=written_bytes,
+        checkpoint_bytes=written_bytes + trainable * STATE_BYTES.get(execution.optim, ADAMW_STATE_BYTES),
         evaluations=max(1, math.ceil(strategy.num_train_epochs)),
-        fresh_bytes=max(0, peak_bytes - loaded_bytes(total, quantized, execution)),
+        fresh_bytes=max(0, peak_bytes - loaded_bytes(asked)),
     )
 
 
-def quantized_parameters(family: FullDepthTrace, rank: int, model: ModelSpec, strategy: StrategyConfig) -> int:
+def quantized_parameters(asked: TracedConfiguration) -> int:
     """Weights in 4 bits: all but embeddings and what is trained, where any are."""
-    if not get_strategy(strategy.method).stores_4bit_weights:
+    if not get_strategy(asked.strategy.method).stores_4bit_weights:
         return 0
-    embedded = model.vocab_size * model.hidden_size
-    return max(0, family.total_parameters(rank) - family.trainable_parameters(rank) - embedded)
+    frozen = asked.family.total_parameters(asked.rank) - asked.family.trainable_parameters(asked.rank)
+    return max(0, frozen - asked.model.vocab_size * asked.model.hidden_size)
 
 
-def loaded_bytes(total: int, quantized: int, execution: ExecutionPlan) -> int:
-    """All weights in memory, ``quantized`` of them in 4 bits."""
-    return round((total - quantized) * ITEM_BYTES[execution.dtype] + quantized * QUANTIZED_WEIGHT_BYTES)
+def loaded_bytes(asked: TracedConfiguration) -> int:
+    """All weights in memory, some of them in 4 bits."""
+    quantized = quantized_parameters(asked)
+    whole = asked.family.total_parameters(asked.rank) - quantized
+    return round(whole * ITEM_BYTES[asked.execution.dtype] + quantized * QUANTIZED_WEIGHT_BYTES)
 
 
-def decoding(
-    family: FullDepthTrace,
-    rank: int,
-    model: ModelSpec,
-    strategy: StrategyConfig,
-    execution: ExecutionPlan,
-    operators: list[TracedOp],
-) -> Decoding:
-    """One written token of a causal model.
+# --------------------
+# Energy of a run: the power that this device took in earlier runs, times the predicted time.
 
-    Args:
-        family: Gives parameter counts.
-        rank: Symbolic rank of the method.
-        model: Its vocabulary.
-        strategy: Whether weights are in 4 bits.
-        execution: Data type of the weights.
-        operators: Of one evaluation batch.
+FEW_RUNS_SPREAD = 0.25
+"""Half width of the 90 % interval of a run's mean power while fewer than ``ENOUGH_RUNS`` were measured: how full a
+device is kept differs from run to run."""
+ENOUGH_RUNS = 5
+IDLE_SHARE = 0.15
+"""Where only the power limit is known, a run takes between this share of it (the card idles while the host works: 50 to
+100 W of 350 to 700 W on data-centre cards) and all of it."""
+WATTS = re.compile(r"(\d+(?:\.\d+)?)\s*W\b")
+
+
+def predicted_energy(
+    device: DeviceProfile, total_s: float, interval: Interval, watts: Sequence[float]
+) -> tuple[float | None, Interval | None, str]:
+    """Joules of a run, their 90 % interval, and what they rest on (or why there is no figure)."""
+    if watts:
+        typical = statistics.median(watts)
+        spread = FEW_RUNS_SPREAD
+        if len(watts) >= ENOUGH_RUNS:
+            spread = max(abs(value / typical - 1) for value in watts)
+        bounds = Interval(interval.low * typical * (1 - spread), interval.high * typical * (1 + spread))
+        return typical * total_s, bounds, f"{typical:.0f} W, measured over {len(watts)} earlier runs on this device"
+    limit = power_limit_w(device)
+    if limit is not None:
+        bounds = Interval(interval.low * limit * IDLE_SHARE, interval.high * limit)
+        return limit * total_s, bounds, f"an upper bound: the device's power limit of {limit:.0f} W all the time"
+    return None, None, f"no run on {device.id} has measured its power, and its profile states no power limit"
+
+
+def power_limit_w(device: DeviceProfile) -> float | None:
+    """The enforced power limit of a probed GPU, or that of its datasheet."""
+    probed = re.match(r"\s*(\d+(?:\.\d+)?)", device.facts.get("power_limit_w", ""))
+    if probed:
+        return float(probed.group(1))
+    stated = WATTS.search(device.facts.get("power_limit", ""))
+    return float(stated.group(1)) if stated else None
+
+
+# --------------------
+# What the trained model gives: rows per second of an evaluation pass, and the tokens of one reader, one by one.
+
+DECODE_FACTOR = 2.0
+"""90 % interval of the decoding speed, as a factor either way: nothing of it was measured."""
+
+
+def inference_speed(
+    samples_per_s: float, tokens_per_row: float, reference: StepTime, decoding: tuple[float, str] | None
+) -> InferenceEstimate:
+    """The speeds of a model."""
+    slow, fast = reference.seconds / reference.high, reference.seconds / reference.low
+    tokens_per_s = samples_per_s * tokens_per_row
+    intervals = {
+        "samples_per_s": Interval(samples_per_s * slow, samples_per_s * fast),
+        "tokens_per_s": Interval(tokens_per_s * slow, tokens_per_s * fast),
+    }
+    if decoding is not None:
+        intervals["decode_tokens_per_s"] = Interval(decoding[0] / DECODE_FACTOR, decoding[0] * DECODE_FACTOR)
+    return InferenceEstimate(
+        samples_per_s=samples_per_s,
+        tokens_per_s=tokens_per_s,
+        decode_tokens_per_s=decoding[0] if decoding is not None else None,
+        intervals=intervals,
+        evidence=reference.evidence,
+        basis=reference.basis,
+        decode_basis=decoding[1] if decoding is not None else "",
+    )
+
+
+def decode_speed(
+    weights_bytes: int, operators: float, device: DeviceProfile, calibration: Calibration | None
+) -> tuple[float, str] | None:
+    """Tokens per second of one reader with a cache of the earlier tokens, and what that rests on.
+
+    One token multiplies every weight with one vector, so it takes as long as reading the weights; what the cache adds
+    is left out. Launching a forward pass's operators comes on top (CPU) or beside it (CUDA), as in a training step.
     """
-    quantized = quantized_parameters(family, rank, model, strategy)
-    weights_bytes = loaded_bytes(family.total_parameters(rank), quantized, execution)
-    return Decoding(weights_bytes, sum(op.count for op in operators if op.phase == "evaluation"))
+    rate = device.bytes_per_s.get("memory")
+    if rate is None or not weights_bytes:
+        return None
+    bandwidth = rate.value * (BANDWIDTH_EFFICIENCY if device.basis == "datasheet" else 1.0)
+    fitted, overhead = device.overhead_s.get(HOST_RATE_KEY), backend_of(device).overhead
+    per_operator_s = fitted.value if fitted is not None else overhead.host_s_per_operator
+    if calibration is not None and calibration.step is not None:
+        per_operator_s = calibration.step.host_s_per_operator
+    reading_s, host_s = weights_bytes / bandwidth, operators * per_operator_s
+    seconds = side_by_side(host_s, reading_s, overhead.overlap_power)
+    return 1 / seconds, (
+        f"not measured: all weights ({weights_bytes / 1e6:.0f} MB) read once a token at "
+        f"{bandwidth / 1e9:.0f} GB/s, and {operators:.0f} operators launched"
+    )

@@ -17,7 +17,7 @@ from advisor.hardware.backends import backend_of
 from advisor.hardware.profiles import load_profile
 from advisor.strategies import get_strategy
 from advisor.tracing.attribution import attributed_trace
-from advisor.tracing.live_memory import Peak
+from advisor.tracing.full_depth import Peak
 from advisor.tracing.step import TraceRequest
 from advisor.tracing.symbolic_trace import KINDS
 from advisor.tracing.trace_store import TraceStore

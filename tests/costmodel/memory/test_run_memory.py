@@ -15,7 +15,6 @@ from advisor.core.plan import ExecutionPlan
 from advisor.costmodel.memory.batch_sequence import RunShapes, run_shapes
 from advisor.costmodel.memory.caching_allocator import round_size
 from advisor.costmodel.memory.estimate import bound_memory, estimate_memory
-from advisor.costmodel.memory.intervals import Spread, interval_around
 from advisor.costmodel.memory.overheads import BASELINE_BYTES, HostNeeds, RunOverheads, host_peak_bytes
 from advisor.costmodel.memory.replay import (
     KERNEL_BUFFER_BYTES,
@@ -26,7 +25,7 @@ from advisor.costmodel.memory.replay import (
     replay,
     schedule,
 )
-from advisor.costmodel.memory.traced_run import TracedRun
+from advisor.costmodel.memory.traced_run import Spread, TracedRun, interval_around
 from advisor.strategies import get_strategy
 from advisor.tracing.full_depth import FullDepthTrace
 from advisor.tracing.step import TraceRequest

@@ -18,10 +18,12 @@ from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.model import CostModel
 from advisor.costmodel.time.communication import Parallelism, Traffic, parallel_step_time
+from advisor.costmodel.time.model import TimeModel
 from advisor.costmodel.time.step import StepTime
 from advisor.hardware.profiles import load_profile
 from advisor.strategies import get_strategy
 from advisor.tracing.ops import TracedOp
+from advisor.tracing.trace_store import TracedConfiguration
 from advisor.training.models import inspect_model
 from tests.costmodel.published import qwen
 from tests.costmodel.published.steps import ONE_CARD, QWEN_S
@@ -144,6 +146,14 @@ def qwen_profile() -> list[Timed]:
     ]  # fmt: skip
 
 
+def step_seconds(
+    cost_model: CostModel, spec: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, length: int
+) -> StepTime:
+    """Time of one optimizer step whose micro-batches all have ``length`` tokens per row."""
+    traced = TracedConfiguration(cost_model.traces.get(spec, strategy, execution), spec, strategy, execution)
+    return TimeModel(cost_model.device, cost_model.calibration).step(traced, length)
+
+
 class StepPredictor:
     """Asks the cost model; traces are shared over rows in ``cache_dir``."""
 
@@ -156,7 +166,7 @@ class StepPredictor:
         """Predict one row from its datasheet."""
         spec, strategy, execution = self.configuration(row)
         if row.cards == 1:
-            return Outcome(row, self._cost_model(row).step_seconds(spec, strategy, execution, row.length))
+            return Outcome(row, step_seconds(self._cost_model(row), spec, strategy, execution, row.length))
         family = self._cost_model(row).traces.get(spec, strategy, execution)
         whole = row.method == "full"
         rank = strategy.rank or 1

@@ -8,7 +8,7 @@ import pytest
 
 from advisor.core.cost import Interval
 from advisor.core.device import DeviceProfile
-from advisor.costmodel.time.energy import power_limit_w, predicted_energy
+from advisor.costmodel.time.run import power_limit_w, predicted_energy
 from advisor.hardware.energy import known_watts, remember_power
 
 CPU = DeviceProfile("cpu-x-2c", "x", "cpu", 2**34)

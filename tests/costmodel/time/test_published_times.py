@@ -34,6 +34,7 @@ from tests.costmodel.published.timed import (
     several_cards,
     table,
 )
+from tests.costmodel.published.timed import step_seconds as predicted_step
 
 FITTED_ON = 10
 
@@ -187,7 +188,7 @@ def test_a_fitted_card_is_a_profile_like_any_other(predictor: StepPredictor) -> 
     off = []
     for row in slower:
         spec, strategy, execution = predictor.configuration(row)
-        step = cost_model.step_seconds(spec, strategy, execution, row.length)
+        step = predicted_step(cost_model, spec, strategy, execution, row.length)
         assert step.basis == "transferred"
         assert step.low < step.seconds < step.high
         off.append(abs(step.seconds / row.accumulation / row.seconds - 1))

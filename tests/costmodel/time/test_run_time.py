@@ -15,7 +15,6 @@ from advisor.core.device import DeviceProfile, Rate
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
-from advisor.costmodel.time.inference import Decoding, decode_speed
 from advisor.costmodel.time.lengths import row_quantile
 from advisor.costmodel.time.phases import (
     BURST_BYTES,
@@ -25,11 +24,12 @@ from advisor.costmodel.time.phases import (
     RunShape,
     checkpoint_count,
 )
-from advisor.costmodel.time.run import optimizer_steps, quantized_parameters, run_time
+from advisor.costmodel.time.run import decode_speed, optimizer_steps, quantized_parameters, run_time
 from advisor.costmodel.time.step import StepTime
 from advisor.hardware.backends import get_backend
 from advisor.hardware.optimizers import PACKING
 from advisor.strategies.lora import LoraKnobs
+from advisor.tracing.trace_store import TracedConfiguration
 
 DATA = DataProfile(1000, 200, (4, 8, 12, 15, 19, 23, 26, 30, 35, 42, 70), 70, 128, 1000)
 STRATEGY = StrategyConfig("lora", 1e-3, num_train_epochs=2)
@@ -187,11 +187,11 @@ def test_inference_speed_is_that_of_a_forward_pass() -> None:
 
 def test_decoding_reads_every_weight_once() -> None:
     device = dataclasses.replace(DEVICE, type="cuda", bytes_per_s={"memory": Rate(1e12, "probed")})
-    speed = decode_speed(Decoding(140 * 10**9, 1000), device, None)
+    speed = decode_speed(140 * 10**9, 1000, device, None)
     assert speed is not None
     assert speed[0] == pytest.approx(1e12 / 140e9, rel=0.1)
     assert "not measured" in speed[1]
-    small = decode_speed(Decoding(10**8, 1000), device, None)
+    small = decode_speed(10**8, 1000, device, None)
     assert small is not None
     assert small[0] == pytest.approx(1 / (1000 * get_backend("cuda").overhead.host_s_per_operator), rel=0.1), (
         "launching decides"
@@ -254,5 +254,6 @@ class FourLayers:
 def test_only_a_quantising_method_spends_time_on_it_on_a_cpu_too() -> None:
     model = ModelSpec("m", "config", "causal-lm", {}, "llama", 160, 6, 4, 10, None)
     family: Any = FourLayers()
-    assert quantized_parameters(family, 8, model, StrategyConfig("qlora", 1e-4, knobs=LoraKnobs())) == 100
-    assert quantized_parameters(family, 8, model, StrategyConfig("lora", 1e-4, knobs=LoraKnobs())) == 0
+    for method, quantized in (("qlora", 100), ("lora", 0)):
+        strategy = StrategyConfig(method, 1e-4, knobs=LoraKnobs())
+        assert quantized_parameters(TracedConfiguration(family, model, strategy, ExecutionPlan(4))) == quantized
