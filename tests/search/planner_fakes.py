@@ -17,7 +17,7 @@ from advisor.core.recommendation import Recommendation
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.memory.traced_run import MemoryBounds
 from advisor.costmodel.model import CostBounds
-from advisor.costmodel.quality import QualityModel
+from advisor.costmodel.quality.model import QualityModel
 from advisor.search.planner import PlanRequest, Predictor, candidates, recommend_plans
 from advisor.strategies import get_strategy
 

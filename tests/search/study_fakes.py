@@ -26,7 +26,7 @@ from advisor.core.recommendation import RejectedMethod
 from advisor.core.run import Measurement
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.model import CostBounds
-from advisor.costmodel.quality import QualityModel
+from advisor.costmodel.quality.model import QualityModel
 from advisor.search.planner import PlanRequest, Predictor
 from advisor.search.study import TuneResult, tune_study
 from advisor.strategies.base import LR_REL, CategoricalDimension, Dimension, IntDimension

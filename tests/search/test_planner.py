@@ -16,7 +16,8 @@ from advisor.core.strategy import StrategyConfig
 from advisor.core.units import parse_memory_bytes
 from advisor.costmodel.memory.traced_run import MemoryBounds
 from advisor.costmodel.model import CostBounds
-from advisor.costmodel.quality import EvidenceRun, QualityEvidence, QualityModel
+from advisor.costmodel.quality.evidence import EvidenceRun, QualityEvidence
+from advisor.costmodel.quality.model import QualityModel
 from advisor.search.planner import PlanRequest, known_devices, precision, rerank, solve_execution
 from advisor.strategies import get_strategy, strategy_names
 from advisor.strategies.lora import LoraKnobs

@@ -22,7 +22,7 @@ from advisor.core.model import ModelSpec
 from advisor.core.plan import BITSANDBYTES_OPTIMIZERS, ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.model import CostModel
-from advisor.costmodel.time import configuration_key, execution_key, model_key
+from advisor.costmodel.time.operator_times import configuration_key, execution_key, model_key
 from advisor.experiments.grid import Cell
 from advisor.experiments.validation.baselines import step_work
 from advisor.experiments.validation.cases import Case, case_key, config_hash, default_task, grid_model

@@ -14,7 +14,7 @@ from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.model import CostBounds
-from advisor.costmodel.quality import QualityModel
+from advisor.costmodel.quality.model import QualityModel
 from advisor.search.planner.speed import SpeedKnobs
 
 

@@ -11,7 +11,7 @@ from advisor.core.device import DeviceProfile
 from advisor.core.plan import BITSANDBYTES_OPTIMIZERS, Plan
 from advisor.core.recommendation import Recommendation, RejectedMethod
 from advisor.core.strategy import StrategyConfig
-from advisor.costmodel.quality import QualityModel
+from advisor.costmodel.quality.model import QualityModel
 from advisor.hardware.versions import installed_versions
 from advisor.search.planner.candidates import Candidates
 from advisor.search.planner.evaluator import EvaluatedSetup, Evaluator
