@@ -3,7 +3,7 @@
 The jobs are functions, and what they take has a class::
 
     from advisor import probe, calibrate, predict, fit, recommend, tune, run, validate, bench
-    from advisor import Budget, DataSource, ModelSource, Plan
+    from advisor import Budget, DataSource, ExecutionPlan, ModelSource, Plan, SpeedKnobs, StrategyConfig
 
 They are imported on first use, so that ``import advisor`` costs nothing.
 """
@@ -17,10 +17,12 @@ from advisor.core.strategy import Knobs, read_knobs_with
 
 if TYPE_CHECKING:
     from advisor.core.budget import Budget
-    from advisor.core.plan import Plan
+    from advisor.core.plan import ExecutionPlan, Plan
+    from advisor.core.strategy import StrategyConfig
     from advisor.pipeline import (
         DataSource,
         ModelSource,
+        SpeedKnobs,
         bench,
         calibrate,
         fit,
@@ -36,8 +38,11 @@ __version__ = "0.1.0"
 __all__ = [
     "Budget",
     "DataSource",
+    "ExecutionPlan",
     "ModelSource",
     "Plan",
+    "SpeedKnobs",
+    "StrategyConfig",
     "__version__",
     "bench",
     "calibrate",
@@ -50,7 +55,12 @@ __all__ = [
     "validate",
 ]
 
-_HOMES = {"Budget": "advisor.core.budget", "Plan": "advisor.core.plan"}
+_HOMES = {
+    "Budget": "advisor.core.budget",
+    "ExecutionPlan": "advisor.core.plan",
+    "Plan": "advisor.core.plan",
+    "StrategyConfig": "advisor.core.strategy",
+}
 """Modules of what is not a job of ``advisor.pipeline``."""
 
 

@@ -135,6 +135,22 @@ def speed_options(*, chosen: bool) -> Callable[[F], F]:
     )
 
 
+knob_option = option(
+    "--knob",
+    "other_knobs",
+    type=knob,
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Any other knob of a method; the value as JSON or text. May be repeated.",
+)
+
+
+def knob_values(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The knobs that were given: by options with these names, by ``--peft-config``, and by ``--knob``."""
+    named = picked(options, *names) | {"peft_config": read_peft_config(options.get("peft_config"))}
+    return {name: value for name, value in named.items() if value is not None} | dict(options["other_knobs"])
+
+
 def speed_values(options: dict[str, Any]) -> dict[str, Any]:
     """The values of :func:`speed_options` that were given."""
     return {name: options[name] for name in SPEED_KNOBS if options[name] is not None}

@@ -20,13 +20,14 @@ from advisor.cli.options import (
     data_source,
     device_option,
     json_option,
+    knob_option,
+    knob_values,
     memory_option,
     model_options,
     model_source,
     names,
     option,
     picked,
-    read_peft_config,
     safety_option,
     speed_options,
     speed_values,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 _search_options = stacked(
     option("--methods", type=names, metavar="A,B", help="Consider only these; `advisor methods` lists all."),
+    knob_option,
     option(
         "--effective-batch-size", type=COUNT, default=32, help="Rows per optimizer step, the same for every method."
     ),
@@ -60,7 +62,12 @@ _force_option = option("--force", is_flag=True, help="Overwrite an existing --ou
 @option("--min-quality", type=float, metavar="X", help="Desired minimum of the metric; reported as a probability.")
 @option("--evidence", "evidence_s", **DURATION, help="Time for short training runs.")
 @option("--peft-config", **FILE, help="Also consider method peft with this JSON configuration.")
-@option("--epochs", type=click.FloatRange(0, min_open=True), help="Passes over the data, for every method.")
+@option(
+    "--epochs",
+    "num_train_epochs",
+    type=click.FloatRange(0, min_open=True),
+    help="Passes over the data, for every method.",
+)
 @_search_options
 @speed_options(chosen=True)
 @option("--output", "-o", **FILE, help="Write the best plan to FILE.")
@@ -74,8 +81,8 @@ def recommend_command(context: click.Context, as_json: bool, output: Path | None
     (exit code 3). --output writes the best plan as a file for `advisor run`. Without --evidence the quality estimates
     come from published comparisons and say little about your task; with it, the best plans are trained briefly.
 
-    JSON keys: device_id, budget, considered, evaluated, ranked[] (rank, method, score, tied, reason, largest_ranks,
-    strategy, execution, cost), rejected[] (method, reason, smallest_plan), advice[], plan_path.
+    JSON keys: device_id, budget, considered, evaluated, replays, ranked[] (rank, method, score, tied, reason,
+    largest_ranks, strategy, execution, cost), rejected[] (method, reason, smallest_plan), advice[], plan_path.
 
     \b
     Examples:
@@ -90,9 +97,8 @@ def recommend_command(context: click.Context, as_json: bool, output: Path | None
             model_source(options),
             data_source(options),
             budget=budget_of(options),
-            num_train_epochs=options["epochs"],
-            peft_config=read_peft_config(options["peft_config"]),
-            speed=speed_values(options),
+            knobs=knob_values(options, "num_train_epochs"),
+            speed=pipeline.SpeedKnobs(**speed_values(options)),
             output=output,
             on_event=on_event,
             **picked(options, "device", "methods", "effective_batch_size", "evidence_s", "seed", "force"),
@@ -147,6 +153,7 @@ def tune_command(as_json: bool, study_dir: Path, output: Path | None, **options:
             data_source(options),
             study_dir=study_dir,
             budget=budget_of(options),
+            knobs=knob_values(options),
             output=output,
             on_event=on_event,
             **picked(options, "wall_clock_s", "methods", "max_trials", "effective_batch_size", "seed"),

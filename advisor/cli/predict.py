@@ -19,7 +19,8 @@ from advisor.cli.options import (
     data_source,
     device_option,
     json_option,
-    knob,
+    knob_option,
+    knob_values,
     memory_option,
     model_options,
     model_source,
@@ -27,7 +28,6 @@ from advisor.cli.options import (
     option,
     padding_option,
     picked,
-    read_peft_config,
     safety_option,
     speed_options,
     stacked,
@@ -62,14 +62,7 @@ _knob_options = stacked(
     option("--unfrozen-layers", type=COUNT, help="For partial: how many last layers train."),
     option("--sparsity", type=_SHARE, help="For sparse_lora: share of zeroed adapter weights."),
     option("--peft-config", type=PATH, help="For peft: a PEFT configuration as JSON."),
-    option(
-        "--knob",
-        "other_knobs",
-        type=knob,
-        multiple=True,
-        metavar="NAME=VALUE",
-        help="Any other knob of the method; the value as JSON or text. May be repeated.",
-    ),
+    knob_option,
     option("--epochs", "num_train_epochs", type=click.FloatRange(0, min_open=True), help="Passes over the data."),
     option("--max-grad-norm", type=click.FloatRange(0), show_default="1.0", help="Gradient clipping; 0: off."),
 )
@@ -208,12 +201,10 @@ def _configuration(plan_path: Path | None, options: dict[str, Any], on_event: On
 
 def _knobs(options: dict[str, Any]) -> dict[str, Any]:
     """The strategy's fields that were named; everything else keeps the method's own default."""
-    knobs = {name: options[name] for name in _KNOBS if options[name] is not None}
+    knobs = knob_values(options, *_KNOBS)
     if (targets := knobs.get("target_modules")) in (("attention",), ("all-linear",)):
         knobs["target_modules"] = targets[0]
-    if (peft_config := read_peft_config(options["peft_config"])) is not None:
-        knobs["peft_config"] = peft_config
-    return knobs | dict(options["other_knobs"])
+    return knobs
 
 
 def _execution(options: dict[str, Any]) -> dict[str, Any]:
@@ -246,6 +237,7 @@ def _execution(options: dict[str, Any]) -> dict[str, Any]:
     help="Rows per forward pass while searching for the largest length and rank.",
 )
 @option("--rank", type=COUNT, help="Adapter rank instead of each method's default.")
+@knob_option
 @padding_option
 @option("--num-labels", type=click.IntRange(2), default=2, help="Number of classes.")
 @safety_option
@@ -275,9 +267,9 @@ def fit_command(context: click.Context, as_json: bool, **options: Any) -> None:
             model_source(options),
             budget=budget_of(options),
             methods=options["methods"] or None,
-            peft_config=read_peft_config(options["peft_config"]),
+            knobs=knob_values(options, "rank"),
             on_event=on_event,
-            **picked(options, "device", "micro_batch_size", "seq_length", "rank", "padded", "num_labels"),
+            **picked(options, "device", "micro_batch_size", "seq_length", "padded", "num_labels"),
             **picked(options, "cards", "all_setups"),
         )
     print_answer(answer, as_json, print_fit, fit_answer)

@@ -52,8 +52,8 @@ class Recommendation:
             grows with micro-batch and rank), or ruled out by a bound.
         advice: When nothing fits, what to change; else notes on the choice.
         evaluated: How many configurations were evaluated.
-        priced: How many of these were priced exactly, each with a replay of the allocator: those listed here, and those
-            near the memory limit.
+        replays: How many of these were evaluated exactly, each with a replay of the allocator: those listed here, and
+            those near the memory limit.
     """
 
     device_id: str
@@ -63,7 +63,7 @@ class Recommendation:
     considered: int
     advice: tuple[str, ...]
     evaluated: int = 0
-    priced: int = 0
+    replays: int = 0
 
     @property
     def best(self) -> Plan | None:

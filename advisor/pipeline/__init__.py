@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from advisor.pipeline.inputs import DataSource, ModelSource
     from advisor.pipeline.predicting import configure, configure_plan, predict, predict_configuration
     from advisor.pipeline.probing import probe
-    from advisor.pipeline.recommending import recommend
+    from advisor.pipeline.recommending import SpeedKnobs, recommend
     from advisor.pipeline.running import run
     from advisor.pipeline.tuning import tune
     from advisor.pipeline.validating import recorded_validation, validate, validate_runs
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "DataSource": "inputs",
     "ModelSource": "inputs",
+    "SpeedKnobs": "recommending",
     "bench": "benching",
     "calibrate": "calibrating",
     "configure": "predicting",
@@ -44,6 +45,7 @@ _HOMES = {
 __all__ = [
     "DataSource",
     "ModelSource",
+    "SpeedKnobs",
     "bench",
     "calibrate",
     "configure",

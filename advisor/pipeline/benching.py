@@ -84,8 +84,8 @@ def bench(
             model,
             source,
             methods=[method],
+            knobs={"num_train_epochs": 1},
             effective_batch_size=reference_batch_size(method),
-            num_train_epochs=1,
             on_event=on_event,
         )
         if answer.best is None:

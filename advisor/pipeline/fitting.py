@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from advisor.core.budget import Budget
+from advisor.core.strategy import StrategyConfig
 from advisor.pipeline.environment import named_device, this_machine
 from advisor.pipeline.events import OnEvent, counted_progress, note, phase
 from advisor.pipeline.inputs import ModelSource, check_length, inspect
 from advisor.pipeline.predicting import DEFAULT_SEQ_LENGTH, cost_model_for
-from advisor.pipeline.recommending import check_methods, given
+from advisor.pipeline.recommending import check_methods
 
 if TYPE_CHECKING:
     from advisor.search.fitting import FitAnswer
@@ -21,13 +22,12 @@ def fit(
     *,
     budget: Budget | None = None,
     device: str = "auto",
-    methods: Sequence[str] | None = None,
+    methods: Sequence[str | StrategyConfig] | None = None,
+    knobs: Mapping[str, Any] | None = None,
     micro_batch_size: int = 1,
     seq_length: int | None = None,
-    rank: int | None = None,
     padded: bool = True,
     num_labels: int = 2,
-    peft_config: Mapping[str, Any] | None = None,
     cards: bool = True,
     all_setups: bool = False,
     on_event: OnEvent | None = None,
@@ -38,14 +38,13 @@ def fit(
         model: Folder, ``config.json``, GGUF file, hub id or demo model.
         budget: Its memory and safety level; without a memory bound the device's capacity counts.
         device: Whose memory it is; ``"auto"`` is this machine.
-        methods: Look only at these.
+        methods: Look only at these: names, or complete configurations.
+        knobs: Values by name, shared knobs or methods' own, instead of the defaults of every method that has them.
         micro_batch_size: Held while the largest length and rank are searched.
         seq_length: Held while the largest batch and rank are searched; 128, or the model's positions if fewer, when
             ``None``.
-        rank: Instead of the methods' own default.
         padded: Whether batches hold padding.
         num_labels: Classes of the head.
-        peft_config: Configuration of the method ``peft``, which is looked at only with one.
         cards: Also find the smallest known card for each set-up.
         all_setups: Also trace leaner data types and optimizers where a preferred one fits.
         on_event: Receives the job's events (:mod:`advisor.core.events`).
@@ -72,7 +71,7 @@ def fit(
         spec,
         cost_model_for(profile, on_event),
         FitRequest(micro_batch_size, length, limit_bytes, budget.safety_level, padded),
-        candidates(spec, methods, given({"rank": rank, "peft_config": peft_config})),
+        candidates(spec, methods, knobs),
         cards=known_devices() if cards else None,
         all_setups=all_setups,
         on_progress=counted_progress(on_event),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -13,7 +14,7 @@ from advisor.core.device import DeviceProfile
 from advisor.core.errors import InputError
 from advisor.core.model import ModelSpec
 from advisor.core.plan import Dtype, ExecutionPlan, Plan, load_plan
-from advisor.core.strategy import StrategyConfig
+from advisor.core.strategy import Knobs, StrategyConfig
 from advisor.pipeline.environment import named_device, this_device_id, this_machine
 from advisor.pipeline.events import OnEvent, note, phase
 from advisor.pipeline.inputs import (
@@ -28,6 +29,7 @@ from advisor.strategies import DEFAULT_METHOD
 
 if TYPE_CHECKING:
     from advisor.costmodel.model import CostModel
+    from advisor.strategies import Strategy
 
 DEFAULT_SEQ_LENGTH = 128
 """Padded length that is assumed when neither data nor caller names one."""
@@ -49,8 +51,8 @@ def predict(
     model: str | ModelSource,
     *,
     method: str = DEFAULT_METHOD,
-    knobs: dict[str, Any] | None = None,
-    execution: dict[str, Any] | None = None,
+    knobs: Knobs | None = None,
+    execution: ExecutionPlan | None = None,
     data: str | DataSource | None = None,
     num_labels: int = 2,
     device: str = "auto",
@@ -62,8 +64,8 @@ def predict(
     Args:
         model: Folder, ``config.json``, GGUF file, hub id or demo model.
         method: Registered strategy.
-        knobs: Knobs that differ from the method's defaults, shared ones (:class:`StrategyConfig`) or its own.
-        execution: Fields of :class:`ExecutionPlan` that differ from its defaults.
+        knobs: The method's own (``LoraKnobs(rank=16)``); its defaults for this model when ``None``.
+        execution: How it is trained; micro-batches of 8 rows, in the checkpoint's data type, when ``None``.
         data: Without it, step time and memory are answered for full batches, and the whole run is one step.
         num_labels: Classes of the head when there is no data.
         device: Profile to predict for; ``"auto"`` is this machine.
@@ -92,8 +94,8 @@ def configure(
     model: str | ModelSource,
     *,
     method: str = DEFAULT_METHOD,
-    knobs: dict[str, Any] | None = None,
-    execution: dict[str, Any] | None = None,
+    knobs: Knobs | Mapping[str, Any] | None = None,
+    execution: ExecutionPlan | Mapping[str, Any] | None = None,
     data: str | DataSource | None = None,
     num_labels: int = 2,
     device: str = "auto",
@@ -101,6 +103,9 @@ def configure(
     on_event: OnEvent | None = None,
 ) -> Configuration:
     """The configuration that :func:`predict` means by its arguments.
+
+    Command lines and files name only what differs from the defaults: of knobs, shared ones (:class:`StrategyConfig`)
+    or the method's own, and of the fields of :class:`ExecutionPlan`.
 
     Raises:
         InputError: anything about the inputs that cannot be used, all problems of one input together.
@@ -116,12 +121,7 @@ def configure(
     else:
         phase(on_event, "inspecting the model")
         spec = inspect(model, num_labels=num_labels)
-    if strategy.user_knob is not None and strategy.user_knob not in (knobs or {}):
-        raise InputError(
-            f"{method} needs {strategy.user_knob_title} of your own, but got none",
-            fix=f"pass --{strategy.user_knob.replace('_', '-')}",
-        )
-    config = strategy.configured(spec, **(knobs or {}))
+    config = _strategy_config(strategy, knobs or {}, spec)
     check_strategy(strategy, config, spec)
     execution_plan = _execution_plan(execution or {}, spec, profile)
     where = where or this_machine(on_event)
@@ -183,6 +183,24 @@ def predict_configuration(configuration: Configuration, on_event: OnEvent | None
     )
 
 
+def _strategy_config(strategy: Strategy, knobs: Knobs | Mapping[str, Any], model: ModelSpec) -> StrategyConfig:
+    """The method's defaults for the model with these knobs.
+
+    Raises:
+        InputError: knobs that are another method's, or a value that cannot be used.
+    """
+    if isinstance(knobs, Knobs):
+        config = dataclasses.replace(strategy.default_config(model), knobs=knobs)
+        strategy.knobs.of(config)
+        return config
+    if strategy.user_knob is not None and strategy.user_knob not in knobs:
+        raise InputError(
+            f"{strategy.name} needs {strategy.user_knob_title} of your own, but got none",
+            fix=f"pass --{strategy.user_knob.replace('_', '-')}",
+        )
+    return strategy.configured(model, **knobs)
+
+
 def _check_speed_knobs(execution: ExecutionPlan, device: DeviceProfile) -> None:
     """Refuse TF32 and thread counts where there is no such thing.
 
@@ -202,9 +220,14 @@ def stored_dtype(model: ModelSpec) -> Dtype:
     return next((known for known in get_args(Dtype) if known == found), "float32")
 
 
-def _execution_plan(values: dict[str, Any], model: ModelSpec, data: DataProfile | None) -> ExecutionPlan:
+def _execution_plan(
+    values: ExecutionPlan | Mapping[str, Any], model: ModelSpec, data: DataProfile | None
+) -> ExecutionPlan:
     from advisor.strategies.attention import usual_attention
 
+    if isinstance(values, ExecutionPlan):
+        check_length(model, values.max_seq_length)
+        return values
     measured = data.max_seq_length if data is not None else min(DEFAULT_SEQ_LENGTH, model.max_positions or 2**31)
     settings = {
         "micro_batch_size": 8,

@@ -8,6 +8,7 @@ from typing import Any
 
 from advisor.core.budget import Budget
 from advisor.core.recommendation import Recommendation
+from advisor.core.strategy import StrategyConfig
 from advisor.pipeline.environment import named_device, this_machine
 from advisor.pipeline.events import OnEvent, counted_progress, phase
 from advisor.pipeline.evidence import check_evidence, with_evidence
@@ -15,6 +16,7 @@ from advisor.pipeline.inputs import DataSource, ModelSource, load_inputs
 from advisor.pipeline.outputs import refuse_existing_file
 from advisor.pipeline.predicting import cost_model_for
 from advisor.pipeline.trace_prefetch import prefetched_traces
+from advisor.search.planner import PlanRequest, SpeedKnobs, candidates, recommend_plans
 
 
 def recommend(
@@ -23,13 +25,12 @@ def recommend(
     *,
     budget: Budget | None = None,
     device: str = "auto",
-    methods: Sequence[str] | None = None,
+    methods: Sequence[str | StrategyConfig] | None = None,
+    knobs: Mapping[str, Any] | None = None,
     effective_batch_size: int = 32,
-    num_train_epochs: float | None = None,
     evidence_s: float | None = None,
     seed: int = 42,
-    peft_config: Mapping[str, Any] | None = None,
-    speed: Mapping[str, Any] | None = None,
+    speed: SpeedKnobs | None = None,
     output: Path | str | None = None,
     force: bool = False,
     on_event: OnEvent | None = None,
@@ -41,13 +42,12 @@ def recommend(
         data: File, ``datasets`` folder, hub id or demo data set.
         budget: Upper bounds; without one only the device's capacity counts.
         device: Profile to plan for; ``"auto"`` is this machine.
-        methods: Consider only these.
+        methods: Consider only these: names, or complete configurations.
+        knobs: Values by name, shared knobs or methods' own, instead of the defaults of every method that has them.
         effective_batch_size: Micro-batch x accumulation, kept the same for all methods.
-        num_train_epochs: Instead of each method's default.
         evidence_s: Spend so much time on short real runs that sharpen the quality prediction.
         seed: Of the plans' training, and of the short runs.
-        peft_config: Configuration of the method ``peft``, which is considered only with one.
-        speed: ``group_by_length``, ``tf32``, ``torch_compile``, ``num_threads`` where they are not to be chosen.
+        speed: Execution knobs that are not to be chosen.
         output: Where to write the best plan; nothing is written when nothing fits.
         force: Replace an existing ``output``.
         on_event: Receives the job's events (:mod:`advisor.core.events`).
@@ -58,8 +58,6 @@ def recommend(
     Raises:
         InputError: anything about the inputs that cannot be used.
     """
-    from advisor.search.planner import PlanRequest, SpeedKnobs, candidates, recommend_plans
-
     profile = named_device(device)
     check_methods(methods)
     target = Path(output) if output is not None else None
@@ -71,8 +69,7 @@ def recommend(
         check_evidence(inputs.model, profile)
     phase(on_event, "comparing strategies")
     cost_model = cost_model_for(profile, on_event)
-    knobs = {"num_train_epochs": num_train_epochs, "peft_config": peft_config}
-    found = candidates(inputs.model, methods, given(knobs))
+    found = candidates(inputs.model, methods, knobs)
     request = PlanRequest(
         inputs.model,
         inputs.data,
@@ -80,7 +77,7 @@ def recommend(
         budget or Budget(),
         effective_batch_size,
         seed,
-        SpeedKnobs(**(speed or {})),
+        speed or SpeedKnobs(),
     )
     with prefetched_traces(request, cost_model, found):
         recommendation = recommend_plans(request, cost_model, found, on_progress=counted_progress(on_event))
@@ -91,12 +88,7 @@ def recommend(
     return recommendation
 
 
-def given(knobs: Mapping[str, Any]) -> dict[str, Any]:
-    """The knobs that were named."""
-    return {name: value for name, value in knobs.items() if value is not None}
-
-
-def check_methods(methods: Sequence[str] | None) -> None:
+def check_methods(methods: Sequence[str | StrategyConfig] | None) -> None:
     """Refuse unknown methods before anything is loaded.
 
     Raises:
@@ -105,4 +97,4 @@ def check_methods(methods: Sequence[str] | None) -> None:
     from advisor.strategies import get_strategy
 
     for method in methods or ():
-        get_strategy(method)
+        get_strategy(method if isinstance(method, str) else method.method)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from advisor.core.budget import Budget
 from advisor.core.store import ensure_writable_dir
@@ -27,6 +27,7 @@ def tune(
     budget: Budget | None = None,
     wall_clock_s: float = 3600.0,
     methods: Sequence[str] | None = None,
+    knobs: Mapping[str, Any] | None = None,
     max_trials: int | None = None,
     effective_batch_size: int = 32,
     seed: int = 42,
@@ -45,6 +46,7 @@ def tune(
         budget: Memory and time bounds of the final run; candidates outside it are never started.
         wall_clock_s: How long the study may take.
         methods: Search only these.
+        knobs: Values by name that are given instead of searched, for every method that has them.
         max_trials: Stop after so many trials.
         effective_batch_size: Kept the same for all trials.
         seed: Of sampler, hold-out and training.
@@ -79,6 +81,7 @@ def tune(
         study_dir=directory,
         time_budget_s=wall_clock_s,
         methods=methods,
+        knobs=knobs,
         max_trials=max_trials,
         effective_batch_size=effective_batch_size,
         seed=seed,

@@ -55,6 +55,8 @@ def print_recommendation(console: Console, recommendation: Recommendation, *, li
         for rejected in recommendation.rejected:
             table.add_row(f"[bold]{rejected.method}[/bold]", rejected.reason)
         console.print(table)
+    evaluated, replays = recommendation.evaluated, recommendation.replays
+    say(console, f"{evaluated:,} configurations evaluated, {replays:,} of them with a replay of the memory allocator")
     for advice in recommendation.advice:
         say(console, f"- {advice}")
 
@@ -148,6 +150,7 @@ def recommendation_answer(recommendation: Recommendation, plan_path: Path | None
         "budget": to_dict(recommendation.budget),
         "considered": recommendation.considered,
         "evaluated": recommendation.evaluated,
+        "replays": recommendation.replays,
         "ranked": [_ranked_answer(rank, ranked) for rank, ranked in enumerate(recommendation.ranked, start=1)],
         "rejected": [
             {

@@ -25,7 +25,6 @@ def test_predict_chooses_an_attention_kernel_that_the_architecture_has() -> None
     cost = predict(
         ModelSource(str(config), "sequence-classification"),
         method="head",
-        execution={"micro_batch_size": 2, "max_seq_length": 16},
         device="t4",
     )
     assert cost.fits

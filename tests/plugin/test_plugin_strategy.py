@@ -116,11 +116,11 @@ class TestCommands:
         plan_file, out = tmp_path / "plan.json", tmp_path / "out"
         recommended = advisor(
             "recommend", model_dir, "--data", table, "--methods", "layer_block", "--epochs", "1",
-            "--effective-batch-size", "8", "--output", plan_file, "--json",
+            "--knob", "first_layer=1", "--effective-batch-size", "8", "--output", plan_file, "--json",
         )  # fmt: skip
         assert recommended.code == 0, recommended.stderr
         plan = load_plan(plan_file)
-        assert format_strategy(plan.strategy) == "layers 0 to 0, lr 5e-05, 1 epoch"
+        assert format_strategy(plan.strategy) == "layers 1 to 1, lr 5e-05, 1 epoch"
         assert json.loads(plan_file.read_text())["strategy"]["num_layers"] == 1
 
         ran = advisor("run", plan_file, "--output", out)
@@ -132,6 +132,18 @@ class TestCommands:
         assert verdicts["trainable_parameters"]["verdict"] == "inside"
         assert abs(verdicts["memory.allocated_bytes"]["relative_error"]) < 0.02
 
+    def test_fit(self, advisor: Advisor, model_dir: Path) -> None:
+        call = ("fit", model_dir, *BLOCK, "--method", "lora", "--device", "rtx-4090", "--no-cards", "--json")
+        one, two = (advisor(*call, "--knob", f"num_layers={count}").json["methods"] for count in (1, 2))
+        assert [method["strategy"].get("num_layers") for method in (*one, *two)] == [1, None, 2, None]
+        needed = [method["setups"][0]["memory_bytes"] for method in (*one, *two)]
+        assert needed[2] > needed[0] and needed[3] == needed[1]
+
+    def test_a_knob_that_no_method_has_is_refused(self, advisor: Advisor, model_dir: Path) -> None:
+        answer = advisor("fit", model_dir, *BLOCK, "--device", "rtx-4090", "--knob", "num_leyers=2")
+        assert answer.code == 2
+        assert "num_leyers" in answer.stderr and "num_layers" in answer.stderr
+
     def test_tune(
         self,
         advisor: Advisor,
@@ -142,9 +154,10 @@ class TestCommands:
     ) -> None:
         tuned = advisor(
             "tune", model_dir, "--data", table, "--methods", "layer_block", "--budget", "10min", "--trials", "2",
-            "--effective-batch-size", "8", "--study-dir", tmp_path / "study", "--json",
+            "--effective-batch-size", "8", "--study-dir", tmp_path / "study", "--knob", "num_train_epochs=1", "--json",
         )  # fmt: skip
         assert tuned.code == 0, tuned.stderr
+        assert tuned.json["best"]["strategy"]["num_train_epochs"] == 1
         searched = json.loads((tmp_path / "study" / "study.json").read_text())["space"]["methods"]
         assert [axis["field"] for method in searched for axis in method["axes"]] == ["num_layers"]
         assert tuned.json["best"]["strategy"]["num_layers"] in (1, 2)

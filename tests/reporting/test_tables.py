@@ -191,7 +191,7 @@ def test_quality_in_one_line(value: float | None, interval: Interval | None, tex
 
 def test_the_recommend_answer_has_its_documented_keys(tmp_path) -> None:
     answer = json.loads(to_json(recommendation_answer(recommendation(), tmp_path / "plan.json")))
-    keys = ["device_id", "budget", "considered", "evaluated", "ranked", "rejected", "advice", "plan_path"]
+    keys = ["device_id", "budget", "considered", "evaluated", "replays", "ranked", "rejected", "advice", "plan_path"]
     assert list(answer) == keys
     first = answer["ranked"][0]
     keys = ["rank", "method", "score", "tied", "reason", "largest_ranks", "strategy", "execution", "cost"]

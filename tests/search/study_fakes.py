@@ -24,11 +24,12 @@ from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan, Plan
 from advisor.core.recommendation import RejectedMethod
 from advisor.core.run import Measurement
-from advisor.core.strategy import StrategyConfig
+from advisor.core.strategy import Knobs, StrategyConfig
 from advisor.costmodel.model import CostBounds
 from advisor.costmodel.quality.model import QualityModel
 from advisor.search.planner import PlanRequest, Predictor
 from advisor.search.study import TuneResult, tune_study
+from advisor.search.study.space import Space, method_space
 from advisor.strategies.base import LR_REL, CategoricalDimension, Dimension, IntDimension
 from advisor.strategies.hira import HiraKnobs
 from advisor.strategies.lora import LoraKnobs
@@ -51,6 +52,13 @@ class FakeStrategy:
     dimensions: dict[str, Dimension]
     user_knob: str | None = None
     user_knob_title: str = ""
+
+    @property
+    def knobs(self) -> type[Knobs]:
+        return type(self.config.knobs)
+
+    def configured(self, model: ModelSpec, **values: Any) -> StrategyConfig:
+        return self.config.replaced(**values)
 
     def default_config(self, model: ModelSpec) -> StrategyConfig:
         return self.config
@@ -82,6 +90,12 @@ def strategies() -> dict[str, FakeStrategy]:
         FakeStrategy("ia3", StrategyConfig("ia3", 1e-3), {}),
     ]
     return {strategy.name: strategy for strategy in made}
+
+
+def declared(*names: str) -> Space:
+    """The declared space of these methods, of all when none is named."""
+    chosen = strategies()
+    return Space(tuple(method_space(chosen[name], MODEL) for name in names or chosen))  # type: ignore[arg-type]
 
 
 def memory_bytes(config: StrategyConfig) -> int:

@@ -150,7 +150,7 @@ def test_every_plan_of_an_answer_is_priced_exactly_and_once():
     priced = [(repr(strategy), execution) for strategy, execution in fake.exact]
     assert len(plans) > 5 and len(priced) == len(set(priced))
     assert {(repr(plan.strategy), plan.execution) for plan in plans} <= set(priced)
-    assert answer.priced == len(priced) < answer.evaluated / 2
+    assert answer.replays == len(priced) < answer.evaluated / 2
 
 
 def test_bounds_that_are_too_tight_cost_a_search_but_no_wrong_plan():

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from advisor.search.study.space import declared_space
 from tests.search import study_fakes as fakes
 from tests.search.study_fakes import MIB, FakeRunner, tune
 
@@ -21,7 +20,7 @@ FULL_ROWS = 8100
 def random_search(surface: fakes.Surface, seed: int, time_s: float) -> float:
     """True loss of the best of random configurations that fit, each trained on all rows, judged with the same noise."""
     draw = random.Random(seed)
-    space = declared_space(fakes.strategies().values(), fakes.MODEL)
+    space = fakes.declared()
     spent_s, best = 0.0, (float("inf"), float("inf"))
     while True:
         method = draw.choice(space.methods)

@@ -14,7 +14,8 @@ from advisor.core.strategy import StrategyConfig
 from advisor.search.study.clock import StudyClock
 from advisor.search.study.context import Infeasible, StudyContext
 from advisor.search.study.feasible import feasible_space, warm_start
-from advisor.search.study.space import SearchAxis, axis_of, declared_space
+from advisor.search.study.header import declared_methods
+from advisor.search.study.space import SearchAxis, Space, axis_of, method_space
 from advisor.strategies import get_strategy
 from advisor.strategies.base import CategoricalDimension, FloatDimension, IntDimension
 from advisor.strategies.lora import LoraKnobs
@@ -62,7 +63,7 @@ def test_a_float_axis_keeps_its_scale() -> None:
 
 
 def test_alpha_follows_the_rank_and_the_rate_follows_lr_rel() -> None:
-    space = declared_space([fakes.strategies()["lora"]], fakes.MODEL)
+    space = fakes.declared("lora")
     params = {"method": "lora", "lr_rel": 0.5, "lora.log2_rank": 5, "lora.target_modules": '"all-linear"'}
     config = space.config(params)
     assert config.knobs == LoraKnobs("all-linear", 32, lora_alpha=64)
@@ -72,7 +73,7 @@ def test_alpha_follows_the_rank_and_the_rate_follows_lr_rel() -> None:
 
 @pytest.mark.parametrize("name", ["full", "partial", "head", "lora", "qlora", "ia3"])
 def test_the_default_of_a_registered_method_is_a_point_of_its_own_space(name: str) -> None:
-    space = declared_space([get_strategy(name)], fakes.MODEL)  # type: ignore[list-item]
+    space = Space((method_space(get_strategy(name), fakes.MODEL),))
     default = get_strategy(name).default_config(fakes.MODEL)
     found = space.config(space.methods[0].default_params())
     assert dataclasses.replace(found, learning_rate=default.learning_rate) == default
@@ -81,9 +82,7 @@ def test_the_default_of_a_registered_method_is_a_point_of_its_own_space(name: st
 
 def test_ranks_are_cut_at_the_largest_that_fits() -> None:
     # lora: 400 MiB + 2 MiB a rank on the cheaper targets
-    space, cut = feasible_space(
-        setting(Budget(memory_bytes=440 * fakes.MIB)), declared_space([fakes.strategies()["lora"]], fakes.MODEL), CLOCK
-    )
+    space, cut = feasible_space(setting(Budget(memory_bytes=440 * fakes.MIB)), fakes.declared("lora"), CLOCK)
     axis = next(axis for axis in space.methods[0].axes if axis.field == "rank")
     assert axis.decode(int(axis.high)) == 16
     assert "rank above 16 does not fit" in cut[0].reason
@@ -93,7 +92,7 @@ def test_ranks_are_cut_at_the_largest_that_fits() -> None:
 def test_everything_below_a_cut_fits_and_everything_above_does_not(budget_mib: int) -> None:
     budget = Budget(memory_bytes=budget_mib * fakes.MIB)
     ask = setting(budget)
-    declared = declared_space(fakes.strategies().values(), fakes.MODEL)
+    declared = fakes.declared()
     space, _ = feasible_space(ask, declared, CLOCK)
     kept = {method.method for method in space.methods}
     for method in declared.methods:
@@ -107,14 +106,14 @@ def test_everything_below_a_cut_fits_and_everything_above_does_not(budget_mib: i
 
 def test_the_first_trial_of_a_method_fits_even_where_its_default_does_not() -> None:
     ask = setting(Budget(memory_bytes=410 * fakes.MIB))  # the default rank 8 needs 416 MiB
-    space, _ = feasible_space(ask, declared_space([fakes.strategies()["lora"]], fakes.MODEL), CLOCK)
+    space, _ = feasible_space(ask, fakes.declared("lora"), CLOCK)
     config = space.config(warm_start(ask, space.methods[0]))
     assert not isinstance(ask.plan(config), Infeasible)
     assert config.rank is not None and config.rank < 8
 
 
 def test_better_methods_come_first_and_cheaper_ones_among_equals() -> None:
-    space, _ = feasible_space(setting(Budget()), declared_space(fakes.strategies().values(), fakes.MODEL), CLOCK)
+    space, _ = feasible_space(setting(Budget()), fakes.declared(), CLOCK)
     assert [method.method for method in space.methods] == ["head", "partial", "ia3", "lora", "hira", "full"]
 
 
@@ -136,7 +135,7 @@ def test_equal_solutions_are_shared_over_learning_rates_only() -> None:
 def test_slow_predictions_leave_time_for_trials() -> None:
     ticks = iter(range(100))
     clock = StudyClock(6.0, now=lambda: float(next(ticks)))
-    declared = declared_space(fakes.strategies().values(), fakes.MODEL)
+    declared = fakes.declared()
     space, cut = feasible_space(setting(Budget()), declared, clock)
     assert 1 <= len(space.methods) < len(declared.methods)
     assert all("half of the time" in entry.reason for entry in cut)
@@ -145,5 +144,22 @@ def test_slow_predictions_leave_time_for_trials() -> None:
 
 def test_a_study_of_the_first_version_can_be_resumed() -> None:
     """Its search space has the digest that version 1 stored, whose configurations had the knobs of all methods."""
-    declared = declared_space([get_strategy("full"), get_strategy("partial")], fakes.MODEL)
+    declared = Space(tuple(method_space(get_strategy(name), fakes.MODEL) for name in ("full", "partial")))
     assert setting(Budget()).identity(declared)["search space"] == "1c59778410e8"
+
+
+def test_given_knobs_are_not_searched_and_other_methods_do_not_care() -> None:
+    lora, full = (method_space(get_strategy(name), fakes.MODEL, {"rank": 4}) for name in ("lora", "full"))
+    assert lora.default.rank == 4 and "rank" not in [axis.field for axis in lora.axes]
+    assert full == method_space(get_strategy("full"), fakes.MODEL)
+
+
+def test_a_method_that_needs_a_knob_of_the_user_is_searched_with_one() -> None:
+    own = {"peft_config": {"peft_type": "LORA", "r": 4}}
+    for knobs, methods in ((own, ["peft"]), ({}, [])):
+        ask = dataclasses.replace(setting(Budget()), strategies={"peft": get_strategy("peft")}, knobs=knobs)
+        space, unusable = declared_methods(ask)
+        assert [method.default.knob("peft_config") for method in space.methods] == [own["peft_config"]] * len(methods)
+        assert [entry.reason for entry in unusable] == (
+            [] if methods else ["not considered: it needs a PEFT configuration of your own"]
+        )

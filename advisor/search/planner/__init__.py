@@ -1,6 +1,6 @@
 """The planner: execution knobs solved under a budget, plans ranked by quality and cost."""
 
-from advisor.search.planner.candidates import Candidates, candidates
+from advisor.search.planner.candidates import Candidates, candidates, check_knobs
 from advisor.search.planner.protocol import PlanRequest, Predictor
 from advisor.search.planner.reasons import known_devices
 from advisor.search.planner.recommend import recommend_plans, rerank, solve_execution
@@ -14,6 +14,7 @@ __all__ = [
     "Solution",
     "SpeedKnobs",
     "candidates",
+    "check_knobs",
     "known_devices",
     "recommend_plans",
     "rerank",

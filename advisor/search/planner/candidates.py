@@ -5,22 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from advisor.core.errors import InputError
 from advisor.core.model import ModelSpec
 from advisor.core.recommendation import RejectedMethod
 from advisor.core.strategy import SHARED_KNOBS, StrategyConfig
 from advisor.strategies import Strategy, get_strategy, strategy_names
-
-
-class MethodLike(Protocol):
-    """What decides whether a method can be used at all (``advisor.strategies.Strategy``)."""
-
-    user_knob: str | None
-    user_knob_title: str
-
-    def applies_to(self, model: ModelSpec) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -44,8 +35,11 @@ def candidates(
         knobs: Values instead of the defaults of every method that has these knobs.
 
     Raises:
-        InputError: an unknown name, a configuration that does not fit the model, or a value that a method cannot take.
+        InputError: an unknown name, a knob that none of the methods has, a configuration that does not fit the model,
+            or a value that a method cannot take.
     """
+    names = [item if isinstance(item, str) else item.method for item in methods or strategy_names()]
+    check_knobs(knobs or {}, names)
     usable: list[StrategyConfig] = []
     rejected: list[RejectedMethod] = []
     for item in methods if methods is not None else strategy_names():
@@ -61,7 +55,7 @@ def candidates(
     return Candidates(tuple(usable), tuple(rejected))
 
 
-def ineligible(method: MethodLike, model: ModelSpec, given: Collection[str] = ()) -> str | None:
+def ineligible(method: Strategy, model: ModelSpec, given: Collection[str] = ()) -> str | None:
     """Why a method cannot be used on a model, whatever its values; ``None`` when it can.
 
     Args:
@@ -75,18 +69,38 @@ def ineligible(method: MethodLike, model: ModelSpec, given: Collection[str] = ()
     return f"does not apply: {reason}" if reason else None
 
 
+def check_knobs(knobs: Mapping[str, Any], methods: Sequence[str]) -> None:
+    """Refuse knobs that no method has.
+
+    Raises:
+        InputError: naming those that there are.
+    """
+    own = [{knob.name for knob in dataclasses.fields(get_strategy(name).knobs)} for name in methods]
+    known = SHARED_KNOBS.union(*own)
+    if unknown := sorted(knobs.keys() - known):
+        raise InputError(
+            f"a knob must be one that a considered method has, but none has {', '.join(unknown)}",
+            fix=f"leave it out, or use one of {', '.join(sorted(known))}",
+        )
+
+
+def given_knobs(method: Strategy, knobs: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the knobs that a method has."""
+    own = {knob.name for knob in dataclasses.fields(method.knobs)}
+    return {name: value for name, value in knobs.items() if name in own | SHARED_KNOBS}
+
+
 def _configured(method: Strategy, model: ModelSpec, knobs: Mapping[str, Any]) -> StrategyConfig | str:
     """The method with ``knobs``, as far as it has them, instead of defaults; or why it cannot be used.
 
     Raises:
         InputError: a value that the method cannot take on this model.
     """
-    own = {knob.name for knob in dataclasses.fields(method.knobs)}
-    given = {name: value for name, value in knobs.items() if name in own | SHARED_KNOBS}
+    given = given_knobs(method, knobs)
     if reason := ineligible(method, model, given):
         return reason
     config = method.configured(model, **given)
-    if given.keys() & own:
+    if given.keys() - SHARED_KNOBS:
         return _checked(method, model, config)
     problems = method.problems(config, model)
     return f"its defaults do not fit the model: {'; '.join(problems)}" if problems else config

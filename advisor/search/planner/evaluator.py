@@ -77,8 +77,8 @@ class Evaluator:
         return len(self._points)
 
     @property
-    def priced(self) -> int:
-        """How many of them were evaluated exactly: each took a replay."""
+    def replays(self) -> int:
+        """How many of them were evaluated exactly: each took a replay of the allocator."""
         return sum(point.exact for point in self._points.values())
 
     def chunked_loss_can_help(self, strategy: StrategyConfig, rung: PrecisionPolicy) -> bool:

@@ -68,7 +68,7 @@ def recommend_plans(
         considered,
         advice,
         evaluator.evaluated,
-        evaluator.priced,
+        evaluator.replays,
     )
 
 

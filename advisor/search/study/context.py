@@ -22,7 +22,8 @@ from advisor.core.run import Measurement
 from advisor.core.serialization import to_dict
 from advisor.core.strategy import StrategyConfig, first_layout
 from advisor.search.planner.protocol import PlanRequest, Predictor
-from advisor.search.study.space import MethodSpace, Space, StrategyLike
+from advisor.search.study.space import MethodSpace, Space
+from advisor.strategies import Strategy
 
 MAX_EVAL_ROWS = 500
 """Cap on the study's held-out rows, which every trial pays for: the standard error of an accuracy is then at most
@@ -69,7 +70,8 @@ class StudyContext:
     seed: int
     effective_batch_size: int
     solve: ExecutionSolver
-    strategies: Mapping[str, StrategyLike]
+    strategies: Mapping[str, Strategy]
+    knobs: Mapping[str, Any] = field(default_factory=dict)
     _plans: dict[str, Plan | Infeasible] = field(default_factory=dict, repr=False, compare=False)
 
     @property

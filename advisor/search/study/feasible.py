@@ -38,7 +38,7 @@ def feasible_space(
         if on_event is not None:
             text = f"predicting what {space.method} needs"
             on_event({"kind": "progress", "text": text, "share": index / len(declared.methods)})
-        unusable = ineligible(setting.strategies[space.method], setting.model)
+        unusable = ineligible(setting.strategies[space.method], setting.model, setting.knobs)
         outcome = _capped(setting, space, cut) if unusable is None else unusable
         if isinstance(outcome, str):
             cut.append(NeverStarted(None, space.method, outcome))

@@ -13,7 +13,7 @@ from advisor.search.study.feasible import feasible_space
 from advisor.search.study.files import StudyHeader, load_header
 from advisor.search.study.pilot import ladder_costs
 from advisor.search.study.records import NeverStarted
-from advisor.search.study.space import MethodSpace, Space, declared_space
+from advisor.search.study.space import MethodSpace, Space, method_space
 from advisor.search.study.successive_halving import choose_ladder
 
 
@@ -26,7 +26,7 @@ def open_header(
         OutputError: a study is there and ``resume`` was not given.
         InputError: the study there is about something else.
     """
-    declared, unusable = _declared(setting)
+    declared, unusable = declared_methods(setting)
     identity = setting.identity(declared)
     known = load_header(study_dir)
     if known is None:
@@ -49,16 +49,16 @@ def open_header(
     return known
 
 
-def _declared(setting: StudyContext) -> tuple[Space, list[NeverStarted]]:
-    """The declared space of every method that has defaults for this model."""
+def declared_methods(setting: StudyContext) -> tuple[Space, list[NeverStarted]]:
+    """The declared space of every method that has defaults for this model, and why the others have none."""
     spaces: list[MethodSpace] = []
     unusable: list[NeverStarted] = []
     for name, strategy in setting.strategies.items():
-        if strategy.user_knob is not None:
+        if strategy.user_knob is not None and strategy.user_knob not in setting.knobs:
             unusable.append(NeverStarted(None, name, str(ineligible(strategy, setting.model))))
             continue
         try:
-            spaces.extend(declared_space([strategy], setting.model).methods)
+            spaces.append(method_space(strategy, setting.model, setting.knobs))
         except AdvisorError as failure:
             unusable.append(NeverStarted(None, name, failure.message))
     return Space(tuple(spaces)), unusable

@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from advisor.core.model import ModelSpec
 from advisor.core.strategy import StrategyConfig
+from advisor.search.planner.candidates import given_knobs
 from advisor.search.study.records import ParamValue
 from advisor.strategies.base import LR_REL as SHARED_LR_REL
-from advisor.strategies.base import CategoricalDimension, Dimension, FloatDimension
+from advisor.strategies.base import CategoricalDimension, Dimension, FloatDimension, Strategy
 
 if TYPE_CHECKING:
     import optuna
 
 METHOD = "method"
 LR_REL = "lr_rel"
-
-
-class StrategyLike(Protocol):
-    """What the study needs of a strategy."""
-
-    name: str
-    user_knob: str | None
-    user_knob_title: str
-
-    def default_config(self, model: ModelSpec) -> StrategyConfig: ...
-
-    def search_space(self, model: ModelSpec) -> dict[str, Dimension]: ...
-
-    def applies_to(self, model: ModelSpec) -> str | None: ...
-
-    def problems(self, config: StrategyConfig, model: ModelSpec) -> list[str]: ...
 
 
 @dataclass(frozen=True)
@@ -136,15 +121,22 @@ class Space:
         return space.config(values, float(params[LR_REL]))
 
 
-def declared_space(strategies: Iterable[StrategyLike], model: ModelSpec) -> Space:
-    """The space as the strategies declare it, before any budget cuts it."""
-    methods = []
-    for strategy in strategies:
-        dimensions = strategy.search_space(model)
-        names = [name for name in sorted(dimensions) if name != LR_REL]
-        axes = tuple(axis_of(name, dimensions[name]) for name in names)
-        methods.append(MethodSpace(strategy.name, strategy.default_config(model), axes))
-    return Space(tuple(methods))
+def method_space(strategy: Strategy, model: ModelSpec, knobs: Mapping[str, Any] | None = None) -> MethodSpace:
+    """The space as a strategy declares it, before any budget cuts it.
+
+    Args:
+        strategy: Any.
+        model: What is to be trained.
+        knobs: Values that are given instead of searched or left at their defaults, where the strategy has them.
+
+    Raises:
+        InputError: a value that cannot be used.
+    """
+    given = given_knobs(strategy, knobs or {})
+    default = strategy.configured(model, **given) if given else strategy.default_config(model)
+    dimensions = strategy.search_space(model)
+    names = [name for name in sorted(dimensions) if name not in (LR_REL, *given)]
+    return MethodSpace(strategy.name, default, tuple(axis_of(name, dimensions[name]) for name in names))
 
 
 def axis_of(name: str, dimension: Dimension) -> SearchAxis:

@@ -20,6 +20,7 @@ from advisor.core.errors import (
 from advisor.core.model import ModelSpec
 from advisor.core.plan import Plan
 from advisor.core.units import format_duration
+from advisor.search.planner import check_knobs, solve_execution
 from advisor.search.planner.protocol import Predictor
 from advisor.search.study.clock import StudyClock
 from advisor.search.study.context import ExecutionSolver, OnEvent, Runner, StudyContext
@@ -31,9 +32,9 @@ from advisor.search.study.loop import StudyLoop
 from advisor.search.study.optuna_adapter import OptunaAdapter
 from advisor.search.study.records import NeverStarted, TuneResult
 from advisor.search.study.results import pareto_points, winner
-from advisor.search.study.space import StrategyLike
 from advisor.search.study.storage import open_study, owned
 from advisor.search.study.trial_history import TrialHistory
+from advisor.strategies import Strategy, get_strategy, strategy_names
 
 
 def tune_study(
@@ -44,6 +45,7 @@ def tune_study(
     budget: Budget,
     *,
     methods: Sequence[str] | None = None,
+    knobs: Mapping[str, Any] | None = None,
     time_budget_s: float,
     study_dir: Path,
     resume: bool = False,
@@ -52,7 +54,7 @@ def tune_study(
     effective_batch_size: int = 32,
     runner: Runner | None = None,
     solve: ExecutionSolver | None = None,
-    strategies: Mapping[str, StrategyLike] | None = None,
+    strategies: Mapping[str, Strategy] | None = None,
     resume_command: str | None = None,
     on_event: OnEvent | None = None,
     now: Callable[[], float] = time.monotonic,
@@ -69,6 +71,7 @@ def tune_study(
         cost_model: Predicts memory and time, and says what fits.
         budget: Bounds of the final run; no trial that breaks them by prediction is started.
         methods: Names in the strategy registry; by default all that can be used as they are.
+        knobs: Values by name that are given instead of searched, for every method that has them.
         time_budget_s: Wall clock that this call may take, planning included.
         study_dir: Folder of journal and records; created.
         resume: Go on with the study in ``study_dir`` (or begin it, if it was killed before it began).
@@ -91,11 +94,21 @@ def tune_study(
     """
     clock = StudyClock(time_budget_s, now)
     _check(time_budget_s, max_trials, data_profile)
-    available = (
-        _strategies(methods) if strategies is None else {name: strategies[name] for name in methods or strategies}
-    )
+    known = strategies if strategies is not None else {name: get_strategy(name) for name in methods or strategy_names()}
+    available = {name: known[name] for name in methods or known}
+    if knobs:
+        check_knobs(knobs, tuple(available))
     setting = StudyContext(
-        model, data_spec, data_profile, cost_model, budget, seed, effective_batch_size, solve or _planner(), available
+        model,
+        data_spec,
+        data_profile,
+        cost_model,
+        budget,
+        seed,
+        effective_batch_size,
+        solve or solve_execution,
+        available,
+        knobs or {},
     )
     with owned(study_dir), _interruptible(study_dir, resume_command):
         trains = runner or _measure_run()
@@ -124,18 +137,6 @@ def _check(time_budget_s: float, max_trials: int | None, profile: DataProfile) -
         raise InputError(f"max_trials >= 1 must hold, but got {max_trials}")
     if profile.train_rows < 2:
         raise InputError(f"tuning holds some training rows out and needs at least 2, but got {profile.train_rows}")
-
-
-def _strategies(methods: Sequence[str] | None) -> dict[str, StrategyLike]:
-    from advisor.strategies import get_strategy, strategy_names
-
-    return {name: get_strategy(name) for name in methods or strategy_names()}
-
-
-def _planner() -> ExecutionSolver:
-    from advisor.search.planner import solve_execution
-
-    return solve_execution
 
 
 def _measure_run() -> Runner:
