@@ -73,8 +73,8 @@ def _translated(args: Sequence[str]) -> list[str]:
 def calibrate_command() -> None:
     """Measure how fast operators and steps are on this machine, and fit the cost model to it.
 
-    predict, recommend, fit and tune use the result. A calibration that was made with another driver, Python, core
-    count or library version is used for this machine only as `transferred`.
+    predict, recommend, fit and tune use the result. On this machine a calibration counts only with the driver, Python,
+    core count and library versions that it was made with; after an upgrade, calibrate again.
 
     \b
     Examples:
@@ -94,7 +94,7 @@ def _device_option(help_text: str) -> Callable[[F], F]:
 @calibrate_command.command(RUN)
 @click.argument("model", required=False)
 @option("--quick", is_flag=True, help="At most a minute: fewer operators, steps and repeats; wider intervals.")
-@option("--fresh", is_flag=True, help="Measure everything again, also what is stored.")
+@option("--fresh", is_flag=True, help="Measure everything again instead of reusing what is stored.")
 @task_option
 @trust_options
 @json_option
@@ -120,12 +120,12 @@ def run_command(model: str | None, quick: bool, fresh: bool, as_json: bool, **op
 
 
 @calibrate_command.command(SHOW)
-@_device_option("Whose calibration, or whose corrected datasheet.")
+@_device_option("Device whose calibration or corrected datasheet is shown.")
 @json_option
 def show_command(device: str, as_json: bool) -> None:
     """Print the stored calibration: what was measured, how well it fits, and what is missing.
 
-    JSON keys: as of `advisor calibrate run`; of a corrected datasheet, the device profile.
+    JSON keys: those of `advisor calibrate run`; for a corrected datasheet, the device profile.
     """
     from advisor.pipeline.calibrating import show
 
@@ -134,14 +134,16 @@ def show_command(device: str, as_json: bool) -> None:
 
 @calibrate_command.command(EXPORT)
 @click.argument("file", type=PATH)
-@_device_option("Whose calibration; `all` for every device that has one.")
+@_device_option("Device whose calibration is exported; `all` for every device that has one.")
 @json_option
 def export_command(file: Path, device: str, as_json: bool) -> None:
-    """Write the stored calibration to a new FILE for other machines of the same kind.
+    """Write the stored calibration to a new FILE, for other machines of the same kind.
 
-    The file holds the raw measurements, the device profile, versions and who measured what, under a checksum.
+    The file holds the raw measurements, the device profile, all versions, where each measurement was made, and a
+    checksum.
 
-    JSON keys: those of the file without its calibrations, and path.
+    JSON keys: path, advisor_version, created_at, checksum, calibrations[] (device, versions, replays, points,
+    provenance).
     """
     from advisor.pipeline.calibrating import export
     from advisor.reporting.calibration import export_summary, print_export
@@ -156,9 +158,9 @@ def export_command(file: Path, device: str, as_json: bool) -> None:
 def import_command(files: tuple[Path, ...], fresh: bool, as_json: bool) -> None:
     """Add exported calibrations of the same device, driver and library versions, and fit again.
 
-    Measurements that are stored already count once. Either every file is imported or none.
+    A measurement that is stored already is not added again. If one of the files cannot be used, none is imported.
 
-    JSON keys: calibrations[] (each as of `advisor calibrate run`), shares[].
+    JSON keys: calibrations[] (each with the keys of `advisor calibrate run`), shares[].
     """
     from advisor.pipeline.calibrating import import_
     from advisor.reporting.calibration import print_import
@@ -178,16 +180,16 @@ def import_command(files: tuple[Path, ...], fresh: bool, as_json: bool) -> None:
 def from_steps_command(
     files: tuple[Path, ...], more: tuple[Path, ...], device: str, as_json: bool, **options: Any
 ) -> None:
-    """Correct the datasheet of a device that is not here by steps that were measured on it.
+    """Correct the datasheet of another device with steps that were measured on it.
 
-    Each of FILES is a JSON list of steps, or the folder of an `advisor run`, whose median step counts. Three steps are
+    Each of FILES is a JSON list of steps, or the folder of an `advisor run` (its median step is used). Three steps are
     a start; ten that differ in method, batch and length are plenty. An entry needs model, method, micro_batch_size,
     seq_length (of every row, padding included) and step_s, the seconds of one optimizer step on one card. Further keys
-    are the options of `advisor predict` with its defaults, such as task, rank, target_modules, dtype, amp,
-    gradient_checkpointing, optim; and source, a remark.
+    are options of `advisor predict` with the same defaults, such as task, rank, target_modules, dtype, amp,
+    gradient_checkpointing and optim; source is a comment.
 
-    Predictions for that device then come from the fit (`transferred`). Fitting again begins at the datasheet;
-    `advisor calibrate reset` returns to it.
+    From then on predictions for that device use the fit (source `transferred`). Every fit starts from the datasheet;
+    `advisor calibrate reset` goes back to it.
 
     JSON keys: device, path, labels[], fit (assumed, fitted, steps[], datasheet, held_back), notes[].
     """
@@ -202,12 +204,12 @@ def from_steps_command(
 
 
 @calibrate_command.command(RESET)
-@_device_option("Whose calibration, or whose corrected datasheet.")
+@_device_option("Device whose calibration or correction is deleted.")
 @json_option
 def reset_command(device: str, as_json: bool) -> None:
-    """Forget the calibration of a device, or the correction of its datasheet.
+    """Delete the calibration of a device, or the correction of its datasheet.
 
-    JSON keys: device, forgotten[] (files or databases that no longer hold it).
+    JSON keys: device_id, fit (file that was removed, or null), calibrations (how many were deleted).
     """
     from advisor.pipeline.calibrating import reset
     from advisor.reporting.calibration import print_forgotten

@@ -63,11 +63,16 @@ _GRIDS = click.Choice(("cpu", "cpu-wide", "cuda", "quick"))
 _grid_options = stacked(
     option("--grid", type=_GRIDS, show_default="that of the device here", help="Cases to run."),
     option("--device", type=RegisteredName(_back_ends, _back_end), default="auto", help="Where to run them."),
-    option("--shard", type=shard, default="1/1", metavar="i/n", help="Every n-th case from the i-th on."),
-    option("--time-limit", "time_limit_s", **DURATION, help="Begin no case that would end later: 8min."),
+    option(
+        "--shard", type=shard, default="1/1", metavar="i/n", help="Run only every n-th case, starting with the i-th."
+    ),
+    option("--time-limit", "time_limit_s", **DURATION, help="Start no case that would end after this time: 8min."),
     option("--output", **DIR, show_default="the user's data directory", help="Folder of the records."),
     option(
-        "--repeats", type=click.IntRange(3, 1000), show_default="5", help="Timed steps per case, more of short ones."
+        "--repeats",
+        type=click.IntRange(3, 1000),
+        show_default="5",
+        help="Timed steps per case; short steps are repeated more often.",
     ),
     switch("resume", True, "Keep what was measured before."),
 )
@@ -76,7 +81,7 @@ _record_options = stacked(
         "--records",
         **FILE,
         multiple=True,
-        help="Run nothing: compare these records, of whatever device; several files of one device count as one.",
+        help="Run nothing: compare these records. Files of the same device are taken together.",
     ),
     option("--predict-again", is_flag=True, help="With --records: predict the cases with this version."),
     option(
@@ -99,22 +104,23 @@ _record_options = stacked(
 def validate_command(
     context: click.Context, what: Any, runs: tuple[Path, ...], strict: bool, as_json: bool, **options: Any
 ) -> None:
-    """Check the predictions: run a grid of configurations for real and compare them with what was predicted beforehand.
+    """Check predictions against real training steps, or finished runs against their plans.
 
-    WHAT is `memory`, `time` (of a step), `all` (both in one run), or `runs`: the finished runs in the folders RUN...
+    `memory` and `time` (of a step) predict every configuration of a grid, run it, and compare; `all` does both in one
+    run. `runs` trains nothing: it compares the finished runs in the folders RUN... with what their plans predicted.
 
-    Every case runs in a process of its own, a few steps of the stock Trainer with random weights; nothing is
-    downloaded. Running out of memory is a result. Every case is on disk as soon as it has ended: stop at any time, and
-    the same command continues. The grid `cuda` has configurations from 66M to 8B parameters and suits any card;
-    `cpu-wide` (time) has more than 200.
+    Every case is a few steps of the stock Trainer with random weights, in a process of its own; nothing is downloaded.
+    Running out of memory is a result. A case is saved as soon as it ends: stop at any time, and the same command
+    continues. The grid `cuda` has configurations from 66M to 8B parameters and suits any card; `cpu-wide` (time only)
+    has more than 200.
 
-    Step times are medians of timed repeats after a warm-up, on a machine that should do nothing else. The table shows
-    their errors beside the machine's own repeat noise (some cases are measured twice), its drift (a fixed workload is
-    timed with every case), and two baselines. Configurations that the calibration measured itself do not count.
+    A step time is the median of timed repeats after a warm-up; the machine should do nothing else. The table shows the
+    errors beside the machine's repeat noise (some cases are measured twice), its drift (a fixed reference workload is
+    timed with every case) and two rules of thumb. Configurations that the calibration measured itself are left out.
 
-    JSON keys: header, path, remaining, stopped, comparison (outcomes, groups[], fits, thresholds[], worst[]), times
-    (cases, seen, predictors, groups[], steady, noise, drift, order, baselines[], thresholds[], worst[]), records[]; of
-    runs: records[], errors, thresholds[], unreadable[].
+    JSON keys: header, path, records[], comparison (outcomes, errors[], fits, thresholds[], worst[]), times (cases,
+    seen, predictors, errors[], reference_s, pairs, pairs_in_order, thresholds[], worst[]), remaining, stopped; for
+    `runs`: records[], errors[], thresholds[], unreadable[].
 
     Exit codes: 0; 1 when a threshold is missed or a run has no record and --strict is given; 2 for bad input; 130 for
     Ctrl-C.
@@ -182,10 +188,10 @@ def _validate_runs(folders: tuple[Path, ...], as_json: bool) -> bool:
 @click.argument("suite", type=click.Choice(SUITES))
 @model_options()
 @data_options(required=True)
-@option("--methods", type=names, default="lora,full", metavar="A,B", help="One table each.")
+@option("--methods", type=names, default="lora,full", metavar="A,B", help="Methods to compare, one table each.")
 @option("--rows", "train_rows", type=click.IntRange(8), default=256, help="Rows per training.")
 @option("--eval-rows", type=click.IntRange(2), default=400, help="Held-out rows.")
-@option("--seeds", type=click.IntRange(1), default=3, help="Rounds; noise needs three.")
+@option("--seeds", type=click.IntRange(1), default=3, help="Rounds; three or more show the noise.")
 @option(
     "--output",
     **DIR,
@@ -194,12 +200,12 @@ def _validate_runs(folders: tuple[Path, ...], as_json: bool) -> bool:
 @switch("resume", True, "With --output: keep earlier trainings.")
 @json_option
 def bench_command(suite: str, as_json: bool, **options: Any) -> None:
-    """Benchmark training on this machine: a SUITE with MODEL on DATA.
+    """Train recommended plans and other recipes on this machine, and compare their speed and quality.
 
-    speed: the recommended plan of each method alternates with the published recipe (every row padded to 128 tokens)
-    and the plain Trainer (its own collator, the same batch). Samples per second and held-out quality of
-    each, over several seeds. Every training runs in a process of its own; one that fails does not end the others. The
-    rounds that every arm completed are compared, also after Ctrl-C.
+    `speed` trains three arms in alternation: the recommended plan of each method, the published recipe (every row
+    padded to 128 tokens), and the plain Trainer (its own collator, the same batch size). It compares samples per second
+    and held-out quality over several seeds. Every training has a process of its own; when one fails, the others go on.
+    Only rounds that all arms completed are compared, also after Ctrl-C.
 
     JSON keys: suite, comparisons[] (method, plan, recipes[], runs[] (arm, seed, rows, training_s, metrics), contrasts[]
     (recipe, ratio, lowest, highest, differences, noise)).

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -205,8 +206,8 @@ def data_source(options: dict[str, Any]) -> DataSource:
 
 
 def budget_of(options: dict[str, Any]) -> Budget:
-    """The limits that a command takes."""
-    return Budget(**picked(options, "memory_bytes", "time_s", "min_quality", "safety_level"))
+    """The limits that a command has options for; an option is named like its field of ``Budget``."""
+    return Budget(**picked(options, *(field.name for field in fields(Budget))))
 
 
 def read_peft_config(path: Path | None) -> dict[str, Any] | None:

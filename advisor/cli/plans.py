@@ -60,7 +60,7 @@ _force_option = option("--force", is_flag=True, help="Overwrite an existing --ou
 @time_option
 @safety_option
 @option("--min-quality", type=float, metavar="X", help="Desired minimum of the metric; reported as a probability.")
-@option("--evidence", "evidence_s", **DURATION, help="Time for short training runs.")
+@option("--evidence", "evidence_s", **DURATION, help="Time to spend on short training runs.")
 @option("--peft-config", **FILE, help="Also consider method peft with this JSON configuration.")
 @option(
     "--epochs",
@@ -131,10 +131,11 @@ def recommend_command(context: click.Context, as_json: bool, output: Path | None
 @_force_option
 @json_option
 def tune_command(as_json: bool, study_dir: Path, output: Path | None, **options: Any) -> None:
-    """Search method, rank and learning rate with training trials; --memory and --time bound the final run.
+    """Search method, rank and learning rate with training trials.
 
-    Candidates that cannot fit are never started. Every trial runs in its own process. --resume continues a killed study
-    without losing finished trials. The result is a plan for `advisor run`.
+    --memory and --time limit the final run, --budget the search. Candidates that cannot fit are never started. Every
+    trial runs in its own process. --resume continues a killed study with all finished trials. The result is a plan for
+    `advisor run`.
 
     JSON keys: best, best_trial, metric_name, trials[], pareto[], never_started[], ladder_rows, full_rows,
     stopped_because, elapsed_s, study_dir, study_name, plan_path.

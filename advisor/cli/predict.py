@@ -252,7 +252,7 @@ def fit_command(context: click.Context, as_json: bool, **options: Any) -> None:
     --micro-batch-size, --seq-length and --rank; lengths are multiples of 8, to which batches are padded. Exit code 3
     when nothing fits at all.
 
-    JSON keys: device_id, question, methods[] (method, strategy, setups[] with switches, memory_bytes, fits,
+    JSON keys: device_id, question, fits, methods[] (method, strategy, setups[] with switches, memory_bytes, fits,
     micro_batch, seq_length, rank, card; problems[], reason), smallest, considered.
 
     \b

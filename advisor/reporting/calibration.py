@@ -40,7 +40,7 @@ def print_calibration(console: Console, report: CalibrationReport) -> None:
     if calibration.partial:
         remark(console, calibration.partial, "partial:")
     if report.differences:
-        remark(console, "", "not used here as calibrated, because versions differ:")
+        remark(console, "", "not used as calibrated, because versions differ:")
         _print_lines(console, *(f"  - {line}" for line in report.differences))
     if report.unknown:
         _print_lines(console, "Missing:", *(f"  - {line}" for line in report.unknown))
@@ -107,7 +107,9 @@ def print_datasheet_fit(console: Console, report: DatasheetReport) -> None:
     device, fit = report.device, report.fit
     count = counted(len(fit.steps), "measured step")
     say(console, f"[bold]{escape(device.name)}[/bold] ({device.id}), datasheet fitted to {count}")
-    table = make_table(">", "step", ">measured", ">datasheet", ">error", ">fitted", ">error", ">left out", ">error")
+    table = make_table(
+        ">", "step", ">measured", ">datasheet", ">error", ">fitted", ">error", ">cross-validated", ">error"
+    )
     for number, (label, step) in enumerate(zip(report.labels, fit.steps, strict=True), start=1):
         table.add_row(str(number), escape(label), format_duration(step.measured_s), *_predicted(step))
     console.print(table)
@@ -165,7 +167,7 @@ def _fit_lines(calibration: Calibration) -> list[str]:
     if (resident := calibration.resident) is not None:
         lines.append(
             f"resident set: {format_bytes(resident.baseline_bytes)} + weights"
-            f" + {resident.bytes_per_heap_byte:.2f} x what steps make the heap grow to,"
+            f" + {resident.bytes_per_heap_byte:.2f} x the largest heap of a step,"
             f" error {format_share(resident.residual_relative)}"
         )
     return lines
@@ -176,14 +178,14 @@ def _error_lines(calibration: Calibration) -> list[str]:
     noises = [point.noise_relative for point in calibration.points]
     noise = f"; the machine's own repeat noise is {format_share(statistics.median(noises))}" if noises else ""
     if (held_out := calibration.held_out) is None:
-        return [f"its error on configurations that it has not seen is unknown{noise}"]
+        return [f"the error on other configurations is unknown{noise}"]
     lines = [
-        f"step time of {counted(held_out.samples, 'configuration')} that the fit did not see ({held_out.how}):"
+        f"cross-validation of step times, {counted(held_out.samples, 'configuration')} ({held_out.how}):"
         f" median error {format_share(held_out.median)}, worst {format_share(held_out.worst)}{noise}"
     ]
     if calibration.step is not None and calibration.step.transfer_relative is not None:
         lines.append(
-            "unseen models (each left out as a whole): root mean square error"
+            "cross-validation over models (each left out as a whole): root mean square error"
             f" {format_share(calibration.step.transfer_relative)}"
         )
     return lines
@@ -212,7 +214,7 @@ def _predicted(step: FittedStep) -> list[str]:
 
 
 def _shares_table(fit: DatasheetFit) -> Table:
-    table = make_table("what kernels reach of the datasheet", ">assumed", ">fitted")
+    table = make_table("share of the datasheet reached", ">assumed", ">fitted")
     before, after = fit.assumed, fit.fitted
     table.add_row("matrix products, of the matrix rate", f"{before.gemm:.2f}", f"{after.gemm:.2f}")
     table.add_row("fused attention, of the matrix rate", f"{before.attention:.2f}", f"{after.attention:.2f}")
@@ -225,7 +227,7 @@ def _datasheet_error_lines(fit: DatasheetFit) -> list[str]:
     held_back = "unknown, with a single step" if fit.held_back is None else _errors(fit.held_back)
     device, host = (f"±{fitted_half_width(r):.0%}" for r in (fit.fitted.device_relative, fit.fitted.host_relative))
     return [
-        f"error on a step that the fit did not see (cross-validation): {held_back}",
+        f"cross-validation, each step left out of the fit: {held_back}",
         f"from the datasheet alone: {_errors(fit.datasheet)}",
         f"90 % intervals from now on: device time {device}, host time {host}".replace("%", " %").replace("  ", " "),
     ]

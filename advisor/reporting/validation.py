@@ -24,6 +24,10 @@ from advisor.reporting.text import make_table, remark, say
 _NAMES = {"allocated_bytes": "allocated", "reserved_bytes": "reserved", "device_bytes": "device", "step_s": "step time"}
 _PROFILED = "allocated: the profiler's memory events; device: resident set"
 _COUNTED = "allocated and reserved: torch's peaks; device: the driver's figure of the process"
+_WRONG = {
+    "fitted_but_out_of_memory": "predicted to fit, but ran out of memory",
+    "refused_but_ran": "predicted not to fit, but ran",
+}
 _VERDICTS = {True: "[green]pass[/green]", False: "[bold red]fail[/bold red]", None: "[dim]not judged[/dim]"}
 _PLAIN_VERDICTS = {True: "pass", False: "fail", None: "not judged"}
 
@@ -99,11 +103,13 @@ def _errors_table(errors: Sequence[ErrorRow]) -> Table:
 
 
 def _print_fits(console: Console, comparison: MemoryComparison) -> None:
-    counts = ", ".join(f"{len(labels)} {name.replace('_', ' ')}" for name, labels in comparison.fits.items())
-    say(console, f"fits: {counts}")
-    for name, labels in comparison.fits.items():
-        for label in labels if "_but_" in name else ():
-            say(console, f"  {name.replace('_', ' ')}: {escape(label)}")
+    counts = {name: len(labels) for name, labels in comparison.fits.items()}
+    fitted = f"{counts['fitted_and_ran']} ran, {counts['fitted_but_out_of_memory']} ran out of memory"
+    refused = f"{counts['refused_and_out_of_memory']} ran out of memory, {counts['refused_but_ran']} ran"
+    say(console, f"predicted to fit: {fitted}; predicted not to fit: {refused}")
+    for name, text in _WRONG.items():
+        for label in comparison.fits[name]:
+            say(console, f"  {text}: {escape(label)}")
 
 
 def _print_time_notes(console: Console, times: TimeComparison) -> None:
@@ -142,7 +148,7 @@ def threshold_text(found: AcceptanceThreshold) -> str:
 
 def _worst_table(worst: Sequence[LargestError], show: Callable[[float], str]) -> Table:
     timed = any(case.spread is not None or case.reference_ratio is not None for case in worst)
-    extra = [">spread of repeats", ">machine"] if timed else []
+    extra = [">spread of repeats", ">reference workload"] if timed else []
     table = make_table("largest errors", ">quantity", ">predicted", ">measured", ">error", *extra)
     quantity = worst[0].quantity
     for case in worst:

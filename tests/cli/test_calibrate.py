@@ -75,7 +75,7 @@ def test_other_versions_are_said(advisor: Advisor, cpu_profile: DeviceProfile) -
     save_calibration(dataclasses.replace(found, versions={**found.versions, "torch": "2.0"}))
     shown = advisor("calibrate", "show")
     assert shown.code == 0
-    assert "not used here as calibrated" in shown.stdout
+    assert "not used as calibrated, because versions differ" in shown.stdout
     assert "torch: calibrated with 2.0" in shown.stdout
 
 

@@ -58,7 +58,7 @@ def test_the_card_is_fitted_used_shown_and_forgotten(advisor: Advisor, model_dir
         "NVIDIA L4 (l4), datasheet fitted to 4 measured steps",
         "model lora r=8, 4096 x 1 rows, 64 tokens",
         "matrix products, of the matrix rate",
-        "(cross-validation): median",
+        "cross-validation, each step left out of the fit: median",
         "from the datasheet alone: median 23.1 %",
         "90 % intervals from now on: device time ±",
         "`advisor calibrate reset --device l4` undoes it",

@@ -65,6 +65,39 @@ def test_named_command_exists(line: str) -> None:
         parse(app, shlex.split(line)[1:])
 
 
+OTHERS = {"--check"}
+"""Options of other programs that the pages name."""
+
+
+def named_options() -> set[str]:
+    """Options in code spans, wherever they stand in the span."""
+    spans = [span for page in PAGES for span in re.findall(r"`([^`\n]+)`", without_code(text_of(page)))]
+    ours = [span for span in spans if not span.startswith(("python", "pip", "pytest", "make"))]
+    return {name for span in ours for name in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", span)}
+
+
+def known_options(group: click.Group) -> set[str]:
+    """Every spelling of every option of every command."""
+    found: set[str] = {"--help"}
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            found |= known_options(command)
+        found |= {spelling for option in command.params for spelling in (*option.opts, *option.secondary_opts)}
+    return found
+
+
+def test_named_options_exist() -> None:
+    assert named_options() - known_options(app) - OTHERS == set()
+    assert len(named_options()) >= 40
+
+
+def test_an_option_that_does_not_exist_is_noticed() -> None:
+    assert not {"--no-such-option"} <= known_options(app)
+    assert {"--rank", "--no-padding", "--fresh"} <= known_options(app)
+
+
 def test_commands_are_found() -> None:
     assert len(typed_commands()) >= 30
     assert len(named_commands()) >= 20

@@ -7,8 +7,11 @@ import re
 import typing
 from typing import Any
 
+import click
 import pytest
 
+from advisor.calibration.report import Forgotten
+from advisor.cli.app import app
 from advisor.core.budget import Budget
 from advisor.core.errors import InputError
 from advisor.core.plan import Plan
@@ -109,6 +112,38 @@ def test_a_plan_has_exactly_the_documented_keys() -> None:
 
 def test_an_error_has_exactly_the_documented_keys() -> None:
     assert set(InputError("rule", fix="fix").to_dict()) == documented("Errors")
+
+
+def named_in_help(*words: str) -> set[str]:
+    """Top-level keys that a command's help lists."""
+    command: click.Command | None = app
+    for word in words:
+        assert isinstance(command, click.Group)
+        command = command.get_command(click.Context(command), word)
+    assert command is not None and command.help is not None
+    listed = " ".join(command.help.split("JSON keys: ", 1)[1].split("\n\n")[0].split())
+    while "(" in listed:
+        listed = re.sub(r"\([^()]*\)", "", listed)
+    return set(re.findall(r"\w+", listed.split(";")[0]))
+
+
+ANSWERS = {
+    ("recommend",): documented("recommend"),
+    ("run",): documented("run"),
+    ("fit",): documented("fit"),
+    ("tune",): documented("TuneResult") | {"plan_path"},
+    ("calibrate", "run"): documented("CalibrationReport"),
+    ("calibrate", "import"): documented("ImportReport"),
+    ("calibrate", "from-steps"): documented("DatasheetReport"),
+    ("calibrate", "reset"): {field.name for field in dataclasses.fields(Forgotten)},
+    ("validate",): documented("Validation"),
+    ("bench",): {"suite", "comparisons"},
+}
+
+
+@pytest.mark.parametrize("command", ANSWERS, ids=" ".join)
+def test_help_names_the_keys_of_the_answer(command: tuple[str, ...]) -> None:
+    assert named_in_help(*command) == ANSWERS[command]
 
 
 def test_every_key_has_a_meaning() -> None:

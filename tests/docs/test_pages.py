@@ -49,7 +49,7 @@ def test_readme_is_short() -> None:
     assert len(text_of(README).splitlines()) <= MOST_README_LINES
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize("page", [*PAGES, REPOSITORY / "CHANGELOG.md"], ids=name_of)
 def test_prose_lines_are_short(page: Path) -> None:
     text = re.sub(r"<!-- generated: .*?<!-- end of [a-z -]+ -->", "", text_of(page), flags=re.DOTALL)
     prose = [line for line in without_code(text).splitlines() if not line.startswith("|")]

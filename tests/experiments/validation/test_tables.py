@@ -31,7 +31,8 @@ def test_errors_coverage_verdicts_bars_and_reasons_are_all_there() -> None:
     for words in (
         "a pretended CPU", "torch 2.13.0", "all cases", "method: full", "method: lora", "size: 100M-500M", "0.50 %",
         "11.1 %", "coverage of the 90 % intervals: allocated 2 of 2 (100.0 %), device 1 of 2 (50.0 %)",
-        "1 fitted but out of memory", "fitted but out of memory: case c",
+        "predicted to fit: 2 ran, 1 ran out of memory; predicted not to fit: 0 ran out of memory, 0 ran",
+        "predicted to fit, but ran out of memory: case c",
         "fail  allocated max: 0.50 % (at most 0.10 %)",
         "fail  fits but ran out of memory: 1 (at most 0)", "refused: case d: for a reason",
         "cases: 2 completed, 1 out of memory, 1 refused",
