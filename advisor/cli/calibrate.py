@@ -27,7 +27,7 @@ RUN, SHOW, EXPORT, IMPORT, FROM_STEPS, RESET = "run", "show", "export", "import"
 @option("--device", metavar="DEVICE", help="cpu, cuda or cuda:1; by default the first GPU, else the CPU.")
 @json_option
 def probe_command(quick: bool, device: str | None, as_json: bool) -> None:
-    """Measure this machine and store the result as a device profile.
+    """Measure this machine and store a device profile.
 
     Tries data types, attention kernels and bitsandbytes; times matrix products, attention, memory traffic by operator,
     optimizer steps, copies and overheads, each with its spread; on a CPU also finds the fastest number of threads for
@@ -71,10 +71,11 @@ def _translated(args: Sequence[str]) -> list[str]:
 
 @click.group("calibrate", cls=CalibrateGroup)
 def calibrate_command() -> None:
-    """Measure how fast operators and steps are on this machine, and fit the cost model to it.
+    """Fit the cost model to this machine.
 
-    predict, recommend, fit and tune use the result. On this machine a calibration counts only with the driver, Python,
-    core count and library versions that it was made with; after an upgrade, calibrate again.
+    Measures how fast operators and training steps are, and fits the coefficients of the cost model to them. predict,
+    recommend, fit and tune use the result. On this machine a calibration counts only with the driver, Python, core
+    count and library versions that it was made with; after an upgrade, calibrate again.
 
     \b
     Examples:

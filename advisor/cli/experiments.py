@@ -104,7 +104,7 @@ _record_options = stacked(
 def validate_command(
     context: click.Context, what: Any, runs: tuple[Path, ...], strict: bool, as_json: bool, **options: Any
 ) -> None:
-    """Check predictions against real training steps, or finished runs against their plans.
+    """Compare predictions with real training steps.
 
     `memory` and `time` (of a step) predict every configuration of a grid, run it, and compare; `all` does both in one
     run. `runs` trains nothing: it compares the finished runs in the folders RUN... with what their plans predicted.
@@ -200,7 +200,7 @@ def _validate_runs(folders: tuple[Path, ...], as_json: bool) -> bool:
 @switch("resume", True, "With --output: keep earlier trainings.")
 @json_option
 def bench_command(suite: str, as_json: bool, **options: Any) -> None:
-    """Train recommended plans and other recipes on this machine, and compare their speed and quality.
+    """Compare recommended plans with other recipes.
 
     `speed` trains three arms in alternation: the recommended plan of each method, the published recipe (every row
     padded to 128 tokens), and the plain Trainer (its own collator, the same batch size). It compares samples per second

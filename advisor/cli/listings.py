@@ -28,7 +28,7 @@ def devices_command(as_json: bool) -> None:
 @click.command("methods")
 @json_option
 def methods_command(as_json: bool) -> None:
-    """List the fine-tuning strategies, built in and installed.
+    """List the fine-tuning strategies and their defaults.
 
     JSON: a list with name, title, knobs (the strategy's own, with defaults) and defaults_source.
 

@@ -75,7 +75,7 @@ _force_option = option("--force", is_flag=True, help="Overwrite an existing --ou
 @json_option
 @click.pass_context
 def recommend_command(context: click.Context, as_json: bool, output: Path | None, **options: Any) -> None:
-    """Recommend how to fine-tune MODEL on DATA within a budget.
+    """Recommend how to fine-tune MODEL within a budget.
 
     Prints the plans that fit, best first, why the other methods were rejected, and what to change when nothing fits
     (exit code 3). --output writes the best plan as a file for `advisor run`. Without --evidence the quality estimates
@@ -131,7 +131,7 @@ def recommend_command(context: click.Context, as_json: bool, output: Path | None
 @_force_option
 @json_option
 def tune_command(as_json: bool, study_dir: Path, output: Path | None, **options: Any) -> None:
-    """Search method, rank and learning rate with training trials.
+    """Search method, rank and learning rate with trials.
 
     --memory and --time limit the final run, --budget the search. Candidates that cannot fit are never started. Every
     trial runs in its own process. --resume continues a killed study with all finished trials. The result is a plan for
@@ -177,10 +177,10 @@ def tune_command(as_json: bool, study_dir: Path, output: Path | None, **options:
 @option("--any-device", is_flag=True, help="Run on this machine even if the plan was made for another device.")
 @json_option
 def run_command(plan: Path, output: Path, resume: bool, any_device: bool, as_json: bool) -> None:
-    """Train a plan, evaluate and save the result, and compare it with the prediction.
+    """Train a plan and compare it with its prediction.
 
-    After Ctrl-C or a crash, --resume continues from the last checkpoint. DIR receives the trained adapter or model
-    (safetensors), checkpoints, and record.json with all measurements.
+    Trains, evaluates and saves. After Ctrl-C or a crash, --resume continues from the last checkpoint. DIR receives the
+    trained adapter or model (safetensors), checkpoints, and record.json with all measurements.
 
     JSON keys: outcome, method, metrics, verifications[] (quantity, predicted, measured, low, high, verdict,
     relative_error), predicted, measured, device_id, output_dir.

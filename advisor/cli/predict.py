@@ -131,10 +131,11 @@ _execution_options = stacked(
 def predict_command(
     as_json: bool, plan_path: Path | None, explain: bool, html_path: Path | None, **options: Any
 ) -> None:
-    """Predict peak memory, time and quality of one exact configuration, without training it.
+    """Predict memory, time and quality of a configuration.
 
-    A bare config.json is enough: the real training step is traced without weights. Instead of MODEL and options, --plan
-    takes a plan.json. JSON: the cost of the configuration; with --explain also explanation (peak, comparison, note).
+    Nothing is trained. A bare config.json is enough: the real training step is traced without weights. Instead of MODEL
+    and options, --plan takes a plan.json. JSON: the cost of the configuration; with --explain also explanation (peak,
+    comparison, note).
 
     \b
     Examples:
@@ -246,11 +247,11 @@ def _execution(options: dict[str, Any]) -> dict[str, Any]:
 @json_option
 @click.pass_context
 def fit_command(context: click.Context, as_json: bool, **options: Any) -> None:
-    """Find the largest batch, length and rank that fit into a memory size, per method, and the smallest GPU.
+    """Find the largest batch, length and rank that fit.
 
-    Nothing is downloaded or trained; a bare config.json is enough. Each value is maximised while the others stay at
-    --micro-batch-size, --seq-length and --rank; lengths are multiples of 8, to which batches are padded. Exit code 3
-    when nothing fits at all.
+    Answers for every method and a memory size, and names the smallest GPU. Nothing is downloaded or trained; a bare
+    config.json is enough. Each value is maximised while the others stay at --micro-batch-size, --seq-length and --rank;
+    lengths are multiples of 8, to which batches are padded. Exit code 3 when nothing fits at all.
 
     JSON keys: device_id, question, fits, methods[] (method, strategy, setups[] with switches, memory_bytes, fits,
     micro_batch, seq_length, rank, card; problems[], reason), smallest, considered.
