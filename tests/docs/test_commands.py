@@ -67,11 +67,14 @@ def test_named_command_exists(line: str) -> None:
 
 OTHERS = {"--check"}
 """Options of other programs that the pages name."""
+TOOL_PAGES = ("phantom-gpu.md",)
+"""Pages about tools of the tests, which have options of their own."""
 
 
 def named_options() -> set[str]:
     """Options in code spans, wherever they stand in the span."""
-    spans = [span for page in PAGES for span in re.findall(r"`([^`\n]+)`", without_code(text_of(page)))]
+    pages = [page for page in PAGES if page.name not in TOOL_PAGES]
+    spans = [span for page in pages for span in re.findall(r"`([^`\n]+)`", without_code(text_of(page)))]
     ours = [span for span in spans if not span.startswith(("python", "pip", "pytest", "make"))]
     return {name for span in ours for name in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", span)}
 
