@@ -50,7 +50,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "[setup] torch $(TORCH)"
 	@$(BIN)/python -m pip install $(PIP_FLAGS) torch==$(TORCH)
 	@echo "[setup] the advisor and what it needs, in the versions of constraints.txt (a few minutes the first time)"
-	@$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e ".[dev,gguf]"
+	@$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e ".[dev,excel,gguf]"
 	@touch $(STAMP)
 	@echo "[setup] done: $$($(BIN)/advisor --version)"
 
@@ -186,7 +186,7 @@ test-lowest:
 	@echo "[test-lowest] virtual environment in .venv-lowest"
 	@$(PYTHON) -m venv .venv-lowest
 	@.venv-lowest/bin/python -m pip install $(PIP_FLAGS) torch==$(TORCH_LOWEST)
-	@.venv-lowest/bin/python -m pip install $(PIP_FLAGS) -c constraints-lowest.txt -e ".[dev,gguf]"
+	@.venv-lowest/bin/python -m pip install $(PIP_FLAGS) -c constraints-lowest.txt -e ".[dev,excel,gguf]"
 	@.venv-lowest/bin/python -m advisor.training.data.assets fetch $(TEST_ASSETS) --to $(DEMO)
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu and not phantom"
 

@@ -151,6 +151,7 @@ def record_classes() -> dict[str, list[type]]:
             plan.Plan,
             model.ModelSpec,
             data.DataSpec,
+            data.ReadOptions,
             data.DataProfile,
             strategy.StrategyConfig,
             plan.ExecutionPlan,
@@ -337,6 +338,15 @@ def task_table() -> str:
     return table(("task", "what", "head", "ranked on", "metrics", "training"), rows)
 
 
+def format_table() -> str:
+    """Every built-in row format."""
+    from advisor.training.data.formats import FORMATS
+
+    formats = [FORMATS.get(name) for name in FORMATS.names() if not FORMATS.code_version(name)]
+    rows = [(f"`{f.name}`", f.title, f.recognised, f.trained) for f in formats]
+    return table(("`--format`", "what", "recognised by", "trained"), rows)
+
+
 def metric_table() -> str:
     """Every built-in metric."""
     from advisor.core.metrics import METRICS
@@ -425,6 +435,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "strategies": strategy_table,
     "knobs": knob_table,
     "tasks": task_table,
+    "formats": format_table,
     "metrics": metric_table,
     "data sets": data_set_table,
     "devices": device_table,

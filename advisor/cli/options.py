@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from advisor.cli.reading import label_map, read_option
 from advisor.core.budget import Budget
+from advisor.core.data import ReadOptions
 from advisor.core.errors import InputError
 from advisor.core.tasks import task_names, task_traits
 from advisor.core.units import parse_duration_s, parse_memory_bytes
@@ -167,15 +169,49 @@ def model_options(*, required: bool = True) -> Callable[[F], F]:
     )
 
 
+def _formats() -> tuple[str, ...]:
+    from advisor.training.data.formats import FORMATS
+
+    return FORMATS.names()
+
+
+def _format(name: str) -> str:
+    from advisor.training.data.formats import FORMATS
+
+    return FORMATS.get(name).name
+
+
 def data_options(*, required: bool) -> Callable[[F], F]:
     """``--data`` and how to read it."""
-    what = "CSV, JSONL, Parquet or text file, `datasets` folder, hub id, or demo set."
+    what = "CSV, JSONL, Parquet, Excel or text file, `datasets` folder, hub id, or demo set."
     cut = "Truncate rows to N tokens; by default chosen from the data."
+    rows = (
+        "How columns become rows: chat, sharegpt, alpaca, prompt-completion, chosen, text, ...; by default recognised."
+    )
     return stacked(
         option("--data", required=required, metavar="DATA", help=what),
         option("--text-column", metavar="NAME", help="Column with the text."),
         option("--text-pair-column", metavar="NAME", help="Column with the second text of a pair."),
         option("--label-column", metavar="NAME", help="Column with the label."),
+        option("--format", type=RegisteredName(_formats, _format), metavar="FORMAT", help=rows),
+        option(
+            "--read-option",
+            "read_options",
+            type=read_option,
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="How to read the file where the detected way is not meant: encoding=cp1252, delimiter=tab,"
+            " quoting=double|backslash|none, header=yes|no, sheet=NAME. May be repeated.",
+        ),
+        option(
+            "--label-map",
+            type=label_map,
+            multiple=True,
+            metavar="A=B|FILE",
+            help="Read label A as class B; pairs, or a JSON or two-column file. May be repeated.",
+        ),
+        option("--drop-labels", type=names, multiple=True, metavar="A,B", help="Leave out the rows of these classes."),
+        option("--drop-unlabelled", is_flag=True, help="Leave out the rows without a label."),
         option("--split", metavar="NAME", help="Training split of a `datasets` source."),
         option("--eval-data", metavar="DATA", help="Held-out file or split; by default 10 % of the rows."),
         option("--max-train-rows", **N, help="Train on at most N rows."),
@@ -202,7 +238,14 @@ def data_source(options: dict[str, Any]) -> DataSource:
 
     columns = ("text_column", "text_pair_column", "label_column", "split")
     limits = ("max_train_rows", "max_eval_rows", "max_seq_length")
-    return DataSource(options["data"], eval_source=options["eval_data"], **picked(options, *columns, *limits))
+    return DataSource(
+        options["data"],
+        eval_source=options["eval_data"],
+        reading=ReadOptions(**dict(options["read_options"])),
+        label_map=tuple(pair for pairs in options["label_map"] for pair in pairs),
+        drop_labels=tuple(name for names in options["drop_labels"] for name in names),
+        **picked(options, *columns, *limits, "format", "drop_unlabelled"),
+    )
 
 
 def budget_of(options: dict[str, Any]) -> Budget:

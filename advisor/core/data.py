@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-DataKind = Literal["demo", "csv", "jsonl", "parquet", "text", "datasets"]
+DataKind = Literal["demo", "csv", "jsonl", "parquet", "excel", "text", "datasets"]
 
 PAD_MULTIPLE = 8
 """Collators round the longest row of a batch up to a multiple of this many tokens, which keeps matrix shapes in one
@@ -15,6 +15,32 @@ regime and fits tensor cores (NVIDIA's guide to mixed-precision training asks fo
 def padded_length(tokens: int) -> int:
     """Tokens per row of a batch whose longest row has ``tokens``."""
     return -(-tokens // PAD_MULTIPLE) * PAD_MULTIPLE
+
+
+QUOTINGS = ("double", "backslash", "none")
+"""How quotation marks inside a delimited file are written: doubled (RFC 4180), after a backslash, or as they are."""
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How to read a file where what is detected is not what was meant; ``None`` detects.
+
+    Attributes:
+        encoding: Of text, by Python's name of the codec.
+        delimiter: Between the fields of a delimited file, one character.
+        quoting: One of ``QUOTINGS``.
+        header: Whether the first line of a delimited file or sheet names the columns.
+        sheet: Name of the sheet of a workbook.
+    """
+
+    encoding: str | None = None
+    delimiter: str | None = None
+    quoting: Literal["double", "backslash", "none"] | None = None
+    header: bool | None = None
+    sheet: str | None = None
+
+
+AS_DETECTED = ReadOptions()
 
 
 @dataclass(frozen=True)
@@ -32,6 +58,13 @@ class DataSpec:
         split_seed: Seed of shuffle and hold-out, independent of the training seed.
         inner_holdout: Put the held-out rows aside and hold ``eval_fraction`` of the *training* rows out instead (before
             ``max_train_rows`` is applied), so that a search never sees the rows that judge the final run.
+        format: Name of the row format (``advisor.training.data.formats``); ``None``, in older files, leaves it to the
+            columns.
+        reading: How to read files.
+        label_map: Pairs of a label in the data and the class that it stands for.
+        drop_labels: Rows of these classes are left out.
+        drop_unlabelled: Rows without a label are left out; otherwise they are refused.
+        stratified: Every class gives its share of the held-out rows; older files hold out without regard to classes.
     """
 
     source: str
@@ -46,6 +79,12 @@ class DataSpec:
     max_eval_rows: int | None = None
     split_seed: int = 17
     inner_holdout: bool = False
+    format: str | None = None
+    reading: ReadOptions = AS_DETECTED
+    label_map: tuple[tuple[str, str], ...] = ()
+    drop_labels: tuple[str, ...] = ()
+    drop_unlabelled: bool = False
+    stratified: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.eval_fraction < 1:

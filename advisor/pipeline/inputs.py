@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from advisor.core.data import DataProfile, DataSpec
+from advisor.core.data import AS_DETECTED, DataProfile, DataSpec, ReadOptions
 from advisor.core.errors import DataError, InputError
 from advisor.core.model import ModelSpec
 from advisor.pipeline.events import OnEvent, note, phase
@@ -43,6 +43,11 @@ class DataSource:
         source: File, ``datasets`` folder, hub id, or demo data set.
         max_seq_length: Cut rows after so many tokens; ``None`` chooses from the measured lengths.
         eval_source: Separate held-out file or split; otherwise rows are held out.
+        format: Name of the row format; ``None`` recognises it.
+        reading: How to read files where what is detected is not meant.
+        label_map: Pairs of a label and the class that it stands for.
+        drop_labels: Rows of these classes are left out.
+        drop_unlabelled: Leave out rows without a label instead of refusing them.
     """
 
     source: str
@@ -54,6 +59,20 @@ class DataSource:
     max_train_rows: int | None = None
     max_eval_rows: int | None = None
     max_seq_length: int | None = None
+    format: str | None = None
+    reading: ReadOptions = AS_DETECTED
+    label_map: tuple[tuple[str, str], ...] = ()
+    drop_labels: tuple[str, ...] = ()
+    drop_unlabelled: bool = False
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Columns that are named, by option."""
+        return {
+            "text_column": self.text_column,
+            "text_pair_column": self.text_pair_column,
+            "label_column": self.label_column,
+        }
 
 
 @dataclass(frozen=True)
@@ -73,6 +92,7 @@ def load_inputs(model: str | ModelSource, data: str | DataSource, on_event: OnEv
         DataError: the data cannot be found, read or used for the task.
     """
     from advisor.training.data import load_rows, profile_data, resolve_data
+    from advisor.training.data.conversations import template_findings
     from advisor.training.data.profiling import data_findings
     from advisor.training.models import inspect_model, model_path
 
@@ -82,15 +102,21 @@ def load_inputs(model: str | ModelSource, data: str | DataSource, on_event: OnEv
     spec = resolve_data(
         data.source,
         task=task,
-        text_column=data.text_column,
-        text_pair_column=data.text_pair_column,
-        label_column=data.label_column,
+        **data.columns,
+        format=data.format,
+        reading=data.reading,
+        label_map=data.label_map,
+        drop_labels=data.drop_labels,
+        drop_unlabelled=data.drop_unlabelled,
         split=data.split,
         eval_source=data.eval_source,
         max_train_rows=data.max_train_rows,
         max_eval_rows=data.max_eval_rows,
     )
-    num_labels = max(2, len(load_rows(spec, task).label_names))
+    rows = load_rows(spec, task)
+    for text in rows.notes:
+        note(on_event, text)
+    num_labels = max(2, rows.num_labels)
     phase(on_event, "inspecting the model")
     model_spec = inspect_model(
         model_path(model.source),
@@ -101,8 +127,9 @@ def load_inputs(model: str | ModelSource, data: str | DataSource, on_event: OnEv
         revision=model.revision,
     )
     phase(on_event, "measuring token lengths")
-    profile = profile_data(spec, model_spec, _tokenizer(model_spec, on_event), max_seq_length=data.max_seq_length)
-    for finding in data_findings(profile):
+    tokenizer = _tokenizer(model_spec, on_event)
+    profile = profile_data(spec, model_spec, tokenizer, max_seq_length=data.max_seq_length)
+    for finding in (*template_findings(rows.train, tokenizer), *data_findings(profile)):
         note(on_event, finding)
     return Inputs(model_spec, spec, profile)
 
@@ -154,7 +181,15 @@ def task_of(model: ModelSource, data: DataSource | None = None) -> str:
 
     if data is None:
         return choose_task(model.source, named=model.task)
-    return choose_task(model.source, data.source, named=model.task, label_column=data.label_column)
+    return choose_task(
+        model.source,
+        data.source,
+        named=model.task,
+        columns=data.columns,
+        format=data.format,
+        split=data.split,
+        reading=data.reading,
+    )
 
 
 def check_strategy(strategy: Strategy, config: object, model: ModelSpec) -> None:

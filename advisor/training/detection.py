@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
-from advisor.core.errors import InputError
+from advisor.core.data import ReadOptions
+from advisor.core.errors import DataError, InputError
 from advisor.core.tasks import TASKS
-from advisor.training.data.named import DATASETS
-from advisor.training.data.resolving import LABEL_COLUMNS
-from advisor.training.data.rows import CONVERSATION_COLUMN
+from advisor.training.data.resolving import first_look
+from advisor.training.data.rows import RowKind
 from advisor.training.models import model_path, source_kind
 from advisor.training.tasks import DataLook, FirstLook, get_task, task_names
 
-TEXT_SUFFIXES = (".txt", ".md", ".text")
-PROMPTED = {"prompt", "completion"}
-"""Columns of rows that are learned as a conversation is."""
-
 
 def choose_task(
-    model: str, data: str | None = None, *, named: str | None = None, label_column: str | None = None
+    model: str,
+    data: str | None = None,
+    *,
+    named: str | None = None,
+    columns: Mapping[str, str | None] | None = None,
+    format: str | None = None,
+    split: str | None = None,
+    reading: ReadOptions | None = None,
 ) -> str:
     """The task that was named, or the one that data and architecture leave no doubt about.
 
@@ -30,10 +34,13 @@ def choose_task(
         model: Folder, ``config.json``, GGUF file, hub id or demo model.
         data: File, folder, hub id or registered data set; ``None`` when there is none.
         named: By the user.
-        label_column: Named by the user.
+        columns: Named by the user, by option.
+        format: Row format that the user named.
+        split: Training split that the user named.
+        reading: How the user wants files read.
 
     Raises:
-        InputError: there is no such task, or nothing says what to train for.
+        InputError: there is no such task or format, or nothing says what to train for.
         ModelError: the model's path does not exist.
     """
     path = model_path(model)
@@ -43,7 +50,7 @@ def choose_task(
     look = FirstLook(
         causal=_is_causal(path),
         sequence_to_sequence=_is_sequence_to_sequence(path),
-        data=None if data is None else _look_at_data(data, label_column),
+        data=None if data is None else _look_at_data(data, columns or {}, format, split, reading, _is_causal(path)),
     )
     for name in task_names():
         if get_task(name).suits(look):
@@ -54,26 +61,34 @@ def choose_task(
     )
 
 
-def _look_at_data(source: str, label_column: str | None) -> DataLook:
-    named = DATASETS.get(source) if source in DATASETS else None
-    columns = set(named.columns) if named is not None else _first_keys(Path(source))
-    if label_column is not None or (named is not None and columns & set(LABEL_COLUMNS)):
+_LOOKS: dict[RowKind, DataLook] = {
+    "labelled": "labelled",
+    "conversation": "conversations",
+    "completion": "conversations",
+    "text": "text",
+}
+
+
+def _look_at_data(
+    source: str,
+    columns: Mapping[str, str | None],
+    format: str | None,
+    split: str | None,
+    reading: ReadOptions | None,
+    causal: bool | None,
+) -> DataLook:
+    """What the data shows. A text among other columns is certain for decoders only: they do not need a label."""
+    if columns.get("label_column") is not None and format is None:
         return "labelled"
-    if CONVERSATION_COLUMN in columns or columns >= PROMPTED:
-        return "conversations"
-    return "text" if named is not None or Path(source).suffix in TEXT_SUFFIXES else "table"
-
-
-def _first_keys(path: Path) -> set[str]:
-    """Keys of the first row of a JSONL file; none of anything else."""
-    if path.suffix not in (".jsonl", ".json") or not path.is_file():
-        return set()
     try:
-        with path.open(encoding="utf-8") as stream:
-            row = json.loads(stream.readline())
-    except (OSError, ValueError):
-        return set()
-    return set(row) if isinstance(row, dict) else set()
+        found = first_look(source, columns, format=format, split=split, reading=reading)
+    except DataError:  # said when the data is read
+        found = None
+    if found is None:
+        return "table"
+    row_format, is_whole = found
+    look = _LOOKS[row_format.kind]
+    return look if look != "text" or is_whole or causal else "table"
 
 
 def _is_causal(source: str) -> bool | None:

@@ -26,7 +26,7 @@ def rows(folder: Path, *values: object) -> str:
 def test_labels_mean_classification(tmp_path: Path) -> None:
     for architecture in ("BertForMaskedLM", "LlamaForCausalLM"):
         source = model(tmp_path, architecture)
-        assert choose_task(source, "x.csv", label_column="stars") == "sequence-classification"
+        assert choose_task(source, "x.csv", columns={"label_column": "stars"}) == "sequence-classification"
         assert choose_task(source, "movie-sentences") == "sequence-classification"
         assert choose_task(source, "x.csv") == "sequence-classification"
 
@@ -54,7 +54,7 @@ def test_without_data_the_architecture_decides(tmp_path: Path) -> None:
 
 def test_a_named_task_wins(tmp_path: Path) -> None:
     source = model(tmp_path, "BertForMaskedLM")
-    assert choose_task(source, "x.csv", named="masked-lm", label_column="stars") == "masked-lm"
+    assert choose_task(source, "x.csv", named="masked-lm", columns={"label_column": "stars"}) == "masked-lm"
     with pytest.raises(InputError, match="no task 'masked'"):
         choose_task(source, named="masked")
 

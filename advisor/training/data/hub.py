@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.core.errors import DataError
-from advisor.training.data.tables import LazyColumns, Table
+from advisor.training.data.tables import LazyColumns, Table, present
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?|[\w.-]+:[\w.-]+")
 """``owner/name``, optionally with ``:configuration``; the old names without an owner need the configuration."""
@@ -44,7 +44,8 @@ def read_split(source: str, split: str | None, *, default: str = "train") -> Tab
         raise DataError(
             f"the split must exist, but {source} has no split {wanted!r}", fix=f"choose from {', '.join(loaded)}"
         )
-    return _table(f"{source} [{wanted}]", loaded[wanted])
+    unused = tuple(name for name in loaded if name != wanted)
+    return _table(f"{source} [{wanted}]", loaded[wanted], unused)
 
 
 def _load_folder(folder: Path) -> Any:
@@ -75,11 +76,11 @@ def _load_hub(source: str) -> Any:
         ) from None
 
 
-def _table(name: str, split: Any) -> Table:
-    columns = LazyColumns(split.column_names, lambda column: list(split[column]))
+def _table(name: str, split: Any, other_splits: tuple[str, ...] = ()) -> Table:
+    columns = LazyColumns(split.column_names, lambda column: present(split[column]))
     names = {
         column: tuple(feature.names) for column, feature in split.features.items() if getattr(feature, "names", None)
     }
     if not split.num_rows:
         raise DataError(f"a data set must have at least one row, but {name} has none", fix="name another split")
-    return Table(name, columns, split.num_rows, names)
+    return Table(name, columns, split.num_rows, names, other_splits=other_splits)

@@ -1,49 +1,83 @@
-"""A column of raw labels as class indices."""
+"""A column of raw labels as class names: the same for the same labels, whatever the file's format."""
 
 from __future__ import annotations
 
+import re
+import shlex
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from advisor.core.data import DataSpec
 from advisor.core.errors import DataError
+from advisor.training.data.cells import is_absent, parsed
 from advisor.training.data.tables import Table
 
 MAX_CLASS_SHARE = 0.5
 """More classes than this share of the rows means that the column is an id or free text, not a class."""
 _FEW_ROWS = 20
+_SHOWN = 5
+_DIGITS = re.compile(r"-?\d+")
+_FLAGS = {"true", "false"}
 
 
-def label_texts(table: Table, column: str) -> list[str]:
-    """The labels of a table as names; integers as their digits.
+def label_texts(table: Table, column: str, *, spec: DataSpec | None = None) -> list[str | None]:
+    """The class of every row: text without blanks around it, whole numbers as their digits, true and false as words.
+
+    Args:
+        table: The data.
+        column: Of the labels.
+        spec: Which labels stand for which class, and which rows are left out; ``None`` changes nothing.
+
+    Returns:
+        Names; ``None`` for rows that are to be left out.
 
     Raises:
-        DataError: missing, mixed, or continuous labels.
+        DataError: missing, mixed, or continuous labels, lists, or a class that is left out or renamed but not there.
     """
     values = table.column(column)
-    _refuse_missing(table, column, values)
-    if names := table.class_names.get(column):
-        return [names[value] for value in values]
-    kinds = Counter(_kind(value) for value in values)
-    if len(kinds) > 1:
-        found = ", ".join(f"{count} x {kind}" for kind, count in sorted(kinds.items()))
-        raise DataError(
-            f"labels must be of one type, but column {column!r} of {table.name} has {found}",
-            fix="write all labels as text, or all as whole numbers",
-        )
-    texts = [_text(value) for value in values]
-    _refuse_continuous(table, column, texts)
-    return texts
+    declared = table.class_names.get(column)
+    missing = [_is_missing(value, declared) for value in values]
+    if any(missing) and not (spec is not None and spec.drop_unlabelled):
+        raise _missing(table, column, missing)
+    there = [value for value, absent in zip(values, missing, strict=True) if not absent]
+    names = [declared[value] for value in there] if declared else _names(table, column, there)
+    raw = names if declared else [str(value).strip() for value in there]
+    renamed = dict(spec.label_map) if spec is not None else {}
+    if unknown := sorted(set(renamed) - set(names) - set(raw)):
+        raise _unknown(table, column, unknown, names, "--label-map")
+    final = [renamed.get(name, renamed.get(text, name)) for name, text in zip(names, raw, strict=True)]
+    if not declared:
+        _refuse_continuous(table, column, final)
+    left_out = set(spec.drop_labels) if spec is not None else set()
+    if absent := sorted(left_out - set(final)):
+        raise _unknown(table, column, absent, final, "--drop-labels")
+    classes = iter(None if name in left_out else name for name in final)
+    return [None if absent else next(classes) for absent in missing]
 
 
-def label_order(train: Sequence[str], evaluation: Sequence[str], declared: tuple[str, ...] = ()) -> tuple[str, ...]:
+def known_classes(declared: tuple[str, ...], spec: DataSpec) -> tuple[str, ...]:
+    """The classes that a source declares, renamed and left out as its rows are."""
+    renamed = dict(spec.label_map)
+    names = dict.fromkeys(renamed.get(name, name) for name in declared)
+    return tuple(name for name in names if name not in spec.drop_labels)
+
+
+def label_order(train: Iterable[str], evaluation: Iterable[str], declared: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Label names by class index: the declared order, else numbers by size, else alphabetical."""
     found = {*train, *evaluation}
     if declared and found <= set(declared):
         return declared
-    if all(_is_whole(name) for name in found):
+    if all(_DIGITS.fullmatch(name) for name in found):
         return tuple(sorted(found, key=lambda name: (int(name), name)))
     return tuple(sorted(found))
+
+
+def looks_like_classes(values: Sequence[Any]) -> bool:
+    """Whether a column has few enough different values to be one of classes."""
+    there = [str(value) for value in values if not is_absent(value)]
+    return len(there) < _FEW_ROWS or len(set(there)) <= MAX_CLASS_SHARE * len(there)
 
 
 def require_classes(name: str, column: str, labels: Sequence[str]) -> None:
@@ -57,72 +91,161 @@ def require_classes(name: str, column: str, labels: Sequence[str]) -> None:
         only = next(iter(classes), "none")
         raise DataError(
             f"classification needs at least two classes, but all {len(labels)} rows of {name} have the label {only!r}",
-            fix=f"check the label column {column!r}",
+            fix=f"add rows of another class, or name another column than {column!r} with --label-column",
         )
-    if len(labels) >= _FEW_ROWS and len(classes) > MAX_CLASS_SHARE * len(labels):
+    if not looks_like_classes(labels):
         raise DataError(
             f"a label column must have few values, but {column!r} of {name} has {len(classes)} in {len(labels)} rows",
-            fix="name the column that holds the class",
+            fix="name the column that holds the class with --label-column; without one, train on the texts with --task"
+            " causal-lm or masked-lm",
         )
 
 
-def _refuse_missing(table: Table, column: str, values: Sequence[Any]) -> None:
-    declared = table.class_names.get(column)
-    missing = [
-        row
-        for row, value in enumerate(values)
-        if value is None
-        or (isinstance(value, str) and not value.strip())
-        or (isinstance(value, float) and value != value)
-        or (declared is not None and not 0 <= value < len(declared))
-    ]
-    if missing:
-        shown = ", ".join(str(row + 1) for row in missing[:5]) + (", ..." if len(missing) > 5 else "")
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def _names(table: Table, column: str, values: Sequence[Any]) -> list[str]:
+    kinds = Counter(_kind(value) for value in values)
+    if len(kinds) > 1:
+        found = ", ".join(f"{count} x {kind}" for kind, count in sorted(kinds.items()))
         raise DataError(
-            f"every row must have a label, but {len(missing)} of {len(values)} rows of {table.name} have none in "
-            f"{column!r} (rows {shown})",
-            fix="remove these rows, or name another label column or split",
+            f"labels must be of one type, but column {column!r} of {table.name} has {found}",
+            fix="write all labels as text, or all as whole numbers",
         )
+    lists = [value for value in values if isinstance(parsed(value), list | dict | tuple)]
+    if lists and len(lists) == len(values):
+        raise DataError(
+            f"a label must be text or a whole number, but column {column!r} of {table.name} has {str(lists[0])[:60]!r}",
+            fix="give every row one class; several labels a row are not supported",
+        )
+    texts = [str(value).strip() for value in values]
+    if {text.lower() for text in texts} <= _FLAGS:
+        return [text.lower() for text in texts]
+    texts = [str(value).lower() if isinstance(value, bool) else text for value, text in zip(values, texts, strict=True)]
+    numbers = [_number(text) for text in texts]
+    if all(number is not None and number.is_integer() for number in numbers):
+        return [text if _DIGITS.fullmatch(text) else str(int(float(text))) for text in texts]
+    return texts
 
 
 def _kind(value: Any) -> str:
-    if isinstance(value, bool | int):
-        return "whole number"
-    if isinstance(value, float):
-        return "number"
-    return "text" if isinstance(value, str) else type(value).__name__
+    if isinstance(value, str):
+        return "text"
+    return "number" if isinstance(value, bool | int | float) else type(value).__name__
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    if isinstance(value, str | int | float):
-        return str(value).strip()
-    raise DataError(
-        f"a label must be text or a whole number, but got {str(value)[:60]!r}",
-        fix="one class a row; lists are not classes",
+def _number(text: str) -> float | None:
+    try:
+        return None if "_" in text else float(text)
+    except ValueError:
+        return None
+
+
+def _is_missing(value: Any, declared: tuple[str, ...] | None) -> bool:
+    if declared is not None and value is not None:
+        return not 0 <= value < len(declared)
+    return is_absent(value)
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def _missing(table: Table, column: str, missing: Sequence[bool]) -> DataError:
+    rows = [number for number, absent in enumerate(missing, start=1) if absent]
+    shown = ", ".join(map(str, rows[:_SHOWN])) + (", ..." if len(rows) > _SHOWN else "")
+    if len(rows) == len(missing):
+        return DataError(
+            f"every row must have a label, but no row of {table.name} has one in {column!r}",
+            fix="name another label column or split",
+        )
+    return DataError(
+        f"every row must have a label, but {len(rows)} of {len(missing)} rows of {table.name} have none in "
+        f"{column!r} (rows {shown})",
+        fix="pass --drop-unlabelled to leave these rows out, or name another label column or split",
     )
 
 
-def _refuse_continuous(table: Table, column: str, texts: Sequence[str]) -> None:
-    numbers = [text for text in texts if _is_number(text)]
-    broken = [text for text in numbers if not _is_whole(text)]
-    if broken and len(numbers) == len(texts):
+def _unknown(table: Table, column: str, unknown: Sequence[str], names: Sequence[str], option: str) -> DataError:
+    counts = Counter(names)
+    shown = ", ".join(repr(name) for name, _ in counts.most_common(2 * _SHOWN)) + (", ..." if len(counts) > 10 else "")
+    return DataError(
+        f"{option} must name labels that occur, but column {column!r} of {table.name} has no"
+        f" {', '.join(map(repr, unknown[:_SHOWN]))}",
+        fix=f"choose from {shown}",
+    )
+
+
+def _refuse_continuous(table: Table, column: str, names: Sequence[str]) -> None:
+    numbers = [(name, _number(name)) for name in names]
+    broken = [name for name, number in numbers if number is not None and not number.is_integer()]
+    if broken and all(number is not None for _, number in numbers):
+        first, second = (sorted(set(names), key=float) * 2)[:2]
         raise DataError(
             f"labels must be classes, but column {column!r} of {table.name} has numbers like {broken[0]}",
-            fix="regression is not supported; turn the numbers into classes first",
+            fix="regression is not supported; if every number is a class, give them names: --label-map"
+            f" {first}=NAME,{second}=NAME,...",
         )
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+# --- findings ---------------------------------------------------------------------------------------------------------
 
 
-def _is_whole(text: str) -> bool:
-    return text.removeprefix("-").isdecimal()
+def spelling_findings(table: Table, column: str, names: Iterable[str]) -> list[str]:
+    """Labels that look alike, in sentences."""
+    found = []
+    raw = {value for value in table.column(column) if isinstance(value, str) and value.strip()}
+    if padded := sorted(value for value in raw if value != value.strip() and value.strip() in raw):
+        found.append(f"blanks around labels are ignored: {_shown(padded)} and the same without blanks are one class")
+    counts = Counter(names)
+    alike: dict[str, list[str]] = {}
+    for name, _ in counts.most_common():
+        alike.setdefault(_spelling(name), []).append(name)
+    groups = [group for group in alike.values() if len(group) > 1]
+    if groups:
+        pairs = ",".join(f"{other}={group[0]}" for group in groups for other in group[1:])
+        said = "; ".join(" and ".join(map(repr, group)) for group in groups[:_SHOWN])
+        found.append(
+            f"labels that look alike count as different classes: {said}; --label-map {shlex.quote(pairs)} joins them"
+        )
+    return found
+
+
+def _spelling(name: str) -> str:
+    """Without case, blanks and punctuation; numbers as they are."""
+    if _number(name) is not None:
+        return name
+    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold()) or name
+
+
+def class_findings(names: Sequence[str], train: Mapping[str, int], evaluation: Mapping[str, int]) -> list[str]:
+    """Classes with too few rows or in one split only, in sentences.
+
+    Args:
+        names: Of all classes.
+        train: Training rows by class.
+        evaluation: Held-out rows by class.
+    """
+    single = [name for name in names if train.get(name, 0) + evaluation.get(name, 0) == 1]
+    untrained = [name for name in names if not train.get(name) and name not in single]
+    unseen = [name for name in names if not evaluation.get(name) and train.get(name) and name not in single]
+    found = []
+    if single:
+        one = len(single) == 1
+        found.append(
+            f"{'the class' if one else f'{len(single)} classes'} {_shown(single)} {'has' if one else 'have'} one row"
+            f"{'' if one else ' each'}, so that nothing can be said of {'it' if one else 'them'}; --drop-labels leaves"
+            f" {'it' if one else 'them'} out"
+        )
+    if unseen:
+        found.append(f"the held-out rows have none of {_counted(unseen)}: no figure tells how well it is learned")
+    if untrained:
+        found.append(f"the training rows have none of {_counted(untrained)}, which cannot be learned")
+    return found
+
+
+def _counted(names: Sequence[str]) -> str:
+    return f"the class {names[0]!r}" if len(names) == 1 else f"{len(names)} classes ({_shown(names)})"
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from advisor.core.data import DataSpec
 from advisor.core.errors import DataError
-from advisor.training.data.labels import label_order, require_classes
-from advisor.training.data.named import DATASETS
-from advisor.training.data.records import labelled_texts, nothing_left, open_table, unlabelled_rows
+from advisor.training.data.formats import LABELLED
+from advisor.training.data.labels import class_findings, label_order, require_classes
+from advisor.training.data.records import RawLabels, labelled_texts, nothing_left, stamp, unlabelled_rows
 from advisor.training.data.rows import Findings, LabelledText, PlainText, Row, RowKind, Rows
 from advisor.training.data.rules import data_rules
 from advisor.training.data.splitting import count_copies, drop_shared, hold_out, hold_out_tail, shuffled
 
+_HELD_OUT_NAMES = ("validation", "valid", "val", "dev", "eval", "test")
+_IS_HELD_OUT = re.compile("|".join(f"{name}.*" for name in _HELD_OUT_NAMES))
 RUNNING_TEXT_CHARACTERS = 100
 """Paragraphs of running text shorter than this repeat by nature (headings, "Yes."): they are neither counted as copies
 nor taken out of the text around them."""
@@ -38,7 +42,7 @@ def load_rows(spec: DataSpec, task: str) -> Rows:
 
 def load_timed_rows(spec: DataSpec, task: str) -> tuple[Rows, float]:
     """``load_rows``, and the seconds that reading took when it was done."""
-    return _cached(spec, task, _stamp(spec))
+    return _cached(spec, task, stamp(spec))
 
 
 @lru_cache(maxsize=1)
@@ -61,19 +65,19 @@ def rows_of_kind(spec: DataSpec, kind: RowKind) -> Rows:
     """
     if kind == "labelled":
         return _read_labelled(spec)
-    train, empty = unlabelled_rows(spec, kind)
-    evaluation: list[Row] | None = None
-    if spec.eval_source is not None:
-        evaluation, empty_eval = unlabelled_rows(spec, kind, spec.eval_source)
-        empty += empty_eval
-    return _finish(spec, kind, train, evaluation, empty)
-
-
-def _stamp(spec: DataSpec) -> tuple[Any, ...]:
-    """Changes whenever a local file changes."""
-    names = [DATASETS.get(spec.source).path() if spec.kind == "demo" else Path(spec.source).expanduser()]
-    names += [Path(spec.eval_source).expanduser()] if spec.eval_source else []
-    return tuple((p.stat().st_mtime_ns, p.stat().st_size) if p is not None and p.is_file() else None for p in names)
+    train = unlabelled_rows(spec, kind)
+    held = None if spec.eval_source is None else unlabelled_rows(spec, kind, spec.eval_source)
+    read = train.row_format
+    notes = [f"read as {read.title}: {len(train.rows):,} {read.unit}, {read.trained}", *train.notes]
+    notes += [note for note in (held.notes if held is not None else ()) if note not in notes]
+    return _finish(
+        spec,
+        kind,
+        train.rows,
+        None if held is None else held.rows,
+        train.empty_rows + (0 if held is None else held.empty_rows),
+        notes=(*notes, *_unused_sources(spec, train.other_splits)),
+    )
 
 
 def _read_labelled(spec: DataSpec) -> Rows:
@@ -82,27 +86,59 @@ def _read_labelled(spec: DataSpec) -> Rows:
             f"classification needs a text and a label column, but {spec.source} was given without",
             fix="name them with --text-column and --label-column",
         )
-    table = open_table(spec)
-    texts, labels, empty = labelled_texts(spec, table)
-    require_classes(table.name, spec.label_column, labels)
-    eval_texts: list[tuple[str, str | None]] = []
-    eval_labels: list[str] = []
-    if spec.eval_source is not None:
-        eval_texts, eval_labels, empty_eval = labelled_texts(spec, open_table(spec, spec.eval_source))
-        empty += empty_eval
-        _require_known(labels, eval_labels)
-    names = label_order(labels, eval_labels, table.class_names.get(spec.label_column, ()))
+    read = labelled_texts(spec)
+    require_classes(spec.source, spec.label_column, read.labels)
+    held = None if spec.eval_source is None else labelled_texts(spec, spec.eval_source)
+    if held is not None:
+        _require_known(read.labels, held.labels)
+    names = label_order(read.labels, held.labels if held is not None else (), read.declared)
     index = {name: number for number, name in enumerate(names)}
-    train: list[Row] = [LabelledText(*text, index[label]) for text, label in zip(texts, labels, strict=True)]
-    held: list[Row] = [LabelledText(*t, index[label]) for t, label in zip(eval_texts, eval_labels, strict=True)]
-    return _finish(spec, "labelled", train, held if spec.eval_source is not None else None, empty, names)
+
+    def rows_of(part: RawLabels) -> list[Row]:
+        return [LabelledText(*text, index[label]) for text, label in zip(part.texts, part.labels, strict=True)]
+
+    columns = filter(None, (spec.text_column, spec.text_pair_column))
+    counts = Counter(read.labels)
+    smallest = min(names, key=lambda name: (counts[name], name))
+    notes = [
+        f"read as {LABELLED.title}, {' and '.join(map(repr, columns))} with {spec.label_column!r}: {len(read.labels):,}"
+        f" rows in {len(names)} classes, the smallest one {smallest!r} with {counts[smallest]:,} rows",
+        *read.notes,
+    ]
+    notes += [note for note in (held.notes if held is not None else ()) if note not in notes]
+    return _finish(
+        spec,
+        "labelled",
+        rows_of(read),
+        None if held is None else rows_of(held),
+        read.empty_rows + (0 if held is None else held.empty_rows),
+        names,
+        notes=(*notes, *_unused_sources(spec, read.other_splits)),
+    )
+
+
+def _unused_sources(spec: DataSpec, other_splits: tuple[str, ...]) -> list[str]:
+    """Splits of the source, or files beside it, that were made for evaluation or training and are not used."""
+    unused = [split for split in other_splits if split != spec.eval_source]
+    if unused:
+        proposal = next((split for split in unused if _IS_HELD_OUT.fullmatch(split)), None)
+        advice = f"; --eval-data {proposal} evaluates on it" if proposal and spec.eval_source is None else ""
+        return [f"splits that are not used: {', '.join(unused)}{advice}"]
+    path = Path(spec.source)
+    if spec.eval_source is not None or spec.kind in ("demo", "datasets") or "train" not in path.name:
+        return []
+    names = (path.name.replace("train", name) for name in _HELD_OUT_NAMES)
+    beside = next((path.with_name(name) for name in names if path.with_name(name).is_file()), None)
+    return (
+        [f"{beside.name} beside the training data is not used; --eval-data {beside} evaluates on it"] if beside else []
+    )
 
 
 def _require_known(labels: list[str], eval_labels: list[str]) -> None:
     if unseen := sorted(set(eval_labels) - set(labels)):
         raise DataError(
             f"held-out labels must occur in training, but {', '.join(map(repr, unseen[:5]))} do not",
-            fix="check that both sets name their labels alike",
+            fix="check that both sets name their labels alike: --label-map renames them, --drop-labels leaves rows out",
         )
 
 
@@ -113,6 +149,7 @@ def _finish(
     evaluation: list[Row] | None,
     empty_rows: int,
     label_names: tuple[str, ...] = (),
+    notes: tuple[str, ...] = (),
 ) -> Rows:
     """Split, drop what is on both sides, order, cap."""
     if evaluation is None:
@@ -129,6 +166,8 @@ def _finish(
         train, evaluation = shuffled(train, spec.split_seed), shuffled(evaluation, spec.split_seed)
     if kind != "text":
         train, evaluation = train[: spec.max_train_rows], evaluation[: spec.max_eval_rows]
+    held_counts = Counter(label_names[row.label] for row in evaluation if isinstance(row, LabelledText))
+    train_counts = Counter(label_names[row.label] for row in train if isinstance(row, LabelledText))
     rows = Rows(
         kind=kind,
         train=tuple(train),
@@ -136,6 +175,7 @@ def _finish(
         label_names=label_names,
         findings=Findings(empty_rows, count_copies(train, min_characters=shortest), shared),
         columns=tuple(filter(None, (spec.text_column, spec.text_pair_column, spec.label_column))),
+        notes=(*notes, *class_findings(label_names, train_counts, held_counts)),
     )
     _require_trainable(spec, rows)
     return rows
@@ -145,7 +185,12 @@ def _split(spec: DataSpec, rows: list[Row]) -> tuple[list[Row], list[Row]]:
     if spec.kind == "text":
         paragraphs = [row for row in rows if isinstance(row, PlainText)]
         return hold_out_tail(paragraphs, spec.eval_fraction, name=spec.source)
-    return hold_out(rows, spec.eval_fraction, spec.split_seed, name=spec.source)
+    stratum = _label if spec.stratified and all(isinstance(row, LabelledText) for row in rows) else None
+    return hold_out(rows, spec.eval_fraction, spec.split_seed, name=spec.source, stratum=stratum)
+
+
+def _label(row: Row) -> int:
+    return row.label if isinstance(row, LabelledText) else 0
 
 
 def _require_trainable(spec: DataSpec, rows: Rows) -> None:
@@ -154,5 +199,5 @@ def _require_trainable(spec: DataSpec, rows: Rows) -> None:
     if rows.label_names and sum(count > 0 for count in rows.class_counts.values()) < 2:
         raise DataError(
             f"training needs at least two classes, but the {len(rows.train)} training rows of {spec.source} have one",
-            fix="raise the cap on training rows, or hold out fewer rows",
+            fix="raise the cap on training rows (--max-train-rows), or add rows of the other classes",
         )

@@ -17,7 +17,8 @@ from typing import Any
 from advisor.core.errors import DataError
 from advisor.core.registry import Registry
 from advisor.training.data.asset_catalog import ASSETS
-from advisor.training.data.tables import SUFFIX_KINDS, Table, read_table, table_from_records
+from advisor.training.data.tables import Table, read_table, table_from_records
+from advisor.training.data.text_files import file_kind
 
 
 class NamedDataset:
@@ -53,7 +54,7 @@ class NamedDataset:
         """
         path = self.path()
         if path is not None:
-            return read_table(path, SUFFIX_KINDS.get(path.suffix.lower(), "jsonl"))
+            return read_table(path, file_kind(path) or "jsonl")
         table = table_from_records(self.name, list(self.rows()))
         if table.num_rows == 0:
             raise DataError(f"a data set must have at least one row, but {self.name} has none", fix="name another one")

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from advisor.core.data import DataSpec
 from advisor.core.errors import DataError
+from advisor.training.data.cells import CellError, text_of
+from advisor.training.data.formats import CHAT, FORMATS, PROMPT_COMPLETION, RUNNING_TEXT, TEXT, RowFormat
 from advisor.training.data.hub import read_split
-from advisor.training.data.labels import label_texts
+from advisor.training.data.labels import known_classes, label_texts, spelling_findings
 from advisor.training.data.named import DATASETS
-from advisor.training.data.rows import CONVERSATION_COLUMN, Completion, Conversation, Message, PlainText, Row, RowKind
-from advisor.training.data.tables import SUFFIX_KINDS, Table, read_table, read_text
+from advisor.training.data.rows import ASSISTANT, Completion, Conversation, PlainText, Row, RowKind
+from advisor.training.data.tables import Table, read_table
+from advisor.training.data.text_files import file_kind, read_text
 
 
 def open_table(spec: DataSpec, source: str | None = None) -> Table:
@@ -31,41 +35,141 @@ def open_table(spec: DataSpec, source: str | None = None) -> Table:
     if spec.kind == "datasets":
         return read_split(spec.source, spec.split if source is None else source)
     path = Path(source or spec.source).expanduser()
-    return read_table(path, SUFFIX_KINDS.get(path.suffix.lower(), spec.kind))
+    return read_table(path, file_kind(path) or spec.kind, spec.reading)
 
 
-def labelled_texts(spec: DataSpec, table: Table) -> tuple[list[tuple[str, str | None]], list[str], int]:
-    """Texts and label names of the rows that have text, and how many had none.
+def stamp(spec: DataSpec) -> tuple[Any, ...]:
+    """Changes whenever a local file changes."""
+    names = [DATASETS.get(spec.source).path() if spec.kind == "demo" else Path(spec.source).expanduser()]
+    names += [Path(spec.eval_source).expanduser()] if spec.eval_source else []
+    return tuple((p.stat().st_mtime_ns, p.stat().st_size) if p is not None and p.is_file() else None for p in names)
 
-    Raises:
-        DataError: a column is missing or holds something else, or no row is left.
+
+@dataclass(frozen=True)
+class RawRows:
+    """Rows of a source that have something to learn from.
+
+    Attributes:
+        rows: In the order of the source.
+        empty_rows: How many had nothing.
+        row_format: How they were read.
+        notes: What is worth knowing of the reading, each a sentence for the user.
+        other_splits: What else the source holds.
     """
-    firsts = _texts(table, spec.text_column or "")
-    seconds = _texts(table, spec.text_pair_column) if spec.text_pair_column else [None] * len(firsts)
-    labels = label_texts(table, spec.label_column or "")
-    kept = [i for i, (text, pair) in enumerate(zip(firsts, seconds, strict=True)) if text and pair != ""]
-    if not kept:
-        raise nothing_left(table.name)
-    return [(firsts[i], seconds[i]) for i in kept], [labels[i] for i in kept], len(firsts) - len(kept)
+
+    rows: list[Row]
+    empty_rows: int
+    row_format: RowFormat
+    notes: tuple[str, ...] = ()
+    other_splits: tuple[str, ...] = ()
 
 
-def unlabelled_rows(spec: DataSpec, kind: RowKind, eval_source: str | None = None) -> tuple[list[Row], int]:
-    """Rows for language modelling that have something to learn, and how many had nothing.
+@dataclass(frozen=True)
+class RawLabels:
+    """Labelled texts of a source.
+
+    Attributes:
+        texts: Texts, or pairs of them, of the rows that have both text and class.
+        labels: Their classes.
+        empty_rows: How many rows had no text.
+        declared: Classes in the order that the source declares.
+        notes: What is worth knowing of the reading, each a sentence for the user.
+        other_splits: What else the source holds.
+    """
+
+    texts: list[tuple[str, str | None]]
+    labels: list[str]
+    empty_rows: int
+    declared: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    other_splits: tuple[str, ...] = ()
+
+
+def labelled_texts(spec: DataSpec, eval_source: str | None = None) -> RawLabels:
+    """Texts and classes of the rows that have both.
 
     Args:
         spec: Names source and columns.
-        kind: Which rows to make.
         eval_source: Held-out file or split; ``None`` reads the training source.
 
     Raises:
         DataError: a column is missing or holds something else, or no row is left.
     """
-    name = eval_source or spec.source
-    rows = _read_unlabelled(spec, kind, eval_source)
+    table = open_table(spec, eval_source)
+    column = spec.label_column or ""
+    firsts = _texts(table, spec.text_column or "")
+    seconds = _texts(table, spec.text_pair_column) if spec.text_pair_column else [None] * len(firsts)
+    labels = label_texts(table, column, spec=spec)
+    there = [i for i, (text, pair) in enumerate(zip(firsts, seconds, strict=True)) if text and pair != ""]
+    kept = [(i, label) for i in there if (label := labels[i]) is not None]
+    if not kept:
+        raise nothing_left(table.name)
+    names = [label for _, label in kept]
+    notes = [*table.notes, *_unused(table, (spec.text_column, spec.text_pair_column, column))]
+    notes += spelling_findings(table, column, names)
+    if left_out := len(there) - len(kept):
+        notes.append(f"{left_out} rows are left out: they have no label, or one of --drop-labels")
+    return RawLabels(
+        texts=[(firsts[i], seconds[i]) for i, _ in kept],
+        labels=names,
+        empty_rows=len(firsts) - len(there),
+        declared=known_classes(table.class_names.get(column, ()), spec),
+        notes=tuple(notes),
+        other_splits=table.other_splits,
+    )
+
+
+def unlabelled_rows(spec: DataSpec, kind: RowKind, eval_source: str | None = None) -> RawRows:
+    """Rows for language modelling that have something to learn.
+
+    Args:
+        spec: Names source, format and columns.
+        kind: Which rows to make, where ``spec`` names no format.
+        eval_source: Held-out file or split; ``None`` reads the training source.
+
+    Raises:
+        DataError: a column is missing or holds something else, or no row is left.
+    """
+    path = Path(eval_source or spec.source).expanduser()
+    splits: tuple[str, ...] = ()
+    kind_of_file = spec.kind if eval_source is None else file_kind(path) or spec.kind
+    if spec.kind != "datasets" and kind_of_file == "text":
+        file = read_text(path, spec.reading.encoding)
+        row_format, notes = RUNNING_TEXT, file.notes
+        rows: Sequence[Row] = _paragraphs(file.text)
+    else:
+        table = open_table(spec, eval_source)
+        row_format = FORMATS.get(spec.format) if spec.format else _OLDER_FORMATS[kind]
+        named = {"text_column": spec.text_column, "text_pair_column": spec.text_pair_column}
+        columns = row_format.find(table, named)
+        if columns is None:
+            raise _other_format(spec, table, row_format)
+        rows = row_format.rows(table, columns)
+        notes, splits = (*table.notes, *_unused(table, tuple(columns.values()))), table.other_splits
     kept = [row for row in rows if _has_target(row)]
     if not kept:
-        raise nothing_left(name)
-    return kept, len(rows) - len(kept)
+        raise _nothing_to_learn(str(path), rows)
+    return RawRows(kept, len(rows) - len(kept), row_format, notes, splits)
+
+
+_OLDER_FORMATS = {"conversation": CHAT, "completion": PROMPT_COMPLETION, "text": TEXT}
+"""Of plans without a format."""
+
+
+def _other_format(spec: DataSpec, table: Table, row_format: RowFormat) -> DataError:
+    for column in (spec.text_column, spec.text_pair_column):
+        if column is not None:
+            table.column(column)
+    return DataError(
+        f"{table.name} must hold {row_format.title}, but its columns do not: {', '.join(map(repr, table.columns))}",
+        fix="name a file with the same columns as the training data",
+    )
+
+
+def _unused(table: Table, used: Sequence[str | None]) -> list[str]:
+    """Columns that nothing was read from, in a sentence; one without a name is numbers of rows."""
+    unused = [name for name in table.columns if name and name not in used]
+    return [f"columns of {Path(table.name).name} that are not used: {', '.join(map(repr, unused))}"] if unused else []
 
 
 def nothing_left(name: str) -> DataError:
@@ -76,25 +180,15 @@ def nothing_left(name: str) -> DataError:
     )
 
 
-def _read_unlabelled(spec: DataSpec, kind: RowKind, eval_source: str | None) -> Sequence[Row]:
-    path = Path(eval_source or spec.source).expanduser()
-    file_kind = spec.kind if eval_source is None else SUFFIX_KINDS.get(path.suffix.lower(), spec.kind)
-    if spec.kind != "datasets" and file_kind == "text":
-        return _paragraphs(read_text(path))
-    if spec.text_column is None:
-        raise DataError(
-            f"language modelling needs a text column, but {spec.source} was given without",
-            fix="name it with --text-column",
+def _nothing_to_learn(name: str, rows: Sequence[Row]) -> DataError:
+    roles = {message.role for row in rows if isinstance(row, Conversation) for message in row.messages}
+    if roles and ASSISTANT not in roles:
+        return DataError(
+            f"conversations must have turns of an assistant to learn, but those of {name} are by"
+            f" {', '.join(sorted(roles)[:5])}",
+            fix=f"rename the role that is to be learned to {ASSISTANT!r}",
         )
-    table = open_table(spec, eval_source)
-    if kind == "conversation":
-        values = table.column(spec.text_column)
-        return [_conversation(table, row, value) for row, value in enumerate(values, start=1)]
-    texts = _texts(table, spec.text_column)
-    if kind == "completion":
-        completions = _texts(table, spec.text_pair_column or "")
-        return [Completion(prompt, completion) for prompt, completion in zip(texts, completions, strict=True)]
-    return [PlainText(text) for text in texts]
+    return nothing_left(name)
 
 
 def _texts(table: Table, column: str) -> list[str]:
@@ -105,13 +199,13 @@ def _texts(table: Table, column: str) -> list[str]:
     """
     texts = []
     for row, value in enumerate(table.column(column), start=1):
-        if value is not None and not isinstance(value, str | int | float):
+        try:
+            texts.append(text_of(value))
+        except CellError as failure:
             raise DataError(
-                f"column {column!r} of {table.name} must hold text, but row {row} has a {type(value).__name__}",
-                fix=f"name the column that holds the text; conversations go into one called {CONVERSATION_COLUMN!r}",
-            )
-        missing = value is None or value != value  # Parquet writers turn missing text into NaN
-        texts.append("" if missing else str(value).strip())
+                f"column {column!r} of {table.name} must hold text, but row {row} has {failure.got}",
+                fix="name the column that holds the text with --text-column",
+            ) from None
     return texts
 
 
@@ -122,32 +216,9 @@ def _paragraphs(text: str) -> list[PlainText]:
     return [PlainText(part.strip()) for part in (parts if len(parts) > 1 else text.split("\n"))]
 
 
-def _conversation(table: Table, row: int, value: Any) -> Conversation:
-    column = CONVERSATION_COLUMN
-    rule = f"{column!r} must be a list of objects with role and content, but row {row} of {table.name}"
-    if value is None:
-        return Conversation(())
-    if not isinstance(value, list):
-        raise DataError(f"{rule} has a {type(value).__name__}", fix='[{"role": "user", "content": "..."}, ...]')
-    messages = []
-    for turn in value:
-        role, content = (turn.get("role"), _content(turn.get("content"))) if isinstance(turn, dict) else (None, None)
-        if not isinstance(role, str) or content is None:
-            raise DataError(f"{rule} has {str(turn)[:80]!r}", fix='{"role": "user", "content": "..."}')
-        messages.append(Message(role, content))
-    return Conversation(tuple(messages))
-
-
-def _content(value: Any) -> str | None:
-    """Content of a turn: text, or the text parts of a list."""
-    if isinstance(value, list) and all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in value):
-        return "".join(part["text"] for part in value)
-    return value if isinstance(value, str) else None
-
-
 def _has_target(row: Row) -> bool:
     if isinstance(row, Completion):
         return bool(row.completion)
     if isinstance(row, Conversation):
-        return any(message.role == "assistant" and message.content.strip() for message in row.messages)
+        return any(message.is_target for message in row.messages)
     return bool(row.text)

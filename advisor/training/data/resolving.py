@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import replace
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
+from typing import Any, get_args
 
-from advisor.core.data import DataKind, DataSpec
+from advisor.core.data import AS_DETECTED, DataKind, DataSpec, ReadOptions
 from advisor.core.errors import DataError
+from advisor.training.data.formats import FORMATS, INDEX_COLUMNS, RUNNING_TEXT, RowFormat, recognise
 from advisor.training.data.hub import HUB_ID, is_saved_dataset
 from advisor.training.data.named import DATASETS
-from advisor.training.data.records import open_table
-from advisor.training.data.rows import CONVERSATION_COLUMN
+from advisor.training.data.records import open_table, stamp
+from advisor.training.data.rows import RowKind
 from advisor.training.data.rules import data_rules
-from advisor.training.data.tables import SUFFIX_KINDS, Table, require_file
-
-TEXT_COLUMNS = ("text", "sentence", "content", "document", "review", "article")
-LABEL_COLUMNS = ("label", "labels", "class", "category", "sentiment", "target")
-TEXT_PAIRS = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"))
-COMPLETIONS = (("prompt", "completion"), ("prompt", "response"), ("instruction", "output"))
+from advisor.training.data.tables import Table
+from advisor.training.data.text_files import file_kind, require_file, require_known_kind
 
 
 def resolve_data(
@@ -34,11 +33,16 @@ def resolve_data(
     max_train_rows: int | None = None,
     max_eval_rows: int | None = None,
     split_seed: int = 17,
+    format: str | None = None,
+    reading: ReadOptions | None = None,
+    label_map: tuple[tuple[str, str], ...] = (),
+    drop_labels: tuple[str, ...] = (),
+    drop_unlabelled: bool = False,
 ) -> DataSpec:
     """Find a data set and its columns.
 
-    Columns that are not named are detected; the returned spec holds the ones that will be used. For causal-lm a pair
-    column is the completion, and a column ``messages`` holds conversations.
+    Format and columns that are not named are recognised; the returned spec holds the ones that will be used. For
+    language modelling a pair column is the completion.
 
     Args:
         source: Name of a registered data set, CSV/JSONL/Parquet/text file, ``datasets`` folder, or hub id
@@ -53,6 +57,11 @@ def resolve_data(
         max_train_rows: Cap on training rows (blocks, where text is packed).
         max_eval_rows: Cap on held-out rows.
         split_seed: Seed of hold-out and order.
+        format: Name of the row format; ``None`` recognises it.
+        reading: How to read files; ``None`` detects it.
+        label_map: Pairs of a label and the class that it stands for.
+        drop_labels: Rows of these classes are left out.
+        drop_unlabelled: Leave out rows without a label instead of refusing them.
 
     Raises:
         DataError: the source, a column or a number is not usable, or the task has no data; the message says which.
@@ -63,11 +72,10 @@ def resolve_data(
         raise DataError(
             f"only `datasets` sources have splits, but {source} is of kind {kind}", fix="leave the split out"
         )
-    local = kind not in ("demo", "datasets")
     try:
-        spec = DataSpec(
-            source=str(Path(source).expanduser().resolve()) if local or Path(source).is_dir() else source,
-            kind=kind,
+        spec = _spec(
+            source,
+            kind,
             text_column=text_column,
             text_pair_column=text_pair_column,
             label_column=label_column,
@@ -77,16 +85,28 @@ def resolve_data(
             max_train_rows=max_train_rows,
             max_eval_rows=max_eval_rows,
             split_seed=split_seed,
+            format=format,
+            reading=reading or AS_DETECTED,
+            label_map=label_map,
+            drop_labels=drop_labels,
+            drop_unlabelled=drop_unlabelled,
         )
     except ValueError as failure:
         raise DataError(str(failure)) from None
     if spec.kind == "text":
         return rules.with_columns(spec, None)
-    table = open_table(spec)
+    looked_at = _spec(source, kind, split=split, reading=spec.reading)
+    table = _looked_at(looked_at, stamp(looked_at))
+    _looked_at.cache_clear()  # the rows are read anew, and their time is measured
     for column in (spec.text_column, spec.text_pair_column, spec.label_column):
         if column is not None:
             table.column(column)
     return rules.with_columns(spec, table)
+
+
+def _spec(source: str, kind: DataKind, **values: Any) -> DataSpec:
+    local = kind not in ("demo", "datasets") or Path(source).expanduser().is_dir()
+    return DataSpec(str(Path(source).expanduser().resolve()) if local else source, kind, **values)
 
 
 def source_kind(source: str) -> DataKind:
@@ -101,15 +121,9 @@ def source_kind(source: str) -> DataKind:
     path = Path(source).expanduser()
     if path.is_dir() and is_saved_dataset(path):
         return "datasets"
-    suffix = SUFFIX_KINDS.get(path.suffix.lower())
-    if path.exists() or suffix:
+    if path.exists() or file_kind(path) is not None:
         require_file(path)
-        if suffix is None:
-            raise DataError(
-                f"the data must be CSV, JSONL, Parquet or text, but {path} ends in {path.suffix or 'no suffix'!r}",
-                fix=f"rename it to one of {', '.join(SUFFIX_KINDS)}",
-            )
-        return suffix
+        return require_known_kind(path)
     near = difflib.get_close_matches(source, DATASETS.names(), n=1, cutoff=0.6)
     if HUB_ID.fullmatch(source) and not near:
         return "datasets"
@@ -126,69 +140,42 @@ def _eval_source(kind: DataKind, eval_source: str | None) -> str | None:
         return eval_source
     path = Path(eval_source).expanduser()
     require_file(path)
-    if path.suffix.lower() not in SUFFIX_KINDS:
-        raise DataError(
-            f"the evaluation data must be CSV, JSONL, Parquet or text, but {path} ends in {path.suffix!r}",
-            fix=f"rename it to one of {', '.join(SUFFIX_KINDS)}",
-        )
+    require_known_kind(path, "the evaluation data")
     return str(path.resolve())
 
 
-def text_columns(spec: DataSpec, table: Table | None) -> DataSpec:
-    """The column of a text; plain text has none.
+@lru_cache(maxsize=1)
+def _looked_at(spec: DataSpec, stamp: tuple[Any, ...]) -> Table:
+    return open_table(spec)
+
+
+def first_look(
+    source: str,
+    named: Mapping[str, str | None],
+    *,
+    format: str | None = None,
+    split: str | None = None,
+    reading: ReadOptions | None = None,
+) -> tuple[RowFormat, bool] | None:
+    """The format that a source is in, and whether all of its columns are read; ``None`` where nothing says so.
+
+    A table that was read for this is kept for ``resolve_data``.
 
     Raises:
-        DataError: it is not clear which.
+        DataError: the source cannot be found or read.
     """
-    if table is None:
-        return replace(spec, text_column=None, text_pair_column=None, label_column=None)
-    return replace(spec, text_column=spec.text_column or _detect(table, TEXT_COLUMNS, "text"), label_column=None)
-
-
-def conversation_columns(spec: DataSpec, table: Table | None) -> DataSpec:
-    """The column of conversations, those of prompt and completion, or else that of a text.
-
-    Raises:
-        DataError: it is not clear which.
-    """
-    if table is not None and spec.text_column is None:
-        if CONVERSATION_COLUMN in table.columns:
-            return replace(spec, text_column=CONVERSATION_COLUMN, label_column=None)
-        found = next(((p, c) for p, c in COMPLETIONS if {p, c} <= set(table.columns)), None)
-        if found is not None:
-            return replace(spec, text_column=found[0], text_pair_column=found[1], label_column=None)
-    return text_columns(spec, table)
-
-
-def labelled_columns(spec: DataSpec, table: Table) -> DataSpec:
-    """The columns of a text, or of two, and of a label.
-
-    Raises:
-        DataError: it is not clear which.
-    """
-    text, pair = spec.text_column, spec.text_pair_column
-    if text is None and pair is None:
-        found = next((names for names in TEXT_PAIRS if set(names) <= set(table.columns)), None)
-        if found is not None and not set(TEXT_COLUMNS) & set(table.columns):
-            text, pair = found
-    label = spec.label_column or _named(table, LABEL_COLUMNS, taken=(text, pair))
-    text = text or _detect(table, TEXT_COLUMNS, "text", taken=(pair, label))
-    label = label or _detect(table, LABEL_COLUMNS, "label", taken=(text, pair))
-    return replace(spec, text_column=text, text_pair_column=pair, label_column=label)
-
-
-def _detect(table: Table, candidates: tuple[str, ...], what: str, taken: tuple[str | None, ...] = ()) -> str:
-    """The column with a usual name, or else the only one that is left."""
-    free = [name for name in table.columns if name not in taken]
-    found = _named(table, candidates, taken) or (free[0] if len(free) == 1 else None)
+    if format is not None:
+        return FORMATS.get(format), True
+    if source in DATASETS:
+        columns = DATASETS.get(source).columns
+        table = Table(source, dict.fromkeys(columns, ()), 0)
+    elif file_kind(Path(source)) == "text":
+        return RUNNING_TEXT, True
+    else:
+        spec = _spec(source, source_kind(source), split=split, reading=reading or AS_DETECTED)
+        table = _looked_at(spec, stamp(spec))
+    found = recognise(table, get_args(RowKind), named)
     if found is None:
-        raise DataError(
-            f"the {what} column must be known, but no column of {table.name} is called {' or '.join(candidates[:2])}",
-            fix=f"name one of {', '.join(map(repr, table.columns))} with --{what}-column",
-        )
-    return found
-
-
-def _named(table: Table, candidates: tuple[str, ...], taken: tuple[str | None, ...]) -> str | None:
-    lowered = {name.lower(): name for name in table.columns if name not in taken}
-    return next((lowered[candidate] for candidate in candidates if candidate in lowered), None)
+        return None
+    left = [name for name in table.columns if name not in found[1].values() and name.lower() not in INDEX_COLUMNS]
+    return found[0], not left

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 RowKind = Literal["labelled", "text", "completion", "conversation"]
 CONVERSATION_COLUMN = "messages"
+ASSISTANT = "assistant"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +51,49 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation.
+
+    Attributes:
+        role: Who speaks, as chat templates call it.
+        content: The text; ``None`` where there is none, beside a call of a tool for example.
+        more: Further keys (``tool_calls``, ``name``, ``reasoning_content``, ...) as the JSON of an object; or empty.
+        is_learned: Whether it counts in the loss, if the assistant speaks.
+    """
 
     role: str
-    content: str
+    content: str | None
+    more: str = ""
+    is_learned: bool = True
+
+    @property
+    def is_target(self) -> bool:
+        """Whether it counts in the loss."""
+        return self.role == ASSISTANT and self.is_learned and bool((self.content or "").strip() or self.calls)
+
+    @property
+    def calls(self) -> list[dict[str, Any]]:
+        """Calls of tools that it makes."""
+        return json.loads(self.more).get("tool_calls", []) if self.more else []
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Turns in order; those of the assistant are to be learned."""
+    """Turns in order; those of the assistant are to be learned.
+
+    Attributes:
+        messages: The turns.
+        tools: Descriptions of the tools that can be called, as the JSON of a list; or empty.
+    """
 
     messages: tuple[Message, ...]
+    tools: str = ""
 
     @property
     def texts(self) -> tuple[str, ...]:
-        return tuple(part for message in self.messages for part in (message.role, message.content))
+        turns: list[str] = []
+        for message in self.messages:
+            turns += [message.role, message.content or "", *([message.more] if message.more else [])]
+        return (*turns, *([self.tools] if self.tools else []))
 
 
 Row: TypeAlias = LabelledText | PlainText | Completion | Conversation
@@ -106,6 +136,7 @@ class Rows:
         label_names: By class index; empty without labels.
         findings: What cleaning found.
         columns: Columns that were used, also the ones that were detected.
+        notes: How the source was read and what is worth knowing of it, each a sentence for the user.
     """
 
     kind: RowKind
@@ -114,6 +145,7 @@ class Rows:
     label_names: tuple[str, ...] = ()
     findings: Findings = field(default_factory=Findings)
     columns: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def num_labels(self) -> int:

@@ -20,7 +20,13 @@ Edges: TypeAlias = tuple[list[int], list[int]]
 
 
 class DataRules(ABC):
-    """How a task finds, reads and tokenises its rows. The tokenizer is always the model's own."""
+    """How a task finds, reads and tokenises its rows. The tokenizer is always the model's own.
+
+    Attributes:
+        row_kinds: Kinds of rows that it learns from.
+    """
+
+    row_kinds: tuple[RowKind, ...] = ()
 
     @abstractmethod
     def row_kind(self, spec: DataSpec) -> RowKind:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from advisor.core.errors import DataError
@@ -34,7 +34,9 @@ def shuffled(rows: Iterable[Row], seed: int) -> list[Row]:
     return [row for _, row in ranked]
 
 
-def hold_out(rows: Sequence[Row], fraction: float, seed: int, *, name: str) -> tuple[list[Row], list[Row]]:
+def hold_out(
+    rows: Sequence[Row], fraction: float, seed: int, *, name: str, stratum: Callable[[Row], int] | None = None
+) -> tuple[list[Row], list[Row]]:
     """Split rows by text into training and held-out ones.
 
     Args:
@@ -42,6 +44,8 @@ def hold_out(rows: Sequence[Row], fraction: float, seed: int, *, name: str) -> t
         fraction: Share of the distinct texts that is held out (at least one, and one stays).
         seed: Seed of the split.
         name: How messages call the data.
+        stratum: Class of a row: each gives its share, rounded so that the sum is right, and keeps at least one text
+            for training. ``None`` draws from all rows alike.
 
     Raises:
         DataError: fewer than two distinct texts.
@@ -53,10 +57,35 @@ def hold_out(rows: Sequence[Row], fraction: float, seed: int, *, name: str) -> t
             f"holding rows out needs at least two different texts, but {name} has {len(distinct)}",
             fix="add rows, or name a separate evaluation set",
         )
-    held = set(distinct[: min(max(round(fraction * len(distinct)), 1), len(distinct) - 1)])
+    wanted = min(max(round(fraction * len(distinct)), 1), len(distinct) - 1)
+    if stratum is None:
+        held = set(distinct[:wanted])
+    else:
+        strata: dict[bytes, int] = {}
+        for key, row in zip(keys, rows, strict=True):  # a text with several classes counts for the first of them
+            strata[key] = min(stratum(row), strata.get(key, stratum(row)))
+        held = _stratified(distinct, strata, wanted)
     train = [row for row, key in zip(rows, keys, strict=True) if key not in held]
     evaluation = [row for row, key in zip(rows, keys, strict=True) if key in held]
     return train, evaluation
+
+
+def _stratified(distinct: Sequence[bytes], strata: Mapping[bytes, int], wanted: int) -> set[bytes]:
+    """The first texts of every class, ``wanted`` in all: largest remainders after every class's whole share."""
+    members: dict[int, list[bytes]] = {}
+    for key in distinct:
+        members.setdefault(strata[key], []).append(key)
+    share = {stratum: wanted * len(keys) / len(distinct) for stratum, keys in members.items()}
+    counts = {stratum: min(int(exact), len(members[stratum]) - 1) for stratum, exact in share.items()}
+    by_remainder = sorted(share, key=lambda stratum: (int(share[stratum]) - share[stratum], stratum))
+    while sum(counts.values()) < wanted:
+        open_ones = [stratum for stratum in by_remainder if counts[stratum] < len(members[stratum]) - 1]
+        if not open_ones:
+            break  # every class has kept one text for training
+        for stratum in open_ones[: wanted - sum(counts.values())]:
+            counts[stratum] += 1
+    held = {key for stratum, keys in members.items() for key in keys[: counts[stratum]]}
+    return held or {distinct[0]}
 
 
 def hold_out_tail(rows: Sequence[PlainText], fraction: float, *, name: str) -> tuple[list[Row], list[Row]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,17 +10,23 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from advisor.core.data import DataKind
+from advisor.core.data import AS_DETECTED, DataKind, ReadOptions
 from advisor.core.errors import DataError
+from advisor.training.data.delimited import parse_delimited
+from advisor.training.data.text_files import read_bytes, read_text, require_file
 
-SUFFIX_KINDS: dict[str, DataKind] = {
-    ".csv": "csv", ".tsv": "csv",
-    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
-    ".parquet": "parquet", ".pq": "parquet",
-    ".txt": "text", ".text": "text", ".md": "text",
-}  # fmt: skip
-_DELIMITERS = ",\t;|"
-_CSV_FIELD_LIMIT_CHARACTERS = 2**30
+KNOWN_NAMES = frozenset(
+    {
+        "answer", "article", "body", "category", "chat", "chosen", "class", "comment", "completion", "content",
+        "context", "conversation", "conversations", "dialog", "dialogue", "document", "functions", "history",
+        "hypothesis", "id", "idx", "index", "input", "instruction", "label", "labels", "message", "messages", "output",
+        "premise", "prompt", "query", "question", "question1", "question2", "rating", "rejected", "response", "review",
+        "score", "sentence", "sentence1", "sentence2", "sentiment", "stars", "system", "target", "text", "title",
+        "tools", "topic", "tweet",
+    }
+)  # fmt: skip
+"""Names, in lower case, that show that the first line of a table is a header."""
+_PARQUET = b"PAR1"
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -59,12 +63,18 @@ class Table:
         columns: Values by column; ``None`` stands for a missing one.
         num_rows: Length of every column.
         class_names: Declared names of integer labels by column (``datasets`` sources only).
+        notes: What was not read in the usual way, each a sentence for the user.
+        is_named: Whether the column names are the file's own.
+        other_splits: What else the source holds (``datasets`` sources only).
     """
 
     name: str
     columns: Mapping[str, Sequence[Any]]
     num_rows: int
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    is_named: bool = True
+    other_splits: tuple[str, ...] = ()
 
     def column(self, name: str) -> Sequence[Any]:
         """Values of one column.
@@ -80,94 +90,106 @@ class Table:
         return self.columns[name]
 
 
-def read_table(path: Path, kind: DataKind) -> Table:
-    """Read a CSV, JSONL or Parquet file.
+def read_table(path: Path, kind: DataKind, options: ReadOptions | None = None) -> Table:
+    """Read a CSV, JSONL, Parquet or Excel file.
+
+    Args:
+        path: Of the file.
+        kind: How to read it.
+        options: What the user says of it.
 
     Raises:
         DataError: missing, unreadable, not of that format, or without a single row.
     """
-    require_file(path)
-    readers = {"csv": _read_csv, "jsonl": _read_jsonl, "parquet": _read_parquet}
-    table = readers[kind](path)
+    readers = {"csv": _read_csv, "jsonl": _read_json, "parquet": _read_parquet, "excel": _read_excel}
+    table = readers[kind](path, options or AS_DETECTED)
     if table.num_rows == 0:
         raise DataError(f"a data set must have at least one row, but {path} has none", fix="name a file with rows")
     return table
 
 
-def require_file(path: Path) -> None:
-    """Raise a DataError unless ``path`` is a file."""
-    if path.is_dir():
-        raise DataError(
-            f"the data must be a file or a saved `datasets` folder, but {path} is another folder",
-            fix="name the file in it",
-        )
-    if not path.is_file():
-        raise DataError(f"the data file must exist, but there is none at {path}", fix="check the path")
-
-
-def read_text(path: Path) -> str:
-    """A UTF-8 file (with or without byte order mark).
-
-    Raises:
-        DataError: missing, unreadable, or in another encoding.
-    """
-    require_file(path)
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as failure:
-        raise DataError(
-            f"text must be UTF-8, but {path} has the byte 0x{failure.object[failure.start]:02x} at {failure.start}",
-            fix=f"convert it: iconv -f latin1 -t utf-8 {path.name}",
-        ) from None
-    except OSError as failure:
-        raise DataError(f"the data file must be readable, but {path} is not: {failure.strerror}") from None
-
-
-def table_from_records(name: str, records: Sequence[Mapping[str, Any]]) -> Table:
+def table_from_records(name: str, records: Sequence[Mapping[str, Any]], notes: tuple[str, ...] = ()) -> Table:
     """Columns of records; every key that occurs becomes a column."""
     keys = dict.fromkeys(key for record in records for key in record)
-    return Table(name, {key: [record.get(key) for record in records] for key in keys}, len(records))
+    columns = {key: [record.get(key) for record in records] for key in keys}
+    return Table(name, columns, len(records), notes=notes)
 
 
-def _read_csv(path: Path) -> Table:
-    text = read_text(path)
-    first, _, _ = text.partition("\n")
-    delimiter = max(_DELIMITERS, key=first.count) if any(mark in first for mark in _DELIMITERS) else ","
-    csv.field_size_limit(_CSV_FIELD_LIMIT_CHARACTERS)
-    try:
-        header, *lines = [line for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if line] or [
-            []
-        ]
-    except csv.Error as failure:
-        raise DataError(f"the data must be CSV, but {path} cannot be read as such: {failure}") from None
-    names = [name.strip() for name in header]
-    problems = [f"the column name {name!r} occurs twice" for name in dict.fromkeys(names) if names.count(name) > 1]
-    problems += [
-        f"row {row} has {len(line)} fields, the header has {len(names)}"
-        for row, line in enumerate(lines, start=1)
-        if len(line) > len(names)
-    ][:5]
-    if problems:
-        raise DataError(
-            f"every row must fit the header, but in {path} some do not",
-            problems=problems,
-            fix="quote fields that hold the delimiter",
-        )
-    columns = {name: [line[i] if i < len(line) else None for line in lines] for i, name in enumerate(names)}
-    return Table(str(path), columns, len(lines))
+def _read_csv(path: Path, options: ReadOptions) -> Table:
+    file = read_text(path, options.encoding)
+    parsed = parse_delimited(file.text, options, KNOWN_NAMES, name=str(path))
+    columns: dict[str, Sequence[Any]] = {
+        name: [fields[i] if i < len(fields) else None for fields in parsed.rows] for i, name in enumerate(parsed.names)
+    }
+    return Table(str(path), columns, len(parsed.rows), notes=(*file.notes, *parsed.notes), is_named=parsed.has_header)
 
 
-def _read_jsonl(path: Path) -> Table:
-    text = read_text(path)
-    if path.suffix == ".json" and text.lstrip()[:1] == "[":
-        records = _parse_json(path, text, line=1)
+def _read_excel(path: Path, options: ReadOptions) -> Table:
+    from advisor.training.data.spreadsheets import read_sheet
+
+    sheet = read_sheet(path, read_bytes(path), options, KNOWN_NAMES)
+    columns = {name: [cells[i] for cells in sheet.rows] for i, name in enumerate(sheet.names)}
+    return Table(str(path), columns, len(sheet.rows), notes=sheet.notes, is_named=sheet.has_header)
+
+
+def _read_json(path: Path, options: ReadOptions) -> Table:
+    """One object a line; or one list of objects, or one object of columns, over as many lines as it likes."""
+    file = read_text(path, options.encoding)
+    text = file.text.lstrip()
+    first, _, more = text.partition("\n")
+    if text.startswith("[") or (text.startswith("{") and more and not _is_json(first)):
+        content, line_by_line = _parse_json(path, text, line=1), False
     else:
-        lines = enumerate(text.split("\n"), start=1)
-        records = [_parse_json(path, line, line=number) for number, line in lines if line.strip()]
+        lines = enumerate(file.text.split("\n"), start=1)
+        content, line_by_line = [_parse_json(path, line, line=n) for n, line in lines if line.strip()], True
+    if line_by_line and len(content) == 1 and isinstance(content[0], dict):
+        content = content[0]
+    if isinstance(content, dict):
+        return _table_of_object(path, content, file.notes)
+    return _table_of_rows(path, content, file.notes)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _table_of_rows(path: Path, records: Sequence[Any], notes: tuple[str, ...]) -> Table:
     for number, record in enumerate(records, start=1):
         if not isinstance(record, dict):
-            raise DataError(f"every row must be a JSON object, but row {number} of {path} is {str(record)[:60]!r}")
-    return table_from_records(str(path), records)
+            raise DataError(
+                f"every row must be a JSON object, but row {number} of {path} is {str(record)[:60]!r}",
+                fix='write rows as objects: {"text": "...", "label": "..."}',
+            )
+    return table_from_records(str(path), records, notes)
+
+
+def _table_of_object(path: Path, content: dict[str, Any], notes: tuple[str, ...]) -> Table:
+    """One object: columns of values (by row, as pandas writes them, or in lists), the rows under some key, or a row."""
+    values = list(content.values())
+    if values and all(isinstance(value, dict) for value in values):
+        rows = list(dict.fromkeys(row for column in values for row in column))
+        if all(row.isdecimal() for row in rows):
+            columns = {name: [column.get(row) for row in rows] for name, column in content.items()}
+            return Table(str(path), columns, len(rows), notes=notes)
+    lists = [value for value in values if isinstance(value, list)]
+    of_one_length = len(values) == len(lists) > 1 and len({len(value) for value in lists}) == 1
+    if of_one_length and not all(isinstance(row, dict) for value in lists for row in value):
+        return Table(str(path), dict(content), len(lists[0]), notes=notes)
+    nested = [
+        (key, value)
+        for key, value in content.items()
+        if isinstance(value, list) and value and all(isinstance(row, dict) for row in value)
+    ]
+    if path.suffix != ".jsonl" and len(nested) == 1 and nested[0][0] not in KNOWN_NAMES:
+        key, rows_below = nested[0]
+        left = [name for name in content if name != key]
+        beside = f"; not used beside them: {', '.join(left)}" if left else ""
+        return _table_of_rows(path, rows_below, (*notes, f"{path.name}: rows are read from its list {key!r}{beside}"))
+    return _table_of_rows(path, [content], notes)
 
 
 def _parse_json(path: Path, text: str, *, line: int) -> Any:
@@ -192,13 +214,33 @@ def _without_lone_surrogates(value: Any) -> Any:
     return value
 
 
-def _read_parquet(path: Path) -> Table:
+def _read_parquet(path: Path, options: ReadOptions) -> Table:
     import pyarrow
     import pyarrow.parquet
 
+    require_file(path)
     try:
-        table = pyarrow.parquet.read_table(path)
+        with path.open("rb") as stream:
+            plain = stream.read(len(_PARQUET)) == _PARQUET
+        table = pyarrow.parquet.read_table(path if plain else pyarrow.BufferReader(read_bytes(path)))
     except (pyarrow.ArrowException, OSError) as failure:
-        raise DataError(f"the data must be Parquet, but {path} cannot be read as such: {failure}") from None
-    columns = LazyColumns(table.column_names, lambda name: list(table.column(name).to_pylist()))
+        raise DataError(
+            f"the data must be Parquet, but {path} cannot be read as such: {failure}", fix="fetch or write it again"
+        ) from None
+    columns = LazyColumns(table.column_names, lambda name: present(table.column(name).to_pylist()))
     return Table(str(path), columns, table.num_rows)
+
+
+def present(values: Sequence[Any]) -> list[Any]:
+    """Arrow values without the fields that are null: all structs of a column have all fields, whether a row had them or
+    not.
+    """
+    return [_present(value) for value in values]
+
+
+def _present(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _present(part) for key, part in value.items() if part is not None}
+    if isinstance(value, list):
+        return [_present(part) for part in value]
+    return value

@@ -78,13 +78,20 @@ class Task(RegisteredTask, DataRules):
 
     # --- data -----------------------------------------------------------------------------------------------------
 
+    row_kinds: tuple[RowKind, ...] = ("text",)
+
     def row_kind(self, spec: DataSpec) -> RowKind:
-        return "text"
+        """The one that its format makes; older plans without a format have the first kind."""
+        if spec.format is None:
+            return self.row_kinds[0]
+        from advisor.training.data.formats import FORMATS
+
+        return FORMATS.get(spec.format).kind
 
     def with_columns(self, spec: DataSpec, table: Table | None) -> DataSpec:
-        from advisor.training.data.resolving import text_columns
+        from advisor.training.data.recognising import with_format
 
-        return text_columns(spec, table)
+        return with_format(spec, table, self.row_kinds, self.name)
 
     def read_rows(self, spec: DataSpec) -> Rows:
         from advisor.training.data.loading import rows_of_kind

@@ -11,7 +11,6 @@ from advisor.core.model import ModelSpec
 from advisor.core.tasks import TaskTraits
 from advisor.training.data.rows import CONVERSATION_COLUMN, RowKind
 from advisor.training.data.rules import Edges
-from advisor.training.data.tables import Table
 from advisor.training.tasks.base import FirstLook, Task
 
 if TYPE_CHECKING:
@@ -51,15 +50,15 @@ class CausalLM(Task):
                 fix="use the task masked-lm, or a decoder",
             )
 
+    row_kinds: tuple[RowKind, ...] = ("text", "completion", "conversation")
+
     def row_kind(self, spec: DataSpec) -> RowKind:
-        if spec.text_pair_column:
+        """In older plans without a format, the columns say it."""
+        if spec.format is None and spec.text_pair_column:
             return "completion"
-        return "conversation" if spec.text_column == CONVERSATION_COLUMN else "text"
-
-    def with_columns(self, spec: DataSpec, table: Table | None) -> DataSpec:
-        from advisor.training.data.resolving import conversation_columns
-
-        return conversation_columns(spec, table)
+        if spec.format is None and spec.text_column == CONVERSATION_COLUMN:
+            return "conversation"
+        return super().row_kind(spec)
 
     def document_edges(self, tokenizer: Any) -> Edges:
         """A document begins as the tokenizer begins a text, and ends with the end-of-sequence token."""

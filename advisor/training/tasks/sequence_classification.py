@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from advisor.core.data import DataSpec
-from advisor.core.errors import DataError
 from advisor.core.metrics import ACCURACY, F1_MACRO, Metric
 from advisor.core.model import ModelSpec
 from advisor.core.tasks import TaskTraits
 from advisor.training.data.rows import RowKind
-from advisor.training.data.tables import Table
 from advisor.training.tasks.base import FirstLook, Task
 
 if TYPE_CHECKING:
@@ -45,19 +42,7 @@ class SequenceClassification(Task):
             return look.causal is False and not look.sequence_to_sequence
         return look.data in ("labelled", "table")
 
-    def row_kind(self, spec: DataSpec) -> RowKind:
-        return "labelled"
-
-    def with_columns(self, spec: DataSpec, table: Table | None) -> DataSpec:
-        if table is None:
-            raise DataError(
-                f"classification needs labelled rows, but {spec.source} is plain text",
-                fix="name a CSV, JSONL or Parquet file, or train with --task causal-lm or masked-lm",
-            )
-
-        from advisor.training.data.resolving import labelled_columns
-
-        return labelled_columns(spec, table)
+    row_kinds: tuple[RowKind, ...] = ("labelled",)
 
     def label_shape(self, rows: int, seq_length: int) -> tuple[int, ...]:
         return (rows,)

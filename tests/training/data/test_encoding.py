@@ -91,9 +91,11 @@ def test_templates_that_rewrite_earlier_turns_never_teach_what_users_say(decoder
     last_turn_differs = "{% if loop.last and m.role == 'assistant' %}very {% endif %}{{ m.content }}"
     decoder_tokenizer.chat_template = TEMPLATE.replace("{{ m.content }}", last_turn_differs)
     whole, target = learned(decoder_tokenizer, chat("hello", "yes", "question", "no"))
-    assert "yes" in whole
-    assert target == "very no < end >"
+    assert whole.split().count("very") == 1
+    assert target == "yes < end > very no < end >"
     decoder_tokenizer.chat_template = "{{ messages | length }} " + TEMPLATE
+    assert learned(decoder_tokenizer, chat("hello", "yes"))[1] == "yes < end >"
+    decoder_tokenizer.chat_template = "{{ messages | length }} " + TEMPLATE.replace("m.content", "m.content | upper")
     with pytest.raises(DataError, match="rewrites them"):
         learned(decoder_tokenizer, chat("hello", "yes"))
 

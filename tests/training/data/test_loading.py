@@ -119,7 +119,7 @@ def test_evaluation_set_with_other_labels_or_the_same_rows(write_csv: Callable[.
 
 
 def test_mixed_label_types(write_jsonl: Callable[..., Path]) -> None:
-    with pytest.raises(DataError, match="1 x text, 1 x whole number"):
+    with pytest.raises(DataError, match="1 x number, 1 x text"):
         classified(write_jsonl([{"text": "a", "label": 1}, {"text": "b", "label": "one"}]))
 
 
@@ -167,13 +167,19 @@ def test_completions_and_conversations(write_jsonl: Callable[..., Path]) -> None
     assert all(isinstance(row, Conversation) and row.messages[-1].content == "hello" for row in rows.train)
 
 
-@pytest.mark.parametrize(
-    "messages", ["hello", [{"role": "user"}], [{"content": "a"}], ["hello"], [{"role": 1, "content": "a"}]]
-)
-def test_broken_conversations(write_jsonl: Callable[..., Path], messages: Any) -> None:
-    spec = resolve_data(str(write_jsonl([{"messages": messages}])), task="causal-lm")
-    with pytest.raises(DataError, match="list of objects with role and content, but row 1"):
+@pytest.mark.parametrize("turn", [{"content": "a"}, {"role": 1, "content": "a"}, {"role": "user", "said": "a"}])
+def test_broken_conversations(write_jsonl: Callable[..., Path], turn: Any) -> None:
+    spec = resolve_data(str(write_jsonl([{"messages": [turn]}])), task="causal-lm")
+    with pytest.raises(DataError, match=r"chats must hold .* role and content .*, but row 1 of"):
         load_rows(spec, "causal-lm")
+
+
+@pytest.mark.parametrize("messages", ["hello", ["hello"], 3])
+def test_a_column_of_conversations_without_any_is_no_conversation(
+    write_jsonl: Callable[..., Path], messages: Any
+) -> None:
+    with pytest.raises(DataError, match="text column must be known"):
+        resolve_data(str(write_jsonl([{"messages": messages}])), task="causal-lm")
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)

