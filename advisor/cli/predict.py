@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 _ATTENTION = ("eager", "sdpa", "flash_attention_2")
 _SHARE = click.FloatRange(0, 1, max_open=True)
 _ADAPTER_KNOBS = ("rank", "lora_alpha", "lora_dropout", "target_modules")
-_KNOBS = (*_ADAPTER_KNOBS, "unfrozen_layers", "sparsity", "num_train_epochs", "max_grad_norm")
+_KNOBS = (*_ADAPTER_KNOBS, "unfrozen_layers", "sparsity", "double_quant", "num_train_epochs", "max_grad_norm")
 
 _knob_options = stacked(
     option("--method", default=DEFAULT_METHOD, help="Strategy; `advisor methods` lists them."),
@@ -61,6 +61,12 @@ _knob_options = stacked(
     ),
     option("--unfrozen-layers", type=COUNT, help="For partial: how many last layers train."),
     option("--sparsity", type=_SHARE, help="For sparse_lora: share of zeroed adapter weights."),
+    option(
+        "--double-quant/--no-double-quant",
+        default=None,
+        show_default="on",
+        help="For qlora: quantise the scales of the 4-bit blocks too.",
+    ),
     option("--peft-config", type=PATH, help="For peft: a PEFT configuration as JSON."),
     knob_option,
     option("--epochs", "num_train_epochs", type=click.FloatRange(0, min_open=True), help="Passes over the data."),

@@ -160,9 +160,12 @@ FIRST_KNOBS = (
 def first_layout(config: StrategyConfig) -> dict[str, Any]:
     """A configuration as files of the first version have it: stored digests were made of that.
 
-    Every method has the same knobs there, with null for those that it does not have.
+    Every method has the same knobs there, with null for those that it does not have. Knobs that came later are left out
+    where they have their default, which is what the first version did.
     """
-    return {**dict.fromkeys(FIRST_KNOBS), **to_dict(config)}
+    later = {f.name: f.default for f in dataclasses.fields(config.knobs) if f.name not in FIRST_KNOBS}
+    values = to_dict(config)
+    return {**dict.fromkeys(FIRST_KNOBS), **{k: v for k, v in values.items() if k not in later or v != later[k]}}
 
 
 _knobs_classes: list[Callable[[str], type[Knobs]]] = []

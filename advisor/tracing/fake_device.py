@@ -42,7 +42,20 @@ def register() -> str:
 
     backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=Module())
     _register_autocast()
+    _register_kernels()
     return NAME
+
+
+def _register_kernels() -> None:
+    """Keep torch from splitting operators that CUDA runs as one kernel.
+
+    These have a kernel of their own on CUDA and a composite one for all other devices (native_functions.yaml); a kernel
+    for the stand-in, which fake tensors never reach, makes autograd take them whole.
+    """
+    library = torch.library.Library("aten", "IMPL")
+    _libraries.append(library)
+    for name in ("silu_backward", "mish_backward"):
+        library.impl(name, lambda grad, values: torch.empty_like(values), "PrivateUse1")
 
 
 def _register_autocast() -> None:

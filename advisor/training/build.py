@@ -68,6 +68,10 @@ def build_model(
     quantized = bool(getattr(base, "is_loaded_in_4bit", False))
     if execution.kbit_upcast:
         upcast_unquantized(base)
+    if quantized:
+        from advisor.training.quantization import settle_biases
+
+        settle_biases(base)
     model = method.apply(base, strategy, spec.task, quantized=quantized)
     if not spec.traits.accepts_loss_kwargs:
         # These heads take keyword arguments but average over their own micro-batch: without this the Trainer would

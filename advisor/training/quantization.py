@@ -79,6 +79,16 @@ def keep_unpacked_on_cpu(model: nn.Module) -> int:
     return len(layers)
 
 
+def settle_biases(model: nn.Module) -> None:
+    """Store the biases of 4-bit layers in the type that these compute in, as their first forward pass does for good.
+
+    Source: ``bitsandbytes.nn.Linear4bit.forward``, which assigns ``bias.data = bias.data.to(x.dtype)``.
+    """
+    for layer in model.modules():
+        if isinstance(layer, bnb.nn.Linear4bit) and layer.bias is not None and layer.compute_dtype is not None:
+            layer.bias.data = layer.bias.data.to(layer.compute_dtype)
+
+
 def _is_fake(linear: nn.Module) -> bool:
     return isinstance(linear.weight, FakeTensor) or linear.weight.device.type == "meta"
 

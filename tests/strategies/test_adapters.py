@@ -11,6 +11,7 @@ from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.strategies import get_strategy
+from advisor.strategies.qlora import QLoraKnobs
 from advisor.training.build import build_model
 from advisor.training.models import inspect_model
 from tests.strategies.architectures import spec_of
@@ -213,3 +214,22 @@ class TestAnyPeft:
 
     def test_is_not_offered_unasked(self) -> None:
         assert self.strategy.user_knob == "peft_config"
+
+
+def test_scales_that_are_not_quantised_twice_cost_half_a_bit_per_weight(fake_device) -> None:
+    def scales(**knobs: object) -> tuple[int, int]:
+        spec = published("bert-base-uncased")
+        with fake_device():
+            model = build_model(spec, get_strategy("qlora").configured(spec, **knobs), EXECUTION, empty=True)
+        states = [p.quant_state for p in model.parameters() if hasattr(p, "quant_state")]
+        return sum(state.absmax.nbytes for state in states), sum(state.shape.numel() for state in states)
+
+    single, weights = scales(double_quant=False)
+    double, _ = scales()
+    assert single == weights // 64 * 4
+    assert double == weights // 64
+
+
+def test_an_unknown_code_book_is_refused() -> None:
+    with pytest.raises(ValueError, match="quant_type must be nf4 or fp4, but got int4"):
+        QLoraKnobs(quant_type="int4")  # type: ignore[arg-type]

@@ -25,6 +25,7 @@ CASES: list[tuple[str, Task, str, dict[str, Any]]] = [
     ("llama", LM, "full", {"loss": "fused-linear", "amp": "bf16"}),
     ("llama", LM, "lora", {"optim": "lorafa", **BF16}),
     ("llama", LM, "qlora", {"kbit_upcast": True, **BF16, **REENTRANT}),
+    ("qwen2", LM, "qlora", {"kbit_upcast": True, **BF16}),
     ("llama", LM, "full", {"hold_outputs": True, "amp": "bf16", "zero_grad_set_to_none": False, "optim": "adafactor"}),
     ("bert", CLASSIFY, "full", {"amp": "fp16", "optim": "adamw_bnb_8bit"}),
     ("bert", CLASSIFY, "partial", {"amp": "fp16", "optim": "adamw_torch", **REENTRANT}),
@@ -84,3 +85,14 @@ def test_paged_states_lie_outside_of_the_device(tmp_path: Path) -> None:
     }
     # Embedding (float32 moments) and output projection (8-bit moments) are the only ones above 100,000 elements.
     assert held["adamw_bnb_8bit"] - held["paged_adamw_8bit"] == 2000 * 128 * (2 * 4 + 2)
+
+
+@pytest.mark.parametrize("model", ["mistral", "llama"])
+def test_the_backward_pass_of_silu_is_one_kernel_on_cuda(model: str, tmp_path: Path) -> None:
+    spec = tiny_spec(model, LM, tmp_path)
+    execution = ExecutionPlan(2, gradient_checkpointing=True, **BF16)
+    strategy = get_strategy("lora").default_config(spec)
+    trace = trace_step(TraceRequest(spec, strategy, execution, 16, "cuda", (8, 0)))
+    names = Counter(op.name.split(".")[0] for op in trace.recording.operators if op.phase == "backward")
+    assert names["silu_backward"] == spec.num_hidden_layers
+    assert names["sigmoid"] == 0
