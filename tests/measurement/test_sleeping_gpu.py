@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from advisor.hardware import nvml
 from advisor.measurement import sleeping_gpu as asleep
 from advisor.measurement.sleeping_gpu import sleeping_gpu
+from tests.hardware.nvml_fake import fake_library
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_the_capability_comes_from_nvml_while_libraries_are_imported(
 ) -> None:
     from bitsandbytes.cuda_specs import get_compute_capabilities
 
-    monkeypatch.setattr(nvml, "compute_capability", lambda: (9, 0))
+    monkeypatch.setitem(sys.modules, "pynvml", fake_library())
     with sleeping_gpu():
         assert get_compute_capabilities() == [(9, 0)]
     assert not pretended_gpu
@@ -47,12 +48,9 @@ def test_the_capability_comes_from_nvml_while_libraries_are_imported(
 
 
 def test_without_nvml_nothing_is_imported_in_advance(pretended_gpu: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> tuple[int, int]:
-        raise nvml.NvmlUnavailable("NVML must start, but it said: no permission")
-
-    monkeypatch.setattr(nvml, "compute_capability", refuse)
+    monkeypatch.setitem(sys.modules, "pynvml", fake_library(init_fails=True))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: object())
-    with pytest.raises(ImportError, match="no permission"), sleeping_gpu():
+    with pytest.raises(ImportError, match="Driver Not Loaded"), sleeping_gpu():
         pytest.fail("the imports began")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None)
     with sleeping_gpu():
@@ -68,7 +66,7 @@ def test_without_a_gpu_there_is_nothing_to_do(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_other_packages_than_bitsandbytes_may_ask(pretended_gpu: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nvml, "compute_capability", lambda: (9, 0))
+    monkeypatch.setitem(sys.modules, "pynvml", fake_library())
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None)
     with sleeping_gpu():
         assert torch.cuda.get_device_capability() == (9, 0)
