@@ -7,6 +7,7 @@
 # make test-lowest    the suite with the lowest supported version of every dependency
 # make phantom        a CUDA build of torch and stand-ins for the driver, for tests without a GPU (5.5 GB; docs/phantom-gpu.md)
 # make phantom-test   the project's commands on cards that are not there
+# make phantom-record allocator peaks and requests on them, for the everyday tests; continues after an interruption
 # make clean          remove everything except the demo assets
 #
 # Predictions against this machine; run them on an idle one:
@@ -36,7 +37,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: setup assets quickstart strategies validate validate-time validate-gpu validate-runs bench-speed \
-  check docs test test-slow test-lowest fuzz phantom phantom-test clean
+  check docs test test-slow test-lowest fuzz phantom phantom-test phantom-record clean
 .DEFAULT_GOAL := quickstart
 
 # Tests run in parallel: threads that spin while waiting would compete for the cores.
@@ -210,6 +211,9 @@ phantom: $(PHANTOM_STAMP)
 phantom-test: export PHANTOM_ENVIRONMENT := $(abspath $(PHANTOM_VENV))
 phantom-test: assets phantom
 	$(BIN)/python -m pytest -m phantom
+
+phantom-record: phantom
+	$(PHANTOM_VENV)/bin/python tools/phantom_gpu/record.py --environment $(PHANTOM_VENV)
 
 clean:
 	rm -rf $(VENV) $(PHANTOM_VENV) .venv-lowest build dist site runs .cache .advisor .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

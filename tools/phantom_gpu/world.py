@@ -253,6 +253,7 @@ class Stage:
             "PHANTOM_WORLD": str(file),
             "PHANTOM_LEDGER": str(self.folder / "ledger"),
             "PHANTOM_HOOK": str(built / "allocator_hook.so"),
+            "TORCH_CUDNN_SDPA_DEPRIORITIZED": "1",  # no plan of cuDNN's can be built, which Hopper would prefer
             "VIRTUAL_ENV": str(self.environment),
             "PATH": f"{self.environment / 'bin'}:{current.get('PATH', '')}",
             "PYTHONPATH": ":".join([str(ROOT), *filter(None, [current.get("PYTHONPATH")])]),

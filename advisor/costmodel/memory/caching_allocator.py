@@ -150,7 +150,7 @@ class CachingAllocator(EventReplay):
     def _new_segment(self, size: int, pool: _Pool) -> _Block | None:
         wanted = segment_size(size)
         if self.capacity_bytes is not None and self.reserved_bytes + wanted > self.capacity_bytes:
-            self._return_free_segments()
+            self.return_free_segments()
             if self.reserved_bytes + wanted > self.capacity_bytes:
                 return None
         self.reserved_bytes += wanted
@@ -172,8 +172,8 @@ class CachingAllocator(EventReplay):
         remainder.free = True
         _enlist(remainder)
 
-    def _return_free_segments(self) -> None:
-        """``release_cached_blocks``."""
+    def return_free_segments(self) -> None:
+        """Give wholly free segments back to the device, as ``empty_cache`` does (``release_cached_blocks``)."""
         for pool in (self._small, self._large):
             self.reserved_bytes -= sum(size for size, _, block in pool if _is_whole(block))
             pool[:] = [entry for entry in pool if not _is_whole(entry[2])]

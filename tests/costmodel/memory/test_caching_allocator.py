@@ -173,7 +173,7 @@ def test_invariants(sizes: list[int], seed: int) -> None:
     assert allocator.allocated_bytes == allocator.pinned_bytes == 0
     # Everything has merged: what is free are whole segments, and they are all that was asked for.
     assert sum(size for pool in (allocator._small, allocator._large) for size, *_ in pool) == allocator.reserved_bytes
-    allocator._return_free_segments()
+    allocator.return_free_segments()
     assert allocator.reserved_bytes == 0
 
 

@@ -208,3 +208,8 @@ API int nvmlDeviceGetCurrPcieLinkGeneration(device_t d, unsigned *v) { WHOLE_CAR
 API int nvmlDeviceGetMaxPcieLinkGeneration(device_t d, unsigned *v) { WHOLE_CARD(d) *v = 4; return OK; }
 API int nvmlDeviceGetCurrPcieLinkWidth(device_t d, unsigned *v) { WHOLE_CARD(d) *v = 16; return OK; }
 API int nvmlDeviceGetMaxPcieLinkWidth(device_t d, unsigned *v) { WHOLE_CARD(d) *v = 16; return OK; }
+
+/* torch asks for these by name when it first writes an out-of-memory message; no card here has an NVLink. */
+API int nvmlDeviceGetNvLinkRemoteDeviceType(device_t d, unsigned link, int *type) { (void)link; (void)type; CARD(d) (void)c; return NOT_SUPPORTED; }
+API int nvmlDeviceGetNvLinkRemotePciInfo_v2(device_t d, unsigned link, void *pci) { (void)link; (void)pci; CARD(d) (void)c; return NOT_SUPPORTED; }
+API int nvmlDeviceGetGpuFabricInfoV(device_t d, void *info) { (void)info; CARD(d) (void)c; return NOT_SUPPORTED; }
