@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from advisor.hardware.trials import finish_trial, try_bitsandbytes
+from advisor.hardware.kernels import try_bitsandbytes
+from advisor.hardware.trial import finish_trial
 
 ANSWER = '{"kind": "fact", "name": "bitsandbytes", "value": "yes", "reason": "NF4"}'
 

@@ -14,7 +14,7 @@ from advisor.hardware.backends import backend_of
 from advisor.search.planner.precision import is_frozen_base
 from advisor.search.sensitivity.records import Neighbour
 from advisor.strategies import Strategy, find_strategy, get_strategy
-from advisor.strategies.skeleton import attention_implementations
+from advisor.strategies.attention import attention_implementations
 
 CHECKPOINTING = "checkpointing"
 FOUR_BIT = "4-bit weights"
