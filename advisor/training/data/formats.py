@@ -88,6 +88,7 @@ class RowFormat:
         refused: Why it cannot be trained, and in ``instead`` what can be done; empty where it can.
         instead: What can be done.
         only_named: Never recognised, only taken where ``--format`` names it.
+        names_tell: Columns that the user names must be called as its own are; otherwise what they hold says enough.
     """
 
     name: str
@@ -101,6 +102,7 @@ class RowFormat:
     refused: str = ""
     instead: str = ""
     only_named: bool = False
+    names_tell: bool = False
 
     def find(self, table: Table, named: Mapping[str, str | None]) -> dict[str, str] | None:
         """Columns by part; ``None`` where the table is not of this format.
@@ -124,6 +126,11 @@ class RowFormat:
     def columns_of(self, columns: Mapping[str, str]) -> dict[str, str | None]:
         """Columns by the option that names them, of what ``find`` found."""
         return {part.option: columns.get(part.name) for part in self.parts if part.option}
+
+    def has_other_names(self, columns: Mapping[str, str]) -> bool:
+        """Whether a column is called otherwise than the parts are."""
+        usual = {part.name: part.columns for part in self.parts}
+        return any(column.lower() not in usual[part] for part, column in columns.items())
 
     def rows(self, table: Table, columns: Mapping[str, str]) -> list[Row]:
         """The rows of a table, also those without anything to learn.
@@ -390,6 +397,7 @@ ALPACA = RowFormat(
         Part("history", ("history",), is_list, required=False),
     ),
     _instruction,
+    names_tell=True,
 )
 PROMPT_COMPLETION = RowFormat(
     "prompt-completion",
@@ -460,6 +468,6 @@ def recognise(
     for row_format in FORMATS.all():
         if row_format.kind in kinds and not row_format.only_named:
             columns = row_format.find(table, named)
-            if columns is not None:
+            if columns is not None and not (row_format.names_tell and row_format.has_other_names(columns)):
                 return row_format, columns
     return None
