@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advisor.core.data import AS_DETECTED, DataProfile, DataSpec, ReadOptions
 from advisor.core.errors import DataError, InputError
+from advisor.core.memo import files_identity, recall
 from advisor.core.model import ModelSpec
+from advisor.core.serialization import from_dict, to_dict
+from advisor.core.tasks import TASKS
 from advisor.pipeline.events import OnEvent, note, phase
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from advisor.strategies import Strategy
 
 
@@ -91,8 +93,7 @@ def load_inputs(model: str | ModelSource, data: str | DataSource, on_event: OnEv
         ModelError: the model cannot be found, read, trusted or used for the task.
         DataError: the data cannot be found, read or used for the task.
     """
-    from advisor.training.data import load_rows, profile_data, resolve_data
-    from advisor.training.data.conversations import template_findings
+    from advisor.training.data import load_rows, resolve_data
     from advisor.training.data.profiling import data_findings
     from advisor.training.models import inspect_model, model_path
 
@@ -127,22 +128,47 @@ def load_inputs(model: str | ModelSource, data: str | DataSource, on_event: OnEv
         revision=model.revision,
     )
     phase(on_event, "measuring token lengths")
-    tokenizer = _tokenizer(model_spec, on_event)
-    profile = profile_data(spec, model_spec, tokenizer, max_seq_length=data.max_seq_length)
-    for finding in (*template_findings(rows.train, tokenizer), *data_findings(profile)):
+    profile, remarks = _measured(spec, model_spec, data.max_seq_length, on_event)
+    for finding in (*remarks, *data_findings(profile)):
         note(on_event, finding)
     return Inputs(model_spec, spec, profile)
 
 
-def _tokenizer(model: ModelSpec, on_event: OnEvent | None) -> PreTrainedTokenizerBase:
-    """The model's own, or one that only measures lengths where nothing but a configuration is here."""
-    from advisor.training.data.stand_in_tokenizer import stand_in_tokenizer
-    from advisor.training.models import load_tokenizer
+def _measured(
+    spec: DataSpec, model: ModelSpec, max_seq_length: int | None, on_event: OnEvent | None
+) -> tuple[DataProfile, list[str]]:
+    """Sizes and token lengths, and what the chat template does to conversations.
 
-    if model.kind != "config":
-        return load_tokenizer(model)
-    note(on_event, f"{model.source} has no tokenizer: token lengths are estimated from the text, within about 5 %")
-    return stand_in_tokenizer(model)
+    Of data and a tokenizer that were seen before they are kept, so that transformers need not be imported.
+
+    Raises:
+        DataError: the data cannot be used, or the length is beyond the model's positions.
+        ModelError: the model has no tokenizer.
+    """
+    from advisor.training.data import load_rows, profile_data
+    from advisor.training.data.records import stamp
+
+    rows = load_rows(spec, model.task)
+    if estimated := model.kind == "config":
+        note(on_event, f"{model.source} has no tokenizer: token lengths are estimated from the text, within about 5 %")
+
+    def measure() -> list[Any]:
+        from advisor.training.data.conversations import template_findings
+        from advisor.training.data.stand_in_tokenizer import stand_in_tokenizer
+        from advisor.training.models import load_tokenizer
+
+        tokenizer = stand_in_tokenizer(model) if estimated else load_tokenizer(model)
+        profile = profile_data(spec, model, tokenizer, max_seq_length=max_seq_length)
+        return [to_dict(profile), template_findings(rows.train, tokenizer)]
+
+    if model.kind == "hub" or model.trust_remote_code:
+        found, remarks = measure()
+    else:
+        files, task_code = files_identity(Path(model.source).expanduser()), TASKS.code_version(model.task)
+        read = [to_dict(spec), stamp(spec), rows.fingerprint, rows.findings]
+        key = [files, to_dict(model), task_code, read, max_seq_length]
+        found, remarks = recall("data profile", key, measure)
+    return from_dict(DataProfile, found, what="the profile of the data"), remarks
 
 
 def inspect(model: str | ModelSource, *, task: str | None = None, num_labels: int = 2) -> ModelSpec:

@@ -19,6 +19,7 @@ heavy = ("torch", "transformers", "peft", "pydantic", "scipy", "sklearn", "datas
 print(json.dumps([name for name in heavy if name in sys.modules]))
 """
 PREDICT = "predict({config!r}, method={method!r}, device='t4')"
+RECOMMEND = "recommend({model!r}, {data!r}, device='t4', methods=['lora', 'head'])"
 FIT = "fit({config!r}, device='t4', methods=['head'], cards=False)"
 
 
@@ -42,6 +43,16 @@ def test_a_second_fit_needs_no_deep_learning_library(tmp_path: Path) -> None:
     call = FIT.format(config=str(CONFIG))
     _loaded("fit", call, tmp_path)
     assert _loaded("fit", call, tmp_path) == []
+
+
+def test_a_second_recommendation_needs_no_deep_learning_library(model_dir: Path, table: Path, tmp_path: Path) -> None:
+    data = tmp_path / "rows.jsonl"
+    data.write_text(table.read_text())
+    call = RECOMMEND.format(model=str(model_dir), data=str(data))
+    assert "torch" in _loaded("recommend", call, tmp_path), "the first look measures token lengths and traces"
+    assert _loaded("recommend", call, tmp_path) == []
+    data.write_text("\n".join(table.read_text().splitlines()[:-10]))
+    assert "transformers" in _loaded("recommend", call, tmp_path), "new data is tokenised"
 
 
 def test_a_changed_configuration_is_looked_at_again(tmp_path: Path) -> None:
