@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from advisor.pipeline.benching import bench
     from advisor.pipeline.calibrating import calibrate
+    from advisor.pipeline.environment import probe
     from advisor.pipeline.explaining import explain
     from advisor.pipeline.fitting import fit
     from advisor.pipeline.inputs import DataSource, ModelSource
     from advisor.pipeline.predicting import configure, configure_plan, predict, predict_configuration
-    from advisor.pipeline.probing import probe
     from advisor.pipeline.recommending import SpeedKnobs, recommend
     from advisor.pipeline.running import run
     from advisor.pipeline.tuning import tune
@@ -33,7 +33,7 @@ _HOMES = {
     "fit": "fitting",
     "predict": "predicting",
     "predict_configuration": "predicting",
-    "probe": "probing",
+    "probe": "environment",
     "recommend": "recommending",
     "recorded_validation": "validating",
     "run": "running",

@@ -1,4 +1,4 @@
-"""The device that a figure is for."""
+"""Job: what this machine can do; and the device that a figure is for."""
 
 from __future__ import annotations
 
@@ -70,3 +70,20 @@ def check_runs_here(plan: Plan, *, any_device: bool) -> str:
             fix="make the plan again with --device auto, or pass --any-device: its predictions do not apply here",
         )
     return here
+
+
+def probe(*, quick: bool = False, device: str | None = None, on_event: OnEvent | None = None) -> DeviceProfile:
+    """Probe a device of this machine and remember it as the one to plan for.
+
+    Args:
+        quick: About 15 seconds instead of 60; wider spreads.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; the first GPU, else the CPU, when ``None``.
+        on_event: Told what is being measured (:mod:`advisor.core.events`).
+
+    Raises:
+        DeviceError: the device is not there or could not be probed.
+    """
+    from advisor.hardware import probe_device
+
+    phase(on_event, "probing this machine")
+    return probe_device(quick=quick, device=device, on_progress=progress(on_event))

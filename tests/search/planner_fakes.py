@@ -16,9 +16,9 @@ from advisor.core.plan import ExecutionPlan
 from advisor.core.recommendation import Recommendation
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.memory.traced_run import MemoryBounds
-from advisor.costmodel.model import CostBounds
+from advisor.costmodel.model import CostBounds, CostModel
 from advisor.costmodel.quality.model import QualityModel
-from advisor.search.planner import PlanRequest, Predictor, candidates, recommend_plans
+from advisor.search.planner import PlanRequest, candidates, recommend_plans
 from advisor.strategies import get_strategy
 
 GIB = 2**30
@@ -62,7 +62,7 @@ DATA = DataSpec("movie-sentences", "demo")
 
 def plans_of(
     model: ModelSpec,
-    cost_model: Predictor,
+    cost_model: CostModel,
     budget: Budget | None = None,
     *,
     data: DataProfile | None = None,

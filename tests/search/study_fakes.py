@@ -25,9 +25,9 @@ from advisor.core.plan import ExecutionPlan, Plan
 from advisor.core.recommendation import RejectedMethod
 from advisor.core.run import Measurement
 from advisor.core.strategy import Knobs, StrategyConfig
-from advisor.costmodel.model import CostBounds
+from advisor.costmodel.model import CostBounds, CostModel
 from advisor.costmodel.quality.model import QualityModel
-from advisor.search.planner import PlanRequest, Predictor
+from advisor.search.planner import PlanRequest
 from advisor.search.study import TuneResult, tune_study
 from advisor.search.study.space import Space, method_space
 from advisor.strategies.base import LR_REL, CategoricalDimension, Dimension, IntDimension
@@ -199,7 +199,7 @@ class FakeCostModel:
         )
 
 
-def solve(request: PlanRequest, strategy: StrategyConfig, cost_model: Predictor) -> Plan | RejectedMethod:
+def solve(request: PlanRequest, strategy: StrategyConfig, cost_model: CostModel) -> Plan | RejectedMethod:
     execution, budget = ExecutionPlan(request.effective_batch_size), request.budget
     predicted = cost_model.estimate(request.model, strategy, execution, request.data)
     plan = Plan(

@@ -17,9 +17,8 @@ from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.model import CostModel
 from advisor.hardware.profiles import load_profile
 from advisor.search.fitting import FitAnswer, FitRequest, Largest, MethodFit, SetupFit, fit_methods
-from advisor.search.fitting.fitting import widest_rank
+from advisor.search.fitting.fitting import on_card, switches, widest_rank
 from advisor.search.fitting.largest import SizeAxis
-from advisor.search.fitting.setups import on_card, switches
 from advisor.search.planner.candidates import candidates
 from advisor.search.planner.precision import PrecisionPolicy
 from advisor.strategies import get_strategy

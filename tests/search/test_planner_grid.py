@@ -9,9 +9,10 @@ import pytest
 
 from advisor.core.budget import Budget
 from advisor.search.planner import PlanRequest
+from advisor.search.planner.candidates import rank_grid, target_variants
 from advisor.search.planner.evaluator import Evaluator, SetupGroup
-from advisor.search.planner.grid import largest_rank, rank_grid, target_variants
 from advisor.search.planner.precision import PrecisionPolicy, precision_policies
+from advisor.search.planner.solver import largest_rank
 from advisor.strategies import get_strategy
 from advisor.training.models import inspect_model
 from tests.search.planner_fakes import DATA, FakeCostModel, cuda, data_profile, plans_of, with_device_bytes

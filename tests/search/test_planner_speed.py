@@ -15,7 +15,7 @@ from advisor.core.plan import ExecutionPlan, Plan
 from advisor.costmodel.time.run import computed_tokens, speed_notes
 from advisor.reporting.text import format_execution
 from advisor.search.planner import SpeedKnobs
-from advisor.search.planner.speed import grouping_pays
+from advisor.search.planner.request import grouping_pays
 from advisor.tracing.trace_store import TraceStore
 from tests.search.planner_fakes import FakeCostModel, cpu, cuda, data_profile, distilbert, plans_of, with_device_bytes
 

@@ -261,10 +261,10 @@ def test_one_study_a_folder(tmp_path: Path) -> None:
 
 
 def test_two_processes_cannot_share_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from advisor.search.study import storage
+    from advisor.search.study import optuna_adapter
 
-    monkeypatch.setattr(storage, "LOCK_PATIENCE_S", 0.1)
-    with storage.owned(tmp_path / "s"), pytest.raises(OutputError, match="another one works"):
+    monkeypatch.setattr(optuna_adapter, "LOCK_PATIENCE_S", 0.1)
+    with optuna_adapter.owned(tmp_path / "s"), pytest.raises(OutputError, match="another one works"):
         tune(tmp_path / "s", FakeRunner(), max_trials=2)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from advisor.core.budget import Budget
 from advisor.core.errors import InputError
-from advisor.search.study.storage import repair_journal
+from advisor.search.study.optuna_adapter import repair_journal
 from tests.search import study_fakes as fakes
 from tests.search.study_fakes import MIB, FakeRunner, tune
 from tests.search.test_study_loop import optuna_trials, states

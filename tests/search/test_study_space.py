@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from advisor.core.budget import Budget
 from advisor.core.strategy import StrategyConfig
-from advisor.search.study.clock import StudyClock
 from advisor.search.study.context import Infeasible, StudyContext
+from advisor.search.study.durations import StudyClock
 from advisor.search.study.feasible import feasible_space, warm_start
 from advisor.search.study.header import declared_methods
 from advisor.search.study.space import SearchAxis, Space, axis_of, method_space

@@ -11,12 +11,17 @@ from hypothesis import strategies as st
 from advisor.core.metrics import ACCURACY, PERPLEXITY, Metric
 from advisor.core.run import Measurement
 from advisor.core.strategy import StrategyConfig
-from advisor.search.study.clock import StudyClock
+from advisor.search.study.durations import StudyClock
 from advisor.search.study.records import Evaluation, TrialSummary
-from advisor.search.study.results import pareto_points, winner
-from advisor.search.study.stopping import MIN_SAMPLES, expected_gain, worth_going_on
-from advisor.search.study.successive_halving import RunCost, choose_ladder, climbers
-from advisor.search.study.trial_history import TrialHistory, verdict_of
+from advisor.search.study.successive_halving import (
+    MIN_SAMPLES,
+    RunCost,
+    choose_ladder,
+    climbers,
+    expected_gain,
+    worth_going_on,
+)
+from advisor.search.study.trial_history import TrialHistory, pareto_points, verdict_of, winner
 
 COSTS = [RunCost(4.0, 0.014)] * 10
 

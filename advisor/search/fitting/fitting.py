@@ -1,24 +1,182 @@
-"""``fit_methods``: climb along batch, length and rank until the memory is full."""
+"""``fit_methods``: climb along batch, length and rank until the memory is full, and find the smallest card."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
+from advisor.core.budget import Budget
 from advisor.core.data import PAD_MULTIPLE
 from advisor.core.device import DeviceProfile
-from advisor.core.errors import InputError
+from advisor.core.errors import AdvisorError, InputError
 from advisor.core.model import ModelSpec
+from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.model import CostModel
 from advisor.hardware.backends import backend_of
-from advisor.search.fitting.cards import Cards
 from advisor.search.fitting.largest import SizeAxis
-from advisor.search.fitting.points import FitPoint, Points
 from advisor.search.fitting.records import Bound, CardFit, FitAnswer, FitRequest, Largest, MethodFit, SetupFit, Switches
-from advisor.search.fitting.setups import rungs, switches
 from advisor.search.planner.candidates import Candidates
-from advisor.search.planner.precision import PrecisionPolicy, describe
+from advisor.search.planner.precision import (
+    PrecisionPolicy,
+    attention_kernels,
+    cpu_precisions,
+    describe,
+    is_frozen_base,
+    precision_policies,
+)
 from advisor.strategies import get_strategy
+from advisor.tracing.trace_store import strategy_key
+
+
+def rungs(device: DeviceProfile, model: ModelSpec, strategy: StrategyConfig) -> tuple[PrecisionPolicy, ...]:
+    """Data types and optimizers in the order to prefer them: the precision_policies that ``recommend`` climbs down."""
+    return cpu_precisions(device) if backend_of(device).setups.compared else precision_policies(device, model, strategy)
+
+
+def switches(
+    device: DeviceProfile, model: ModelSpec, rung: PrecisionPolicy, *, checkpointing: bool
+) -> Iterator[Switches]:
+    """The rung with each attention kernel that is open to it, preferred first; the first that can be traced counts."""
+    for kernel in attention_kernels(device, model, rung):
+        yield Switches(checkpointing, rung.dtype, rung.amp, rung.optim, kernel)
+
+
+def on_card(setup: Switches, device: DeviceProfile, strategy: StrategyConfig) -> Switches | None:
+    """The same set-up with what ``device`` has: float16 for bfloat16 where only adapters or float32 weights train.
+
+    ``None`` when the device has no data type for it: the gradient scaler refuses trainable float16 weights
+    (torch.amp.GradScaler).
+    """
+    if (setup.dtype != "bfloat16" and setup.amp != "bf16") or "bfloat16" in device.dtypes:
+        return setup
+    if "float16" not in device.dtypes or (setup.dtype == "bfloat16" and not is_frozen_base(strategy)):
+        return None
+    return dataclasses.replace(
+        setup,
+        dtype="float16" if setup.dtype == "bfloat16" else setup.dtype,
+        amp="fp16",
+    )
+
+
+class FitPoint(NamedTuple):
+    """One configuration."""
+
+    strategy: StrategyConfig
+    setup: Switches
+    rows: int
+    length: int
+
+    def with_rank(self, rank: int) -> FitPoint:
+        return self._replace(strategy=self.strategy.replaced(rank=rank))
+
+    def execution(self, question: FitRequest) -> ExecutionPlan:
+        return self.setup.execution(self.rows, self.length, padded=question.padded)
+
+
+class Points:
+    """Evaluates points of one question, none twice; methods that build the same model share theirs.
+
+    All batches are as long as asked, as in ``predict`` without data.
+
+    Args:
+        model: What is to be trained.
+        cost_model: Of the device that the question is about.
+        question: Limit, safety level, padding.
+    """
+
+    def __init__(self, model: ModelSpec, cost_model: CostModel, question: FitRequest) -> None:
+        self.model, self.device, self.question = model, cost_model.device, question
+        self._cost_model = cost_model
+        self._exact_bytes: dict[tuple[object, ...], int] = {}
+        self._live_bytes: dict[tuple[object, ...], int] = {}
+
+    @property
+    def considered(self) -> int:
+        """How many points were evaluated."""
+        return len(self._exact_bytes.keys() | self._live_bytes.keys())
+
+    def memory_bytes(self, point: FitPoint) -> int:
+        """Upper quantile of the peak at the safety level.
+
+        Raises:
+            UntraceableError: the configuration cannot be traced.
+        """
+        key = _key(point)
+        if key not in self._exact_bytes:
+            execution, budget = point.execution(self.question), self.question.budget
+            memory = self._cost_model.memory(self.model, point.strategy, execution, budget, same_length=True)
+            self._exact_bytes[key] = memory.quantile_bytes(self.question.safety_level)
+        return self._exact_bytes[key]
+
+    def live_bytes(self, point: FitPoint) -> int:
+        """What tensors take at the peak: grows with batch, length and rank."""
+        key = _key(point)
+        if key not in self._live_bytes:
+            execution = point.execution(self.question)
+            bounds = self._cost_model.bound_memory(self.model, point.strategy, execution, same_length=True)
+            self._live_bytes[key] = bounds.typical.allocated_bytes
+        return self._live_bytes[key]
+
+
+def _key(point: FitPoint) -> tuple[object, ...]:
+    """What memory depends on: neither learning rate nor epochs, and not which of two like methods asks."""
+    return json.dumps(strategy_key(point.strategy), sort_keys=True), point.strategy.rank, *point[1:]
+
+
+HOPELESS_SHARE = 0.85
+"""A card smaller than this share of what the same point needs on another card is passed over without a trace:
+context, workspaces and allocator differ by less than that, and data types of the same width are used."""
+
+
+class Cards:
+    """Looks for the smallest card.
+
+    Args:
+        cost_model: Whose traces serve for every card with the same operators.
+        profiles: Known devices; only cards are looked at.
+    """
+
+    def __init__(self, cost_model: CostModel, profiles: Sequence[DeviceProfile]) -> None:
+        cards = [profile for profile in profiles if not backend_of(profile).is_host]
+        self._cards = sorted(cards, key=lambda profile: (profile.memory_bytes, profile.id))
+        self._cost_model = cost_model
+        self._models: dict[str, CostModel] = {}
+
+    def smallest(
+        self, model: ModelSpec, strategy: StrategyConfig, setup: Switches, question: FitRequest, need_bytes: int | None
+    ) -> CardFit | None:
+        """The smallest card by capacity whose upper quantile at the asked point stays inside it.
+
+        Args:
+            model: What is to be trained.
+            strategy: How.
+            setup: Switches; a card without bfloat16 gets float16 where that can train.
+            question: The point; its limit plays no part.
+            need_bytes: What it needs on another card; ``None`` when that is not known.
+        """
+        need = need_bytes or 0
+        for card in self._cards:
+            there = on_card(setup, card, strategy)
+            if there is None or card.memory_bytes < HOPELESS_SHARE * need:
+                continue
+            execution = there.execution(question.micro_batch_size, question.seq_length, padded=question.padded)
+            try:
+                memory = self._model(card).memory(model, strategy, execution, same_length=True)
+            except AdvisorError:
+                continue  # its kernels cannot be traced; a larger card may use others
+            need = memory.quantile_bytes(question.safety_level)
+            if Budget(safety_level=question.safety_level).check_figures({"memory_bytes": need}, card).ok:
+                return CardFit(card.id, card.memory_bytes, need, there.dtype, there.amp)
+        return None
+
+    def _model(self, card: DeviceProfile) -> CostModel:
+        if card.id not in self._models:
+            self._models[card.id] = self._cost_model.on(card)
+        return self._models[card.id]
+
 
 Progress = Callable[[Mapping[str, object]], None]
 """Takes ``{"kind": "fitting", "method": name, "done": i, "total": n}``."""

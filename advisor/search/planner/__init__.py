@@ -1,16 +1,14 @@
 """The planner: execution knobs solved under a budget, plans ranked by quality and cost."""
 
 from advisor.search.planner.candidates import Candidates, candidates, check_knobs
-from advisor.search.planner.protocol import PlanRequest, Predictor
 from advisor.search.planner.reasons import known_devices
 from advisor.search.planner.recommend import recommend_plans, rerank, solve_execution
+from advisor.search.planner.request import PlanRequest, SpeedKnobs
 from advisor.search.planner.solver import Solution
-from advisor.search.planner.speed import SpeedKnobs
 
 __all__ = [
     "Candidates",
     "PlanRequest",
-    "Predictor",
     "Solution",
     "SpeedKnobs",
     "candidates",

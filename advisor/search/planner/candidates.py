@@ -11,7 +11,7 @@ from advisor.core.errors import InputError
 from advisor.core.model import ModelSpec
 from advisor.core.recommendation import RejectedMethod
 from advisor.core.strategy import SHARED_KNOBS, StrategyConfig
-from advisor.strategies import Strategy, get_strategy, strategy_names
+from advisor.strategies import CategoricalDimension, IntDimension, Strategy, get_strategy, strategy_names
 
 
 @dataclass(frozen=True)
@@ -117,3 +117,23 @@ def _checked(method: Strategy, model: ModelSpec, config: StrategyConfig) -> Stra
     if problems := method.problems(config, model):
         raise InputError(f"{method.name} cannot be used with these knobs on {model.source}", problems=problems)
     return config
+
+
+def target_variants(strategy: StrategyConfig, model: ModelSpec) -> tuple[StrategyConfig, ...]:
+    """The configuration with the other target sets of its method's search space."""
+    method = get_strategy(strategy.method)
+    dimension = method.search_space(model).get("target_modules")
+    own = strategy.knob("target_modules")
+    if not isinstance(dimension, CategoricalDimension) or own not in dimension.choices:
+        return ()
+    others = (strategy.replaced(target_modules=name) for name in dimension.choices if name != own)
+    return tuple(variant for variant in others if not method.problems(variant, model))
+
+
+def rank_grid(strategy: StrategyConfig, model: ModelSpec) -> tuple[int, ...]:
+    """Powers of two and their means inside the method's search space, ascending; empty without a rank."""
+    dimension = get_strategy(strategy.method).search_space(model).get("rank")
+    if not isinstance(dimension, IntDimension) or strategy.rank is None:
+        return ()
+    steps = sorted({2**power for power in range(20)} | {3 * 2**power for power in range(20)})
+    return tuple(rank for rank in steps if dimension.low <= rank <= dimension.high)

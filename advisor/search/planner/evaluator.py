@@ -9,8 +9,9 @@ from advisor.core.cost import CostEstimate
 from advisor.core.device import DeviceProfile
 from advisor.core.plan import AttentionImplementation, ExecutionPlan
 from advisor.core.strategy import StrategyConfig
+from advisor.costmodel.model import CostModel
 from advisor.search.planner.precision import BYTES_PER_LOGIT, PrecisionPolicy, is_padded
-from advisor.search.planner.protocol import PlanRequest, Predictor
+from advisor.search.planner.request import PlanRequest
 from advisor.strategies import get_strategy
 
 MAX_EVAL_BATCH = 64
@@ -66,7 +67,7 @@ def setup_group(execution: ExecutionPlan) -> SetupGroup:
 class Evaluator:
     """Evaluates the set-ups of one request on one device."""
 
-    def __init__(self, request: PlanRequest, cost_model: Predictor) -> None:
+    def __init__(self, request: PlanRequest, cost_model: CostModel) -> None:
         self.request, self.cost_model = request, cost_model
         self.micro_batches = micro_batches(request)
         self._points: dict[tuple[str, ExecutionPlan], EvaluatedSetup] = {}

@@ -11,22 +11,22 @@ from advisor.core.device import DeviceProfile
 from advisor.core.plan import BITSANDBYTES_OPTIMIZERS, Plan
 from advisor.core.recommendation import Recommendation, RejectedMethod
 from advisor.core.strategy import StrategyConfig
+from advisor.costmodel.model import CostModel
 from advisor.costmodel.quality.model import QualityModel
 from advisor.hardware.versions import installed_versions
-from advisor.search.planner.candidates import Candidates
+from advisor.search.planner.candidates import Candidates, target_variants
 from advisor.search.planner.evaluator import EvaluatedSetup, Evaluator
-from advisor.search.planner.grid import largest_rank, target_variants
-from advisor.search.planner.protocol import PlanRequest, Predictor
 from advisor.search.planner.ranking import expectation, rank
 from advisor.search.planner.reasons import known_devices, what_to_change, why_rejected
-from advisor.search.planner.solver import Solution, Solver
+from advisor.search.planner.request import PlanRequest
+from advisor.search.planner.solver import Solution, Solver, largest_rank
 
 Progress = Callable[[Mapping[str, object]], None]
 """Takes ``{"kind": "planning", "method": name, "done": i, "total": n}``."""
 
 
 def recommend_plans(
-    request: PlanRequest, cost_model: Predictor, found: Candidates, *, on_progress: Progress | None = None
+    request: PlanRequest, cost_model: CostModel, found: Candidates, *, on_progress: Progress | None = None
 ) -> Recommendation:
     """Ranked plans inside the budget, and why every other method lost.
 
@@ -93,7 +93,7 @@ def _with_quality(plan: Plan, quality: QualityEstimate) -> Plan:
     return replace(plan, predicted=replace(plan.predicted, quality=quality)) if plan.predicted is not None else plan
 
 
-def solve_execution(request: PlanRequest, strategy: StrategyConfig, cost_model: Predictor) -> Plan | RejectedMethod:
+def solve_execution(request: PlanRequest, strategy: StrategyConfig, cost_model: CostModel) -> Plan | RejectedMethod:
     """The fastest plan of one configuration inside the budget, or why there is none."""
     solution = Solver(Evaluator(request, cost_model)).solve(strategy)
     builder = PlanBuilder(request, cost_model.device)

@@ -10,8 +10,8 @@ from advisor.core.errors import InputError
 from advisor.core.plan import AttentionImplementation
 from advisor.core.strategy import StrategyConfig
 from advisor.hardware.backends import backend_of
+from advisor.search.planner.candidates import rank_grid
 from advisor.search.planner.evaluator import EvaluatedSetup, Evaluator, SetupGroup, setup_group
-from advisor.search.planner.grid import rank_grid
 from advisor.search.planner.precision import (
     PrecisionPolicy,
     attention_kernels,
@@ -275,3 +275,17 @@ class Solver:
             if best is None or point.memory_bytes <= best.memory_bytes:
                 best, chosen = point, (rung, kernel)
         return chosen
+
+
+def largest_rank(strategy: StrategyConfig, best: EvaluatedSetup, evaluator: Evaluator) -> int | None:
+    """The largest rank of the grid with which the solved set-up still fits; ``None`` without a rank."""
+    if strategy.rank is None:
+        return None
+    ranks = [rank for rank in rank_grid(strategy, evaluator.request.model) if rank > strategy.rank]
+    family, micro_batch = setup_group(best.execution), best.execution.micro_batch_size
+    low, high = -1, len(ranks)
+    while high - low > 1:
+        middle = (low + high) // 2
+        point = evaluator.evaluate(strategy.replaced(rank=ranks[middle]), family, micro_batch)
+        low, high = (middle, high) if evaluator.fits(point) else (low, middle)
+    return ranks[low] if low >= 0 else strategy.rank

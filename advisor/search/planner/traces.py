@@ -10,11 +10,10 @@ from advisor.core.device import DeviceProfile
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.hardware.backends import backend_of
-from advisor.search.planner.candidates import Candidates
+from advisor.search.planner.candidates import Candidates, target_variants
 from advisor.search.planner.evaluator import SetupGroup, execution_of, micro_batches
-from advisor.search.planner.grid import target_variants
 from advisor.search.planner.precision import attention_kernels, cpu_precisions, precision_policies
-from advisor.search.planner.protocol import PlanRequest
+from advisor.search.planner.request import PlanRequest
 from advisor.strategies import get_strategy
 
 WantedTrace = tuple[StrategyConfig, ExecutionPlan]

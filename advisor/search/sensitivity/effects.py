@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from advisor.core.budget import Budget
 from advisor.core.cost import CostEstimate
@@ -11,10 +12,130 @@ from advisor.core.errors import AdvisorError
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
+from advisor.core.units import format_bytes
 from advisor.costmodel.model import CostModel
-from advisor.search.sensitivity.one_change_variants import REPUTATION, neighbours
-from advisor.search.sensitivity.records import ChangeComparison, Effect, Neighbour
-from advisor.search.sensitivity.sentence import sentence
+from advisor.search.sensitivity.one_change_variants import REPUTATION, Neighbour, neighbours
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a neighbour changes.
+
+    Attributes:
+        device_bytes: Its own predicted device peak.
+        saved_bytes: Device peak of the asked configuration less its own; negative when it needs more. With ``undoes``
+            the other way round: what the choice saves now.
+        time_ratio: Step time with the choice over without it, at the same effective batch; ``None`` when the device's
+            speed is unknown.
+    """
+
+    name: str
+    options: str
+    device_bytes: int
+    saved_bytes: int
+    time_ratio: float | None
+    undoes: bool
+    learns_differently: bool
+
+
+@dataclass(frozen=True)
+class ChangeComparison:
+    """The neighbours of one configuration, weighed.
+
+    Attributes:
+        device_bytes: Device peak of the asked configuration.
+        effects: All that could be predicted, most bytes saved per time lost first.
+        best: Up to three that are worth it, by name, best first.
+        tempting: A choice of good reputation that saves next to nothing here, by name.
+        made: Choices already made that save memory now, by name.
+        skipped: What could not be predicted, with the reason.
+        sentence: The answer in one sentence.
+    """
+
+    device_bytes: int
+    effects: tuple[Effect, ...]
+    best: tuple[str, ...]
+    tempting: str | None
+    made: tuple[str, ...]
+    skipped: tuple[str, ...]
+    sentence: str
+
+    def effect(self, name: str) -> Effect | None:
+        """The effect of that name, if it could be predicted."""
+        return next((effect for effect in self.effects if effect.name == name), None)
+
+
+DOMINANT_SHARE = 0.4
+"""From this share of the peak on a kind is said to dominate it."""
+NOTICEABLE = 0.03
+"""Smaller changes of the step time are not worth a number."""
+
+
+def sentence(
+    by_kind: Mapping[str, int], best: Sequence[Effect], tempting: Effect | None, made: Sequence[Effect]
+) -> str:
+    """``"activations dominate (62 % of the peak): checkpointing saves 5.1 GiB and costs about 30 % time; …"``.
+
+    Args:
+        by_kind: Bytes at the peak by kind.
+        best: Choices worth taking, best first.
+        tempting: A choice of good reputation that saves next to nothing.
+        made: Choices that are already made, with what they save now.
+    """
+    parts = [effect_clause(effect) for effect in best]
+    if not parts:
+        parts.append("no single choice saves a noticeable part of it")
+    if tempting is not None:
+        parts.append(_useless_clause(tempting))
+    parts += [f"{effect.name} (already on) {_saving(effect)}" for effect in made]
+    return f"{_dominance(by_kind)}: {'; '.join(parts)}"
+
+
+def effect_clause(effect: Effect) -> str:
+    """``"checkpointing saves 5.1 GiB and costs about 30 % time"``."""
+    return f"{effect.name} {_saving(effect)}"
+
+
+def _is_plural(name: str) -> bool:
+    return name.endswith(("weights", "states"))
+
+
+def time_clause(ratio: float | None, *, plural: bool = False) -> str:
+    """``"costs about 30 % time"``, ``"is about 12 % faster"``, ``"costs no time"``; empty when unknown."""
+    if ratio is None:
+        return ""
+    costs, is_ = ("cost", "are") if plural else ("costs", "is")
+    if abs(ratio - 1) < NOTICEABLE:
+        return f"{costs} no time"
+    change = f"{abs(ratio - 1):.0%}".replace("%", " %")
+    return f"{costs} about {change} time" if ratio > 1 else f"{is_} about {change} faster"
+
+
+def _saving(effect: Effect) -> str:
+    plural = _is_plural(effect.name)
+    time = time_clause(effect.time_ratio, plural=plural)
+    saves, takes = ("save", "take another") if plural else ("saves", "takes another")
+    verb = saves if effect.saved_bytes >= 0 else takes
+    return f"{verb} {format_bytes(abs(effect.saved_bytes))}" + (f" and {time}" if time else "")
+
+
+def _useless_clause(effect: Effect) -> str:
+    if effect.saved_bytes > 0:
+        return f"{effect.name} would save only {format_bytes(effect.saved_bytes)}"
+    if effect.saved_bytes == 0:
+        return f"{effect.name} would save nothing"
+    return f"{effect.name} would even take {format_bytes(-effect.saved_bytes)} more"
+
+
+def _dominance(by_kind: Mapping[str, int]) -> str:
+    total = sum(by_kind.values()) or 1
+    ordered = sorted(by_kind.items(), key=lambda item: -item[1])
+    kind, size_bytes = ordered[0]
+    if size_bytes >= DOMINANT_SHARE * total:
+        return f"{kind} dominate ({size_bytes / total:.0%} of the peak)".replace("%", " %")
+    shares = ", ".join(f"{name} {size / total:.0%}".replace("%", " %") for name, size in ordered[:3])
+    return f"no kind dominates the peak ({shares})"
+
 
 WORTHWHILE_SHARE = 0.05
 """A choice that saves less of the device peak than this is not recommended, and worth a warning when its reputation is

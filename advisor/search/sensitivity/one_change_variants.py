@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import InputError
@@ -12,7 +12,6 @@ from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.hardware.backends import backend_of
 from advisor.search.planner.precision import is_frozen_base
-from advisor.search.sensitivity.records import Neighbour
 from advisor.strategies import Strategy, find_strategy, get_strategy
 from advisor.strategies.attention import attention_implementations
 
@@ -27,6 +26,26 @@ REPUTATION = (FOUR_BIT, CHECKPOINTING, EIGHT_BIT, "bf16 weights", "bf16 mixed pr
 """What people try first when memory is short, most tempting first."""
 
 _TORCH_ADAMW = ("adamw_torch", "adamw_torch_fused")
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A configuration that differs in one choice.
+
+    Attributes:
+        name: The choice in words: ``"checkpointing"``, ``"4-bit weights"``.
+        options: How to ask ``predict`` for it.
+        strategy, execution: The configuration.
+        undoes: It takes back a choice that is already made; what it would cost is what the choice saves.
+        learns_differently: It changes what is learned or its precision, not only what it costs.
+    """
+
+    name: str
+    options: str
+    strategy: StrategyConfig
+    execution: ExecutionPlan
+    undoes: bool = False
+    learns_differently: bool = False
 
 
 def neighbours(

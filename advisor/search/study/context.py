@@ -21,7 +21,8 @@ from advisor.core.recommendation import RejectedMethod
 from advisor.core.run import Measurement
 from advisor.core.serialization import to_dict
 from advisor.core.strategy import StrategyConfig, first_layout
-from advisor.search.planner.protocol import PlanRequest, Predictor
+from advisor.costmodel.model import CostModel
+from advisor.search.planner.request import PlanRequest
 from advisor.search.study.space import MethodSpace, Space
 from advisor.strategies import Strategy
 
@@ -34,7 +35,7 @@ class ExecutionSolver(Protocol):
     """The planner's solver for one strategy configuration: the fastest plan inside the budget, or why there is none."""
 
     def __call__(
-        self, request: PlanRequest, strategy: StrategyConfig, cost_model: Predictor
+        self, request: PlanRequest, strategy: StrategyConfig, cost_model: CostModel
     ) -> Plan | RejectedMethod: ...
 
 
@@ -65,7 +66,7 @@ class StudyContext:
     model: ModelSpec
     data_spec: DataSpec
     data_profile: DataProfile
-    cost_model: Predictor
+    cost_model: CostModel
     budget: Budget
     seed: int
     effective_batch_size: int

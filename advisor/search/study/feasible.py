@@ -9,8 +9,8 @@ from typing import Any
 
 from advisor.core.plan import Plan
 from advisor.search.planner.candidates import ineligible
-from advisor.search.study.clock import StudyClock
 from advisor.search.study.context import Infeasible, OnEvent, StudyContext
+from advisor.search.study.durations import StudyClock
 from advisor.search.study.records import NeverStarted, ParamValue
 from advisor.search.study.space import MethodSpace, SearchAxis, Space
 

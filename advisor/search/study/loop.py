@@ -15,7 +15,7 @@ from advisor.search.study.files import TrialFiles
 from advisor.search.study.optuna_adapter import OptunaAdapter
 from advisor.search.study.records import Evaluation, TrialSummary, TrialVerdict
 from advisor.search.study.space import Space
-from advisor.search.study.stopping import worth_going_on
+from advisor.search.study.successive_halving import worth_going_on
 from advisor.search.study.trial_history import TrialHistory, verdict_of, worst_constraints
 
 if TYPE_CHECKING:

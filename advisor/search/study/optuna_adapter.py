@@ -1,16 +1,151 @@
-"""The one place that speaks to Optuna's study: asks, reports, tells, and finds what a killed process left behind."""
+"""The one place that speaks to Optuna, and the study's folder: one owner at a time, a journal that a kill cannot break.
+
+Layout::
+
+    study.json                    what the study is about, its space and its ladder
+    study.lock                    held by the process that works on the study
+    journal.log                   Optuna's journal
+    trials/0007/rung-000388.json  one finished evaluation (written before Optuna is told)
+    trials/0007/trial.json        the trial's parameters and how it ended (written before Optuna is told)
+    trials/0007/run-000388/       output of the run in progress; removed when its evaluation is on disk
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+import contextlib
+import json
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
+
+from advisor.core.errors import InputError, OutputError
 from advisor.core.metrics import Metric
+from advisor.core.store import ensure_writable_dir
 from advisor.search.study.files import TrialFiles
 from advisor.search.study.records import Evaluation, ParamValue, TrialSummary
 
 if TYPE_CHECKING:
     import optuna
+
+LOCK_PATIENCE_S = 5.0
+"""How long to wait for the lock: the children of a killed study die with it, but not in the same instant."""
+
+STARTUP_TRIALS = 10
+"""Random samples before TPE's model is used: Optuna's own default, here not counting the defaults of the methods."""
+
+
+@contextlib.contextmanager
+def owned(study_dir: Path) -> Iterator[None]:
+    """Hold the study for the length of the block. The kernel releases the lock when its owner dies, however it dies.
+
+    Raises:
+        OutputError: another process works on the study, or the folder cannot be written.
+    """
+    ensure_writable_dir(study_dir)
+    lock = FileLock(study_dir / "study.lock")
+    try:
+        lock.acquire(timeout=LOCK_PATIENCE_S)
+    except Timeout:
+        raise OutputError(
+            f"a study may have one process at a time, but another one works in {study_dir}",
+            fix="wait for it to end, or name another folder",
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def repair_journal(path: Path) -> int:
+    """Cut off what a kill left half written at the journal's end; returns the number of bytes removed.
+
+    Only the last line can be torn: Optuna appends whole lines and flushes each to disk before it goes on.
+
+    Raises:
+        InputError: a line before the last one is damaged, which no kill does.
+    """
+    if not path.exists():
+        return 0
+    content = path.read_bytes()
+    good = 0
+    for number, line in enumerate(content.splitlines(keepends=True), start=1):
+        if not _whole(line):
+            if good + len(line) < len(content):
+                raise InputError(
+                    f"the study's journal must be one JSON object a line, but {path} is damaged in line {number}",
+                    fix="move the study's folder away and start a new study; finished evaluations stay under trials/",
+                )
+            break
+        good += len(line)
+    torn = len(content) - good
+    if torn:
+        with path.open("r+b") as stream:
+            stream.truncate(good)
+            os.fsync(stream.fileno())
+    return torn
+
+
+def _whole(line: bytes) -> bool:
+    try:
+        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def open_study(
+    study_dir: Path, name: str, direction: str, *, seed: int, defaults: int
+) -> tuple[optuna.Study, optuna.storages.BaseStorage]:
+    """Create or load the study in its journal; call while the study is ``owned``.
+
+    The sampler is the multivariate TPE with one group per conditional branch of the space. Its seed moves with the
+    number of trials, so that a resumed study does not draw the same points again.
+
+    Args:
+        study_dir: Holds ``journal.log``.
+        name: Of the study in the journal.
+        direction: Of the stored objective.
+        seed: Of the sampler.
+        defaults: How many trials are not the sampler's own choice; so many more come before it trusts its model.
+    """
+    import optuna
+    from optuna.storages.journal import JournalFileBackend, JournalStorage
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    journal = study_dir / "journal.log"
+    repair_journal(journal)
+    storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=_alone(journal)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study = optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
+        study.sampler = optuna.samplers.TPESampler(
+            multivariate=True,
+            group=True,
+            constant_liar=True,
+            n_startup_trials=STARTUP_TRIALS + defaults,
+            seed=seed + len(study.trials),
+        )
+    return study, storage
+
+
+def _alone(path: Path) -> Any:
+    """The journal's lock where ``owned`` already excludes everybody else.
+
+    Optuna's own lock is a file that outlives a killed owner and blocks the next one for its 30 s of grace.
+    """
+    from optuna.storages.journal import JournalFileOpenLock
+
+    class Alone(JournalFileOpenLock):
+        def acquire(self) -> bool:
+            return True
+
+        def release(self) -> None:
+            return None
+
+    return Alone(str(path))
 
 
 class OptunaAdapter:

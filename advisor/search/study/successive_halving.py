@@ -1,4 +1,4 @@
-"""The fidelity ladder: how many training rows each rung has, and who climbs."""
+"""Successive halving: how many training rows each rung has, who climbs, and when more trials are not worth it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,27 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from advisor.search.study.noise import overlap_reach
+from advisor.core.stats import NORMAL_95
+
+
+def metric_sd() -> float:
+    """Standard deviation of a held-out accuracy between seeds (collected from published re-runs)."""
+    from advisor.costmodel.quality.model import default_prior
+
+    return default_prior().seed_sd
+
+
+def relative_loss_sd() -> float:
+    """Standard deviation of a held-out loss between seeds, as a share of the loss."""
+    from advisor.costmodel.quality.curves import LOSS_NOISE
+
+    return LOSS_NOISE
+
+
+def overlap_reach(loss: float) -> float:
+    """Up to which loss another trial's interval overlaps: a difference has sqrt(2) times the noise of one run."""
+    return loss + NORMAL_95 * math.sqrt(2) * relative_loss_sd() * abs(loss)
+
 
 FRACTIONS = (0.1, 0.3, 1.0)
 """Shares of the training rows. On a replay of public learning curves, keeping the top three by loss at 10 % cost 23 %
@@ -107,3 +127,38 @@ def climbers(scores: Mapping[int, float], rung: int) -> set[int]:
         return set(ordered)
     reach = overlap_reach(scores[ordered[count - 1]])
     return set(ordered[:count]) | {number for number in ordered[count : 2 * count] if scores[number] <= reach}
+
+
+MIN_SAMPLES = 10
+"""Sampled trials before a gain is estimated; TPE itself samples at random until it has as many trials."""
+
+_GRID = 400
+_TAIL_SD = 8.0
+
+
+def expected_gain(best: float, sampled: Sequence[float], affordable_trials: int) -> float:
+    """How much the best of ``affordable_trials`` further trials is expected to improve on ``best`` (lower is better).
+
+    The scores of further trials are taken as normal with the mean and spread of the sampled ones. With ``n`` of them,
+    ``E[max(0, best - min)] = integral over t < best of P(min < t)``, where ``P(min < t) = 1 - (1 - F(t)) ** n``.
+    """
+    if affordable_trials < 1 or len(sampled) < 2:
+        return 0.0
+    mean = sum(sampled) / len(sampled)
+    sd = math.sqrt(sum((score - mean) ** 2 for score in sampled) / (len(sampled) - 1))
+    if sd == 0:
+        return max(0.0, best - mean)
+    low = min(best, mean) - _TAIL_SD * sd
+    width = (best - low) / _GRID
+    total = 0.0
+    for index in range(_GRID):
+        below = 0.5 * math.erfc((mean - (low + (index + 0.5) * width)) / (sd * math.sqrt(2)))
+        total += 1 - (1 - below) ** affordable_trials
+    return total * width
+
+
+def worth_going_on(best: float, sampled: Sequence[float], affordable_trials: int) -> bool:
+    """Whether the rest of the budget can be expected to find something that seeds alone would not explain."""
+    if len(sampled) < MIN_SAMPLES:
+        return True
+    return expected_gain(best, sampled, affordable_trials) >= relative_loss_sd() * abs(best)

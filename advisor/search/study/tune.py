@@ -20,20 +20,17 @@ from advisor.core.errors import (
 from advisor.core.model import ModelSpec
 from advisor.core.plan import Plan
 from advisor.core.units import format_duration
+from advisor.costmodel.model import CostModel
 from advisor.search.planner import check_knobs, solve_execution
-from advisor.search.planner.protocol import Predictor
-from advisor.search.study.clock import StudyClock
 from advisor.search.study.context import ExecutionSolver, OnEvent, Runner, StudyContext
-from advisor.search.study.durations import DurationEstimator
+from advisor.search.study.durations import DurationEstimator, StudyClock
 from advisor.search.study.feasible import warm_start
 from advisor.search.study.files import StudyHeader, TrialFiles
 from advisor.search.study.header import open_header
 from advisor.search.study.loop import StudyLoop
-from advisor.search.study.optuna_adapter import OptunaAdapter
+from advisor.search.study.optuna_adapter import OptunaAdapter, open_study, owned
 from advisor.search.study.records import NeverStarted, TuneResult
-from advisor.search.study.results import pareto_points, winner
-from advisor.search.study.storage import open_study, owned
-from advisor.search.study.trial_history import TrialHistory
+from advisor.search.study.trial_history import TrialHistory, pareto_points, winner
 from advisor.strategies import Strategy, get_strategy, strategy_names
 
 
@@ -41,7 +38,7 @@ def tune_study(
     model: ModelSpec,
     data_spec: DataSpec,
     data_profile: DataProfile,
-    cost_model: Predictor,
+    cost_model: CostModel,
     budget: Budget,
     *,
     methods: Sequence[str] | None = None,

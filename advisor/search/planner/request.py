@@ -1,12 +1,14 @@
-"""Execution knobs that change how fast a step is but none of its operators: settled for every plan without a trace."""
+"""What plans are made for, and the execution knobs that change how fast a step is but none of its operators."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from advisor.core.data import DataProfile
+from advisor.core.budget import Budget
+from advisor.core.data import DataProfile, DataSpec
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import InputError
+from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.costmodel.time.run import computed_tokens
 from advisor.hardware.backends import backend_of
@@ -75,3 +77,36 @@ def grouping_pays(execution: ExecutionPlan, data: DataProfile) -> bool:
     return computed_tokens(execution, data, grouped=True) <= WORTHWHILE_PADDING * computed_tokens(
         execution, data, grouped=False
     )
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """What plans are made for.
+
+    Attributes:
+        model: What is to be trained.
+        data_spec: How a run reads the data.
+        data: What the data looks like.
+        budget: Upper bounds; the device's capacity always counts.
+        effective_batch_size: Rows per optimizer step, the same for all methods; micro-batches are its divisors.
+        seed: Training seed of the plans.
+        speed: What is fixed of the knobs that change no operator; by default all of them are chosen.
+
+    Raises:
+        InputError: an effective batch size below 1.
+    """
+
+    model: ModelSpec
+    data_spec: DataSpec
+    data: DataProfile
+    budget: Budget = field(default_factory=Budget)
+    effective_batch_size: int = 32
+    seed: int = 42
+    speed: SpeedKnobs = field(default_factory=SpeedKnobs)
+
+    def __post_init__(self) -> None:
+        if self.effective_batch_size < 1:
+            raise InputError(
+                f"the effective batch size must be at least 1, but got {self.effective_batch_size}",
+                fix="name another one",
+            )
