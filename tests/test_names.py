@@ -43,7 +43,7 @@ class Names:
 ALLOWED = {
     ("method", "core/code_version.py"): "peft is also the name of a library, whose version decides what a step does",
     ("method", "core/device.py"): "partial is also the name of a fact in stored device profiles",
-    ("device", "hardware/device_info.py"): "cpu is also a word of product names and a fact in stored device profiles",
+    ("device", "hardware/probe_results.py"): "cpu is also a fact in stored device profiles",
 }
 """At most ten files that may name something of another room, each with its reason."""
 

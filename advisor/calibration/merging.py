@@ -14,8 +14,9 @@ from advisor.calibration.exchange import EXPORT_AGAIN, Exchanged, read_exchange,
 from advisor.core.coefficients import Calibration, version_differences
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError
-from advisor.core.store import user_data_dir
-from advisor.hardware.profiles import load_profile, save_profile
+from advisor.core.serialization import to_json
+from advisor.core.store import user_data_dir, write_text_atomically
+from advisor.hardware.profiles import load_profile
 from advisor.hardware.versions import current_versions
 
 STORED = "what is stored"
@@ -153,8 +154,8 @@ def _merged(database: CalibrationDatabase, parts: Sequence[_Part]) -> Imported:
     )
     fitted = refit(device, merged)
     database.keep_fits(number, fitted)
-    if not _own_profile(device.id).exists():
-        save_profile(device)
+    if not (profile := _own_profile(device.id)).exists():
+        write_text_atomically(profile, to_json(device))
     return Imported(device, fitted, tuple(shares))
 
 

@@ -41,10 +41,18 @@ class Registry(Generic[T]):
         what: What messages call such an object.
         kind: The class that every object is an instance of.
         built_in: Makes our own objects, when one is asked for; their names cannot be taken over.
+        error: What is raised for a name that there is not.
     """
 
-    def __init__(self, group: str, what: str, kind: type[T], built_in: Callable[[], Iterable[T]]) -> None:
-        self.group, self.what, self.kind = group, what, kind
+    def __init__(
+        self,
+        group: str,
+        what: str,
+        kind: type[T],
+        built_in: Callable[[], Iterable[T]],
+        error: type[InputError] = InputError,
+    ) -> None:
+        self.group, self.what, self.kind, self.error = group, what, kind, error
         self._make_built_in = built_in
         self.forget()
 
@@ -105,17 +113,17 @@ class Registry(Generic[T]):
         if point is None:
             near = difflib.get_close_matches(name, self.names(), n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(self.names())}"
-            raise InputError(f"there is no {self.what} {name!r}", fix=hint)
+            raise self.error(f"there is no {self.what} {name!r}", fix=hint)
         try:
             found = point.load()
             found = found() if isinstance(found, type) else found
         except Exception as failure:  # code of another package, which fails as it likes
-            raise InputError(
+            raise self.error(
                 f"the {self.what} {name!r} could not be loaded from {point.value}: {failure}",
                 fix=f"update or remove the package that has the entry point {name} in the group {self.group}",
             ) from failure
         if not isinstance(found, self.kind) or found.name != name:
-            raise InputError(
+            raise self.error(
                 f"the {self.what} {name!r} must be a {self.kind.__module__}.{self.kind.__qualname__} of that name, "
                 f"but {point.value} is not",
                 fix="correct the entry point",

@@ -11,12 +11,12 @@ from typing import Any
 from advisor.hardware.attention import attention_figures
 from advisor.hardware.backends import Backend, backend_on
 from advisor.hardware.benchmarks import Figure, Workload
-from advisor.hardware.kernels import first_line, is_out_of_memory
 from advisor.hardware.optimizers import optimizer_figures
 from advisor.hardware.overhead import overhead_figures
 from advisor.hardware.products import product_figures
 from advisor.hardware.timing import SamplingPolicy, Timing, time_call
 from advisor.hardware.traffic import class_figures, memory_figures
+from advisor.hardware.trials import first_line, is_out_of_memory
 
 DIVISORS = (1, 4, 16)
 """Of the intended sizes, tried in turn when a device is too full for them."""

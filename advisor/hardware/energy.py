@@ -24,6 +24,7 @@ RAPL_FOLDERS = "intel-rapl:[0-9]*"
 contained in them. AMD's counters appear under the same name."""
 SAMPLING_S = 0.1
 """Power readings are this far apart; the driver itself averages over 0.1 to 1 s."""
+UNREADABLE = "the meter stopped answering"
 WRAP_CHECK_S = 30.0
 """RAPL counters wrap after some 65 kJ or more, minutes at full load: they are read at least this often."""
 
@@ -40,7 +41,11 @@ class Counter(Protocol):
     every_s: float
 
     def read(self) -> None:
-        """Take a reading."""
+        """Take a reading.
+
+        Raises:
+            DeviceError: the meter cannot be read.
+        """
 
     @property
     def joules(self) -> float:
@@ -99,9 +104,6 @@ class EnergyMeter:
                 return
 
 
-UNREADABLE = "the meter stopped answering"
-
-
 class RaplCounter:
     """Sum of all packages' RAPL counters.
 
@@ -124,11 +126,7 @@ class RaplCounter:
         self.source = f"RAPL, {counted(len(self._zones), 'package')}"
 
     def read(self) -> None:
-        """Add what was taken since the last reading; a counter that went backwards has wrapped once.
-
-        Raises:
-            DeviceError: a counter cannot be read.
-        """
+        """Add what was taken since the last reading; a counter that went backwards has wrapped once."""
         now = [self._number(zone / "energy_uj") for zone in self._zones]
         for before, here, wraps_at in zip(self._last or now, now, self._ranges, strict=True):
             self._microjoules += here - before if here >= before else here - before + wraps_at
@@ -146,65 +144,35 @@ class RaplCounter:
             raise DeviceError(f"the RAPL counter must be readable, but {path} is not: {failure}") from None
 
 
-class NvmlEnergy:
-    """The driver's own energy counter of one GPU.
+class NvmlCounter:
+    """The driver's own energy counter of one GPU, or its power readings, integrated by the trapezoidal rule.
 
     Args:
         uuid: Of the GPU.
+        from_power: Integrate power readings: a GPU before Volta has no energy counter.
 
     Raises:
-        DeviceError: no NVML, or a GPU before Volta.
+        DeviceError: no NVML, or the driver refuses; from the first reading on.
     """
 
-    every_s = WRAP_CHECK_S
-    source = "NVML energy counter"
-
-    def __init__(self, uuid: str) -> None:
-        self._uuid = uuid
-        self._first_j: float | None = None
-        self._last_j = 0.0
-
-    def read(self) -> None:
-        """Take a reading.
-
-        Raises:
-            DeviceError: the driver refuses.
-        """
-        self._last_j = _ask_gpu("nvmlDeviceGetTotalEnergyConsumption", self._uuid) / 1e3
-        if self._first_j is None:
-            self._first_j = self._last_j
-
-    @property
-    def joules(self) -> float:
-        return self._last_j - (self._first_j or 0.0)
-
-
-class NvmlPower:
-    """The driver's power readings of one GPU, integrated by the trapezoidal rule.
-
-    Args:
-        uuid: Of the GPU.
-    """
-
-    every_s = SAMPLING_S
-    source = "NVML power readings"
-
-    def __init__(self, uuid: str) -> None:
-        self._uuid = uuid
+    def __init__(self, uuid: str, *, from_power: bool) -> None:
+        self._uuid, self._from_power = uuid, from_power
+        self.source = "NVML power readings" if from_power else "NVML energy counter"
+        self.every_s = SAMPLING_S if from_power else WRAP_CHECK_S
         self._last: tuple[float, float] | None = None
         self.joules = 0.0
 
     def read(self) -> None:
-        """Take a reading.
+        from advisor.hardware.nvml import handle_of, nvml_library
 
-        Raises:
-            DeviceError: the driver refuses.
-        """
-        watts, now_s = _ask_gpu("nvmlDeviceGetPowerUsage", self._uuid) / 1e3, time.perf_counter()
+        question = "nvmlDeviceGetPowerUsage" if self._from_power else "nvmlDeviceGetTotalEnergyConsumption"
+        with nvml_library() as nvml:
+            value = float(getattr(nvml, question)(handle_of(nvml, self._uuid))) / 1e3
+        now_s = time.perf_counter()
         if self._last is not None:
-            before_s, before_w = self._last
-            self.joules += (now_s - before_s) * (watts + before_w) / 2
-        self._last = now_s, watts
+            before, before_s = self._last
+            self.joules += (now_s - before_s) * (value + before) / 2 if self._from_power else value - before
+        self._last = value, now_s
 
 
 def gpu_counter(uuid: str) -> Counter:
@@ -213,21 +181,13 @@ def gpu_counter(uuid: str) -> Counter:
     Raises:
         DeviceError: it has none, or NVML cannot be used.
     """
-    counter = NvmlEnergy(uuid)
+    counter = NvmlCounter(uuid, from_power=False)
     try:
         counter.read()
     except DeviceError:
-        power = NvmlPower(uuid)
-        power.read()
-        return power
+        counter = NvmlCounter(uuid, from_power=True)
+        counter.read()
     return counter
-
-
-def _ask_gpu(question: str, uuid: str) -> float:
-    from advisor.hardware.nvml import handle_of, nvml_library
-
-    with nvml_library() as nvml:
-        return float(getattr(nvml, question)(handle_of(nvml, uuid)))
 
 
 # --------------------

@@ -13,8 +13,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from advisor.core.units import counted
+
+T = TypeVar("T")
 
 ROOT = Path("/")
 
@@ -181,7 +184,8 @@ def memory_limit(root: Path = ROOT) -> tuple[int, int, str]:
     available = _kib(meminfo, "MemAvailable") or total
     reason = "physical memory (/proc/meminfo MemTotal)"
     if not total and root == ROOT:
-        total, available, reason = _system_memory()
+        total, available = asked(lambda psutil: psutil.virtual_memory()[:2], (0, 0))
+        reason = "physical memory (psutil)" if total else "unknown: the system does not say"
     limit = total
     for folder in _cgroup_folders(root, "memory"):
         text = _read(folder / "memory.max") or _read(folder / "memory.limit_in_bytes")
@@ -198,25 +202,19 @@ def memory_limit(root: Path = ROOT) -> tuple[int, int, str]:
     return limit, min(available, limit), reason
 
 
-def _system_memory() -> tuple[int, int, str]:
-    """Physical and free bytes where there is no ``/proc``."""
-    import psutil
-
-    try:
-        memory = psutil.virtual_memory()
-    except (psutil.Error, OSError):
-        return 0, 0, "unknown: the system does not say"
-    return memory.total, memory.available, "physical memory (psutil)"
-
-
 def usable_cpus() -> list[int]:
     """Logical CPUs that this process may run on: its affinity mask where the system has such masks, else all."""
+    return sorted(asked(lambda psutil: psutil.Process().cpu_affinity(), range(os.cpu_count() or 1)))
+
+
+def asked(question: Callable[[Any], T], otherwise: T) -> T:
+    """What psutil says, or another value where the system does not."""
     import psutil
 
     try:
-        return sorted(psutil.Process().cpu_affinity())
+        return question(psutil)
     except (AttributeError, psutil.Error, OSError):
-        return list(range(os.cpu_count() or 1))
+        return otherwise
 
 
 def _physical_cores(root: Path, cpus: list[int], cpuinfo: str) -> tuple[int, str]:
@@ -232,18 +230,9 @@ def _physical_cores(root: Path, cpus: list[int], cpuinfo: str) -> tuple[int, str
     found = {places[cpu] for cpu in cpus if cpu in places and places[cpu][1]}
     if found:
         return len(found), "core ids in /proc/cpuinfo"
-    if root == ROOT and (counted_by_system := _system_cores()):
+    if root == ROOT and (counted_by_system := asked(lambda psutil: psutil.cpu_count(logical=False), None)):
         return counted_by_system, "physical cores of the machine (psutil)"
     return len(cpus), "unknown: taken to be as many as logical ones"
-
-
-def _system_cores() -> int | None:
-    import psutil
-
-    try:
-        return psutil.cpu_count(logical=False)
-    except (psutil.Error, OSError):
-        return None
 
 
 def _cgroup_folders(root: Path, controller: str) -> list[Path]:

@@ -1,13 +1,16 @@
-"""This process on its host: how its threads wait, what becomes of freed memory, and what it holds."""
+"""This process on its host: how its threads wait, what becomes of freed memory, what it imports and holds."""
 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from advisor.hardware.host import other_work
+from advisor.core.code_version import MODEL_LIBRARIES, library_version
+from advisor.hardware.host import asked, other_work
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt(3)."""
@@ -22,19 +25,26 @@ runs of partial fine-tuning with 512 tokens a row 1,710 and 1,360 MiB. Steps of 
 allocations, take 13 ms both ways."""
 
 
-def process_environment() -> dict[str, str]:
+TRAINING_IMPORTS = (*MODEL_LIBRARIES, "transformers.trainer", "accelerate", "safetensors.torch")
+"""What a training process has imported before it builds its model."""
+
+
+def process_environment(look: Callable[[], str] = other_work) -> dict[str, str]:
     """What a process that trains or measures must find in its environment; libraries read it when they are loaded.
 
     OpenMP threads wait for the next operator spinning, unless the machine does anything else: then they must sleep.
     LoRA steps of MiniLM on two cores, 2 x 48 and 8 x 64 tokens, took 65 and 220 ms with spinning threads and 120 and
     290 ms with sleeping ones; beside one busy process 230 and 710 ms with spinning, 85 and 310 ms with sleeping ones.
 
+    Args:
+        look: Says what else the machine does; empty when nothing.
+
     Returns:
         ``GLIBC_TUNABLES`` (see ``TUNABLES``), and ``OMP_WAIT_POLICY`` where the default of the library is not right for
         now; without what the user chose.
     """
     wanted = {"GLIBC_TUNABLES": TUNABLES}
-    if "OMP_WAIT_POLICY" not in os.environ and other_work():
+    if "OMP_WAIT_POLICY" not in os.environ and look():
         wanted["OMP_WAIT_POLICY"] = "PASSIVE"
     return {name: value for name, value in wanted.items() if name not in os.environ}
 
@@ -69,12 +79,7 @@ def keep_freed_memory() -> bool:
 
 def resident_bytes() -> int:
     """Resident set of this process now; 0 where the system does not say."""
-    import psutil
-
-    try:
-        return int(psutil.Process().memory_info().rss)
-    except (psutil.Error, OSError):
-        return 0
+    return int(asked(lambda psutil: psutil.Process().memory_info().rss, 0))
 
 
 def peak_resident_bytes() -> int:
@@ -95,17 +100,34 @@ def _peak_of_proc() -> int:
 
 
 def _peak_of_system() -> int:
-    import psutil
-
-    try:
-        peak = getattr(psutil.Process().memory_info(), "peak_wset", 0)
-    except (psutil.Error, OSError):
-        peak = 0
-    if peak:
-        return int(peak)
+    if peak := asked(lambda psutil: int(psutil.Process().memory_info().peak_wset), 0):
+        return peak
     try:
         import resource
     except ImportError:
         return 0
     unit_bytes = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes
+
+
+def library_versions() -> str:
+    """Versions of what a training process imports, as one line; nothing is imported."""
+    packages = sorted({"bitsandbytes", *(module.split(".")[0] for module in TRAINING_IMPORTS)})
+    return ", ".join(f"{package} {library_version(package) or 'absent'}" for package in packages)
+
+
+def import_training_libraries() -> tuple[int, str]:
+    """Import what a training process imports.
+
+    Returns:
+        Resident bytes of this process afterwards, and how that came about.
+    """
+    imported, missing = [], []
+    for module in TRAINING_IMPORTS:
+        try:
+            importlib.import_module(module)
+            imported.append(module)
+        except ImportError:
+            missing.append(module)
+    without = f", without {', '.join(missing)} (not importable)" if missing else ""
+    return resident_bytes(), f"resident set of a fresh process after importing {', '.join(imported)}{without}"

@@ -1,4 +1,4 @@
-"""The door to NVML: imports it inside functions and maps its failures to typed errors."""
+"""NVML: imported inside functions, its failures mapped to typed errors; what it says about GPUs and processes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from advisor.core.errors import DeviceError
+
+SLOWDOWNS = {
+    0x0004: "power cap",
+    0x0008: "hardware slowdown",
+    0x0010: "sync boost",
+    0x0020: "software thermal slowdown",
+    0x0040: "hardware thermal slowdown",
+    0x0080: "power brake",
+}
+"""Bits of ``nvmlDeviceGetCurrentClocksEventReasons`` that mean that the GPU would like to run faster (nvml.h,
+``nvmlClocksEventReason…``); idling (1) and clocks that somebody set (2, 0x100) are no slowdown."""
 
 
 class NvmlUnavailable(DeviceError):
@@ -28,11 +39,7 @@ def process_memory_bytes(pid: int | None = None, *, uuid: str | None = None) -> 
     """
     wanted = os.getpid() if pid is None else pid
     with nvml_library() as nvml:
-        handles = (
-            [handle_of(nvml, uuid)]
-            if uuid
-            else [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
-        )
+        handles = [handle_of(nvml, uuid)] if uuid else _all_handles(nvml)
         found: dict[int, int] = {}
         for handle in handles:
             for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle):
@@ -46,6 +53,82 @@ def process_memory_bytes(pid: int | None = None, *, uuid: str | None = None) -> 
         f"NVML must show process {wanted}, but it lists {sorted(found) or 'none with a memory figure'}",
         fix="run outside the container's process namespace, or rely on torch's figures plus the context size",
     )
+
+
+def gpu_state(uuid: str) -> dict[str, Any]:
+    """What NVML says about one GPU now, by name as in ``_questions``.
+
+    What the driver refuses is ``None``, with the reason in ``refused``; memory is counted with what the driver keeps,
+    and ``slowdowns`` says why clocks are held down (``"none"``: they are not).
+
+    Args:
+        uuid: With or without the ``GPU-`` prefix. Torch's order of devices may differ from NVML's.
+
+    Raises:
+        NvmlUnavailable: NVML cannot be used, or knows no such GPU.
+    """
+    with nvml_library() as nvml:
+        return _state(nvml, handle_of(nvml, uuid), uuid)
+
+
+def all_gpu_states() -> dict[str, dict[str, Any]]:
+    """The state of every GPU that NVML lists, by UUID without the ``GPU-`` prefix. Starts no CUDA.
+
+    Raises:
+        NvmlUnavailable: NVML cannot be used.
+    """
+    with nvml_library() as nvml:
+        return {uuid: _state(nvml, handle, uuid) for uuid, handle in visible_gpus(nvml)}
+
+
+def _state(nvml: Any, handle: Any, uuid: str) -> dict[str, Any]:
+    state: dict[str, Any] = {"uuid": uuid}
+    refused: dict[str, str] = {}
+    for name, question in _questions(nvml, handle).items():
+        try:
+            state[name] = question()
+        except (nvml.NVMLError, AttributeError) as failure:  # an older binding lacks functions
+            state[name], refused[name] = None, str(failure)
+    return {**state, "refused": refused}
+
+
+def _questions(nvml: Any, handle: Any) -> dict[str, Any]:
+    """Each field's question, asked one by one, because a driver may refuse any of them."""
+    return {
+        "total_bytes": lambda: int(nvml.nvmlDeviceGetMemoryInfo(handle).total),
+        "free_bytes": lambda: int(nvml.nvmlDeviceGetMemoryInfo(handle).free),
+        "name": lambda: nvml.nvmlDeviceGetName(handle),
+        "driver_version": lambda: nvml.nvmlSystemGetDriverVersion(),
+        "sm_clock_hz": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM) * 1e6,
+        "max_sm_clock_hz": lambda: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM) * 1e6,
+        "memory_clock_hz": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM) * 1e6,
+        "max_memory_clock_hz": lambda: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_MEM) * 1e6,
+        "power_w": lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
+        "power_limit_w": lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1e3,
+        "temperature_c": lambda: float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
+        "slowdowns": lambda: _slowdowns(nvml, handle),
+        "mig": lambda: bool(nvml.nvmlDeviceGetMigMode(handle)[0]),
+        "ecc": lambda: bool(nvml.nvmlDeviceGetEccMode(handle)[0]),
+        "pcie": lambda: (
+            f"{nvml.nvmlDeviceGetCurrPcieLinkGeneration(handle)} x{nvml.nvmlDeviceGetCurrPcieLinkWidth(handle)}"
+        ),
+        "max_pcie": lambda: (
+            f"{nvml.nvmlDeviceGetMaxPcieLinkGeneration(handle)} x{nvml.nvmlDeviceGetMaxPcieLinkWidth(handle)}"
+        ),
+        "process_bytes": lambda: {
+            process.pid: int(process.usedGpuMemory)
+            for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+            if process.usedGpuMemory is not None
+        },
+    }
+
+
+def _slowdowns(nvml: Any, handle: Any) -> str:
+    try:
+        bits = nvml.nvmlDeviceGetCurrentClocksEventReasons(handle)
+    except (nvml.NVMLError, AttributeError):  # before driver 535 it has another name
+        bits = nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
+    return ", ".join(name for bit, name in SLOWDOWNS.items() if bits & bit) or "none"
 
 
 def used_bytes_by_gpu() -> dict[str, int]:
@@ -65,12 +148,15 @@ def compute_capability() -> tuple[int, int]:
         NvmlUnavailable: NVML cannot be used, or there is no GPU.
     """
     with nvml_library() as nvml:
-        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
-        found = [nvml.nvmlDeviceGetCudaComputeCapability(handle) for handle in handles]
+        found = [nvml.nvmlDeviceGetCudaComputeCapability(handle) for handle in _all_handles(nvml)]
     if not found:
         raise NvmlUnavailable("NVML must show a GPU, but it lists none")
     major, minor = max(tuple(pair) for pair in found)
     return int(major), int(minor)
+
+
+def _all_handles(nvml: Any) -> list[Any]:
+    return [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
 
 
 @contextlib.contextmanager
@@ -121,12 +207,7 @@ def visible_gpus(nvml: Any) -> Iterator[tuple[str, Any]]:
     for index in range(nvml.nvmlDeviceGetCount()):
         try:
             handle = nvml.nvmlDeviceGetHandleByIndex(index)
-            uuid = (text_of(nvml.nvmlDeviceGetUUID(handle)) or "").removeprefix("GPU-")
+            uuid = nvml.nvmlDeviceGetUUID(handle).removeprefix("GPU-")
         except nvml.NVMLError:
             continue
         yield uuid, handle
-
-
-def text_of(value: Any) -> str | None:
-    """Text, whether the binding gives bytes (older ones) or not."""
-    return value.decode() if isinstance(value, bytes) else value

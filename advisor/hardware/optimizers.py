@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from advisor.hardware.benchmarks import Figure, Scale, Workload, shrunk
 
@@ -46,21 +46,16 @@ def _adamw(implementation: str, device: str, shape: tuple[int, int], *, quick: b
         for parameter in parameters:
             parameter.grad = torch.full_like(parameter, 1e-3)
         amount = (BYTE_STATES_BYTES if implementation == "8bit" else FLOAT_STATES_BYTES) * count * elements
-        step = _optimizer(implementation, parameters).step
+        if implementation == "8bit":
+            from bitsandbytes.optim import AdamW8bit
+
+            step = AdamW8bit(parameters, lr=1e-5).step
+        else:
+            step = torch.optim.AdamW(parameters, lr=1e-5, **{implementation: True}).step
         return Workload(amount, f"AdamW, {count} tensors of {elements}", f"{count}x{elements}", step)
 
     key = f"optimizer_{implementation}"
     return Figure("bytes_per_s", key, f"{key}, {shape[0]} tensors of {shape[1]}", build, quick=quick)
-
-
-def _optimizer(implementation: str, parameters: list[Any]) -> Any:
-    import torch
-
-    if implementation == "8bit":
-        from bitsandbytes.optim import AdamW8bit
-
-        return AdamW8bit(parameters, lr=1e-5)
-    return torch.optim.AdamW(parameters, lr=1e-5, **{implementation: True})
 
 
 def _unpack(device: str, scale: Scale, divisor: int) -> Workload:

@@ -14,21 +14,27 @@ GRAPH_KERNELS = 200
 
 def overhead_figures(device: str) -> Iterator[Figure]:
     """What every operator costs the host."""
-    yield Figure("overhead_s", "operator", "one operator", lambda _: _operator(device), quick=True)
+
+    def operator(divisor: int) -> Workload:
+        import torch
+
+        x = torch.zeros(1, device=device)
+        return Workload(1.0, "add to one element", "", lambda: x.add_(1.0))
+
+    def module(divisor: int) -> Workload:
+        import torch
+
+        identity, x = torch.nn.Identity(), torch.zeros(1)
+        return Workload(1.0, "an identity", "", lambda: identity(x))
+
+    yield Figure("overhead_s", "operator", "one operator", operator, quick=True)
     yield Figure("overhead_s", "operator_autograd", "with autograd", lambda _: _chain(device), quick=True, grad=True)
-    yield Figure("overhead_s", "module", "one module", lambda _: _module(), quick=True, grad=True)
+    yield Figure("overhead_s", "module", "one module", module, quick=True, grad=True)
 
 
 def kernel_figure(device: str) -> Figure:
     """What every kernel costs a CUDA device itself."""
     return Figure("overhead_s", "kernel", "one kernel", lambda _: _kernels(device), quick=True)
-
-
-def _operator(device: str) -> Workload:
-    import torch
-
-    x = torch.zeros(1, device=device)
-    return Workload(1.0, "add to one element", "", lambda: x.add_(1.0))
 
 
 def _chain(device: str) -> Workload:
@@ -44,13 +50,6 @@ def _chain(device: str) -> Workload:
         return torch.autograd.grad(y, x)
 
     return Workload(2.0 * CHAIN, f"{CHAIN} multiplications of one element, forward and backward", "", call)
-
-
-def _module() -> Workload:
-    import torch
-
-    module, x = torch.nn.Identity(), torch.zeros(1)
-    return Workload(1.0, "an identity", "", lambda: module(x))
 
 
 def _kernels(device: str) -> Workload:

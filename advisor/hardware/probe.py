@@ -13,23 +13,27 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from advisor.core.device import PARTIAL_FACT, DeviceProfile
 from advisor.core.errors import AdvisorError, DeviceError, InterruptedByUser
 from advisor.hardware.backends import HOST
-from advisor.hardware.host_process import process_environment
-from advisor.hardware.known import known_findings
+from advisor.hardware.backends.cpu import cpu_id
+from advisor.hardware.host import inspect_host
+from advisor.hardware.host_process import library_versions, process_environment
 from advisor.hardware.probe_results import build_profile
 from advisor.hardware.profiles import load_profile, profile_names, save_profile
-from advisor.hardware.trial import exit_reason
+from advisor.hardware.threads import COMPARED
+from advisor.hardware.trials import exit_reason
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and the share that is done, 0 to 1."""
 
 WORKER = (sys.executable, "-m", "advisor.hardware.worker")
+KNOWN = "; known from an earlier probe with the same libraries"
+"""Behind the reason of what an earlier probe of this machine found, and only other library versions could change."""
 QUICK_S, FULL_S = 13.0, 55.0
 """The probing process plans to be done after this, so that with starting up and saving a probe takes 15 or 60 s."""
 QUICK_LIMIT_S, FULL_LIMIT_S = 90.0, 240.0
@@ -37,7 +41,13 @@ QUICK_LIMIT_S, FULL_LIMIT_S = 90.0, 240.0
 
 
 def probe_device(
-    *, quick: bool = False, device: str | None = None, on_progress: Progress | None = None, save: bool = True
+    *,
+    quick: bool = False,
+    device: str | None = None,
+    on_progress: Progress | None = None,
+    save: bool = True,
+    worker: Sequence[str] = WORKER,
+    limit_s: float | None = None,
 ) -> DeviceProfile:
     """Probe one device of this machine.
 
@@ -47,6 +57,8 @@ def probe_device(
             else the CPU, when ``None``.
         on_progress: Receives the job's events.
         save: Store the profile and make it this machine's device.
+        worker: Command of the probing process; what it prints is in ``advisor.hardware.worker``.
+        limit_s: After this it is ended; ``QUICK_LIMIT_S`` or ``FULL_LIMIT_S`` when ``None``.
 
     Raises:
         DeviceError: the device is not there, or probing it died before anything was found.
@@ -59,7 +71,8 @@ def probe_device(
     try:
         report("importing torch", 0.0)
         known = known_findings(device or "", quick=quick)
-        for finding in _findings(device or "", quick, start + usual_s, known=known):
+        arguments = _arguments(device or "", quick, start + usual_s, known)
+        for finding in _findings([*worker, *arguments], limit_s or (QUICK_LIMIT_S if quick else FULL_LIMIT_S)):
             if finding["kind"] == "device" and finding["device"] == HOST:
                 findings += known
             findings.append(finding)
@@ -73,19 +86,52 @@ def probe_device(
     return profile
 
 
+def known_findings(device: str, *, quick: bool) -> list[dict[str, Any]]:
+    """Findings that spare a quick probe of a CPU the imports of the training libraries and of bitsandbytes (5 to 10 s).
+
+    The thread count that was chosen by comparing stays, too: a few quick rounds in a slow moment of a shared machine
+    would overturn it, and with it every calibration.
+
+    Args:
+        device: As the user named it.
+        quick: A full probe finds everything out anew.
+
+    Returns:
+        ``context``, ``threads`` and ``fact`` findings; nothing when there is no such probe.
+    """
+    if not quick or device not in ("", HOST):
+        return []
+    try:
+        profile = load_profile(cpu_id(inspect_host()))
+    except DeviceError:
+        return []
+    same = profile.facts.get("libraries", "").startswith(f"{library_versions()} (")
+    facts = {name: fact for name, fact in profile.facts.items() if name.startswith("bitsandbytes")}
+    if not same or not facts or not profile.context_bytes or profile.basis != "measured":
+        return []
+    reason = profile.sources.get("context_bytes", "").removesuffix(KNOWN)
+    findings = [{"kind": "context", "bytes": profile.context_bytes, "reason": reason + KNOWN}]
+    chosen = profile.sources.get("num_threads", "").removesuffix(KNOWN)
+    if profile.num_threads is not None and chosen.startswith(COMPARED):
+        findings.append({"kind": "threads", "value": profile.num_threads, "reason": chosen + KNOWN})
+    for name, fact in facts.items():
+        value, _, reason = fact.partition(" (")
+        reason = reason.removesuffix(")").removesuffix(KNOWN)
+        findings.append({"kind": "fact", "name": name, "value": value, "reason": reason + KNOWN})
+    return findings
+
+
 def _saved(profile: DeviceProfile) -> DeviceProfile:
     """Store a profile. What stands in the way becomes a warning, because the figures are worth more than the file."""
     if PARTIAL_FACT in profile.facts and _is_complete(profile.id):
-        return _warned(profile, f"not saved: the complete profile {profile.id} from before is kept")
-    try:
-        save_profile(profile)
-    except (AdvisorError, OSError) as failure:
-        return _warned(profile, f"not saved, so other commands do not know it: {str(failure).splitlines()[0]}")
-    return profile
-
-
-def _warned(profile: DeviceProfile, warning: str) -> DeviceProfile:
-    return dataclasses.replace(profile, warnings=(*profile.warnings, warning))
+        problem = f"not saved: the complete profile {profile.id} from before is kept"
+    else:
+        try:
+            save_profile(profile)
+            return profile
+        except (AdvisorError, OSError) as failure:
+            problem = f"not saved, so other commands do not know it: {str(failure).splitlines()[0]}"
+    return dataclasses.replace(profile, warnings=(*profile.warnings, problem))
 
 
 def _is_complete(name: str) -> bool:
@@ -114,19 +160,26 @@ def _keep_partial(findings: list[dict[str, Any]], save: bool) -> str:
     return f"the results so far are kept at {path}, marked partial; run `advisor probe` again to complete it"
 
 
-def _findings(device: str, quick: bool, until: float, *, known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Run the probing process, which need not find out what is known, and yield what it finds, line by line.
+def _arguments(device: str, quick: bool, until: float, known: list[dict[str, Any]]) -> list[str]:
+    """Of the probing process, which need not find out what is known."""
+    chosen = [str(found["value"]) for found in known if found["kind"] == "threads"]
+    return [
+        *("--device", device, "--until", repr(until)),
+        *(["--quick"] if quick else []),
+        *(["--known"] if known else []),
+        *(["--threads", *chosen] if chosen else []),
+    ]
+
+
+def _findings(command: Sequence[str], limit_s: float) -> Iterator[dict[str, Any]]:
+    """Run the probing process and yield what it finds, line by line.
 
     Raises:
         DeviceError: it refused the device, or died before the first finding. A death of bitsandbytes, which is tried
             last, is a finding.
     """
-    arguments = ["--device", device, "--until", repr(until), *(["--quick"] if quick else [])]
-    arguments += ["--known"] if known else []
-    chosen = [str(found["value"]) for found in known if found["kind"] == "threads"]
-    arguments += ["--threads", *chosen] if chosen else []
     with subprocess.Popen(
-        [*WORKER, *arguments],
+        command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="utf-8",
@@ -134,7 +187,7 @@ def _findings(device: str, quick: bool, until: float, *, known: list[dict[str, A
         env=worker_environment(),
         start_new_session=True,
     ) as process:
-        stop = threading.Timer(QUICK_LIMIT_S if quick else FULL_LIMIT_S, lambda: _end(process))
+        stop = threading.Timer(limit_s, lambda: _end(process))
         stop.start()
         errors: list[str] = []
         drain = threading.Thread(target=lambda: errors.extend(process.stderr or ()), daemon=True)
@@ -142,10 +195,10 @@ def _findings(device: str, quick: bool, until: float, *, known: list[dict[str, A
         last: dict[str, Any] = {}
         try:
             for line in process.stdout or ():
-                finding = _parsed(line)
-                if finding is None:
+                try:
+                    last = json.loads(line)
+                except ValueError:  # a line that a dying process cut off
                     continue
-                last = finding
                 if last["kind"] == "error":
                     usual_fix = "`--device cpu` always works; check the driver with nvidia-smi"
                     raise DeviceError(last["message"], fix=last.get("fix", usual_fix))
@@ -183,15 +236,6 @@ def _last_words(last: dict[str, Any], code: int | None, errors: list[str]) -> It
             f"the probing process must start, but it ended: {detail}", fix="check the installation with `pip check`"
         )
     yield {"kind": "broken", "reason": f"probing ended early, {_in_words(last)}: {detail}"}
-
-
-def _parsed(line: str) -> dict[str, Any] | None:
-    """A finding; a line that a dying process cut off is none."""
-    try:
-        finding: dict[str, Any] = json.loads(line)
-    except ValueError:
-        return None
-    return finding
 
 
 def _end(process: subprocess.Popen[str]) -> None:

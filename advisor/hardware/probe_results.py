@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+import statistics
+from typing import Any, get_args
 
-from advisor.core.device import PARTIAL_FACT, DeviceProfile
+from advisor.core.device import PARTIAL_FACT, DeviceProfile, Rate
 from advisor.core.errors import DeviceError
 from advisor.hardware.backends import get_backend
-from advisor.hardware.context import library_versions
-from advisor.hardware.device_info import host_facts, slowdown_warnings
+from advisor.hardware.benchmarks import Table
 from advisor.hardware.host import Finding, Host, busy_load, inspect_host
+from advisor.hardware.host_process import library_versions
 from advisor.hardware.profiles import load_profile
-from advisor.hardware.summary import drift, noise_warnings, tables
+from advisor.hardware.timing import NOISY_SPREAD
 
 Findings = dict[str, list[dict[str, Any]]]
+
+NO_TIME = "no time was left"
+INDISPENSABLE = ("float32", "memory")
+"""Without these rates nothing says how long a step takes."""
+DRIFT = 0.10
+"""A reference figure that has changed by more between beginning and end means that the machine has: repeats of one
+product on an idle machine stay within 2-5 %."""
+BELIEVABLE_SHARE = 0.25
+"""With more unstable figures than this the machine as a whole is too noisy."""
+NAMED = 12
+"""Unstable figures named in a warning; each figure's own spread stands beside it in any case."""
 
 
 def build_profile(findings: list[dict[str, Any]], *, partial: str = "", host: Host | None = None) -> DeviceProfile:
@@ -37,34 +49,30 @@ def build_profile(findings: list[dict[str, Any]], *, partial: str = "", host: Ho
     backend = get_backend(by_kind["device"][0]["device"].partition(":")[0])
     identity = backend.probing.identity(by_kind, machine, load_profile)
     rates = tables(by_kind.get("rate", []))
+    launch = rates["overhead_s"].get("operator", Rate(0.0, "not probed"))
     threads = by_kind.get("threads", [{"value": None, "reason": "not measured: only training on a CPU depends on it"}])
     return DeviceProfile(
         type=backend.name,
         **identity.fields,
         dtypes=_working(by_kind, "dtype") or ("float32",),
         attention_kernels=_working(by_kind, "kernel") or ("math",),
-        flops_per_s=rates.flops_per_s,
-        bytes_per_s=rates.bytes_per_s,
-        overhead_s=rates.overhead_s,
-        launch_s=rates.overhead_s["operator"].value if "operator" in rates.overhead_s else 0.0,
+        flops_per_s=rates["flops_per_s"],
+        bytes_per_s=rates["bytes_per_s"],
+        overhead_s=rates["overhead_s"],
+        launch_s=launch.value,
         num_threads=threads[-1]["value"],
         basis="measured",
         sources={
             **identity.sources,
             "dtypes": "tried: a product with its gradient, under autocast",
             "attention_kernels": "tried: each alone, forward and backward",
-            **dict.fromkeys(("flops_per_s", "bytes_per_s", "overhead_s"), "probed: each rate names its shapes"),
-            "launch_s": rates.overhead_s["operator"].source if "operator" in rates.overhead_s else "not probed",
+            **dict.fromkeys(rates, "probed: each rate names its shapes"),
+            "launch_s": launch.source,
             "num_threads": threads[-1]["reason"],
         },
         facts={**host_facts(machine), **identity.facts, **_tried_facts(by_kind, broken)},
         warnings=tuple(_warnings(by_kind, machine, broken)),
     )
-
-
-NO_TIME = "no time was left"
-INDISPENSABLE = ("float32", "memory")
-"""Without these rates nothing says how long a step takes."""
 
 
 def _broken(by_kind: Findings) -> list[str]:
@@ -129,4 +137,118 @@ def _busy_warnings(host: Host) -> list[str]:
     load = busy_load()
     if load:
         warnings.append(f"the machine is busy: {load}; probe again when it is idle")
+    return warnings
+
+
+def host_facts(host: Host) -> dict[str, str]:
+    """Cores, clocks, instruction sets and memory of the CPU side."""
+    reasons = host.reasons
+    facts = {
+        "cpu": str(Finding(host.model_name, "/proc/cpuinfo or the platform's name")),
+        "cores": str(Finding(str(host.cores), reasons["cores"])),
+    }
+    if host.physical_cores is not None:
+        facts["physical_cores"] = str(Finding(str(host.physical_cores), reasons.get("physical_cores", "given")))
+    facts["core_quota"] = str(
+        Finding("none" if host.core_quota is None else f"{host.core_quota:g}", reasons["cores"].split("; ")[-1])
+    )
+    for name, value in (("cpu_clock_hz", host.clock_hz), ("max_cpu_clock_hz", host.max_clock_hz)):
+        reason = reasons.get(name.replace("cpu_", ""), "not asked")
+        facts[name] = str(Finding("unknown" if value is None else f"{value:.4g}", reason))
+    facts["vector_flags"] = str(Finding(" ".join(host.vector_flags) or "none", reasons["vector_flags"]))
+    facts["host_memory_bytes"] = str(Finding(str(host.memory_bytes), reasons["memory_bytes"]))
+    return facts
+
+
+def tables(points: list[dict[str, Any]]) -> dict[str, dict[str, Rate]]:
+    """The tables of a profile.
+
+    The key of each figure holds a summary (the median over products and attention lengths, the largest size of what
+    moves bytes), with the largest spread of its points; ``"<key>/<point>"`` holds each point.
+
+    Args:
+        points: ``rate`` findings.
+    """
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for point in points:
+        groups.setdefault((point["table"], point["key"]), []).append(point)
+    found: dict[str, dict[str, Rate]] = {table: {} for table in get_args(Table)}
+    for (table, key), members in groups.items():
+        members.sort(key=lambda member: float(member["work"]))
+        rates = [_rate(member) for member in members]
+        if len(members) == 1:
+            found[table][key] = rates[0]
+        elif table == "bytes_per_s":
+            found[table][key] = rates[-1]
+        else:
+            median = statistics.median(rate.value for rate in rates)
+            found[table][key] = Rate(
+                median, f"probed: median over {len(rates)} shapes", max(rate.spread for rate in rates)
+            )
+        for member, rate in zip(members, rates, strict=True):
+            if member["point"]:
+                found[table][f"{key}/{member['point']}"] = rate
+    return found
+
+
+def _rate(point: dict[str, Any]) -> Rate:
+    seconds = point["median_s"]
+    value = seconds / point["work"] if point["table"] == "overhead_s" else point["work"] / seconds
+    return Rate(value, f"probed: {point['label']}, median of {point['repeats']} repeats", point["spread"])
+
+
+def noise_warnings(points: list[dict[str, Any]]) -> list[str]:
+    """Names the figures whose repeats disagree, and says when the whole machine is too noisy.
+
+    Args:
+        points: ``rate`` findings.
+    """
+    unstable = sorted((point for point in points if point["spread"] > NOISY_SPREAD), key=lambda p: -p["spread"])
+    warnings = []
+    if len(unstable) > BELIEVABLE_SHARE * len(points):
+        warnings.append(
+            f"the machine is too noisy: {len(unstable)} of {len(points)} figures vary by more than "
+            f"±{NOISY_SPREAD:.0%} between repeats; probe again when it is idle"
+        )
+    if unstable:
+        names = [f"{_name(point)} ±{point['spread']:.0%}" for point in unstable[:NAMED]]
+        more = f" and {len(unstable) - NAMED} more" if len(unstable) > NAMED else ""
+        warnings.append(f"unstable, so times that depend on them are unreliable: {', '.join(names)}{more}")
+    lost = sum(point.get("lost", 0) for point in points)
+    if lost:
+        warnings.append(f"the clock stood still or jumped in {lost} samples, which were dropped")
+    return warnings
+
+
+def drift(references: list[dict[str, Any]]) -> tuple[str, str]:
+    """How much the reference figure changed while the probe ran, and a warning when that is much.
+
+    Args:
+        references: ``reference`` findings of the moments ``"start"`` and ``"end"``.
+
+    Returns:
+        The change in words (empty with fewer than two looks) and the warning (empty when it is small).
+    """
+    rates = {found["moment"]: found["rate"] for found in references}
+    if not {"start", "end"} <= set(rates):
+        return "", ""
+    change = rates["end"] / rates["start"] - 1.0
+    words = f"{change:+.1%} ({references[0]['name']} at the end against the beginning)"
+    if abs(change) <= DRIFT:
+        return words, ""
+    cause = "other work or falling clocks" if change < 0 else "other work that ended or rising clocks"
+    return words, f"the machine changed while it was probed: {words}, from {cause}; probe again"
+
+
+def _name(point: dict[str, Any]) -> str:
+    return f"{point['key']}/{point['point']}" if point["point"] else str(point["key"])
+
+
+def slowdown_warnings(states: list[dict[str, Any]]) -> list[str]:
+    """A GPU that could not run at the clocks it wanted to, under load."""
+    warnings = []
+    for found in states:
+        reasons = found["state"].get("slowdowns")
+        if found["moment"] == "loaded" and reasons not in (None, "none"):
+            warnings.append(f"the GPU's clocks were held down under load: {reasons}")
     return warnings

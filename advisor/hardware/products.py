@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from advisor.hardware.benchmarks import HIGH_RANK, LOW_RANK, Figure, Scale, Workload, shrunk
@@ -33,8 +34,8 @@ def product_figures(device: str, dtype: str, scale: Scale, *, capability: tuple[
             yield _product(f"{dtype}/{key}", dtype, device, (scale.rows, rank, width), quick=quick and rank == LOW_RANK)
     for index, length in enumerate(scale.lengths):
         batch = max(1, scale.rows // length) * scale.heads
-        yield _batched(dtype, device, (batch, length, scale.head_width, length), quick=index == 1)
-        yield _batched(dtype, device, (batch, length, length, scale.head_width), quick=False)
+        yield _product(f"{dtype}/bmm", dtype, device, (batch, length, scale.head_width, length), quick=index == 1)
+        yield _product(f"{dtype}/bmm", dtype, device, (batch, length, length, scale.head_width), quick=False)
 
 
 def reference_figure(device: str, dtype: str, scale: Scale) -> Figure:
@@ -43,33 +44,24 @@ def reference_figure(device: str, dtype: str, scale: Scale) -> Figure:
     return _product(dtype, dtype, device, (side, side, side), quick=True)
 
 
-def _product(
-    key: str, dtype: str, device: str, shape: tuple[int, int, int], *, quick: bool, tf32: bool = False
-) -> Figure:
+def _product(key: str, dtype: str, device: str, shape: tuple[int, ...], *, quick: bool, tf32: bool = False) -> Figure:
+    """Of a matrix (rows, inner width, output width), or of a batch of them where ``shape`` begins with its size."""
+
     def build(divisor: int) -> Workload:
         import torch
 
-        m, k, n = shrunk(shape[0], divisor, 64), shape[1], shape[2]
+        *batch, m, k, n = shape
+        if batch:
+            batch = [shrunk(batch[0], divisor)]
+        else:
+            m = shrunk(m, divisor, 64)
         data_type = getattr(torch, dtype)
-        left = torch.randn(m, k, device=device, dtype=data_type)
-        right = torch.randn(k, n, device=device, dtype=data_type)
-        out = torch.empty(m, n, device=device, dtype=data_type)
-        return Workload(2.0 * m * k * n, f"{m} x {k} x {n}", f"{m}x{k}x{n}", lambda: torch.mm(left, right, out=out))
+        left = torch.randn(*batch, m, k, device=device, dtype=data_type)
+        right = torch.randn(*batch, k, n, device=device, dtype=data_type)
+        out = torch.empty(*batch, m, n, device=device, dtype=data_type)
+        multiply = torch.bmm if batch else torch.mm
+        label = "".join(f"{size} batches of " for size in batch) + f"{m} x {k} x {n}"
+        point = "x".join(map(str, (*batch, m, k, n)))
+        return Workload(2.0 * math.prod((*batch, m, k, n)), label, point, lambda: multiply(left, right, out=out))
 
     return Figure("flops_per_s", key, f"{key} {' x '.join(map(str, shape))}", build, quick=quick, tf32=tf32)
-
-
-def _batched(dtype: str, device: str, shape: tuple[int, int, int, int], *, quick: bool) -> Figure:
-    def build(divisor: int) -> Workload:
-        import torch
-
-        b, m, k, n = shrunk(shape[0], divisor), *shape[1:]
-        data_type = getattr(torch, dtype)
-        left = torch.randn(b, m, k, device=device, dtype=data_type)
-        right = torch.randn(b, k, n, device=device, dtype=data_type)
-        out = torch.empty(b, m, n, device=device, dtype=data_type)
-        label = f"{b} batches of {m} x {k} x {n}"
-        return Workload(2.0 * b * m * k * n, label, f"{b}x{m}x{k}x{n}", lambda: torch.bmm(left, right, out=out))
-
-    key = f"{dtype}/bmm"
-    return Figure("flops_per_s", key, f"{key} {' x '.join(map(str, shape))}", build, quick=quick)

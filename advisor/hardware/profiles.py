@@ -16,7 +16,7 @@ from advisor.core.errors import DeviceError
 from advisor.core.serialization import from_dict, read_json, to_json
 from advisor.core.store import output_errors, resource_dir, user_data_dir, write_text_atomically
 from advisor.hardware.backends import get_backend
-from advisor.hardware.device_info import slug
+from advisor.hardware.backends.base import slug
 
 THIS_DEVICE = "this-device.txt"
 FITTED_FOLDER = "fitted"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -18,37 +18,41 @@ pages of the system's cache: on one virtual machine at 1,450 MB/s, while a run's
 went at 200 to 270 MB/s, and so did the probe's files once they stayed."""
 
 
-def storage_figures(folder: Path) -> Iterator[Figure]:
+Write = Callable[[Path, bytes], IO[bytes]]
+
+
+def storage_figures(folder: Path, write: Write | None = None) -> Iterator[Figure]:
     """Both directions.
 
     Args:
         folder: On the disk in question.
+        write: Writes and flushes a file there that is deleted when it is closed.
     """
-    yield _written("storage", folder, STORAGE_BYTES, quick=True)
+    write = write or _flushed
+    yield _written("storage", folder, STORAGE_BYTES, write, quick=True)
     yield Figure("bytes_per_s", "storage_read", f"reading {_in_words(STORAGE_BYTES)}", lambda _: _reading(folder))
-    yield _written("storage_large", folder, LARGE_STORAGE_BYTES)
+    yield _written("storage_large", folder, LARGE_STORAGE_BYTES, write)
 
 
-def _written(key: str, folder: Path, size: int, *, quick: bool = False) -> Figure:
-    return Figure("bytes_per_s", key, f"writing {_in_words(size)}", lambda _: _writing(folder, size), quick=quick)
+def _written(key: str, folder: Path, size: int, write: Write, *, quick: bool = False) -> Figure:
+    def build(divisor: int) -> Workload:
+        data = os.urandom(size)  # zeros may be compressed or left out by the file system
+        kept: list[IO[bytes]] = []
 
+        def call() -> None:
+            if len(kept) * size >= KEPT_BYTES:
+                kept.clear()
+            try:
+                kept.append(write(folder, data))
+            except OSError:  # the disk is full
+                if not kept:
+                    raise
+                kept.clear()
+                kept.append(write(folder, data))
 
-def _writing(folder: Path, size: int) -> Workload:
-    data = os.urandom(size)  # zeros may be compressed or left out by the file system
-    kept: list[IO[bytes]] = []
+        return Workload(float(size), f"write and flush {_in_words(size)}", "", call)
 
-    def write() -> None:
-        if len(kept) * size >= KEPT_BYTES:
-            kept.clear()
-        try:
-            kept.append(_flushed(folder, data))
-        except OSError:  # the disk is full
-            if not kept:
-                raise
-            kept.clear()
-            kept.append(_flushed(folder, data))
-
-    return Workload(float(size), f"write and flush {_in_words(size)}", "", write)
+    return Figure("bytes_per_s", key, f"writing {_in_words(size)}", build, quick=quick)
 
 
 def _flushed(folder: Path, data: bytes) -> IO[bytes]:

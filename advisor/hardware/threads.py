@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from advisor.hardware.host import Host
 from advisor.hardware.timing import CFS_PERIOD_S, ClockError
@@ -25,14 +25,8 @@ MAX_CALLS = 1000
 """In one sample, should the clock stand still."""
 
 
-@dataclass(frozen=True)
-class ThreadChoice:
-    """The number of threads and why.
-
-    Attributes:
-        threads: Intra-op threads to train with.
-        reason: What was compared, with figures.
-    """
+class ThreadChoice(NamedTuple):
+    """Intra-op threads to train with, and why: what was compared, with figures."""
 
     threads: int
     reason: str
@@ -62,10 +56,7 @@ def choose_threads(host: Host, *, budget_s: float, quick: bool = False, load: st
         return ThreadChoice(counts[0], f"the only choice: {host.reasons['cores']}")
     if load:
         physical = host.physical_cores or host.cores
-        return ThreadChoice(
-            physical,
-            f"physical cores; not measured, because the machine was busy ({load})",
-        )
+        return ThreadChoice(physical, f"physical cores; not measured, because the machine was busy ({load})")
     import torch
 
     steps = [encoder_step(*shape) for shape in (QUICK_SHAPES if quick else SHAPES)]

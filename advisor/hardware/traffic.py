@@ -11,6 +11,8 @@ from advisor.hardware.benchmarks import Figure, Scale, Workload, shrunk
 if TYPE_CHECKING:
     import torch
 
+CLASSES = ("elementwise", "transcendental", "norm", "softmax", "rng", "embedding", "copy", "reduction")
+"""Operator classes that move bytes."""
 QUICK_CLASSES = ("elementwise", "transcendental", "norm", "softmax", "rng")
 """Of the operator classes, those that a quick probe times: they make up nearly all traffic of an encoder."""
 DROPOUT = 0.1
@@ -31,11 +33,11 @@ def first_touch_figure() -> Figure:
 
 def class_figures(device: str, dtype: str, scale: Scale) -> Iterator[Figure]:
     """Every operator class at three sizes; a quick probe takes the largest, float32 only."""
-    for name, operator in OPERATORS.items():
+    for name in CLASSES:
         key = name if dtype == "float32" else f"{name}/{dtype}"
         for size in scale.traffic_bytes:
             quick = name in QUICK_CLASSES and dtype == "float32" and size == scale.traffic_bytes[-1]
-            yield _classed(key, operator, device, dtype, size, scale, quick=quick)
+            yield _classed(key, name, device, dtype, size, scale, quick=quick)
 
 
 def copy_figures(device: str, scale: Scale) -> Iterator[Figure]:
@@ -49,92 +51,53 @@ def copy_figures(device: str, scale: Scale) -> Iterator[Figure]:
         yield _copy(key, device, scale.copy_bytes, pinned=pinned, upload=upload)
 
 
-Operator = Callable[["torch.Tensor", Scale], tuple[Callable[[], object], float]]
-"""From a tensor to work on it and the bytes that the work moves."""
-
-
-def _classed(key: str, operator: Operator, device: str, dtype: str, size: int, scale: Scale, *, quick: bool) -> Figure:
+def _classed(key: str, name: str, device: str, dtype: str, size: int, scale: Scale, *, quick: bool) -> Figure:
     def build(divisor: int) -> Workload:
         import torch
 
         data_type = getattr(torch, dtype)
         x = torch.randn(shrunk(size, divisor, 4096) // data_type.itemsize, device=device, dtype=data_type)
-        call, moved_bytes = operator(x, scale)
+        call, moved_bytes = _operator(name, x, scale)
         label = f"{x.numel()} elements of {dtype}, {moved_bytes / 2**20:.3g} MiB moved"
         return Workload(moved_bytes, label, f"{moved_bytes:.0f}", call)
 
     return Figure("bytes_per_s", key, f"{key}, {size // 2**10} KiB of {dtype}", build, quick=quick)
 
 
-def _add(x: torch.Tensor, scale: Scale) -> tuple[Callable[[], object], float]:
-    other = x.clone()
-    return lambda: x + other, 3.0 * x.nbytes
-
-
-def _gelu(x: torch.Tensor, scale: Scale) -> tuple[Callable[[], object], float]:
-    from torch.nn.functional import gelu
-
-    return lambda: gelu(x), 2.0 * x.nbytes
-
-
-def _layer_norm(x: torch.Tensor, scale: Scale) -> tuple[Callable[[], object], float]:
+def _operator(name: str, x: torch.Tensor, scale: Scale) -> tuple[Callable[[], object], float]:
+    """The representative of an operator class, to work on ``x``, and the bytes that it moves."""
     import torch
 
-    rows = _rows(x, scale.norm_width)
-    weight = torch.ones(rows.shape[1], device=x.device, dtype=x.dtype)
-    bias = torch.zeros_like(weight)
-    # What training calls: the mean and the deviation of each row are results, too.
-    return lambda: torch.native_layer_norm(rows, rows.shape[1:], weight, bias, 1e-5), 2.0 * rows.nbytes
-
-
-def _softmax(x: torch.Tensor, scale: Scale) -> tuple[Callable[[], object], float]:
-    import torch
-
-    rows = _rows(x, scale.softmax_width)
-    return lambda: torch.softmax(rows, -1), 2.0 * rows.nbytes
-
-
-def _dropout(x: torch.Tensor, scale: Scale) -> tuple[Callable[[], object], float]:
-    import torch
-
-    # The mask is a byte an element.
-    return lambda: torch.native_dropout(x, DROPOUT, True), 2.0 * x.nbytes + x.numel()
-
-
-def _embedding(x: torch.Tensor, scale: Scale) -> tuple[Callable[[], object], float]:
-    import torch
-
-    rows, width = scale.embedding_shape
-    table = torch.randn(rows, width, device=x.device, dtype=x.dtype)
-    index = torch.randint(rows, (max(1, x.numel() // width),), device=x.device)
-    moved_bytes = 2.0 * index.numel() * width * x.dtype.itemsize + index.nbytes
-    return lambda: torch.embedding(table, index), moved_bytes
-
-
-def _transposed_copy(x: torch.Tensor, scale: Scale) -> tuple[Callable[[], object], float]:
-    """From (tokens, heads, width) to (heads, tokens, width), as attention does before and after."""
-    rows = _rows(x, scale.heads * scale.head_width)
-    heads = rows.view(rows.shape[0], scale.heads, scale.head_width).transpose(0, 1)
-    return lambda: heads.contiguous(), 2.0 * rows.nbytes
-
-
-def _sum(x: torch.Tensor, scale: Scale) -> tuple[Callable[[], object], float]:
-    """Over rows, as the gradient of a bias is."""
-    rows = _rows(x, scale.norm_width)
-    return lambda: rows.sum(0), 1.0 * rows.nbytes
-
-
-OPERATORS: dict[str, Operator] = {
-    "elementwise": _add,
-    "transcendental": _gelu,
-    "norm": _layer_norm,
-    "softmax": _softmax,
-    "rng": _dropout,
-    "embedding": _embedding,
-    "copy": _transposed_copy,
-    "reduction": _sum,
-}
-"""One representative of each operator class that moves bytes."""
+    match name:
+        case "elementwise":
+            other = x.clone()
+            return lambda: x + other, 3.0 * x.nbytes
+        case "transcendental":
+            return lambda: torch.nn.functional.gelu(x), 2.0 * x.nbytes
+        case "norm":  # what training calls: the mean and the deviation of each row are results, too
+            rows = _rows(x, scale.norm_width)
+            weight = torch.ones(rows.shape[1], device=x.device, dtype=x.dtype)
+            bias = torch.zeros_like(weight)
+            return lambda: torch.native_layer_norm(rows, rows.shape[1:], weight, bias, 1e-5), 2.0 * rows.nbytes
+        case "softmax":
+            rows = _rows(x, scale.softmax_width)
+            return lambda: torch.softmax(rows, -1), 2.0 * rows.nbytes
+        case "rng":  # the mask is a byte an element
+            return lambda: torch.native_dropout(x, DROPOUT, True), 2.0 * x.nbytes + x.numel()
+        case "embedding":
+            count, width = scale.embedding_shape
+            table = torch.randn(count, width, device=x.device, dtype=x.dtype)
+            index = torch.randint(count, (max(1, x.numel() // width),), device=x.device)
+            moved_bytes = 2.0 * index.numel() * width * x.dtype.itemsize + index.nbytes
+            return lambda: torch.embedding(table, index), moved_bytes
+        case "copy":  # from (tokens, heads, width) to (heads, tokens, width), as attention does before and after
+            rows = _rows(x, scale.heads * scale.head_width)
+            heads = rows.view(rows.shape[0], scale.heads, scale.head_width).transpose(0, 1)
+            return lambda: heads.contiguous(), 2.0 * rows.nbytes
+        case "reduction":  # over rows, as the gradient of a bias is
+            rows = _rows(x, scale.norm_width)
+            return lambda: rows.sum(0), 1.0 * rows.nbytes
+    raise ValueError(f"there is no operator class {name!r}")
 
 
 def _rows(x: torch.Tensor, width: int) -> torch.Tensor:

@@ -12,16 +12,7 @@ from advisor.hardware.backends import backend_of
 UNKNOWN = "unknown"
 """What a profile says where NVML is missing or refuses."""
 MACHINE_FACTS = (
-    "cpu",
-    "cores",
-    "core_quota",
-    "driver",
-    "cuda",
-    "multi_processors",
-    "power_limit_w",
-    "ecc",
-    "mig",
-    "pcie",
+    *("cpu", "cores", "core_quota", "driver", "cuda", "multi_processors", "power_limit_w", "ecc", "mig", "pcie"),
 )
 """Facts of a probed device that say what kind of machine it is; none names the host."""
 

@@ -19,7 +19,7 @@ from advisor.training.assembly import assemble_trainer
 from advisor.training.build import build_model
 from advisor.training.data import PreparedData, prepare_data
 from advisor.training.models import load_tokenizer
-from advisor.training.placement import backend_of_plan
+from advisor.training.switches import backend_of_plan
 
 
 def profile_longest_batch(plan: Plan) -> ProfiledStep:

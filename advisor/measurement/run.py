@@ -18,8 +18,8 @@ from advisor.measurement.isolation import ADVICE, Result, isolated
 from advisor.measurement.longest_batch import profile_longest_batch
 from advisor.measurement.step_profile import ProfiledStep
 from advisor.training.metrics import HeldOut
-from advisor.training.placement import backend_of_plan
 from advisor.training.run_folder import RunFolder
+from advisor.training.switches import backend_of_plan
 from advisor.training.trainer import train_only, with_final_metrics
 
 GRACE_SHARE = 0.1

@@ -223,7 +223,7 @@ def stored_dtype(model: ModelSpec) -> Dtype:
 def _execution_plan(
     values: ExecutionPlan | Mapping[str, Any], model: ModelSpec, data: DataProfile | None
 ) -> ExecutionPlan:
-    from advisor.strategies.attention import usual_attention
+    from advisor.strategies.skeleton import usual_attention
 
     if isinstance(values, ExecutionPlan):
         check_length(model, values.max_seq_length)

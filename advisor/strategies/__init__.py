@@ -1,4 +1,4 @@
-"""Fine-tuning methods: one file each, one registry. Importing this package imports neither torch nor peft."""
+"""Fine-tuning methods: one registry. Importing this package imports neither torch nor peft."""
 
 from advisor.strategies.base import CategoricalDimension, Dimension, FloatDimension, IntDimension, Strategy
 from advisor.strategies.registry import (

@@ -8,17 +8,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advisor.core.errors import InputError
+from advisor.core.errors import AdvisorError, InputError
 from advisor.core.memo import kept_on_disk
 from advisor.core.model import ModelSpec, Task
 from advisor.core.serialization import to_dict
 from advisor.core.strategy import Knobs, StrategyConfig
 from advisor.core.tasks import task_traits
 from advisor.strategies.base import CategoricalDimension, Dimension, IntDimension, Strategy
+from advisor.strategies.skeleton import build_skeleton
+from advisor.strategies.targets import (
+    backbone_linears,
+    head_modules,
+    is_conv1d,
+    linear_shape,
+    resolve_targets,
+    shortest_suffixes,
+)
 
 if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import nn
+
+
+_WITHOUT_VALUES = ("meta tensor", "tensor subclass", "data is not allocated yet")
+"""How torch says that a tensor without values was asked for them."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +87,6 @@ class AdapterStrategy(Strategy):
 
     def target_names(self, model: nn.Module, config: StrategyConfig) -> tuple[str, ...]:
         """Full names of the layers that get an adapter."""
-        from advisor.strategies.targets import resolve_targets
-
         return resolve_targets(model, TargetKnobs.of(config).target_modules)
 
     @abstractmethod
@@ -95,16 +106,26 @@ class AdapterStrategy(Strategy):
 
     def apply(self, model: nn.Module, config: StrategyConfig, task: Task, *, quantized: bool = False) -> nn.Module:
         import peft
+        import torch
 
         try:
             wanted = self.peft_config(model, config, self._shared(model, config, task))
             return peft.get_peft_model(model, wanted)
-        except (ValueError, TypeError, NotImplementedError) as failure:
-            raise InputError(f"PEFT refuses {self.name} on {type(model).__name__}: {failure}") from failure
+        except AdvisorError:
+            raise
+        except Exception as failure:
+            if _misses_values(failure, model) or isinstance(failure, MemoryError | torch.OutOfMemoryError):
+                raise
+            reason = " ".join(str(failure).split())
+            if not isinstance(failure, ValueError | TypeError | NotImplementedError):
+                reason = f"{type(failure).__name__}: {reason}"
+            raise InputError(f"PEFT refuses {self.peft_name(config)} on {type(model).__name__}: {reason}") from failure
+
+    def peft_name(self, config: StrategyConfig) -> str:
+        """What messages call the method."""
+        return self.name
 
     def _shared(self, model: nn.Module, config: StrategyConfig, task: Task) -> dict[str, Any]:
-        from advisor.strategies.targets import head_modules, is_conv1d, shortest_suffixes
-
         names, traits = self.target_names(model, config), task_traits(task)
         return {
             "task_type": traits.peft_task_type,
@@ -123,11 +144,6 @@ class AdapterStrategy(Strategy):
     def save(self, model: nn.Module, directory: Path) -> None:
         """The adapter in PEFT's format. No embeddings are resized here, which PEFT would ask a hub about."""
         model.save_pretrained(directory, save_embedding_layers=False)
-
-    def load(self, base: nn.Module, directory: Path, config: StrategyConfig, task: Task) -> nn.Module:
-        import peft
-
-        return peft.PeftModel.from_pretrained(base, directory).eval()
 
 
 class RankedStrategy(AdapterStrategy):
@@ -153,16 +169,11 @@ class RankedStrategy(AdapterStrategy):
     @kept_on_disk
     def largest_rank(self, model: ModelSpec) -> int:
         """Largest rank of the search: ``highest_rank``, or the narrowest linear layer where that is less."""
-        from advisor.strategies.skeleton import build_skeleton
-        from advisor.strategies.targets import backbone_linears
-
         skeleton = build_skeleton(model)
         return min([self.highest_rank, *_widths(skeleton, backbone_linears(skeleton)).values()])
 
     @kept_on_disk
     def problems(self, config: StrategyConfig, model: ModelSpec) -> list[str]:
-        from advisor.strategies.skeleton import build_skeleton
-
         skeleton = build_skeleton(model)
         try:
             widths = _widths(skeleton, self.target_names(skeleton, config))
@@ -177,6 +188,25 @@ class RankedStrategy(AdapterStrategy):
 
 def _widths(model: nn.Module, names: tuple[str, ...]) -> dict[str, int]:
     """The smaller side of each linear layer: a larger rank would have more parameters than the layer itself."""
-    from advisor.strategies.targets import linear_shape
-
     return {name: min(linear_shape(model.get_submodule(name))) for name in names}
+
+
+def _misses_values(failure: Exception, model: nn.Module) -> bool:
+    """Whether a method failed only because it looked at values that a fake or meta tensor does not have."""
+    from torch._subclasses import fake_tensor
+
+    on_meta = any(parameter.is_meta for parameter in model.parameters())
+    if on_meta and isinstance(failure, RuntimeError):
+        # PEFT, too, raises NotImplementedError for values that it does not know; torch's names the meta device.
+        return not isinstance(failure, NotImplementedError) or "meta" in str(failure).lower()
+    unsupported = tuple(value for value in vars(fake_tensor).values() if _is_exception(value))
+    cause: BaseException | None = failure
+    while cause is not None:
+        if isinstance(cause, unsupported) or any(mark in str(cause).lower() for mark in _WITHOUT_VALUES):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def _is_exception(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, Exception) and value.__module__.startswith("torch._subclasses")

@@ -86,7 +86,7 @@ class Strategy(ABC):
         user_knob_title: What that is, in words.
         builds_as: Another method whose model and step have the same operators at the same rank, so that its trace
             serves. Not inherited: a subclass may build something else.
-        saves_whole_model: Whether ``save`` writes all weights, so that ``load`` needs none of the base model's.
+        saves_whole_model: Whether ``save`` writes all weights, so that loading needs none of the base model's.
     """
 
     name: str
@@ -185,19 +185,6 @@ class Strategy(ABC):
     def save(self, model: nn.Module, directory: Path) -> None:
         """Write what was trained in the format of transformers (whole model, safetensors)."""
         model.save_pretrained(directory)
-
-    def load(self, base: nn.Module, directory: Path, config: StrategyConfig, task: Task) -> nn.Module:
-        """The trained model again.
-
-        Args:
-            base: The model before ``apply``, freshly built; without weights where ``saves_whole_model``.
-            directory: Where ``save`` wrote.
-            config: The knobs it was trained with.
-            task: Which head the model has.
-        """
-        from advisor.strategies.checkpoint import load_whole_model
-
-        return load_whole_model(base, directory)
 
     def configured(self, model: ModelSpec, **knobs: Any) -> StrategyConfig:
         """The default configuration with some knobs replaced, shared ones or the strategy's own.

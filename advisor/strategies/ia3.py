@@ -8,6 +8,7 @@ from advisor.core.model import ModelSpec
 from advisor.core.strategy import StrategyConfig
 from advisor.strategies.adapters import AdapterStrategy, TargetKnobs
 from advisor.strategies.base import is_large
+from advisor.strategies.targets import attention_linears, feedforward_outputs, matches, resolve_targets
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -29,8 +30,6 @@ class IA3(AdapterStrategy):
         return StrategyConfig(method=self.name, learning_rate=learning_rate, knobs=TargetKnobs())
 
     def target_names(self, model: nn.Module, config: StrategyConfig) -> tuple[str, ...]:
-        from advisor.strategies.targets import resolve_targets
-
         targets = TargetKnobs.of(config).target_modules
         return rescaled_modules(model) if targets is None else resolve_targets(model, targets)
 
@@ -42,14 +41,10 @@ class IA3(AdapterStrategy):
 
 def rescaled_modules(model: nn.Module) -> tuple[str, ...]:
     """Full names of the key and value projections and the feed-forward outputs."""
-    from advisor.strategies.targets import attention_linears, feedforward_outputs
-
     return tuple(dict.fromkeys([*attention_linears(model, ("key", "value")), *feedforward_outputs(model)]))
 
 
 def feedforward_targets(model: nn.Module, targets: list[str]) -> list[str]:
     """Those of ``targets`` that are feed-forward outputs, in the same spelling (PEFT wants a subset)."""
-    from advisor.strategies.targets import feedforward_outputs
-
     outputs = feedforward_outputs(model)
-    return [target for target in targets if any(name == target or name.endswith(f".{target}") for name in outputs)]
+    return [target for target in targets if any(matches(name, target) for name in outputs)]

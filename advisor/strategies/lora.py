@@ -1,4 +1,7 @@
-"""LoRA: low-rank updates of frozen weights (Hu et al. 2021, arXiv:2106.09685)."""
+"""LoRA and its relatives: low-rank updates of frozen weights.
+
+LoRA: Hu et al. 2021, arXiv:2106.09685. HiRA: Huang et al. 2025, ICLR, openreview TwJrTz9cRS.
+"""
 
 from __future__ import annotations
 
@@ -85,3 +88,61 @@ class Lora(RankedStrategy):
         knobs = LoraKnobs.of(config)
         alpha = knobs.lora_alpha if knobs.lora_alpha is not None else 2 * knobs.rank
         return peft.LoraConfig(r=knobs.rank, lora_alpha=alpha, lora_dropout=knobs.lora_dropout, **shared)
+
+
+@dataclass(frozen=True)
+class HighRankKnobs(LoraKnobs):
+    """LoRA's, with a higher rank."""
+
+    rank: int = 32
+
+
+class HighRankLora(Lora):
+    """LoRA at rank 32, scaled as at rank 8. Published as a stand-in for HiRA, which is a method of its own here."""
+
+    name = "high_rank_lora"
+    title = "high-rank LoRA"
+    knobs = HighRankKnobs
+    builds_as = "lora"
+    defaults_source = (
+        'rank 32, alpha 64, dropout 0.1, query and value: the "High-Rank LoRA" of Yadav et al. 2025 (Benchmarking '
+        "Parameter-Efficient Fine-Tuning); learning rate as LoRA, because alpha / r is the same"
+    )
+    default_rank = 32
+    default_alpha = 64
+    lowest_rank = 16
+    highest_rank = 128
+
+
+@dataclass(frozen=True)
+class HiraKnobs(RankKnobs):
+    """As in ``peft.HiraConfig``; the dropout has LoRA's name."""
+
+    rank: int = 32
+
+
+class Hira(RankedStrategy):
+    """``(W + W * (B A)) x`` with an elementwise product: the update has a rank far above r. There is no alpha."""
+
+    name = "hira"
+    title = "HiRA"
+    defaults_source = (
+        "rank 32 and learning rate 1e-3: the authors' published training command (Llama-3-8B, commonsense 170k); the "
+        "rank is also the default of peft.HiraConfig; query and value as LoRA here; dropout 0.1 as LoRA"
+    )
+
+    knobs = HiraKnobs
+    highest_rank = 128
+
+    def default_config(self, model: ModelSpec) -> StrategyConfig:
+        return StrategyConfig(
+            method=self.name,
+            learning_rate=1e-3,
+            knobs=HiraKnobs(rank=min(HiraKnobs.rank, self.largest_rank(model)), lora_dropout=0.1),
+        )
+
+    def peft_config(self, model: nn.Module, config: StrategyConfig, shared: dict[str, Any]) -> PeftConfig:
+        import peft
+
+        knobs = HiraKnobs.of(config)
+        return peft.HiraConfig(r=knobs.rank, hira_dropout=knobs.lora_dropout, **shared)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
+import re
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +13,19 @@ from advisor.core.memo import kept_on_disk
 from advisor.core.model import ModelSpec, Task
 from advisor.core.plan import Optimizer
 from advisor.core.strategy import StrategyConfig
-from advisor.core.tasks import task_traits
+from advisor.core.tasks import TaskTraits, task_traits
 from advisor.strategies.adapters import AdapterStrategy, TargetKnobs
+from advisor.strategies.ia3 import feedforward_targets, rescaled_modules
 from advisor.strategies.lora import lora_learning_rate
-from advisor.strategies.peft_rules import PREFIXES, PeftUse, added_tokens, broken_rules
+from advisor.strategies.skeleton import build_skeleton
+from advisor.strategies.targets import (
+    backbone,
+    head_modules,
+    is_conv1d,
+    matches,
+    resolve_targets,
+    shortest_suffixes,
+)
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -29,8 +40,19 @@ _LAYERS_APART = (
 _PUBLISHED_AS = {"LORA": "lora", "IA3": "ia3", "HIRA": "hira"}
 """The strategy whose published comparisons speak for a ``peft_type``."""
 
-_WITHOUT_VALUES = ("meta tensor", "tensor subclass", "data is not allocated yet")
-"""How torch says that a tensor without values was asked for them."""
+NEEDS_TASK_IDS = frozenset({"MULTITASK_PROMPT_TUNING", "POLY"})
+"""Their forward pass raises without ``task_ids`` (multitask_prompt_tuning/model.py, poly/router.py)."""
+
+PREFIXES = frozenset({"CARTRIDGE", "PREFIX_TUNING"})
+"""They hand trained keys and values to every layer as ``past_key_values``."""
+
+LENGTHENS = frozenset({"P_TUNING", "PROMPT_TUNING"})
+"""They put ``num_virtual_tokens`` learned embeddings before every row; CPT puts its ``cpt_token_ids`` there."""
+
+PLACED_BY_PEFT = frozenset({"ADAPTION_PROMPT", "SHADOW", "TRAINABLE_TOKENS"})
+"""These do not wrap linear layers but attention blocks, decoder layers and the embeddings; PEFT finds them itself."""
+
+PRESETS = ("attention", "all-linear")
 
 
 def _default_config() -> dict[str, Any]:
@@ -72,10 +94,6 @@ class AnyPeft(AdapterStrategy):
 
     @kept_on_disk
     def problems(self, config: StrategyConfig, model: ModelSpec) -> list[str]:
-        import copy
-
-        from advisor.strategies.skeleton import build_skeleton
-
         try:
             self.apply(copy.deepcopy(build_skeleton(model)), config, model.task)
         except InputError as failure:
@@ -97,7 +115,9 @@ class AnyPeft(AdapterStrategy):
 
     def added_tokens(self, config: StrategyConfig) -> int:
         knobs = PeftKnobs.of(config)
-        return added_tokens(knobs.kind, knobs.peft_config)
+        if knobs.kind == "CPT":
+            return len(knobs.peft_config.get("cpt_token_ids") or [0])
+        return int(knobs.peft_config.get("num_virtual_tokens") or 0) if knobs.kind in LENGTHENS else 0
 
     def uneven_layers(self, config: StrategyConfig) -> int | None:
         apart = any(PeftKnobs.of(config).peft_config.get(key) for key in _LAYERS_APART)
@@ -107,29 +127,12 @@ class AnyPeft(AdapterStrategy):
         return _PUBLISHED_AS.get(PeftKnobs.of(config).kind, self.name)
 
     def target_names(self, model: nn.Module, config: StrategyConfig) -> tuple[str, ...]:
-        from advisor.strategies.peft_targets import default_targets
+        return _default_targets(model, PeftKnobs.of(config).kind)
 
-        return default_targets(model, PeftKnobs.of(config).kind)
-
-    def apply(self, model: nn.Module, config: StrategyConfig, task: Task, *, quantized: bool = False) -> nn.Module:
-        import peft
-        import torch
-
-        wanted = self.peft_config(model, config, self._shared(model, config, task))
-        on_meta = any(parameter.is_meta for parameter in model.parameters())
-        try:
-            return peft.get_peft_model(model, wanted)
-        except Exception as failure:
-            if _misses_values(failure, on_meta) or isinstance(failure, MemoryError | torch.OutOfMemoryError):
-                raise
-            reason = " ".join(str(failure).split())
-            if not isinstance(failure, ValueError | TypeError | NotImplementedError):
-                reason = f"{type(failure).__name__}: {reason}"
-            raise InputError(f"PEFT refuses {wanted.peft_type.value} on {type(model).__name__}: {reason}") from failure
+    def peft_name(self, config: StrategyConfig) -> str:
+        return PeftKnobs.of(config).kind
 
     def _shared(self, model: nn.Module, config: StrategyConfig, task: Task) -> dict[str, Any]:
-        from advisor.strategies.targets import head_modules
-
         traits = task_traits(task)
         return {
             "task": traits,
@@ -143,7 +146,10 @@ class AnyPeft(AdapterStrategy):
         values.pop("peft_type", None)
         known = {field.name for field in fields(config_class)}
         _refuse_unknown_keys(values, known, config_class.__name__)
-        _refuse_broken_rules(PeftUse(kind, values, shared["task"], _model_type(model), _learns_prompts(config_class)))
+        model_type, prompts = str(model.config.model_type), _learns_prompts(config_class)
+        if broken := _broken_rules(kind, values, shared["task"], model_type, prompts):
+            (message, fix), *others = broken
+            raise InputError(message, fix=fix, problems=[problem for problem, _ in others])
         if shared["modules_to_save"]:
             values["modules_to_save"] = sorted({*(values.get("modules_to_save") or ()), *shared["modules_to_save"]})
         values |= {"task_type": shared["task_type"]}
@@ -183,31 +189,66 @@ def _refuse_unknown_keys(values: dict[str, Any], known: set[str], class_name: st
         )
 
 
-def _refuse_broken_rules(use: PeftUse) -> None:
-    broken = broken_rules(use)
-    if broken:
-        (message, fix), *others = broken
-        raise InputError(message, fix=fix, problems=[problem for problem, _ in others])
+def _broken_rules(
+    kind: str, values: dict[str, Any], task: TaskTraits, model_type: str, prompts: bool
+) -> list[tuple[str, str]]:
+    """What PEFT would fail on in its own words, as rules with values and the way out of each."""
+    broken: list[tuple[str, str]] = []
+    if values.get("inference_mode"):
+        broken.append(("inference_mode must be false for training, but got true", "remove inference_mode"))
+    if kind in NEEDS_TASK_IDS:
+        rule = (
+            f"{kind} trains on several tasks at once: PEFT's forward pass needs task_ids beside every batch, "
+            "which one data set with one task does not have"
+        )
+        broken.append((rule, f"use {'PROMPT_TUNING' if kind.endswith('PROMPT_TUNING') else 'LORA'}"))
+    length = values.get("num_virtual_tokens")
+    if prompts and kind != "CPT" and not (isinstance(length, int) and length >= 1):
+        rule = f"num_virtual_tokens >= 1 must hold for {kind}, but got {length}"
+        broken.append((rule, 'add "num_virtual_tokens": 20'))
+    if kind == "CPT" and not task.predicts_next_token:
+        rule = f"CPT supports causal-lm only (PEFT's CPTConfig), but the task is {task.name}"
+        broken.append((rule, "use PROMPT_TUNING"))
+    elif prompts and task.peft_task_type is None:
+        rule = (
+            f"{kind} needs one of PEFT's task types, but PEFT has none for {task.name}: "
+            "its plain PeftModel would ignore the prompt"
+        )
+        broken.append((rule, "use LORA, or another task"))
+    if kind == "ADAPTION_PROMPT":
+        broken += _adaption_prompt_problems(values, model_type)
+    adapters = values.get("adapters") or {}
+    if kind == "XLORA" and (not adapters or list(adapters) != [str(number) for number in range(len(adapters))]):
+        found = f"got the names {', '.join(map(str, adapters))}" if adapters else "got none"
+        rule = f"XLORA mixes LoRA adapters that exist already, named 0, 1, ... (PEFT numbers them), but {found}"
+        broken.append((rule, 'add "adapters": {"0": "first/adapter", "1": "second/adapter"}'))
+    return broken
+
+
+def _adaption_prompt_problems(values: dict[str, Any], model_type: str) -> list[tuple[str, str]]:
+    from peft.tuners.adaption_prompt.config import TRANSFORMERS_MODEL_CONFIG
+
+    broken = []
+    if model_type not in TRANSFORMERS_MODEL_CONFIG:
+        supported = ", ".join(TRANSFORMERS_MODEL_CONFIG)
+        broken.append((f"ADAPTION_PROMPT supports {supported} only, but got {model_type}", "use LORA"))
+    for name, example in (("adapter_len", 10), ("adapter_layers", 2)):
+        value = values.get(name)
+        if not isinstance(value, int) or value < 1:
+            broken.append((f"{name} >= 1 must hold for ADAPTION_PROMPT, but got {value}", f'add "{name}": {example}'))
+    return broken
 
 
 def _fill_in(model: nn.Module, kind: str, values: dict[str, Any], preset: Any) -> None:
     """Add, in place, what PEFT would want to be told about this model: targets, storage order, IA3's feed-forward."""
-    from advisor.strategies.peft_targets import stored_transposed, target_modules
-
     if not values.get("target_parameters"):
         given = values.get("target_modules") or preset
-        values["target_modules"] = target_modules(model, kind, given, values.get("layers_to_transform"))
+        values["target_modules"] = _target_modules(model, kind, given, values.get("layers_to_transform"))
     targets = values.get("target_modules")
-    values.setdefault("fan_in_fan_out", stored_transposed(model, targets))
+    values.setdefault("fan_in_fan_out", _stored_transposed(model, targets))
     values.setdefault("hidden_size", getattr(model.config, "hidden_size", None))
     if kind == "IA3" and "feedforward_modules" not in values and isinstance(targets, list):
-        from advisor.strategies.ia3 import feedforward_targets
-
         values["feedforward_modules"] = feedforward_targets(model, targets)
-
-
-def _model_type(model: nn.Module) -> str:
-    return str(getattr(model.config, "model_type", type(model).__name__))
 
 
 def _learns_prompts(config_class: Any) -> bool:
@@ -216,21 +257,69 @@ def _learns_prompts(config_class: Any) -> bool:
     return isinstance(config_class, type) and issubclass(config_class, PromptLearningConfig)
 
 
-def _misses_values(failure: Exception, on_meta: bool) -> bool:
-    """Whether a method failed only because it looked at values that a fake or meta tensor does not have."""
-    from torch._subclasses import fake_tensor
+def _target_modules(model: nn.Module, kind: str, given: Any, layers: Any = None) -> list[str] | str | None:
+    """The ``target_modules`` for what the user gave: nothing, a preset, name suffixes, or a regular expression of PEFT.
 
-    if on_meta and isinstance(failure, RuntimeError):
-        # PEFT, too, raises NotImplementedError for values that it does not know; torch's names the meta device.
-        return not isinstance(failure, NotImplementedError) or "meta" in str(failure).lower()
-    unsupported = tuple(value for value in vars(fake_tensor).values() if _is_exception(value))
-    cause: BaseException | None = failure
-    while cause is not None:
-        if isinstance(cause, unsupported) or any(mark in str(cause).lower() for mark in _WITHOUT_VALUES):
-            return True
-        cause = cause.__cause__ or cause.__context__
-    return False
+    PEFT ignores ``layers``, the configuration's ``layers_to_transform``, for modules that are named in full.
+    """
+    if kind in PLACED_BY_PEFT:
+        return given
+    if given is None or (isinstance(given, str) and given in PRESETS):
+        names = _default_targets(model, kind) if given is None else resolve_targets(model, given)
+        suffixes = shortest_suffixes(model, names)
+        return suffixes if layers is None or set(suffixes) != set(names) else _in_layers(names, layers)
+    names = tuple(name for name, _ in model.named_modules())
+    if isinstance(given, str):
+        return given if _fits(given, names) else list(resolve_targets(model, given))
+    suffixes = [str(suffix) for suffix in given]
+    known = all(any(matches(name, suffix) for name in names) for suffix in suffixes)
+    return suffixes if suffixes and known else list(resolve_targets(model, tuple(suffixes)))
 
 
-def _is_exception(value: Any) -> bool:
-    return isinstance(value, type) and issubclass(value, Exception) and value.__module__.startswith("torch._subclasses")
+def _default_targets(model: nn.Module, kind: str) -> tuple[str, ...]:
+    """Full names of the modules a method is put on unasked: norms, IA3's own choice, or query and value projections."""
+    if kind == "LN_TUNING":
+        return _norm_modules(model)
+    if kind == "IA3":
+        return rescaled_modules(model)
+    return resolve_targets(model, None)
+
+
+def _norm_modules(model: nn.Module) -> tuple[str, ...]:
+    """Full names of the backbone's normalisation layers (those with weights)."""
+    heads = head_modules(model)
+    inside = {id(module) for module in backbone(model).modules()}
+    return tuple(
+        name
+        for name, module in model.named_modules()
+        if "norm" in type(module).__name__.lower()
+        and id(module) in inside
+        and next(module.parameters(recurse=False), None) is not None
+        and not any(name.startswith(f"{head}.") for head in heads)
+    )
+
+
+def _stored_transposed(model: nn.Module, targets: list[str] | str | None) -> bool:
+    """Whether all targeted modules store their weight as (in, out), which PEFT calls ``fan_in_fan_out``."""
+
+    def targeted(name: str) -> bool:
+        if isinstance(targets, str):
+            return re.fullmatch(targets, name) is not None
+        return any(matches(name, target) for target in targets or ())
+
+    modules = [module for name, module in model.named_modules() if targets and targeted(name)]
+    return bool(modules) and all(is_conv1d(module) for module in modules)
+
+
+def _in_layers(names: tuple[str, ...], layers: Any) -> list[str]:
+    """The names inside these layers; the first number in a name is its layer."""
+    wanted = {int(layers)} if isinstance(layers, int) else {int(layer) for layer in layers}
+    numbered = [(name, re.search(r"\.(\d+)\.", name)) for name in names]
+    return [name for name, found in numbered if found is None or int(found[1]) in wanted]
+
+
+def _fits(expression: str, names: tuple[str, ...]) -> bool:
+    try:
+        return any(re.fullmatch(expression, name) for name in names)
+    except re.error:
+        return False

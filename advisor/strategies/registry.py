@@ -9,12 +9,13 @@ A package adds a method with one line in its ``pyproject.toml``::
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import pkgutil
+from collections.abc import Iterator
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 
 from advisor.core.code_version import code_version
 from advisor.core.errors import InputError
+from advisor.core.registry import Registry
 from advisor.core.strategy import SHARED_KNOBS, Knobs
 from advisor.strategies.base import Strategy
 
@@ -25,36 +26,30 @@ DEFAULT_METHOD = "lora"
 
 REFERENCE_METHOD = "full"
 """What published comparisons count gaps from: the only method that every other one tries to equal."""
-_BUILT_IN = {
-    "full": "full:FullFineTuning",
-    "partial": "partial:PartialFineTuning",
-    "head": "head:HeadOnly",
-    "lora": "lora:Lora",
-    "high_rank_lora": "high_rank_lora:HighRankLora",
-    "hira": "hira:Hira",
-    "sparse_lora": "sparse_lora:SparseLora",
-    "qlora": "qlora:QLora",
-    "ia3": "ia3:IA3",
-    "peft": "peft:AnyPeft",
-}
+
+_BUILT_IN = (
+    *("own_weights:FullFineTuning", "own_weights:PartialFineTuning", "own_weights:HeadOnly"),
+    *("lora:Lora", "lora:HighRankLora", "lora:Hira", "sparse_lora:SparseLora", "qlora:QLora"),
+    *("ia3:IA3", "peft:AnyPeft"),
+)
 
 
-_OUR_PACKAGES = frozenset({"advisor", "abc", "builtins"})
+def _built_in() -> Iterator[Strategy]:
+    for place in _BUILT_IN:
+        yield pkgutil.resolve_name(f"advisor.strategies.{place}")()
 
 
-@cache
-def _entry_points() -> dict[str, EntryPoint]:
-    """Entry points by name; a built-in name cannot be taken over by another package."""
-    found = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
-    built_in = {
-        name: EntryPoint(name, f"advisor.strategies.{value}", ENTRY_POINT_GROUP) for name, value in _BUILT_IN.items()
-    }
-    return built_in | {name: point for name, point in found.items() if name not in built_in}
+STRATEGIES: Registry[Strategy] = Registry(
+    ENTRY_POINT_GROUP,
+    "strategy",
+    Strategy,  # type: ignore[type-abstract]
+    _built_in,
+)
 
 
 def strategy_names() -> tuple[str, ...]:
     """All registered methods, built-ins first."""
-    return tuple(_entry_points())
+    return STRATEGIES.names()
 
 
 @cache
@@ -64,19 +59,7 @@ def get_strategy(name: str) -> Strategy:
     Raises:
         InputError: no such method (with near matches), or another package's entry point is broken.
     """
-    point = _entry_points().get(name)
-    if point is None:
-        near = difflib.get_close_matches(name, strategy_names(), n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(strategy_names())}"
-        raise InputError(f"there is no strategy {name!r}", fix=hint)
-    try:
-        strategy = point.load()()
-    except (ImportError, AttributeError, TypeError) as failure:
-        raise InputError(f"the strategy {name!r} could not be loaded from {point.value}: {failure}") from failure
-    if not isinstance(strategy, Strategy):
-        raise InputError(
-            f"the strategy {name!r} must be a subclass of advisor.strategies.Strategy, but {point.value} is not"
-        )
+    strategy = STRATEGIES.get(name)
     if wrong := _wrong_knobs(strategy.knobs):
         raise InputError(f"the knobs of the strategy {name!r} cannot be used", problems=wrong)
     return strategy
@@ -111,19 +94,14 @@ def strategies() -> tuple[Strategy, ...]:
 
 
 def strategy_version(name: str) -> str:
-    """Version of the code of another distribution's method, empty for a built-in one.
-
-    It covers the packages in which the method's classes are written, without docstrings and comments, and the
-    distribution's own version.
-    """
-    packages = {base.__module__.rpartition(".")[0] or base.__module__ for base in type(get_strategy(name)).__mro__}
-    foreign = sorted(package for package in packages if package.split(".")[0] not in _OUR_PACKAGES)
-    distribution = _entry_points()[name].dist
-    return code_version(tuple(foreign), (distribution.name,) if distribution is not None else ()) if foreign else ""
+    """Version of the code of another distribution's method, and of those it derives from; empty for a built-in one."""
+    own = STRATEGIES.code_version(name)
+    packages = {base.__module__.split(".")[0] for base in type(get_strategy(name)).__mro__}
+    return own and own + code_version(tuple(sorted(packages - {"advisor", "abc", "builtins"})))
 
 
 def forget() -> None:
     """Look for entry points and versions anew: after a distribution was installed or removed in this process."""
-    _entry_points.cache_clear()
+    STRATEGIES.forget()
     get_strategy.cache_clear()
     code_version.cache_clear()

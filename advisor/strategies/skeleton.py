@@ -1,4 +1,4 @@
-"""The model's module tree without weights: configuration, the transformers class of the task, and a build on meta."""
+"""The model's module tree without weights: configuration, transformers' class, attention kernels, a build on meta."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from advisor.core.errors import ModelError
+from advisor.core.memo import recall_structure
 from advisor.core.model import ModelSpec, Task
+from advisor.core.plan import AttentionImplementation
 from advisor.core.tasks import task_traits
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedConfig
+FLAGS: dict[AttentionImplementation, str] = {
+    "sdpa": "_supports_sdpa",
+    "flash_attention_2": "_supports_flash_attn",
+}
+"""What ``PreTrainedModel`` subclasses set; ``"eager"`` is there always."""
 
 
 def auto_class(task: Task) -> Any:
@@ -116,22 +123,53 @@ def _build_skeleton(config_json: str, task: Task, key: _Key, num_hidden_layers: 
         config = model_config(key.spec, num_hidden_layers=num_hidden_layers)
         with torch.device("meta"):
             built: nn.Module = auto_class(task).from_config(config, trust_remote_code=key.spec.trust_remote_code)
-    except ValueError as failure:
-        if "Unrecognized configuration class" in str(failure):
+    except Exception as failure:
+        if isinstance(failure, ValueError) and "Unrecognized configuration class" in str(failure):
             raise ModelError(
                 f"the task {task} needs an architecture with such a head, "
                 f"but transformers has none for {key.spec.model_type!r}",
                 fix="choose another task or model",
             ) from None
+        reason = " ".join(str(failure).split()) or type(failure).__name__
         raise ModelError(
-            f"transformers cannot build {key.spec.model_type!r} from its configuration: {_one_line(failure)}"
-        ) from failure
-    except Exception as failure:
-        raise ModelError(
-            f"transformers cannot build {key.spec.model_type!r} from its configuration: {_one_line(failure)}"
+            f"transformers cannot build {key.spec.model_type!r} from its configuration: {reason}"
         ) from failure
     return built
 
 
-def _one_line(failure: Exception) -> str:
-    return " ".join(str(failure).split()) or type(failure).__name__
+def attention_implementations(spec: ModelSpec) -> tuple[AttentionImplementation, ...]:
+    """What the architecture supports of ``ExecutionPlan.attn_implementation``; some only know ``"eager"``.
+
+    Raises:
+        ModelError: transformers has no such head for the architecture, or cannot build it.
+    """
+
+    def supported() -> list[str]:
+        model_class = _model_class(spec)
+        return [name for name, flag in FLAGS.items() if getattr(model_class, flag, False)]
+
+    return ("eager", *recall_structure("attention kernels", spec, None, supported))
+
+
+def usual_attention(spec: ModelSpec) -> AttentionImplementation:
+    """What transformers takes by itself: SDPA where the architecture has it."""
+    return "sdpa" if "sdpa" in attention_implementations(spec) else "eager"
+
+
+def _model_class(spec: ModelSpec) -> Any:
+    """Looked up where transformers knows the architecture by name, which builds nothing; else that of the skeleton."""
+    own_code = spec.trust_remote_code and "auto_map" in spec.config
+    known = None if own_code else _known_class(spec.model_type, spec.task)
+    return known if known is not None else type(build_skeleton(spec))
+
+
+@lru_cache
+def _known_class(model_type: str, task: Task) -> type | None:
+    """``None`` where there is no such class, or several to choose from."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    try:
+        found = auto_class(task)._model_mapping[CONFIG_MAPPING[model_type]]
+    except KeyError:
+        return None
+    return found if isinstance(found, type) else None

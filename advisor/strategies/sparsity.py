@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
 
 PRUNING_EVENTS = 50
 """Most times that masks are recomputed between the first and the last pruning step; sorting every step buys nothing."""
@@ -73,10 +73,8 @@ class SparsityCallback(TrainerCallback):
         self._kept: list[tuple[nn.Parameter, torch.Tensor]] = []
 
     @torch.no_grad()
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        started = self._schedule(state).sparsity(state.global_step) > 0
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        started = schedule_for(self.final_sparsity, state.max_steps).sparsity(state.global_step) > 0
         self._kept = []
         for weight in adapter_weights(kwargs["model"]):
             if weight.grad is not None:
@@ -85,19 +83,14 @@ class SparsityCallback(TrainerCallback):
                 self._kept.append((weight, weight != 0))
 
     @torch.no_grad()
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         for weight, kept in self._kept:
             weight.mul_(kept)
         self._kept = []
-        schedule, step = self._schedule(state), state.global_step + 1
+        schedule, step = schedule_for(self.final_sparsity, state.max_steps), state.global_step + 1
         if schedule.prunes_after(step):
             for weight in adapter_weights(kwargs["model"]):
                 prune_(weight, schedule.sparsity(step))
-
-    def _schedule(self, state: TrainerState) -> CubicSchedule:
-        return schedule_for(self.final_sparsity, state.max_steps)
 
 
 def adapter_weights(model: nn.Module) -> Iterator[nn.Parameter]:

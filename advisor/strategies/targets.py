@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from advisor.core.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _PART = r"(_?(lin|linear|proj|projection|attn|layer|b_proj|conv))?"
 _QUERY = re.compile(rf"^(q|query|wq){_PART}$", re.IGNORECASE)
@@ -27,6 +28,8 @@ _FINAL_NORM = re.compile(r"^((final_)?(layer_?norm|norm)|ln_f|norm_f)$")
 
 def is_linear(module: nn.Module) -> bool:
     """Whether it multiplies by a weight matrix: ``nn.Linear`` and its subclasses, and GPT-2's ``Conv1D``."""
+    from torch import nn
+
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
 
@@ -83,6 +86,8 @@ def backbone_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     Raises:
         InputError: the model has no list of layers.
     """
+    from torch import nn
+
     found: list[tuple[int, str, nn.ModuleList]] = []
     for name, module in model.named_modules():
         if (
@@ -160,7 +165,7 @@ def resolve_targets(model: nn.Module, target_modules: str | tuple[str, ...] | No
         return backbone_linears(model)
     suffixes = (target_modules,) if isinstance(target_modules, str) else tuple(target_modules or ())
     linears = [name for name, module in model.named_modules() if is_linear(module)]
-    unmatched = [suffix for suffix in suffixes if not any(_matches(name, suffix) for name in linears)]
+    unmatched = [suffix for suffix in suffixes if not any(matches(name, suffix) for name in linears)]
     if unmatched or not suffixes:
         known = ", ".join(sorted({_last(name) for name in linears}))
         raise InputError(
@@ -168,14 +173,14 @@ def resolve_targets(model: nn.Module, target_modules: str | tuple[str, ...] | No
             f"but {', '.join(map(repr, unmatched)) or 'nothing'} matches none",
             fix=f'use "attention", "all-linear", or some of: {known}',
         )
-    return tuple(name for name in linears if any(_matches(name, suffix) for suffix in suffixes))
+    return tuple(name for name in linears if any(matches(name, suffix) for suffix in suffixes))
 
 
 def shortest_suffixes(model: nn.Module, names: tuple[str, ...]) -> list[str]:
     """Last name parts if they mean exactly ``names`` and nothing else in the model, else the full names."""
     wanted = set(names)
     suffixes = sorted({_last(name) for name in names})
-    meant = {name for name, _ in model.named_modules() if any(_matches(name, suffix) for suffix in suffixes)}
+    meant = {name for name, _ in model.named_modules() if any(matches(name, suffix) for suffix in suffixes)}
     return suffixes if meant == wanted else sorted(wanted)
 
 
@@ -195,7 +200,8 @@ def _inside(name: str, owners: Iterable[str]) -> bool:
     return any(name == owner or name.startswith(f"{owner}.") for owner in owners)
 
 
-def _matches(name: str, suffix: str) -> bool:
+def matches(name: str, suffix: str) -> bool:
+    """Whether a module's full name is ``suffix`` or ends with it, as PEFT reads ``target_modules``."""
     return name == suffix or name.endswith(f".{suffix}")
 
 

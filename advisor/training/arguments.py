@@ -52,7 +52,12 @@ def training_arguments(
     backend = get_backend(device_type)
     arguments = TrainingArguments(
         output_dir=str(output_dir),
-        **_optimization(strategy),
+        learning_rate=strategy.learning_rate,
+        num_train_epochs=strategy.num_train_epochs,
+        lr_scheduler_type=strategy.lr_scheduler_type,
+        warmup_steps=strategy.warmup_ratio,  # below one it is a share of all steps (warmup_ratio is gone since 5.x)
+        weight_decay=strategy.weight_decay,
+        max_grad_norm=strategy.max_grad_norm,
         per_device_train_batch_size=execution.micro_batch_size,
         per_device_eval_batch_size=execution.eval_batch_size,
         gradient_accumulation_steps=execution.gradient_accumulation_steps,
@@ -110,18 +115,6 @@ def _settle_tf32(wanted: bool) -> None:
     ``torch.compile`` asks there: no step with TF32 would compile.
     """
     torch.set_float32_matmul_precision("high" if wanted else "highest")
-
-
-def _optimization(strategy: StrategyConfig) -> dict[str, Any]:
-    """The statistical part. ``warmup_steps`` below one is a share of all steps (``warmup_ratio`` is gone since 5.x)."""
-    return {
-        "learning_rate": strategy.learning_rate,
-        "num_train_epochs": strategy.num_train_epochs,
-        "lr_scheduler_type": strategy.lr_scheduler_type,
-        "warmup_steps": strategy.warmup_ratio,
-        "weight_decay": strategy.weight_decay,
-        "max_grad_norm": strategy.max_grad_norm,
-    }
 
 
 def _pin_to_one_device(arguments: TrainingArguments) -> None:

@@ -12,10 +12,14 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
+from advisor.training.arguments import CHECKPOINTS_KEPT
 from advisor.training.metrics import HeldOut
 from advisor.training.optimizer import forget_earlier_overrides, own_optimizer
 from advisor.training.sampling import OrderingTrainer
 from advisor.training.tasks import get_task
+
+ADAM_STATES = 2
+"""Moments per trainable parameter, float32 (Kingma and Ba 2015): what a checkpoint holds besides the weights."""
 
 
 def assemble_trainer(
@@ -102,6 +106,17 @@ class OtherLoop(OrderingTrainer):
         loss: torch.Tensor = super().training_step(*args, **kwargs)
         self._held = None
         return loss
+
+
+def disk_bytes(model: nn.Module) -> int:
+    """What a run writes at most at one time: the kept checkpoints and the one being written, and the result.
+
+    An adapter is saved alone; a model without one is saved whole. Each checkpoint adds the optimizer's states.
+    """
+    trainable_bytes = sum(4 * parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    whole_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    weights_bytes = trainable_bytes if hasattr(model, "peft_config") else whole_bytes
+    return (CHECKPOINTS_KEPT + 1) * (weights_bytes + ADAM_STATES * trainable_bytes) + weights_bytes
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:

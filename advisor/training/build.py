@@ -21,8 +21,13 @@ from advisor.core.strategy import Quantization, StrategyConfig
 from advisor.hardware.backends import HOST, is_host
 from advisor.hardware.host_process import hand_back_freed_memory
 from advisor.strategies import get_strategy
-from advisor.strategies.attention import attention_implementations, usual_attention
-from advisor.strategies.skeleton import auto_class, build_skeleton, model_config
+from advisor.strategies.skeleton import (
+    attention_implementations,
+    auto_class,
+    build_skeleton,
+    model_config,
+    usual_attention,
+)
 from advisor.strategies.targets import backbone_linears, head_linears, head_modules
 from advisor.training.hub import forbid_kernel_downloads
 from advisor.training.loss import fuse_output_projection
@@ -110,17 +115,19 @@ def build_base(
     _check_attention(spec, execution)
     try:
         if empty or spec.kind == "config":
-            model = _from_config(spec, options, quantization, device, empty, num_hidden_layers)
+            model = _from_config(spec, options, device, empty, num_hidden_layers)
         else:
             model = _from_weights(spec, options, quantization, device)
+        if quantization is not None:
+            from advisor.training.quantization import keep_unpacked_on_cpu, quantize_linears
+
+            if not getattr(model, "is_loaded_in_4bit", False):
+                quantize_linears(model, quantization, quantizable_linears(model))
+            keep_unpacked_on_cpu(model)
     except (ValueError, ImportError, OSError) as failure:
         raise ModelError(
             f"{spec.source} cannot be built with {execution.attn_implementation}, {execution.dtype}: {failure}"
         ) from failure
-    if quantization is not None:
-        from advisor.training.quantization import keep_unpacked_on_cpu
-
-        keep_unpacked_on_cpu(model)
     return model
 
 
@@ -132,16 +139,6 @@ def _check_attention(spec: ModelSpec, execution: ExecutionPlan) -> None:
             f"but got {execution.attn_implementation}",
             fix=f"plan with {usual_attention(spec)}",
         )
-
-
-def load_trained(
-    spec: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, directory: Path, *, device: str = HOST
-) -> nn.Module:
-    """What a run saved in ``directory``, in evaluation mode."""
-    method = get_strategy(strategy.method)
-    with torch.device("meta") if method.saves_whole_model else contextlib.nullcontext():
-        base = build_base(spec, strategy, execution, device=device, empty=method.saves_whole_model)
-    return method.load(base, directory, strategy, spec.task).to(device)
 
 
 def _quantization(strategy: StrategyConfig, execution: ExecutionPlan, device: str) -> Quantization | None:
@@ -156,24 +153,21 @@ def _quantization(strategy: StrategyConfig, execution: ExecutionPlan, device: st
 def _from_config(
     spec: ModelSpec,
     options: dict[str, Any],
-    quantization: Quantization | None,
     device: str,
     empty: bool,
     num_hidden_layers: int | None,
 ) -> nn.Module:
+    from transformers.initialization import no_init_weights
+
     config = model_config(spec, num_hidden_layers=num_hidden_layers)
     if empty:
-        with _without_initialisation(), _without_kernel_checks():
+        with no_init_weights(), _without_kernel_checks():
             model: nn.Module = auto_class(spec.task).from_config(config, **options)
             model.tie_weights()
     else:
         with torch.device(device):  # drawn where it will train: on the host an 8B model takes minutes and 32 GB
             drawn = auto_class(spec.task).from_config(config, **options)
         model = drawn.to(device)
-    if quantization is not None:
-        from advisor.training.quantization import quantize_linears
-
-        quantize_linears(model, quantization, quantizable_linears(model))
     return model
 
 
@@ -204,27 +198,14 @@ def _from_weights(
         options["quantization_config"] = GgufConfig(dequantize=True)
     else:
         options["use_safetensors"] = None if spec.allow_pickle else True
-    quantize_after = quantization is not None and spec.kind == "gguf"
-    if quantization is not None and not quantize_after:
+    if quantization is not None and spec.kind != "gguf":
         from advisor.training.quantization import bitsandbytes_config
 
         skeleton = build_skeleton(spec)
         skip = dict.fromkeys([*head_modules(skeleton), *head_linears(skeleton)])
         options |= {"quantization_config": bitsandbytes_config(quantization, skip), "device_map": {"": device}}
     model: nn.Module = auto_class(spec.task).from_pretrained(source, **options)
-    if quantize_after and quantization is not None:
-        from advisor.training.quantization import quantize_linears
-
-        quantize_linears(model, quantization, quantizable_linears(model))
-    return model if getattr(model, "is_loaded_in_4bit", False) else model.to(device)
-
-
-@contextlib.contextmanager
-def _without_initialisation() -> Iterator[None]:
-    from transformers.initialization import no_init_weights
-
-    with no_init_weights():
-        yield
+    return model if quantization is not None else model.to(device)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
 
 from advisor.core.events import OnEvent
 from advisor.hardware.backends import backend_on
@@ -51,9 +51,7 @@ class StepClock(TrainerCallback):
         self._marks.clear()
         return self._times_s
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.first_began_s = self.first_began_s or time.perf_counter()
         runtime = backend_on(args.device.type).runtime
         self._mark = None if self._waiting else runtime.mark()
@@ -61,7 +59,7 @@ class StepClock(TrainerCallback):
             runtime.synchronize()
             self._started_s = time.perf_counter()
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         runtime = backend_on(args.device.type).runtime
         if self._mark is not None:
             ended = runtime.mark()
@@ -84,12 +82,10 @@ class NeutralEvaluation(TrainerCallback):
     def __init__(self) -> None:
         self._before: torch.Tensor | None = None
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._before = torch.get_rng_state()
 
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._before is not None:
             torch.set_rng_state(self._before)
             self._before = None
@@ -112,18 +108,11 @@ class ProgressEvents(TrainerCallback):
         self._last_sent_s = -math.inf
         self._evaluated_batches = 0
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if logs and math.isfinite(logs.get("loss", math.nan)):
             self.train_losses.append((state.global_step, float(logs["loss"])))
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         now_s = time.perf_counter()
         if now_s - self._last_sent_s < EVENT_SPACING_S and state.global_step < state.max_steps:
             return
@@ -131,9 +120,7 @@ class ProgressEvents(TrainerCallback):
         loss = self.train_losses[-1][1] if self.train_losses else None
         self._on_event({"kind": "step", "step": state.global_step, "total": state.max_steps, "loss": loss})
 
-    def on_prediction_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._evaluated_batches += 1
         now_s = time.perf_counter()
         if now_s - self._last_sent_s < EVENT_SPACING_S:
@@ -148,14 +135,7 @@ class ProgressEvents(TrainerCallback):
             }
         )
 
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         self._evaluated_batches = 0
         self.evaluation_s += (metrics or {}).get("eval_runtime", 0.0)
         kept = held_out_metrics(metrics or {})

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
 
 from advisor.core.run import SAVE_EVERY_S, SAVING_SHARE
 from advisor.core.store import write_text_atomically
@@ -100,12 +100,10 @@ class CheckpointKeeper(TrainerCallback):
         self._last_save_s = math.inf
         self._save_began_s = 0.0
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._last_save_s = time.perf_counter()
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         now_s = time.perf_counter()
         ends_epoch = state.epoch is not None and float(state.epoch).is_integer()
         due = now_s - self._last_save_s >= self._interval_s
@@ -115,7 +113,7 @@ class CheckpointKeeper(TrainerCallback):
             self._save_began_s = now_s
             _discard(self._root / f"checkpoint-{state.global_step}")
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         folder = self._root / f"checkpoint-{state.global_step}"
         write_text_atomically(folder / SAMPLES, json.dumps(self._samples()))
         mark_complete(folder)
@@ -124,7 +122,7 @@ class CheckpointKeeper(TrainerCallback):
         self.saving_s += took_s
         self._interval_s = max(self._least_interval_s, took_s / SAVING_SHARE)
 
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         folder = self._root / f"checkpoint-{state.global_step}"
         if (folder / MARKER).exists():
             write_text_atomically(folder / SAMPLES, json.dumps(self._samples()))

@@ -1,4 +1,4 @@
-"""``torch.compile``: where it cannot work it is refused, and where it turns out not to, the run goes on without it."""
+"""``torch.compile``: where it turns out not to work, the run goes on without it."""
 
 from __future__ import annotations
 
@@ -8,27 +8,11 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from advisor.hardware.backends import Backend
-from advisor.hardware.backends.base import Refusal
+from advisor.hardware.backends.base import Runtime
 
-COMPILER_MODULES = ("torch._dynamo", "torch._functorch", "torch._inductor")
+COMPILER_MODULES = ("torch._dynamo.", "torch._functorch.", "torch._inductor.")
 """Dynamo calls every compiled forward pass, AOTAutograd (``torch._functorch``) every compiled backward pass, inductor
 every kernel: at least one of them stands in the traceback of whatever goes wrong there."""
-
-
-def compile_refusal(backend: Backend, *, quantized: bool, traced: bool) -> Refusal | None:
-    """Why a plan with ``torch_compile`` cannot run, and the way out; ``None`` when nothing speaks against it.
-
-    Args:
-        backend: Of the device.
-        quantized: Weights are stored in 4 bits: each such layer is a call that inductor cannot look into, and on the
-            CPU bitsandbytes' own kernels break the graph.
-        traced: Nothing will be executed, so that this machine's tools do not matter.
-    """
-    if quantized:
-        rule = "torch.compile gains nothing on 4-bit weights, whose products it cannot look into"
-        return rule, "leave torch_compile off"
-    return None if traced else backend.runtime.compile_refusal()
 
 
 def compile_problem(torch_device: str) -> str | None:
@@ -53,14 +37,11 @@ def raised_by_compiled_code(failure: BaseException) -> bool:
     It does not say whose fault it is: what is wrong with the model or its input comes out of the compiled model, too.
     Only executing the model as it is written can tell them apart.
     """
-    return any(
-        _is_the_compilers(type(error).__module__)
-        or any(
-            _is_the_compilers(frame.f_globals.get("__name__", ""))
-            for frame, _ in traceback.walk_tb(error.__traceback__)
-        )
-        for error in _chain(failure)
-    )
+    for error in _chain(failure):
+        frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if any(f"{module}.".startswith(COMPILER_MODULES) for module in (type(error).__module__, *frames)):
+            return True
+    return False
 
 
 def described(failure: Exception) -> str:
@@ -70,15 +51,14 @@ def described(failure: Exception) -> str:
     return f"{type(inner).__name__}: {lines[0]}" if lines else type(inner).__name__
 
 
-def forget_compiled_code() -> None:
+def forget_compiled_code(runtime: Runtime) -> None:
     """Free what compiled graphs hold on to; the device's peak is counted anew."""
     import torch._dynamo
 
     torch._dynamo.reset()
     gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+    runtime.release_cached()
+    runtime.reset_peaks()
 
 
 def _chain(failure: BaseException | None) -> Iterator[BaseException]:
@@ -86,7 +66,3 @@ def _chain(failure: BaseException | None) -> Iterator[BaseException]:
     while failure is not None:
         yield failure
         failure = failure.__cause__ or failure.__context__
-
-
-def _is_the_compilers(module: str) -> bool:
-    return any(module == name or module.startswith(f"{name}.") for name in COMPILER_MODULES)

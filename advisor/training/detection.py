@@ -47,11 +47,9 @@ def choose_task(
     source_kind(path)
     if named is not None:
         return get_task(named).name
-    look = FirstLook(
-        causal=_is_causal(path),
-        sequence_to_sequence=_is_sequence_to_sequence(path),
-        data=None if data is None else _look_at_data(data, columns or {}, format, split, reading, _is_causal(path)),
-    )
+    causal, sequence_to_sequence = _pretraining(path)
+    seen = None if data is None else _look_at_data(data, columns or {}, format, split, reading, causal)
+    look = FirstLook(causal, sequence_to_sequence, seen)
     for name in task_names():
         if get_task(name).suits(look):
             return name
@@ -91,26 +89,19 @@ def _look_at_data(
     return look if look != "text" or is_whole or causal else "table"
 
 
-def _is_causal(source: str) -> bool | None:
-    """Whether the architecture was pre-trained to predict the next token; ``None`` when nothing here says so."""
-    if Path(source).suffix == ".gguf":
-        return True
-    names = _architectures(source)
-    return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names) if names else None
-
-
-def _is_sequence_to_sequence(source: str) -> bool:
-    """Whether the architecture was pre-trained to write one text from another (``T5ForConditionalGeneration``)."""
-    return any(name.endswith("ForConditionalGeneration") for name in _architectures(source, "is_encoder_decoder"))
-
-
-def _architectures(source: str, only_if: str | None = None) -> list[str]:
-    """Class names in the configuration here; none when there is no configuration, or it does not set ``only_if``."""
+def _pretraining(source: str) -> tuple[bool | None, bool]:
+    """Whether the architecture was pre-trained to predict the next token (``None``: nothing here says so), and whether
+    to write one text from another (``T5ForConditionalGeneration``).
+    """
     path = Path(source).expanduser()
+    if path.suffix == ".gguf":
+        return True, False
     config_file = path / "config.json" if path.is_dir() else path
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
         names = [str(name) for name in config.get("architectures") or []]
     except (OSError, ValueError, AttributeError):
-        return []
-    return names if only_if is None or config.get(only_if) else []
+        return None, False
+    causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names) if names else None
+    pairs = bool(config.get("is_encoder_decoder"))
+    return causal, pairs and any(name.endswith("ForConditionalGeneration") for name in names)

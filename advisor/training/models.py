@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from advisor.core.errors import ModelError
 from advisor.core.memo import files_identity, recall
 from advisor.core.model import ModelSpec, SourceKind
 from advisor.core.tasks import TASKS
+from advisor.hardware.trials import first_line
 from advisor.training.hub import forbid_kernel_downloads
 from advisor.training.tasks import get_task
 
@@ -45,7 +47,8 @@ def inspect_model(
         InputError: there is no such task.
         ModelError: missing, unreadable, not trusted, damaged, or without a head for the task.
     """
-    labelled = get_task(task).traits.new_head
+    rules = get_task(task)
+    labelled = rules.traits.new_head
     if labelled and num_labels < 2:
         raise ModelError(f"classification needs at least two labels, but got {num_labels}")
     if labelled and num_labels > MOST_LABELS:
@@ -53,52 +56,42 @@ def inspect_model(
     kind = source_kind(source)
 
     def look() -> ModelSpec:
-        return _looked_at(source, kind, task, num_labels, trust_remote_code, allow_pickle, revision)
+        forbid_kernel_downloads()
+        from advisor.strategies.skeleton import build_skeleton
+        from advisor.training.sources import read_source
+
+        config, has_weights, weights_bytes = read_source(
+            source, kind, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, revision=revision
+        )
+        if labelled:
+            config = _with_labels(config, num_labels)
+        draft = ModelSpec(
+            source=source,
+            kind=kind,
+            task=task,
+            config=config,
+            model_type=config["model_type"],
+            total_parameters=0,
+            hidden_size=0,
+            num_hidden_layers=0,
+            vocab_size=0,
+            max_positions=None,
+            num_labels=num_labels,
+            has_weights=has_weights,
+            weights_bytes=weights_bytes,
+            trust_remote_code=trust_remote_code,
+            allow_pickle=allow_pickle,
+            revision=revision,
+        )
+        skeleton = build_skeleton(draft)
+        rules.check_model(draft, skeleton)
+        return _completed(draft, skeleton)
 
     if kind == "hub" or trust_remote_code:
         return look()
     code = TASKS.code_version(task)
     identity = [source, task, code, num_labels, allow_pickle, files_identity(Path(source).expanduser())]
     return ModelSpec(**recall("model", identity, look))
-
-
-def _looked_at(
-    source: str,
-    kind: SourceKind,
-    task: str,
-    num_labels: int,
-    trust_remote_code: bool,
-    allow_pickle: bool,
-    revision: str | None,
-) -> ModelSpec:
-    forbid_kernel_downloads()
-    from advisor.strategies.skeleton import build_skeleton
-    from advisor.training.sources import read_source
-
-    found = read_source(source, kind, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, revision=revision)
-    rules = get_task(task)
-    config = _with_labels(found.config, num_labels) if rules.traits.new_head else found.config
-    draft = ModelSpec(
-        source=source,
-        kind=kind,
-        task=task,
-        config=config,
-        model_type=config["model_type"],
-        total_parameters=0,
-        hidden_size=0,
-        num_hidden_layers=0,
-        vocab_size=0,
-        max_positions=None,
-        num_labels=num_labels,
-        has_weights=found.has_weights,
-        weights_bytes=found.weights_bytes,
-        trust_remote_code=trust_remote_code,
-        allow_pickle=allow_pickle,
-        revision=revision,
-    )
-    skeleton = build_skeleton(draft)
-    rules.check_model(draft, skeleton)
-    return _completed(draft, skeleton)
 
 
 def _with_labels(config: dict[str, Any], num_labels: int) -> dict[str, Any]:
@@ -153,8 +146,6 @@ def source_kind(source: str) -> SourceKind:
 
 
 def _completed(draft: ModelSpec, skeleton: Any) -> ModelSpec:
-    from dataclasses import replace
-
     text = skeleton.config.get_text_config()
     return replace(
         draft,
@@ -179,7 +170,7 @@ def _max_positions(config: Any) -> int | None:
 
 
 _OFFSET_POSITIONS = frozenset(
-    {
+    [
         "roberta",
         "xlm-roberta",
         "xlm-roberta-xl",
@@ -190,7 +181,7 @@ _OFFSET_POSITIONS = frozenset(
         "data2vec-text",
         "roberta-prelayernorm",
         "ibert",
-    }
+    ]
 )
 
 
@@ -202,8 +193,6 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
     """
     forbid_kernel_downloads()
     from transformers import AutoTokenizer
-
-    from advisor.training.sources import first_line
 
     if spec.kind == "config":
         raise ModelError(

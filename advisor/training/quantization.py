@@ -10,6 +10,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from advisor.core.strategy import Quantization
+from advisor.strategies.targets import is_conv1d, linear_shape
 from advisor.training.hub import forbid_kernel_downloads
 
 forbid_kernel_downloads()
@@ -93,17 +94,8 @@ def _is_fake(linear: nn.Module) -> bool:
     return isinstance(linear.weight, FakeTensor) or linear.weight.device.type == "meta"
 
 
-def _out_in(linear: nn.Module) -> tuple[int, int]:
-    from advisor.strategies.targets import linear_shape
-
-    in_features, out_features = linear_shape(linear)
-    return out_features, in_features
-
-
 def _quantized(linear: Any, quantization: Quantization) -> nn.Module:
-    from advisor.strategies.targets import is_conv1d
-
-    out_features, in_features = _out_in(linear)
+    in_features, out_features = linear_shape(linear)
     layer = bnb.nn.Linear4bit(
         in_features,
         out_features,
@@ -134,7 +126,7 @@ class StandInLinear4bit(bnb.nn.Linear4bit):
 
     def __init__(self, linear: Any, quantization: Quantization) -> None:
         nn.Module.__init__(self)
-        self.out_features, self.in_features = _out_in(linear)
+        self.in_features, self.out_features = linear_shape(linear)
         self.weight = _packed_weight(linear, quantization)
         self.bias = linear.bias
         self.compute_dtype = getattr(torch, quantization.compute_dtype)
@@ -145,7 +137,7 @@ class StandInLinear4bit(bnb.nn.Linear4bit):
 
 
 def _packed_weight(linear: Any, quantization: Quantization) -> Any:
-    out_features, in_features = _out_in(linear)
+    in_features, out_features = linear_shape(linear)
     device, dtype = linear.weight.device, linear.weight.dtype
     values = out_features * in_features
     blocks = -(-values // BLOCK_SIZE)

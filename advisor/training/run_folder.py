@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from advisor.core.errors import OutputError
 from advisor.core.plan import Plan, load_plan
 from advisor.core.run import Measurement
 from advisor.core.serialization import from_dict, read_json, to_dict, to_json
 from advisor.core.store import ensure_writable_dir, write_text_atomically
+from advisor.core.strategy import StrategyConfig
+from advisor.strategies import get_strategy
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class RunFolder:
@@ -67,6 +73,15 @@ class RunFolder:
     def keep(self, measurement: Measurement) -> None:
         """Write the figures."""
         write_text_atomically(self.measurement, to_json(measurement))
+
+    def save_result(self, strategy: StrategyConfig, model: nn.Module, tokenizer: Any) -> None:
+        """Write adapter or model with its tokenizer beside where they belong, then rename: whole or not at all."""
+        partial = self.path / "model.partial"
+        for left_over in (partial, self.model):
+            shutil.rmtree(left_over, ignore_errors=True)
+        get_strategy(strategy.method).save(model, partial)
+        tokenizer.save_pretrained(partial)
+        partial.rename(self.model)
 
     def _has_progress(self) -> bool:
         """Whether there is anything that a fresh start would overwrite; a log and an empty folder are not."""

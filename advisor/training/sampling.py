@@ -87,23 +87,6 @@ class SimilarLengths(Sampler[int]):
         return iter(grouped_order(self._lengths, *self._sizes, draw).tolist())
 
 
-class FixedOrder(Sampler[int]):
-    """Indices in a given order.
-
-    Args:
-        order: Shape (rows,).
-    """
-
-    def __init__(self, order: NDArray[np.int64]) -> None:
-        self._order = order
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._order.tolist())
-
-
 class OrderingTrainer(Trainer):
     """The stock Trainer with an order of rows of its own; its training step is untouched.
 
@@ -123,10 +106,11 @@ class OrderingTrainer(Trainer):
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
         return SimilarLengths(lengths, rows, rows * self.args.gradient_accumulation_steps, seed)
 
-    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int] | None:
+    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int] | list[int] | None:
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_eval_sampler(eval_dataset)
         lengths = getattr(eval_dataset, "lengths", None)
         if lengths is None:
             return SequentialSampler(eval_dataset)
-        return FixedOrder(np.argsort(-np.asarray(lengths), kind="stable"))
+        order: list[int] = np.argsort(-np.asarray(lengths), kind="stable").tolist()
+        return order

@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import struct
-from dataclasses import dataclass
+import difflib
 from pathlib import Path
 from typing import Any
 
 from advisor.core.errors import ModelError
 from advisor.core.model import SourceKind
 from advisor.core.serialization import read_json
+from advisor.hardware.trials import first_line
 
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 PICKLE_PATTERNS = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
-MAX_HEADER_BYTES = 100_000_000
-"""The limit of the safetensors format itself."""
 
 
-@dataclass(frozen=True)
-class FoundModel:
-    """What lies at a model's source.
-
-    Attributes:
-        config: Parsed configuration, with ``model_type``.
-        has_weights: Whether weights can be loaded from there.
-        weights_bytes: Their size on disk; 0 when unknown.
-    """
-
-    config: dict[str, Any]
-    has_weights: bool
-    weights_bytes: int
+FoundModel = tuple[dict[str, Any], bool, int]
+"""Parsed configuration with ``model_type``; whether weights can be loaded; their bytes on disk, 0 when unknown."""
 
 
 def read_source(
@@ -46,12 +32,12 @@ def read_source(
         config = _checked_config(
             read_json(path / "config.json", what="the model's config.json", error=ModelError), source, trust_remote_code
         )
-        return FoundModel(config, *_folder_weights(path, allow_pickle))
+        return (config, *_folder_weights(path, allow_pickle))
     if kind == "config":
         values = read_json(path, what="the model configuration", error=ModelError)
-        return FoundModel(_checked_config(values, source, trust_remote_code), False, 0)
+        return _checked_config(values, source, trust_remote_code), False, 0
     if kind == "gguf":
-        return FoundModel(_gguf_config(path), True, path.stat().st_size)
+        return _gguf_config(path), True, path.stat().st_size
     return _hub_model(source, trust_remote_code, allow_pickle, revision)
 
 
@@ -72,8 +58,6 @@ def _checked_config(values: Any, source: str, trust_remote_code: bool) -> dict[s
             fix="use the config.json of the model itself",
         )
     if model_type not in CONFIG_MAPPING and not trust_remote_code:
-        import difflib
-
         near = difflib.get_close_matches(model_type, list(CONFIG_MAPPING.keys()), n=3)
         raise ModelError(
             f"the model type must be one that transformers knows, but {source} has {model_type!r}",
@@ -124,29 +108,19 @@ def _safetensors_files(folder: Path) -> list[Path]:
 def check_safetensors(path: Path) -> None:
     """Check a safetensors file's header against its length, without reading the tensors.
 
-    The format: 8 bytes little-endian header length, a JSON header with each tensor's ``data_offsets``, then the data.
-
     Raises:
         ModelError: truncated or damaged.
     """
-    size = path.stat().st_size
-    damaged = f"{path} must be a whole safetensors file, but "
-    fix = "download or copy the file again"
-    with path.open("rb") as stream:
-        prefix = stream.read(8)
-        if len(prefix) < 8:
-            raise ModelError(f"{damaged}it has only {size} bytes", fix=fix)
-        (header_bytes,) = struct.unpack("<Q", prefix)
-        if header_bytes > min(MAX_HEADER_BYTES, size - 8):
-            raise ModelError(f"{damaged}its header claims {header_bytes} bytes of the file's {size}", fix=fix)
-        try:
-            header = json.loads(stream.read(header_bytes))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as failure:
-            raise ModelError(f"{damaged}its header is damaged ({failure})", fix=fix) from None
-    expected = 8 + header_bytes + max(ends, default=0)
-    if size != expected:
-        raise ModelError(f"{damaged}it has {size} bytes where its header promises {expected}", fix=fix)
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np"):
+            pass
+    except (SafetensorError, OSError, ValueError) as failure:
+        raise ModelError(
+            f"{path} must be a whole safetensors file, but its {path.stat().st_size} bytes are not: {failure}",
+            fix="download or copy the file again",
+        ) from None
 
 
 def _gguf_config(path: Path) -> dict[str, Any]:
@@ -176,7 +150,7 @@ def _hub_model(source: str, trust_remote_code: bool, allow_pickle: bool, revisio
             fix="check the name; offline, name a local folder or a model that is in the cache",
         ) from None
     config = _checked_config({k: v for k, v in values.items() if k != "_commit_hash"}, source, trust_remote_code)
-    return FoundModel(config, *_hub_weights(source, allow_pickle, revision))
+    return (config, *_hub_weights(source, allow_pickle, revision))
 
 
 def _hub_weights(source: str, allow_pickle: bool, revision: str | None) -> tuple[bool, int]:
@@ -199,9 +173,3 @@ def _hub_weights(source: str, allow_pickle: bool, revision: str | None) -> tuple
         )
     chosen = safe or pickles
     return bool(chosen), sum(sizes[name] for name in chosen)
-
-
-def first_line(failure: Exception) -> str:
-    """What an error says first, for errors whose text runs over several lines."""
-    text = str(failure).strip()
-    return text.splitlines()[0] if text else type(failure).__name__

@@ -1,22 +1,23 @@
-"""Execution switches: which of them go together, and what they do to a built model."""
+"""Execution switches: which of them go together, where they run, and what they do to a built model."""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-from advisor.core.errors import InputError
+from advisor.core.errors import DeviceError, InputError, PlanError
 from advisor.core.model import ModelSpec
-from advisor.core.plan import ADAPTER_OPTIMIZERS, BITSANDBYTES_OPTIMIZERS, ExecutionPlan
+from advisor.core.plan import ADAPTER_OPTIMIZERS, BITSANDBYTES_OPTIMIZERS, ExecutionPlan, Plan
 from advisor.core.strategy import StrategyConfig
-from advisor.hardware.backends import backend_on
+from advisor.hardware.backends import Backend, backend_of, backend_of_id, backend_on
 from advisor.hardware.backends.base import Refusal
+from advisor.hardware.profiles import load_profile, profile_names
 from advisor.strategies import get_strategy, strategies
 from advisor.strategies.base import Strategy
-from advisor.training.compilation import compile_refusal
 
 
 def check_execution(
@@ -35,66 +36,64 @@ def check_execution(
         InputError: the rules that do not hold, with value and way out.
     """
     backend, quantized = backend_on(device_type), get_strategy(strategy.method).stores_4bit_weights
-    refusals = [
-        *_optimizer_refusals(strategy, execution, traced),
-        *_other_refusals(spec, strategy, execution),
-        *backend.refusals(execution, here=not traced),
-    ]
-    if execution.torch_compile and (refusal := compile_refusal(backend, quantized=quantized, traced=traced)):
+    refusals = [*_own_refusals(spec, strategy, execution, traced), *backend.refusals(execution, here=not traced)]
+    if execution.torch_compile and quantized:
+        # Each such layer is a call that inductor cannot look into; on a CPU bitsandbytes' own kernels break the graph.
+        rule = "torch.compile gains nothing on 4-bit weights, whose products it cannot look into"
+        refusals.append((rule, "leave torch_compile off"))
+    elif execution.torch_compile and not traced and (refusal := backend.runtime.compile_refusal()):
         refusals.append(refusal)
+    _raise(refusals, InputError)
+
+
+def backend_of_plan(plan: Plan) -> Backend:
+    """Where the plan trains.
+
+    Raises:
+        DeviceError: there is no such device here, or its back end cannot train yet.
+        PlanError: the plan's switches do not exist on that kind of device.
+    """
+    known = plan.device in profile_names()
+    backend = backend_of(load_profile(plan.device)) if known else backend_of_id(plan.device)
+    _raise(backend.refusals(plan.execution, here=False), PlanError)
+    if not backend.runtime.count():
+        raise DeviceError(
+            f"the plan was made for {plan.device}, but there is no {backend.name.upper()} device here",
+            fix="run it on that machine, or recommend a plan for this one",
+        )
+    return backend
+
+
+def _raise(refusals: list[Refusal], error: type[InputError]) -> None:
     if refusals:
         (rule, fix), *others = refusals
-        raise InputError(rule, fix=fix, problems=[f"{also}; {way_out}" for also, way_out in others])
+        raise error(rule, fix=fix, problems=[f"{also}; {way_out}" for also, way_out in others])
 
 
-def _optimizer_refusals(strategy: StrategyConfig, execution: ExecutionPlan, traced: bool) -> list[Refusal]:
-    optim, found = execution.optim, []
-    if optim in ADAPTER_OPTIMIZERS and optim not in get_strategy(strategy.method).own_optimizers:
+def _own_refusals(
+    spec: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, traced: bool
+) -> Iterator[Refusal]:
+    """What does not go together on any device."""
+    method, optim = get_strategy(strategy.method), execution.optim
+    if optim in ADAPTER_OPTIMIZERS and optim not in method.own_optimizers:
         others = ", ".join(sorted(s.name for s in strategies() if optim in s.own_optimizers))
-        found.append(
-            (
-                f"the optimizer {optim} trains LoRA adapters, but the method is {strategy.method}",
-                f"use a method of {others}, or another optimizer",
-            )
-        )
+        rule = f"the optimizer {optim} trains LoRA adapters, but the method is {strategy.method}"
+        yield rule, f"use a method of {others}, or another optimizer"
     if optim in BITSANDBYTES_OPTIMIZERS and not traced and importlib.util.find_spec("bitsandbytes") is None:
-        found.append(
-            (
-                f"the optimizer {optim} needs the package bitsandbytes, which is not installed",
-                "pip install bitsandbytes, or use adamw_torch_fused",
-            )
-        )
-    return found
-
-
-def _other_refusals(spec: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan) -> list[Refusal]:
-    found = []
+        rule = f"the optimizer {optim} needs the package bitsandbytes, which is not installed"
+        yield rule, "pip install bitsandbytes, or use adamw_torch_fused"
     if execution.loss == "fused-linear" and not spec.traits.predicts_next_token:
-        found.append(
-            (
-                f"the loss fused-linear predicts every next token (task causal-lm), but the task is {spec.task}",
-                "use the standard loss",
-            )
-        )
-    method = get_strategy(strategy.method)
+        rule = f"the loss fused-linear predicts every next token (task causal-lm), but the task is {spec.task}"
+        yield rule, "use the standard loss"
     if execution.kbit_upcast and not method.stores_4bit_weights:
         others = ", ".join(s.name for s in strategies() if s.stores_4bit_weights)
-        found.append(
-            (
-                f"kbit_upcast prepares a model with 4-bit weights, but {strategy.method} keeps them as they are",
-                f"use the method {others}, or leave kbit_upcast off",
-            )
-        )
+        rule = f"kbit_upcast prepares a model with 4-bit weights, but {strategy.method} keeps them as they are"
+        yield rule, f"use the method {others}, or leave kbit_upcast off"
     if execution.reentrant_checkpointing and not execution.gradient_checkpointing:
-        found.append(
-            (
-                "reentrant_checkpointing is a variant of gradient checkpointing, but that is off",
-                "switch gradient_checkpointing on, or leave both off",
-            )
-        )
+        rule = "reentrant_checkpointing is a variant of gradient checkpointing, but that is off"
+        yield rule, "switch gradient_checkpointing on, or leave both off"
     if execution.gradient_checkpointing and (refusal := method.checkpointing_refusal(strategy)) is not None:
-        found.append(refusal)
-    return found
+        yield refusal
 
 
 def upcast_unquantized(base: nn.Module) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from advisor.core.store import ensure_writable_dir
 from advisor.hardware.backends import Backend
 from advisor.strategies import get_strategy
 from advisor.training.arguments import training_arguments
-from advisor.training.assembly import assemble_trainer, count_parameters
+from advisor.training.assembly import assemble_trainer, count_parameters, disk_bytes
 from advisor.training.build import build_model
 from advisor.training.callbacks import NeutralEvaluation, OnEvent
 from advisor.training.checkpoints import (
@@ -34,11 +35,9 @@ from advisor.training.compilation import compile_problem, described, forget_comp
 from advisor.training.data import PreparedData, prepare_data
 from advisor.training.metrics import HeldOut, held_out_metrics
 from advisor.training.models import load_tokenizer
-from advisor.training.placement import backend_of_plan, disk_bytes
 from advisor.training.run_folder import RunFolder
-from advisor.training.saving import name_classes, save_result
 from advisor.training.stopping import StopRun, StopSwitch
-from advisor.training.switches import check_execution
+from advisor.training.switches import backend_of_plan, check_execution
 from advisor.training.tasks import get_task
 from advisor.training.wall_clock import RunAccount
 
@@ -128,7 +127,8 @@ def _executed(run: _Run) -> Measurement:
             raise
         problem = described(failure)
         logging.getLogger(__name__).warning("the compiled model fails", exc_info=True)
-    forget_compiled_code()  # only here: while the exception lives, so do the model and its optimizer
+    # Only here: while the exception lives, so do the model and its optimizer.
+    forget_compiled_code(backend_of_plan(run.plan).runtime)
     return run.uncompiled(f"the compiled model fails, training continues without torch.compile: {problem}").execute()
 
 
@@ -183,7 +183,7 @@ class _Run:
             model = build_model(plan.model, plan.strategy, self.execution, device=backend.torch_device)
             self.account.parameters = count_parameters(model)
             ensure_writable_dir(self.folder.path, needed_bytes=disk_bytes(model))
-            name_classes(model, data.label_names)
+            _name_classes(model, data.label_names)
         self.switch.check()
         return data, tokenizer, model
 
@@ -263,7 +263,7 @@ class _Run:
     def _save(self, model: nn.Module, tokenizer: Any) -> None:
         self._phase("saving")
         with self.account.timing("saving"):
-            save_result(self.folder, self.plan.strategy, model, tokenizer)
+            self.folder.save_result(self.plan.strategy, model, tokenizer)
             self.account.achieved_sparsity = get_strategy(self.plan.strategy.method).achieved_sparsity(model)
 
     def _phase(self, name: str) -> None:
@@ -275,3 +275,11 @@ class _Run:
 
 def _ignore(event: Event) -> None:
     pass
+
+
+def _name_classes(model: nn.Module, label_names: Sequence[str]) -> None:
+    """So that the saved model answers with the user's labels instead of ``LABEL_0``."""
+    config = getattr(model, "config", None)
+    if label_names and config is not None and len(label_names) == getattr(config, "num_labels", 0):
+        config.id2label = dict(enumerate(label_names))
+        config.label2id = {name: index for index, name in enumerate(label_names)}

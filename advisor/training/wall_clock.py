@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from advisor.core.run import Measurement, Outcome
 from advisor.training.callbacks import OnEvent, ProgressEvents, StepClock
-from advisor.training.phases import Stopwatch, run_parts
 from advisor.training.stopping import StopReason
 
 Part = Literal["data", "loading", "set_up", "training", "saving"]
+
+LEAST_STEPS = 3
+"""Fewer steps cannot tell what the first one took beyond the others."""
 
 STOPPED: dict[StopReason, str] = {"interrupted": "stopped by Ctrl-C", "over_time": "the time limit was reached"}
 
@@ -88,7 +91,8 @@ class RunAccount:
     def _measurement(
         self, outcome: Outcome, reason: str, metrics: dict[str, float], checkpoints_s: float
     ) -> Measurement:
-        times_s, evaluation_s, total_s = self._times_s, self.progress.evaluation_s, self.elapsed_s
+        times_s: dict[str, float] = {str(part): seconds for part, seconds in self._times_s.items()}
+        evaluation_s, total_s = self.progress.evaluation_s, self.elapsed_s
         trainable_parameters, total_parameters = self.parameters
         return Measurement(
             outcome=outcome,
@@ -99,7 +103,18 @@ class RunAccount:
             evaluation_s=evaluation_s,
             saving_s=times_s["saving"] + checkpoints_s,
             total_s=total_s,
-            parts_s=run_parts(self._stopwatch(total_s, checkpoints_s)),
+            parts_s=run_parts(
+                self.clock.step_times_s[self._restored_steps :],
+                {
+                    **times_s,
+                    "set_up": times_s["set_up"] + self._preparing_s,
+                    "preparing": self._preparing_s,
+                    "evaluation": evaluation_s,
+                    "checkpoints": checkpoints_s,
+                    "earlier": self._earlier_s,
+                    "total": total_s,
+                },
+            ),
             train_losses=tuple(self.progress.train_losses),
             metrics=metrics,
             metric_history=tuple(self.progress.metric_history),
@@ -108,18 +123,33 @@ class RunAccount:
             achieved_sparsity=self.achieved_sparsity,
         )
 
-    def _stopwatch(self, total_s: float, checkpoints_s: float) -> Stopwatch:
-        times_s = self._times_s
-        return Stopwatch(
-            total_s=total_s,
-            earlier_s=self._earlier_s,
-            data_s=times_s["data"],
-            loading_s=times_s["loading"],
-            set_up_s=times_s["set_up"] + self._preparing_s,
-            trainer_s=times_s["training"],
-            preparing_s=self._preparing_s,
-            step_times_s=self.clock.step_times_s[self._restored_steps :],
-            evaluation_s=self.progress.evaluation_s,
-            checkpoints_s=checkpoints_s,
-            saving_s=times_s["saving"],
-        )
+
+def run_parts(step_times_s: Sequence[float], seconds: Mapping[str, float]) -> dict[str, float]:
+    """Where the wall clock of a run went, in the parts that the cost model predicts (``TimeEstimate.parts``).
+
+    With ``earlier`` (of a resumed run) and ``other`` they add up to the whole run.
+
+    Args:
+        step_times_s: Every optimizer step of this process.
+        seconds: ``data``, ``loading``, ``set_up`` (up to the first step), ``training`` (all of ``Trainer.train``),
+            ``preparing`` (of that, before the first step), ``evaluation`` and ``checkpoints`` within training,
+            ``saving``, ``earlier`` (other processes and attempts of the run), ``total``.
+    """
+    steps_s, warm_up_s = sum(step_times_s), 0.0
+    if len(step_times_s) >= LEAST_STEPS:
+        warm_up_s = max(0.0, step_times_s[0] - statistics.median(step_times_s[1:]))
+    inside_s = seconds["preparing"] + steps_s + seconds["evaluation"] + seconds["checkpoints"]
+    parts = {
+        "data": seconds["data"],
+        "loading": seconds["loading"],
+        "set_up": seconds["set_up"],
+        "warm_up": warm_up_s,
+        "training": steps_s - warm_up_s,
+        "between_steps": max(0.0, seconds["training"] - inside_s),
+        "evaluation": seconds["evaluation"],
+        "checkpoints": seconds["checkpoints"],
+        "saving": seconds["saving"],
+    }
+    if seconds["earlier"]:
+        parts["earlier"] = seconds["earlier"]
+    return parts | {"other": seconds["total"] - sum(parts.values())}

@@ -35,7 +35,7 @@ def test_unknown_grids_kinds_and_limits(advisor: Advisor) -> None:
 
 def test_devices_are_those_of_the_registry_of_back_ends(advisor: Advisor, cpu_profile: DeviceProfile) -> None:
     assert f"[auto|{'|'.join(backend_names())}]" in advisor("validate", "--help").stdout
-    refused(advisor("validate", "memory", "--device", "tpu"), *backend_names(), "'tpu'")
+    refused(advisor("validate", "memory", "--device", "abacus"), *backend_names(), "'abacus'")
 
 
 def test_grids_and_repeats_of_step_times(advisor: Advisor, cpu_profile: DeviceProfile) -> None:

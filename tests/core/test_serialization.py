@@ -14,7 +14,7 @@ from advisor.core.plan import ExecutionPlan, Plan
 from advisor.core.run import Measurement
 from advisor.core.serialization import from_dict, read_json, to_dict, to_json
 from advisor.core.strategy import Knobs, StrategyConfig
-from advisor.strategies.partial import PartialKnobs
+from advisor.strategies.own_weights import PartialKnobs
 from advisor.strategies.peft import PeftKnobs
 from advisor.strategies.sparse_lora import SparseLoraKnobs
 from tests.core.records import make_plan, measurement

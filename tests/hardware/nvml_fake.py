@@ -59,7 +59,7 @@ def fake_library(
         "nvmlDeviceGetCurrPcieLinkGeneration": lambda handle: 4,
         "nvmlDeviceGetCurrPcieLinkWidth": lambda handle: 16,
         "nvmlDeviceGetComputeRunningProcesses": lambda handle: listed,
-        "nvmlSystemGetDriverVersion": lambda: b"570.10",
+        "nvmlSystemGetDriverVersion": lambda: "570.10",
         "nvmlDeviceGetName": lambda handle: "NVIDIA H200",
         "nvmlDeviceGetPowerUsage": lambda handle: 71_500,
         "nvmlDeviceGetTemperature": lambda handle, sensor: 41,

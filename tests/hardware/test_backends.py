@@ -15,13 +15,13 @@ from advisor.core.cost import CostEstimate
 from advisor.core.errors import AdvisorError, DeviceError
 from advisor.core.plan import ExecutionPlan
 from advisor.hardware.backends import (
+    BACKENDS,
     backend_names,
     backend_of,
     backend_of_id,
     backend_on,
     get_backend,
     is_host,
-    registry,
 )
 from advisor.hardware.profiles import load_profile, save_profile
 
@@ -72,10 +72,6 @@ class NotOne:
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     """Puts a small distribution with entry points on the path; gives the function that does it."""
 
-    def forget() -> None:
-        for function in (registry.get_backend, registry._entry_points, registry._by_torch):
-            function.cache_clear()
-
     def install(entry_points: str) -> None:
         (tmp_path / "their_devices.py").write_text(THEIRS)
         info = tmp_path / "their_devices-1.0.dist-info"
@@ -85,10 +81,10 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
         monkeypatch.syspath_prepend(str(tmp_path))
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH")))))
         monkeypatch.setenv("ADVISOR_HOME", str(tmp_path / "home"))
-        forget()
+        BACKENDS.forget()
 
     yield install
-    forget()
+    BACKENDS.forget()
 
 
 @pytest.fixture
@@ -121,8 +117,9 @@ def test_what_predicting_needs_comes_without_torch() -> None:
 
 
 def test_an_unknown_type_names_the_known_ones() -> None:
-    with pytest.raises(DeviceError, match="cpu, cuda, but got 'tpu'"):
-        get_backend("tpu")
+    with pytest.raises(DeviceError, match="'abacus'") as refused:
+        get_backend("abacus")
+    assert "cpu, cuda" in str(refused.value.fix)
 
 
 def test_devices_are_found_by_profile_by_id_and_by_torchs_name() -> None:
@@ -158,7 +155,7 @@ def test_another_package_adds_a_kind_of_device_that_predicts(rocm_and_mps: None)
 
 
 def test_what_a_back_end_cannot_do_yet_it_says(rocm_and_mps: None) -> None:
-    from advisor.training.placement import backend_of_plan
+    from advisor.training.switches import backend_of_plan
     from tests.core.records import make_plan
 
     for ask, what in (

@@ -7,8 +7,7 @@ import sys
 
 import pytest
 
-from advisor.hardware.kernels import try_bitsandbytes
-from advisor.hardware.trial import finish_trial
+from advisor.hardware.trials import finish_trial, try_bitsandbytes
 
 ANSWER = '{"kind": "fact", "name": "bitsandbytes", "value": "yes", "reason": "NF4"}'
 

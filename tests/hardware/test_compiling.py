@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from advisor.hardware import compiling
 from advisor.hardware.backends import get_backend
-from advisor.hardware.compiling import look_for_compiler, try_compile
+from advisor.hardware.trials import try_compile
 
 
 @pytest.mark.parametrize(
@@ -19,11 +18,8 @@ from advisor.hardware.compiling import look_for_compiler, try_compile
         ("import time; time.sleep(30)", "unknown", "longer than"),
     ],
 )
-def test_every_end_of_the_trial_is_an_answer(
-    monkeypatch: pytest.MonkeyPatch, program: str, value: str, reason: str
-) -> None:
-    monkeypatch.setattr(compiling, "PROGRAM", program)
-    found = try_compile("cpu", 1.0 if value == "unknown" else 20.0)
+def test_every_end_of_the_trial_is_an_answer(program: str, value: str, reason: str) -> None:
+    found = try_compile("cpu", 1.0 if value == "unknown" else 20.0, program)
     assert found.value == value
     assert reason in found.reason
 
@@ -31,4 +27,5 @@ def test_every_end_of_the_trial_is_an_answer(
 def test_a_machine_without_a_compiler_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
-    assert "C++ compiler" in look_for_compiler(get_backend("cpu").runtime).reason
+    refusal = get_backend("cpu").runtime.compile_refusal()
+    assert refusal is not None and "C++ compiler" in refusal[0]

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from advisor.hardware import storage
 from advisor.hardware.backends import get_backend
 from advisor.hardware.benchmark_grid import (
     DIVISORS,
@@ -26,7 +25,7 @@ from advisor.hardware.host import Host
 from advisor.hardware.overhead import overhead_figures
 from advisor.hardware.storage import storage_figures
 from advisor.hardware.timing import CFS_PERIOD_S, SamplingPolicy
-from advisor.hardware.traffic import OPERATORS, class_figures, copy_figures
+from advisor.hardware.traffic import CLASSES, class_figures, copy_figures
 
 torch = pytest.importorskip("torch")
 
@@ -62,7 +61,7 @@ def test_a_full_probe_covers_what_the_time_model_asks_for() -> None:
         f"{dtype}{suffix}" for dtype in ("float32", "bfloat16") for suffix in ("", "/skinny", "/rank64", "/bmm")
     }
     attention = {f"attention{way}/{kernel}" for way in ("", "_backward") for kernel in ("math", "flash")}
-    classes = {name + suffix for name in OPERATORS for suffix in ("", "/bfloat16")}
+    classes = {name + suffix for name in CLASSES for suffix in ("", "/bfloat16")}
     always = {"memory", "cache", "operator", "operator_autograd", "module", "optimizer_foreach", "optimizer_fused"}
     everywhere = per_dtype | attention | classes | always
     assert cpu == everywhere | {"first_touch"}
@@ -76,7 +75,7 @@ def test_a_full_probe_covers_what_the_time_model_asks_for() -> None:
 def test_classes_are_those_of_the_cost_model() -> None:
     from advisor.tracing.ops import MEMBERS
 
-    assert set(OPERATORS) <= {*MEMBERS, "norm", "elementwise"}
+    assert set(CLASSES) <= {*MEMBERS, "norm", "elementwise"}
 
 
 def test_each_size_class_and_rank_is_measured() -> None:
@@ -132,7 +131,7 @@ def test_every_figure_of_a_cpu_can_be_timed(tmp_path: Path) -> None:
         assert found["point"].replace("x", "").isdigit() or not found["point"]
 
 
-def test_files_stay_until_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_stay_until_the_disk_is_full(tmp_path: Path) -> None:
     """A disk with room for three: the fourth is written once the others are gone, and none is left at the end."""
     open_files: list[weakref.ref[io.BytesIO]] = []
 
@@ -143,8 +142,7 @@ def test_files_stay_until_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.M
         open_files.append(weakref.ref(stream))
         return stream
 
-    monkeypatch.setattr(storage, "_flushed", write)
-    work = next(iter(storage_figures(tmp_path))).build(1)
+    work = next(iter(storage_figures(tmp_path, write))).build(1)
     for _ in range(7):
         work.call()
     assert len(open_files) == 7

@@ -13,20 +13,30 @@ import pytest
 
 from advisor.hardware.attention import chosen_kernel
 from advisor.hardware.backends import get_backend
+from advisor.hardware.backends.base import BeforeProbe
+from advisor.hardware.backends.cuda_probing import CudaProbing, cuda_context
 from advisor.hardware.benchmark_grid import figures_of, measure_figure
 from advisor.hardware.benchmarks import Figure, Workload
-from advisor.hardware.context import cuda_context, idle_gpus, loaded_gpu
-from advisor.hardware.gpu_probe import describe, look_back
-from advisor.hardware.gpu_state import gpu_state
 from advisor.hardware.host import Host
-from advisor.hardware.kernels import try_attention_kernel, try_dtype
+from advisor.hardware.nvml import gpu_state
 from advisor.hardware.timing import SamplingPolicy
+from advisor.hardware.trials import try_attention_kernel, try_dtype
 from tests.hardware.nvml_fake import fake_library
 
 torch = pytest.importorskip("torch")
 
 GIB = 2**30
 CUDA = get_backend("cuda")
+
+
+class SmallProbing(CudaProbing):
+    """A probe of a card whose load is small and short."""
+
+    scale = get_backend("cpu").probing.scale
+    load_s = 0.01
+
+
+PROBING = SmallProbing()
 
 
 class Card:
@@ -73,9 +83,9 @@ def emitted() -> tuple[list[dict[str, Any]], Any]:
 
 def test_the_idle_state_is_that_from_before_cuda(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", fake_library(processes={7: GIB}))
-    gpus, refused = idle_gpus()
+    before = PROBING.look_before()
     found, emit = emitted()
-    assert describe("cpu", gpus, refused, emit) == (9, 0)
+    assert PROBING.describe("cpu", before, emit, known=False) == ((9, 0), True)
     assert [finding["kind"] for finding in found] == ["card", "gpu"]
     assert found[0]["total_bytes"] == 80 * GIB
     assert found[1]["moment"] == "idle"
@@ -84,27 +94,27 @@ def test_the_idle_state_is_that_from_before_cuda(card: Card, monkeypatch: pytest
 
 def test_without_nvml_the_reason_is_a_fact(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    gpus, refused = idle_gpus()
+    before = PROBING.look_before()
     found, emit = emitted()
-    assert describe("cpu", gpus, refused, emit) == (9, 0)
+    assert PROBING.describe("cpu", before, emit, known=False) == ((9, 0), True)
     assert found[1]["name"] == "nvml"
     assert "nvidia-ml-py" in found[1]["reason"]
-    look_back("cpu", gpus, "float32", 64, emit)
+    PROBING.look_back("cpu", before, "float32", emit)
     assert [finding["kind"] for finding in found] == ["card", "fact"], "neither a load nor a context is invented"
 
 
 def test_a_part_of_a_gpu_is_asked_for_by_itself(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", fake_library(uuids=("GPU-whole",)))
-    gpus, refused = idle_gpus()
+    before = PROBING.look_before()
     found, emit = emitted()
-    describe("cpu", gpus, refused, emit)
+    PROBING.describe("cpu", before, emit, known=False)
     assert found[1]["moment"] == "started"
 
 
 def test_no_room_for_a_context_is_an_error_and_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
     Card(monkeypatch, full=True)
     found, emit = emitted()
-    assert describe("cpu", {}, "", emit) is None
+    assert PROBING.describe("cpu", BeforeProbe(), emit, known=False) == (None, False)
     assert found[0]["kind"] == "error"
     assert "out of memory" in found[0]["message"]
     assert "nvidia-smi" in found[0]["fix"]
@@ -124,20 +134,18 @@ def test_hidden_processes_leave_the_growth_of_the_card(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "pynvml", fake_library())
     now = gpu_state("0")
     assert cuda_context("cpu", "0", None) is None, "nothing to compare with"
-    before = SimpleNamespace(free_bytes=(now.free_bytes or 0) + GIB)
-    held = cuda_context("cpu", "0", before)  # type: ignore[arg-type]
+    held = cuda_context("cpu", "0", {"free_bytes": now["free_bytes"] + GIB})
     assert held is not None
     assert held[0] == GIB // 2
     assert "growth" in held[1]
-    shrunk = SimpleNamespace(free_bytes=(now.free_bytes or 0) - GIB)
-    assert cuda_context("cpu", "0", shrunk) is None, "another process ended meanwhile"  # type: ignore[arg-type]
+    shrunk = {"free_bytes": now["free_bytes"] - GIB}
+    assert cuda_context("cpu", "0", shrunk) is None, "another process ended meanwhile"
 
 
 def test_clocks_are_read_under_load(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("advisor.hardware.context.LOAD_S", 0.01)
     monkeypatch.setitem(sys.modules, "pynvml", fake_library(processes={os.getpid(): 2 * GIB}, slow_bits=0x4))
     found, emit = emitted()
-    look_back("cpu", {}, "float32", 64, emit)
+    PROBING.look_back("cpu", BeforeProbe(), "float32", emit)
     assert [finding["kind"] for finding in found] == ["gpu", "context"]
     assert (found[0]["moment"], found[0]["state"]["slowdowns"]) == ("loaded", "power cap")
 
@@ -149,7 +157,7 @@ def test_a_card_too_full_for_the_load_still_tells_its_context(card: Card, monkey
     monkeypatch.setattr(torch, "randn", no_room)
     monkeypatch.setitem(sys.modules, "pynvml", fake_library(processes={os.getpid(): 2 * GIB}))
     found, emit = emitted()
-    look_back("cpu", {}, "float32", 64, emit)
+    PROBING.look_back("cpu", BeforeProbe(), "float32", emit)
     assert [finding["kind"] for finding in found] == ["fact", "context"]
     assert "out of memory" in found[0]["reason"]
 
@@ -185,8 +193,7 @@ def test_the_card_is_still_busy_while_its_clocks_are_read(card: Card, monkeypatc
     monkeypatch.setattr(torch, "mm", product)
     monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
     monkeypatch.setattr("time.monotonic", lambda: now_s[0])
-    monkeypatch.setattr("advisor.hardware.context.LOAD_S", 0.02)
-    loaded_gpu("cpu", "0", "float32", 8)
+    PROBING.loaded_state("cpu", "0", "float32")
     assert at_reading[0] * product_s > 0.03
     assert queued[0] == 0, "and waited for in the end"
 

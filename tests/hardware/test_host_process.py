@@ -8,7 +8,6 @@ import sys
 
 import pytest
 
-from advisor.hardware import host_process
 from advisor.hardware.host_process import TUNABLES, USERS_OWN, process_environment
 
 PAGE_FAULTS = """
@@ -85,13 +84,10 @@ def test_what_loading_left_is_handed_back() -> None:
 def test_threads_sleep_where_other_work_needs_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     monkeypatch.setenv("GLIBC_TUNABLES", "")
-    monkeypatch.setattr(host_process, "other_work", lambda: "0.9 of 2 cores idle over 0.25 s")
-    assert process_environment() == {"OMP_WAIT_POLICY": "PASSIVE"}
-    monkeypatch.setattr(host_process, "other_work", lambda: "")
-    assert process_environment() == {}
+    assert process_environment(lambda: "0.9 of 2 cores idle over 0.25 s") == {"OMP_WAIT_POLICY": "PASSIVE"}
+    assert process_environment(lambda: "") == {}
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    monkeypatch.setattr(host_process, "other_work", lambda: pytest.fail("the user's choice needs no look"))
-    assert process_environment() == {}
+    assert process_environment(lambda: pytest.fail("the user's choice needs no look")) == {}
 
 
 SCATTERED = """

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,18 @@ import pytest
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError, InterruptedByUser
 from advisor.core.store import user_data_dir
-from advisor.hardware import load_profile, probe, probe_device, profile_names
+from advisor.hardware import load_profile, probe, profile_names
 from advisor.hardware.backends.cpu import cpu_id
 from advisor.hardware.host import inspect_host
-from advisor.hardware.known import known_findings
+from advisor.hardware.probe import known_findings
 from advisor.hardware.profiles import save_profile
+
+COMMAND: list[str] = []
+"""Of the stand-in, as the fixture ``worker`` wrote it."""
+
+
+def probe_device(**options: Any) -> DeviceProfile:
+    return probe.probe_device(**options, worker=COMMAND)
 
 
 def rate(key: str = "memory") -> dict[str, Any]:
@@ -53,14 +61,14 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def worker(tmp_path: Path) -> Callable[..., None]:
     """Replaces the probing process by a script: these findings between two pieces of code."""
 
     def replace(findings: list[dict[str, Any]], then: str = "", *, first: str = "") -> None:
         script = tmp_path / "worker.py"
         lines = "\n".join(json.dumps(finding) for finding in findings)
         script.write_text(f"import os, sys, signal, time\n{first}\nprint({lines!r}, flush=True)\n{then}\n")
-        monkeypatch.setattr(probe, "WORKER", (sys.executable, str(script)))
+        COMMAND[:] = [sys.executable, str(script)]
 
     return replace
 
@@ -167,10 +175,9 @@ def test_ctrl_c_on_a_full_disk_is_still_ctrl_c(
         probe_device(quick=True, device="cpu", on_progress=interrupt)
 
 
-def test_a_stuck_process_is_ended(own_home: Path, worker: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "QUICK_LIMIT_S", 2.0)
+def test_a_stuck_process_is_ended(own_home: Path, worker: Callable[..., None]) -> None:
     worker([*BEGUN, TIMING], "time.sleep(60)")
-    profile = probe_device(quick=True, device="cpu")
+    profile = probe_device(quick=True, device="cpu", limit_s=2.0)
     assert "SIGKILL" in profile.facts["partial"]
 
 
@@ -200,14 +207,13 @@ def test_a_second_quick_probe_spares_the_imports(own_home: Path, worker: Callabl
     assert "--threads" not in seen.read_text()
 
 
-def test_other_library_versions_are_not_known(
-    own_home: Path, worker: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_library_versions_are_not_known(own_home: Path, worker: Callable[..., None]) -> None:
     worker([*BEGUN, TRIED, DONE])
     probe_device(quick=True, device="cpu")
     assert known_findings("cpu", quick=True)
     assert not known_findings("cuda", quick=True)
-    monkeypatch.setattr("advisor.hardware.known.library_versions", lambda: "peft 99.0, torch 99.0")
+    profile = load_profile(this_host())
+    save_profile(replace(profile, facts={**profile.facts, "libraries": "peft 99.0, torch 99.0 (installed)"}))
     assert not known_findings("cpu", quick=True)
 
 

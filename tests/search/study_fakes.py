@@ -31,9 +31,8 @@ from advisor.search.planner import PlanRequest
 from advisor.search.study import TuneResult, tune_study
 from advisor.search.study.space import Space, method_space
 from advisor.strategies.base import LR_REL, CategoricalDimension, Dimension, IntDimension
-from advisor.strategies.hira import HiraKnobs
-from advisor.strategies.lora import LoraKnobs
-from advisor.strategies.partial import PartialKnobs
+from advisor.strategies.lora import HiraKnobs, LoraKnobs
+from advisor.strategies.own_weights import PartialKnobs
 
 MIB = 2**20
 TRAIN_ROWS, EVAL_ROWS = 9000, 1000

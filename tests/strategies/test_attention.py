@@ -8,8 +8,7 @@ import pytest
 
 from advisor.core.errors import ModelError
 from advisor.core.model import ModelSpec
-from advisor.strategies.attention import FLAGS, attention_implementations, usual_attention
-from advisor.strategies.skeleton import build_skeleton
+from advisor.strategies.skeleton import FLAGS, attention_implementations, build_skeleton, usual_attention
 from tests.strategies.architectures import CONFIGS, spec_of
 
 

@@ -13,7 +13,7 @@ from advisor.core.model import ModelSpec
 from advisor.core.serialization import from_dict, to_dict
 from advisor.core.strategy import SHARED_KNOBS, StrategyConfig
 from advisor.strategies import FloatDimension, IntDimension, get_strategy
-from advisor.training.build import build_model, load_trained
+from advisor.training.build import build_model
 from tests.strategies.conformance import (
     CASES,
     EXECUTION,
@@ -24,6 +24,7 @@ from tests.strategies.conformance import (
     snapshot,
     train,
 )
+from tests.training.reloading import load_trained
 
 LEARNING_RATE = 1e-2
 FIRST_VERSION_KNOBS = (

@@ -44,13 +44,13 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         (tmp_path / "their_methods.py").write_text(
             "from dataclasses import dataclass\n"
             "from advisor.core.strategy import Knobs\n"
-            "from advisor.strategies.full import FullFineTuning\n"
+            "from advisor.strategies.own_weights import FullFineTuning\n"
             "class Mine(FullFineTuning):\n    name = 'mine'\n"
             "class NotOne:\n    pass\n"
             "@dataclass(frozen=True)\nclass Odd(Knobs):\n    needed: int\n    learning_rate: float = 1.0\n"
             "@dataclass\nclass Loose:\n    number: int = 1\n"
-            "class OddOne(Mine):\n    knobs = Odd\n"
-            "class LooseOne(Mine):\n    knobs = Loose\n"
+            "class OddOne(Mine):\n    name, knobs = 'odd', Odd\n"
+            "class LooseOne(Mine):\n    name, knobs = 'odd', Loose\n"
         )
         info = tmp_path / "their_methods-1.0.dist-info"
         info.mkdir()

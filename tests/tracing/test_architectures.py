@@ -15,7 +15,7 @@ from advisor.core.plan import ExecutionPlan
 from advisor.costmodel.model import CostModel
 from advisor.hardware.profiles import load_profile
 from advisor.strategies import get_strategy
-from advisor.strategies.attention import attention_implementations
+from advisor.strategies.skeleton import attention_implementations
 from advisor.tracing.full_depth import FullDepthTrace, phase_peaks
 from advisor.tracing.repeated_layers import Depths, normalize_attention_window, repetition, traced_depths
 from advisor.tracing.step import StepTrace, TraceRequest, trace_step

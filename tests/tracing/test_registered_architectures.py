@@ -19,8 +19,7 @@ from advisor.core.errors import AdvisorError, ModelError, UntraceableError
 from advisor.core.model import Task
 from advisor.core.plan import ExecutionPlan
 from advisor.strategies import get_strategy
-from advisor.strategies.attention import usual_attention
-from advisor.strategies.skeleton import set_depth
+from advisor.strategies.skeleton import set_depth, usual_attention
 from advisor.tracing.repeated_layers import traced_depths
 from advisor.tracing.step import TraceRequest, trace_step
 from advisor.training.models import inspect_model

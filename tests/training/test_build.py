@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig
 from advisor.core.errors import InputError, ModelError
 from advisor.core.plan import ExecutionPlan
 from advisor.strategies import get_strategy, strategy_names
-from advisor.strategies.attention import attention_implementations, usual_attention
+from advisor.strategies.skeleton import attention_implementations, usual_attention
 from advisor.strategies.targets import backbone_layers
 from advisor.training.build import build_model
 from advisor.training.models import inspect_model
@@ -173,7 +173,7 @@ def test_no_weights_no_training(tmp_path: Path) -> None:
 
 
 def test_untied_head_survives_saving(tmp_path: Path) -> None:
-    from advisor.training.build import load_trained
+    from tests.training.reloading import load_trained
 
     for name, task in (
         ("llama", "causal-lm"),
@@ -199,7 +199,7 @@ def test_untied_head_survives_saving(tmp_path: Path) -> None:
 
 
 def test_whole_models_are_reloaded_without_the_base_weights(tmp_path: Path) -> None:
-    from advisor.training.build import load_trained
+    from tests.training.reloading import load_trained
 
     stored(tmp_path / "base")
     spec = inspect_model(str(tmp_path / "base"), "sequence-classification", num_labels=3)

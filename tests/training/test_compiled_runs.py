@@ -17,6 +17,7 @@ import torch
 
 from advisor.core.plan import Plan
 from advisor.core.run import Measurement
+from advisor.hardware.backends import get_backend
 from advisor.training import trainer
 from advisor.training.compilation import described, forget_compiled_code, raised_by_compiled_code
 from advisor.training.trainer import train
@@ -76,7 +77,7 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     yield use
-    forget_compiled_code()
+    forget_compiled_code(get_backend("cpu").runtime)
 
 
 @pytest.fixture(scope="module")

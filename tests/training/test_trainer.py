@@ -12,8 +12,8 @@ import pytest
 from advisor.core.errors import DeviceError, OutputError, PlanError
 from advisor.core.plan import Plan
 from advisor.core.run import Measurement
-from advisor.training.placement import backend_of_plan
 from advisor.training.run_folder import RunFolder
+from advisor.training.switches import backend_of_plan
 from advisor.training.trainer import train
 from tests.training import training_runs
 

@@ -49,7 +49,7 @@ def _train_recipe(plan: Plan, recipe: Recipe, seed: int) -> BenchmarkRun:
     from advisor.training.data.loading import read_rows
     from advisor.training.metrics import HeldOut, held_out_metrics
     from advisor.training.models import load_tokenizer
-    from advisor.training.placement import backend_of_plan
+    from advisor.training.switches import backend_of_plan
     from advisor.training.tasks import get_task
 
     held_out = HeldOut(get_task(plan.model.task))

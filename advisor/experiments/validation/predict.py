@@ -29,7 +29,7 @@ from advisor.experiments.validation.cases import Case, case_key, config_hash, de
 from advisor.experiments.validation.records import QUANTITIES, CaseOutcome, Header, Predicted, Record
 from advisor.measurement.isolation import isolated
 from advisor.strategies import get_strategy
-from advisor.strategies.attention import usual_attention
+from advisor.strategies.skeleton import usual_attention
 from advisor.tracing.trace_store import trace_version
 
 SAFETY_LEVEL = Budget().safety_level

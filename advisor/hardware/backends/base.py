@@ -10,6 +10,7 @@ Predicting needs no torch: ``memory``, ``overhead``, ``setups`` and ``traced_as`
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -98,13 +99,10 @@ class _Missing:
         self._what = what
 
     def __get__(self, backend: Backend | None, owner: type[Backend]) -> Any:
-        if backend is None:
-            return self
-        backend.refuse(self._what)
+        return self if backend is None else backend.refuse(self._what)
 
 
-def _missing(what: str) -> Any:
-    return _Missing(what)
+_missing: Any = _Missing  # of whatever type the member has
 
 
 class Backend:
@@ -179,18 +177,6 @@ class Runtime(ABC):
         """Wait until the device has finished what was queued, so that wall-clock times mean something."""
 
     @abstractmethod
-    def release_cached(self) -> None:
-        """Give back what the allocator keeps for later."""
-
-    @abstractmethod
-    def reset_peaks(self) -> None:
-        """Count the peaks of allocated and reserved bytes anew."""
-
-    @abstractmethod
-    def peaks(self) -> tuple[int | None, int | None]:
-        """Peaks of allocated and reserved bytes; ``None`` where torch does not count them."""
-
-    @abstractmethod
     def memory_watch(self) -> AbstractContextManager[MemoryWatch]:
         """Watches what this process holds of the device while the ``with`` block runs."""
 
@@ -205,6 +191,18 @@ class Runtime(ABC):
     @abstractmethod
     def compile_refusal(self) -> Refusal | None:
         """Why ``torch.compile`` cannot work here; ``None`` where nothing speaks against it."""
+
+    def release_cached(self) -> None:
+        """Give back what the allocator keeps for later."""
+        return
+
+    def reset_peaks(self) -> None:
+        """Count the peaks of allocated and reserved bytes anew."""
+        return
+
+    def peaks(self) -> tuple[int | None, int | None]:
+        """Peaks of allocated and reserved bytes; ``None`` where torch does not count them."""
+        return None, None
 
     def prepare_process(self, num_threads: int | None) -> None:
         """Set this process up to train, for its whole life.
@@ -238,16 +236,17 @@ class Mark(Protocol):
         """Milliseconds up to another mark."""
 
 
-class MemoryWatch(Protocol):
-    """What a process holds of its device.
+@dataclass
+class MemoryWatch:
+    """What a process holds of its device; ``None`` where nobody says.
 
     Attributes:
-        first_bytes: Before the work; ``None`` where nobody says.
-        peak_bytes: The most up to the end; ``None`` where nobody says.
+        first_bytes: Before the work.
+        peak_bytes: The most up to the end.
     """
 
-    first_bytes: int | None
-    peak_bytes: int | None
+    first_bytes: int | None = None
+    peak_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -261,6 +260,18 @@ class BeforeProbe:
 
     states: Mapping[str, Any] = field(default_factory=dict)
     refused: str = ""
+
+
+def slug(text: str) -> str:
+    """A product name as a profile id: lower case, words joined by hyphens.
+
+    Vendor words and trade marks are dropped, so that ``"NVIDIA A100-SXM4-80GB"`` becomes ``"a100-sxm4-80gb"``.
+    """
+    words = re.split(r"[^a-z0-9]+", re.sub(r"\((r|tm|c)\)|®|™", " ", text.lower()))
+    return "-".join(word for word in words if word and word not in _VENDOR_WORDS)
+
+
+_VENDOR_WORDS = ("nvidia", "geforce", "tesla", "corporation", "cpu", "processor", "at")
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Mapping
-from types import TracebackType
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import ClassVar
 
 from advisor.core.plan import ExecutionPlan
@@ -18,39 +18,28 @@ from advisor.hardware.backends.base import (
     Findings,
     Identity,
     MemoryTraits,
+    MemoryWatch,
     OverheadTraits,
     Probing,
     ProfileOf,
     Refusal,
     Runtime,
     SetupTraits,
+    slug,
 )
 from advisor.hardware.benchmarks import Figure, Scale
-from advisor.hardware.device_info import slug
 from advisor.hardware.energy import Counter, RaplCounter
 from advisor.hardware.host import Host
-from advisor.hardware.host_process import keep_freed_memory, peak_resident_bytes, resident_bytes
+from advisor.hardware.host_process import (
+    import_training_libraries,
+    keep_freed_memory,
+    peak_resident_bytes,
+    resident_bytes,
+)
 from advisor.hardware.timing import CFS_PERIOD_S, SamplingPolicy
 
 COMPILERS = ("g++", "clang++", "c++")
 """What inductor builds CPU kernels with (``torch._inductor.config.cpp.cxx``), besides the one that ``CXX`` names."""
-
-
-class ResidentSet:
-    """The process's resident set before and after the work; the kernel keeps the peak."""
-
-    def __init__(self) -> None:
-        self.first_bytes: int | None = None
-        self.peak_bytes: int | None = None
-
-    def __enter__(self) -> ResidentSet:
-        self.first_bytes = resident_bytes()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.peak_bytes = peak_resident_bytes()
 
 
 class CpuRuntime(Runtime):
@@ -62,17 +51,14 @@ class CpuRuntime(Runtime):
     def synchronize(self) -> None:
         pass
 
-    def release_cached(self) -> None:
-        pass
-
-    def reset_peaks(self) -> None:
-        pass
-
-    def peaks(self) -> tuple[int | None, int | None]:
-        return None, None
-
-    def memory_watch(self) -> ResidentSet:
-        return ResidentSet()
+    @contextmanager
+    def memory_watch(self) -> Iterator[MemoryWatch]:
+        """The process's resident set, whose peak the kernel keeps."""
+        watch = MemoryWatch(resident_bytes())
+        try:
+            yield watch
+        finally:
+            watch.peak_bytes = peak_resident_bytes()
 
     def energy_counter(self) -> Counter:
         return RaplCounter()
@@ -125,8 +111,6 @@ class CpuProbing(Probing):
     ) -> tuple[tuple[int, int] | None, bool]:
         """What the training libraries hold of the process's memory is all that a CPU does not say of itself."""
         if not known:
-            from advisor.hardware.context import import_training_libraries
-
             emit(kind="importing")
             held_bytes, reason = import_training_libraries()
             emit(kind="context", bytes=held_bytes, reason=reason)
@@ -190,12 +174,8 @@ class CpuBackend(Backend):
     def refusals(self, execution: ExecutionPlan, *, here: bool) -> list[Refusal]:
         found = []
         if execution.optim.startswith("paged"):
-            found.append(
-                (
-                    f"{execution.optim} pages its states out of a GPU, but the device is a CPU",
-                    "use adamw_bnb_8bit or adamw_torch_fused",
-                )
-            )
+            rule = f"{execution.optim} pages its states out of a GPU, but the device is a CPU"
+            found.append((rule, "use adamw_bnb_8bit or adamw_torch_fused"))
         if execution.amp == "fp16":
             found.append(("fp16 mixed precision needs a GPU, but the device is a CPU", "use amp bf16 or none"))
         if execution.tf32:

@@ -19,7 +19,7 @@ from advisor.core.plan import (
 from advisor.core.strategy import StrategyConfig
 from advisor.hardware.backends import backend_of
 from advisor.strategies import Strategy, get_strategy
-from advisor.strategies.attention import attention_implementations
+from advisor.strategies.skeleton import attention_implementations
 
 LARGE_DECODER_PARAMETERS = 1_000_000_000
 """From here on decoders are published, and their adapters trained, in half precision (Llama, Mistral and Qwen model

@@ -13,7 +13,7 @@ from advisor.core.strategy import StrategyConfig
 from advisor.hardware.backends import backend_of
 from advisor.search.planner.precision import is_frozen_base
 from advisor.strategies import Strategy, find_strategy, get_strategy
-from advisor.strategies.attention import attention_implementations
+from advisor.strategies.skeleton import attention_implementations
 
 CHECKPOINTING = "checkpointing"
 FOUR_BIT = "4-bit weights"

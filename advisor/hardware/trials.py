@@ -1,10 +1,20 @@
-"""What works on a device, found by trying it: data types, attention kernels, the bitsandbytes back end."""
+"""What works on a device, found by trying it: data types, attention kernels, ``torch.compile``, bitsandbytes.
+
+bitsandbytes is tried in a process of its own, beside the imports of the probing one: a broken native library ends only
+that process, and importing it costs no time when a second core is free. Run as ``python -m advisor.hardware.trials
+DEVICE DTYPE``, it prints one JSON line per finding.
+"""
 
 from __future__ import annotations
 
 import importlib
+import json
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 from advisor.hardware.attention import backend
 from advisor.hardware.host import Finding
@@ -18,6 +28,15 @@ LARGEST_PRODUCT_ERROR = 0.05
 """Relative, against the product with the same weights unpacked: float16 accumulated in another order stays below."""
 SMALLEST_8BIT_ELEMENTS = 8192
 """Beyond the 4096 elements from which bitsandbytes keeps states in one byte (``min_8bit_size``)."""
+TRIAL_S = 25.0
+"""Importing torch and bitsandbytes from a cold disk takes about ten seconds."""
+COMPILED_PROGRAM = """
+import sys, torch
+f = torch.compile(lambda x: torch.nn.functional.gelu(x * 2.0).sum())
+x = torch.ones(64, device=sys.argv[1], requires_grad=True)
+f(x).backward()
+print("finite" if bool(torch.isfinite(x.grad).all()) else "not finite")
+"""
 
 
 def try_dtype(device: str, dtype: str) -> Finding:
@@ -160,6 +179,67 @@ def _step_8bit(device: str) -> str:
 
 
 def first_line(failure: BaseException) -> str:
-    """What an exception says, short enough for a table."""
+    """What an exception says first, short enough for a table."""
     lines = str(failure).strip().splitlines()
     return lines[0][:160] if lines else type(failure).__name__
+
+
+def try_compile(device: str, limit_s: float, program: str = COMPILED_PROGRAM) -> Finding:
+    """Compile a small function and differentiate it; needs a C++ compiler on CPU and Triton on CUDA.
+
+    Args:
+        device: As torch names it.
+        limit_s: After this the compiler is ended and the answer is ``"unknown"``.
+        program: What compiles it; gets the device as its argument and prints ``finite``.
+    """
+    command = [sys.executable, "-c", program, device]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
+    except subprocess.TimeoutExpired:
+        return Finding("unknown", f"compiling a small function took longer than {limit_s:.0f} s")
+    except OSError as failure:
+        return Finding("unknown", f"could not be tried: {failure}")
+    if done.returncode == 0 and done.stdout.strip() == "finite":
+        return Finding("yes", "tried: a small function with its gradient")
+    lines = [line for line in (done.stderr or done.stdout).strip().splitlines() if line.strip()]
+    return Finding("no", f"tried: {lines[-1][:160] if lines else f'exit code {done.returncode}'}")
+
+
+def start_trial(device: str, dtype: str) -> subprocess.Popen[str]:
+    """Begin trying bitsandbytes on a device, with products in this data type."""
+    command = [sys.executable, "-m", "advisor.hardware.trials", device, dtype]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def finish_trial(trial: subprocess.Popen[str], limit_s: float = TRIAL_S) -> list[dict[str, Any]]:
+    """Wait for the answers; an end by a signal or by the limit is one.
+
+    Returns:
+        ``fact`` findings.
+    """
+    try:
+        output, _ = trial.communicate(timeout=limit_s)
+        ended = "" if trial.returncode == 0 else f"trying it ended the process: {exit_reason(trial.returncode)}"
+    except subprocess.TimeoutExpired:
+        trial.kill()
+        output, _ = trial.communicate()
+        ended = f"trying it took longer than {limit_s:.0f} s"
+    findings = [json.loads(line) for line in output.splitlines() if line.startswith("{") and line.endswith("}")]
+    if ended:
+        findings.append({"kind": "fact", "name": "bitsandbytes", "value": "no", "reason": ended})
+    return findings
+
+
+def exit_reason(code: int | None) -> str:
+    """How a process ended, in words."""
+    return f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
+
+
+def main(device: str, dtype: str) -> None:
+    """Try bitsandbytes and print what happened."""
+    for name, found in try_bitsandbytes(device, dtype):
+        print(json.dumps({"kind": "fact", "name": name, "value": found.value, "reason": found.reason}), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])
