@@ -254,7 +254,7 @@ def budget_of(options: dict[str, Any]) -> Budget:
 
 
 def read_peft_config(path: Path | None) -> dict[str, Any] | None:
-    """The JSON object of ``--peft-config``.
+    """The JSON object of ``--peft-config``: a file, or the folder of a saved adapter.
 
     Raises:
         InputError: missing, not JSON, or not an object.
@@ -263,7 +263,10 @@ def read_peft_config(path: Path | None) -> dict[str, Any] | None:
         return None
     from advisor.core.serialization import read_json
 
-    values = read_json(path, what="--peft-config")
+    file = path / "adapter_config.json" if path.is_dir() else path
+    values = read_json(file, what="--peft-config")
     if not isinstance(values, dict):
-        raise InputError(f"--peft-config must hold a JSON object, but {path} holds a {type(values).__name__}")
+        raise InputError(f"--peft-config must hold a JSON object, but {file} holds a {type(values).__name__}")
+    if path.is_dir():  # PEFT saves every adapter ready for inference
+        values.pop("inference_mode", None)
     return values

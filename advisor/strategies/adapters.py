@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +72,17 @@ class RankKnobs(TargetKnobs):
         return (f"r={self.rank}", *super().described())
 
 
+PRESETS = ("attention", "all-linear")
+"""Names for groups of modules, in place of the modules' own."""
+
+
+def names_layers(given: Any) -> bool:
+    """Whether module names may tell layers apart: a regular expression, or a name that holds a number."""
+    if isinstance(given, str):
+        return given not in PRESETS
+    return any(part.isdigit() for name in given or () for part in str(name).split("."))
+
+
 class AdapterStrategy(Strategy):
     """Wraps the model with ``peft.get_peft_model``.
 
@@ -100,9 +110,7 @@ class AdapterStrategy(Strategy):
         """
 
     def uneven_layers(self, config: StrategyConfig) -> int | None:
-        targets = TargetKnobs.of(config).target_modules
-        numbered = isinstance(targets, tuple) and any(re.search(r"(^|\.)\d+\.", name) for name in targets)
-        return None if numbered else 0
+        return None if names_layers(TargetKnobs.of(config).target_modules) else 0
 
     def apply(self, model: nn.Module, config: StrategyConfig, task: Task, *, quantized: bool = False) -> nn.Module:
         import peft

@@ -14,7 +14,7 @@ from advisor.core.model import ModelSpec, Task
 from advisor.core.plan import Optimizer
 from advisor.core.strategy import StrategyConfig
 from advisor.core.tasks import TaskTraits, task_traits
-from advisor.strategies.adapters import AdapterStrategy, TargetKnobs
+from advisor.strategies.adapters import PRESETS, AdapterStrategy, TargetKnobs, names_layers
 from advisor.strategies.ia3 import feedforward_targets, rescaled_modules
 from advisor.strategies.lora import lora_learning_rate
 from advisor.strategies.skeleton import build_skeleton
@@ -33,9 +33,12 @@ if TYPE_CHECKING:
 
 _LAYERS_APART = (
     *("layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "exclude_modules"),
-    "layer_replication",
+    *("layer_replication", "adapter_layers"),
 )
 """Fields of PEFT's configurations that treat some layers unlike others."""
+
+_NAMES = ("target_modules", "feedforward_modules", "modules_to_save", "target_parameters")
+"""Fields that name modules; a name may hold the number of a layer."""
 
 _PUBLISHED_AS = {"LORA": "lora", "IA3": "ia3", "HIRA": "hira"}
 """The strategy whose published comparisons speak for a ``peft_type``."""
@@ -52,7 +55,12 @@ LENGTHENS = frozenset({"P_TUNING", "PROMPT_TUNING"})
 PLACED_BY_PEFT = frozenset({"ADAPTION_PROMPT", "SHADOW", "TRAINABLE_TOKENS"})
 """These do not wrap linear layers but attention blocks, decoder layers and the embeddings; PEFT finds them itself."""
 
-PRESETS = ("attention", "all-linear")
+DATA_DRIVEN = {
+    "eva": "peft.initialize_lora_eva_weights",
+    "corda": "peft.tuners.lora.corda.preprocess_corda",
+    "lora_ga": "peft.tuners.lora.loraga.preprocess_loraga",
+}
+"""Values of ``init_lora_weights`` that need batches of the data before training, and what prepares them."""
 
 
 def _default_config() -> dict[str, Any]:
@@ -120,8 +128,10 @@ class AnyPeft(AdapterStrategy):
         return int(knobs.peft_config.get("num_virtual_tokens") or 0) if knobs.kind in LENGTHENS else 0
 
     def uneven_layers(self, config: StrategyConfig) -> int | None:
-        apart = any(PeftKnobs.of(config).peft_config.get(key) for key in _LAYERS_APART)
-        return None if apart else super().uneven_layers(config)
+        values = PeftKnobs.of(config).peft_config
+        apart = any(values.get(key) for key in _LAYERS_APART)
+        named = any(names_layers(values.get(key)) for key in _NAMES)
+        return None if apart or named else super().uneven_layers(config)
 
     def quality_family(self, config: StrategyConfig) -> str:
         return _PUBLISHED_AS.get(PeftKnobs.of(config).kind, self.name)
@@ -179,8 +189,9 @@ def _config_class(knobs: PeftKnobs) -> Any:
 
 
 def _refuse_unknown_keys(values: dict[str, Any], known: set[str], class_name: str) -> None:
+    """Unknown keys without a value do nothing: another version of PEFT saved them, and PEFT itself drops them."""
     problems = []
-    for key in sorted(set(values) - known):
+    for key in sorted(key for key in set(values) - known if values[key]):
         near = difflib.get_close_matches(key, sorted(known), n=1)
         problems.append(f"{key!r} is no field of it" + (f"; did you mean {near[0]!r}?" if near else ""))
     if problems:
@@ -196,6 +207,12 @@ def _broken_rules(
     broken: list[tuple[str, str]] = []
     if values.get("inference_mode"):
         broken.append(("inference_mode must be false for training, but got true", "remove inference_mode"))
+    if (init := str(values.get("init_lora_weights")).lower()) in DATA_DRIVEN:
+        rule = (
+            f"init_lora_weights {init!r} must be computed from batches of the data ({DATA_DRIVEN[init]}), which is not "
+            "done here: training would start from other weights"
+        )
+        broken.append((rule, 'use "init_lora_weights": true, or "pissa" or "olora", which look at the weights alone'))
     if kind in NEEDS_TASK_IDS:
         rule = (
             f"{kind} trains on several tasks at once: PEFT's forward pass needs task_ids beside every batch, "

@@ -184,6 +184,10 @@ def quantizable_linears(model: nn.Module) -> tuple[str, ...]:
 def _from_weights(
     spec: ModelSpec, options: dict[str, Any], quantization: Quantization | None, device: str
 ) -> nn.Module:
+    import transformers
+
+    from advisor.training.sources import DEQUANTIZED_WHILE_LOADING, stored_quantization
+
     if not spec.has_weights:
         raise ModelError(
             f"training needs weights, but {spec.source} has none", fix="name a folder or hub id with weights"
@@ -198,6 +202,8 @@ def _from_weights(
         options["quantization_config"] = GgufConfig(dequantize=True)
     else:
         options["use_safetensors"] = None if spec.allow_pickle else True
+        if (stored := stored_quantization(spec.config)) is not None:
+            options["quantization_config"] = getattr(transformers, DEQUANTIZED_WHILE_LOADING[stored])(dequantize=True)
     if quantization is not None and spec.kind != "gguf":
         from advisor.training.quantization import bitsandbytes_config
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -185,6 +186,13 @@ _OFFSET_POSITIONS = frozenset(
 )
 
 
+SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece*.model", "spm*.model")
+"""What T5, DeBERTa-v3, XLM-RoBERTa and Llama-2 call it in their original repositories."""
+
+TOKENIZER_PACKAGES = ("sentencepiece", "protobuf")
+"""Distributions that transformers reads a SentencePiece model with."""
+
+
 def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
     """The model's own tokenizer, with a pad token (the end-of-text token where it has none).
 
@@ -204,6 +212,7 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
     if spec.kind == "gguf":
         path = Path(spec.source).expanduser()
         folder, options["gguf_file"] = str(path.parent), path.name
+    _check_tokenizer_packages(spec)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             folder if spec.kind == "hub" else Path(folder).expanduser(), **options
@@ -218,6 +227,21 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token is None:
         raise ModelError(f"the tokenizer of {spec.source} has neither a pad token nor an end-of-text token to pad with")
     return tokenizer
+
+
+def _check_tokenizer_packages(spec: ModelSpec) -> None:
+    """A folder with nothing but a SentencePiece model needs that package to convert it."""
+    folder = Path(spec.source).expanduser()
+    if spec.kind != "folder" or (folder / "tokenizer.json").is_file():
+        return
+    found = next((path for name in SENTENCEPIECE_FILES for path in folder.glob(name)), None)
+    missing = [name for name in TOKENIZER_PACKAGES if not list(distributions(name=name))]
+    if found is not None and missing:
+        raise ModelError(
+            f"the tokenizer {found.name} of {spec.source} is a SentencePiece model, and reading it needs "
+            f"{' and '.join(missing)}",
+            fix=f"pip install {' '.join(missing)}, or put a tokenizer.json into the folder",
+        )
 
 
 def _no_tokenizer(spec: ModelSpec, reason: str) -> ModelError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,10 @@ from advisor.hardware.trials import first_line
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 PICKLE_PATTERNS = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
+
+DEQUANTIZED_WHILE_LOADING = {"mxfp4": "Mxfp4Config", "fp8": "FineGrainedFP8Config"}
+"""Formats of checkpoints that have no other original, with the class in transformers whose ``dequantize=True`` loads
+them in the plan's data type, as they are fine-tuned (gpt-oss, DeepSeek-V3 and its kin)."""
 
 FoundModel = tuple[dict[str, Any], bool, int]
 """Parsed configuration with ``model_type``; whether weights can be loaded; their bytes on disk, 0 when unknown."""
@@ -29,6 +34,7 @@ def read_source(
     """
     path = Path(source).expanduser()
     if kind == "folder":
+        _refuse_adapter(path, source)
         config = _checked_config(
             read_json(path / "config.json", what="the model's config.json", error=ModelError), source, trust_remote_code
         )
@@ -39,6 +45,21 @@ def read_source(
     if kind == "gguf":
         return _gguf_config(path), True, path.stat().st_size
     return _hub_model(source, trust_remote_code, allow_pickle, revision)
+
+
+def _refuse_adapter(folder: Path, source: str) -> None:
+    """What PEFT saved is no model; say whose adapter it is."""
+    adapter = folder / "adapter_config.json"
+    if not adapter.is_file() or (folder / "config.json").is_file():
+        return
+    values = read_json(adapter, what="the adapter's adapter_config.json", error=ModelError)
+    values = values if isinstance(values, dict) else {}
+    base, kind = values.get("base_model_name_or_path"), values.get("peft_type") or "PEFT"
+    raise ModelError(
+        f"{source} must be a model, but it is a {kind} adapter of {base or 'another model'}",
+        fix=f"name {base or 'its base model'}; a new adapter is trained, a saved one is not continued. "
+        f"`--peft-config {source}` takes over its configuration",
+    )
 
 
 def _checked_config(values: Any, source: str, trust_remote_code: bool) -> dict[str, Any]:
@@ -63,13 +84,20 @@ def _checked_config(values: Any, source: str, trust_remote_code: bool) -> dict[s
             f"the model type must be one that transformers knows, but {source} has {model_type!r}",
             fix=f"did you mean {' or '.join(near)}?" if near else "upgrade transformers, or choose another model",
         )
-    if "quantization_config" in values:
-        method = (values["quantization_config"] or {}).get("quant_method", "an unknown method")
+    method = stored_quantization(values)
+    if method is not None and method not in DEQUANTIZED_WHILE_LOADING:
         raise ModelError(
             f"weights must not be quantised already, but those of {source} are ({method})",
             fix="name the original model; the method qlora quantises it itself",
         )
     return values
+
+
+def stored_quantization(config: Mapping[str, Any]) -> str | None:
+    """How a checkpoint's weights are quantised (``quant_method`` of its ``quantization_config``); ``None``: not."""
+    if "quantization_config" not in config:
+        return None
+    return str((config["quantization_config"] or {}).get("quant_method", "an unknown method"))
 
 
 def _folder_weights(folder: Path, allow_pickle: bool) -> tuple[bool, int]:

@@ -18,6 +18,7 @@ from advisor.hardware.backends.base import Refusal
 from advisor.hardware.profiles import load_profile, profile_names
 from advisor.strategies import get_strategy, strategies
 from advisor.strategies.base import Strategy
+from advisor.training.sources import stored_quantization
 
 
 def check_execution(
@@ -85,6 +86,12 @@ def _own_refusals(
     if execution.loss == "fused-linear" and not spec.traits.predicts_next_token:
         rule = f"the loss fused-linear predicts every next token (task causal-lm), but the task is {spec.task}"
         yield rule, "use the standard loss"
+    if method.stores_4bit_weights and (stored := stored_quantization(spec.config)) is not None:
+        rule = (
+            f"{strategy.method} quantises 16-bit weights itself, but those of {spec.source} are stored in {stored} and "
+            "become 16-bit ones only while they are loaded"
+        )
+        yield rule, f"use the method {' or '.join(method.alternatives) or 'lora'}, or a copy of the model in bfloat16"
     if execution.kbit_upcast and not method.stores_4bit_weights:
         others = ", ".join(s.name for s in strategies() if s.stores_4bit_weights)
         rule = f"kbit_upcast prepares a model with 4-bit weights, but {strategy.method} keeps them as they are"

@@ -180,6 +180,31 @@ class TestAnyPeft:
         model = build_model(spec, self.config(values), EXECUTION)
         assert self.strategy.declared_trainable(model, self.config(values))
 
+    @pytest.mark.parametrize("init", ["eva", "EVA", "corda", "lora_ga"])
+    def test_initialisations_from_data_are_refused(self, init: str) -> None:
+        [problem] = self.problems({"peft_type": "LORA", "init_lora_weights": init})
+        assert "must be computed from batches of the data" in problem
+        assert self.problems({"peft_type": "LORA", "init_lora_weights": "olora"}) == []
+
+    def test_unknown_keys_without_a_value_do_nothing(self) -> None:
+        assert self.problems({"peft_type": "LORA", "option_of_a_later_version": None, "another": []}) == []
+        assert len(self.problems({"peft_type": "LORA", "option_of_a_later_version": 3})) == 2
+
+    @pytest.mark.parametrize(
+        ("values", "expected"),
+        [
+            ({"target_modules": ["q_proj", "v_proj"]}, 0),
+            ({"target_modules": "all-linear"}, 0),
+            ({"target_modules": r".*layers\.[0-2]\..*q_proj"}, None),
+            ({"target_modules": ["layers.0.self_attn.q_proj"]}, None),
+            ({"target_modules": ["q_proj"], "modules_to_save": ["model.layers.1"]}, None),
+            ({"peft_type": "ADAPTION_PROMPT", "adapter_len": 4, "adapter_layers": 2}, None),
+        ],
+        ids=str,
+    )
+    def test_names_that_tell_layers_apart_forbid_a_shallow_trace(self, values: dict, expected: int | None) -> None:
+        assert self.strategy.uneven_layers(self.config({"peft_type": "LORA"} | values)) == expected
+
     def test_dora_through_lora(self, fake_device) -> None:
         spec = spec_of("llama", "causal-lm")
         counts = trainable(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 from advisor.core.errors import EXIT_BAD_INPUT, InputError, ModelError
-from advisor.training.models import inspect_model
-from advisor.training.sources import check_safetensors
+from advisor.core.plan import ExecutionPlan
+from advisor.strategies import get_strategy
+from advisor.training.models import TOKENIZER_PACKAGES, inspect_model, load_tokenizer
+from advisor.training.sources import check_safetensors, stored_quantization
+from advisor.training.switches import check_execution
 
 
 @pytest.fixture
@@ -202,3 +206,41 @@ def test_name_that_the_hub_cannot_give_offline(monkeypatch: pytest.MonkeyPatch) 
     error = refusal("no-such-organisation/no-such-model")
     assert "neither a path here nor a model that can be reached" in error.message
     assert "local folder" in str(error.fix)
+
+
+def test_adapters_name_their_base_model(tmp_path: Path) -> None:
+    values = {"peft_type": "LORA", "base_model_name_or_path": "org/base", "r": 8}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(values))
+    found = refusal(tmp_path)
+    assert f"{tmp_path} must be a model, but it is a LORA adapter of org/base" in found.message
+    assert found.fix is not None
+    assert found.fix.startswith("name org/base")
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "compressed-tensors"])
+def test_quantised_checkpoints_that_have_an_original(folder: Path, method: str) -> None:
+    edit(folder, quantization_config={"quant_method": method})
+    assert f"({method})" in refusal(folder).message
+
+
+@pytest.mark.parametrize("method", ["mxfp4", "fp8"])
+def test_checkpoints_that_are_dequantised_while_loading(folder: Path, method: str) -> None:
+    edit(folder, quantization_config={"quant_method": method})
+    spec = inspect_model(str(folder), "sequence-classification")
+    assert stored_quantization(spec.config) == method
+    check_execution(spec, get_strategy("lora").default_config(spec), ExecutionPlan(4), device_type="cpu", traced=True)
+    with pytest.raises(InputError, match=f"are stored in {method}"):
+        check_execution(
+            spec, get_strategy("qlora").default_config(spec), ExecutionPlan(4), device_type="cpu", traced=True
+        )
+
+
+@pytest.mark.skipif(
+    all(list(distributions(name=name)) for name in TOKENIZER_PACKAGES), reason="SentencePiece models can be read here"
+)
+@pytest.mark.parametrize("name", ["tokenizer.model", "spiece.model", "sentencepiece.bpe.model"])
+def test_sentencepiece_models_name_the_packages_that_read_them(folder: Path, name: str) -> None:
+    (folder / name).write_bytes(b"stub")
+    with pytest.raises(ModelError, match=f"the tokenizer {name} of") as caught:
+        load_tokenizer(inspect_model(str(folder), "sequence-classification"))
+    assert str(caught.value.fix).startswith("pip install")
