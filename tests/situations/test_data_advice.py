@@ -27,6 +27,9 @@ def jsonl(records: Any) -> bytes:
 CLASSIFY, MASKED, CAUSAL = ({"task": name} for name in ("sequence-classification", "masked-lm", "causal-lm"))
 OTHER_NAMES = jsonl([{"words": row["text"], "way": row["label"], "key": row["id"]} for row in ROWS])
 JUDGED = [{"prompt": f"Row {i}?", "completion": "Up.", "label": bool(i % 2)} for i in range(9)]
+NAMELESS = [{"conversation": [{"me": f"Row {i}?", "you": "Up."}]} for i in range(9)]
+TOKENS = [{"tokens": ["up", "down"], "tags": [0, 1]} for _ in range(9)]
+PARTS = [{**row, "parts": ["a"]} for row in ROWS]
 PROSE = b"One line.\n\nAnother line.\n\nA third."
 THREE = TABLE + TABLE.partition("\n")[2].replace("up", "side").replace("Row", "Line")
 SWALLOWED = 'text,label\n"first,up\nsecond,down\nthird",up\n' + TABLE.partition("\n")[2]
@@ -35,6 +38,9 @@ CASES: dict[str, tuple[str, bytes, str, dict[str, str]]] = {
     "three unknown names": ("a.jsonl", OTHER_NAMES, ENCODER, {}),
     "the same for a decoder": ("a.jsonl", OTHER_NAMES, DECODER, CAUSAL),
     "the same for masked text": ("a.jsonl", OTHER_NAMES, ENCODER, MASKED),
+    "turns of two names": ("a.jsonl", jsonl(NAMELESS), DECODER, CAUSAL),
+    "tokens to classify": ("a.jsonl", jsonl(TOKENS), ENCODER, {}),
+    "a list as the text": ("a.jsonl", jsonl(PARTS), ENCODER, {"text-column": "parts"}),
     "an id as the label": ("a.jsonl", jsonl(ROWS), ENCODER, {"label-column": "id"}),
     "a column that is not there": ("a.jsonl", jsonl(ROWS), ENCODER, {"text-column": "words"}),
     "a label column that is not there": ("a.jsonl", jsonl(ROWS), ENCODER, {"label-column": "words"}),
@@ -93,5 +99,11 @@ def test_following_the_fix_leads_on(case: str, tmp_path: Path) -> None:
     assert attempt is not None or case in FOR_PEOPLE, f"only people can follow this: {told[-1]}"
 
 
-FOR_PEOPLE = {"judged answers", "running text to classify", "a wrong encoding"}
+FOR_PEOPLE = {
+    "judged answers",
+    "turns of two names",
+    "tokens to classify",
+    "running text to classify",
+    "a wrong encoding",
+}
 """Their fix begins with changing the file, or with knowing what it is."""

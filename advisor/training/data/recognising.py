@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 from advisor.core.data import DataSpec
 from advisor.core.errors import DataError
 from advisor.core.tasks import TASKS
+from advisor.training.data.cells import is_absent, is_text
 from advisor.training.data.formats import (
+    CHAT_COLUMNS,
     FORMATS,
     INDEX_COLUMNS,
     LABEL_COLUMNS,
     RUNNING_TEXT,
+    TEXT,
     TEXT_COLUMNS,
     RowFormat,
     recognise,
@@ -92,7 +95,9 @@ def _require_text(spec: DataSpec, kinds: Sequence[RowKind], task: str) -> None:
 
 
 def _tasks_for(row_format: RowFormat) -> list[str]:
-    return [task.name for task in TASKS.all() if isinstance(task, DataRules) and row_format.kind in task.row_kinds]
+    """Tasks that are trained on such rows."""
+    trained = (task for task in TASKS.all() if isinstance(task, DataRules) and not task.traits.predicted_only)
+    return [task.name for task in trained if row_format.kind in task.row_kinds]
 
 
 def _unsuitable(spec: DataSpec, row_format: RowFormat, task: str) -> DataError:
@@ -137,23 +142,34 @@ def _unrecognised(spec: DataSpec, table: Table, kinds: Sequence[RowKind], task: 
             + (" and --label-column" if "labelled" in kinds else ""),
         )
     free = [name for name in table.columns if name not in named.values() and name.lower() not in INDEX_COLUMNS]
-    texts = [name for name in free if not looks_like_classes(table.column(name))] or free
     if "labelled" in kinds and spec.text_column is not None and spec.label_column is None:
         return _unknown_column(table, "label", LABEL_COLUMNS, free)
+    texts = [name for name in free if is_text(_first_value(table, name))]
     if spec.text_column is None:
-        pairs = "" if "conversation" not in kinds else "; the answer to a prompt with --text-pair-column"
-        return _unknown_column(table, "text", TEXT_COLUMNS, texts, pairs)
+        turns = next((name for name in free if name.lower() in CHAT_COLUMNS and name not in texts), None)
+        if turns is not None and "conversation" in kinds:
+            return DataError(
+                f"turns must be objects with role and content (or from and value), but column {turns!r} of"
+                f" {table.name} has {str(_first_value(table, turns))[:60]!r}",
+                fix='write them as {"role": "user", "content": "..."}',
+            )
+        more = "; the answer to a prompt with --text-pair-column" if "conversation" in kinds else ""
+        if "labelled" in kinds:
+            more = f"; for texts without labels, pass --task {' or '.join(_tasks_for(TEXT))} as well"
+        varied = [name for name in texts if not looks_like_classes(table.column(name))]
+        return _unknown_column(table, "text", TEXT_COLUMNS, varied or texts, more)
     column = spec.text_pair_column or spec.text_column
+    option = "--text-pair-column" if spec.text_pair_column else "--text-column"
+    first = _first_value(table, column)
     return DataError(
         f"{task} must find text in the columns that are named, but column {column!r} of {table.name} has"
-        f" {_shown_value(table, column)}",
-        fix=f"name one of {', '.join(map(repr, texts))}" if texts else "name a file with texts",
+        f" a {type(first).__name__}, {str(first)[:60]!r}",
+        fix=f"name one of {', '.join(map(repr, texts))} with {option}" if texts else "name a file with texts",
     )
 
 
-def _shown_value(table: Table, column: str) -> str:
-    first = next((value for value in table.column(column) if value is not None), None)
-    return f"a {type(first).__name__}, {str(first)[:60]!r}"
+def _first_value(table: Table, column: str) -> Any:
+    return next((value for value in table.column(column) if not is_absent(value)), None)
 
 
 def _unknown_column(table: Table, what: str, usual: Sequence[str], free: Sequence[str], more: str = "") -> DataError:

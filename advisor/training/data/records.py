@@ -10,7 +10,7 @@ from typing import Any
 
 from advisor.core.data import DataSpec
 from advisor.core.errors import DataError
-from advisor.training.data.cells import CellError, text_of
+from advisor.training.data.cells import CellError, is_absent, is_text, text_of
 from advisor.training.data.formats import CHAT, FORMATS, PROMPT_COMPLETION, RUNNING_TEXT, TEXT, RowFormat
 from advisor.training.data.hub import read_split
 from advisor.training.data.labels import known_classes, label_texts, spelling_findings
@@ -204,9 +204,17 @@ def _texts(table: Table, column: str) -> list[str]:
         except CellError as failure:
             raise DataError(
                 f"column {column!r} of {table.name} must hold text, but row {row} has {failure.got}",
-                fix="name the column that holds the text with --text-column",
+                fix=_columns_of_text(table, but=column),
             ) from None
     return texts
+
+
+def _columns_of_text(table: Table, but: str) -> str:
+    firsts = {name: next((v for v in table.columns[name] if not is_absent(v)), None) for name in table.columns}
+    names = [repr(name) for name, value in firsts.items() if name != but and is_text(value)]
+    if not names:
+        return "write the text of every row into one column"
+    return f"name one of {', '.join(names)} with --text-column"
 
 
 def _paragraphs(text: str) -> list[PlainText]:

@@ -142,7 +142,7 @@ def _read_json(path: Path, options: ReadOptions) -> Table:
     else:
         lines = enumerate(file.text.split("\n"), start=1)
         content, line_by_line = [_parse_json(path, line, line=n) for n, line in lines if line.strip()], True
-    if line_by_line and len(content) == 1 and isinstance(content[0], dict):
+    if line_by_line and len(content) == 1 and isinstance(content[0], dict) and ".json" in path.suffixes:
         content = content[0]
     if isinstance(content, dict):
         return _table_of_object(path, content, file.notes)
@@ -184,7 +184,7 @@ def _table_of_object(path: Path, content: dict[str, Any], notes: tuple[str, ...]
         for key, value in content.items()
         if isinstance(value, list) and value and all(isinstance(row, dict) for row in value)
     ]
-    if path.suffix != ".jsonl" and len(nested) == 1 and nested[0][0] not in KNOWN_NAMES:
+    if len(nested) == 1 and nested[0][0] not in KNOWN_NAMES:
         key, rows_below = nested[0]
         left = [name for name in content if name != key]
         beside = f"; not used beside them: {', '.join(left)}" if left else ""

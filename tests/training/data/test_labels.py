@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from advisor.core.data import DataSpec
 from advisor.core.errors import DataError
-from advisor.training.data.labels import label_order, label_texts, require_classes
+from advisor.training.data.labels import class_findings, label_order, label_texts, require_classes, spelling_findings
 from advisor.training.data.tables import Table
 
 
@@ -34,9 +35,58 @@ def test_declared_class_names_are_used_in_their_order() -> None:
 
 
 @pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([True, False], ["true", "false"]),
+        (["True", "FALSE"], ["true", "false"]),
+        (["1.0", "0"], ["1", "0"]),
+        ([2.0, 1], ["2", "1"]),
+        (["01", "1"], ["01", "1"]),
+        (["1e3", "-0.0"], ["1000", "0"]),
+        (["True", "maybe"], ["True", "maybe"]),
+    ],
+)
+def test_the_same_label_has_one_name_in_every_file(values: list[Any], expected: list[str]) -> None:
+    assert texts_of(values) == expected
+
+
+def spec(**options: Any) -> DataSpec:
+    return DataSpec("data", "csv", "text", label_column="label", **options)
+
+
+def test_labels_are_renamed_and_rows_left_out() -> None:
+    table = Table("data", {"label": ["NEG", "neg", "pos", None, "spam"]}, 5)
+    chosen = spec(label_map=(("NEG", "neg"),), drop_labels=("spam",), drop_unlabelled=True)
+    assert label_texts(table, "label", spec=chosen) == ["neg", "neg", "pos", None, None]
+    stars = Table("data", {"label": ["0.5", "1.0"]}, 2)
+    renamed = spec(label_map=(("0.5", "half"), ("1.0", "whole")))
+    assert label_texts(stars, "label", spec=renamed) == ["half", "whole"]
+    wrong: list[dict[str, Any]] = [{"label_map": (("bad", "neg"),)}, {"drop_labels": ("bad",)}]
+    for options in wrong:
+        with pytest.raises(DataError, match="has no 'bad'"):
+            label_texts(table, "label", spec=spec(drop_unlabelled=True, **options))
+
+
+def test_labels_that_look_alike_are_named_once() -> None:
+    table = Table("data", {"label": ["Not good", "not_good", "good", "good ", "1.5", "15"]}, 6)
+    blanks, alike = spelling_findings(table, "label", ["Not good", "not_good", "good", "good", "1.5", "15"])
+    assert "'good '" in blanks
+    assert "'Not good' and 'not_good'" in alike and "1.5" not in alike
+
+
+def test_classes_that_cannot_be_judged_are_named() -> None:
+    names = ("a", "b", "c", "d")
+    found = class_findings(names, {"a": 9, "b": 3, "c": 1}, {"a": 1, "d": 2})
+    told = ("'c' has one row", "none of the class 'b'", "none of the class 'd'")
+    assert [part in text for part, text in zip(told, found, strict=True)] == [True] * 3
+    assert class_findings(names, dict.fromkeys(names, 9), dict.fromkeys(names, 1)) == []
+
+
+@pytest.mark.parametrize(
     ("values", "told"),
     [
         ([1, "one"], "one type"),
+        (["[0, 1]", "[2]"], "several|text or a whole number"),
         ([0.5, 1.0], "numbers like 0.5"),
         (["0.5", "1"], "numbers like 0.5"),
         (["a", None, "b", ""], "2 of 4 rows of data have none in 'label' \\(rows 2, 4\\)"),

@@ -178,7 +178,7 @@ def test_broken_conversations(write_jsonl: Callable[..., Path], turn: Any) -> No
 def test_a_column_of_conversations_without_any_is_no_conversation(
     write_jsonl: Callable[..., Path], messages: Any
 ) -> None:
-    with pytest.raises(DataError, match="text column must be known"):
+    with pytest.raises(DataError, match=r"text column must be known|turns must be objects"):
         resolve_data(str(write_jsonl([{"messages": messages}])), task="causal-lm")
 
 

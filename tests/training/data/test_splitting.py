@@ -36,6 +36,24 @@ def test_split_and_order_do_not_depend_on_the_order_of_the_file(
     assert [shuffled(part, seed) for part in first] == [shuffled(part, seed) for part in second]
 
 
+@given(sizes=st.lists(st.integers(1, 40), min_size=2, max_size=6), seed=SEEDS, fraction=st.floats(0.05, 0.5))
+def test_every_class_gives_its_share(sizes: list[int], seed: int, fraction: float) -> None:
+    rows = [LabelledText(f"{label} {i}", None, label) for label, size in enumerate(sizes) for i in range(size)]
+    train, held = hold_out(rows, fraction, seed, name="data", stratum=lambda row: row.label)
+    assert sorted(row.text for row in [*train, *held]) == sorted(row.text for row in rows)
+    wanted = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
+    possible = sum(size - 1 for size in sizes)
+    assert len(held) == max(min(wanted, possible), 1)
+    for label, size in enumerate(sizes):
+        count = sum(row.label == label for row in held)
+        share = wanted * size / len(rows)
+        if possible >= wanted:
+            assert count <= size - 1 and (count >= int(share) or count == size - 1)
+        assert count <= share + len(sizes)
+    again = hold_out(rows[::-1], fraction, seed, name="data", stratum=lambda row: row.label)
+    assert {row.text for row in again[1]} == {row.text for row in held}
+
+
 @settings(max_examples=25)
 @given(seed=SEEDS)
 def test_seeds_give_other_orders_of_the_same_rows(seed: int) -> None:

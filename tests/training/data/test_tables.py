@@ -63,6 +63,32 @@ def test_json_list(tmp_path: Path) -> None:
     assert read_table(path, "jsonl").columns == {"text": ["a", "b"], "label": [None, 1]}
 
 
+ROWS = [{"text": "a", "label": 1}, {"text": "b", "label": 0}]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        json.dumps(ROWS, indent=2),
+        json.dumps({"text": {"0": "a", "1": "b"}, "label": {"0": 1, "1": 0}}),
+        json.dumps({"text": ["a", "b"], "label": [1, 0]}, indent=1),
+        json.dumps({"version": 2, "data": ROWS}),
+        "".join(json.dumps(row) + "\n" for row in ROWS),
+    ],
+    ids=["list", "columns by row", "columns", "rows under a key", "lines"],
+)
+def test_json_comes_in_many_shapes(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(content)
+    assert dict(read_table(path, "jsonl").columns) == {"text": ["a", "b"], "label": [1, 0]}
+
+
+def test_a_single_line_is_a_row_and_not_columns(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"words": ["a", "b"], "tags": [0, 1]}\n')
+    assert dict(read_table(path, "jsonl").columns) == {"words": [["a", "b"]], "tags": [[0, 1]]}
+
+
 def test_parquet(tmp_path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
