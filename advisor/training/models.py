@@ -37,7 +37,8 @@ def inspect_model(
     A local model that was looked at before, and whose files have not changed since, is answered from disk.
 
     Args:
-        source: Folder, ``config.json``, hub id or GGUF file. A path that exists is never taken for a hub id.
+        source: Folder, ``config.json``, hub id or GGUF file. A path that exists is never taken for a hub id; it is kept
+            as an absolute one.
         task: What it will be trained for, which decides its head.
         num_labels: Classes of the classification head.
         trust_remote_code: Allow Python code that comes with the model.
@@ -55,6 +56,8 @@ def inspect_model(
     if labelled and num_labels > MOST_LABELS:
         raise ModelError(f"classification takes at most {MOST_LABELS:,} labels, but got {num_labels:,}")
     kind = source_kind(source)
+    if kind != "hub":  # so that a plan can be run from another folder
+        source = str(Path(source).expanduser().absolute())
 
     def look() -> ModelSpec:
         forbid_kernel_downloads()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +20,19 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+ADAPTER_CONFIG = "adapter_config.json"
+BASE = "base"
+WEIGHTS = ("model*.safetensors", "model*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json")
+"""Files of a model's weights in the format of transformers."""
+
+
 class RunFolder:
     """The files of one run.
 
-    ``plan.json``: what was asked for. ``checkpoints/``: the Trainer's. ``model/``: the result, there only when whole.
-    ``measurement.json``: raw figures, written last. ``step_profile.json``: the profiled step. ``run.log``: what
-    libraries said.
+    ``plan.json``: what was asked for. ``checkpoints/``: the Trainer's. ``model/``: the result, there only when whole;
+    beside the adapter of a local model that classifies, ``model/base/`` is that model with the user's labels (links to
+    its weights). ``measurement.json``: raw figures, written last. ``step_profile.json``: the profiled step.
+    ``run.log``: what libraries said.
     """
 
     def __init__(self, path: Path) -> None:
@@ -81,6 +90,8 @@ class RunFolder:
             shutil.rmtree(left_over, ignore_errors=True)
         get_strategy(strategy.method).save(model, partial)
         tokenizer.save_pretrained(partial)
+        if (partial / ADAPTER_CONFIG).is_file() and names_classes(model):
+            base_for_adapter(partial, self.model.absolute() / BASE, model)
         partial.rename(self.model)
 
     def _has_progress(self) -> bool:
@@ -90,6 +101,44 @@ class RunFolder:
     def _differences(self, plan: Plan) -> list[str]:
         there, here = _identity(load_plan(self.plan)), _identity(plan)
         return [name for name in here if here[name] != there[name]]
+
+
+def names_classes(model: Any) -> bool:
+    """Whether the configuration names its classes otherwise than ``LABEL_0``, ``LABEL_1``, ..."""
+    names = getattr(getattr(model, "config", None), "id2label", None) or {}
+    return any(name != f"LABEL_{index}" for index, name in names.items())
+
+
+def base_for_adapter(adapter: Path, base: Path, model: Any) -> None:
+    """Let plain PEFT and transformers load an adapter with the user's classes.
+
+    Both build the model that ``adapter_config.json`` names, and take the classes from the configuration of that model:
+    of a base model they would be ``LABEL_0`` and ``LABEL_1``, whatever was trained. So the adapter gets a base of its
+    own: a configuration with the classes, and links to the weights. A base on the hub is left as it is.
+
+    Args:
+        adapter: The folder that holds ``adapter_config.json`` now.
+        base: Where the base will be found when the adapter has its final name; a folder in it.
+        model: As it was trained.
+    """
+    values = read_json(adapter / ADAPTER_CONFIG, what="the saved adapter's configuration", error=OutputError)
+    original = Path(values.get("base_model_name_or_path") or "").expanduser()
+    weights = sorted(file for pattern in WEIGHTS for file in original.glob(pattern)) if original.is_dir() else []
+    if not weights:
+        return
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):  # the weights that are linked to are not quantised
+        del config.quantization_config
+    here = adapter / base.name
+    config.save_pretrained(here)
+    try:
+        for file in weights:
+            (here / file.name).symlink_to(file.resolve())
+    except OSError:  # a file system without links
+        shutil.rmtree(here)
+        return
+    values["base_model_name_or_path"] = str(base)
+    write_text_atomically(adapter / ADAPTER_CONFIG, json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
 def _identity(plan: Plan) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def _own_refusals(
             f"{strategy.method} quantises 16-bit weights itself, but those of {spec.source} are stored in {stored} and "
             "become 16-bit ones only while they are loaded"
         )
-        yield rule, f"use the method {' or '.join(method.alternatives) or 'lora'}, or a copy of the model in bfloat16"
+        yield rule, f"use {' or '.join(method.alternatives) or 'another method'}, or a copy of the model in bfloat16"
     if execution.kbit_upcast and not method.stores_4bit_weights:
         others = ", ".join(s.name for s in strategies() if s.stores_4bit_weights)
         rule = f"kbit_upcast prepares a model with 4-bit weights, but {strategy.method} keeps them as they are"

@@ -89,7 +89,7 @@ def recipes_for(plan: Plan) -> tuple[Recipe, ...]:
     Raises:
         InputError: the task is none of theirs.
     """
-    if get_task(plan.model.task).row_kind(plan.data) != "labelled":
+    if "labelled" not in get_task(plan.model.task).row_kinds:
         raise InputError(
             f"the suite speed compares classification recipes, but the task is {plan.model.task}",
             fix="name a labelled data set",

@@ -121,7 +121,8 @@ def _methods(model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPla
         if other is None or configured is None:
             continue
         # Where no knob is lost and storage alone differs, the change is one of the weights' storage.
-        stored = other.stores_4bit_weights != own.stores_4bit_weights and issubclass(own.knobs, other.knobs)
+        kept = issubclass(own.knobs, other.knobs) or (bool(fields(own.knobs)) and issubclass(other.knobs, own.knobs))
+        stored = other.stores_4bit_weights != own.stores_4bit_weights and kept
         name = FOUR_BIT if stored else other.title
         yield Neighbour(
             name, f"--method {other.name}", configured, execution, stored and own.stores_4bit_weights,
