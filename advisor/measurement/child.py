@@ -27,6 +27,8 @@ PR_SET_PDEATHSIG = 1
 NO_MEMORY = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
 """What plain ``RuntimeError``s say: torch's CPU allocator, the CUDA runtime, and cuBLAS, cuDNN or cuSOLVER making their
 handles."""
+TORCH_ADVICE = " If reserved but unallocated memory is large"
+"""Begins what torch adds to every out-of-memory message, whatever the cause."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def classify(failure: BaseException) -> Answer:
     if isinstance(failure, KeyboardInterrupt):
         return Answer("interrupted", reason="stopped by Ctrl-C")
     if isinstance(failure, MemoryError) or type(failure).__name__ == "OutOfMemoryError":
-        return Answer("out_of_memory", reason=line)
+        return Answer("out_of_memory", reason=line.partition(TORCH_ADVICE)[0])
     if isinstance(failure, RuntimeError) and any(words in text for words in NO_MEMORY):
         return Answer("out_of_memory", reason=line)
     return Answer("failed", reason=f"{type(failure).__name__}: {line}")

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from advisor.core.errors import DataError, InterruptedByUser, RunFailed
+from advisor.measurement import child
 from advisor.measurement.isolation import Result, _meaning_of_exit, isolated
 from advisor.measurement.server import server_environment
 from tests.measurement import isolation_functions as functions
@@ -190,3 +192,15 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_the_advice_that_torch_adds_to_every_message_is_left_out() -> None:
+    """As torch 2.14 writes it on a full card; the reason goes into one line."""
+    said = (
+        "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 230.00 MiB of which 16.00 MiB "
+        "is free. Of the allocated memory 47.02 MiB is allocated by PyTorch, and 6.98 MiB is reserved by PyTorch but "
+        "unallocated."
+    )
+    advice = " If reserved but unallocated memory is large try setting PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
+    answer = child.classify(torch.cuda.OutOfMemoryError(said + advice))
+    assert (answer.outcome, answer.reason) == ("out_of_memory", said)
