@@ -137,7 +137,7 @@ def _weights_and_heap_bytes(case: BenchmarkCase, recording: Recording) -> tuple[
     log = recorded_events(recording)
     plan, sizes = dataclasses.replace(schedule(log), evaluation=[]), log.sizes_bytes.tolist()
     shapes = run_shapes(case.execution, 1, None, same_length=True)
-    grown = heap_bytes(plan, dict.fromkeys((shapes.training, shapes.evaluation), sizes), shapes)
+    grown = heap_bytes(plan, {shape: sizes for _, shape in shapes.steps()}, shapes)
     return sum(sizes[number] for number in plan.weights), grown
 
 

@@ -121,6 +121,7 @@ _execution_options = stacked(
 @data_options(required=False)
 @option("--num-labels", type=click.IntRange(2), default=2, help="Number of classes without --data.")
 @option("--plan", "plan_path", type=PATH, help="Predict this plan.json instead of MODEL.")
+@switch("evaluation", True, "Count evaluation on the held-out rows, as `advisor run` does it; other loops may not.")
 @device_option
 @memory_option
 @time_option
@@ -194,7 +195,7 @@ def _configuration(plan_path: Path | None, options: dict[str, Any], on_event: On
         )
     if plan_path is not None:
         device = None if options["device"] == "auto" else options["device"]
-        return pipeline.configure_plan(plan_path, device=device, on_event=on_event)
+        return pipeline.configure_plan(plan_path, device=device, evaluation=options["evaluation"], on_event=on_event)
     return pipeline.configure(
         model_source(options),
         knobs=_knobs(options),
@@ -202,7 +203,7 @@ def _configuration(plan_path: Path | None, options: dict[str, Any], on_event: On
         data=data_source(options) if options["data"] is not None else None,
         budget=budget_of(options),
         on_event=on_event,
-        **picked(options, "method", "num_labels", "device"),
+        **picked(options, "method", "num_labels", "device", "evaluation"),
     )
 
 

@@ -59,6 +59,8 @@ class CostModel:
         quality: Prior and evidence; the shipped prior when ``None``.
         cache_dir: Where traces are kept; the user's data directory when ``None``.
         watts_of: Mean power of earlier runs on a device, by its id (``hardware.energy.known_watts``).
+        evaluation: Whether runs evaluate on the held-out rows. Those of this package always do; training loops of
+            others may not.
     """
 
     def __init__(
@@ -69,8 +71,9 @@ class CostModel:
         quality: QualityModel | None = None,
         cache_dir: Path | None = None,
         watts_of: Callable[[str], Sequence[float]] = lambda device_id: (),
+        evaluation: bool = True,
     ) -> None:
-        self.device, self.calibration = device, calibration
+        self.device, self.calibration, self.evaluation = device, calibration, evaluation
         self._quality_model, self._cache_dir, self._watts_of = quality, cache_dir, watts_of
         self._times = TimeModel(device, calibration, watts_of(device.id))
         self.traces = TraceStore.on_disk(backend_of(device).traced_as, device.compute_capability, cache_dir)
@@ -78,7 +81,13 @@ class CostModel:
 
     def on(self, device: DeviceProfile) -> CostModel:
         """The cost model of another device, uncalibrated; traces are shared where both run the same operators."""
-        other = CostModel(device, quality=self._quality_model, cache_dir=self._cache_dir, watts_of=self._watts_of)
+        other = CostModel(
+            device,
+            quality=self._quality_model,
+            cache_dir=self._cache_dir,
+            watts_of=self._watts_of,
+            evaluation=self.evaluation,
+        )
         other._stores = self._stores
         other.traces = self._stores.setdefault((other.traces.semantics, other.traces.compute_capability), other.traces)
         return other
@@ -165,7 +174,12 @@ class CostModel:
             quality = self.quality.estimate(model, strategy, data, min_quality=budget.min_quality if budget else None)
         cost = self._cost(asked, data, memory, quality)
         no_data = "no data set was given: the time is that of one optimizer step at full length"
-        notes = (*(() if data is not None else (no_data,)), *speed_notes(execution, data))
+        no_evaluation = "without evaluation: `advisor run` evaluates after each epoch and takes what that costs on top"
+        notes = (
+            *(() if data is not None else (no_data,)),
+            *(() if self.evaluation else (no_evaluation,)),
+            *speed_notes(execution, data),
+        )
         fits = None if budget is None else budget.check(cost, self.device).ok
         return replace(cost, fits=fits, notes=notes)
 
@@ -176,6 +190,8 @@ class CostModel:
         memory: MemoryEstimate,
         quality: QualityEstimate | None,
     ) -> CostEstimate:
+        if data is not None and not self.evaluation:
+            data = replace(data, eval_rows=0)
         time = self._times.estimate(asked, data, peak_bytes=memory.allocated_bytes)
         parts = [part for part in (memory, time, quality) if part is not None]
         return CostEstimate(
@@ -206,6 +222,6 @@ class CostModel:
         return TracedConfiguration(self.traces.get(model, strategy, execution), model, strategy, execution)
 
     def _run(self, asked: TracedConfiguration, data: DataProfile | None, same_length: bool) -> TracedRun:
-        shapes = run_shapes(asked.execution, asked.rank, data, same_length=same_length)
+        shapes = run_shapes(asked.execution, asked.rank, data, same_length=same_length, evaluation=self.evaluation)
         overheads = run_overheads(asked, shapes, data)
         return TracedRun(asked.family, shapes, asked.model, self.device, self.calibration, overheads)

@@ -63,7 +63,7 @@ def explain(configuration: Configuration, estimate: CostEstimate, on_event: OnEv
         configuration.strategy,
         execution,
         configuration.data,
-        cost_model_for(configuration.device),
+        cost_model_for(configuration.device, evaluation=configuration.evaluation),
         {share.name: share.live_bytes for share in peak.by_kind},
         budget=configuration.budget,
         on_progress=counted_progress(on_event),

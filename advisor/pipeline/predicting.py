@@ -37,7 +37,10 @@ DEFAULT_SEQ_LENGTH = 128
 
 @dataclasses.dataclass(frozen=True)
 class Configuration:
-    """One exact configuration and where it would run, looked at and found usable."""
+    """One exact configuration and where it would run, looked at and found usable.
+
+    ``evaluation`` says whether the run evaluates on the held-out rows.
+    """
 
     device: DeviceProfile
     model: ModelSpec
@@ -45,6 +48,7 @@ class Configuration:
     execution: ExecutionPlan
     data: DataProfile | None
     budget: Budget
+    evaluation: bool = True
 
 
 def predict(
@@ -57,6 +61,7 @@ def predict(
     num_labels: int = 2,
     device: str = "auto",
     budget: Budget | None = None,
+    evaluation: bool = True,
     on_event: OnEvent | None = None,
 ) -> CostEstimate:
     """Predict peak memory, time and quality of one configuration; a bare ``config.json`` is enough.
@@ -70,6 +75,8 @@ def predict(
         num_labels: Classes of the head when there is no data.
         device: Profile to predict for; ``"auto"`` is this machine.
         budget: Answers ``fits``; without one, the device's capacity does.
+        evaluation: ``False`` predicts memory and time of a run that never evaluates, as training loops other than
+            ``run`` may do.
         on_event: Receives the job's events (:mod:`advisor.core.events`).
 
     Raises:
@@ -85,6 +92,7 @@ def predict(
         num_labels=num_labels,
         device=device,
         budget=budget,
+        evaluation=evaluation,
         on_event=on_event,
     )
     return predict_configuration(configuration, on_event)
@@ -100,6 +108,7 @@ def configure(
     num_labels: int = 2,
     device: str = "auto",
     budget: Budget | None = None,
+    evaluation: bool = True,
     on_event: OnEvent | None = None,
 ) -> Configuration:
     """The configuration that :func:`predict` means by its arguments.
@@ -126,11 +135,15 @@ def configure(
     execution_plan = _execution_plan(execution or {}, spec, profile)
     where = where or this_machine(on_event)
     _check_speed_knobs(execution_plan, where)
-    return Configuration(where, spec, config, execution_plan, profile, budget or Budget())
+    return Configuration(where, spec, config, execution_plan, profile, budget or Budget(), evaluation)
 
 
 def configure_plan(
-    plan: Plan | Path | str, *, device: str | None = None, on_event: OnEvent | None = None
+    plan: Plan | Path | str,
+    *,
+    device: str | None = None,
+    evaluation: bool = True,
+    on_event: OnEvent | None = None,
 ) -> Configuration:
     """The configuration of a plan, on the device it was made for or another.
 
@@ -143,15 +156,16 @@ def configure_plan(
     check_strategy(get_strategy(plan.strategy.method), plan.strategy, plan.model)
     check_length(plan.model, plan.execution.max_seq_length)
     profile = named_device(device or plan.device) or this_machine(on_event)
-    return Configuration(profile, plan.model, plan.strategy, plan.execution, plan.data_profile, plan.budget)
+    return Configuration(profile, plan.model, plan.strategy, plan.execution, plan.data_profile, plan.budget, evaluation)
 
 
-def cost_model_for(device: DeviceProfile, on_event: OnEvent | None = None) -> CostModel:
+def cost_model_for(device: DeviceProfile, on_event: OnEvent | None = None, *, evaluation: bool = True) -> CostModel:
     """The cost model of a device, with the calibration that may be used for it (``calibration.selection``).
 
     Args:
         device: Where plans will run.
         on_event: Is told why a calibration is not used, or is used as transferred.
+        evaluation: Whether runs evaluate.
     """
     from advisor.calibration.selection import calibration_for
     from advisor.costmodel.model import CostModel
@@ -162,7 +176,7 @@ def cost_model_for(device: DeviceProfile, on_event: OnEvent | None = None) -> Co
         note(on_event, remark)
     if calibration is None and device.basis == "fitted":
         note(on_event, f"times on {device.id} come from its datasheet, fitted {device.facts.get('fitted', '')}")
-    return CostModel(device, calibration, watts_of=known_watts)
+    return CostModel(device, calibration, watts_of=known_watts, evaluation=evaluation)
 
 
 def predict_configuration(configuration: Configuration, on_event: OnEvent | None = None) -> CostEstimate:
@@ -171,7 +185,8 @@ def predict_configuration(configuration: Configuration, on_event: OnEvent | None
     Raises:
         UntraceableError: the cost model cannot trace it.
     """
-    cost_model, data = cost_model_for(configuration.device, on_event), configuration.data
+    cost_model = cost_model_for(configuration.device, on_event, evaluation=configuration.evaluation)
+    data = configuration.data
     phase(on_event, "tracing the training step")
     return cost_model.estimate(
         configuration.model,

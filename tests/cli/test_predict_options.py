@@ -11,6 +11,8 @@ from advisor.pipeline.inputs import inspect
 from advisor.pipeline.predicting import stored_dtype
 from tests.cli.conftest import Advisor
 
+CONFIGS = Path(__file__).resolve().parents[1] / "fixtures" / "configs"
+
 SHORT = ("--seq-length", "16", "--micro-batch-size", "2", "--device", "rtx-3090", "--json")
 
 
@@ -54,6 +56,22 @@ def test_switches_change_the_prediction(advisor: Advisor, model_dir: Path) -> No
     assert plain.json["memory"]["breakdown"][states] > plainer.json["memory"]["breakdown"][states] == 0
     safer = advisor("predict", model_dir, "--method", "full", "--memory", "300MB", "--safety-level", "0.99", *SHORT)
     assert safer.json["fits"] is False
+
+
+def test_a_run_without_evaluation_needs_neither_its_memory_nor_its_time(
+    advisor: Advisor, model_dir: Path, table: Path
+) -> None:
+    """A classifier whose evaluation batches are far larger than its micro-batches."""
+    asked = ("predict", model_dir, "--data", table, "--eval-batch-size", "512", *SHORT)
+    evaluated, training = advisor(*asked), advisor(*asked, "--no-evaluation")
+    assert training.code == 0, training.stderr
+    assert evaluated.json["memory"]["peak_phase"] == "evaluation" != training.json["memory"]["peak_phase"]
+    assert device_bytes(training) < device_bytes(evaluated)
+    times = [answer.json["time"] for answer in (evaluated, training)]
+    assert times[0]["parts"]["evaluation"] > times[1]["parts"]["evaluation"] == 0
+    assert times[0]["parts"]["training"] == times[1]["parts"]["training"]
+    assert times[1]["inference"] is None
+    assert "without evaluation" in " ".join(training.json["notes"])
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,18 @@ def test_what_is_listed_fits_and_what_does_not_fit_is_not_listed(model: ModelSpe
             )
 
 
+def test_a_plan_is_predicted_without_its_evaluation(model: ModelSpec) -> None:
+    plan = recommended(model, Budget()).best
+    assert plan is not None
+    large = dataclasses.replace(plan, execution=dataclasses.replace(plan.execution, eval_batch_size=4096))
+    small = dataclasses.replace(plan, execution=dataclasses.replace(plan.execution, eval_batch_size=1))
+    evaluated = predict_configuration(configure_plan(large))
+    costs = [predict_configuration(configure_plan(each, evaluation=False)) for each in (large, small)]
+    assert evaluated.memory.peak_phase == "evaluation"
+    assert costs[0] == costs[1], "nothing of the evaluation is left"
+    assert costs[0].memory.device_bytes < evaluated.memory.device_bytes
+
+
 def test_a_budget_beyond_the_card_is_the_cards_capacity(model: ModelSpec) -> None:
     card = load_profile(DEVICE)
     answer = recommended(model, Budget(memory_bytes=8 * card.memory_bytes))

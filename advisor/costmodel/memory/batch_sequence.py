@@ -29,12 +29,12 @@ class RunShapes:
 
     Attributes:
         training: The longest training batch.
-        evaluation: The longest evaluation batch.
+        evaluation: The longest evaluation batch; ``None`` in a run without evaluation.
         earlier_lengths: Lengths of training batches between the first and the last longest one, in order.
     """
 
     training: TraceShape
-    evaluation: TraceShape
+    evaluation: TraceShape | None
     earlier_lengths: tuple[int, ...] = ()
 
     def steps(self) -> list[tuple[str, TraceShape]]:
@@ -42,11 +42,17 @@ class RunShapes:
         rows, _, rank = self.training
         lengths = [self.training, *((rows, length, rank) for length in self.earlier_lengths), self.training]
         steps = [("training", shape) for shape in lengths]
-        return [*steps[:EVALUATION_AFTER], ("evaluation", self.evaluation), *steps[EVALUATION_AFTER:]]
+        evaluations = [] if self.evaluation is None else [("evaluation", self.evaluation)]
+        return [*steps[:EVALUATION_AFTER], *evaluations, *steps[EVALUATION_AFTER:]]
 
 
 def run_shapes(
-    execution: ExecutionPlan, rank: int, data: DataProfile | None, *, same_length: bool = False
+    execution: ExecutionPlan,
+    rank: int,
+    data: DataProfile | None,
+    *,
+    same_length: bool = False,
+    evaluation: bool = True,
 ) -> RunShapes:
     """Shapes of one configuration's run.
 
@@ -55,6 +61,7 @@ def run_shapes(
         rank: Symbolic rank of the method.
         data: Measured lengths; a stated default without them.
         same_length: All batches are as long as the longest, as in a measurement of one shape.
+        evaluation: Whether the run evaluates.
     """
     longest = _padded(execution.max_seq_length)
     lengths: tuple[int, ...]
@@ -67,7 +74,7 @@ def run_shapes(
         lengths = tuple(_padded(round(share * longest)) for share in DEFAULT_SHARES)
     return RunShapes(
         training=(execution.micro_batch_size, longest, rank),
-        evaluation=(execution.eval_batch_size, longest, rank),
+        evaluation=(execution.eval_batch_size, longest, rank) if evaluation else None,
         earlier_lengths=tuple(length for length in lengths if length < longest),
     )
 

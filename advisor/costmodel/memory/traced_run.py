@@ -65,11 +65,10 @@ class TracedRun:
         round_bytes = traits.round_bytes
         training = self.family.peaks(self.shapes.training, round_bytes=round_bytes)
         moments = {name: training[name] for name in TRAINING_PHASES if name in training}
-        evaluation = training
-        if self.shapes.evaluation != self.shapes.training:
-            evaluation = self.family.peaks(self.shapes.evaluation, round_bytes=round_bytes)
-        if "evaluation" in evaluation:
-            moments["evaluation"] = evaluation["evaluation"]
+        if (shape := self.shapes.evaluation) is not None:
+            peaks = training if shape == self.shapes.training else self.family.peaks(shape, round_bytes=round_bytes)
+            if "evaluation" in peaks:
+                moments["evaluation"] = peaks["evaluation"]
         quantizing_bytes = self.overheads.quantizing_bytes
         if traits.quantizes_on_device and quantizing_bytes and "weights" in moments:
             *others, temporaries = moments["weights"].by_kind
