@@ -221,7 +221,7 @@ def _execution(options: dict[str, Any]) -> dict[str, Any]:
     dtype = found.pop("dtype")
     if dtype in SHORT_DTYPES:
         found["dtype"] = SHORT_DTYPES[dtype]
-    return {"eval_batch_size": options["micro_batch_size"]} | found
+    return found
 
 
 @click.command("fit")

@@ -59,7 +59,8 @@ class ExecutionPlan:
             and older Trainers do; the Trainer of transformers 5 does not.
         loss: ``"fused-linear"`` computes output projection and cross-entropy together, in chunks of rows, and never
             holds all logits.
-        eval_batch_size: Rows per forward pass of evaluation.
+        eval_batch_size: Rows per forward pass of evaluation; ``None``: as many as in a micro-batch
+            (``evaluation_batch_size`` is the number).
         num_threads: Intra-op threads on CPU; ``None`` leaves torch's choice.
         group_by_length: Batches are made of rows of similar length (the Trainer's ``train_sampling_strategy``), so that
             little padding is computed; their order is random nevertheless.
@@ -82,7 +83,7 @@ class ExecutionPlan:
     zero_grad_set_to_none: bool = True
     hold_outputs: bool = False
     loss: Loss = "standard"
-    eval_batch_size: int = 32
+    eval_batch_size: int | None = None
     num_threads: int | None = None
     group_by_length: bool = False
     tf32: bool = False
@@ -90,9 +91,9 @@ class ExecutionPlan:
 
     def __post_init__(self) -> None:
         problems = [
-            f"{name} >= 1 must hold, but got {getattr(self, name)}"
+            f"{name} >= 1 must hold, but got {value}"
             for name in ("micro_batch_size", "gradient_accumulation_steps", "max_seq_length", "eval_batch_size")
-            if getattr(self, name) < 1
+            if (value := getattr(self, name)) is not None and value < 1
         ]
         if problems:
             raise ValueError("; ".join(problems))
@@ -100,6 +101,11 @@ class ExecutionPlan:
     @property
     def effective_batch_size(self) -> int:
         return self.micro_batch_size * self.gradient_accumulation_steps
+
+    @property
+    def evaluation_batch_size(self) -> int:
+        """Rows per forward pass of evaluation."""
+        return self.micro_batch_size if self.eval_batch_size is None else self.eval_batch_size
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def training_arguments(
         weight_decay=strategy.weight_decay,
         max_grad_norm=strategy.max_grad_norm,
         per_device_train_batch_size=execution.micro_batch_size,
-        per_device_eval_batch_size=execution.eval_batch_size,
+        per_device_eval_batch_size=execution.evaluation_batch_size,
         gradient_accumulation_steps=execution.gradient_accumulation_steps,
         optim="adamw_torch" if execution.optim == "lorafa" else execution.optim,
         bf16=execution.amp == "bf16",

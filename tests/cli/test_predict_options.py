@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from advisor.core.plan import ExecutionPlan
+from advisor.core.serialization import to_dict
 from advisor.pipeline.inputs import inspect
-from advisor.pipeline.predicting import stored_dtype
+from advisor.pipeline.predicting import predict, stored_dtype
 from tests.cli.conftest import Advisor
 
 CONFIGS = Path(__file__).resolve().parents[1] / "fixtures" / "configs"
@@ -56,6 +58,14 @@ def test_switches_change_the_prediction(advisor: Advisor, model_dir: Path) -> No
     assert plain.json["memory"]["breakdown"][states] > plainer.json["memory"]["breakdown"][states] == 0
     safer = advisor("predict", model_dir, "--method", "full", "--memory", "300MB", "--safety-level", "0.99", *SHORT)
     assert safer.json["fits"] is False
+
+
+def test_the_command_and_the_function_have_the_same_defaults(advisor: Advisor, model_dir: Path, table: Path) -> None:
+    command = advisor("predict", model_dir, "--method", "full", "--data", table, *SHORT)
+    execution = ExecutionPlan(2, max_seq_length=16)
+    function = predict(str(model_dir), method="full", data=str(table), execution=execution, device="rtx-3090")
+    assert command.json["memory"] == to_dict(function)["memory"]
+    assert command.json["time"]["parts"]["evaluation"] == to_dict(function)["time"]["parts"]["evaluation"]
 
 
 def test_a_run_without_evaluation_needs_neither_its_memory_nor_its_time(

@@ -111,7 +111,9 @@ def make_plan(**changes: object) -> Plan:
         data=DataSpec(source="rows.jsonl", kind="jsonl", text_column="text", label_column="label"),
         data_profile=data_profile(),
         strategy=StrategyConfig("lora", 1e-3, knobs=LoraKnobs(lora_alpha=16)),
-        execution=ExecutionPlan(micro_batch_size=16, gradient_accumulation_steps=2, max_seq_length=64),
+        execution=ExecutionPlan(
+            micro_batch_size=16, gradient_accumulation_steps=2, max_seq_length=64, eval_batch_size=32
+        ),
         device="cpu-test",
         budget=Budget(memory_bytes=2**30, time_s=600.0),
         predicted=cost_estimate(),

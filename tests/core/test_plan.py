@@ -1,12 +1,13 @@
 """plan.json: written whole, read back equal, and refused with all its problems when it is not one."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
 from advisor.core.errors import PlanError
-from advisor.core.plan import SCHEMA_VERSION, load_plan
+from advisor.core.plan import SCHEMA_VERSION, ExecutionPlan, load_plan
 from tests.core.records import make_plan
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -33,6 +34,21 @@ def test_a_plan_of_version_1_is_read() -> None:
 
 def test_the_effective_batch_is_the_product() -> None:
     assert make_plan().execution.effective_batch_size == 32
+
+
+def test_evaluation_takes_the_micro_batch_unless_a_batch_of_its_own_is_named() -> None:
+    plain = ExecutionPlan(4)
+    assert plain.evaluation_batch_size == 4
+    assert dataclasses.replace(plain, micro_batch_size=16).evaluation_batch_size == 16
+    assert ExecutionPlan(4, eval_batch_size=64).evaluation_batch_size == 64
+    with pytest.raises(ValueError, match="eval_batch_size >= 1 must hold, but got 0"):
+        ExecutionPlan(4, eval_batch_size=0)
+
+
+@pytest.mark.parametrize(("stored", "rows"), [({}, 8), ({"eval_batch_size": None}, 8), ({"eval_batch_size": 32}, 32)])
+def test_the_evaluation_batch_of_a_stored_plan(tmp_path: Path, stored: dict[str, object], rows: int) -> None:
+    plan = load_plan(written(tmp_path, execution={"micro_batch_size": 8, **stored}))
+    assert plan.execution.evaluation_batch_size == rows
 
 
 def test_a_newer_plan_is_refused_whatever_else_it_holds(tmp_path: Path) -> None:

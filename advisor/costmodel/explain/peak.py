@@ -56,7 +56,7 @@ def explain_peak(
         UntraceableError: the configuration cannot be traced.
     """
     if evaluation:
-        execution = dataclasses.replace(execution, micro_batch_size=execution.eval_batch_size)
+        execution = dataclasses.replace(execution, micro_batch_size=execution.evaluation_batch_size)
     request = TraceRequest(
         model,
         strategy,

@@ -74,7 +74,7 @@ def run_shapes(
         lengths = tuple(_padded(round(share * longest)) for share in DEFAULT_SHARES)
     return RunShapes(
         training=(execution.micro_batch_size, longest, rank),
-        evaluation=(execution.eval_batch_size, longest, rank) if evaluation else None,
+        evaluation=(execution.evaluation_batch_size, longest, rank) if evaluation else None,
         earlier_lengths=tuple(length for length in lengths if length < longest),
     )
 

@@ -53,7 +53,7 @@ def micro_batch_lengths(data: DataProfile, execution: ExecutionPlan) -> PaddedLe
 
 def evaluation_lengths(data: DataProfile, execution: ExecutionPlan) -> PaddedLengths:
     """The same for the evaluation batches; with grouping, all held-out rows come sorted, the longest first."""
-    rows, limit = max(1, min(execution.eval_batch_size, data.eval_rows)), execution.max_seq_length
+    rows, limit = max(1, min(execution.evaluation_batch_size, data.eval_rows)), execution.max_seq_length
     if execution.padded and execution.group_by_length:
         return sorted_lengths(data, rows, of=data.eval_rows, max_seq_length=limit)
     return padded_lengths(data, rows, max_seq_length=limit, padded=execution.padded, of=data.eval_rows)

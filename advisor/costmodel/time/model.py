@@ -72,7 +72,7 @@ class TimeModel:
         """Of one evaluation batch with ``seq_length`` tokens per row."""
         execution = asked.execution
         forward = _evaluation_operators(asked, seq_length)
-        setting = _setting(asked, execution.eval_batch_size * seq_length)
+        setting = _setting(asked, execution.evaluation_batch_size * seq_length)
         return step_time(self._clock(execution).total(forward), self.device, self.calibration, setting, evaluation=True)
 
     def _decode_speed(self, asked: TracedConfiguration) -> tuple[float, str] | None:
@@ -87,7 +87,7 @@ class TimeModel:
 
 
 def _evaluation_operators(asked: TracedConfiguration, seq_length: int) -> list[TracedOp]:
-    return [op for op in asked.operators(asked.execution.eval_batch_size, seq_length) if op.phase == "evaluation"]
+    return [op for op in asked.operators(asked.execution.evaluation_batch_size, seq_length) if op.phase == "evaluation"]
 
 
 def _setting(asked: TracedConfiguration, tokens: int) -> StepConditions:

@@ -99,7 +99,7 @@ def run_time(
         parts=parts,
         evidence=curve.reference.evidence,
         basis=curve.reference.basis,
-        inference=inference_speed(execution.eval_batch_size / forward.mean_s, tokens, forward.reference, decoding)
+        inference=inference_speed(execution.evaluation_batch_size / forward.mean_s, tokens, forward.reference, decoding)
         if forward is not None
         else None,
         energy_j=energy_j,
@@ -170,7 +170,7 @@ def _evaluation_s(
     if data.eval_rows == 0:
         return 0.0
     if forward is not None:
-        return data.eval_rows / execution.eval_batch_size * forward.mean_s
+        return data.eval_rows / execution.evaluation_batch_size * forward.mean_s
     length = evaluation_lengths(data, execution).mean
     return data.eval_rows * curve(length) / execution.effective_batch_size * FORWARD_SHARE
 

@@ -49,7 +49,7 @@ class Switches:
     attn_implementation: AttentionImplementation
 
     def execution(self, micro_batch_size: int, seq_length: int, *, padded: bool) -> ExecutionPlan:
-        """The plan with these switches; evaluation takes the same batch as training, as in ``predict``."""
+        """The plan with these switches; evaluation takes the same batch as training."""
         return ExecutionPlan(
             micro_batch_size=micro_batch_size,
             max_seq_length=seq_length,
@@ -59,7 +59,6 @@ class Switches:
             dtype=self.dtype,
             amp=self.amp,
             optim=self.optim,
-            eval_batch_size=micro_batch_size,
         )
 
 

@@ -128,7 +128,7 @@ class Evaluator:
             return point
         best = point
         for rows in EVAL_BATCHES:
-            if rows <= point.execution.eval_batch_size or rows > max(self.request.data.eval_rows, 1):
+            if rows <= point.execution.evaluation_batch_size or rows > max(self.request.data.eval_rows, 1):
                 continue
             other = self._point(strategy, replace(point.execution, eval_batch_size=rows))
             if self.fits(other) and other.memory_bytes <= point.memory_bytes and other.objective_s < best.objective_s:

@@ -95,7 +95,7 @@ def _switches(
             execution,
             micro_batch_size=rows // 2,
             gradient_accumulation_steps=2 * steps,
-            eval_batch_size=min(execution.eval_batch_size, rows // 2),
+            eval_batch_size=min(execution.evaluation_batch_size, rows // 2),
         )
         options = f"--micro-batch-size {rows // 2} --gradient-accumulation-steps {2 * steps}"
         yield Neighbour(HALF_BATCH, options, strategy, halved)
