@@ -130,13 +130,15 @@ def record_classes() -> dict[str, list[type]]:
     from advisor.calibration import datasheet, report
     from advisor.core import budget, cost, data, device, model, plan, run, strategy
     from advisor.experiments.speed import compare
-    from advisor.pipeline import validating
+    from advisor.hardware.backends import contact
+    from advisor.pipeline import doctoring, validating
     from advisor.search.study import TuneResult
 
     return {
         "json tune": [TuneResult],
         "json calibrate": [report.CalibrationReport, report.ImportReport, datasheet.DatasheetReport],
         "json validate": [validating.Validation],
+        "json doctor": [doctoring.Diagnosis, contact.Check],
         "json bench": [compare.SpeedComparison],
         "json cost": [
             cost.CostEstimate,
@@ -429,6 +431,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
             "json calibrate",
             "json validate",
             "json bench",
+            "json doctor",
         )
     },
     "events": event_table,

@@ -15,6 +15,7 @@ from advisor import __version__
 from advisor.cli.output import DEBUG_VARIABLE, report_failure
 
 _COMMANDS = {
+    "doctor": "doctor",
     "probe": "calibrate",
     "calibrate": "calibrate",
     "predict": "predict",
@@ -91,6 +92,7 @@ def app() -> None:
 
     \b
     First steps:
+      advisor doctor               # say what works on this machine
       advisor probe                # measure this machine, once
       advisor calibrate run MODEL  # measure your model's operators on it
       advisor recommend MODEL --data DATA --memory 8GiB --time 2h --output plan.json

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from advisor.core.errors import DeviceError
+
+T = TypeVar("T")
 
 SLOWDOWNS = {
     0x0004: "power cap",
@@ -153,6 +155,40 @@ def compute_capability() -> tuple[int, int]:
         raise NvmlUnavailable("NVML must show a GPU, but it lists none")
     major, minor = max(tuple(pair) for pair in found)
     return int(major), int(minor)
+
+
+def driver_report() -> tuple[str, tuple[int, int] | None, list[dict[str, Any]]]:
+    """What the driver says of itself and its GPUs. Starts no CUDA.
+
+    Returns:
+        Its version; the newest CUDA version whose programs it runs, ``None`` where it does not say; and of every GPU
+        ``name``, ``total_bytes``, ``free_bytes`` and ``compute_capability``, each ``None`` where it is refused.
+
+    Raises:
+        NvmlUnavailable: NVML cannot be used.
+    """
+
+    def answer(question: Callable[[], T]) -> T | None:
+        try:
+            return question()
+        except (nvml.NVMLError, AttributeError):  # an older binding lacks functions
+            return None
+
+    def described(handle: Any) -> dict[str, Any]:
+        memory = answer(lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
+        capability = answer(lambda: nvml.nvmlDeviceGetCudaComputeCapability(handle))
+        return {
+            "name": answer(lambda: str(nvml.nvmlDeviceGetName(handle))) or "a card without a name",
+            "total_bytes": None if memory is None else int(memory.total),
+            "free_bytes": None if memory is None else int(memory.free),
+            "compute_capability": None if capability is None else (int(capability[0]), int(capability[1])),
+        }
+
+    with nvml_library() as nvml:
+        number = answer(lambda: int(nvml.nvmlSystemGetCudaDriverVersion()))  # 12040 is CUDA 12.4
+        toolkit = None if number is None else (number // 1000, number % 1000 // 10)
+        version = answer(lambda: str(nvml.nvmlSystemGetDriverVersion())) or ""
+        return version, toolkit, [described(handle) for _, handle in visible_gpus(nvml)]
 
 
 def _all_handles(nvml: Any) -> list[Any]:

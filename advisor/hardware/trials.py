@@ -217,17 +217,29 @@ def finish_trial(trial: subprocess.Popen[str], limit_s: float = TRIAL_S) -> list
     Returns:
         ``fact`` findings.
     """
-    try:
-        output, _ = trial.communicate(timeout=limit_s)
-        ended = "" if trial.returncode == 0 else f"trying it ended the process: {exit_reason(trial.returncode)}"
-    except subprocess.TimeoutExpired:
-        trial.kill()
-        output, _ = trial.communicate()
-        ended = f"trying it took longer than {limit_s:.0f} s"
-    findings = [json.loads(line) for line in output.splitlines() if line.startswith("{") and line.endswith("}")]
+    findings, ended, _ = collect(trial, limit_s)
     if ended:
         findings.append({"kind": "fact", "name": "bitsandbytes", "value": "no", "reason": ended})
     return findings
+
+
+def collect(process: subprocess.Popen[str], limit_s: float) -> tuple[list[dict[str, Any]], str, bool]:
+    """Wait for a process that prints JSON lines; when its time is up, it is ended.
+
+    Returns:
+        The findings, why it ended before it was done (empty when it was done), and whether it ended by itself.
+    """
+    ended, by_itself = "", True
+    try:
+        output, _ = process.communicate(timeout=limit_s)
+        if process.returncode:
+            ended = f"trying it ended the process: {exit_reason(process.returncode)}"
+    except subprocess.TimeoutExpired:
+        process.kill()
+        output, _ = process.communicate()
+        ended, by_itself = f"trying it took longer than {limit_s:.0f} s", False
+    findings = [json.loads(line) for line in output.splitlines() if line.startswith("{") and line.endswith("}")]
+    return findings, ended, by_itself
 
 
 def exit_reason(code: int | None) -> str:

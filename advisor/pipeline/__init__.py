@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from advisor.pipeline.benching import bench
     from advisor.pipeline.calibrating import calibrate
+    from advisor.pipeline.doctoring import doctor
     from advisor.pipeline.environment import probe
     from advisor.pipeline.explaining import explain
     from advisor.pipeline.fitting import fit
@@ -29,6 +30,7 @@ _HOMES = {
     "calibrate": "calibrating",
     "configure": "predicting",
     "configure_plan": "predicting",
+    "doctor": "doctoring",
     "explain": "explaining",
     "fit": "fitting",
     "predict": "predicting",
@@ -50,6 +52,7 @@ __all__ = [
     "calibrate",
     "configure",
     "configure_plan",
+    "doctor",
     "explain",
     "fit",
     "predict",

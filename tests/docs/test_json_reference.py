@@ -137,6 +137,7 @@ ANSWERS = {
     ("calibrate", "from-steps"): documented("DatasheetReport"),
     ("calibrate", "reset"): {field.name for field in dataclasses.fields(Forgotten)},
     ("validate",): documented("Validation"),
+    ("doctor",): documented("Diagnosis"),
     ("bench",): {"suite", "comparisons"},
 }
 

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Literal, NoReturn, Protocol
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError
 from advisor.core.plan import AttentionImplementation, ExecutionPlan
+from advisor.hardware.backends.contact import Check, DriverView, TorchView
 from advisor.hardware.benchmarks import Figure, Scale
 from advisor.hardware.energy import Counter
 from advisor.hardware.host import Host
@@ -141,6 +142,22 @@ class Backend:
     def driver_version(self) -> str:
         """Version of the loaded driver; empty where there is none, or where nobody says."""
         return ""
+
+    def driver_view(self) -> DriverView:
+        """What the driver says of itself and its devices; starts nothing on them."""
+        return DriverView(self.driver_version())
+
+    def torch_view(self) -> TorchView:
+        """What the installed torch was built for, without importing it."""
+        return TorchView()
+
+    def architectures(self) -> tuple[str, ...]:
+        """For which architectures torch has kernels; imports it."""
+        return ()
+
+    def contact_checks(self, torch: TorchView, driver: DriverView) -> list[Check]:
+        """Whether torch, driver and devices fit together; empty where there is nothing between torch and the device."""
+        return []
 
     def refusals(self, execution: ExecutionPlan, *, here: bool) -> list[Refusal]:
         """What of a plan cannot run on this kind of device.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from advisor.core.device import DeviceProfile
 from advisor.core.plan import ExecutionPlan
+from advisor.core.units import counted
 from advisor.hardware.backends.base import (
     Backend,
     Mark,
@@ -21,6 +23,7 @@ from advisor.hardware.backends.base import (
     Runtime,
     SetupTraits,
 )
+from advisor.hardware.backends.contact import Card, Check, DriverView, TorchView, torch_build
 from advisor.hardware.backends.cuda_probing import AMPERE, CudaProbing
 from advisor.hardware.energy import Counter, gpu_counter
 
@@ -30,6 +33,12 @@ old to be supported by the triton GPU compiler")."""
 DRIVER_FILE = Path("/proc/driver/nvidia/version")
 """The kernel module's own word; readable where NVML is missing or forbidden."""
 WATCHED_EVERY_S = 0.2
+LEAST_DRIVERS = {11: "450.80.02", 12: "525.60.13", 13: "580.65.06"}
+"""By major version of CUDA, the oldest Linux driver that runs its programs (CUDA Compatibility, "Minor Version
+Compatibility")."""
+WHEELS = {12: "cu126", 13: "cu130"}
+"""By major version of CUDA, a folder of PyTorch's package index with builds of the supported versions of torch."""
+HIDES_CARDS = "CUDA_VISIBLE_DEVICES"
 
 
 def _watch_driver(watch: MemoryWatch, done: threading.Event) -> None:
@@ -165,6 +174,29 @@ class CudaBackend(Backend):
     def driver_version(self) -> str:
         return kernel_driver()
 
+    def driver_view(self) -> DriverView:
+        from advisor.hardware.nvml import NvmlUnavailable, driver_report
+
+        hidden = os.environ.get(HIDES_CARDS)
+        try:
+            version, toolkit, cards = driver_report()
+        except NvmlUnavailable as failure:
+            return DriverView(self.driver_version(), refused=failure.message, hidden=hidden)
+        return DriverView(version, toolkit, tuple(Card(**card) for card in cards), hidden=hidden)
+
+    def torch_view(self) -> TorchView:
+        build = torch_build()
+        named = [f"{title} {build[name]}" for title, name in (("CUDA", "cuda"), ("ROCm", "hip")) if build.get(name)]
+        return TorchView(str(build.get("__version__", "")), (named or [""])[0])
+
+    def architectures(self) -> tuple[str, ...]:
+        import torch
+
+        return tuple(torch.cuda.get_arch_list())
+
+    def contact_checks(self, torch: TorchView, driver: DriverView) -> list[Check]:
+        return [_build_check(torch, driver), _nvml_check(torch, driver)] if torch.version else []
+
     def refusals(self, execution: ExecutionPlan, *, here: bool) -> list[Refusal]:
         if not (execution.tf32 and here):
             return []
@@ -173,3 +205,72 @@ class CudaBackend(Backend):
         if not torch.cuda.is_available() or (capability := torch.cuda.get_device_capability()) >= AMPERE:
             return []
         return [(f"tf32 needs compute capability 8.0, but the device has {capability}", "leave tf32 off")]
+
+
+def _build_check(torch: TorchView, driver: DriverView) -> Check:
+    """Whether this build of torch can use the cards that the driver lists."""
+    name = "torch, driver and card"
+    cards = ", ".join(dict.fromkeys(card.name for card in driver.cards))
+    build = f"torch {torch.version}" + (f" for {torch.built_for}" if torch.built_for else ", a build for the CPU only")
+    if not torch.built_for:
+        if not driver.cards:
+            return Check(name, "ok", f"{build}; no NVIDIA card is visible here")
+        action = f"install a build for the card: `{_install(driver.toolkit)}`"
+        return Check(name, "problem", f"{build}, cannot use {cards}", action)
+    if not (driver.version or driver.cards or torch.count):
+        action = "nothing without a card; else install NVIDIA's driver (a container needs `docker run --gpus all`)"
+        return Check(name, "note", f"{build}, but no NVIDIA driver is loaded: training uses the CPU", action)
+    loaded = f"driver {driver.version or 'unknown'}" + (
+        "" if driver.toolkit is None else f" (up to CUDA {_dotted(driver.toolkit)})"
+    )
+    major = re.search(r"CUDA (\d+)", torch.built_for)
+    if major and driver.toolkit is not None and driver.toolkit[0] < int(major[1]) and not torch.count:
+        needed = LEAST_DRIVERS.get(int(major[1]), "a newer one")
+        action = f"update the driver to {needed} or newer, or fit torch to it: `{_install(driver.toolkit)}`"
+        return Check(name, "problem", f"{build} needs a newer driver than {loaded}", action)
+    if driver.hidden is not None and not torch.count:
+        action = f"`unset {HIDES_CARDS}` to train on a card"
+        return Check(name, "note", f"{build}, {loaded}, but {HIDES_CARDS}={driver.hidden!r} hides the cards", action)
+    if torch.count == 0 and driver.cards:
+        action = "see whether `nvidia-smi` works; after an update of the driver, restart the machine"
+        return Check(name, "problem", f"{build}, {loaded}: torch cannot use {cards}", action)
+    if torch.count == 0:
+        return Check(name, "note", f"{build}, {loaded}, but no card is visible", "see what `nvidia-smi -L` lists")
+    for card in driver.cards:
+        if torch.architectures and not _runs_on(torch.architectures, card.compute_capability):
+            needed, built = _dotted(card.compute_capability), ", ".join(torch.architectures)
+            found = f"{build} has kernels for {built}, but {card.name} has compute capability {needed}"
+            return Check(name, "problem", found, f"install a build that has them: `{_install((12, 6))}`")
+    return Check(name, "ok", f"{build}, {loaded}{', ' if cards else ''}{cards}")
+
+
+def _nvml_check(torch: TorchView, driver: DriverView) -> Check:
+    """Whether the driver answers questions about memory, clocks and power."""
+    if not driver.refused:
+        return Check("NVML", "ok", f"lists {counted(len(driver.cards), 'card')}")
+    if not (driver.version or torch.count):
+        return Check("NVML", "ok", "not needed: there is no NVIDIA driver")
+    found = f"{driver.refused}; clocks, power and memory of other processes stay unknown"
+    return Check("NVML", "note", found, "`pip install nvidia-ml-py`, and see whether `nvidia-smi` works")
+
+
+def _runs_on(architectures: tuple[str, ...], capability: tuple[int, int] | None) -> bool:
+    """Whether compiled kernels (same major version, not newer) or portable ones (not newer) suit a card."""
+    if capability is None:
+        return True
+    for kind, digits in (found.groups() for name in architectures if (found := re.match(r"(sm|compute)_(\d+)", name))):
+        built = int(digits[:-1]), int(digits[-1])
+        if built <= capability and (kind != "sm" or built[0] == capability[0]):
+            return True
+    return not any(name.startswith(("sm_", "compute_")) for name in architectures)
+
+
+def _install(toolkit: tuple[int, int] | None) -> str:
+    """The command that installs a build of torch that a driver runs."""
+    fitting = [wheel for major, wheel in WHEELS.items() if toolkit is None or major <= toolkit[0]]
+    wheel = fitting[-1] if fitting else WHEELS[min(WHEELS)]
+    return f"pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/{wheel}"
+
+
+def _dotted(version: tuple[int, int] | None) -> str:
+    return "unknown" if version is None else ".".join(map(str, version))
