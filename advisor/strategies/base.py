@@ -86,6 +86,8 @@ class Strategy(ABC):
         user_knob_title: What that is, in words.
         builds_as: Another method whose model and step have the same operators at the same rank, so that its trace
             serves. Not inherited: a subclass may build something else.
+        may_share_across_layers: Whether layers may share parameters, in groups or by amounts that depend on how many
+            layers there are. What ``uneven_layers`` says is then checked against the parameter counts at full depth.
         saves_whole_model: Whether ``save`` writes all weights, so that loading needs none of the base model's.
     """
 
@@ -103,6 +105,7 @@ class Strategy(ABC):
     user_knob: str | None = None
     user_knob_title: str = "a configuration"
     builds_as: str | None = None
+    may_share_across_layers: bool = False
     saves_whole_model: bool = True
 
     @abstractmethod

@@ -31,11 +31,8 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import nn
 
-_LAYERS_APART = (
-    *("layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "exclude_modules"),
-    *("layer_replication", "adapter_layers"),
-)
-"""Fields of PEFT's configurations that treat some layers unlike others."""
+_LAYERS_APART = ("layers_to_transform", "exclude_modules", "layer_replication", "adapter_layers", "target_svd_config")
+"""Fields of PEFT's configurations that treat some layers unlike others, beside all whose name ends in ``_pattern``."""
 
 _NAMES = ("target_modules", "feedforward_modules", "modules_to_save", "target_parameters")
 """Fields that name modules; a name may hold the number of a layer."""
@@ -96,6 +93,7 @@ class AnyPeft(AdapterStrategy):
     user_knob_title = "a PEFT configuration"
     knobs = PeftKnobs
     own_optimizers: frozenset[Optimizer] = frozenset({"lorafa"})
+    may_share_across_layers = True
 
     def default_config(self, model: ModelSpec) -> StrategyConfig:
         return StrategyConfig(method=self.name, learning_rate=lora_learning_rate(model), knobs=PeftKnobs())
@@ -129,7 +127,7 @@ class AnyPeft(AdapterStrategy):
 
     def uneven_layers(self, config: StrategyConfig) -> int | None:
         values = PeftKnobs.of(config).peft_config
-        apart = any(values.get(key) for key in _LAYERS_APART)
+        apart = any(value and (key in _LAYERS_APART or key.endswith("_pattern")) for key, value in values.items())
         named = any(names_layers(values.get(key)) for key in _NAMES)
         return None if apart or named else super().uneven_layers(config)
 

@@ -4,7 +4,8 @@ A family costs three traces, because three shapes determine its formulas. The la
 operators of the layers before them on storages of the same sizes, so one trace finds each quantity's formula among the
 shallow family's: by what it is (operator, phase) and how large it is at the traced shape. What grows with the depth
 itself (the stacked norms of clipping, one fused update of all parameters) keeps its formula and is scaled. Where this
-is not unique, nothing is guessed: the caller traces all shapes.
+is not unique, nothing is guessed: the caller traces all shapes. Nor is it assumed that a method treats layers alike:
+what all layers share, or share in groups, shows in the parameter counts, which are taken at full depth.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from advisor.core.errors import AdvisorError
 from advisor.tracing.recorder import Recording
+from advisor.tracing.repeated_layers import Depths
 from advisor.tracing.step import TraceRequest, TraceSession
 from advisor.tracing.symbolic import SymbolicSizes, TraceShape, UnfitError
 from advisor.tracing.symbolic_trace import (
@@ -32,6 +35,25 @@ from advisor.tracing.symbolic_trace import (
 )
 
 Ints = npt.NDArray[np.int64]
+
+
+def grows_evenly(request: TraceRequest, depths: Depths) -> bool:
+    """Whether the parameters of the whole model are those of the shallower one and equally many a block.
+
+    The model is built at three depths, not stepped. One that cannot be built at a lesser depth does not grow evenly.
+    """
+    layers = (depths.shallow, depths.deeper, None)
+    try:
+        shallow, deeper, whole = (_parameter_counts(dataclasses.replace(request, num_hidden_layers=n)) for n in layers)
+    except AdvisorError:
+        return False  # the trace of the whole model says what is wrong with it
+    blocks = depths.repeats
+    return all(w == s + blocks * (d - s) for s, d, w in zip(shallow, deeper, whole, strict=True))
+
+
+def _parameter_counts(request: TraceRequest) -> tuple[int, int]:
+    with TraceSession(request) as session:
+        return session.parameter_counts()
 
 
 def trace_deeper(request: TraceRequest, shallow: SymbolicTrace) -> SymbolicTrace | None:

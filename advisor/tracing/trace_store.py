@@ -19,6 +19,7 @@ import numpy as np
 
 from advisor.core.code_version import TRAINING_LIBRARIES, code_version
 from advisor.core.data import padded_length
+from advisor.core.memo import recall_structure
 from advisor.core.model import ModelSpec
 from advisor.core.plan import BITSANDBYTES_OPTIMIZERS, ExecutionPlan
 from advisor.core.serialization import to_dict
@@ -28,7 +29,7 @@ from advisor.core.tasks import TASKS
 from advisor.hardware.backends import get_backend
 from advisor.strategies import get_strategy, strategy_version
 from advisor.tracing.full_depth import FullDepthTrace, ReplayCache
-from advisor.tracing.repeated_layers import normalize_attention_window, traced_depths
+from advisor.tracing.repeated_layers import Depths, normalize_attention_window, traced_depths
 from advisor.tracing.symbolic import SymbolicSizes
 from advisor.tracing.symbolic_trace import SymbolicTrace
 
@@ -82,8 +83,23 @@ class TraceStore:
             self._families[key] = self._build(model, strategy, execution)
         return self._families[key]
 
-    def _build(self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan) -> FullDepthTrace:
+    def depths(self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan) -> Depths | None:
+        """The depths to trace; ``None``, for the whole model, also where its counts do not follow from theirs."""
         depths = traced_depths(model, strategy)
+        if depths is None or not get_strategy(strategy.method).may_share_across_layers:
+            return depths
+
+        def grows_evenly() -> bool:
+            from advisor.tracing import depth_extension
+
+            return depth_extension.grows_evenly(self._request(model, strategy, execution, None), depths)
+
+        key = [strategy_key(strategy), strategy_version(strategy.method), to_dict(depths)]
+        even = recall_structure("even growth", model, key, grows_evenly, code=TRACING_CODE)
+        return depths if even else None
+
+    def _build(self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan) -> FullDepthTrace:
+        depths = self.depths(model, strategy, execution)
         replays = ReplayCache(self._file(self.key(model, strategy, execution), "replays.json"))
         if depths is None:
             return FullDepthTrace(self._traced(model, strategy, execution, None), replays=replays)
