@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
@@ -17,17 +18,22 @@ from advisor.strategies import get_strategy
 from advisor.training.arguments import training_arguments
 from advisor.training.assembly import assemble_trainer
 from advisor.training.build import build_model
-from advisor.training.data import PreparedData, prepare_data
+from advisor.training.data import prepare_data
 from advisor.training.models import load_tokenizer
 from advisor.training.switches import backend_of_plan
 
 
 def profile_longest_batch(plan: Plan) -> ProfiledStep:
-    """Two optimizer steps of the plan on its longest batch, the second one under the memory profiler."""
+    """Two optimizer steps of the plan on its longest batch, the second one under the memory profiler, and an evaluation
+    batch as wide as the data's longest row, which is what a prediction is made for.
+    """
     backend = backend_of_plan(plan)
     backend.runtime.prepare_process(plan.execution.num_threads)
     data = prepare_data(plan.data, plan.model, load_tokenizer(plan.model), max_seq_length=plan.execution.max_seq_length)
-    worst = _WorstRows(data, plan.execution.micro_batch_size, 3 * plan.execution.gradient_accumulation_steps)
+    micro_batches = 3 * plan.execution.gradient_accumulation_steps
+    worst = _WorstRows(data.train_dataset, data.collator, plan.execution.micro_batch_size, micro_batches)
+    widest = max((data.train_dataset, data.eval_dataset), key=lambda rows: max(rows.lengths))
+    held_out = _WorstRows(widest, data.collator, plan.execution.evaluation_batch_size, 1)
     profiler = StepProfiler(at_step=2)
     set_seed(plan.seed)
     model = build_model(plan.model, plan.strategy, plan.execution, device=backend.torch_device)
@@ -47,9 +53,10 @@ def profile_longest_batch(plan: Plan) -> ProfiledStep:
         )
         with closing(profiler):
             trainer.train()
-    if profiler.result is None:
-        raise RuntimeError("the Trainer ended before the profiled step")
-    return profiler.result
+        if profiler.result is None:
+            raise RuntimeError("the Trainer ended before the profiled step")
+        trainer.data_collator = held_out.collate
+        return profiler.result.with_evaluation(lambda: trainer.evaluate(held_out))
 
 
 class _WorstRows(Dataset[int]):
@@ -59,11 +66,11 @@ class _WorstRows(Dataset[int]):
     attention mask is built; only the shape matters to memory besides.
     """
 
-    def __init__(self, data: PreparedData, rows: int, batches: int) -> None:
-        order = np.argsort(-np.asarray(data.train_dataset.lengths), kind="stable")
+    def __init__(self, dataset: Any, collator: Callable[..., Any], rows: int, batches: int) -> None:
+        order = np.argsort(-np.asarray(dataset.lengths), kind="stable")
         chosen = [int(order[0]), *(int(order[-1 - index % len(order)]) for index in range(rows - 1))]
-        self._features = [data.train_dataset[index] for index in chosen]
-        self._collator = data.collator
+        self._features = [dataset[index] for index in chosen]
+        self._collator = collator
         self._length = rows * batches
 
     def __len__(self) -> int:

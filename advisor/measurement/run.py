@@ -76,7 +76,7 @@ def measure_run(
     )
     measurement = _as_measurement(result, folder)
     if profiled is not None and measurement.allocated_peak_bytes is None:
-        measurement = dataclasses.replace(measurement, allocated_peak_bytes=profiled.peak_bytes)
+        measurement = dataclasses.replace(measurement, allocated_peak_bytes=profiled.run_peak_bytes)
     folder.keep(measurement)
     return measurement
 

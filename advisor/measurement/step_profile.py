@@ -8,7 +8,10 @@ measure of what the cost model traces.
 
 from __future__ import annotations
 
+import dataclasses
 import gc
+import itertools
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +35,7 @@ class ProfiledStep:
         other_bytes: The rest of ``live_before_bytes``: the batch, and what callbacks hold.
         events: How many allocations and releases were seen.
         largest_allocation_bytes: The biggest single allocation of the step.
+        evaluation_peak_bytes: Largest number of live tensor bytes during an evaluation batch; ``None`` where none ran.
     """
 
     peak_bytes: int
@@ -43,6 +47,21 @@ class ProfiledStep:
     other_bytes: int
     events: int
     largest_allocation_bytes: int
+    evaluation_peak_bytes: int | None = None
+
+    @property
+    def run_peak_bytes(self) -> int:
+        """The larger of both peaks."""
+        return max(self.peak_bytes, self.evaluation_peak_bytes or 0)
+
+    def with_evaluation(self, evaluate: Callable[[], object]) -> ProfiledStep:
+        """Also profile what ``evaluate`` does; weights and optimizer states are all that is alive when it begins."""
+        gc.collect()
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+            evaluate()
+        live_bytes = self.parameters_bytes + self.buffers_bytes + self.optimizer_states_bytes
+        peak_bytes = max(itertools.accumulate(memory_events(profiled), initial=live_bytes))
+        return dataclasses.replace(self, evaluation_peak_bytes=peak_bytes)
 
 
 class StepProfiler(TrainerCallback):

@@ -69,6 +69,19 @@ def test_the_profiled_batch_is_the_longest_one(plan: Plan, measured: tuple[Path,
     assert measured[1].allocated_peak_bytes == pytest.approx(step.peak_bytes, rel=0.02)
 
 
+def test_an_evaluation_batch_that_holds_more_than_a_step_is_the_peak(plan: Plan) -> None:
+    from advisor.measurement.longest_batch import profile_longest_batch
+
+    execution = dataclasses.replace(plan.execution, eval_batch_size=64)
+    found = profile_longest_batch(dataclasses.replace(plan, execution=execution))
+    assert found.evaluation_peak_bytes is not None
+    assert found.run_peak_bytes == found.evaluation_peak_bytes > found.peak_bytes
+    alone = profile_longest_batch(
+        dataclasses.replace(plan, execution=dataclasses.replace(execution, eval_batch_size=1))
+    )
+    assert alone.run_peak_bytes == alone.peak_bytes == found.peak_bytes
+
+
 def test_a_finished_run_is_only_read(plan: Plan, measured: tuple[Path, Measurement, list[dict[str, Any]]]) -> None:
     output, measurement, _ = measured
     with pytest.raises(OutputError, match="holds a run of this plan"):
