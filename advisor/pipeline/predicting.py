@@ -69,7 +69,7 @@ def predict(
     Args:
         model: Folder, ``config.json``, GGUF file, hub id or demo model.
         method: Registered strategy.
-        knobs: The method's own (``LoraKnobs(rank=16)``); its defaults for this model when ``None``.
+        knobs: The method's own (``QLoraKnobs(rank=16)`` for qlora); its defaults for this model when ``None``.
         execution: How it is trained; micro-batches of 8 rows, in the checkpoint's data type, when ``None``.
         data: Without it, step time and memory are answered for full batches, and the whole run is one step.
         num_labels: Classes of the head when there is no data.
