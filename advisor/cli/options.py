@@ -262,8 +262,9 @@ def read_peft_config(path: Path | None) -> dict[str, Any] | None:
     if path is None:
         return None
     from advisor.core.serialization import read_json
+    from advisor.training.sources import ADAPTER_CONFIG
 
-    file = path / "adapter_config.json" if path.is_dir() else path
+    file = path / ADAPTER_CONFIG if path.is_dir() else path
     values = read_json(file, what="--peft-config")
     if not isinstance(values, dict):
         raise InputError(f"--peft-config must hold a JSON object, but {file} holds a {type(values).__name__}")

@@ -35,7 +35,7 @@ from advisor.hardware.trials import (
     first_line,
     try_attention_kernel,
     try_bitsandbytes,
-    try_dtype,
+    try_native_dtype,
 )
 
 T = TypeVar("T")
@@ -337,12 +337,9 @@ def main() -> None:
     device, usable = chosen.torch_device, "float32"
     for dtype in DTYPES:
         _emit(kind="trying", name=f"dtype {dtype}")
-        found = try_dtype(device, dtype)
-        value, reason = found.value, found.reason
-        if value == "yes" and (emulated := chosen.probing.emulated(device, dtype)):
-            value, reason = "no", emulated
-        _emit(kind="fact", name=f"dtype {dtype}", value=value, reason=reason)
-        usable = dtype if value == "yes" and not chosen.is_host else usable
+        found = try_native_dtype(device, dtype, chosen.probing.emulated)
+        _emit(kind="fact", name=f"dtype {dtype}", value=found.value, reason=found.reason)
+        usable = dtype if found.value == "yes" and not chosen.is_host else usable
     _emit(kind="trying", name="attention flash")
     found = try_attention_kernel(device, "flash", usable)
     _emit(kind="fact", name="attention flash", value=found.value, reason=found.reason)

@@ -13,7 +13,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from advisor.hardware.attention import backend
@@ -60,6 +60,19 @@ def try_dtype(device: str, dtype: str) -> Finding:
     except (RuntimeError, TypeError, ValueError, MemoryError) as failure:
         return _refusal(failure, "tried")
     return Finding("yes", "tried: product with backward under autocast")
+
+
+def try_native_dtype(device: str, dtype: str, emulated: Callable[[str, str], str]) -> Finding:
+    """As :func:`try_dtype`; a data type that works but is emulated counts as ``"no"``.
+
+    Args:
+        device: As torch names it.
+        dtype: As torch names it.
+        emulated: The back end's reason why a type is emulated on a device; empty where it is not.
+    """
+    found = try_dtype(device, dtype)
+    reason = emulated(device, dtype) if found.value == "yes" else ""
+    return Finding("no", reason) if reason else found
 
 
 def try_attention_kernel(device: str, kernel: str, dtype: str) -> Finding:

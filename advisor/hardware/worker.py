@@ -40,7 +40,7 @@ from advisor.hardware.trials import (
     try_attention_kernel,
     try_bitsandbytes,
     try_compile,
-    try_dtype,
+    try_native_dtype,
 )
 
 QUICK_THREADS_S, FULL_THREADS_S = 1.0, 5.0
@@ -223,7 +223,11 @@ class Probe:
 
     def _try_kernels(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The data types to time, that of training last, and the attention kernels that work, torch's choice last."""
-        works = [dtype for dtype in DTYPES if self._tried("dtype", dtype, self._try_dtype(dtype))]
+        works = [
+            dtype
+            for dtype in DTYPES
+            if self._tried("dtype", dtype, try_native_dtype(self.device, dtype, self.probing.emulated))
+        ]
         half = next((dtype for dtype in ("bfloat16", "float16") if dtype in works), "float32")
         dtype = half if self.backend.setups.half_precision else "float32"
         kernels = [kernel for kernel in KERNELS if self._tried("kernel", kernel, self._try_kernel(kernel, dtype))]
@@ -235,11 +239,6 @@ class Probe:
         """Emit what a trial found; whether it works."""
         self.emit(kind=kind, name=name, value=found.value, reason=found.reason)
         return found.value == "yes"
-
-    def _try_dtype(self, dtype: str) -> Finding:
-        found = try_dtype(self.device, dtype)
-        emulated = self.probing.emulated(self.device, dtype) if found.value == "yes" else ""
-        return Finding("no", emulated) if emulated else found
 
     def _try_kernel(self, kernel: str, dtype: str) -> Finding:
         absent = self.probing.absent_kernels.get(kernel)

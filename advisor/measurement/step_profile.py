@@ -60,8 +60,7 @@ class ProfiledStep:
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
             evaluate()
         live_bytes = self.parameters_bytes + self.buffers_bytes + self.optimizer_states_bytes
-        peak_bytes = max(itertools.accumulate(memory_events(profiled), initial=live_bytes))
-        return dataclasses.replace(self, evaluation_peak_bytes=peak_bytes)
+        return dataclasses.replace(self, evaluation_peak_bytes=_peak_bytes(memory_events(profiled), live_bytes))
 
 
 class StepProfiler(TrainerCallback):
@@ -183,16 +182,17 @@ def _tensors_in(value: Any) -> list[torch.Tensor]:
     return []
 
 
+def _peak_bytes(sizes: list[int], live_bytes: int) -> int:
+    """Largest number of live bytes while these events follow each other."""
+    return max(itertools.accumulate(sizes, initial=live_bytes))
+
+
 def _summarise(sizes: list[int], before: dict[str, int]) -> ProfiledStep:
     live_before_bytes = sum(before.values())
-    live_bytes = peak_bytes = live_before_bytes
-    for size_bytes in sizes:
-        live_bytes += size_bytes
-        peak_bytes = max(peak_bytes, live_bytes)
     return ProfiledStep(
-        peak_bytes=peak_bytes,
+        peak_bytes=_peak_bytes(sizes, live_before_bytes),
         live_before_bytes=live_before_bytes,
-        live_after_bytes=live_bytes,
+        live_after_bytes=live_before_bytes + sum(sizes),
         parameters_bytes=before["parameters"],
         buffers_bytes=before["buffers"],
         optimizer_states_bytes=before["optimizer_states"],

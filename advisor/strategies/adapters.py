@@ -170,7 +170,7 @@ class RankedStrategy(AdapterStrategy):
         highest = self.largest_rank(model)
         return {
             "rank": IntDimension(min(self.lowest_rank, highest), highest, log=True),
-            "target_modules": CategoricalDimension(("attention", "all-linear")),
+            "target_modules": CategoricalDimension(PRESETS),
             **super().search_space(model),
         }
 

@@ -15,12 +15,12 @@ from advisor.core.serialization import from_dict, read_json, to_dict, to_json
 from advisor.core.store import ensure_writable_dir, write_text_atomically
 from advisor.core.strategy import StrategyConfig
 from advisor.strategies import get_strategy
+from advisor.training.sources import ADAPTER_CONFIG
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-ADAPTER_CONFIG = "adapter_config.json"
 BASE = "base"
 WEIGHTS = ("model*.safetensors", "model*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json")
 """Files of a model's weights in the format of transformers."""

@@ -12,6 +12,9 @@ from advisor.core.model import SourceKind
 from advisor.core.serialization import read_json
 from advisor.hardware.trials import first_line
 
+ADAPTER_CONFIG = "adapter_config.json"
+"""What PEFT saves beside an adapter's weights."""
+
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 PICKLE_PATTERNS = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -49,7 +52,7 @@ def read_source(
 
 def _refuse_adapter(folder: Path, source: str) -> None:
     """What PEFT saved is no model; say whose adapter it is."""
-    adapter = folder / "adapter_config.json"
+    adapter = folder / ADAPTER_CONFIG
     if not adapter.is_file() or (folder / "config.json").is_file():
         return
     values = read_json(adapter, what="the adapter's adapter_config.json", error=ModelError)
