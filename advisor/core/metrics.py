@@ -13,6 +13,13 @@ from typing import Any
 
 from advisor.core.registry import Registry, SavedByName
 
+LABEL, PREDICTED, PROBABILITY = "label", "predicted", "probability"
+"""Columns of predictions: class index, or one 0 or 1 per class where there are several labels; the same as the model
+says it; probability per class, shape (items, classes)."""
+NLL_SUM, TOKENS, HITS, BYTES = "nll", "tokens", "hits", "bytes"
+"""Columns of a language model's predictions, sums over the predicted tokens of an item: negative log-likelihood in
+nats, tokens, tokens predicted right, UTF-8 bytes of their text."""
+
 MAX_EXPONENT = 700.0
 """``math.exp`` overflows just above 709; a perplexity of e**700 says "diverged" as well as infinity does, and is
 JSON."""
@@ -28,9 +35,13 @@ class Metric(SavedByName):
         higher_is_better: Which way is better.
         low, high: Smallest and largest value.
         format: Of a figure, as Python's ``format`` takes it.
-        function: ``module:name`` of what computes it from the labels and the predicted classes of all held-out items;
-            ``None`` where the task sums it up over its batches, which hold more than can be kept.
+        function: ``module:name`` of what computes it from columns of the predictions, one value or row per held-out
+            item; ``None`` where it only exists as a sum over batches.
+        takes: Which columns ``function`` gets, in order (``Task.predictions`` names them).
         options: Further arguments of ``function``.
+        resampled: ``module:name`` of what computes it for many bootstrap samples at once: it gets the counts of items,
+            shape (samples, items), then the columns, and returns the figures, shape (samples,). ``None``: ``function``
+            is called once a sample, which is slow.
         is_share: Whether it is the share of held-out items that are right, so that its sampling error is binomial.
             Published comparisons are of such figures.
         from_loss, to_loss: For a metric that says the same as the held-out loss (nats per item): the figure of a loss,
@@ -44,7 +55,9 @@ class Metric(SavedByName):
     high: float = 1.0
     format: str = ".3f"
     function: str | None = None
+    takes: tuple[str, ...] = (LABEL, PREDICTED)
     options: Mapping[str, Any] = field(default_factory=dict)
+    resampled: str | None = None
     is_share: bool = False
     from_loss: Callable[[float], float] | None = None
     to_loss: Callable[[float], float] | None = None
@@ -86,17 +99,24 @@ class Metric(SavedByName):
         loss = metrics.get(LOSS.name, metrics.get("loss"))
         return self.from_loss(loss) if self.from_loss is not None and loss is not None else None
 
-    def compute(self, labels: Any, predicted: Any) -> float:
-        """The figure of classes, arrays of shape (items,).
+    def is_in(self, columns: Mapping[str, Any]) -> bool:
+        """Whether predictions have all that it is computed from."""
+        return self.function is not None and all(name in columns for name in self.takes)
+
+    def compute(self, columns: Mapping[str, Any]) -> float:
+        """The figure of all held-out items.
+
+        Args:
+            columns: Of the predictions, by name, each with one entry per item.
 
         Raises:
-            ValueError: the metric has no function.
+            ValueError: the metric has no function, or is not defined for these items (one class only, for example).
         """
         import pkgutil
 
         if self.function is None:
-            raise ValueError(f"a metric needs a function to be computed from classes, but {self.name} has none")
-        return float(pkgutil.resolve_name(self.function)(labels, predicted, **self.options))
+            raise ValueError(f"a metric needs a function to be computed from predictions, but {self.name} has none")
+        return float(pkgutil.resolve_name(self.function)(*(columns[name] for name in self.takes), **self.options))
 
 
 def perplexity(loss: float) -> float:
@@ -114,26 +134,140 @@ def same(loss: float) -> float:
     return loss
 
 
+_PROBABILITIES = (LABEL, PROBABILITY)
+_HOME = "advisor.training.quality"
+
 ACCURACY = Metric(
-    "accuracy", "accuracy", higher_is_better=True, function="sklearn.metrics:accuracy_score", is_share=True
+    "accuracy",
+    "accuracy",
+    higher_is_better=True,
+    function="sklearn.metrics:accuracy_score",
+    resampled=f"{_HOME}:resampled_accuracy",
+    is_share=True,
+)
+BALANCED_ACCURACY = Metric(
+    "balanced_accuracy",
+    "balanced accuracy",
+    higher_is_better=True,
+    function="sklearn.metrics:balanced_accuracy_score",
+    resampled=f"{_HOME}:resampled_balanced_accuracy",
 )
 F1_MACRO = Metric(
     "f1_macro",
     "macro F1",
     higher_is_better=True,
     function="sklearn.metrics:f1_score",
-    options={"average": "macro"},
+    options={"average": "macro", "zero_division": 0},
+    resampled=f"{_HOME}:resampled_f1_macro",
 )
+F1_WEIGHTED = Metric(
+    "f1_weighted",
+    "weighted F1",
+    higher_is_better=True,
+    function="sklearn.metrics:f1_score",
+    options={"average": "weighted", "zero_division": 0},
+    resampled=f"{_HOME}:resampled_f1_weighted",
+)
+PRECISION_MACRO = Metric(
+    "precision_macro",
+    "macro precision",
+    higher_is_better=True,
+    function="sklearn.metrics:precision_score",
+    options={"average": "macro", "zero_division": 0},
+    resampled=f"{_HOME}:resampled_precision_macro",
+)
+RECALL_MACRO = Metric(
+    "recall_macro",
+    "macro recall",
+    higher_is_better=True,
+    function="sklearn.metrics:recall_score",
+    options={"average": "macro", "zero_division": 0},
+    resampled=f"{_HOME}:resampled_recall_macro",
+)
+MCC = Metric(
+    "mcc",
+    "Matthews correlation",
+    higher_is_better=True,
+    low=-1.0,
+    function="sklearn.metrics:matthews_corrcoef",
+    resampled=f"{_HOME}:resampled_mcc",
+)
+ROC_AUC = Metric(
+    "roc_auc",
+    "ROC-AUC",
+    higher_is_better=True,
+    function=f"{_HOME}:roc_auc",
+    takes=_PROBABILITIES,
+    resampled=f"{_HOME}:resampled_roc_auc",
+)
+AVERAGE_PRECISION = Metric(
+    "average_precision",
+    "average precision",
+    higher_is_better=True,
+    function=f"{_HOME}:average_precision",
+    takes=_PROBABILITIES,
+    resampled=f"{_HOME}:resampled_average_precision",
+)
+LOG_LOSS = Metric(
+    "log_loss",
+    "log loss",
+    higher_is_better=False,
+    high=math.inf,
+    function=f"{_HOME}:log_loss",
+    takes=_PROBABILITIES,
+    resampled=f"{_HOME}:resampled_log_loss",
+)
+BRIER_SCORE = Metric(
+    "brier_score",
+    "Brier score",
+    higher_is_better=False,
+    high=2.0,
+    function=f"{_HOME}:brier_score",
+    takes=_PROBABILITIES,
+    resampled=f"{_HOME}:resampled_brier_score",
+)
+CALIBRATION_ERROR = Metric(
+    "calibration_error",
+    "expected calibration error",
+    higher_is_better=False,
+    function=f"{_HOME}:calibration_error",
+    takes=_PROBABILITIES,
+    resampled=f"{_HOME}:resampled_calibration_error",
+)
+CLASSIFICATION = (
+    ACCURACY, F1_MACRO, F1_WEIGHTED, BALANCED_ACCURACY, PRECISION_MACRO, RECALL_MACRO, MCC, ROC_AUC, AVERAGE_PRECISION,
+    LOG_LOSS, BRIER_SCORE, CALIBRATION_ERROR,
+)  # fmt: skip
+"""What is said of a classifier with one class per item."""
+
 PERPLEXITY = Metric(
     "perplexity", "perplexity", higher_is_better=False, low=1.0, high=math.inf, format=".4g", from_loss=perplexity,
-    to_loss=nats,
+    to_loss=nats, function=f"{_HOME}:perplexity_of_tokens", takes=(NLL_SUM, TOKENS),
+    resampled=f"{_HOME}:resampled_perplexity",
 )  # fmt: skip
+BITS_PER_BYTE = Metric(
+    "bits_per_byte",
+    "bits per byte",
+    higher_is_better=False,
+    high=math.inf,
+    function=f"{_HOME}:bits_per_byte",
+    takes=(NLL_SUM, BYTES),
+    resampled=f"{_HOME}:resampled_bits_per_byte",
+)
+TOKEN_ACCURACY = Metric(
+    "token_accuracy",
+    "token accuracy",
+    higher_is_better=True,
+    function=f"{_HOME}:share",
+    takes=(HITS, TOKENS),
+    resampled=f"{_HOME}:resampled_share",
+)
 LOSS = Metric(
     "eval_loss", "held-out loss", higher_is_better=False, high=math.inf, from_loss=same, to_loss=same
 )  # fmt: skip
 
 METRICS: Registry[Metric] = Registry(
-    "advisor.metrics", "metric", Metric, lambda: (ACCURACY, F1_MACRO, PERPLEXITY, LOSS)
+    "advisor.metrics", "metric", Metric, lambda: (*CLASSIFICATION, PERPLEXITY, BITS_PER_BYTE, TOKEN_ACCURACY, LOSS)
 )
 
 

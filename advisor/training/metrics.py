@@ -7,14 +7,17 @@ training.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import EvalPrediction
 
-from advisor.core.metrics import LOSS, METRICS
+from advisor.core.metrics import LOSS, METRICS, Metric
 from advisor.training.tasks import Task
 from advisor.training.tasks.reduction import NLL
 
@@ -24,11 +27,15 @@ class HeldOut:
 
     Args:
         task: Reduces and computes.
+
+    Attributes:
+        order: Which item of the data set each evaluated row is; ``None`` where they come in its order.
     """
 
     def __init__(self, task: Task) -> None:
         self._task = task
         self._last: EvalPrediction | None = None
+        self.order: Sequence[int] | None = None
 
     def reduce_logits(self, logits: Any, labels: torch.Tensor) -> torch.Tensor:
         """For ``Trainer(preprocess_logits_for_metrics=...)``."""
@@ -44,9 +51,34 @@ class HeldOut:
         """Whether there was an evaluation."""
         return self._last is not None
 
-    def final_metrics(self) -> dict[str, float]:
-        """Further figures of the last evaluation; none before the first."""
-        return dict(self._task.final_metrics(self._last)) if self._last is not None else {}
+    def predictions(self, tokenizer: Any = None) -> dict[str, NDArray[Any]]:
+        """The last evaluation by item, as columns in the order of the data set; none before the first.
+
+        Args:
+            tokenizer: The model's own, for columns that need texts.
+        """
+        if self._last is None:
+            return {}
+        columns = self._task.predictions(self._last, tokenizer)
+        if self.order is None:
+            return dict(columns)
+        places = np.argsort(np.asarray(self.order), kind="stable")
+        return {name: column[places] for name, column in columns.items()}
+
+    def final_metrics(self, tokenizer: Any = None) -> dict[str, float]:
+        """Every metric of the last evaluation that its predictions allow."""
+        return computed_metrics(self._task.metrics, self.predictions(tokenizer))
+
+
+def computed_metrics(metrics: Sequence[Metric], columns: Mapping[str, Any]) -> dict[str, float]:
+    """Figures of predictions by metric; those that are not defined for these items are left out."""
+    found = {}
+    for metric in metrics:
+        if not metric.is_in(columns):
+            continue
+        with contextlib.suppress(ValueError):
+            found[metric.name] = metric.compute(columns)
+    return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def held_out_metrics(logged: Mapping[str, float]) -> dict[str, float]:

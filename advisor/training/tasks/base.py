@@ -19,6 +19,7 @@ from advisor.training.data.tables import Table
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
     from torch import nn
     from transformers import EvalPrediction
 
@@ -49,8 +50,9 @@ class Task(RegisteredTask, DataRules):
 
     Call order of a run: ``suits`` (where the user named no task) -> ``with_columns`` -> ``read_rows`` ->
     ``check_model`` -> ``encode`` -> ``collator`` -> training with ``compute_loss_func`` -> ``reduce_logits`` on every
-    evaluation batch -> ``compute_metrics`` on all of them -> ``final_metrics``. The cost model calls ``batch_shapes``
-    and ``compute_loss_func`` on fake tensors, so the loss must not read their values. Instances hold no state.
+    evaluation batch -> ``compute_metrics`` on all of them -> ``predictions``, from which ``metrics`` are computed. The
+    cost model calls ``batch_shapes`` and ``compute_loss_func`` on fake tensors, so the loss must not read their values.
+    Instances hold no state.
 
     The defaults are those of a language model that reads plain text and predicts each label where it stands. A task of
     another package states its ``traits`` and overrides what differs, of these or of a built-in task.
@@ -58,7 +60,9 @@ class Task(RegisteredTask, DataRules):
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """What ``compute_metrics`` and ``final_metrics`` report beside the held-out loss."""
+        """What is reported beside the held-out loss: by ``compute_metrics`` along the way, and of the final model also
+        those that can be computed from its ``predictions``.
+        """
         return (self.traits.metric,)
 
     def suits(self, look: FirstLook) -> bool:
@@ -191,6 +195,19 @@ class Task(RegisteredTask, DataRules):
 
         return token_figures(prediction)
 
-    def final_metrics(self, prediction: EvalPrediction) -> Mapping[str, float]:
-        """Further figures of the trained model, computed once and outside of what a run is measured on."""
-        return {}
+    def predictions(self, prediction: EvalPrediction, tokenizer: Any = None) -> Mapping[str, NDArray[Any]]:
+        """The kept rows as columns, one entry per held-out item: what metrics are computed from, and what a run keeps
+        so that runs can be compared item by item.
+
+        Args:
+            prediction: What ``reduce_logits`` kept of all batches, and their labels.
+            tokenizer: The model's own, where there is one, for columns of text.
+
+        Returns:
+            Columns by the names of ``advisor.core.metrics`` (``LABEL``, ``PREDICTED``, ``PROBABILITY``; ``NLL_SUM``,
+            ``TOKENS``, ``HITS``), or others that the task's own metrics take: arrays of shape (items,), (items, k), or
+            of objects (lists or texts).
+        """
+        from advisor.training.tasks.reduction import token_columns
+
+        return token_columns(prediction)

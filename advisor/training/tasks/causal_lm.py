@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from advisor.core.data import DataSpec
 from advisor.core.errors import ModelError
-from advisor.core.metrics import PERPLEXITY
+from advisor.core.metrics import BITS_PER_BYTE, BYTES, PERPLEXITY, TOKEN_ACCURACY, Metric
 from advisor.core.model import ModelSpec
 from advisor.core.tasks import TaskTraits
 from advisor.training.data.rows import CONVERSATION_COLUMN, RowKind
@@ -15,7 +16,9 @@ from advisor.training.tasks.base import FirstLook, Task
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
     from torch import nn
+    from transformers import EvalPrediction
 
 
 class CausalLM(Task):
@@ -71,3 +74,16 @@ class CausalLM(Task):
         from advisor.training.tasks.reduction import first_output, reduce_tokens
 
         return reduce_tokens(first_output(logits)[:, :-1], labels[:, 1:])
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return (PERPLEXITY, BITS_PER_BYTE, TOKEN_ACCURACY)
+
+    def predictions(self, prediction: EvalPrediction, tokenizer: Any = None) -> Mapping[str, NDArray[Any]]:
+        """With the bytes of the predicted text where there is a tokenizer."""
+        from advisor.training.tasks.reduction import label_bytes, token_columns
+
+        columns = token_columns(prediction)
+        if tokenizer is not None:
+            columns[BYTES] = label_bytes(prediction.label_ids[:, 1:], tokenizer)
+        return columns

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from advisor.core.data import DataSpec
 from advisor.core.errors import DataError
-from advisor.core.metrics import PERPLEXITY
+from advisor.core.metrics import PERPLEXITY, TOKEN_ACCURACY, Metric
 from advisor.core.model import ModelSpec
 from advisor.core.tasks import TaskTraits
 from advisor.training.data.rules import Edges
@@ -31,6 +31,10 @@ class MaskedLM(Task):
         comparisons="language-modelling",
         packs_text=True,
     )
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return (PERPLEXITY, TOKEN_ACCURACY)
 
     def suits(self, look: FirstLook) -> bool:
         """Text is modelled as the architecture was pre-trained."""

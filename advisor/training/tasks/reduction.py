@@ -13,7 +13,17 @@ import torch
 from torch.nn import functional
 from transformers import EvalPrediction
 
-from advisor.core.metrics import ACCURACY, PERPLEXITY, perplexity
+from advisor.core.metrics import (
+    ACCURACY,
+    HITS,
+    LABEL,
+    NLL_SUM,
+    PERPLEXITY,
+    PREDICTED,
+    PROBABILITY,
+    TOKENS,
+    perplexity,
+)
 from advisor.training.data.encoding import IGNORED_LABEL
 
 NLL = "nll"
@@ -33,46 +43,60 @@ def without_padding(labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def reduce_classes(logits: Any, labels: torch.Tensor) -> torch.Tensor:
-    """Per row: the predicted class, and the negative log-likelihood of the label in nats."""
-    scores = first_output(logits).float()
-    nll = functional.cross_entropy(scores, labels, reduction="none")
-    return torch.stack([scores.argmax(dim=-1).float(), nll], dim=-1)
+    """Per row: the logarithm of every class's probability."""
+    return functional.log_softmax(first_output(logits).float(), dim=-1)
 
 
 def reduce_tokens(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Per row: the summed negative log-likelihood in nats, and the number of predicted tokens.
+    """Per row: the summed negative log-likelihood in nats, the predicted tokens, and how many of them are right.
 
     Row by row, so that the up-cast copy is one row's and not the batch's.
     """
     rows = []
     for row_logits, row_labels in zip(logits, labels, strict=True):
         kept = row_labels != IGNORED_LABEL
-        total = functional.cross_entropy(row_logits[kept].float(), row_labels[kept], reduction="sum")
-        rows.append(torch.stack([total, kept.sum().to(total.dtype)]))
+        scores, wanted = row_logits[kept].float(), row_labels[kept]
+        total = functional.cross_entropy(scores, wanted, reduction="sum")
+        hits = (scores.argmax(dim=-1) == wanted).sum()
+        rows.append(torch.stack([total, kept.sum().to(total.dtype), hits.to(total.dtype)]))
     return torch.stack(rows)
-
-
-def reduce_labelled_tokens(logits: Any, labels: torch.Tensor) -> torch.Tensor:
-    """As ``reduce_tokens``, and the number of tokens that were labelled right."""
-    scores = first_output(logits)
-    hits = ((scores.argmax(dim=-1) == labels) & (labels != IGNORED_LABEL)).sum(dim=-1, keepdim=True)
-    reduced = reduce_tokens(scores, labels)
-    return torch.cat([reduced, hits.to(reduced.dtype)], dim=-1)
 
 
 # --- of all rows ----------------------------------------------------------------------------------------------------
 
 
-def predicted_classes(prediction: EvalPrediction) -> np.ndarray:
-    """Of what ``reduce_classes`` kept: int64, shape (rows,)."""
-    return np.asarray(prediction.predictions)[:, 0].astype(np.int64)
+def class_columns(prediction: EvalPrediction) -> dict[str, np.ndarray]:
+    """Columns of the predictions, of what ``reduce_classes`` kept."""
+    scores = np.asarray(prediction.predictions)
+    return {
+        LABEL: np.asarray(prediction.label_ids).astype(np.int64),
+        PREDICTED: scores.argmax(axis=1),
+        PROBABILITY: np.exp(scores.astype(np.float64)).astype(np.float32),
+    }
 
 
 def class_figures(prediction: EvalPrediction) -> dict[str, float]:
     """Of what ``reduce_classes`` kept."""
-    hits = predicted_classes(prediction) == np.asarray(prediction.label_ids)
-    nll = np.asarray(prediction.predictions)[:, 1].astype(np.float64)
-    return {ACCURACY.name: float(hits.mean()), NLL: float(nll.mean())}
+    scores, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids).astype(np.int64)
+    nll = -np.take_along_axis(scores, labels[:, None], axis=1)[:, 0].astype(np.float64)
+    return {ACCURACY.name: float((scores.argmax(axis=1) == labels).mean()), NLL: float(nll.mean())}
+
+
+def token_columns(prediction: EvalPrediction) -> dict[str, np.ndarray]:
+    """Columns of the predictions, of what ``reduce_tokens`` kept."""
+    nll, tokens, hits = np.asarray(prediction.predictions, dtype=np.float64).T
+    return {NLL_SUM: nll, TOKENS: tokens.astype(np.int64), HITS: hits.astype(np.int64)}
+
+
+def label_bytes(labels: Any, tokenizer: Any) -> np.ndarray:
+    """Per row: UTF-8 bytes of the text that its labels stand for, special tokens left out.
+
+    Args:
+        labels: Token ids, shape (rows, tokens); ignored ones do not count.
+        tokenizer: The model's own. Where it changes text (lower case, for example), it is the bytes of what it makes.
+    """
+    texts = tokenizer.batch_decode([row[row >= 0] for row in np.asarray(labels)], skip_special_tokens=True)
+    return np.array([len(text.encode("utf-8", "replace")) for text in texts], dtype=np.int64)
 
 
 def token_figures(prediction: EvalPrediction) -> dict[str, float]:
@@ -83,6 +107,6 @@ def token_figures(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def labelled_token_figures(prediction: EvalPrediction) -> dict[str, float]:
-    """Of what ``reduce_labelled_tokens`` kept."""
+    """Of what ``reduce_tokens`` kept."""
     nll, tokens, hits = np.asarray(prediction.predictions, dtype=np.float64).sum(axis=0)
     return {ACCURACY.name: float(hits / max(tokens, 1.0)), NLL: float(nll / max(tokens, 1.0))}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from advisor.core.metrics import ACCURACY, F1_MACRO, Metric
+from advisor.core.metrics import ACCURACY, CLASSIFICATION, Metric
 from advisor.core.model import ModelSpec
 from advisor.core.tasks import TaskTraits
 from advisor.training.data.rows import RowKind
@@ -12,6 +13,7 @@ from advisor.training.tasks.base import FirstLook, Task
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
     from transformers import EvalPrediction
 
 
@@ -34,7 +36,7 @@ class SequenceClassification(Task):
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        return (ACCURACY, F1_MACRO)
+        return CLASSIFICATION
 
     def suits(self, look: FirstLook) -> bool:
         """Labels mean classification, and so does any other table. Without data an encoder is classified with."""
@@ -64,9 +66,7 @@ class SequenceClassification(Task):
 
         return class_figures(prediction)
 
-    def final_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        from advisor.training.tasks.reduction import predicted_classes
+    def predictions(self, prediction: EvalPrediction, tokenizer: Any = None) -> Mapping[str, NDArray[Any]]:
+        from advisor.training.tasks.reduction import class_columns
 
-        return {
-            metric.name: metric.compute(prediction.label_ids, predicted_classes(prediction)) for metric in self.metrics
-        }
+        return class_columns(prediction)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from advisor.core.metrics import ACCURACY
 from advisor.core.model import ModelSpec
@@ -36,11 +36,6 @@ class TokenClassification(Task):
         from advisor.training.tasks.reduction import without_padding
 
         return without_padding(torch.randint(0, spec.num_labels, tokens.shape, generator=generator), mask)
-
-    def reduce_logits(self, logits: Any, labels: torch.Tensor) -> torch.Tensor:
-        from advisor.training.tasks.reduction import reduce_labelled_tokens
-
-        return reduce_labelled_tokens(logits, labels)
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         from advisor.training.tasks.reduction import labelled_token_figures
