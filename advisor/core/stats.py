@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from statistics import NormalDist
@@ -67,6 +68,14 @@ def t_quantile_95(degrees_of_freedom: int) -> float:
     One degree of freedom counts as two: a single difference would make every interval infinite for practical purposes.
     """
     return student_t_quantile(0.95, max(degrees_of_freedom, 2))
+
+
+def share_interval(share: float, items: int) -> tuple[float, float]:
+    """90 % interval of a probability of which ``share`` was seen in ``items`` independent items (Wilson 1927)."""
+    squared = NORMAL_95**2
+    centre = (share + squared / (2 * items)) / (1 + squared / items)
+    half = NORMAL_95 / (1 + squared / items) * math.sqrt(share * (1 - share) / items + squared / (4 * items**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def half_iqr(samples: Sequence[float]) -> float:

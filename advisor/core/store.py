@@ -41,6 +41,20 @@ def user_data_dir(*parts: str) -> Path:
     return folder
 
 
+def user_cache_dir(*parts: str) -> Path:
+    """Folder for what can be computed again (created on demand).
+
+    ``$ADVISOR_HOME/cache``, else ``$XDG_CACHE_HOME/finetune-advisor``, else ``~/.cache/finetune-advisor``.
+    """
+    override = os.environ.get(USER_DATA_VARIABLE)
+    shared = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    base = Path(override) / "cache" if override else shared / "finetune-advisor"
+    folder = base.expanduser().joinpath(*parts)
+    with output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def write_text_atomically(path: Path, text: str) -> None:
     """Write a whole file or nothing: a temporary file in the same folder, flushed to disk, then renamed.
 

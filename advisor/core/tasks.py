@@ -43,6 +43,8 @@ class TaskTraits:
         keeps_token_logits: Evaluation holds the scores of every token of its batch.
         projects_to_vocabulary: The output has one score per entry of the vocabulary, whose table is multiplied with;
             otherwise embeddings are only looked up.
+        one_class_per_row: Every row has one class and the head gives one score a class, so that a linear classifier on
+            features of the rows can do the task.
         predicted_only: Why the task cannot be trained, only predicted; empty where it can.
     """
 
@@ -60,6 +62,7 @@ class TaskTraits:
     packs_text: bool = False
     keeps_token_logits: bool = True
     projects_to_vocabulary: bool = True
+    one_class_per_row: bool = False
     predicted_only: str = ""
 
 

@@ -32,6 +32,7 @@ class SequenceClassification(Task):
         needs_pad_token=True,  # decoders that classify read the last token that is not padding
         keeps_token_logits=False,
         projects_to_vocabulary=False,
+        one_class_per_row=True,
     )
 
     @property

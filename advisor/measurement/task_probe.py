@@ -1,0 +1,31 @@
+"""The inside of the process that probes a task."""
+
+from __future__ import annotations
+
+from advisor.core.data import DataProfile, DataSpec
+from advisor.core.events import RawListener
+from advisor.core.linear_probe import LinearProbeReport
+from advisor.core.model import ModelSpec
+from advisor.hardware.backends import backend_of_id
+from advisor.training.linear_probe import fit_probe, probe_features
+
+
+def probe_here(
+    model: ModelSpec,
+    data: DataSpec,
+    profile: DataProfile,
+    *,
+    device_id: str,
+    limit_s: float | None,
+    on_event: RawListener,
+) -> LinearProbeReport:
+    """Features and fit in this process; ``on_event`` is told the share of the rows that is done."""
+    features = probe_features(
+        model,
+        data,
+        max_seq_length=profile.max_seq_length,
+        limit_s=limit_s,
+        device_type=backend_of_id(device_id).name,
+        on_share=lambda share: on_event({"share": share}),
+    )
+    return fit_probe(features).report
