@@ -31,7 +31,7 @@ from advisor.costmodel.time.step import (
     side_by_side,
 )
 from advisor.hardware.backends import backend_of
-from advisor.tracing.ops import TracedOp
+from advisor.tracing.ops import TracedOp, op_class
 
 PRIOR_SIGMA = (0.10, 0.20, 0.20, 0.70)
 """Relative standard deviations of gemm, attention, bandwidth and host time around what is assumed. Matrix kernels are
@@ -261,12 +261,12 @@ class _Phase:
 
     def __init__(self, operators: Sequence[TracedOp], clocks: dict[str, OperatorClock]) -> None:
         def column(what: str) -> npt.NDArray[np.float64]:
-            return np.array([clocks[what].seconds(op)[0] for op in operators], dtype=np.float64)
+            return clocks[what].seconds_each(operators)
 
         self._launch_s = column("launch")
         self._arithmetic_s = column("arithmetic") - self._launch_s
         self._traffic_s = column("traffic") - self._launch_s
-        self._attention = np.array([clocks["launch"].kind(op) in ATTENTION_CLASSES for op in operators], dtype=bool)
+        self._attention = np.array([op_class(op) in ATTENTION_CLASSES for op in operators], dtype=bool)
         self._counts = np.array([op.count for op in operators], dtype=np.float64)
 
     def total(self, efficiencies: Efficiencies) -> OperatorSeconds:

@@ -183,6 +183,35 @@ class CostModel:
         fits = None if budget is None else budget.check(cost, self.device).ok
         return replace(cost, fits=fits, notes=notes)
 
+    def least_total_s(
+        self,
+        model: ModelSpec,
+        strategy: StrategyConfig,
+        execution: ExecutionPlan,
+        data: DataProfile,
+        *,
+        traced_as: ExecutionPlan,
+    ) -> float:
+        """A lower bound on the run time of an execution that accumulates gradients, by the trace of one that does not:
+        adding gradients up comes on top of what such a trace holds.
+
+        Args:
+            model: As in :meth:`estimate`.
+            strategy: Likewise.
+            execution: What is asked about.
+            data: As in :meth:`estimate`.
+            traced_as: The same with the whole batch at once.
+
+        Raises:
+            UntraceableError: ``traced_as`` cannot be traced.
+        """
+        asked = TracedConfiguration(self.traces.get(model, strategy, traced_as), model, strategy, execution)
+        return self._times.estimate(asked, self._evaluated(data), peak_bytes=0).total_s
+
+    def _evaluated(self, data: DataProfile) -> DataProfile:
+        """The rows that a run passes over, with or without evaluation."""
+        return data if self.evaluation else replace(data, eval_rows=0)
+
     def _cost(
         self,
         asked: TracedConfiguration,
@@ -190,9 +219,8 @@ class CostModel:
         memory: MemoryEstimate,
         quality: QualityEstimate | None,
     ) -> CostEstimate:
-        if data is not None and not self.evaluation:
-            data = replace(data, eval_rows=0)
-        time = self._times.estimate(asked, data, peak_bytes=memory.allocated_bytes)
+        evaluated = None if data is None else self._evaluated(data)
+        time = self._times.estimate(asked, evaluated, peak_bytes=memory.allocated_bytes)
         parts = [part for part in (memory, time, quality) if part is not None]
         return CostEstimate(
             memory=memory,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from advisor.core.errors import AdvisorError
 from advisor.core.store import write_text_atomically
 from advisor.tracing.full_depth_events import DeepLog, MisalignedError, deepen
 from advisor.tracing.ops import MEMBERS, TracedOp
-from advisor.tracing.symbolic import TraceShape, features
+from advisor.tracing.symbolic import BASIS, TraceShape, features
 from advisor.tracing.symbolic_trace import KINDS, PHASES, SAMPLED, EventLog, SymbolicTrace
 
 MATRIX_PRODUCTS = frozenset(f"{MEMBERS['gemm']} {MEMBERS['bmm']} gemm_4bit".split())
@@ -127,12 +127,23 @@ class FullDepthTrace:
         return max((int(sizes[start + 1] * sizes[start + 2]) for start in rules), default=0)
 
     @cached_property
-    def _operator_table(self) -> OperatorTable:
+    def operator_table(self) -> OperatorTable:
+        """Operators of the step and of an evaluation pass at any shape."""
         return operator_table(self.shallow, self.deeper, self.extra_layers)
+
+    @cached_property
+    def training_table(self) -> OperatorTable:
+        """Those of the step."""
+        return self.operator_table.of_phases(TRAINING_PHASES)
+
+    @cached_property
+    def evaluation_table(self) -> OperatorTable:
+        """Those of an evaluation pass."""
+        return self.operator_table.of_phases(("evaluation",))
 
     def operators(self, shape: TraceShape) -> list[TracedOp]:
         """Operators of the step and of an evaluation pass; alike ones are one operator with a count."""
-        return self._operator_table(shape)
+        return self.operator_table(shape)
 
     def trainable_parameters(self, rank: int) -> int:
         shallow = self.shallow.trainable_parameters(rank)
@@ -196,18 +207,25 @@ class OperatorTable:
     """
 
     def __init__(self, counts: dict[OperatorFormulas, int]) -> None:
-        self._rows = list(counts)
-        self._counts = list(counts.values())
-        self._coefficients = np.array([[row.flops, row.read_bytes, row.written_bytes] for row in self._rows])
+        self.rows = list(counts)
+        self.counts = list(counts.values())
+        formulas = [[row.flops, row.read_bytes, row.written_bytes] for row in self.rows]
+        self._coefficients = np.array(formulas).reshape(len(self.rows), 3, len(BASIS))
+
+    def of_phases(self, wanted: Container[str]) -> OperatorTable:
+        """The calls in some phases of the step."""
+        return OperatorTable({row: n for row, n in zip(self.rows, self.counts, strict=True) if row.phase in wanted})
+
+    def sizes(self, shape: TraceShape) -> npt.NDArray[np.int64]:
+        """(calls, 3) array of FLOPs, bytes read and bytes written at ``shape``."""
+        return np.rint(self._coefficients @ features(shape)).astype(np.int64)
 
     def __call__(self, shape: TraceShape) -> list[TracedOp]:
         """The calls at ``shape``, alike ones together, without replay signatures."""
-        if not self._rows:
-            return []
-        sizes = np.rint(self._coefficients @ features(shape)).astype(np.int64).tolist()
+        sizes = self.sizes(shape).tolist()
         return [
             TracedOp(row.name, row.phase, flops, read, written, row.dtype, count=count)  # type: ignore[arg-type]
-            for row, count, (flops, read, written) in zip(self._rows, self._counts, sizes, strict=True)
+            for row, count, (flops, read, written) in zip(self.rows, self.counts, sizes, strict=True)
         ]
 
 

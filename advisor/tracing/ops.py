@@ -89,10 +89,10 @@ class TracedOp:
         """The schema name without its overload: ``"addmm"``."""
         return self.name.split(".", 1)[0]
 
-    @property
-    def causal(self) -> bool:
-        """Whether it is an attention kernel that skips what lies above the diagonal."""
-        return self.name.endswith(f".{CAUSAL}")
+
+def skips_keys(name: str) -> bool:
+    """Whether it is the name of an attention kernel that skips what lies above the diagonal."""
+    return name.endswith(f".{CAUSAL}")
 
 
 ITEM_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "int": 8}
@@ -106,11 +106,20 @@ def op_class(op: TracedOp) -> str:
         ``attention_backward``, ``norm``, ``softmax``, ``rng``, ``transcendental``, ``embedding``, ``index``,
         ``reduction``, ``copy``, ``fill``, ``allocation``, ``optimizer_fused``, ``optimizer_foreach``, ``elementwise``.
     """
-    name = op.base_name
+    kind = usual_class(op.base_name)
+    return (
+        "gemm_skinny" if kind == "gemm" and is_skinny(op.flops, op.moved_bytes / ITEM_BYTES.get(op.dtype, 4)) else kind
+    )
+
+
+def is_skinny(flops: Any, moved_elements: Any) -> Any:
+    """Whether matrix products are ``gemm_skinny``; of numbers or of arrays."""
+    return (flops < SKINNY_INTENSITY * moved_elements) | (flops < SKINNY_INTENSITY)
+
+
+def usual_class(name: str) -> str:
+    """The class of operators with this ``base_name``; of matrix products the one that is not skinny."""
     kind = CLASS_OF.get(name)
-    if kind == "gemm":
-        elements = max(op.moved_bytes / ITEM_BYTES.get(op.dtype, 4), 1.0)
-        return "gemm_skinny" if op.flops / elements < SKINNY_INTENSITY else "gemm"
     if kind is not None:
         return kind
     if any(part in name for part in ATTENTION):

@@ -8,6 +8,7 @@ two monomials is tried where one does not fit. What does not fit is refused, nev
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import dataclass
 
@@ -55,9 +56,12 @@ def _basis() -> tuple[Monomial, ...]:
 BASIS = _basis()
 
 
+@functools.lru_cache(maxsize=4096)
 def features(shape: TraceShape) -> npt.NDArray[np.float64]:
-    """Every monomial of ``BASIS`` at ``shape``."""
-    return np.array([monomial(shape) for monomial in BASIS], dtype=np.float64)
+    """Every monomial of ``BASIS`` at ``shape``; not to be written to."""
+    values = np.array([monomial(shape) for monomial in BASIS], dtype=np.float64)
+    values.setflags(write=False)
+    return values
 
 
 class UnfitError(ValueError):

@@ -30,7 +30,7 @@ from advisor.hardware.backends import get_backend
 from advisor.strategies import get_strategy, strategy_version
 from advisor.tracing.full_depth import FullDepthTrace, ReplayCache
 from advisor.tracing.repeated_layers import Depths, normalize_attention_window, traced_depths
-from advisor.tracing.symbolic import SymbolicSizes
+from advisor.tracing.symbolic import SymbolicSizes, TraceShape
 from advisor.tracing.symbolic_trace import SymbolicTrace
 
 if TYPE_CHECKING:
@@ -287,6 +287,10 @@ class TracedConfiguration:
         rank = self.strategy.rank
         return rank if rank is not None else 1
 
+    def shape(self, rows: int, seq_length: int) -> TraceShape:
+        """Of batches of ``rows`` rows whose longest has ``seq_length`` tokens."""
+        return rows, padded_length(seq_length), self.rank
+
     def operators(self, rows: int, seq_length: int) -> list[TracedOp]:
-        """Of all phases, for batches of ``rows`` rows whose longest has ``seq_length`` tokens."""
-        return self.family.operators((rows, padded_length(seq_length), self.rank))
+        """Of all phases, for such batches."""
+        return self.family.operators(self.shape(rows, seq_length))

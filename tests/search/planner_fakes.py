@@ -139,6 +139,13 @@ class FakeCostModel:
         cost = self._cost(model, strategy, execution, data)
         return replace(cost, fits=budget.check(cost, self.device).ok if budget is not None else None)
 
+    def least_total_s(
+        self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, data: DataProfile,
+        *, traced_as: ExecutionPlan,
+    ) -> float:  # fmt: skip
+        assert traced_as.gradient_accumulation_steps == 1
+        return self._time(model, strategy, execution, data).total_s
+
     def _cost(
         self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, data: DataProfile | None
     ) -> CostEstimate:

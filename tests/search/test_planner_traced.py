@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from advisor.core.budget import Budget
+from advisor.core.plan import ExecutionPlan
 from advisor.core.recommendation import Recommendation
 from advisor.costmodel.model import CostModel
 from advisor.hardware.profiles import load_profile
+from advisor.strategies import get_strategy
 from advisor.training.models import inspect_model
 from tests.search.planner_fakes import GIB, data_profile, plans_of
 
@@ -89,3 +92,21 @@ def test_a_smaller_budget_never_yields_a_plan_that_needs_more(cost_models):
         needs.append(answer.best.predicted.memory.device_bytes if answer.best else 0)
     assert needs == sorted(needs)
     assert needs[-1] > 0
+
+
+def test_the_trace_without_accumulation_bounds_the_time_with_it(cost_models):
+    cost_model, data = cost_models["rtx-4060"], data_profile(length=128)
+    model = inspect_model(str(CONFIGS / "distilbert-base-uncased.json"), "sequence-classification")
+    strategy = get_strategy("lora").default_config(model)
+    whole = ExecutionPlan(micro_batch_size=32, max_seq_length=128)
+    for size in (16, 4):
+        parts = replace(whole, micro_batch_size=size, gradient_accumulation_steps=32 // size)
+        least_s = cost_model.least_total_s(model, strategy, parts, data, traced_as=whole)
+        total_s = cost_model.estimate(model, strategy, parts, data, with_quality=False).time.total_s
+        assert 0.9 * total_s < least_s <= total_s
+
+
+def test_where_the_whole_batch_fits_accumulation_is_not_traced(tmp_path):
+    cost_model = CostModel(load_profile("rtx-4090"), cache_dir=tmp_path)
+    assert recommend(cost_model, "distilbert-base-uncased", ["head"]).best is not None
+    assert len(list(tmp_path.glob("*.npz"))) == 2, "two depths of one step"

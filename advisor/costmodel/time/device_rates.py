@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from advisor.core.device import DeviceProfile, Rate
 from advisor.hardware.attention import CHOICE, MASKED_CHOICE
 from advisor.hardware.backends import backend_of
-from advisor.tracing.ops import TracedOp
+from advisor.tracing.ops import TracedOp, skips_keys
 
 GEMM_EFFICIENCY, ATTENTION_EFFICIENCY, BANDWIDTH_EFFICIENCY = 0.85, 0.73, 0.62
 """Shares of a datasheet's dense tensor-core peak and memory bandwidth that training kernels reach.
@@ -106,28 +106,24 @@ class DeviceRates:
             return self._attention_kernel(kind, name) == "cudnn"
         return self.is_tf32(kind, dtype)
 
-    def seconds(self, kind: str, dtype: str, name: str, flops: float, moved_bytes: int) -> float:
-        """Time of one call.
+    def prices(self, kind: str, dtype: str, name: str) -> tuple[float, float, float]:
+        """Seconds of launching an operator, of each FLOP that it executes (``executed_flops``), and of each byte that
+        it moves; one call takes the launch and the slower of the other two.
 
         Args:
             kind: Operator class (``trace.ops.op_class``).
             dtype: Of its first floating-point argument.
             name: Schema name, which tells attention kernels apart.
-            flops: That it executes (``executed_flops``).
-            moved_bytes: Read and written.
         """
-        if kind == "allocation":
-            return self._launch_s
-        per_flop, per_byte = self.slopes(kind, dtype, name)
-        return self._launch_s + max(flops * per_flop, moved_bytes * per_byte)
+        return (self._launch_s, *((0.0, 0.0) if kind == "allocation" else self.slopes(kind, dtype, name)))
 
     def slopes(self, kind: str, dtype: str, name: str) -> tuple[float, float]:
         """Seconds of a FLOP that is executed, and of a byte that is moved.
 
         Args:
-            kind: As for ``seconds``.
-            dtype: As for ``seconds``.
-            name: As for ``seconds``.
+            kind: As for ``prices``.
+            dtype: As for ``prices``.
+            name: As for ``prices``.
         """
         share = self.efficiencies.attention if kind in ATTENTION_CLASSES else self.efficiencies.gemm
         flops_per_s = self._flops_rate(kind, dtype, name).value * share
@@ -166,4 +162,9 @@ class DeviceRates:
 
 def executed_flops(op: TracedOp) -> float:
     """What an operator computes of the FLOPs that are counted for it."""
-    return op.flops * CAUSAL_SHARE if op.causal else op.flops
+    return op.flops * executed_share(op.name)
+
+
+def executed_share(name: str) -> float:
+    """The share of its counted FLOPs that an operator with this name computes."""
+    return CAUSAL_SHARE if skips_keys(name) else 1.0

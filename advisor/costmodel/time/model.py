@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from advisor.core.coefficients import Calibration
 from advisor.core.cost import Interval, TimeEstimate
 from advisor.core.data import DataProfile
 from advisor.core.device import DeviceProfile
 from advisor.core.plan import ExecutionPlan
-from advisor.costmodel.time.operator_times import OperatorClock, configuration_key, execution_key, model_key
+from advisor.costmodel.time.operator_times import (
+    OperatorClock,
+    OperatorSeconds,
+    configuration_key,
+    execution_key,
+    model_key,
+)
 from advisor.costmodel.time.run import decode_speed, loaded_bytes, run_shape, run_time
 from advisor.costmodel.time.step import (
     StepConditions,
     StepTime,
     measured_step,
     optimizer_step,
-    phase_seconds,
     step_time,
 )
 from advisor.tracing.trace_store import TracedConfiguration
-
-if TYPE_CHECKING:
-    from advisor.tracing.ops import TracedOp
 
 
 class TimeModel:
@@ -63,7 +64,8 @@ class TimeModel:
     def step(self, asked: TracedConfiguration, seq_length: int) -> StepTime:
         """Of one optimizer step whose micro-batches all have ``seq_length`` tokens per row."""
         execution = asked.execution
-        phases = phase_seconds(asked.operators(execution.micro_batch_size, seq_length), self._clock(execution))
+        shape = asked.shape(execution.micro_batch_size, seq_length)
+        phases = self._clock(execution).phase_seconds(asked.family.training_table, shape)
         work = optimizer_step(phases, execution.gradient_accumulation_steps)
         setting = _setting(asked, execution.micro_batch_size * seq_length)
         return step_time(work, self.device, self.calibration, setting)
@@ -71,23 +73,20 @@ class TimeModel:
     def evaluation(self, asked: TracedConfiguration, seq_length: int) -> StepTime:
         """Of one evaluation batch with ``seq_length`` tokens per row."""
         execution = asked.execution
-        forward = _evaluation_operators(asked, seq_length)
+        shape = asked.shape(execution.evaluation_batch_size, seq_length)
+        phases = self._clock(execution).phase_seconds(asked.family.evaluation_table, shape)
         setting = _setting(asked, execution.evaluation_batch_size * seq_length)
-        return step_time(self._clock(execution).total(forward), self.device, self.calibration, setting, evaluation=True)
+        forward = phases.get("evaluation", OperatorSeconds())
+        return step_time(forward, self.device, self.calibration, setting, evaluation=True)
 
     def _decode_speed(self, asked: TracedConfiguration) -> tuple[float, str] | None:
-        forward = _evaluation_operators(asked, asked.execution.max_seq_length)
-        operators = sum(op.count for op in forward)
+        operators = sum(asked.family.evaluation_table.counts)
         return decode_speed(loaded_bytes(asked), operators, self.device, self.calibration)
 
     def _clock(self, execution: ExecutionPlan) -> OperatorClock:
         if execution.tf32 not in self._clocks:
             self._clocks[execution.tf32] = OperatorClock(self.device, self.calibration, tf32=execution.tf32)
         return self._clocks[execution.tf32]
-
-
-def _evaluation_operators(asked: TracedConfiguration, seq_length: int) -> list[TracedOp]:
-    return [op for op in asked.operators(asked.execution.evaluation_batch_size, seq_length) if op.phase == "evaluation"]
 
 
 def _setting(asked: TracedConfiguration, tokens: int) -> StepConditions:

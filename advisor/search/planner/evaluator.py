@@ -152,6 +152,19 @@ class Evaluator:
         """Whether the memory stays inside the limit at the budget's safety level."""
         return point.fit["memory_bytes"].ok
 
+    def may_be_faster(
+        self, strategy: StrategyConfig, family: SetupGroup, micro_batch: int, than: EvaluatedSetup, factor: float
+    ) -> bool:
+        """Whether a smaller micro-batch may take less than ``factor`` of the time of a set-up that does not accumulate:
+        decided without the trace of its own that accumulation takes.
+        """
+        if than.estimate.time is None:
+            return True
+        execution = self._execution(strategy, family, micro_batch, self._eval_batch(micro_batch))
+        model, data = self.request.model, self.request.data
+        least_s = self.cost_model.least_total_s(model, strategy, execution, data, traced_as=than.execution)
+        return least_s < factor * than.objective_s
+
     def _eval_batch(self, micro_batch: int) -> int:
         """Where logits of every token are held, evaluation gets no larger batch than training."""
         if self.request.model.traits.keeps_token_logits:

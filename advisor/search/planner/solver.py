@@ -139,6 +139,11 @@ class Solver:
         largest = self._largest_fitting(strategy, family, sizes)
         if largest is None:
             return self._single_row(strategy, family, sizes)
+        whole = self.evaluator.evaluate(strategy, family, sizes[largest])
+        if whole.execution.gradient_accumulation_steps == 1 and whole.fit.ok:
+            rest = sizes[largest + 1 :]
+            if not any(self.evaluator.may_be_faster(strategy, family, size, whole, CLEARLY_FASTER) for size in rest):
+                return whole
         points = [self.evaluator.evaluate(strategy, family, size) for size in sizes[largest:]]
         fitting = [point for point in points if self.evaluator.fits(point)]
         fastest = min(fitting, key=lambda point: (point.objective_s, point.memory_bytes))
