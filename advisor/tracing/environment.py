@@ -80,6 +80,8 @@ def _patches(device_type: str) -> Iterator[Any]:
 
     # PEFT deep-copies the head: its parameters' fake mode must not be cloned with it.
     yield patched(FakeTensorMode, "__deepcopy__", lambda self, memo: self)
+    # Of a scalar buffer (Gemma's scale of embeddings) a fake tensor remembers the value, which cannot be copied there.
+    yield patched(FakeTensor, "__deepcopy__", _copied_without_value)
     # Module.to() swaps tensors, which a weak reference (ours) forbids.
     yield patched(torch.utils, "swap_tensors", _swap_or_assign(torch.utils.swap_tensors))
     # Under a dispatch mode transformers believes it is being exported and keeps a mask it would really drop.
@@ -101,6 +103,27 @@ def _patches(device_type: str) -> Iterator[Any]:
     if device_type == stand_in.NAME:
         # torch.tensor(...) must not be materialised on a device that has no memory.
         yield patched(FakeTensorMode, "avoid_device_init", property(lambda self: True))
+        # Some results have another layout on CUDA: of a singular value decomposition the rows of Vh lie in one piece,
+        # and a method that keeps a few of them (PSOFT) keeps the storage of all.
+        if hasattr(torch._meta_registrations, "device_hint"):
+            yield patched(torch._meta_registrations, "device_hint", _as_on_cuda(torch._meta_registrations.device_hint))
+
+
+def _copied_without_value(tensor: FakeTensor, memo: dict[int, Any]) -> torch.Tensor:
+    value, tensor.constant = tensor.constant, None
+    try:
+        return torch.Tensor.__deepcopy__(tensor, memo)
+    finally:
+        tensor.constant = value
+
+
+def _as_on_cuda(device_hint: Any) -> Any:
+    def hint(tensor: Any) -> str:
+        """What torch's shape functions take a tensor's device for; the stand-in is taken for CUDA."""
+        device_type: str = device_hint(tensor)
+        return "cuda" if device_type == stand_in.NAME else device_type
+
+    return hint
 
 
 def _any_type_grouped(common: Any) -> Any:

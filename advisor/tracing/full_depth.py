@@ -18,7 +18,7 @@ from advisor.core.store import write_text_atomically
 from advisor.tracing.full_depth_events import DeepLog, MisalignedError, deepen
 from advisor.tracing.ops import MEMBERS, TracedOp
 from advisor.tracing.symbolic import BASIS, TraceShape, features
-from advisor.tracing.symbolic_trace import KINDS, PHASES, SAMPLED, EventLog, SymbolicTrace
+from advisor.tracing.symbolic_trace import KINDS, PHASES, SAMPLED, EventLog, SymbolicTrace, lengthened
 
 MATRIX_PRODUCTS = frozenset(f"{MEMBERS['gemm']} {MEMBERS['bmm']} gemm_4bit".split())
 """Operators that cuBLAS or cuBLASLt computes (of a 4-bit product the part after de-quantisation)."""
@@ -204,9 +204,11 @@ class OperatorTable:
 
     Args:
         counts: How often the step makes each call, in the order of its first occurrence.
+        added_tokens: What prompt tuning puts before every row; the formulas are functions of the whole length.
     """
 
-    def __init__(self, counts: dict[OperatorFormulas, int]) -> None:
+    def __init__(self, counts: dict[OperatorFormulas, int], added_tokens: int = 0) -> None:
+        self._added_tokens = added_tokens
         self.rows = list(counts)
         self.counts = list(counts.values())
         formulas = [[row.flops, row.read_bytes, row.written_bytes] for row in self.rows]
@@ -214,11 +216,12 @@ class OperatorTable:
 
     def of_phases(self, wanted: Container[str]) -> OperatorTable:
         """The calls in some phases of the step."""
-        return OperatorTable({row: n for row, n in zip(self.rows, self.counts, strict=True) if row.phase in wanted})
+        kept = {row: n for row, n in zip(self.rows, self.counts, strict=True) if row.phase in wanted}
+        return OperatorTable(kept, self._added_tokens)
 
     def sizes(self, shape: TraceShape) -> npt.NDArray[np.int64]:
         """(calls, 3) array of FLOPs, bytes read and bytes written at ``shape``."""
-        return np.rint(self._coefficients @ features(shape)).astype(np.int64)
+        return np.rint(self._coefficients @ features(lengthened(shape, self._added_tokens))).astype(np.int64)
 
     def __call__(self, shape: TraceShape) -> list[TracedOp]:
         """The calls at ``shape``, alike ones together, without replay signatures."""
@@ -233,8 +236,9 @@ def operator_table(shallow: SymbolicTrace, deeper: SymbolicTrace | None, extra_l
     """The table at the model's depth."""
     operators = operator_formulas(shallow)
     if deeper is None:
-        return OperatorTable(Counter(operators))
-    return OperatorTable(deep_operators(operators, operator_formulas(deeper), extra_layers))
+        return OperatorTable(Counter(operators), shallow.added_tokens)
+    counts = deep_operators(operators, operator_formulas(deeper), extra_layers)
+    return OperatorTable(counts, shallow.added_tokens)
 
 
 def operator_formulas(family: SymbolicTrace) -> list[OperatorFormulas]:

@@ -21,6 +21,7 @@ from advisor.core.strategy import StrategyConfig
 from advisor.tracing.environment import patched
 from advisor.tracing.fake_peft import kept_tensors
 from advisor.tracing.recorder import StepRecorder
+from advisor.training.loss import fused_evaluation
 from advisor.training.optimizer import create_optimizer
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -104,7 +105,7 @@ class TracedLoop:
         """A forward pass in evaluation mode."""
         recorder.phase = "evaluation"
         self.model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), fused_evaluation(self.model):
             self._forward_loss(batch)
         self.model.train()
 

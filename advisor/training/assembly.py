@@ -13,6 +13,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.training.arguments import CHECKPOINTS_KEPT
+from advisor.training.loss import evaluates_fused
 from advisor.training.metrics import HeldOut
 from advisor.training.optimizer import forget_earlier_overrides, own_optimizer
 from advisor.training.sampling import OrderingTrainer
@@ -72,7 +73,7 @@ def assemble_trainer(
         processing_class=tokenizer,
         compute_loss_func=rules.compute_loss_func(),
         compute_metrics=held_out.compute_metrics,
-        preprocess_logits_for_metrics=held_out.reduce_logits,
+        preprocess_logits_for_metrics=held_out.reduce_scores if evaluates_fused(model) else held_out.reduce_logits,
         callbacks=list(callbacks),
         optimizers=(optimizer, None),
     )

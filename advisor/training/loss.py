@@ -9,6 +9,8 @@ oldest supported one has not.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -24,7 +26,9 @@ half-precision weights a chunk holds its scores in float32 and once more in half
 
 
 def fuse_output_projection(model: Any) -> None:
-    """Let a causal language model compute its training loss in chunks; evaluation keeps its logits.
+    """Let a causal language model compute its training loss in chunks, and that of ``fused_evaluation``.
+
+    Everything else (a forward pass without labels, generation) has logits as before.
 
     Raises:
         InputError: the output projection is not a plain linear layer (an adapter or a copy took its place).
@@ -41,23 +45,61 @@ def fuse_output_projection(model: Any) -> None:
     model.loss_function = fused.loss
 
 
+def evaluates_fused(model: Any) -> bool:
+    """Whether ``fused_evaluation`` changes what the model returns."""
+    return _fused_output(model) is not None
+
+
+@contextlib.contextmanager
+def fused_evaluation(model: Any) -> Iterator[None]:
+    """Inside, a model with a fused loss evaluates without holding all logits; other models are left alone.
+
+    In place of logits it returns a float32 tensor [rows, length, 2]: at every position the negative log-likelihood in
+    nats of the label that follows, and 1.0 where that label is the likeliest token. Both are 0 where nothing is to be
+    predicted.
+    """
+    fused = _fused_output(model)
+    if fused is None:
+        yield
+        return
+    fused.scores_labels = True
+    try:
+        yield
+    finally:
+        fused.scores_labels = False
+
+
+def _fused_output(model: Any) -> _FusedOutput | None:
+    find = getattr(model, "get_output_embeddings", None)
+    owner = getattr(getattr(find() if find is not None else None, "forward", None), "__self__", None)
+    return owner if isinstance(owner, _FusedOutput) else None
+
+
 class _FusedOutput:
     """Passes the hidden states past the model's own code, from its output projection to its loss.
 
-    In training the projection returns an empty tensor in place of the logits. Models that change their logits on the
-    way (scale or cap them) hand something else to the loss and are refused.
+    In training the projection returns an empty tensor in place of the logits, in a fused evaluation one that the loss
+    fills. Models that change their logits on the way (scale or cap them) hand something else to the loss and are
+    refused.
+
+    Attributes:
+        scores_labels: Whether evaluation is fused, too.
     """
 
     def __init__(self, model_name: str, head: nn.Linear, standard_loss: Any) -> None:
         self._model_name, self._head = model_name, head
         self._standard_forward, self._standard_loss = head.forward, standard_loss
         self._pending: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.scores_labels = False
 
     def project(self, hidden: torch.Tensor) -> torch.Tensor:
-        if not (self._head.training and torch.is_grad_enabled()):
+        if self._head.training and torch.is_grad_enabled():
+            placeholder = hidden.new_empty((*hidden.shape[:-1], 0))
+        elif self.scores_labels:
+            placeholder = hidden.new_empty((*hidden.shape[:-1], 2), dtype=torch.float32)
+        else:
             logits: torch.Tensor = self._standard_forward(hidden)
             return logits
-        placeholder = hidden.new_empty((*hidden.shape[:-1], 0))
         self._pending = (placeholder, hidden)
         return placeholder
 
@@ -89,6 +131,10 @@ class _FusedOutput:
             shift_labels = F.pad(labels, (0, 1), value=ignore_index)[..., 1:]
         targets = shift_labels.reshape(-1).to(hidden.device)
         rows = hidden.reshape(-1, hidden.shape[-1])
+        if placeholder.shape[-1]:
+            scored = placeholder.view(-1, 2)
+            _score_labels(rows, self._head.weight, self._head.bias, targets, scored, ignore_index)
+            return _mean(scored[:, 0].sum(), targets, num_items_in_batch, ignore_index)
         return linear_cross_entropy(
             rows, self._head.weight, targets, self._head.bias, items=num_items_in_batch, ignore_index=ignore_index
         )
@@ -119,6 +165,12 @@ def linear_cross_entropy(
         A float32 scalar.
     """
     total = _ChunkedCrossEntropy.apply(hidden, weight, bias, targets, ignore_index)
+    return _mean(total, targets, items, ignore_index)
+
+
+def _mean(
+    total: torch.Tensor, targets: torch.Tensor, items: torch.Tensor | float | None, ignore_index: int
+) -> torch.Tensor:
     if items is None:
         items = (targets != ignore_index).sum()
     elif isinstance(items, torch.Tensor):
@@ -161,6 +213,30 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         (scale,) = outputs
         grads = [None if grad is None else grad.mul_(scale) for grad in ctx.saved_tensors]
         return (*grads, None, None)
+
+
+def _score_labels(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    targets: torch.Tensor,
+    scored: torch.Tensor,
+    ignore_index: int,
+) -> None:
+    """Fill ``scored`` (rows, 2) as ``fused_evaluation`` says, without gradients."""
+    dtype = _compute_dtype(hidden)
+    matrix, offset = weight.to(dtype), None if bias is None else bias.to(dtype)
+    step = -(-len(hidden) // CHUNKS)
+    for first in range(0, len(hidden), step):
+        chunk = slice(first, first + step)
+        counted = (targets[chunk] != ignore_index).unsqueeze(1)
+        chosen = targets[chunk].unsqueeze(1).masked_fill(~counted, 0)
+        scores = F.linear(hidden[chunk].to(dtype), matrix, offset).float()
+        highest, likeliest = scores.max(dim=1, keepdim=True)
+        scores.sub_(highest)
+        picked = scores.gather(1, chosen)
+        nll = scores.exp_().sum(dim=1, keepdim=True).log() - picked
+        scored[chunk] = torch.cat([nll, likeliest == chosen], dim=1).masked_fill(~counted, 0.0)
 
 
 def _compute_dtype(hidden: torch.Tensor) -> torch.dtype:

@@ -19,7 +19,7 @@ from transformers import EvalPrediction
 
 from advisor.core.metrics import LOSS, METRICS, Metric
 from advisor.training.tasks import Task
-from advisor.training.tasks.reduction import NLL
+from advisor.training.tasks.reduction import NLL, first_output, reduce_scored_tokens
 
 
 class HeldOut:
@@ -40,6 +40,10 @@ class HeldOut:
     def reduce_logits(self, logits: Any, labels: torch.Tensor) -> torch.Tensor:
         """For ``Trainer(preprocess_logits_for_metrics=...)``."""
         return self._task.reduce_logits(logits, labels)
+
+    def reduce_scores(self, scores: Any, labels: torch.Tensor) -> torch.Tensor:
+        """The same for a model that scores its labels itself (``training.loss.fused_evaluation``)."""
+        return reduce_scored_tokens(first_output(scores), labels)
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """For ``Trainer(compute_metrics=...)``."""

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from torch.utils.data import RandomSampler, Sampler, SequentialSampler
 from transformers import Trainer
 
+from advisor.training.loss import fused_evaluation
+
 POOL_BATCHES = 50
 """At most so many effective batches are sorted together (``transformers.trainer_pt_utils.get_length_grouped_indices``
 has the same)."""
@@ -88,7 +90,8 @@ class SimilarLengths(Sampler[int]):
 
 
 class OrderingTrainer(Trainer):
-    """The stock Trainer with an order of rows of its own; its training step is untouched.
+    """The stock Trainer with an order of rows of its own; its training step is untouched. Where the loss is fused,
+    evaluation is, too.
 
     Where the arguments ask for grouping by length, training rows are grouped, and held-out rows, whose order changes no
     metric, go from the longest to the shortest: hardly any padding, and the batch that needs the most memory first.
@@ -114,3 +117,7 @@ class OrderingTrainer(Trainer):
             return SequentialSampler(eval_dataset)
         order: list[int] = np.argsort(-np.asarray(lengths), kind="stable").tolist()
         return order
+
+    def prediction_step(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        with fused_evaluation(model):
+            return super().prediction_step(model, *args, **kwargs)

@@ -5,6 +5,7 @@ What is traced is compared with the profiled Trainer step, with its symbolic fam
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.strategies import get_strategy
-from advisor.tracing.step import TraceRequest, trace_step
+from advisor.tracing.full_depth import FullDepthTrace
+from advisor.tracing.step import TraceRequest, TraceSession, trace_step
+from advisor.tracing.symbolic_trace import symbolic_trace
 from advisor.tracing.trace_store import TraceStore
 from tests.measurement.profiled import profile_step_memory
 from tests.tracing.peft_methods import (
@@ -127,6 +130,54 @@ def test_the_peak_is_the_profiled_one(
 def test_variants_of_lora(variant: str, specs: dict[str, ModelSpec]) -> None:
     model, values = LORA_VARIANTS[variant]
     _assert_profiled(specs[model], peft_strategy("LORA", {"r": 8, **values}))
+
+
+PROMPTS = ("P_TUNING", "CPT", "PREFIX_TUNING", "CARTRIDGE")
+TIED: dict[str, tuple[str, dict[str, Any]]] = {
+    "tokens": ("TRAINABLE_TOKENS", {"target_modules": ["embed_tokens"], "token_indices": [0, 1, 3]}),
+    "lora-tokens": ("LORA", {"r": 1, "target_modules": ["q_proj"], "trainable_token_indices": [0, 1, 3]}),
+    "lora-embeddings": ("LORA", {"r": 1, "target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TIED)
+def test_embeddings_that_are_the_output_projection_too(name: str, tmp_path: Path) -> None:
+    """A few trained rows cost a copy of all rows and its gradient."""
+    kind, values = TIED[name]
+    spec = tiny_spec("gemma3_text", "causal-lm", tmp_path, tie_word_embeddings=True)
+    _assert_profiled(spec, peft_strategy(kind, values))
+
+
+def test_scaled_embeddings_are_copied(tmp_path: Path) -> None:
+    """Gemma scales its embeddings by a buffer whose value a fake tensor remembers; PEFT copies both."""
+    spec = tiny_spec("gemma3_text", "causal-lm", tmp_path)
+    request = TraceRequest(spec, peft_strategy(*TIED["lora-embeddings"]), EXECUTION, LENGTH, num_hidden_layers=1)
+    with TraceSession(request) as session:
+        assert session.parameter_counts()[0] > 2000 * 128
+
+
+@pytest.mark.parametrize("kind", ["PROMPT_TUNING", *(pytest.param(k, marks=pytest.mark.slow) for k in PROMPTS)])
+def test_learned_prompts_are_computed_like_other_tokens(kind: str, specs: dict[str, ModelSpec]) -> None:
+    """The operators that times follow from are those of a direct trace of another shape."""
+    request = TraceRequest(specs["llama"], peft_strategy(kind), EXECUTION, LENGTH, "cuda", (8, 0), num_hidden_layers=1)
+    found = FullDepthTrace(symbolic_trace(request)).operators((6, 48, 1))
+    with TraceSession(request) as session:
+        expected = session.trace(6, 48).recording.operators
+    assert sum(op.flops * op.count for op in found) == sum(op.flops for op in expected)
+
+
+def test_rows_of_a_decomposition_on_cuda_keep_all_of_it(specs: dict[str, ModelSpec]) -> None:
+    """PSOFT keeps ``Vh[:r]`` of every weight (float32): on CUDA a view of the whole matrix, on a CPU a copy."""
+    width, rank = 128, 8
+    asked = TraceRequest(
+        specs["llama"], peft_strategy("PSOFT", {"r": rank}), EXECUTION, LENGTH, num_hidden_layers=1, evaluation=False
+    )
+    weights_bytes = [
+        phase_peaks_bytes(trace_step(replace(asked, semantics=device)))["weights"] for device in ("cpu", "cuda")
+    ]
+    smaller_sides = (width, width // 2)  # of the query and the value projection
+    assert weights_bytes[1] - weights_bytes[0] == sum(4 * width * (side - rank) for side in smaller_sides)
 
 
 def _assert_profiled(spec: ModelSpec, strategy: StrategyConfig) -> None:

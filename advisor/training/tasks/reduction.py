@@ -50,9 +50,10 @@ def reduce_classes(logits: Any, labels: torch.Tensor) -> torch.Tensor:
 def reduce_tokens(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Per row: the summed negative log-likelihood in nats, the predicted tokens, and how many of them are right.
 
-    Row by row, so that the up-cast copy is one row's and not the batch's.
+    Row by row, so that the up-cast copy is one row's and not the batch's. Positions before the labels' own (learned
+    prompts) are left out.
     """
-    rows = []
+    rows, logits = [], logits[:, -labels.shape[1] :]
     for row_logits, row_labels in zip(logits, labels, strict=True):
         kept = row_labels != IGNORED_LABEL
         scores, wanted = row_logits[kept].float(), row_labels[kept]
@@ -60,6 +61,15 @@ def reduce_tokens(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         hits = (scores.argmax(dim=-1) == wanted).sum()
         rows.append(torch.stack([total, kept.sum().to(total.dtype), hits.to(total.dtype)]))
     return torch.stack(rows)
+
+
+def reduce_scored_tokens(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """As ``reduce_tokens``, from scores of each next token (rows, length, 2): its negative log-likelihood in
+    nats, and 1.0 where it is the likeliest.
+    """
+    tokens = (labels[:, 1:] != IGNORED_LABEL).sum(dim=-1, keepdim=True)
+    nll, hits = scores.sum(dim=1).split(1, dim=-1)
+    return torch.cat([nll, tokens.to(nll.dtype), hits], dim=-1)
 
 
 # --- of all rows ----------------------------------------------------------------------------------------------------
