@@ -128,7 +128,7 @@ def _default(option: click.Option) -> str:
 def record_classes() -> dict[str, list[type]]:
     """The documented records, by section of the page on JSON."""
     from advisor.calibration import datasheet, report
-    from advisor.core import budget, cost, data, device, model, plan, run, strategy
+    from advisor.core import benchmark, budget, cost, data, device, model, plan, run, strategy
     from advisor.experiments.speed import compare
     from advisor.hardware.backends import contact
     from advisor.pipeline import doctoring, validating
@@ -159,7 +159,16 @@ def record_classes() -> dict[str, list[type]]:
             plan.ExecutionPlan,
             budget.Budget,
         ],
-        "json record": [run.RunRecord, run.Measurement, run.Verification],
+        "json record": [
+            run.RunRecord,
+            run.Measurement,
+            run.Verification,
+            benchmark.Benchmark,
+            benchmark.QualityReport,
+            benchmark.MeasuredFigure,
+            benchmark.ClassFigures,
+            benchmark.ReliabilityBin,
+        ],
         "json device": [device.DeviceProfile, device.Rate],
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from advisor.core.benchmark import Benchmark
 from advisor.core.plan import Plan
 
 Outcome = Literal["completed", "out_of_memory", "over_time", "interrupted", "failed"]
@@ -38,6 +39,7 @@ class Measurement:
         metric_history: Held-out metrics along the way as ``(optimizer step, metrics)``.
         trainable_parameters, total_parameters: Counted on the real model (quantised weights at their logical size).
         achieved_sparsity: Share of zeros among the trained weights, of a method that prunes.
+        benchmark: Everything that is said of a finished run; ``None`` where it was not asked for.
     """
 
     outcome: Outcome
@@ -61,6 +63,7 @@ class Measurement:
     parts_s: dict[str, float] = field(default_factory=dict)
     energy_j: float | None = None
     energy_source: str = ""
+    benchmark: Benchmark | None = None
 
 
 @dataclass(frozen=True)

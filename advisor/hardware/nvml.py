@@ -57,7 +57,7 @@ def process_memory_bytes(pid: int | None = None, *, uuid: str | None = None) -> 
     )
 
 
-def gpu_state(uuid: str) -> dict[str, Any]:
+def gpu_state(uuid: str, *, only: tuple[str, ...] | None = None) -> dict[str, Any]:
     """What NVML says about one GPU now, by name as in ``_questions``.
 
     What the driver refuses is ``None``, with the reason in ``refused``; memory is counted with what the driver keeps,
@@ -65,12 +65,13 @@ def gpu_state(uuid: str) -> dict[str, Any]:
 
     Args:
         uuid: With or without the ``GPU-`` prefix. Torch's order of devices may differ from NVML's.
+        only: Ask for nothing else.
 
     Raises:
         NvmlUnavailable: NVML cannot be used, or knows no such GPU.
     """
     with nvml_library() as nvml:
-        return _state(nvml, handle_of(nvml, uuid), uuid)
+        return _state(nvml, handle_of(nvml, uuid), uuid, only)
 
 
 def all_gpu_states() -> dict[str, dict[str, Any]]:
@@ -83,10 +84,12 @@ def all_gpu_states() -> dict[str, dict[str, Any]]:
         return {uuid: _state(nvml, handle, uuid) for uuid, handle in visible_gpus(nvml)}
 
 
-def _state(nvml: Any, handle: Any, uuid: str) -> dict[str, Any]:
+def _state(nvml: Any, handle: Any, uuid: str, only: tuple[str, ...] | None = None) -> dict[str, Any]:
     state: dict[str, Any] = {"uuid": uuid}
     refused: dict[str, str] = {}
     for name, question in _questions(nvml, handle).items():
+        if only is not None and name not in only:
+            continue
         try:
             state[name] = question()
         except (nvml.NVMLError, AttributeError) as failure:  # an older binding lacks functions

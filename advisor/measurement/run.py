@@ -7,6 +7,7 @@ import errno
 from pathlib import Path
 from typing import Any
 
+from advisor.core.benchmark import BenchmarkSettings
 from advisor.core.errors import OutputError
 from advisor.core.events import Event, OnEvent
 from advisor.core.plan import Plan
@@ -14,13 +15,13 @@ from advisor.core.run import SAVE_EVERY_S, Measurement
 from advisor.core.serialization import from_dict, read_json, to_json
 from advisor.core.store import write_text_atomically
 from advisor.hardware.energy import EnergyMeter
+from advisor.measurement.benchmark import as_failure, diverged, with_allocated_peak, with_benchmark
 from advisor.measurement.isolation import ADVICE, Result, isolated
 from advisor.measurement.longest_batch import profile_longest_batch
 from advisor.measurement.step_profile import ProfiledStep
-from advisor.training.metrics import HeldOut
 from advisor.training.run_folder import RunFolder
 from advisor.training.switches import backend_of_plan
-from advisor.training.trainer import train_only, with_final_metrics
+from advisor.training.trainer import TrainedRun, train_only, with_final_metrics
 
 GRACE_SHARE = 0.1
 LEAST_GRACE_S = 60.0
@@ -36,6 +37,7 @@ def measure_run(
     time_limit_s: float | None = None,
     save_every_s: float = SAVE_EVERY_S,
     profile: bool = True,
+    benchmark: BenchmarkSettings | None = None,
 ) -> Measurement:
     """Run a plan and measure it.
 
@@ -50,6 +52,7 @@ def measure_run(
         time_limit_s: Of the training process; the checkpoint of what was done is kept.
         save_every_s: About how often a checkpoint is written.
         profile: Measure the allocated peak on CPU, too.
+        benchmark: What else to measure of a run that completed; ``None`` leaves the benchmark core out.
 
     Returns:
         The figures; ``outcome`` says how the run ended, ``reason`` why and what to do about it.
@@ -70,13 +73,16 @@ def measure_run(
         folder.path,
         time_limit_s=time_limit_s,
         save_every_s=save_every_s,
+        benchmark=benchmark,
         on_event=on_event or _ignore,
         timeout_s=None if time_limit_s is None else time_limit_s + max(LEAST_GRACE_S, GRACE_SHARE * time_limit_s),
         log_path=folder.log,
     )
     measurement = _as_measurement(result, folder)
     if profiled is not None and measurement.allocated_peak_bytes is None:
-        measurement = dataclasses.replace(measurement, allocated_peak_bytes=profiled.run_peak_bytes)
+        measurement = with_allocated_peak(measurement, profiled.run_peak_bytes)
+    if diverged(measurement):
+        measurement = as_failure(measurement)
     folder.keep(measurement)
     return measurement
 
@@ -88,14 +94,15 @@ def run_in_this_process(
     time_limit_s: float | None = None,
     save_every_s: float = SAVE_EVERY_S,
     on_event: OnEvent | None = None,
+    benchmark: BenchmarkSettings | None = None,
 ) -> Measurement:
-    """Train the plan here and add this process's memory figures and the device's energy; meant for a process that does
-    nothing else.
+    """Train the plan here and add this process's memory figures, the device's energy and the benchmark core; meant for
+    a process that does nothing else.
     """
     runtime = backend_of_plan(plan).runtime
     runtime.reset_peaks()
     with runtime.memory_watch() as watch, EnergyMeter(runtime.energy_counter) as energy:
-        measurement, held_out = _train(plan, output_dir, time_limit_s, save_every_s, on_event)
+        measurement, trained = _train(plan, output_dir, time_limit_s, save_every_s, on_event)
     allocated_bytes, reserved_bytes = runtime.peaks()
     measurement = dataclasses.replace(
         measurement,
@@ -106,12 +113,17 @@ def run_in_this_process(
         device_peak_bytes=watch.peak_bytes,
         baseline_bytes=watch.first_bytes,
     )
-    return with_final_metrics(measurement, held_out)
+    if diverged(measurement):
+        return measurement
+    if benchmark is None or measurement.outcome != "completed" or trained.model is None:
+        return with_final_metrics(measurement, trained)
+    (on_event or _ignore)({"kind": "phase", "name": "benchmark"})
+    return with_benchmark(plan, RunFolder(Path(output_dir)), measurement, trained, watch.states, benchmark)
 
 
 def _train(
     plan: Plan, output_dir: Path, time_limit_s: float | None, save_every_s: float, on_event: OnEvent | None
-) -> tuple[Measurement, HeldOut]:
+) -> tuple[Measurement, TrainedRun]:
     """``train_only``, with a full disk told apart from a defect."""
     try:
         return train_only(

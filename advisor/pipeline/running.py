@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from pathlib import Path
 
+from advisor.core.benchmark import BenchmarkSettings
 from advisor.core.errors import InterruptedByUser, ModelError, OutputError, RunFailed
 from advisor.core.events import Event
 from advisor.core.plan import Plan, load_plan
@@ -25,6 +26,8 @@ def run(
     *,
     resume: bool = False,
     any_device: bool = False,
+    benchmark: bool = True,
+    general_text: str | None = None,
     on_event: OnEvent | None = None,
 ) -> RunRecord:
     """Train a plan, evaluate it on held-out rows, save the result, and verify every promise.
@@ -36,6 +39,10 @@ def run(
         output_dir: A new or empty folder; with ``resume``, the folder of the interrupted run.
         resume: Continue from the last valid checkpoint; a finished run is answered from its record.
         any_device: Run here although the plan was made for another device; its promises are then not for here.
+        benchmark: Measure the whole benchmark core: intervals and predictions by item, inference (for at most a tenth
+            of the run, from 1 to 30 s), drift. Without it the training, its memory and its metrics are measured.
+        general_text: A file or data set for the perplexity before and after training, of tasks that predict the next
+            token.
         on_event: Told about phases, steps and losses (:mod:`advisor.core.events`).
 
     Raises:
@@ -51,13 +58,18 @@ def run(
     _require_trainable(plan)
     device_id = check_runs_here(plan, any_device=any_device)
 
+    from advisor.measurement.forgetting import check_general_text
     from advisor.measurement.run import measure_run
+
+    settings = BenchmarkSettings(general_text=general_text) if benchmark or general_text is not None else None
+    if general_text is not None:
+        check_general_text(plan, general_text)
 
     listener = _ResumeListener(on_event or ignore)
     started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     resuming = f"`advisor run {shown} --output {directory} --resume` continues it"
     try:
-        measurement = measure_run(plan, directory, resume=resume, on_event=listener)
+        measurement = measure_run(plan, directory, resume=resume, benchmark=settings, on_event=listener)
     except (KeyboardInterrupt, InterruptedByUser):
         if not (directory / PLAN_FILE).exists():
             raise

@@ -11,6 +11,7 @@ from advisor.core.metrics import Metric
 from advisor.core.run import RunRecord, Verification
 from advisor.core.serialization import to_dict
 from advisor.core.units import format_duration, format_energy
+from advisor.reporting.benchmark import PREDICTED_AS, print_benchmark
 from advisor.reporting.cost import PART_LABELS
 from advisor.reporting.text import format_change, format_quantity, make_table, remark
 from advisor.reporting.verification import QUALITY_QUANTITY
@@ -33,17 +34,38 @@ def print_run(console: Console, record: RunRecord) -> None:
     measurement = record.measurement
     metrics = ", ".join(f"{name} {value:.4g}" for name, value in measurement.metrics.items())
     console.print(f"[bold]{record.plan.strategy.method}[/bold] trained in {format_duration(measurement.total_s)}")
+    if measurement.benchmark is not None:
+        print_benchmark(console, measurement.benchmark, _predicted(record))
+        console.print()
+        _print_verification(console, record)
+        return
     if metrics:
         console.print(f"held-out: {metrics}", highlight=False)
     if measurement.achieved_sparsity is not None:
         console.print(f"achieved sparsity {measurement.achieved_sparsity:.1%}", highlight=False)
     if measurement.energy_j is not None:
         console.print(f"energy {format_energy(measurement.energy_j)} ({measurement.energy_source})", highlight=False)
+    _print_verification(console, record)
+
+
+def _predicted(record: RunRecord) -> dict[str, float]:
+    """Predicted figures by the name of the measured one."""
+    found = {PREDICTED_AS[v.quantity]: v.predicted for v in record.verifications if v.quantity in PREDICTED_AS}
+    promised = record.plan.predicted
+    if promised is not None and promised.quality is not None and promised.quality.value is not None:
+        found[promised.quality.metric.name] = promised.quality.value
+    if promised is not None and promised.time is not None:
+        found["samples_per_s"] = promised.time.samples_per_s
+        found["tokens_per_s"] = promised.time.tokens_per_s
+    return found
+
+
+def _print_verification(console: Console, record: RunRecord) -> None:
     if not record.verifications:
         remark(console, "The plan contains no predictions, so there is nothing to verify.")
         return
     console.print(_verification_table(record))
-    if measurement.parts_s:
+    if record.measurement.parts_s:
         console.print(_parts_table(record))
     for note in record.plan.predicted.notes if record.plan.predicted is not None else ():
         remark(console, note)
@@ -66,6 +88,7 @@ def run_answer(record: RunRecord) -> dict[str, Any]:
             "trainable_parameters": measurement.trainable_parameters,
             "achieved_sparsity": measurement.achieved_sparsity,
         },
+        "benchmark": to_dict(measurement.benchmark),
         "device_id": record.device_id,
         "output_dir": record.output_dir,
     }

@@ -7,6 +7,7 @@ item drawn once it is the figure itself.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import pkgutil
 import time
@@ -39,7 +40,7 @@ SLOW_S = 2.0
 
 
 def one_against_rest(label: Array, probability: Array) -> Iterator[tuple[Array, Array]]:
-    """Per class that some items have and others do not: which have it, and their scores. Two classes are one question.
+    """Per class that some items have and others do not: which have it, and their scores; of two classes one of them.
 
     Args:
         label: Class indices, or 0 and 1 per class.
@@ -317,9 +318,9 @@ def bootstrap_intervals(
     for counts in draws(items, samples, seed):
         for metric in known:
             if metric.resampled is not None:
-                found[metric.name].append(
-                    pkgutil.resolve_name(metric.resampled)(counts, *(columns[name] for name in metric.takes))
-                )
+                taken = (columns[name] for name in metric.takes)
+                with contextlib.suppress(ValueError):  # it is not defined for these items
+                    found[metric.name].append(pkgutil.resolve_name(metric.resampled)(counts, *taken))
                 continue
             for row in counts.astype(np.int64):
                 if spent_s[metric.name] > SLOW_S:
@@ -329,7 +330,7 @@ def bootstrap_intervals(
                 spent_s[metric.name] += time.perf_counter() - started_s
     intervals = {}
     for name, parts in found.items():
-        figures = np.concatenate(parts)
+        figures = np.concatenate([np.empty(0), *parts])
         figures = figures[np.isfinite(figures)]
         if len(figures) >= LEAST_SAMPLES:
             low, high = np.quantile(figures, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

@@ -121,3 +121,10 @@ class OrderingTrainer(Trainer):
     def prediction_step(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         with fused_evaluation(model):
             return super().prediction_step(model, *args, **kwargs)
+
+
+def evaluation_order(trainer: Trainer) -> list[int]:
+    """Which held-out row each evaluated row is."""
+    dataset: Any = trainer.eval_dataset
+    sampler = trainer._get_eval_sampler(dataset)
+    return [int(index) for index in sampler] if sampler is not None else list(range(len(dataset)))

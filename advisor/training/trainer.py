@@ -36,6 +36,8 @@ from advisor.training.data import PreparedData, prepare_data
 from advisor.training.metrics import HeldOut, held_out_metrics
 from advisor.training.models import load_tokenizer
 from advisor.training.run_folder import RunFolder
+from advisor.training.run_samples import FetchedRows, RunSamples
+from advisor.training.sampling import evaluation_order
 from advisor.training.stopping import StopRun, StopSwitch
 from advisor.training.switches import backend_of_plan, check_execution
 from advisor.training.tasks import get_task
@@ -75,10 +77,10 @@ def train(
         KeyboardInterrupt: a second Ctrl-C, or one before the first step.
     """
     folder = RunFolder(Path(output_dir))
-    measurement, held_out = train_only(
+    measurement, trained = train_only(
         plan, folder.path, resume=resume, on_event=on_event, time_limit_s=time_limit_s, save_every_s=save_every_s
     )
-    measurement = with_final_metrics(measurement, held_out)
+    measurement = with_final_metrics(measurement, trained)
     if measurement.outcome == "completed":
         folder.keep(measurement)
     return measurement
@@ -92,26 +94,44 @@ def train_only(
     on_event: OnEvent | None = None,
     time_limit_s: float | None = None,
     save_every_s: float = SAVE_EVERY_S,
-) -> tuple[Measurement, HeldOut]:
-    """``train`` without the metrics that are computed afterwards, and what computes them.
+) -> tuple[Measurement, TrainedRun]:
+    """``train`` without what is computed afterwards, and what it is computed from.
 
-    For whoever measures this process: computing these metrics imports scikit-learn.
+    For whoever measures this process: computing metrics imports scikit-learn.
     """
-    folder, held_out = RunFolder(Path(output_dir)), HeldOut(get_task(plan.model.task))
+    folder, trained = RunFolder(Path(output_dir)), TrainedRun(HeldOut(get_task(plan.model.task)))
     folder.claim(plan, resume=resume)
     if (finished := folder.finished()) is not None:
-        return finished, held_out
+        return finished, trained
     deadline_s = math.inf if time_limit_s is None else time.monotonic() + time_limit_s
-    run = _Run(plan, plan.execution, folder, on_event or _ignore, StopSwitch(deadline_s), save_every_s, held_out)
+    run = _Run(plan, plan.execution, folder, on_event or _ignore, StopSwitch(deadline_s), save_every_s, trained)
     with run.switch.catching_interrupts():
-        return _executed(run), held_out
+        return _executed(run), trained
 
 
-def with_final_metrics(measurement: Measurement, held_out: HeldOut) -> Measurement:
+@dataclass
+class TrainedRun:
+    """What a finished run leaves in its process.
+
+    Attributes:
+        held_out: Remembers the last evaluation.
+        model, tokenizer, data: As they were trained; ``None`` for a run that had finished before.
+        samples: Of the steps of this process.
+    """
+
+    held_out: HeldOut
+    model: Any = None
+    tokenizer: Any = None
+    data: PreparedData | None = None
+    samples: RunSamples | None = None
+
+
+def with_final_metrics(measurement: Measurement, trained: TrainedRun) -> Measurement:
     """A completed run with the metrics that are computed afterwards."""
     if measurement.outcome != "completed":
         return measurement
-    return dataclasses.replace(measurement, metrics={**measurement.metrics, **held_out.final_metrics()})
+    figures = trained.held_out.final_metrics(trained.tokenizer)
+    return dataclasses.replace(measurement, metrics={**measurement.metrics, **figures})
 
 
 def _executed(run: _Run) -> Measurement:
@@ -142,7 +162,7 @@ class _Run:
     on_event: OnEvent
     switch: StopSwitch
     save_every_s: float
-    held_out: HeldOut
+    trained: TrainedRun
     earlier_s: float = 0.0
 
     def __post_init__(self) -> None:
@@ -158,6 +178,7 @@ class _Run:
             self._train(trainer, checkpoint)
             metrics = self._final_metrics(trainer)
             self._save(model, tokenizer)
+            self.trained.model, self.trained.tokenizer, self.trained.data = model, tokenizer, data
         except StopRun as stop:
             return self.account.stopped(stop.reason, checkpoints_s=self.keeper.saving_s)
         return self.account.completed(metrics, checkpoints_s=self.keeper.saving_s)
@@ -190,11 +211,14 @@ class _Run:
     def _assemble(self, data: PreparedData, tokenizer: Any, model: nn.Module) -> Trainer:
         plan = self.plan
         steps_per_epoch = math.ceil(len(data.train_dataset) / plan.execution.effective_batch_size)
+        rows = FetchedRows(data.train_dataset)
+        self.trained.samples = RunSamples(rows, plan.execution.effective_batch_size, self._paused_s)
         callbacks: list[TrainerCallback] = [
             *get_strategy(plan.strategy.method).callbacks(plan.strategy),
             self.account.clock,
             NeutralEvaluation(),
             self.account.progress,
+            self.trained.samples,
             self.switch,
             self.keeper,  # after the switch: it saves what the switch stops
         ]
@@ -208,19 +232,24 @@ class _Run:
                 evaluation="epoch",
                 logging_steps=max(1, round(steps_per_epoch * plan.strategy.num_train_epochs) // LOGGED_LOSSES),
             )
-            return assemble_trainer(
+            trainer = assemble_trainer(
                 model,
                 arguments,
                 plan.model.task,
-                train_dataset=data.train_dataset,
+                train_dataset=rows,
                 eval_dataset=data.eval_dataset,
                 collator=data.collator,
                 callbacks=callbacks,
                 tokenizer=tokenizer,
                 strategy=plan.strategy,
                 execution=self.execution,
-                held_out=self.held_out,
+                held_out=self.trained.held_out,
             )
+            self.trained.held_out.order = evaluation_order(trainer)
+            return trainer
+
+    def _paused_s(self) -> float:
+        return self.account.progress.evaluation_s + self.keeper.saving_s
 
     def _try_compilation(self, backend: Backend) -> None:
         """A plan that asks for compilation is trained without it where this machine's compiler fails."""
@@ -255,7 +284,7 @@ class _Run:
         ended.
         """
         history = self.account.progress.metric_history
-        if self.held_out.evaluated and history and history[-1][0] == trainer.state.global_step:
+        if self.trained.held_out.evaluated and history and history[-1][0] == trainer.state.global_step:
             return history[-1][1]
         self._phase("evaluation")
         return held_out_metrics(trainer.evaluate())

@@ -221,6 +221,10 @@ class Runtime(ABC):
         """Peaks of allocated and reserved bytes; ``None`` where torch does not count them."""
         return None, None
 
+    def held_bytes(self) -> tuple[int | None, int | None]:
+        """Allocated and reserved bytes now; ``None`` where torch does not count them."""
+        return None, None
+
     def prepare_process(self, num_threads: int | None) -> None:
         """Set this process up to train, for its whole life.
 
@@ -260,10 +264,12 @@ class MemoryWatch:
     Attributes:
         first_bytes: Before the work.
         peak_bytes: The most up to the end.
+        states: What the driver said along the way, in order: ``sm_clock_hz``, ``temperature_c``, ``slowdowns``.
     """
 
     first_bytes: int | None = None
     peak_bytes: int | None = None
+    states: list[Mapping[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

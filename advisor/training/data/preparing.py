@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from advisor.training.data.collators import BlockCollator
 from advisor.training.data.encoding import BlockDataset, EncodedDataset
 from advisor.training.data.packing import pack, token_stream
 from advisor.training.data.profiling import require_max_seq_length
-from advisor.training.data.rows import Row, Rows
+from advisor.training.data.rows import Row, Rows, row_key
 from advisor.training.data.rules import DataRules, data_rules
 
 _EVAL_MASK_CHUNK = 64
@@ -34,6 +35,8 @@ class PreparedData:
         max_seq_length: No row is longer.
         padded: Whether batches hold padding and a mask; packed blocks do not.
         pad_token_id: What padding is filled with.
+        eval_items: A hash of each held-out item's content, equal wherever the same item is held out: of a row's text,
+            or of a block's tokens.
     """
 
     train_dataset: EncodedDataset | BlockDataset
@@ -43,6 +46,7 @@ class PreparedData:
     max_seq_length: int
     padded: bool
     pad_token_id: int
+    eval_items: tuple[str, ...] = ()
 
     def longest_batch(self, micro_batch_size: int) -> dict[str, torch.Tensor]:
         """The most expensive training batch there can be: the longest rows together (repeated when too few)."""
@@ -90,6 +94,7 @@ def prepare_data(spec: DataSpec, model: ModelSpec, tokenizer: Any, *, max_seq_le
         max_seq_length=max_seq_length,
         padded=True,
         pad_token_id=pad_token_id,
+        eval_items=tuple(row_key(row).hex() for row in rows.eval),
     )
 
 
@@ -115,6 +120,7 @@ def _packed(spec: DataSpec, rows: Rows, rules: DataRules, tokenizer: Any, max_se
 
     train = blocks(rows.train, spec.max_train_rows, f"the training part of {spec.source}")
     evaluation = blocks(rows.eval, spec.max_eval_rows, f"the held-out part of {spec.eval_source or spec.source}")
+    items = tuple(hashlib.blake2b(block.tobytes(), digest_size=16).hexdigest() for block in evaluation)
     masking, labels = rules.masking(tokenizer), None
     if masking is not None:
         evaluation, labels = _mask_once(evaluation, masking, spec.split_seed)
@@ -126,6 +132,7 @@ def _packed(spec: DataSpec, rows: Rows, rules: DataRules, tokenizer: Any, max_se
         max_seq_length=max_seq_length,
         padded=False,
         pad_token_id=padding_id(tokenizer),
+        eval_items=items,
     )
 
 
