@@ -336,17 +336,23 @@ def _in_words(value: Any) -> str:
 def task_table() -> str:
     """Every built-in task."""
     from advisor.core.tasks import TASKS
+    from advisor.training.data.formats import FORMATS
     from advisor.training.tasks import get_task
 
     rows = []
     for task in (get_task(name) for name in TASKS.names() if not TASKS.code_version(name)):
         traits = task.traits
-        trains = f"no: {traits.predicted_only}" if traits.predicted_only else "yes"
-        metrics = ", ".join(f"`{metric.name}`" for metric in task.metrics)
+        formats = (f for f in FORMATS.all() if f.kind in task.row_kinds and not f.refused)
+        data = ", ".join(f"`{f.name}`" for f in formats if not FORMATS.code_version(f.name))
+        others = ", ".join(f"`{metric.name}`" for metric in task.metrics if metric is not traits.metric)
         rows.append(
-            (f"`{traits.name}`", traits.title, f"`{traits.auto_class}`", f"`{traits.metric.name}`", metrics, trains)
-        )
-    return table(("task", "what", "head", "ranked on", "metrics", "training"), rows)
+            (
+                f"`{traits.name}`", traits.title,
+                f"not trained: {traits.predicted_only}" if traits.predicted_only else data,
+                f"`{traits.auto_class}`", traits.loss, f"`{traits.metric.name}`", others,
+            )
+        )  # fmt: skip
+    return table(("task", "what", "data", "head", "loss", "ranked on", "further metrics"), rows)
 
 
 def format_table() -> str:

@@ -14,8 +14,8 @@ from typing import Any
 from advisor.core.registry import Registry, SavedByName
 
 LABEL, PREDICTED, PROBABILITY = "label", "predicted", "probability"
-"""Columns of predictions: class index, or one 0 or 1 per class where there are several labels; the same as the model
-says it; probability per class, shape (items, classes)."""
+"""Columns of predictions: class index, one 0 or 1 per class where there are several labels, or a number; the same as
+the model says it; probability per class, shape (items, classes)."""
 NLL_SUM, TOKENS, HITS, BYTES = "nll", "tokens", "hits", "bytes"
 """Columns of a language model's predictions, sums over the predicted tokens of an item: negative log-likelihood in
 nats, tokens, tokens predicted right, UTF-8 bytes of their text."""
@@ -129,6 +129,16 @@ def nats(figure: float) -> float:
     return math.log(max(figure, 1e-9))
 
 
+def root(loss: float) -> float:
+    """The root of a mean squared error."""
+    return math.sqrt(max(loss, 0.0))
+
+
+def square(figure: float) -> float:
+    """The mean squared error of its root."""
+    return figure * figure
+
+
 def same(loss: float) -> float:
     """The loss itself."""
     return loss
@@ -240,6 +250,51 @@ CLASSIFICATION = (
 )  # fmt: skip
 """What is said of a classifier with one class per item."""
 
+F1_MICRO = Metric(
+    "f1_micro",
+    "micro F1",
+    higher_is_better=True,
+    function="sklearn.metrics:f1_score",
+    options={"average": "micro", "zero_division": 0},
+    resampled=f"{_HOME}:resampled_f1_micro",
+)
+SUBSET_ACCURACY = Metric(
+    "subset_accuracy",
+    "share of rows with all labels right",
+    higher_is_better=True,
+    function="sklearn.metrics:accuracy_score",
+    resampled=f"{_HOME}:resampled_accuracy",
+    is_share=True,
+)
+LABEL_SETS = (F1_MICRO, F1_MACRO, SUBSET_ACCURACY, AVERAGE_PRECISION)
+"""What is said of a classifier with any number of labels per item."""
+
+RMSE = Metric(
+    "rmse",
+    "root mean squared error",
+    higher_is_better=False,
+    high=math.inf,
+    format=".4g",
+    function="sklearn.metrics:root_mean_squared_error",
+    resampled=f"{_HOME}:resampled_rmse",
+    from_loss=root,
+    to_loss=square,
+)
+MAE = Metric(
+    "mae",
+    "mean absolute error",
+    higher_is_better=False,
+    high=math.inf,
+    format=".4g",
+    function="sklearn.metrics:mean_absolute_error",
+    resampled=f"{_HOME}:resampled_mae",
+)
+PEARSON = Metric("pearson", "Pearson correlation", higher_is_better=True, low=-1.0, function=f"{_HOME}:pearson")
+SPEARMAN = Metric("spearman", "Spearman correlation", higher_is_better=True, low=-1.0, function=f"{_HOME}:spearman")
+R2 = Metric("r2", "explained variance (R2)", higher_is_better=True, low=-math.inf, function="sklearn.metrics:r2_score")
+NUMBERS = (RMSE, MAE, PEARSON, SPEARMAN, R2)
+"""What is said of predicted numbers."""
+
 PERPLEXITY = Metric(
     "perplexity", "perplexity", higher_is_better=False, low=1.0, high=math.inf, format=".4g", from_loss=perplexity,
     to_loss=nats, function=f"{_HOME}:perplexity_of_tokens", takes=(NLL_SUM, TOKENS),
@@ -267,7 +322,10 @@ LOSS = Metric(
 )  # fmt: skip
 
 METRICS: Registry[Metric] = Registry(
-    "advisor.metrics", "metric", Metric, lambda: (*CLASSIFICATION, PERPLEXITY, BITS_PER_BYTE, TOKEN_ACCURACY, LOSS)
+    "advisor.metrics",
+    "metric",
+    Metric,
+    lambda: dict.fromkeys((*CLASSIFICATION, *LABEL_SETS, *NUMBERS, PERPLEXITY, BITS_PER_BYTE, TOKEN_ACCURACY, LOSS)),
 )
 
 

@@ -30,10 +30,13 @@ class TaskTraits:
         name: In the registry, and ``ModelSpec.task``.
         title: How it is called in prose.
         metric: What a recommendation is ranked on and a study searches.
+        loss: What is minimised, in prose.
         auto_class: The class that puts the head on a backbone: a name in transformers, or ``module:name``.
         peft_task_type: As in ``peft.TaskType``; ``None`` where PEFT has none and a plain ``PeftModel`` serves.
         comparisons: Which published comparisons of methods tell something about it; ``None``: none do.
         new_head: The head is new, has ``num_labels`` outputs, and always trains. Otherwise it is the pretrained one.
+        num_outputs: Of a new head, where labels do not decide it.
+        float_labels: Labels are float32 numbers, one per output of a row.
         config_values: What is set in the model's configuration.
         needs_pad_token: Rows are told from their padding by its token, so that a model without one gets one.
         predicts_next_token: A decoder's own task: losses over its output projection and writing token by token exist.
@@ -52,9 +55,12 @@ class TaskTraits:
     title: str
     metric: Metric
     auto_class: str
+    loss: str = "cross-entropy"
     peft_task_type: str | None = None
     comparisons: Comparisons | None = None
     new_head: bool = False
+    num_outputs: int | None = None
+    float_labels: bool = False
     config_values: Mapping[str, Any] = field(default_factory=dict)
     needs_pad_token: bool = False
     predicts_next_token: bool = False
@@ -80,6 +86,8 @@ _BUILT_IN = (
     "sequence_classification:SequenceClassification",
     "causal_lm:CausalLM",
     "masked_lm:MaskedLM",
+    "multi_label_classification:MultiLabelClassification",
+    "text_regression:TextRegression",
     "token_classification:TokenClassification",
     "seq2seq_lm:Seq2SeqLM",
 )

@@ -215,6 +215,7 @@ def task_of(model: ModelSource, data: DataSource | None = None) -> str:
         format=data.format,
         split=data.split,
         reading=data.reading,
+        names_classes=bool(data.label_map or data.drop_labels),
     )
 
 

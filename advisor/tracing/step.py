@@ -198,7 +198,11 @@ def _batch(request: TraceRequest, device_type: str) -> dict[str, torch.Tensor]:
     execution = request.execution
     task = get_task(request.model.task)
     shapes = task.batch_shapes(request.model, execution.micro_batch_size, request.seq_length, padded=execution.padded)
-    return {name: torch.zeros(shape, dtype=torch.long, device=device_type) for name, shape in shapes.items()}
+    floats = {"labels"} if task.traits.float_labels else set()
+    return {
+        name: torch.zeros(shape, dtype=torch.float32 if name in floats else torch.long, device=device_type)
+        for name, shape in shapes.items()
+    }
 
 
 def _innermost_module(failure: BaseException) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import get_args
 
 from advisor.core.data import ReadOptions
 from advisor.core.errors import DataError, InputError
 from advisor.core.tasks import TASKS
+from advisor.training.data.formats import Doubt
 from advisor.training.data.resolving import first_look
-from advisor.training.data.rows import RowKind
+from advisor.training.data.rows import LABEL_KINDS, RowKind
 from advisor.training.models import model_path, source_kind
 from advisor.training.tasks import DataLook, FirstLook, get_task, task_names
 
@@ -24,6 +27,7 @@ def choose_task(
     format: str | None = None,
     split: str | None = None,
     reading: ReadOptions | None = None,
+    names_classes: bool = False,
 ) -> str:
     """The task that was named, or the one that data and architecture leave no doubt about.
 
@@ -38,6 +42,7 @@ def choose_task(
         format: Row format that the user named.
         split: Training split that the user named.
         reading: How the user wants files read.
+        names_classes: The user renames labels, or leaves some out: they are classes, also where they are numbers.
 
     Raises:
         InputError: there is no such task or format, or nothing says what to train for.
@@ -49,6 +54,7 @@ def choose_task(
         return get_task(named).name
     causal, sequence_to_sequence = _pretraining(path)
     seen = None if data is None else _look_at_data(data, columns or {}, format, split, reading, causal)
+    seen = "labelled" if names_classes and seen == "scored" else seen
     look = FirstLook(causal, sequence_to_sequence, seen)
     for name in task_names():
         if get_task(name).suits(look):
@@ -61,6 +67,8 @@ def choose_task(
 
 _LOOKS: dict[RowKind, DataLook] = {
     "labelled": "labelled",
+    "multi-labelled": "multi-labelled",
+    "scored": "scored",
     "conversation": "conversations",
     "completion": "conversations",
     "text": "text",
@@ -75,18 +83,24 @@ def _look_at_data(
     reading: ReadOptions | None,
     causal: bool | None,
 ) -> DataLook:
-    """What the data shows. A text among other columns is certain for decoders only: they do not need a label."""
-    if columns.get("label_column") is not None and format is None:
-        return "labelled"
+    """What the data shows. A text among other columns is certain for decoders only: they do not need a label.
+
+    For other models the columns beside it are looked at once more: they may be a label each, or numbers.
+    """
+    named_label = columns.get("label_column") is not None and format is None
+    kinds = LABEL_KINDS if named_label else get_args(RowKind)
+    look_again = partial(first_look, source, columns, format=format, split=split, reading=reading)
     try:
-        found = first_look(source, columns, format=format, split=split, reading=reading)
+        found = look_again(kinds=kinds)
+        if found is not None:
+            row_format, is_whole = found
+            look = _LOOKS[row_format.kind]
+            if look != "text" or is_whole or causal:
+                return look
+        found = look_again(kinds=LABEL_KINDS, most_doubt=Doubt.SOME)
     except DataError:  # said when the data is read
         found = None
-    if found is None:
-        return "table"
-    row_format, is_whole = found
-    look = _LOOKS[row_format.kind]
-    return look if look != "text" or is_whole or causal else "table"
+    return _LOOKS[found[0].kind] if found is not None else "labelled" if named_label else "table"
 
 
 def _pretraining(source: str) -> tuple[bool | None, bool]:

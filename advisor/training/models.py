@@ -51,7 +51,8 @@ def inspect_model(
     """
     rules = get_task(task)
     labelled = rules.traits.new_head
-    if labelled and num_labels < 2:
+    num_labels = rules.traits.num_outputs or num_labels
+    if labelled and rules.traits.num_outputs is None and num_labels < 2:
         raise ModelError(f"classification needs at least two labels, but got {num_labels}")
     if labelled and num_labels > MOST_LABELS:
         raise ModelError(f"classification takes at most {MOST_LABELS:,} labels, but got {num_labels:,}")

@@ -128,16 +128,41 @@ def share(part: Array, whole: Array) -> float:
     return float(np.sum(part, dtype=np.float64)) / total
 
 
+def pearson(label: Array, predicted: Array) -> float:
+    """Correlation of numbers.
+
+    Raises:
+        ValueError: one side is constant.
+    """
+    if np.ptp(label) == 0 or np.ptp(predicted) == 0:
+        raise ValueError("a constant correlates with nothing")
+    return float(np.clip(np.corrcoef(label, predicted)[0, 1], -1.0, 1.0))
+
+
+def spearman(label: Array, predicted: Array) -> float:
+    """Correlation of ranks, tied ones at their mean.
+
+    Raises:
+        ValueError: one side is constant.
+    """
+    from scipy.stats import rankdata
+
+    return pearson(rankdata(label), rankdata(predicted))
+
+
 # --- of many bootstrap samples at once --------------------------------------------------------------------------------
 
 
 def resampled_accuracy(counts: Array, label: Array, predicted: Array) -> Array:
-    """Share of drawn items that are right."""
-    return counts @ (label == predicted) / counts.sum(axis=1)
+    """Share of drawn items that are right, with all of their labels where there are several."""
+    right = label == predicted
+    return counts @ (right.all(axis=1) if right.ndim == 2 else right) / counts.sum(axis=1)
 
 
 def _by_class(counts: Array, label: Array, predicted: Array) -> tuple[Array, Array, Array]:
     """Per sample and class: items that are right, that have the label, that are predicted so."""
+    if label.ndim == 2:
+        return counts @ (label & predicted), counts @ label, counts @ predicted
     classes = int(max(label.max(), predicted.max())) + 1
 
     def counted(values: Array, mask: Array | None = None) -> Array:
@@ -177,6 +202,22 @@ def resampled_f1_macro(counts: Array, label: Array, predicted: Array) -> Array:
     """Mean F1 over the classes that were drawn or predicted."""
     right, true, said = _by_class(counts, label, predicted)
     return _mean(_ratio(2 * right, true + said), true + said > 0)
+
+
+def resampled_f1_micro(counts: Array, label: Array, predicted: Array) -> Array:
+    """F1 over all labels together."""
+    right, true, said = (part.sum(axis=1) for part in _by_class(counts, label, predicted))
+    return _ratio(2 * right, true + said)
+
+
+def resampled_rmse(counts: Array, label: Array, predicted: Array) -> Array:
+    """Root of the mean squared error."""
+    return np.sqrt(counts @ np.square(label - predicted) / counts.sum(axis=1))
+
+
+def resampled_mae(counts: Array, label: Array, predicted: Array) -> Array:
+    """Mean absolute error."""
+    return counts @ np.abs(label - predicted) / counts.sum(axis=1)
 
 
 def resampled_f1_weighted(counts: Array, label: Array, predicted: Array) -> Array:

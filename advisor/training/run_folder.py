@@ -104,9 +104,9 @@ class RunFolder:
 
 
 def names_classes(model: Any) -> bool:
-    """Whether the configuration names its classes otherwise than ``LABEL_0``, ``LABEL_1``, ..."""
+    """Whether the configuration has other classes than the two, ``LABEL_0`` and ``LABEL_1``, that every one has."""
     names = getattr(getattr(model, "config", None), "id2label", None) or {}
-    return any(name != f"LABEL_{index}" for index, name in names.items())
+    return list(names.values()) not in ([], ["LABEL_0", "LABEL_1"])
 
 
 def base_for_adapter(adapter: Path, base: Path, model: Any) -> None:

@@ -7,6 +7,7 @@ import pkgutil
 
 import numpy as np
 import pytest
+import scipy.stats
 import sklearn.metrics
 
 from advisor.core.metrics import (
@@ -15,8 +16,10 @@ from advisor.core.metrics import (
     CLASSIFICATION,
     HITS,
     LABEL,
+    LABEL_SETS,
     METRICS,
     NLL_SUM,
+    NUMBERS,
     PERPLEXITY,
     PREDICTED,
     PROBABILITY,
@@ -166,3 +169,43 @@ def test_a_metric_of_another_package_gets_an_interval_too() -> None:
     columns = classified(5)
     found = bootstrap_intervals((slow,), columns)["distance"]
     assert found.low < slow.compute(columns) < found.high
+
+
+def several(items: int = 300) -> dict[str, np.ndarray]:
+    """Items with any number of three labels."""
+    draw = np.random.default_rng(1)
+    label = draw.integers(0, 2, size=(items, 3))
+    probability = np.clip(0.5 * label + draw.random((items, 3)) * 0.7, 0, 1)
+    return {LABEL: label, PREDICTED: (probability >= 0.5).astype(int), PROBABILITY: probability}
+
+
+@pytest.mark.parametrize("metric", LABEL_SETS, ids=lambda metric: metric.name)
+def test_samples_of_several_labels_agree_with_the_metric_of_the_drawn_items(metric: Metric) -> None:
+    columns, counts = several(), next(draws(300, 4, seed=3))
+    many = pkgutil.resolve_name(metric.resampled or "")(counts, *(columns[name] for name in metric.takes))
+    drawn = [np.repeat(np.arange(300), row.astype(int)) for row in counts]
+    assert many == pytest.approx([metric.compute({n: columns[n][rows] for n in metric.takes}) for rows in drawn])
+
+
+def test_several_labels_and_numbers_by_hand() -> None:
+    """Labels right 3, said 4, true 5 in 3 rows of which one is all right; numbers 1, 2, 4 said as 1, 3, 3."""
+    columns = {
+        LABEL: np.array([[1, 1, 0], [1, 0, 1], [0, 0, 1]]),
+        PREDICTED: np.array([[1, 1, 0], [0, 1, 0], [0, 0, 1]]),
+    }
+    assert METRICS.get("f1_micro").compute(columns) == pytest.approx(2 * 3 / (4 + 5))
+    assert METRICS.get("subset_accuracy").compute(columns) == pytest.approx(2 / 3)
+    numbers = {LABEL: np.array([1.0, 2.0, 4.0]), PREDICTED: np.array([1.0, 3.0, 3.0])}
+    figures = {metric.name: metric.compute(numbers) for metric in NUMBERS}
+    assert figures == pytest.approx(
+        {
+            "rmse": math.sqrt(2 / 3),
+            "mae": 2 / 3,
+            "pearson": scipy.stats.pearsonr(*numbers.values()).statistic,
+            "spearman": scipy.stats.spearmanr(*numbers.values()).statistic,
+            "r2": 1 - 2 / (16 / 9 + 1 / 9 + 25 / 9),
+        }
+    )
+    assert METRICS.get("rmse").to_loss is not None and METRICS.get("rmse").measured({"eval_loss": 4.0}) == 2.0
+    with pytest.raises(ValueError, match="constant"):
+        METRICS.get("spearman").compute({LABEL: np.ones(3), PREDICTED: np.arange(3.0)})

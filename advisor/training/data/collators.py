@@ -17,11 +17,13 @@ class PaddingCollator:
     Args:
         pad_token_id: Fills ``input_ids``.
         max_seq_length: No batch is longer.
+        float_labels: Labels are numbers of a row (or one per label), not a class or one per token.
     """
 
-    def __init__(self, pad_token_id: int, max_seq_length: int) -> None:
+    def __init__(self, pad_token_id: int, max_seq_length: int, *, float_labels: bool = False) -> None:
         self.pad_token_id = pad_token_id
         self.max_seq_length = max_seq_length
+        self.float_labels = float_labels
 
     def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Rows as tensors: ``input_ids``, ``attention_mask`` and the like [rows, length]; class ``labels`` [rows]."""
@@ -35,11 +37,12 @@ class PaddingCollator:
         if "token_type_ids" in features[0]:
             batch["token_type_ids"] = self._padded(features, "token_type_ids", width, 0)
         if "labels" in features[0]:
-            labelled_tokens = isinstance(features[0]["labels"], list)
+            labelled_tokens = isinstance(features[0]["labels"], list) and not self.float_labels
+            dtype = torch.float32 if self.float_labels else torch.long
             batch["labels"] = (
                 self._padded(features, "labels", width, IGNORED_LABEL)
                 if labelled_tokens
-                else torch.tensor([feature["labels"] for feature in features], dtype=torch.long)
+                else torch.tensor([feature["labels"] for feature in features], dtype=dtype)
             )
         return batch
 

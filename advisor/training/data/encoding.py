@@ -10,7 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advisor.training.data.conversations import segments
-from advisor.training.data.rows import Completion, Conversation, LabelledText, Row
+from advisor.training.data.rows import (
+    Completion,
+    Conversation,
+    LabelledText,
+    MultiLabelledText,
+    Row,
+    ScoredText,
+    TextOrPair,
+)
 
 IGNORED_LABEL = -100
 """Positions with this label do not count in the loss (``torch.nn.CrossEntropyLoss.ignore_index``)."""
@@ -26,13 +34,13 @@ class EncodedRow:
         input_ids: With special tokens.
         token_type_ids: Which text of a pair a token belongs to; only for models that look at it.
         target: Per token, whether it counts in the loss; ``None`` when the label is a class.
-        label: Class index; ``None`` for language modelling.
+        label: Class index, indices of the labels, or a number; ``None`` for language modelling.
     """
 
     input_ids: list[int]
     token_type_ids: list[int] | None = None
     target: list[bool] | None = None
-    label: int | None = None
+    label: int | float | tuple[int, ...] | None = None
 
 
 class EncodedDataset:
@@ -40,37 +48,43 @@ class EncodedDataset:
 
     Args:
         rows: At least one, all of one kind.
+        num_labels: Of which a row may have several.
 
     Attributes:
         lengths: Tokens of each row, int64 array of shape (rows,).
     """
 
-    def __init__(self, rows: Iterable[EncodedRow]) -> None:
+    def __init__(self, rows: Iterable[EncodedRow], num_labels: int = 0) -> None:
         # Rows become arrays one by one: as lists of numbers, long texts would take ten times the memory meanwhile.
         ids: list[NDArray[np.int32]] = []
         types: list[NDArray[np.int8]] = []
         target: list[NDArray[np.bool_]] = []
-        labels: list[int] = []
+        labels: list[int | float | NDArray[np.float32]] = []
         for row in rows:
             ids.append(np.array(row.input_ids, dtype=np.int32))
             if row.token_type_ids is not None:
                 types.append(np.array(row.token_type_ids, dtype=np.int8))
             if row.target is not None:
                 target.append(np.array(row.target, dtype=np.bool_))
-            if row.label is not None:
+            if isinstance(row.label, tuple):
+                labels.append(np.isin(np.arange(num_labels), row.label).astype(np.float32))
+            elif row.label is not None:
                 labels.append(row.label)
         self.lengths: NDArray[np.int64] = np.array([len(part) for part in ids], dtype=np.int64)
         self._ends = np.cumsum(self.lengths)
         self._input_ids = np.concatenate(ids)
         self._token_type_ids = np.concatenate(types) if types else None
         self._target = np.concatenate(target) if target else None
-        self._labels = np.array(labels, dtype=np.int64) if labels else None
+        self._labels = np.array(labels) if labels else None
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """``input_ids`` [length], ``labels`` (a class, or [length]) and, where there are any, ``token_type_ids``."""
+        """``input_ids`` [length], ``labels`` and, where there are any, ``token_type_ids``.
+
+        Labels are a class or number, 0 or 1 for every label, or [length].
+        """
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         end = self._ends[index]
@@ -79,7 +93,7 @@ class EncodedDataset:
         if self._token_type_ids is not None:
             item["token_type_ids"] = self._token_type_ids[part].tolist()
         if self._labels is not None:
-            item["labels"] = int(self._labels[index])
+            item["labels"] = self._labels[index].tolist()
         if self._target is not None:
             item["labels"] = np.where(self._target[part], self._input_ids[part], IGNORED_LABEL).tolist()
         return item
@@ -124,8 +138,8 @@ def encode(
     """
     for start in range(0, len(rows), _CHUNK_ROWS):
         chunk = rows[start : start + _CHUNK_ROWS]
-        if isinstance(chunk[0], LabelledText):
-            labelled = [row for row in chunk if isinstance(row, LabelledText)]
+        if isinstance(chunk[0], TextOrPair):
+            labelled = [row for row in chunk if isinstance(row, TextOrPair)]
             yield from _encode_labelled(labelled, tokenizer, max_seq_length, token_types)
         else:
             spoken = [row for row in chunk if isinstance(row, Completion | Conversation)]
@@ -152,7 +166,7 @@ def _specials(tokenizer: Any) -> tuple[list[int], list[int]]:
 
 
 def _encode_labelled(
-    rows: Sequence[LabelledText], tokenizer: Any, max_seq_length: int | None, token_types: bool
+    rows: Sequence[TextOrPair], tokenizer: Any, max_seq_length: int | None, token_types: bool
 ) -> Iterator[EncodedRow]:
     texts = [row.text for row in rows]
     pairs = [row.pair or "" for row in rows] if rows[0].pair is not None else None
@@ -167,7 +181,18 @@ def _encode_labelled(
     )
     types = encoded["token_type_ids"] if token_types else [None] * len(rows)
     for row, ids, kinds in zip(rows, encoded["input_ids"], types, strict=True):
-        yield EncodedRow(list(ids), kinds, label=row.label)
+        yield EncodedRow(list(ids), kinds, label=_label(row))
+
+
+def _label(row: TextOrPair) -> int | float | tuple[int, ...] | None:
+    match row:
+        case LabelledText(label=label):
+            return label
+        case MultiLabelledText(labels=labels):
+            return labels
+        case ScoredText(value=value):
+            return value
+    return None
 
 
 def _encode_targets(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any
 
 from advisor.core.errors import DataError
@@ -31,12 +32,17 @@ from advisor.training.data.cells import (
     tools_of,
     turns_are_from_and_value,
 )
-from advisor.training.data.labels import looks_like_classes
+from advisor.training.data.label_values import holds_flags, holds_label_lists, is_continuous, label_columns
+from advisor.training.data.labels import looks_like_classes, number_of
 from advisor.training.data.rows import Completion, Conversation, Message, PlainText, Row, RowKind
 from advisor.training.data.tables import Table
 
 TEXT_COLUMNS = ("text", "sentence", "content", "document", "review", "article")
 LABEL_COLUMNS = ("label", "labels", "class", "category", "sentiment", "target")
+LIST_COLUMNS = ("tags", "topics", "genres", "categories")
+"""Further columns of lists of labels."""
+SCORE_COLUMNS = ("score", "similarity", "similarity_score", "rating")
+"""Further columns of numbers."""
 TEXT_PAIRS = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"))
 INDEX_COLUMNS = ("", "id", "idx", "index", "guid", "uid", "unnamed: 0", "__index_level_0__")
 """Columns that number rows."""
@@ -46,6 +52,15 @@ _SAMPLE_ROWS = 200
 
 _TELLING = {*CHAT_COLUMNS, "prompt", "completion", "instruction", "question", "chosen", "rejected"}
 """Columns that never are plain texts by themselves."""
+
+
+class Doubt(IntEnum):
+    """Whether the columns of a format may be meant otherwise."""
+
+    NONE = 0
+    SOME = 1
+    MUCH = 2
+
 
 Cells = Mapping[str, Any]
 """Values of one row by part; parts without a column are missing."""
@@ -123,6 +138,10 @@ class RowFormat:
                 return None
         return found
 
+    def doubt(self, table: Table, columns: Mapping[str, str], named: Mapping[str, str | None]) -> Doubt:
+        """How certain it is that this format is meant, where the user named neither format nor task."""
+        return Doubt.NONE
+
     def columns_of(self, columns: Mapping[str, str]) -> dict[str, str | None]:
         """Columns by the option that names them, of what ``find`` found."""
         return {part.option: columns.get(part.name) for part in self.parts if part.option}
@@ -160,10 +179,12 @@ class _Labelled(RowFormat):
         text, pair, label = (named.get(option) for option in ("text_column", "text_pair_column", "label_column"))
         if text is None and pair is None and _by_name(table, TEXT_COLUMNS, (label,)) is None:
             text, pair = next((names for names in TEXT_PAIRS if set(names) <= set(table.columns)), (None, None))
-        label = label or _by_name(table, LABEL_COLUMNS, (text, pair))
+        label = label or self._label_by_name(table, (text, pair))
         text = text or _by_name(table, TEXT_COLUMNS, (pair, label)) or _text_left(table, (pair, label))
-        label = label or _label_left(table, (text, pair))
+        label = label or self._label_left(table, (text, pair))
         if text is None or label is None:
+            return None
+        if label != named.get("label_column") and not self._holds_labels(table, label):
             return None
         return {"text": text, **({"pair": pair} if pair else {}), "label": label}
 
@@ -171,6 +192,82 @@ class _Labelled(RowFormat):
         return {
             "text_column": columns["text"], "text_pair_column": columns.get("pair"), "label_column": columns["label"]
         }  # fmt: skip
+
+    def _label_by_name(self, table: Table, taken: Sequence[str | None]) -> str | None:
+        return _by_name(table, LABEL_COLUMNS, taken)
+
+    def _label_left(self, table: Table, taken: Sequence[str | None]) -> str | None:
+        """The only column that is left, if it has few values."""
+        left = _columns_left(table, taken)
+        return left[0] if len(left) == 1 and looks_like_classes(table.column(left[0])) else None
+
+    def _holds_labels(self, table: Table, label: str) -> bool:
+        return True
+
+
+class _MultiLabelled(_Labelled):
+    """Texts with any number of labels each: a column of lists, or one of 0 and 1 for every label."""
+
+    def doubt(self, table: Table, columns: Mapping[str, str], named: Mapping[str, str | None]) -> Doubt:
+        """Lists where a class would stand are labels; columns of 0 and 1 may as well stand for something else."""
+        if not self._holds_labels(table, columns["label"]):
+            return Doubt.MUCH
+        return Doubt.NONE if _is_where_classes_are(table, columns, named) else Doubt.SOME
+
+    def _label_by_name(self, table: Table, taken: Sequence[str | None]) -> str | None:
+        return super()._label_by_name(table, taken) or next(
+            (name for name in table.columns if name.lower() in LIST_COLUMNS and self._holds_labels(table, name)), None
+        )
+
+    def _label_left(self, table: Table, taken: Sequence[str | None]) -> str | None:
+        left = _columns_left(table, taken)
+        if len(left) == 1 and holds_label_lists(_sample(table, left[0])):
+            return left[0]
+        flags = len(left) > 1 and all(holds_flags(_sample(table, name)) for name in left)
+        return ",".join(left) if flags else None
+
+    def _holds_labels(self, table: Table, label: str) -> bool:
+        columns = label_columns(table, label)
+        if len(columns) > 1:
+            return all(holds_flags(_sample(table, name)) for name in columns)
+        return holds_label_lists(_sample(table, label))
+
+
+class _Scored(_Labelled):
+    """Texts with a number each."""
+
+    def doubt(self, table: Table, columns: Mapping[str, str], named: Mapping[str, str | None]) -> Doubt:
+        """Whole numbers are classes; other columns of numbers than that of a class may tell something else."""
+        if not self._holds_labels(table, columns["label"]) or not is_continuous(table.column(columns["label"])):
+            return Doubt.MUCH
+        return Doubt.NONE if _is_where_classes_are(table, columns, named) else Doubt.SOME
+
+    def _label_by_name(self, table: Table, taken: Sequence[str | None]) -> str | None:
+        return super()._label_by_name(table, taken) or _by_name(table, SCORE_COLUMNS, taken)
+
+    def _label_left(self, table: Table, taken: Sequence[str | None]) -> str | None:
+        left = _columns_left(table, taken)
+        return left[0] if len(left) == 1 else None
+
+    def _holds_labels(self, table: Table, label: str) -> bool:
+        first = next((value for value in _sample(table, label) if not is_absent(value)), None)
+        return first is None or (
+            not isinstance(first, bool | list | dict) and number_of(str(first).strip()) is not None
+        )
+
+
+def _is_where_classes_are(table: Table, columns: Mapping[str, str], named: Mapping[str, str | None]) -> bool:
+    """Whether the label stands where one class a row would."""
+    found = LABELLED.find(table, named)
+    return found is not None and found["label"] == columns["label"]
+
+
+def _sample(table: Table, column: str) -> Sequence[Any]:
+    return (table.columns.get(column) or ())[:_SAMPLE_ROWS]
+
+
+def _columns_left(table: Table, taken: Sequence[str | None]) -> list[str]:
+    return [name for name in table.columns if name not in taken and name.lower() not in INDEX_COLUMNS]
 
 
 def _by_name(table: Table, names: Sequence[str], taken: Sequence[str | None]) -> str | None:
@@ -180,16 +277,10 @@ def _by_name(table: Table, names: Sequence[str], taken: Sequence[str | None]) ->
 
 def _text_left(table: Table, taken: Sequence[str | None]) -> str | None:
     """The only column that is left; in a file without a header, the only one that is not of classes."""
-    left = [name for name in table.columns if name not in taken and name.lower() not in INDEX_COLUMNS]
+    left = _columns_left(table, taken)
     if not table.is_named and len(left) > 1:
         left = [name for name in left if not looks_like_classes(table.column(name))]
     return left[0] if len(left) == 1 else None
-
-
-def _label_left(table: Table, taken: Sequence[str | None]) -> str | None:
-    """The only column that is left, if it has few values."""
-    left = [name for name in table.columns if name not in taken and name.lower() not in INDEX_COLUMNS]
-    return left[0] if len(left) == 1 and looks_like_classes(table.column(left[0])) else None
 
 
 def _column(table: Table, part: Part, taken: Any) -> str | None:
@@ -423,6 +514,25 @@ LABELLED = _Labelled(
     + ", ".join(f"`{name}`" for name in LABEL_COLUMNS) + ")",
     "loss on the class",
 )  # fmt: skip
+_LABELLED_TEXT = "a text, or two, as above, and "
+MULTI_LABELLED = _MultiLabelled(
+    "multi-labelled",
+    "texts with several labels",
+    "rows",
+    "multi-labelled",
+    _LABELLED_TEXT + "a label column of lists (also as JSON text), or a column of 0 and 1 for every label"
+    " (`--label-column a,b,c`)",
+    "loss on every label",
+)  # fmt: skip
+SCORED = _Scored(
+    "scored",
+    "texts with a number",
+    "rows",
+    "scored",
+    _LABELLED_TEXT + "a label column (also " + ", ".join(f"`{name}`" for name in SCORE_COLUMNS) + ") of numbers that"
+    " are not all whole; whole numbers are classes, unless `--task text-regression` says otherwise",
+    "loss on the number",
+)  # fmt: skip
 PROMPT_ONLY = RowFormat(
     "prompt-only",
     "prompts without answers",
@@ -454,20 +564,22 @@ RUNNING_TEXT = RowFormat(
 )
 
 _BUILT_IN = (
-    CHAT, SHAREGPT, STEPWISE, PREFERENCE, CHOSEN, UNPAIRED, CHAT_COMPLETION, ALPACA, PROMPT_COMPLETION, LABELLED,
-    TEXT, PROMPT_ONLY, RUNNING_TEXT,
+    CHAT, SHAREGPT, STEPWISE, PREFERENCE, CHOSEN, UNPAIRED, CHAT_COMPLETION, ALPACA, PROMPT_COMPLETION,
+    MULTI_LABELLED, SCORED, LABELLED, TEXT, PROMPT_ONLY, RUNNING_TEXT,
 )  # fmt: skip
 
 FORMATS: Registry[RowFormat] = Registry("advisor.formats", "row format", RowFormat, lambda: _BUILT_IN)
 
 
 def recognise(
-    table: Table, kinds: Sequence[RowKind], named: Mapping[str, str | None]
+    table: Table, kinds: Sequence[RowKind], named: Mapping[str, str | None], most_doubt: Doubt = Doubt.NONE
 ) -> tuple[RowFormat, dict[str, str]] | None:
     """The first format that makes rows of these kinds and recognises the table, and its columns by part."""
     for row_format in FORMATS.all():
         if row_format.kind in kinds and not row_format.only_named:
             columns = row_format.find(table, named)
-            if columns is not None and not (row_format.names_tell and row_format.has_other_names(columns)):
+            if columns is None or (row_format.names_tell and row_format.has_other_names(columns)):
+                continue
+            if row_format.doubt(table, columns, named) <= most_doubt:
                 return row_format, columns
     return None

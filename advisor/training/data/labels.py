@@ -16,10 +16,11 @@ from advisor.training.data.tables import Table
 
 MAX_CLASS_SHARE = 0.5
 """More classes than this share of the rows means that the column is an id or free text, not a class."""
-_FEW_ROWS = 20
+FEW_ROWS = 20
+"""In fewer rows than this, many different labels tell nothing."""
 _SHOWN = 5
 _DIGITS = re.compile(r"-?\d+")
-_FLAGS = {"true", "false"}
+FLAGS = frozenset({"true", "false"})
 
 
 def label_texts(table: Table, column: str, *, spec: DataSpec | None = None) -> list[str | None]:
@@ -38,21 +39,22 @@ def label_texts(table: Table, column: str, *, spec: DataSpec | None = None) -> l
     """
     values = table.column(column)
     declared = table.class_names.get(column)
+    _refuse_lists(table, column, values)
     missing = [_is_missing(value, declared) for value in values]
     if any(missing) and not (spec is not None and spec.drop_unlabelled):
-        raise _missing(table, column, missing)
+        raise missing_labels(table, column, missing)
     there = [value for value, absent in zip(values, missing, strict=True) if not absent]
     names = [declared[value] for value in there] if declared else _names(table, column, there)
     raw = names if declared else [str(value).strip() for value in there]
     renamed = dict(spec.label_map) if spec is not None else {}
     if unknown := sorted(set(renamed) - set(names) - set(raw)):
-        raise _unknown(table, column, unknown, names, "--label-map")
+        raise unknown_labels(table, column, unknown, names, "--label-map")
     final = [renamed.get(name, renamed.get(text, name)) for name, text in zip(names, raw, strict=True)]
     if not declared:
         _refuse_continuous(table, column, final)
     left_out = set(spec.drop_labels) if spec is not None else set()
     if absent := sorted(left_out - set(final)):
-        raise _unknown(table, column, absent, final, "--drop-labels")
+        raise unknown_labels(table, column, absent, final, "--drop-labels")
     classes = iter(None if name in left_out else name for name in final)
     return [None if absent else next(classes) for absent in missing]
 
@@ -77,7 +79,7 @@ def label_order(train: Iterable[str], evaluation: Iterable[str], declared: tuple
 def looks_like_classes(values: Sequence[Any]) -> bool:
     """Whether a column has few enough different values to be one of classes."""
     there = [str(value) for value in values if not is_absent(value)]
-    return len(there) < _FEW_ROWS or len(set(there)) <= MAX_CLASS_SHARE * len(there)
+    return len(there) < FEW_ROWS or len(set(there)) <= MAX_CLASS_SHARE * len(there)
 
 
 def require_classes(name: str, column: str, labels: Sequence[str]) -> None:
@@ -112,17 +114,11 @@ def _names(table: Table, column: str, values: Sequence[Any]) -> list[str]:
             f"labels must be of one type, but column {column!r} of {table.name} has {found}",
             fix="write all labels as text, or all as whole numbers",
         )
-    lists = [value for value in values if isinstance(parsed(value), list | dict | tuple)]
-    if lists and len(lists) == len(values):
-        raise DataError(
-            f"a label must be text or a whole number, but column {column!r} of {table.name} has {str(lists[0])[:60]!r}",
-            fix="give every row one class; several labels a row are not supported",
-        )
     texts = [str(value).strip() for value in values]
-    if {text.lower() for text in texts} <= _FLAGS:
+    if {text.lower() for text in texts} <= FLAGS:
         return [text.lower() for text in texts]
     texts = [str(value).lower() if isinstance(value, bool) else text for value, text in zip(values, texts, strict=True)]
-    numbers = [_number(text) for text in texts]
+    numbers = [number_of(text) for text in texts]
     if all(number is not None and number.is_integer() for number in numbers):
         return [text if _DIGITS.fullmatch(text) else str(int(float(text))) for text in texts]
     return texts
@@ -134,7 +130,8 @@ def _kind(value: Any) -> str:
     return "number" if isinstance(value, bool | int | float) else type(value).__name__
 
 
-def _number(text: str) -> float | None:
+def number_of(text: str) -> float | None:
+    """The number that a text is; ``None`` where it is none."""
     try:
         return None if "_" in text else float(text)
     except ValueError:
@@ -150,7 +147,8 @@ def _is_missing(value: Any, declared: tuple[str, ...] | None) -> bool:
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
-def _missing(table: Table, column: str, missing: Sequence[bool]) -> DataError:
+def missing_labels(table: Table, column: str, missing: Sequence[bool]) -> DataError:
+    """The error for rows without a label."""
     rows = [number for number, absent in enumerate(missing, start=1) if absent]
     shown = ", ".join(map(str, rows[:_SHOWN])) + (", ..." if len(rows) > _SHOWN else "")
     if len(rows) == len(missing):
@@ -165,7 +163,8 @@ def _missing(table: Table, column: str, missing: Sequence[bool]) -> DataError:
     )
 
 
-def _unknown(table: Table, column: str, unknown: Sequence[str], names: Sequence[str], option: str) -> DataError:
+def unknown_labels(table: Table, column: str, unknown: Sequence[str], names: Sequence[str], option: str) -> DataError:
+    """The error for an option that names labels which do not occur."""
     counts = Counter(names)
     shown = ", ".join(repr(name) for name, _ in counts.most_common(2 * _SHOWN)) + (", ..." if len(counts) > 10 else "")
     return DataError(
@@ -175,14 +174,23 @@ def _unknown(table: Table, column: str, unknown: Sequence[str], names: Sequence[
     )
 
 
+def _refuse_lists(table: Table, column: str, values: Sequence[Any]) -> None:
+    there = [value for value in values if not is_absent(value)]
+    if there and all(isinstance(parsed(value), list | dict | tuple) for value in there):
+        raise DataError(
+            f"a label must be text or a whole number, but column {column!r} of {table.name} has {str(there[0])[:60]!r}",
+            fix="pass --task multi-label-classification, or give every row one class",
+        )
+
+
 def _refuse_continuous(table: Table, column: str, names: Sequence[str]) -> None:
-    numbers = [(name, _number(name)) for name in names]
+    numbers = [(name, number_of(name)) for name in names]
     broken = [name for name, number in numbers if number is not None and not number.is_integer()]
     if broken and all(number is not None for _, number in numbers):
         first, second = (sorted(set(names), key=float) * 2)[:2]
         raise DataError(
             f"labels must be classes, but column {column!r} of {table.name} has numbers like {broken[0]}",
-            fix="regression is not supported; if every number is a class, give them names: --label-map"
+            fix="pass --task text-regression to learn the numbers; if every number is a class, name them: --label-map"
             f" {first}=NAME,{second}=NAME,...",
         )
 
@@ -212,7 +220,7 @@ def spelling_findings(table: Table, column: str, names: Iterable[str]) -> list[s
 
 def _spelling(name: str) -> str:
     """Without case, blanks and punctuation; numbers as they are."""
-    if _number(name) is not None:
+    if number_of(name) is not None:
         return name
     return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold()) or name
 

@@ -5,16 +5,30 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from advisor.core.data import DataSpec
 from advisor.core.errors import DataError
-from advisor.training.data.formats import LABELLED
+from advisor.training.data.formats import FORMATS
+from advisor.training.data.label_values import require_label_sets, require_numbers
 from advisor.training.data.labels import class_findings, label_order, require_classes
 from advisor.training.data.records import RawLabels, labelled_texts, nothing_left, stamp, unlabelled_rows
-from advisor.training.data.rows import Findings, LabelledText, PlainText, Row, RowKind, Rows
+from advisor.training.data.rows import (
+    LABEL_KINDS,
+    Findings,
+    LabelledText,
+    MultiLabelledText,
+    PlainText,
+    Row,
+    RowKind,
+    Rows,
+    ScoredText,
+    classes_of,
+)
 from advisor.training.data.rules import data_rules
 from advisor.training.data.splitting import count_copies, drop_shared, hold_out, hold_out_tail, shuffled
 
@@ -63,8 +77,8 @@ def rows_of_kind(spec: DataSpec, kind: RowKind) -> Rows:
     Raises:
         DataError: the data cannot be found, read, or used so.
     """
-    if kind == "labelled":
-        return _read_labelled(spec)
+    if kind in LABEL_KINDS:
+        return _read_labelled(spec, kind)
     train = unlabelled_rows(spec, kind)
     held = None if spec.eval_source is None else unlabelled_rows(spec, kind, spec.eval_source)
     read = train.row_format
@@ -80,35 +94,106 @@ def rows_of_kind(spec: DataSpec, kind: RowKind) -> Rows:
     )
 
 
-def _read_labelled(spec: DataSpec) -> Rows:
+@dataclass(frozen=True)
+class _Labels:
+    """How raw labels of a kind are checked, numbered and told of.
+
+    Attributes:
+        names: Of the classes by index, of the training labels, the held-out ones and the declared classes; refuses what
+            cannot be learned.
+        make: A row of its texts and its label, by the index of each name.
+        told: What the labels are, for the user.
+    """
+
+    names: Callable[[DataSpec, Sequence[Any], Sequence[Any], tuple[str, ...]], tuple[str, ...]]
+    make: Callable[[tuple[str, str | None], Any, Mapping[str, int]], Row]
+    told: Callable[[Sequence[Any], tuple[str, ...]], str]
+
+
+def _class_names(
+    spec: DataSpec, train: Sequence[str], held: Sequence[str], declared: tuple[str, ...]
+) -> tuple[str, ...]:
+    require_classes(spec.source, spec.label_column or "", train)
+    _require_known(train, held)
+    return label_order(train, held, declared)
+
+
+def _label_names(
+    spec: DataSpec, train: Sequence[tuple[str, ...]], held: Sequence[tuple[str, ...]], declared: tuple[str, ...]
+) -> tuple[str, ...]:
+    require_label_sets(spec.source, train)
+    known, asked = ([label for labels in part for label in labels] for part in (train, held))
+    _require_known(known, asked)
+    return label_order(known, ())
+
+
+def _no_names(spec: DataSpec, train: Sequence[float], held: Sequence[float], declared: tuple[str, ...]) -> tuple[()]:
+    require_numbers(spec.source, spec.label_column or "", train)
+    return ()
+
+
+def _told_classes(labels: Sequence[str], names: tuple[str, ...]) -> str:
+    counts = Counter(labels)
+    smallest = min(names, key=lambda name: (counts[name], name))
+    return f"in {len(names)} classes, the smallest one {smallest!r} with {counts[smallest]:,} rows"
+
+
+def _told_sets(labels: Sequence[tuple[str, ...]], names: tuple[str, ...]) -> str:
+    counts = Counter(name for row in labels for name in row)
+    rarest = min(names, key=lambda name: (counts[name], name))
+    without = sum(not row for row in labels)
+    return (
+        f"with {sum(counts.values()) / len(labels):.2g} of {len(names)} labels each, {without:,} without any; the"
+        f" rarest one is {rarest!r} with {counts[rarest]:,} rows; one class a row is --task sequence-classification"
+    )
+
+
+def _told_numbers(labels: Sequence[float], names: tuple[str, ...]) -> str:
+    return (
+        f"with numbers from {min(labels):g} to {max(labels):g}, on average {sum(labels) / len(labels):.3g}; classes are"
+        " --task sequence-classification"
+    )
+
+
+_LABELS: dict[RowKind, _Labels] = {
+    "labelled": _Labels(
+        _class_names, lambda texts, label, index: LabelledText(*texts, label=index[label]), _told_classes
+    ),
+    "multi-labelled": _Labels(
+        _label_names,
+        lambda texts, labels, index: MultiLabelledText(*texts, labels=tuple(sorted(index[name] for name in labels))),
+        _told_sets,
+    ),
+    "scored": _Labels(_no_names, lambda texts, label, index: ScoredText(*texts, value=label), _told_numbers),
+}
+
+
+def _read_labelled(spec: DataSpec, kind: RowKind) -> Rows:
     if spec.text_column is None or spec.label_column is None:
         raise DataError(
             f"classification needs a text and a label column, but {spec.source} was given without",
             fix="name them with --text-column and --label-column",
         )
-    read = labelled_texts(spec)
-    require_classes(spec.source, spec.label_column, read.labels)
-    held = None if spec.eval_source is None else labelled_texts(spec, spec.eval_source)
-    if held is not None:
-        _require_known(read.labels, held.labels)
-    names = label_order(read.labels, held.labels if held is not None else (), read.declared)
+    rules = _LABELS[kind]
+    read = labelled_texts(spec, kind)
+    held = None if spec.eval_source is None else labelled_texts(spec, kind, spec.eval_source)
+    names = rules.names(spec, read.labels, held.labels if held is not None else (), read.declared)
     index = {name: number for number, name in enumerate(names)}
 
     def rows_of(part: RawLabels) -> list[Row]:
-        return [LabelledText(*text, index[label]) for text, label in zip(part.texts, part.labels, strict=True)]
+        return [rules.make(text, label, index) for text, label in zip(part.texts, part.labels, strict=True)]
 
     columns = filter(None, (spec.text_column, spec.text_pair_column))
-    counts = Counter(read.labels)
-    smallest = min(names, key=lambda name: (counts[name], name))
+    title = next(row_format.title for row_format in FORMATS.all() if row_format.kind == kind)
     notes = [
-        f"read as {LABELLED.title}, {' and '.join(map(repr, columns))} with {spec.label_column!r}: {len(read.labels):,}"
-        f" rows in {len(names)} classes, the smallest one {smallest!r} with {counts[smallest]:,} rows",
+        f"read as {title}, {' and '.join(map(repr, columns))} with {spec.label_column!r}: {len(read.labels):,} rows"
+        f" {rules.told(read.labels, names)}",
         *read.notes,
     ]
     notes += [note for note in (held.notes if held is not None else ()) if note not in notes]
     return _finish(
         spec,
-        "labelled",
+        kind,
         rows_of(read),
         None if held is None else rows_of(held),
         read.empty_rows + (0 if held is None else held.empty_rows),
@@ -134,7 +219,7 @@ def _unused_sources(spec: DataSpec, other_splits: tuple[str, ...]) -> list[str]:
     )
 
 
-def _require_known(labels: list[str], eval_labels: list[str]) -> None:
+def _require_known(labels: Sequence[str], eval_labels: Sequence[str]) -> None:
     if unseen := sorted(set(eval_labels) - set(labels)):
         raise DataError(
             f"held-out labels must occur in training, but {', '.join(map(repr, unseen[:5]))} do not",
@@ -166,8 +251,9 @@ def _finish(
         train, evaluation = shuffled(train, spec.split_seed), shuffled(evaluation, spec.split_seed)
     if kind != "text":
         train, evaluation = train[: spec.max_train_rows], evaluation[: spec.max_eval_rows]
-    held_counts = Counter(label_names[row.label] for row in evaluation if isinstance(row, LabelledText))
-    train_counts = Counter(label_names[row.label] for row in train if isinstance(row, LabelledText))
+    held_counts, train_counts = (
+        Counter(label_names[index] for row in part for index in classes_of(row)) for part in (evaluation, train)
+    )
     rows = Rows(
         kind=kind,
         train=tuple(train),

@@ -73,7 +73,7 @@ def prepare_data(spec: DataSpec, model: ModelSpec, tokenizer: Any, *, max_seq_le
     rows = rules.read_rows(spec)
     if rows.kind == "text":
         return _packed(spec, rows, rules, tokenizer, max_seq_length)
-    if rows.kind == "labelled" and rows.num_labels != model.num_labels:
+    if rows.label_names and rows.num_labels != model.num_labels:
         raise DataError(
             f"the model must have one output a class, but it has {model.num_labels}"
             f" and {spec.source} has {rows.num_labels} classes",
@@ -84,7 +84,8 @@ def prepare_data(spec: DataSpec, model: ModelSpec, tokenizer: Any, *, max_seq_le
     token_types = uses_token_types(model)
 
     def dataset(part: Sequence[Row]) -> EncodedDataset:
-        return EncodedDataset(rules.encode(part, tokenizer, max_seq_length=max_seq_length, token_types=token_types))
+        encoded = rules.encode(part, tokenizer, max_seq_length=max_seq_length, token_types=token_types)
+        return EncodedDataset(encoded, model.num_labels)
 
     return PreparedData(
         train_dataset=dataset(rows.train),

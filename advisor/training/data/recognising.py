@@ -18,11 +18,12 @@ from advisor.training.data.formats import (
     RUNNING_TEXT,
     TEXT,
     TEXT_COLUMNS,
+    Doubt,
     RowFormat,
     recognise,
 )
 from advisor.training.data.labels import looks_like_classes
-from advisor.training.data.rows import RowKind
+from advisor.training.data.rows import LABEL_KINDS, RowKind
 from advisor.training.data.rules import DataRules
 from advisor.training.data.tables import Table
 
@@ -43,7 +44,8 @@ def with_format(spec: DataSpec, table: Table | None, kinds: Sequence[RowKind], t
         _require_text(spec, kinds, task)
         return replace(spec, format=RUNNING_TEXT.name, label_column=None)
     named = _named_columns(spec)
-    if "labelled" not in kinds:
+    labelled = not set(kinds).isdisjoint(LABEL_KINDS)
+    if not labelled:
         named["label_column"] = None  # which this task does not read
     if spec.format is not None:
         row_format = FORMATS.get(spec.format)
@@ -53,9 +55,9 @@ def with_format(spec: DataSpec, table: Table | None, kinds: Sequence[RowKind], t
         if columns is None:
             raise _not_of_format(table, row_format)
     else:
-        found = recognise(table, kinds, named)
+        found = recognise(table, kinds, named, Doubt.MUCH)
         if found is None:
-            raise _unrecognised(spec, table, kinds, task)
+            raise _unrecognised(spec, table, kinds, task, labelled)
         row_format, columns = found
     if row_format.refused:
         raise DataError(f"{table.name} holds {row_format.title}, but {row_format.refused}", fix=row_format.instead)
@@ -122,15 +124,15 @@ def _not_of_format(table: Table, row_format: RowFormat) -> DataError:
     )
 
 
-def _unrecognised(spec: DataSpec, table: Table, kinds: Sequence[RowKind], task: str) -> DataError:
+def _unrecognised(spec: DataSpec, table: Table, kinds: Sequence[RowKind], task: str, labelled: bool) -> DataError:
     """No format of the task recognises the table: it is another one, or its columns are called otherwise."""
     named = _named_columns(spec)
-    other = recognise(table, get_args(RowKind), named)
+    other = recognise(table, get_args(RowKind), named, Doubt.SOME if labelled else Doubt.NONE)
     if other is not None and not any(named.values()):
         if other[0].refused:
             return DataError(f"{table.name} holds {other[0].title}, but {other[0].refused}", fix=other[0].instead)
         tasks = _tasks_for(other[0])
-        if "labelled" in kinds and other[0].kind == "text":
+        if labelled and other[0].kind == "text":
             return DataError(
                 f"every text must have a label, but {table.name} has no column of labels beside"
                 f" {', '.join(map(repr, table.columns))}",
@@ -139,10 +141,10 @@ def _unrecognised(spec: DataSpec, table: Table, kinds: Sequence[RowKind], task: 
         return DataError(
             f"{table.name} holds {other[0].title}, which {task} is not trained on",
             fix=f"pass --task {' or '.join(tasks)}, or name the columns with --text-column"
-            + (" and --label-column" if "labelled" in kinds else ""),
+            + (" and --label-column" if labelled else ""),
         )
     free = [name for name in table.columns if name not in named.values() and name.lower() not in INDEX_COLUMNS]
-    if "labelled" in kinds and spec.text_column is not None and spec.label_column is None:
+    if labelled and spec.text_column is not None and spec.label_column is None:
         return _unknown_column(table, "label", LABEL_COLUMNS, free)
     texts = [name for name in free if is_text(_first_value(table, name))]
     if spec.text_column is None:
@@ -154,7 +156,7 @@ def _unrecognised(spec: DataSpec, table: Table, kinds: Sequence[RowKind], task: 
                 fix='write them as {"role": "user", "content": "..."}',
             )
         more = "; the answer to a prompt with --text-pair-column" if "conversation" in kinds else ""
-        if "labelled" in kinds:
+        if labelled:
             more = f"; for texts without labels, pass --task {' or '.join(_tasks_for(TEXT))} as well"
         varied = [name for name in texts if not looks_like_classes(table.column(name))]
         return _unknown_column(table, "text", TEXT_COLUMNS, varied or texts, more)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from advisor.core.data import DataSpec
 from advisor.core.errors import DataError
 from advisor.training.data.cells import CellError, is_absent, is_text, text_of
 from advisor.training.data.formats import CHAT, FORMATS, PROMPT_COMPLETION, RUNNING_TEXT, TEXT, RowFormat
 from advisor.training.data.hub import read_split
+from advisor.training.data.label_values import label_columns, label_numbers, label_sets
 from advisor.training.data.labels import known_classes, label_texts, spelling_findings
 from advisor.training.data.named import DATASETS
 from advisor.training.data.rows import ASSISTANT, Completion, Conversation, PlainText, Row, RowKind
@@ -64,13 +65,17 @@ class RawRows:
     other_splits: tuple[str, ...] = ()
 
 
+Label: TypeAlias = str | tuple[str, ...] | float
+"""A class, several labels, or a number."""
+
+
 @dataclass(frozen=True)
 class RawLabels:
     """Labelled texts of a source.
 
     Attributes:
-        texts: Texts, or pairs of them, of the rows that have both text and class.
-        labels: Their classes.
+        texts: Texts, or pairs of them, of the rows that have both text and label.
+        labels: Their classes, sets of labels, or numbers.
         empty_rows: How many rows had no text.
         declared: Classes in the order that the source declares.
         notes: What is worth knowing of the reading, each a sentence for the user.
@@ -78,18 +83,19 @@ class RawLabels:
     """
 
     texts: list[tuple[str, str | None]]
-    labels: list[str]
+    labels: list[Any]
     empty_rows: int
     declared: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     other_splits: tuple[str, ...] = ()
 
 
-def labelled_texts(spec: DataSpec, eval_source: str | None = None) -> RawLabels:
-    """Texts and classes of the rows that have both.
+def labelled_texts(spec: DataSpec, kind: RowKind, eval_source: str | None = None) -> RawLabels:
+    """Texts and labels of the rows that have both.
 
     Args:
         spec: Names source and columns.
+        kind: Which labels: ``labelled``, ``multi-labelled`` or ``scored``.
         eval_source: Held-out file or split; ``None`` reads the training source.
 
     Raises:
@@ -99,24 +105,30 @@ def labelled_texts(spec: DataSpec, eval_source: str | None = None) -> RawLabels:
     column = spec.label_column or ""
     firsts = _texts(table, spec.text_column or "")
     seconds = _texts(table, spec.text_pair_column) if spec.text_pair_column else [None] * len(firsts)
-    labels = label_texts(table, column, spec=spec)
+    labels: Sequence[Label | None] = _LABELS[kind](table, column, spec=spec)
     there = [i for i, (text, pair) in enumerate(zip(firsts, seconds, strict=True)) if text and pair != ""]
     kept = [(i, label) for i in there if (label := labels[i]) is not None]
     if not kept:
         raise nothing_left(table.name)
-    names = [label for _, label in kept]
-    notes = [*table.notes, *_unused(table, (spec.text_column, spec.text_pair_column, column))]
-    notes += spelling_findings(table, column, names)
+    used = (spec.text_column, spec.text_pair_column, *label_columns(table, column))
+    notes = [*table.notes, *_unused(table, used)]
+    if classes := [label for _, label in kept if isinstance(label, str)]:
+        notes += spelling_findings(table, column, classes)
     if left_out := len(there) - len(kept):
         notes.append(f"{left_out} rows are left out: they have no label, or one of --drop-labels")
     return RawLabels(
         texts=[(firsts[i], seconds[i]) for i, _ in kept],
-        labels=names,
+        labels=[label for _, label in kept],
         empty_rows=len(firsts) - len(there),
         declared=known_classes(table.class_names.get(column, ()), spec),
         notes=tuple(notes),
         other_splits=table.other_splits,
     )
+
+
+_LABELS: dict[RowKind, Callable[..., Sequence[Label | None]]] = {
+    "labelled": label_texts, "multi-labelled": label_sets, "scored": label_numbers
+}  # fmt: skip
 
 
 def unlabelled_rows(spec: DataSpec, kind: RowKind, eval_source: str | None = None) -> RawRows:

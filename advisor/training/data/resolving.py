@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
 from advisor.core.data import AS_DETECTED, DataKind, DataSpec, ReadOptions
 from advisor.core.errors import DataError
-from advisor.training.data.formats import FORMATS, INDEX_COLUMNS, RUNNING_TEXT, RowFormat, recognise
+from advisor.training.data.formats import FORMATS, INDEX_COLUMNS, RUNNING_TEXT, Doubt, RowFormat, recognise
 from advisor.training.data.hub import HUB_ID, is_saved_dataset
+from advisor.training.data.label_values import label_columns
 from advisor.training.data.named import DATASETS
 from advisor.training.data.records import open_table, stamp
 from advisor.training.data.rows import RowKind
@@ -50,7 +51,7 @@ def resolve_data(
         task: What the model will learn.
         text_column: Column of the text; ``None`` detects it, as for the other two.
         text_pair_column: Column of the second text, or of the completion.
-        label_column: Column of the class.
+        label_column: Column of the class, the labels or the number; columns of 0 and 1 with commas between.
         split: Training split of a ``datasets`` source.
         eval_source: Held-out file, or split of a ``datasets`` source.
         eval_fraction: Share held out when there is no ``eval_source``.
@@ -98,9 +99,10 @@ def resolve_data(
     looked_at = _spec(source, kind, split=split, reading=spec.reading)
     table = _looked_at(looked_at, stamp(looked_at))
     _looked_at.cache_clear()  # the rows are read anew, and their time is measured
-    for column in (spec.text_column, spec.text_pair_column, spec.label_column):
-        if column is not None:
-            table.column(column)
+    for column in filter(None, (spec.text_column, spec.text_pair_column)):
+        table.column(column)
+    if spec.label_column is not None:
+        label_columns(table, spec.label_column)
     return rules.with_columns(spec, table)
 
 
@@ -156,10 +158,21 @@ def first_look(
     format: str | None = None,
     split: str | None = None,
     reading: ReadOptions | None = None,
+    kinds: Sequence[RowKind] = get_args(RowKind),
+    most_doubt: Doubt = Doubt.NONE,
 ) -> tuple[RowFormat, bool] | None:
     """The format that a source is in, and whether all of its columns are read; ``None`` where nothing says so.
 
     A table that was read for this is kept for ``resolve_data``.
+
+    Args:
+        source: As the user named it.
+        named: Columns that the user named, by option.
+        format: Row format that the user named.
+        split: Training split that the user named.
+        reading: How the user wants files read.
+        kinds: Only these kinds of rows.
+        most_doubt: How uncertain the format may be.
 
     Raises:
         DataError: the source cannot be found or read.
@@ -174,8 +187,9 @@ def first_look(
     else:
         spec = _spec(source, source_kind(source), split=split, reading=reading or AS_DETECTED)
         table = _looked_at(spec, stamp(spec))
-    found = recognise(table, get_args(RowKind), named)
+    found = recognise(table, kinds, named, most_doubt)
     if found is None:
         return None
-    left = [name for name in table.columns if name not in found[1].values() and name.lower() not in INDEX_COLUMNS]
+    used = {name for column in found[1].values() for name in label_columns(table, column)}
+    left = [name for name in table.columns if name not in used and name.lower() not in INDEX_COLUMNS]
     return found[0], not left

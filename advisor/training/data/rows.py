@@ -4,26 +4,62 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-RowKind = Literal["labelled", "text", "completion", "conversation"]
+RowKind = Literal["labelled", "multi-labelled", "scored", "text", "completion", "conversation"]
+LABEL_KINDS: tuple[RowKind, ...] = ("labelled", "multi-labelled", "scored")
+"""Rows with labels that stand in a column of their own."""
 CONVERSATION_COLUMN = "messages"
 ASSISTANT = "assistant"
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledText:
-    """A text, or a pair of texts, and the index of its class."""
+class TextOrPair:
+    """A text, or a pair of texts, that something is to be said of."""
 
     text: str
     pair: str | None
-    label: int
 
     @property
     def texts(self) -> tuple[str, ...]:
         return (self.text,) if self.pair is None else (self.text, self.pair)
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """Indices of its classes; none where it has no class."""
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledText(TextOrPair):
+    """With the index of its class."""
+
+    label: int
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        return (self.label,)
+
+
+@dataclass(frozen=True, slots=True)
+class MultiLabelledText(TextOrPair):
+    """With the indices of its labels in ascending order: any number, also none."""
+
+    labels: tuple[int, ...]
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        return self.labels
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredText(TextOrPair):
+    """With a number."""
+
+    value: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +132,20 @@ class Conversation:
         return (*turns, *([self.tools] if self.tools else []))
 
 
-Row: TypeAlias = LabelledText | PlainText | Completion | Conversation
+Row: TypeAlias = LabelledText | MultiLabelledText | ScoredText | PlainText | Completion | Conversation
+
+
+def classes_of(row: Row) -> tuple[int, ...]:
+    """Indices of a row's classes; none where it has no class."""
+    return row.classes if isinstance(row, TextOrPair) else ()
+
+
+def _learned(row: Row) -> bytes:
+    """What is learned of a row beside its texts."""
+    if isinstance(row, ScoredText):
+        return struct.pack("<d", row.value)
+    indices = b"".join(index.to_bytes(4, "little") for index in classes_of(row))
+    return indices + b"|" if isinstance(row, MultiLabelledText) else indices
 
 
 def row_key(row: Row) -> bytes:
@@ -153,8 +202,8 @@ class Rows:
 
     @property
     def class_counts(self) -> dict[str, int]:
-        """Training rows by label name, in the order of the class indices."""
-        counts = Counter(row.label for row in self.train if isinstance(row, LabelledText))
+        """Training rows by label name, in the order of the class indices; a row counts for each of its labels."""
+        counts = Counter(index for row in self.train for index in classes_of(row))
         return {name: counts[index] for index, name in enumerate(self.label_names)}
 
     @property
@@ -169,7 +218,5 @@ class Rows:
         """SHA-256 over kind, label names and all rows with their labels, in order."""
         digest = hashlib.sha256(repr((self.kind, self.label_names, len(self.train), len(self.eval))).encode())
         for row in (*self.train, *self.eval):
-            digest.update(row_key(row))
-            if isinstance(row, LabelledText):
-                digest.update(row.label.to_bytes(4, "little"))
+            digest.update(row_key(row) + _learned(row))
         return digest.hexdigest()

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
     from advisor.training.data.encoding import EncodedRow
 
-DataLook = Literal["labelled", "conversations", "text", "table"]
-"""What a data set looks like from outside: a label column is known, rows are conversations or prompts with completions,
-it is running text, or some other table."""
+DataLook = Literal["labelled", "multi-labelled", "scored", "conversations", "text", "table"]
+"""What a data set looks like from outside: a column of classes, of several labels, or of numbers is known, rows are
+conversations or prompts with completions, it is running text, or some other table."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Task(RegisteredTask, DataRules):
     def collator(self, pad_token_id: int, max_seq_length: int) -> Any:
         from advisor.training.data.collators import PaddingCollator
 
-        return PaddingCollator(pad_token_id, max_seq_length)
+        return PaddingCollator(pad_token_id, max_seq_length, float_labels=self.traits.float_labels)
 
     def document_edges(self, tokenizer: Any) -> Edges:
         return [], []
@@ -126,7 +126,7 @@ class Task(RegisteredTask, DataRules):
     # --- batches without data -------------------------------------------------------------------------------------
 
     def batch_shapes(self, spec: ModelSpec, rows: int, seq_length: int, *, padded: bool) -> dict[str, tuple[int, ...]]:
-        """Which tensors the collator puts into a batch, and their shapes: all int64.
+        """Which tensors the collator puts into a batch, and their shapes: all int64, but for ``float_labels``.
 
         Args:
             spec: Decides whether there are ``token_type_ids``.
@@ -145,9 +145,9 @@ class Task(RegisteredTask, DataRules):
             if int(spec.config.get("type_vocab_size") or 0) > 1:
                 # Tokenizers of two-segment models (BERT) hand these over too.
                 shapes["token_type_ids"] = full
-        return shapes | {"labels": self.label_shape(rows, seq_length)}
+        return shapes | {"labels": self.label_shape(spec, rows, seq_length)}
 
-    def label_shape(self, rows: int, seq_length: int) -> tuple[int, ...]:
+    def label_shape(self, spec: ModelSpec, rows: int, seq_length: int) -> tuple[int, ...]:
         """Of a batch's labels: one per token."""
         return (rows, seq_length)
 
@@ -163,7 +163,7 @@ class Task(RegisteredTask, DataRules):
             generator: To draw from.
 
         Returns:
-            int64 labels of ``label_shape``.
+            Labels of ``label_shape``.
         """
         from advisor.training.tasks.reduction import without_padding
 

@@ -29,6 +29,7 @@ class CausalLM(Task):
         title="causal language modelling",
         metric=PERPLEXITY,
         auto_class="AutoModelForCausalLM",
+        loss="cross-entropy of the next token (of answers, where there are any)",
         peft_task_type="CAUSAL_LM",
         comparisons="language-modelling",
         predicts_next_token=True,

@@ -28,6 +28,7 @@ class MaskedLM(Task):
         title="masked language modelling",
         metric=PERPLEXITY,
         auto_class="AutoModelForMaskedLM",
+        loss="cross-entropy of masked tokens",
         comparisons="language-modelling",
         packs_text=True,
     )

@@ -15,19 +15,23 @@ from transformers import EvalPrediction
 
 from advisor.core.metrics import (
     ACCURACY,
+    F1_MICRO,
     HITS,
     LABEL,
     NLL_SUM,
     PERPLEXITY,
     PREDICTED,
     PROBABILITY,
+    RMSE,
     TOKENS,
     perplexity,
+    root,
 )
 from advisor.training.data.encoding import IGNORED_LABEL
 
 NLL = "nll"
-"""Among a task's figures: the mean negative log-likelihood per item, in nats."""
+"""Among a task's figures: the mean loss per item. The negative log-likelihood in nats, but for numbers, whose loss is
+the squared error."""
 
 # --- of one batch ---------------------------------------------------------------------------------------------------
 
@@ -72,6 +76,18 @@ def reduce_scored_tokens(scores: torch.Tensor, labels: torch.Tensor) -> torch.Te
     return torch.cat([nll, tokens.to(nll.dtype), hits], dim=-1)
 
 
+def reduce_label_sets(logits: Any, labels: torch.Tensor) -> torch.Tensor:
+    """Per row: the mean binary cross-entropy of its labels in nats, and the probability of each label."""
+    scores = first_output(logits).float()
+    nll = functional.binary_cross_entropy_with_logits(scores, labels.to(scores.dtype), reduction="none")
+    return torch.cat([nll.mean(dim=-1, keepdim=True), scores.sigmoid()], dim=-1)
+
+
+def reduce_numbers(logits: Any, labels: torch.Tensor) -> torch.Tensor:
+    """Per row: the predicted number."""
+    return first_output(logits).float().reshape(len(labels), 1)
+
+
 # --- of all rows ----------------------------------------------------------------------------------------------------
 
 
@@ -90,6 +106,39 @@ def class_figures(prediction: EvalPrediction) -> dict[str, float]:
     scores, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids).astype(np.int64)
     nll = -np.take_along_axis(scores, labels[:, None], axis=1)[:, 0].astype(np.float64)
     return {ACCURACY.name: float((scores.argmax(axis=1) == labels).mean()), NLL: float(nll.mean())}
+
+
+def label_set_columns(prediction: EvalPrediction) -> dict[str, np.ndarray]:
+    """Columns of the predictions, of what ``reduce_label_sets`` kept; a label is predicted from one half on."""
+    probabilities = np.asarray(prediction.predictions)[:, 1:]
+    return {
+        LABEL: np.asarray(prediction.label_ids).astype(np.int64),
+        PREDICTED: (probabilities >= 0.5).astype(np.int64),
+        PROBABILITY: probabilities,
+    }
+
+
+def label_set_figures(prediction: EvalPrediction) -> dict[str, float]:
+    """Of what ``reduce_label_sets`` kept."""
+    columns = label_set_columns(prediction)
+    hits, both = int((columns[LABEL] & columns[PREDICTED]).sum()), int(columns[LABEL].sum() + columns[PREDICTED].sum())
+    nll = np.asarray(prediction.predictions)[:, 0].astype(np.float64)
+    return {F1_MICRO.name: 2 * hits / both if both else 0.0, NLL: float(nll.mean())}
+
+
+def number_columns(prediction: EvalPrediction) -> dict[str, np.ndarray]:
+    """Columns of the predictions, of what ``reduce_numbers`` kept: float64."""
+    return {
+        LABEL: np.asarray(prediction.label_ids, dtype=np.float64).reshape(-1),
+        PREDICTED: np.asarray(prediction.predictions, dtype=np.float64)[:, 0],
+    }
+
+
+def number_figures(prediction: EvalPrediction) -> dict[str, float]:
+    """Of what ``reduce_numbers`` kept; the loss is the mean squared error."""
+    columns = number_columns(prediction)
+    squared = float(np.square(columns[LABEL] - columns[PREDICTED]).mean())
+    return {RMSE.name: root(squared), NLL: squared}
 
 
 def token_columns(prediction: EvalPrediction) -> dict[str, np.ndarray]:

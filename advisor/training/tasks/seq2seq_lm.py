@@ -15,6 +15,7 @@ class Seq2SeqLM(Task):
         title="writing one text from another",
         metric=PERPLEXITY,
         auto_class="AutoModelForSeq2SeqLM",
+        loss="cross-entropy of the target's tokens",
         peft_task_type="SEQ_2_SEQ_LM",
         comparisons="language-modelling",
         predicted_only="pairs of source and target texts cannot be read yet",

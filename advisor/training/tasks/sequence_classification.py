@@ -47,7 +47,7 @@ class SequenceClassification(Task):
 
     row_kinds: tuple[RowKind, ...] = ("labelled",)
 
-    def label_shape(self, rows: int, seq_length: int) -> tuple[int, ...]:
+    def label_shape(self, spec: ModelSpec, rows: int, seq_length: int) -> tuple[int, ...]:
         return (rows,)
 
     def random_labels(

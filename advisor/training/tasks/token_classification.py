@@ -22,6 +22,7 @@ class TokenClassification(Task):
         title="classifying tokens",
         metric=ACCURACY,
         auto_class="AutoModelForTokenClassification",
+        loss="cross-entropy of every labelled token",
         peft_task_type="TOKEN_CLS",
         new_head=True,
         projects_to_vocabulary=False,

@@ -97,7 +97,7 @@ def test_pairs(write_csv: Callable[..., Path]) -> None:
         ([["a", "1"], ["b", "1"]], {}, "all 2 rows of .* have the label '1'"),
         ([["", "1"], ["", "0"]], {}, "none is left"),
         ([["a", "1"], ["b", ""]], {}, "1 of 2 rows"),
-        ([["a", "0.1"], ["b", "0.7"]], {}, "regression is not supported"),
+        ([["a", "0.1"], ["b", "0.7"]], {}, "--task text-regression to learn"),
         ([["a", "1"], ["a", "0"]], {}, "two different texts"),
         ([["a", "1"], ["b", "0"], ["c", "1"]], {"max_train_rows": 1}, "1 training rows of .* have one"),
     ],

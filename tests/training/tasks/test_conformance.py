@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import pickle
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -28,37 +26,15 @@ from advisor.training.data import prepare_data, resolve_data
 from advisor.training.metrics import HeldOut, held_out_metrics
 from advisor.training.models import inspect_model
 from advisor.training.synthetic import synthetic_batch
-from advisor.training.tasks import FirstLook, Task, get_task, task_names
+from advisor.training.tasks import DataLook, FirstLook, Task, get_task, task_names
 from tests.tracing.tiny import tiny_spec
+from tests.training.tasks.cases import CASES, table
 
-
-@dataclass(frozen=True)
-class Case:
-    """A task with what shows it.
-
-    Attributes:
-        model: A tiny model with the task's head.
-        columns: Columns of a table for it; ``None`` where the task is predicted only.
-        look: Of model and data that mean it when the user names no task; ``None`` where it must be named.
-    """
-
-    model: str
-    columns: dict[str, str] | None = None
-    look: FirstLook | None = None
-
-
-CASES: dict[str, Case] = {
-    "sequence-classification": Case("bert", {"text": "word {}", "label": "c{}"}, FirstLook(None, False, "labelled")),
-    "causal-lm": Case("llama", {"prompt": "word {}", "completion": "word"}, FirstLook(None, False, "conversations")),
-    "masked-lm": Case("roberta", {"text": "word {}"}, FirstLook(False, False, "text")),
-    "token-classification": Case("bert"),
-    "seq2seq-lm": Case("t5", look=FirstLook(False, True, None)),
-}
 LOOKS = [
     FirstLook(causal, sequence_to_sequence, data)
     for causal in (None, False, True)
     for sequence_to_sequence in (False, True)
-    for data in (None, "labelled", "conversations", "text", "table")
+    for data in (None, *get_args(DataLook))
 ]
 
 
@@ -99,9 +75,10 @@ def test_a_batch_holds_what_is_said_of_it(task: Task, spec: ModelSpec, padded: b
     assert {name: tuple(t.shape) for name, t in batch.items()} == task.batch_shapes(spec, 3, 16, padded=padded)
     assert ("attention_mask" in batch) == (padded or not task.traits.packs_text)
     labels = batch["labels"]
-    if task.traits.new_head:
+    if task.traits.new_head and not task.traits.float_labels:
         assert int(labels.max()) < spec.num_labels
-    if padded and labels.dim() == 2:
+    assert labels.dtype == (torch.float32 if task.traits.float_labels else torch.int64)
+    if padded and labels.shape == batch["input_ids"].shape:
         assert bool((labels[batch["attention_mask"] == 0] == -100).all())
     assert bool((labels >= 0).any(dim=-1).all())
 
@@ -169,15 +146,6 @@ def test_no_look_means_two_tasks(look: FirstLook) -> None:
     assert sum(get_task(name).suits(look) for name in task_names()) <= 1
 
 
-def table(columns: dict[str, str], folder: Path, rows: int = 400) -> str:
-    path = folder / "rows.jsonl"
-    lines = [
-        {name: value.format(i % 4 if name == "label" else i) for name, value in columns.items()} for i in range(rows)
-    ]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return str(path)
-
-
 def test_data_come_in_the_shapes_of_the_synthetic_batch(task: Task, tmp_path: Path) -> None:
     """Or the task is refused before anything is read."""
     columns = CASES[task.name].columns
@@ -196,7 +164,8 @@ def test_data_come_in_the_shapes_of_the_synthetic_batch(task: Task, tmp_path: Pa
     batch = collator([prepared.train_dataset[i] for i in range(2)])
     shapes = task.batch_shapes(spec, 2, batch["input_ids"].shape[1], padded=prepared.padded)
     assert {name: tuple(values.shape) for name, values in batch.items()} == shapes
-    assert all(values.dtype == torch.int64 for values in batch.values())
+    floats = {"labels"} if task.traits.float_labels else set()
+    assert all(values.dtype == (torch.float32 if name in floats else torch.int64) for name, values in batch.items())
 
 
 def tokenizer() -> Any:
@@ -234,7 +203,9 @@ def test_tasks_and_metrics_are_cheap_to_import() -> None:
 
 def test_rows_of_a_source_are_the_tasks_own(tmp_path: Path) -> None:
     """A column of prompts makes completions for a decoder and one text a row for an encoder."""
-    source = DataSpec(table({"prompt": "a {}", "completion": "b"}, tmp_path), "jsonl", "prompt", "completion")
+    source = DataSpec(
+        table({"prompt": "a {}".format, "completion": lambda i: "b"}, tmp_path), "jsonl", "prompt", "completion"
+    )
     assert get_task("causal-lm").row_kind(source) == "completion"
     with pytest.raises(DataError, match="a pair column 'completion' was named"):
         resolve_data(source.source, task="masked-lm", text_column="prompt", text_pair_column="completion")
