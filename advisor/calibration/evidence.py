@@ -17,6 +17,7 @@ from advisor.core.metrics import LOSS
 from advisor.core.plan import Plan
 from advisor.core.run import Measurement
 from advisor.costmodel.quality.evidence import EvidenceRun, QualityEvidence
+from advisor.strategies import get_strategy
 
 USUAL_SHARE, LARGEST_SHARE = 1 / 4, 1 / 2
 """Of the training rows, for the larger prefix (the smaller one has half of it): usually, and when there is time."""
@@ -65,9 +66,10 @@ def gather_evidence(
         budget_s: Wall-clock time that may be spent; a run that is not expected to end in time is not started.
         measure: Runs a plan and returns what was measured.
         on_progress: Takes ``{"kind": "evidence", "method": ..., "rows": ..., "done": i, "total": n}``.
-        max_contenders: How many methods to look at.
+        max_contenders: How many methods to look at; those that are not trained by gradients have no short runs.
     """
-    contenders = list(plans)[:max_contenders]
+    trained = [plan for plan in plans if not get_strategy(plan.strategy.method).fits_frozen_features]
+    contenders = trained[:max_contenders]
     if not contenders or budget_s <= 0:
         return QualityEvidence(budget_s=max(budget_s, 0.0))
     started, overhead_s = time.monotonic(), STARTUP_S

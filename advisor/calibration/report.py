@@ -194,7 +194,8 @@ def report_on(
     """
     from advisor.strategies import strategies
 
-    methods = [strategy.name for strategy in strategies() if strategy.user_knob is None]
+    trained = [strategy for strategy in strategies() if not strategy.fits_frozen_features]
+    methods = [strategy.name for strategy in trained if strategy.user_knob is None]
     return CalibrationReport(
         calibration=calibration,
         device_name=device.name,

@@ -13,19 +13,23 @@ from torch.utils.data import Dataset
 from transformers import set_seed
 
 from advisor.core.plan import Plan
-from advisor.measurement.step_profile import ProfiledStep, StepProfiler
+from advisor.measurement.step_profile import ProfiledStep, StepProfiler, profile_pass
 from advisor.strategies import get_strategy
 from advisor.training.arguments import training_arguments
 from advisor.training.assembly import assemble_trainer
 from advisor.training.build import build_model
 from advisor.training.data import prepare_data
+from advisor.training.linear_probe.pooling import Pooler
 from advisor.training.models import load_tokenizer
 from advisor.training.switches import backend_of_plan
 
 
 def profile_longest_batch(plan: Plan) -> ProfiledStep:
-    """Two optimizer steps of the plan on its longest batch, the second one under the memory profiler, and an evaluation
-    batch as wide as the data's longest row, which is what a prediction is made for.
+    """What a run of the plan holds at most.
+
+    Two optimizer steps of the plan on its longest batch, the second one under the memory profiler, and an evaluation
+    batch as wide as the data's longest row, which is what a prediction is made for. Of a method that fits frozen
+    features, a pass of such a batch.
     """
     backend = backend_of_plan(plan)
     backend.runtime.prepare_process(plan.execution.num_threads)
@@ -36,6 +40,8 @@ def profile_longest_batch(plan: Plan) -> ProfiledStep:
     held_out = _WorstRows(widest, data.collator, plan.execution.evaluation_batch_size, 1)
     profiler = StepProfiler(at_step=2)
     set_seed(plan.seed)
+    if get_strategy(plan.strategy.method).fits_frozen_features:
+        return _profiled_pass(plan, _WorstRows(widest, data.collator, _widest_pass(plan), 1))
     model = build_model(plan.model, plan.strategy, plan.execution, device=backend.torch_device)
     with tempfile.TemporaryDirectory(prefix="advisor-profile-") as scratch:
         arguments = training_arguments(
@@ -57,6 +63,21 @@ def profile_longest_batch(plan: Plan) -> ProfiledStep:
             raise RuntimeError("the Trainer ended before the profiled step")
         trainer.data_collator = held_out.collate
         return profiler.result.with_evaluation(lambda: trainer.evaluate(held_out))
+
+
+def _widest_pass(plan: Plan) -> int:
+    return max(plan.execution.micro_batch_size, plan.execution.evaluation_batch_size)
+
+
+def _profiled_pass(plan: Plan, worst: _WorstRows) -> ProfiledStep:
+    """The longest batch through a frozen model, the second time under the memory profiler."""
+    place = backend_of_plan(plan).torch_device
+    pooling = get_strategy(plan.strategy.method).pooling(plan.strategy)
+    model = build_model(plan.model, plan.strategy, plan.execution, device=place).eval()
+    rows = list(range(_widest_pass(plan)))
+    with Pooler(model, pooling, plan.execution, place) as pooler:
+        pooler(worst.collate(rows))
+        return profile_pass(model, lambda: pooler(worst.collate(rows)))
 
 
 class _WorstRows(Dataset[int]):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -108,6 +108,23 @@ class StepProfiler(TrainerCallback):
     def close(self) -> None:
         """Stop profiling; needed where the step may have failed."""
         self._open.close()
+
+
+def profile_pass(model: nn.Module, run: Callable[[], object]) -> ProfiledStep:
+    """Profile the memory events of what ``run`` does with a model that is not trained."""
+    gc.collect()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        run()
+    parameters, buffers = _distinct_bytes(model.parameters()), _distinct_bytes(model.buffers())
+    before = {"parameters": parameters, "buffers": buffers, "optimizer_states": 0, "other": 0}
+    return _summarise(memory_events(profiled), before)
+
+
+def _distinct_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    found: dict[int, torch.UntypedStorage] = {}
+    for tensor in tensors:
+        _add(found, tensor)
+    return sum(storage.nbytes() for storage in found.values())
 
 
 def memory_events(profiled: Any) -> list[int]:

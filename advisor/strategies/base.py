@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from advisor.core.errors import InputError
 from advisor.core.model import ModelSpec, Task
@@ -50,6 +50,11 @@ class CategoricalDimension:
 
 Dimension = IntDimension | FloatDimension | CategoricalDimension
 
+Pooling = Literal["mean", "own"]
+"""How a row's features are made of its tokens. ``"mean"``: over the last hidden states that are not padding (Reimers
+and Gurevych 2019). ``"own"``: what the linear layer that gives the model's own scores reads, at the place where the
+model reads them."""
+
 LR_REL = FloatDimension(0.25, 4.0, log=True)
 """Every method's learning rate is searched as a multiple of its own default: two octaves to either side."""
 
@@ -88,6 +93,10 @@ class Strategy(ABC):
             serves. Not inherited: a subclass may build something else.
         may_share_across_layers: Whether layers may share parameters, in groups or by amounts that depend on how many
             layers there are. What ``uneven_layers`` says is then checked against the parameter counts at full depth.
+        fits_frozen_features: Whether nothing is trained by gradients: rows pass through the frozen model once, and a
+            classifier is fitted to what comes out. Epochs, learning rate and optimizer then mean nothing, a step is a
+            forward pass, and ``declared_trainable`` names the weights that the classifier stands for. Pretrained
+            weights are what it lives on, so that it is not considered unasked where there are none.
         saves_whole_model: Whether ``save`` writes all weights, so that loading needs none of the base model's.
     """
 
@@ -106,6 +115,7 @@ class Strategy(ABC):
     user_knob_title: str = "a configuration"
     builds_as: str | None = None
     may_share_across_layers: bool = False
+    fits_frozen_features: bool = False
     saves_whole_model: bool = True
 
     @abstractmethod
@@ -176,6 +186,10 @@ class Strategy(ABC):
     def quality_family(self, config: StrategyConfig) -> str:
         """Under which method published comparisons list this one."""
         return self.name
+
+    def pooling(self, config: StrategyConfig) -> Pooling:
+        """How a method that fits frozen features pools them."""
+        return "mean"
 
     def callbacks(self, config: StrategyConfig) -> list[TrainerCallback]:
         """Callbacks that the method needs during training."""

@@ -18,10 +18,12 @@ from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.hardware.backends import HOST, is_host
+from advisor.strategies import get_strategy
 from advisor.tracing.environment import fake_device
 from advisor.tracing.recorder import Recording, StepRecorder
 from advisor.tracing.training_loop import TracedLoop, frozen_tensors, logical_parameters, state_tensors
 from advisor.training.build import build_model
+from advisor.training.linear_probe.pooling import Pooler
 from advisor.training.tasks import get_task
 
 
@@ -161,6 +163,8 @@ def _trace_on(
         recorder = recorder_of(model, device_type)
     else:
         recorder = StepRecorder(device_type, padded=request.execution.padded, keep_signatures=request.keep_signatures)
+    if get_strategy(request.strategy.method).fits_frozen_features:
+        return _trace_forward(model, request, device_type, recorder)
     model.train()
     loss_function = get_task(request.model.task).compute_loss_func()
     loop = TracedLoop(model, request.strategy, request.execution, device_type, unreached, loss_function)
@@ -181,6 +185,27 @@ def _trace_on(
     return StepTrace(
         recording=recorder.recording,
         trainable_parameters=sum(p.numel() for p in loop.trainable),
+        total_parameters=logical_parameters(model),
+    )
+
+
+def _trace_forward(
+    model: torch.nn.Module, request: TraceRequest, device_type: str, recorder: StepRecorder
+) -> StepTrace:
+    """A pass of training rows and one of held-out rows, in evaluation mode: all that happens to a frozen model."""
+    model.eval()
+    pooling = get_strategy(request.strategy.method).pooling(request.strategy)
+    fitted = [p for p in model.parameters() if p.requires_grad]
+    with recorder, Pooler(model, pooling, request.execution, device_type) as pooled:
+        recorder.watch(fitted, "weight")
+        recorder.watch(frozen_tensors(model), "weight")
+        for phase in ("forward", "evaluation") if request.evaluation else ("forward",):
+            recorder.phase = phase
+            pooled(_batch(request, device_type))
+    recorder.close()
+    return StepTrace(
+        recording=recorder.recording,
+        trainable_parameters=sum(p.numel() for p in fitted),
         total_parameters=logical_parameters(model),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +102,14 @@ class RunFolder:
     def _differences(self, plan: Plan) -> list[str]:
         there, here = _identity(load_plan(self.plan)), _identity(plan)
         return [name for name in here if here[name] != there[name]]
+
+
+def name_classes(model: nn.Module, label_names: Sequence[str]) -> None:
+    """So that the saved model answers with the user's labels instead of ``LABEL_0``."""
+    config = getattr(model, "config", None)
+    if label_names and config is not None and len(label_names) == getattr(config, "num_labels", 0):
+        config.id2label = dict(enumerate(label_names))
+        config.label2id = {name: index for index, name in enumerate(label_names)}
 
 
 def names_classes(model: Any) -> bool:

@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ from advisor.training.compilation import compile_problem, described, forget_comp
 from advisor.training.data import PreparedData, prepare_data
 from advisor.training.metrics import HeldOut, held_out_metrics
 from advisor.training.models import load_tokenizer
-from advisor.training.run_folder import RunFolder
+from advisor.training.run_folder import RunFolder, name_classes
 from advisor.training.run_samples import FetchedRows, RunSamples
 from advisor.training.sampling import evaluation_order
 from advisor.training.stopping import StopRun, StopSwitch
@@ -103,9 +102,14 @@ def train_only(
     folder.claim(plan, resume=resume)
     if (finished := folder.finished()) is not None:
         return finished, trained
-    deadline_s = math.inf if time_limit_s is None else time.monotonic() + time_limit_s
-    run = _Run(plan, plan.execution, folder, on_event or _ignore, StopSwitch(deadline_s), save_every_s, trained)
-    with run.switch.catching_interrupts():
+    switch = StopSwitch(math.inf if time_limit_s is None else time.monotonic() + time_limit_s)
+    with switch.catching_interrupts():
+        if get_strategy(plan.strategy.method).fits_frozen_features:
+            from advisor.training.linear_probe.run import ProbeRun
+
+            probe = ProbeRun(plan, folder, on_event or _ignore, switch, trained.held_out)
+            return probe.execute(), trained
+        run = _Run(plan, plan.execution, folder, on_event or _ignore, switch, save_every_s, trained)
         return _executed(run), trained
 
 
@@ -204,7 +208,7 @@ class _Run:
             model = build_model(plan.model, plan.strategy, self.execution, device=backend.torch_device)
             self.account.parameters = count_parameters(model)
             ensure_writable_dir(self.folder.path, needed_bytes=disk_bytes(model))
-            _name_classes(model, data.label_names)
+            name_classes(model, data.label_names)
         self.switch.check()
         return data, tokenizer, model
 
@@ -304,11 +308,3 @@ class _Run:
 
 def _ignore(event: Event) -> None:
     pass
-
-
-def _name_classes(model: nn.Module, label_names: Sequence[str]) -> None:
-    """So that the saved model answers with the user's labels instead of ``LABEL_0``."""
-    config = getattr(model, "config", None)
-    if label_names and config is not None and len(label_names) == getattr(config, "num_labels", 0):
-        config.id2label = dict(enumerate(label_names))
-        config.label2id = {name: index for index, name in enumerate(label_names)}

@@ -19,7 +19,8 @@ from advisor.costmodel.model import CostBounds
 from advisor.costmodel.quality.evidence import EvidenceRun, QualityEvidence
 from advisor.costmodel.quality.model import QualityModel
 from advisor.search.planner import PlanRequest, known_devices, precision, rerank, solve_execution
-from advisor.strategies import get_strategy, strategy_names
+from advisor.search.planner.candidates import considered
+from advisor.strategies import get_strategy
 from advisor.strategies.lora import LoraKnobs
 from tests.search.planner_fakes import (
     DATA,
@@ -45,7 +46,7 @@ def recommend(model, device, *, memory_gib=None, time_s=None, fake=None, **optio
 def test_every_method_is_ranked_or_rejected_with_a_reason():
     answer = recommend(distilbert(), cuda(80))
     named = [item.plan.strategy.method for item in answer.ranked] + [item.method for item in answer.rejected]
-    assert sorted(named) == sorted(strategy_names())
+    assert sorted(named) == sorted(considered(distilbert()))
     assert all(item.reason for item in (*answer.ranked, *answer.rejected))
     peft = next(item for item in answer.rejected if item.method == "peft")
     assert "configuration of your own" in peft.reason

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from advisor.core.budget import Budget
 from advisor.core.recommendation import Recommendation
-from advisor.strategies import strategy_names
+from advisor.search.planner.candidates import considered
 from tests.search.planner_fakes import GIB, FakeCostModel, cpu, cuda, data_profile, distilbert, mistral, plans_of
 
 MODELS = st.sampled_from([distilbert(), mistral(), distilbert("masked-lm"), mistral("causal-lm")])
@@ -33,7 +33,7 @@ def test_every_listed_plan_is_inside_its_budget(model, device, memory, time_s, l
         assert cost.fits
         assert cost.memory.quantile_bytes(level) <= min(memory, device.memory_bytes)
         assert time_s is None or cost.time.intervals["total_s"].high <= time_s
-    assert len(answer.ranked) + len(answer.rejected) == len(strategy_names())
+    assert len(answer.ranked) + len(answer.rejected) == len(considered(model))
 
 
 @settings(max_examples=40)

@@ -17,6 +17,7 @@ from transformers import BertConfig, LlamaConfig, PreTrainedConfig, Trainer, Tra
 from advisor.core.model import ModelSpec, Task
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
+from advisor.core.tasks import task_traits
 from advisor.strategies import get_strategy, strategy_names
 from advisor.strategies.skeleton import auto_class
 from advisor.training.models import inspect_model
@@ -42,7 +43,13 @@ class Case:
         return f"{self.strategy}-{self.model}"
 
 
-CASES = [Case(strategy, model) for strategy in strategy_names() for model in MODELS]
+def _applies(strategy: str, task: Task) -> bool:
+    return task_traits(task).one_class_per_row or not get_strategy(strategy).fits_frozen_features
+
+
+CASES = [
+    Case(strategy, model) for strategy in strategy_names() for model, task in MODELS.items() if _applies(strategy, task)
+]
 
 
 def tiny_config(model: str) -> PreTrainedConfig:

@@ -53,7 +53,7 @@ KEPT = {"zero_grad_set_to_none": False}
 HELD = {"hold_outputs": True}
 FUSED = {"loss": "fused-linear"}
 UPCAST = {**BF16_WEIGHTS, "kbit_upcast": True}
-METHODS = tuple(method.name for method in strategies() if method.user_knob is None)
+METHODS = tuple(m.name for m in strategies() if m.user_knob is None and not m.fits_frozen_features)
 
 
 def cases(model: str, task: Task, methods: tuple[str, ...], *knobs: dict[str, Any]) -> list[Case]:

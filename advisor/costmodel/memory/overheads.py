@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from advisor.core.data import DataProfile
+from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.costmodel.memory.batch_sequence import RunShapes
 from advisor.strategies import get_strategy
@@ -52,19 +53,33 @@ def run_overheads(asked: TracedConfiguration, shapes: RunShapes, data: DataProfi
     quantized = asked.family.largest_quantized_weight()
     item_bytes = ITEM_BYTES[execution.dtype]
     total, trainable = asked.family.total_parameters(rank), asked.family.trainable_parameters(rank)
-    whole = get_strategy(asked.strategy.method).saves_whole_model
+    method = get_strategy(asked.strategy.method)
+    whole = method.saves_whole_model
+    fitting_bytes = fit_bytes(asked.model, data) if method.fits_frozen_features and data is not None else 0
     return RunOverheads(
         extra_batch_bytes=untraced_batch_bytes(execution, rows, length),
         quantizing_bytes=quantized * item_bytes,
-        reader_bytes=READER_BYTES if data is not None else 0,
+        reader_bytes=READER_BYTES + fitting_bytes if data is not None else 0,
         host=HostNeeds(
             weights_bytes=0 if quantized else total * item_bytes,
             stored_bytes=asked.model.weights_bytes,
             saved_bytes=(total if whole else trainable) * item_bytes,
             optimizer_bytes=PAGED_BYTES_PER_PARAMETER * trainable if execution.optim.startswith("paged") else 0,
-            text_bytes=data.text_bytes if data is not None else 0,
+            text_bytes=data.text_bytes + fitting_bytes if data is not None else 0,
         ),
     )
+
+
+FITTING_IMPORT_BYTES = 60 << 20
+"""Resident set of scikit-learn and what it imports of scipy: 40 to 70 MB."""
+FEATURE_COPIES = 3
+"""Features of all rows as they came, scaled, and those of the rows that a part of cross-validation is fitted to."""
+
+
+def fit_bytes(model: ModelSpec, data: DataProfile) -> int:
+    """Host memory of fitting a classifier to float32 features of all rows."""
+    features = (data.train_rows + data.eval_rows) * model.hidden_size * ITEM_BYTES["float32"]
+    return FITTING_IMPORT_BYTES + FEATURE_COPIES * features
 
 
 # --------------------

@@ -24,6 +24,7 @@ from advisor.costmodel.time.step import (
     optimizer_step,
     step_time,
 )
+from advisor.strategies import get_strategy
 from advisor.tracing.trace_store import TracedConfiguration
 
 
@@ -68,7 +69,8 @@ class TimeModel:
         phases = self._clock(execution).phase_seconds(asked.family.training_table, shape)
         work = optimizer_step(phases, execution.gradient_accumulation_steps)
         setting = _setting(asked, execution.micro_batch_size * seq_length)
-        return step_time(work, self.device, self.calibration, setting)
+        forward_only = get_strategy(asked.strategy.method).fits_frozen_features
+        return step_time(work, self.device, self.calibration, setting, evaluation=forward_only)
 
     def evaluation(self, asked: TracedConfiguration, seq_length: int) -> StepTime:
         """Of one evaluation batch with ``seq_length`` tokens per row."""

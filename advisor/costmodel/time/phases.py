@@ -21,6 +21,8 @@ PART_NAMES = (
     *("evaluation", "checkpoints", "saving"),
 )
 """In the order of a run; a measured run has the same ones, and ``other`` for what is none of them."""
+FITTING = "fitting"
+"""A further part of methods that fit a classifier to frozen features."""
 
 STORAGE_BYTES_PER_S = 500e6
 """Writing files and flushing them where nothing was probed: a SATA solid-state disk (SATA 3: 600 MB/s less encoding and
@@ -47,6 +49,10 @@ SET_UP_S = 0.4
 STEP_OVERHEAD_S, BATCH_OVERHEAD_S_PER_ROW, BATCH_OVERHEAD_S_PER_TOKEN = 0.7e-3, 10e-6, 0.1e-6
 """Between two steps: callbacks and logging, fetching rows, and turning padded lists of numbers into tensors. Runs of 75
 to 240 steps of 16 or 32 rows took 0.8 to 1.4 ms a step."""
+FITTING_IMPORT_S, FITTING_S_PER_ROW_AND_WEIGHT = 1.5, 4e-7
+"""Importing scikit-learn takes one to two seconds; then at most 19 fits of some tens of iterations, each of which goes
+through rows x weights twice (``training.linear_probe.fitting``): 9,000 rows of 384 features in two classes took 1 to
+4 s on one core."""
 CHECKPOINT_S, SAVING_S = 0.15, 0.1
 """A checkpoint's many small files, flushed one by one and fingerprinted; the result's, and the tokenizer's."""
 FIXED_PART_FACTOR = 2.0
@@ -65,6 +71,8 @@ class RunShape:
         evaluations: Passes over the held-out rows; a checkpoint is written before each.
         fresh_bytes: Memory of the process that steps use for the first time (on a CPU).
         loading_s: Measured loading time, when there is one.
+        fitted_weights: Of a classifier that is fitted to features after one pass over the rows; nothing is trained then
+            and no checkpoint is written.
     """
 
     weights_bytes: int = 0
@@ -74,6 +82,7 @@ class RunShape:
     evaluations: int = 1
     fresh_bytes: int = 0
     loading_s: float | None = None
+    fitted_weights: int = 0
 
 
 def fixed_parts(
@@ -89,16 +98,30 @@ def fixed_parts(
     """Seconds of every part but training and evaluation."""
     rows = steps * execution.effective_batch_size
     checkpoint_s = CHECKPOINT_S + _writing_s(shape.checkpoint_bytes, device)
+    if shape.fitted_weights:
+        special = {"set_up": 0.0, "checkpoints": 0.0, FITTING: fitting_seconds(data.train_rows, shape.fitted_weights)}
+    else:
+        count = checkpoint_count(compute_s, shape.evaluations, checkpoint_s)
+        special = {"set_up": SET_UP_S, "checkpoints": count * checkpoint_s}
     return {
+        **special,
         "data": data_seconds(data),
         "loading": shape.loading_s if shape.loading_s is not None else _loading_s(shape, device),
-        "set_up": SET_UP_S,
         "warm_up": backend_of(device).overhead.warm_up_s + _fresh_memory_s(shape, device),
         "between_steps": steps * STEP_OVERHEAD_S
         + rows * (BATCH_OVERHEAD_S_PER_ROW + padded_tokens * BATCH_OVERHEAD_S_PER_TOKEN),
-        "checkpoints": checkpoint_count(compute_s, shape.evaluations, checkpoint_s) * checkpoint_s,
         "saving": SAVING_S + _writing_s(shape.saved_bytes, device),
     }
+
+
+def fitting_seconds(rows: int, weights: int) -> float:
+    """Importing scikit-learn, and fitting a classifier with cross-validation.
+
+    Args:
+        rows: To fit to.
+        weights: Of the classifier: classes x width.
+    """
+    return FITTING_IMPORT_S + FITTING_S_PER_ROW_AND_WEIGHT * rows * weights
 
 
 def data_seconds(data: DataProfile) -> float:

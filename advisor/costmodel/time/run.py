@@ -16,7 +16,7 @@ from advisor.core.plan import ExecutionPlan, Optimizer
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.time.device_rates import BANDWIDTH_EFFICIENCY
 from advisor.costmodel.time.lengths import LengthCurve, StepTimeOf, evaluation_lengths, micro_batch_lengths
-from advisor.costmodel.time.phases import FIXED_PART_FACTOR, PART_NAMES, RunShape, fixed_parts
+from advisor.costmodel.time.phases import FITTING, FIXED_PART_FACTOR, PART_NAMES, RunShape, fixed_parts
 from advisor.costmodel.time.step import HOST_RATE_KEY, StepTime, side_by_side
 from advisor.hardware.backends import backend_of
 from advisor.strategies import get_strategy
@@ -83,7 +83,7 @@ def run_time(
         padded_tokens=lengths.mean,
         compute_s=sum(computed.values()),
     )
-    parts = {name: {**computed, **fixed}[name] for name in PART_NAMES}
+    parts = {name: {**computed, **fixed}[name] for name in (*PART_NAMES, FITTING) if name in computed | fixed}
     rows, tokens = execution.effective_batch_size, data.mean_tokens(execution.max_seq_length)
     intervals = _intervals(step_s, sum(computed.values()), list(fixed.values()), curve.reference)
     total_s = sum(parts.values())
@@ -194,8 +194,9 @@ def run_shape(asked: TracedConfiguration, *, peak_bytes: int = 0) -> RunShape:
     model where the method saves it whole. What is live at the peak beyond the weights is first used by steps.
     """
     strategy, execution = asked.strategy, asked.execution
+    method = get_strategy(strategy.method)
     total, trainable = asked.family.total_parameters(asked.rank), asked.family.trainable_parameters(asked.rank)
-    written = total if get_strategy(strategy.method).saves_whole_model else trainable
+    written = total if method.saves_whole_model else trainable
     written_bytes = written * ITEM_BYTES[execution.dtype]
     return RunShape(
         weights_bytes=asked.model.weights_bytes or STORED_WEIGHT_BYTES * asked.model.total_parameters,
@@ -204,6 +205,7 @@ def run_shape(asked: TracedConfiguration, *, peak_bytes: int = 0) -> RunShape:
         checkpoint_bytes=written_bytes + trainable * STATE_BYTES.get(execution.optim, ADAMW_STATE_BYTES),
         evaluations=max(1, math.ceil(strategy.num_train_epochs)),
         fresh_bytes=max(0, peak_bytes - loaded_bytes(asked)),
+        fitted_weights=trainable if method.fits_frozen_features else 0,
     )
 
 

@@ -31,18 +31,20 @@ def candidates(
 
     Args:
         model: What is to be trained.
-        methods: Names, or complete configurations, which are taken as they are; all registered methods when ``None``.
+        methods: Names, or complete configurations, which are taken as they are; all that are ``considered`` when
+            ``None``.
         knobs: Values instead of the defaults of every method that has these knobs.
 
     Raises:
         InputError: an unknown name, a knob that none of the methods has, a configuration that does not fit the model,
             or a value that a method cannot take.
     """
-    names = [item if isinstance(item, str) else item.method for item in methods or strategy_names()]
+    asked: Sequence[str | StrategyConfig] = methods if methods is not None else considered(model)
+    names = [item if isinstance(item, str) else item.method for item in asked]
     check_knobs(knobs or {}, names)
     usable: list[StrategyConfig] = []
     rejected: list[RejectedMethod] = []
-    for item in methods if methods is not None else strategy_names():
+    for item in asked:
         method = get_strategy(item if isinstance(item, str) else item.method)
         if isinstance(item, StrategyConfig):
             found = _checked(method, model, item)
@@ -53,6 +55,13 @@ def candidates(
         else:
             rejected.append(RejectedMethod(method.name, found, None))
     return Candidates(tuple(usable), tuple(rejected))
+
+
+def considered(model: ModelSpec) -> tuple[str, ...]:
+    """Methods that are looked at where the user names none: all, but those that live on pretrained weights only where
+    there are some.
+    """
+    return tuple(name for name in strategy_names() if model.has_weights or not get_strategy(name).fits_frozen_features)
 
 
 def ineligible(method: Strategy, model: ModelSpec, given: Collection[str] = ()) -> str | None:

@@ -28,7 +28,7 @@ from advisor.training.linear_probe.feature_store import (
 if TYPE_CHECKING:
     from torch import nn
 
-    from advisor.training.linear_probe.pooling import Pooling
+    from advisor.strategies.base import Pooling
 
 BATCH_ROWS = 32
 CHUNK_ROWS = 512

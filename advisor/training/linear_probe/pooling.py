@@ -4,36 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
-from advisor.core.errors import InputError
 from advisor.core.plan import ExecutionPlan
-from advisor.strategies.targets import backbone, head_linears, linear_shape
-
-Pooling = Literal["mean", "own"]
-"""``"mean"``: over the tokens of the last hidden states that are not padding (Reimers and Gurevych 2019). ``"own"``:
-what the linear layer that gives the model's own scores reads, at the place where the model reads them."""
-
-
-def output_layer(model: nn.Module) -> nn.Linear:
-    """The linear layer of the head that gives one score a class.
-
-    Raises:
-        InputError: there is none.
-    """
-    classes = int(getattr(model.config, "num_labels", 0))
-    for name in reversed(head_linears(model)):
-        module = model.get_submodule(name)
-        if isinstance(module, nn.Linear) and linear_shape(module)[1] == classes:
-            return module
-    raise InputError(
-        f"pooling own needs a linear layer with one output a class at the end of the head, but {type(model).__name__}"
-        " has none",
-        fix="use pooling mean",
-    )
+from advisor.strategies.base import Pooling
+from advisor.strategies.linear_probe import output_layer_name
+from advisor.strategies.targets import backbone
 
 
 class Pooler:
@@ -56,7 +35,8 @@ class Pooler:
 
     def __enter__(self) -> Pooler:
         if self._pooling == "own":
-            hook = output_layer(self._model).register_forward_pre_hook(self._see_input)
+            layer = self._model.get_submodule(output_layer_name(self._model))
+            hook = layer.register_forward_pre_hook(self._see_input)
         else:
             hook = backbone(self._model).register_forward_hook(self._see_output)
         self._stack.callback(hook.remove)
@@ -68,7 +48,7 @@ class Pooler:
     def __call__(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Features of a batch without labels, float32 of shape (rows, width), on the model's device."""
         inputs = {name: values.to(self._device_type) for name, values in batch.items() if name != "labels"}
-        with torch.inference_mode(), self._autocast():
+        with torch.no_grad(), self._autocast():
             self._model(**inputs)
             hidden, self._seen = self._seen, None
             mask = inputs["attention_mask"]
