@@ -193,6 +193,6 @@ def _evidence_run(short: _ShortRun, measured: Measurement, elapsed_s: float) -> 
         elapsed_s=elapsed_s,
         outcome=measured.outcome,
         reason=measured.reason,
-        diverged=diverged(measured.train_losses),
+        diverged=measured.outcome == "diverged" or diverged(measured.train_losses),
         train_losses=measured.train_losses,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -68,6 +69,7 @@ class CommandGroup(click.Group):
         arguments = list(sys.argv[1:] if args is None else args)
         options["standalone_mode"] = False
         _quiet_libraries()
+        _print_anything()
         try:
             code = super().main(arguments, *rest, **options)
         except BaseException as failure:
@@ -83,6 +85,14 @@ def _quiet_libraries() -> None:
     for name, value in _QUIET_LIBRARIES.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore")
+
+
+def _print_anything() -> None:
+    """What the terminal's encoding lacks (a dash in ASCII, the bytes of a path that is not UTF-8) is written as an
+    escape sequence, instead of ending the command.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

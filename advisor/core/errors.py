@@ -10,7 +10,7 @@ AdvisorError                 any expected failure; never shown as a traceback
 │   └── OutputError          an output folder that is occupied, read-only or full
 ├── UntraceableError         a model or method that the cost model cannot trace (exit code 2); names operator and module
 ├── NothingFitsError         no plan fits the budget (exit code 3); says what would
-└── RunFailed                a run that ended without a result: out of memory, crashed, out of time (exit code 1)
+└── RunFailed                a run that ended without a result: diverged, out of memory, crashed, out of time (exit 1)
 InterruptedByUser            Ctrl-C (exit code 130); what was done so far is kept
 
 A message gives the rule, the value and the fix. Several problems of one input are reported together.
@@ -119,7 +119,7 @@ class NothingFitsError(AdvisorError):
 
 
 class RunFailed(AdvisorError):
-    """A run that ended without a result (out of memory, crashed, out of time)."""
+    """A run that ended without a result (diverged, out of memory, crashed, out of time)."""
 
     kind = "run_failed"
 

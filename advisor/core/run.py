@@ -8,7 +8,11 @@ from typing import Literal
 from advisor.core.benchmark import Benchmark
 from advisor.core.plan import Plan
 
-Outcome = Literal["completed", "out_of_memory", "over_time", "interrupted", "failed"]
+ProcessOutcome = Literal["completed", "out_of_memory", "over_time", "interrupted", "failed"]
+"""How a process ends."""
+
+Outcome = Literal[ProcessOutcome, "diverged"]
+"""``diverged``: the weights or the held-out loss stopped being finite numbers; such a run has no result."""
 
 SAVE_EVERY_S = 60.0
 """How much work a kill may cost at most, apart from one step."""
@@ -34,6 +38,8 @@ class Measurement:
         parts_s: The same in finer parts, named like those of ``TimeEstimate.parts``; they add up to ``total_s``.
         energy_j: What the device took from begin to end of the run, in joules; ``None`` where it does not say.
         energy_source: Which meter said so, or why there is no figure.
+        wall_s: By the clock, from the command's request to its end: ``total_s`` and what a run's own clock can't see,
+            which is starting processes, importing libraries, and the profiled step; ``None`` in older records.
         train_losses: ``(optimizer step, loss)`` as logged.
         metrics: Held-out metrics of the final model, for example ``{"accuracy": 0.81, "eval_loss": 0.42}``.
         metric_history: Held-out metrics along the way as ``(optimizer step, metrics)``.
@@ -64,6 +70,7 @@ class Measurement:
     energy_j: float | None = None
     energy_source: str = ""
     benchmark: Benchmark | None = None
+    wall_s: float | None = None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
+import stat
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +19,11 @@ from advisor.core.record_reader import NotPlainError, build
 from advisor.core.registry import SavedByName
 
 T = TypeVar("T")
+
+LARGEST_JSON_BYTES = 64 * 2**20
+"""Of plans, records, profiles and configurations: a hundred times what the largest of them have."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 BESIDE = {"beside": True}
 """Metadata of a field whose own fields stand in JSON beside those of the record that it belongs to."""
@@ -45,7 +52,10 @@ def to_dict(record: Any) -> Any:
 
 def to_json(record: Any, *, indent: int | None = 2) -> str:
     """A record as JSON text with a trailing newline."""
-    return json.dumps(to_dict(record), indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(to_dict(record), indent=indent, ensure_ascii=False, allow_nan=False)
+    if _SURROGATE.search(text):  # of a path whose bytes are not UTF-8
+        text = json.dumps(to_dict(record), indent=indent, allow_nan=False)
+    return text + "\n"
 
 
 def from_dict(cls: type[T], values: Any, *, what: str, error: type[AdvisorError] = InputError) -> T:
@@ -77,7 +87,7 @@ def from_dict(cls: type[T], values: Any, *, what: str, error: type[AdvisorError]
         raise error(
             f"{what} does not describe a valid {cls.__name__}",
             problems=problems,
-            fix="correct the fields above, or have the advisor write the file again",
+            fix="correct the fields above, restore the file from a copy, or make it again",
         ) from None
 
 
@@ -95,17 +105,45 @@ def read_json(path: Path, *, what: str, error: type[AdvisorError] = InputError) 
     """Parse a JSON file.
 
     Raises:
-        AdvisorError: ``error``, when the file is missing, unreadable, or not JSON.
+        AdvisorError: ``error``, when the file is missing, unreadable, too large, or not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(_bounded(path, what, error))
     except FileNotFoundError:
         raise error(f"{what} must exist, but there is no file at {path}", fix="check the path") from None
     except (OSError, UnicodeDecodeError) as failure:
-        raise error(f"{what} must be readable text, but reading {path} failed: {failure}") from None
+        raise error(
+            f"{what} must be readable text, but reading {path} failed: {failure}", fix="check the path and the file"
+        ) from None
+    except RecursionError:
+        raise error(
+            f"{what} must be JSON that a person could have written, but {path} nests too deeply",
+            fix="check that it is the right file",
+        ) from None
     except json.JSONDecodeError as failure:
         raise error(
             f"{what} must be JSON, but {path} breaks off at line {failure.lineno}, "
             f"column {failure.colno}: {failure.msg}",
-            fix="the file is damaged; have the advisor write it again",
+            fix="restore the file from a copy, or make it again",
         ) from None
+
+
+def _bounded(path: Path, what: str, error: type[AdvisorError]) -> str:
+    """The text of a file of ordinary kind and size.
+
+    Raises:
+        AdvisorError: ``error``: it is a folder, a device or a pipe, or has more than ``LARGEST_JSON_BYTES``.
+        OSError: it cannot be read.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no ordinary file"
+        raise error(f"{what} must be a file, but {path} is {kind}", fix="check the path")
+    with path.open(encoding="utf-8") as stream:
+        text = stream.read(LARGEST_JSON_BYTES + 1)
+    if len(text) > LARGEST_JSON_BYTES:
+        raise error(
+            f"{what} must have at most {LARGEST_JSON_BYTES // 2**20} MiB, but {path} has {status.st_size // 2**20} MiB",
+            fix="check that it is the right file",
+        )
+    return text

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from advisor.core.benchmark import Benchmark, BenchmarkSettings, MeasuredFigure, predictions_file
-from advisor.core.metrics import LOSS
 from advisor.core.plan import Plan
 from advisor.core.run import Measurement
-from advisor.core.units import counted
 from advisor.hardware.host_process import peak_resident_bytes
 from advisor.measurement.efficiency import drift_figures, efficiency_figures, run_warnings
 from advisor.measurement.forgetting import forgetting
@@ -102,26 +99,3 @@ def with_allocated_peak(measured: Measurement, peak_bytes: int) -> Measurement:
     )
     efficiency = {**measured.benchmark.efficiency, "allocated_peak_bytes": figure}
     return dataclasses.replace(measured, benchmark=dataclasses.replace(measured.benchmark, efficiency=efficiency))
-
-
-def diverged(measured: Measurement) -> bool:
-    """Whether a run came to its end with a held-out loss that is no number."""
-    return measured.outcome == "completed" and not math.isfinite(measured.metrics.get(LOSS.name, 0.0))
-
-
-def as_failure(measured: Measurement) -> Measurement:
-    """A diverged run as a failure, without figures that are not numbers, which JSON cannot hold."""
-    reason = f"training diverged: after {counted(len(measured.step_times_s), 'step')} the held-out loss is not a finite"
-    reason += " number; lower the learning rate"
-    return dataclasses.replace(_finite(measured), outcome="failed", reason=reason)
-
-
-def _finite(measured: Measurement) -> Measurement:
-    def kept(figures: Mapping[str, float]) -> dict[str, float]:
-        return {name: value for name, value in figures.items() if math.isfinite(value)}
-
-    return dataclasses.replace(
-        measured,
-        metrics=kept(measured.metrics),
-        metric_history=tuple((step, kept(figures)) for step, figures in measured.metric_history),
-    )

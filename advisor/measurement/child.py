@@ -19,7 +19,7 @@ from typing import Any
 
 from advisor.core.errors import AdvisorError
 from advisor.core.events import RawListener
-from advisor.core.run import Outcome
+from advisor.core.run import ProcessOutcome
 
 PR_SET_PDEATHSIG = 1
 """prctl(2), ``linux/prctl.h``: the signal that this process gets when its parent dies."""
@@ -51,7 +51,7 @@ class Ready:
 class Answer:
     """How the call ended; the last message of a process."""
 
-    outcome: Outcome
+    outcome: ProcessOutcome
     value: Any = None
     reason: str = ""
     error: AdvisorError | None = None

@@ -22,7 +22,7 @@ from typing import Any, Generic, TypeVar
 
 from advisor.core.errors import AdvisorError, InterruptedByUser, RunFailed
 from advisor.core.events import RawListener
-from advisor.core.run import Outcome
+from advisor.core.run import ProcessOutcome
 from advisor.core.units import format_duration
 from advisor.measurement import child, server
 
@@ -44,7 +44,7 @@ class Result(Generic[T]):
         wall_s: From the request to the process's end.
     """
 
-    outcome: Outcome
+    outcome: ProcessOutcome
     value: T | None = None
     reason: str = ""
     error: AdvisorError | None = None
@@ -195,7 +195,7 @@ class _Watch:
         return Result(outcome, reason=reason, wall_s=wall_s)
 
 
-def _meaning_of_exit(code: int | None) -> tuple[Outcome, str]:
+def _meaning_of_exit(code: int | None) -> tuple[ProcessOutcome, str]:
     """What it means that a process ended without an answer.
 
     Nobody but the kernel's out-of-memory killer (or an administrator) sends SIGKILL to it; 137 is how shells and

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from advisor.core.run import SAVE_EVERY_S, Measurement
 from advisor.core.serialization import from_dict, read_json, to_json
 from advisor.core.store import write_text_atomically
 from advisor.hardware.energy import EnergyMeter
-from advisor.measurement.benchmark import as_failure, diverged, with_allocated_peak, with_benchmark
+from advisor.measurement.benchmark import with_allocated_peak, with_benchmark
 from advisor.measurement.isolation import ADVICE, Result, isolated
 from advisor.measurement.longest_batch import profile_longest_batch
 from advisor.measurement.step_profile import ProfiledStep
@@ -60,30 +61,30 @@ def measure_run(
     Raises:
         InputError: the plan cannot be run here, or the output folder is occupied, read-only or full.
     """
-    folder = RunFolder(Path(output_dir))
-    folder.claim(plan, resume=resume)
-    if (finished := folder.finished()) is not None:
-        return finished
-    profiled = _profiled_step(plan, folder, on_event or _ignore) if profile else None
-    if isinstance(profiled, Measurement):
-        return profiled
-    result = isolated(
-        run_in_this_process,
-        plan,
-        folder.path,
-        time_limit_s=time_limit_s,
-        save_every_s=save_every_s,
-        benchmark=benchmark,
-        on_event=on_event or _ignore,
-        timeout_s=None if time_limit_s is None else time_limit_s + max(LEAST_GRACE_S, GRACE_SHARE * time_limit_s),
-        log_path=folder.log,
-    )
-    measurement = _as_measurement(result, folder)
-    if profiled is not None and measurement.allocated_peak_bytes is None:
-        measurement = with_allocated_peak(measurement, profiled.run_peak_bytes)
-    if diverged(measurement):
-        measurement = as_failure(measurement)
-    folder.keep(measurement)
+    folder, began_s = RunFolder(Path(output_dir)), time.perf_counter()
+    with folder.locked():
+        folder.claim(plan, resume=resume)
+        if (finished := folder.finished()) is not None:
+            return finished
+        profiled = _profiled_step(plan, folder, on_event or _ignore) if profile else None
+        if isinstance(profiled, Measurement):
+            return profiled
+        result = isolated(
+            run_in_this_process,
+            plan,
+            folder.path,
+            time_limit_s=time_limit_s,
+            save_every_s=save_every_s,
+            benchmark=benchmark,
+            on_event=on_event or _ignore,
+            timeout_s=None if time_limit_s is None else time_limit_s + max(LEAST_GRACE_S, GRACE_SHARE * time_limit_s),
+            log_path=folder.log,
+        )
+        measurement = _as_measurement(result, folder)
+        if profiled is not None and measurement.allocated_peak_bytes is None:
+            measurement = with_allocated_peak(measurement, profiled.run_peak_bytes)
+        measurement = dataclasses.replace(measurement, wall_s=time.perf_counter() - began_s)
+        folder.keep(measurement)
     return measurement
 
 
@@ -113,8 +114,6 @@ def run_in_this_process(
         device_peak_bytes=watch.peak_bytes,
         baseline_bytes=watch.first_bytes,
     )
-    if diverged(measurement):
-        return measurement
     if benchmark is None or measurement.outcome != "completed" or trained.model is None:
         return with_final_metrics(measurement, trained)
     (on_event or _ignore)({"kind": "phase", "name": "benchmark"})

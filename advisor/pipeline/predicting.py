@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from advisor.core.budget import Budget
-from advisor.core.cost import CostEstimate
+from advisor.core.cost import CostEstimate, QualityEstimate
 from advisor.core.data import DataProfile
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import InputError
@@ -39,7 +39,8 @@ DEFAULT_SEQ_LENGTH = 128
 class Configuration:
     """One exact configuration and where it would run, looked at and found usable.
 
-    ``evaluation`` says whether the run evaluates on the held-out rows.
+    ``evaluation`` says whether the run evaluates on the held-out rows; ``quality`` is what a plan promises, which rests
+    on its evidence and is the same on every device.
     """
 
     device: DeviceProfile
@@ -49,6 +50,7 @@ class Configuration:
     data: DataProfile | None
     budget: Budget
     evaluation: bool = True
+    quality: QualityEstimate | None = None
 
 
 def predict(
@@ -156,7 +158,10 @@ def configure_plan(
     check_strategy(get_strategy(plan.strategy.method), plan.strategy, plan.model)
     check_length(plan.model, plan.execution.max_seq_length)
     profile = named_device(device or plan.device) or this_machine(on_event)
-    return Configuration(profile, plan.model, plan.strategy, plan.execution, plan.data_profile, plan.budget, evaluation)
+    return Configuration(
+        *(profile, plan.model, plan.strategy, plan.execution, plan.data_profile, plan.budget, evaluation),
+        quality=plan.predicted.quality if plan.predicted is not None else None,
+    )
 
 
 def cost_model_for(device: DeviceProfile, on_event: OnEvent | None = None, *, evaluation: bool = True) -> CostModel:
@@ -188,7 +193,7 @@ def predict_configuration(configuration: Configuration, on_event: OnEvent | None
     cost_model = cost_model_for(configuration.device, on_event, evaluation=configuration.evaluation)
     data = configuration.data
     phase(on_event, "tracing the training step")
-    return cost_model.estimate(
+    cost = cost_model.estimate(
         configuration.model,
         configuration.strategy,
         configuration.execution,
@@ -196,6 +201,7 @@ def predict_configuration(configuration: Configuration, on_event: OnEvent | None
         configuration.budget,
         same_length=data is None,
     )
+    return cost if configuration.quality is None else dataclasses.replace(cost, quality=configuration.quality)
 
 
 def _strategy_config(strategy: Strategy, knobs: Knobs | Mapping[str, Any], model: ModelSpec) -> StrategyConfig:

@@ -49,7 +49,7 @@ def run(
         PlanError: the plan is damaged, newer than this version, or inconsistent.
         DataError: its task is predicted only.
         OutputError: the folder is occupied, read-only or too full.
-        RunFailed: out of memory or crashed; ``record.json`` says how.
+        RunFailed: diverged, out of memory or crashed; ``record.json`` says how.
         InterruptedByUser: Ctrl-C; a checkpoint is kept and the message says how to resume.
     """
     directory = Path(output_dir)
@@ -90,7 +90,7 @@ def run(
     )
     write_text_atomically(directory / RECORD_FILE, to_json(record))
     if measurement.outcome != "completed":
-        raise _failure(measurement, directory)
+        raise _failure(plan, measurement, directory)
     if measurement.energy_j is not None and not listener.resumed_from_step:
         from advisor.hardware.energy import remember_power
 
@@ -143,12 +143,19 @@ def _kept_record(path: Path, plan: Plan) -> RunRecord | None:
     return record if record.plan == plan and record.measurement.outcome == "completed" else None
 
 
-def _failure(measurement: Measurement, directory: Path) -> RunFailed:
+def _failure(plan: Plan, measurement: Measurement, directory: Path) -> RunFailed:
+    record = directory / RECORD_FILE
+    if measurement.outcome == "diverged":
+        return RunFailed(
+            f"training must converge, but it diverged: {measurement.reason}; there is no result",
+            fix=f"lower strategy.learning_rate in the plan, which is {plan.strategy.learning_rate:g}, and run it into "
+            f"another --output; {record} has the losses",
+        )
     rule = {
         "out_of_memory": "the run must fit the device's memory, but it ran out",
         "over_time": "the run must end within its time, but did not",
     }.get(measurement.outcome, "the run did not finish")
     return RunFailed(
         f"{rule}: {measurement.reason}",
-        fix=f"{directory / RECORD_FILE} has what was measured; --resume continues from the last checkpoint",
+        fix=f"{record} has what was measured; --resume continues from the last checkpoint",
     )

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from advisor.core.cost import CostEstimate, InferenceEstimate, MemoryEstimate, TimeEstimate
 from advisor.core.units import format_bytes, format_count, format_duration, format_energy
-from advisor.reporting.text import format_interval, format_share, make_table, remark, say
+from advisor.reporting.text import format_interval, format_rate, format_share, make_table, print_table, remark, say
 
 _PART_OF_MEMORY = {"workspace_bytes": "library workspaces", "context_bytes": "process and context"}
 """What a part of the memory is called, if its field does not say it."""
@@ -44,7 +44,7 @@ def print_cost(console: Console, estimate: CostEstimate, *, title: str) -> None:
         table.add_row(quality.metric.title, value, interval, quality.evidence, quality.basis)
         if quality.p_at_least is not None:
             table.add_row("probability of the minimum", f"{quality.p_at_least:.0%}", "", "", "")
-    console.print(table)
+    print_table(console, table, dispensable=("source", "evidence"))
     _print_sum(console, f"device peak during {estimate.memory.peak_phase}", _memory_parts(estimate.memory))
     if estimate.time is not None:
         _print_time_notes(console, estimate.time)
@@ -68,17 +68,17 @@ def _add_memory(table: Table, memory: MemoryEstimate) -> None:
 
 def _add_time(table: Table, time: TimeEstimate) -> None:
     _add(table, "one optimizer step", time, "step_s", format_duration)
-    _add(table, "samples per second", time, "samples_per_s", _speed)
+    _add(table, "samples per second", time, "samples_per_s", format_rate)
     if time.total_s == time.step_s:
         return
-    _add(table, "tokens per second", time, "tokens_per_s", _speed)
+    _add(table, "tokens per second", time, "tokens_per_s", format_rate)
     _add(table, "whole run", time, "total_s", format_duration)
     if (speed := time.inference) is not None:
-        _add(table, "inference, samples per second", speed, "samples_per_s", _speed)
-        _add(table, "inference, tokens per second", speed, "tokens_per_s", _speed)
+        _add(table, "inference, samples per second", speed, "samples_per_s", format_rate)
+        _add(table, "inference, tokens per second", speed, "tokens_per_s", format_rate)
         if speed.decode_tokens_per_s is not None:
             sources = ("extrapolated", "bandwidth")
-            _add(table, "decoding, tokens per second", speed, "decode_tokens_per_s", _speed, sources)
+            _add(table, "decoding, tokens per second", speed, "decode_tokens_per_s", format_rate, sources)
     if time.energy_j is not None:
         _add(table, "energy", time, "energy_j", format_energy, (time.evidence, "power x time"))
 
@@ -93,10 +93,6 @@ def _add(
 ) -> None:
     interval = format_interval(part.intervals.get(name), show)
     table.add_row(label, show(getattr(part, name)), interval, *(sources or (part.evidence, part.basis)))
-
-
-def _speed(value: float) -> str:
-    return f"{value:.3g}"
 
 
 def _print_time_notes(console: Console, time: TimeEstimate) -> None:

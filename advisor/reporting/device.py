@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from advisor.core.device import PARTIAL_FACT, DeviceProfile, Rate
 from advisor.core.units import counted, format_bytes, format_duration
-from advisor.reporting.text import make_table, remark
+from advisor.reporting.text import format_rate, make_table, print_table, remark
 
 QUIET_FACTS = ("left out: ", "dtype ", "attention ", PARTIAL_FACT, "libraries")
 """Facts that stand in a table or a warning, or that only the profile's file and ``--json`` need."""
@@ -61,9 +61,9 @@ def _groups(profile: DeviceProfile) -> list[Group]:
     slow = all(rate.value < 1e12 for rate in profile.flops_per_s.values())
     unit, size = ("GFLOP/s", 1e9) if slow else ("TFLOP/s", 1e12)
     groups: list[Group] = [
-        ("matrix products", unit, products, lambda value: _three_digits(value / size)),
-        ("attention", unit, attention, lambda value: _three_digits(value / size)),
-        ("bandwidths", "GB/s", profile.bytes_per_s, lambda value: _three_digits(value / 1e9)),
+        ("matrix products", unit, products, lambda value: format_rate(value / size)),
+        ("attention", unit, attention, lambda value: format_rate(value / size)),
+        ("bandwidths", "GB/s", profile.bytes_per_s, lambda value: format_rate(value / 1e9)),
         ("overheads", "", profile.overhead_s, format_duration),
     ]
     return [group for group in groups if group[2]]
@@ -72,14 +72,14 @@ def _groups(profile: DeviceProfile) -> list[Group]:
 def _print_rates(console: Console, title: str, unit: str, rates: dict[str, Rate], show: Callable[[float], str]) -> None:
     """One line a key; of its points the range and how many there are."""
     table = make_table(title, ">rate" if unit else ">time", ">spread", ">range", no_wrap=True)
-    table.add_column("source", style="dim")
+    table.add_column("source", style="dim", overflow="fold")
     summaries = [key for key in rates if key.rpartition("/")[0] not in rates or not _is_point(key)]
     for key in summaries:
         points = [rate.value for name, rate in rates.items() if name.rpartition("/")[0] == key and _is_point(name)]
         span = f"{show(min(points))} – {show(max(points))}" if len(points) > 1 else ""
         spread = f"±{rates[key].spread:.0%}" if rates[key].spread else ""
         table.add_row(escape(key), f"{show(rates[key].value)} {unit}".rstrip(), spread, span, escape(rates[key].source))
-    console.print(table)
+    print_table(console, table, dispensable=("source", "range", "spread"))
 
 
 def _is_point(key: str) -> bool:
@@ -96,7 +96,7 @@ def print_device_list(console: Console, profiles: list[DeviceProfile]) -> None:
         name = profile.name.removeprefix("NVIDIA ")
         rates = _fastest_rates(profile)
         table.add_row(profile.id, name, format_bytes(profile.memory_bytes), *rates, profile.basis)
-    console.print(table)
+    print_table(console, table, dispensable=("source", "GB/s", "TFLOP/s", "name"))
 
 
 def _fastest_rates(profile: DeviceProfile) -> tuple[str, str]:
@@ -104,10 +104,6 @@ def _fastest_rates(profile: DeviceProfile) -> tuple[str, str]:
     matrix = max((rate.value for dtype, rate in profile.flops_per_s.items() if dtype in profile.dtypes), default=None)
     memory = profile.bytes_per_s.get("memory")
     return (
-        "?" if matrix is None else _three_digits(matrix / 1e12),
-        "?" if memory is None else _three_digits(memory.value / 1e9),
+        "?" if matrix is None else format_rate(matrix / 1e12),
+        "?" if memory is None else format_rate(memory.value / 1e9),
     )
-
-
-def _three_digits(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from advisor.core.units import format_bytes
 from advisor.costmodel.explain.records import PeakExplanation, PeakShare, TensorGroup
-from advisor.reporting.text import format_change, format_share, make_table, remark, say
+from advisor.reporting.text import format_change, format_share, make_table, print_table, remark, say
 from advisor.search.sensitivity import ChangeComparison, Effect
 
 BAR_WIDTH = 32
@@ -130,7 +130,7 @@ def _print_bars(console: Console, title: str, shares: Sequence[PeakShare], total
         bar = "█" * round(BAR_WIDTH * share.live_bytes / longest) or "▏"
         part = format_share(share.live_bytes / total_bytes) if total_bytes else ""
         table.add_row(escape(share.name), format_bytes(share.live_bytes), part, f"[cyan]{bar}[/cyan]")
-    console.print(table)
+    print_table(console, table)
 
 
 def _tensor_row(group: TensorGroup) -> tuple[str, str, str, str, str]:

@@ -19,6 +19,7 @@ from advisor.reporting.text import (
     format_quality,
     format_strategy,
     make_table,
+    print_table,
     remark,
     say,
 )
@@ -54,7 +55,7 @@ def print_recommendation(console: Console, recommendation: Recommendation, *, li
         table = make_table("method", "reason", title="Outside the budget or not possible")
         for rejected in recommendation.rejected:
             table.add_row(f"[bold]{rejected.method}[/bold]", rejected.reason)
-        console.print(table)
+        print_table(console, table)
     evaluated, replays = recommendation.evaluated, recommendation.replays
     say(console, f"{evaluated:,} configurations evaluated, {replays:,} of them with a replay of the memory allocator")
     for advice in recommendation.advice:
@@ -75,7 +76,7 @@ def print_study(console: Console, result: TuneResult) -> None:
         loss = f"{last.nll:.4f}" if last.nll is not None else "–"
         configuration = f"{trial.strategy.method} {format_strategy(trial.strategy)}"
         table.add_row(str(trial.number), configuration, trial.verdict, str(last.train_rows), metric, loss)
-    console.print(table)
+    print_table(console, table, dispensable=(LOSS.title,))
     if result.pareto:
         title = "Pareto front of quality, memory and time"
         table = make_table("trial", "method", result.metric.title, "device peak", "final run", title=title)
@@ -83,7 +84,7 @@ def print_study(console: Console, result: TuneResult) -> None:
             memory = format_bytes(point.device_peak_bytes) if point.device_peak_bytes is not None else "–"
             total = format_duration(point.total_s) if point.total_s is not None else "–"
             table.add_row(str(point.trial), point.method, result.metric.show(point.metric), memory, total)
-        console.print(table)
+        print_table(console, table)
     for never in result.never_started:
         remark(console, f"not started: {never.method}: {never.reason}")
     best = result.best.strategy
@@ -97,7 +98,7 @@ def _print_ranked(console: Console, recommendation: Recommendation, limit: int) 
     shown = list(enumerate(recommendation.ranked[:limit], start=1))
     for index, ranked in shown:
         table.add_row(*_ranked_row(index, ranked))
-    console.print(table)
+    print_table(console, table, dispensable=("source",))
     for index, ranked in shown:
         say(console, f"[bold]{index}[/bold] {ranked.plan.strategy.method}: {ranked.reason}")
     best = recommendation.ranked[0]

@@ -13,7 +13,7 @@ from advisor.core.serialization import to_dict
 from advisor.core.units import format_duration, format_energy
 from advisor.reporting.benchmark import PREDICTED_AS, print_benchmark
 from advisor.reporting.cost import PART_LABELS
-from advisor.reporting.text import format_change, format_quantity, make_table, remark
+from advisor.reporting.text import format_change, format_quantity, make_table, print_table, remark
 from advisor.reporting.verification import QUALITY_QUANTITY
 
 _LABELS = {
@@ -33,7 +33,10 @@ def print_run(console: Console, record: RunRecord) -> None:
     """Print the result of the run, then predicted and measured figures."""
     measurement = record.measurement
     metrics = ", ".join(f"{name} {value:.4g}" for name, value in measurement.metrics.items())
-    console.print(f"[bold]{record.plan.strategy.method}[/bold] trained in {format_duration(measurement.total_s)}")
+    trained = f"[bold]{record.plan.strategy.method}[/bold] trained in {format_duration(measurement.total_s)}"
+    if measurement.wall_s is not None:
+        trained += f"; {format_duration(measurement.wall_s)} by the clock, with starting up and profiling"
+    console.print(trained)
     if measurement.benchmark is not None:
         print_benchmark(console, measurement.benchmark, _predicted(record))
         console.print()
@@ -64,9 +67,9 @@ def _print_verification(console: Console, record: RunRecord) -> None:
     if not record.verifications:
         remark(console, "The plan contains no predictions, so there is nothing to verify.")
         return
-    console.print(_verification_table(record))
+    print_table(console, _verification_table(record), dispensable=("error", "90 % interval"))
     if record.measurement.parts_s:
-        console.print(_parts_table(record))
+        print_table(console, _parts_table(record), dispensable=("predicted",))
     for note in record.plan.predicted.notes if record.plan.predicted is not None else ():
         remark(console, note)
 
@@ -85,6 +88,7 @@ def run_answer(record: RunRecord) -> dict[str, Any]:
             "reserved_peak_bytes": measurement.reserved_peak_bytes,
             "device_peak_bytes": measurement.device_peak_bytes,
             "total_s": measurement.total_s,
+            "wall_s": measurement.wall_s,
             "trainable_parameters": measurement.trainable_parameters,
             "achieved_sparsity": measurement.achieved_sparsity,
         },

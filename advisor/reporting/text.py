@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.measure import Measurement
+from rich.table import Column, Table
 
 from advisor.core.cost import Interval, QualityEstimate
 from advisor.core.metrics import Metric
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.core.units import format_bytes, format_duration, format_energy
+
+LEAST_MULTIPLE = 2.0
+"""A change by more than this share is told as a multiple."""
 
 
 def make_table(*columns: str, title: str | None = None, no_wrap: bool = False) -> Table:
@@ -26,8 +30,39 @@ def make_table(*columns: str, title: str | None = None, no_wrap: bool = False) -
     """
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column.removeprefix(">"), justify="right" if column[:1] == ">" else "left", no_wrap=no_wrap)
+        side: Literal["left", "right"] = "right" if column[:1] == ">" else "left"
+        table.add_column(column.removeprefix(">"), justify=side, no_wrap=no_wrap, overflow="fold")
     return table
+
+
+def print_table(console: Console, table: Table, *, dispensable: Sequence[str] = ()) -> None:
+    """Print a table without cutting anything.
+
+    Where the console is too narrow, columns are left out, then cells are folded.
+
+    Args:
+        console: Where to print.
+        table: All of it.
+        dispensable: Headings of the columns that may be left out, the first one first.
+    """
+    for heading in dispensable:
+        if _fits(console, table):
+            break
+        table.columns = [column for column in table.columns if column.header != heading]
+    if not _fits(console, table):
+        for column in table.columns:
+            column.no_wrap = False
+    console.print(table)
+
+
+def _fits(console: Console, table: Table) -> bool:
+    widths = [column_width(console, column) for column in table.columns]
+    return sum(widths) + max(0, len(widths) - 1) <= console.width
+
+
+def column_width(console: Console, column: Column) -> int:
+    """Of the widest cell, the heading included."""
+    return max(Measurement.get(console, console.options, cell).maximum for cell in (column.header, *column.cells))
 
 
 def say(console: Console, markup: str) -> None:
@@ -49,8 +84,15 @@ def print_methods(console: Console, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def format_change(value: float, digits: int = 1) -> str:
-    """A signed share as a percentage: ``"+4.2 %"``."""
+    """A signed share as a percentage: ``"+4.2 %"``; a multiple where that is easier to read: ``"15x"``."""
+    if value >= LEAST_MULTIPLE:
+        return f"{format_rate(1 + value)}x"
     return f"{value:+.{digits}%}".replace("%", " %")
+
+
+def format_rate(value: float) -> str:
+    """A number of three digits or more, never with an exponent: ``"74.5"``, ``"6,120"``."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def format_share(value: float) -> str:
@@ -103,7 +145,7 @@ def format_quantity(quantity: str, value: float, metric: Metric | None = None) -
     if quantity.endswith("_bytes"):
         return format_bytes(value)
     if quantity.endswith("_per_s"):
-        return f"{value:.3g}"
+        return format_rate(value)
     if quantity.endswith("_j"):
         return format_energy(value)
     if quantity.endswith("_s"):

@@ -36,7 +36,8 @@ def training_arguments(
 
     Gradient checkpointing is not among them: the built model already has it switched on, so that the traced model and
     the trained one are the same object graph. Nor is LoRA-FA's optimizer, which the Trainer is handed ready made.
-    Checkpoints are requested by a callback, never by the Trainer's own schedule.
+    Checkpoints are requested by a callback, never by the Trainer's own schedule. Its filter of infinite losses is off:
+    it would hide that a run diverges, and it waits for the backward pass of each micro-batch.
 
     Args:
         strategy: Learning rate, schedule, epochs, clipping.
@@ -77,6 +78,7 @@ def training_arguments(
         save_total_limit=CHECKPOINTS_KEPT,
         logging_steps=logging_steps,
         logging_first_step=True,
+        logging_nan_inf_filter=False,
         dataloader_num_workers=0,  # rows lie tokenised in memory: making a batch takes less than handing it over
         remove_unused_columns=False,
         report_to="none",
@@ -93,16 +95,13 @@ def _on_the_device(execution: ExecutionPlan, backend: Backend) -> dict[str, Any]
     """What lets the host run ahead of a GPU: nothing waits for the device between two logged losses.
 
     Batches are copied from pinned memory without waiting for the copy (on the stream, which orders it before its use).
-    The Trainer's filter of infinite losses reads each micro-batch's loss back and so waits for the whole backward pass;
-    without it a diverged run's logged loss is NaN, as it should be. TF32 is stated either way: what an earlier run of
-    the process chose does not last.
+    TF32 is stated either way: what an earlier run of the process chose does not last.
     """
     if backend.is_host:
         return {"dataloader_pin_memory": False}
     return {
         "dataloader_pin_memory": True,
         "accelerator_config": {"non_blocking": True},
-        "logging_nan_inf_filter": False,
         "tf32": execution.tf32,
     }
 

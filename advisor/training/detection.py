@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import get_args
 
 from advisor.core.data import ReadOptions
-from advisor.core.errors import DataError, InputError
+from advisor.core.errors import DataError, InputError, ModelError
+from advisor.core.serialization import read_json
 from advisor.core.tasks import TASKS
 from advisor.training.data.formats import Doubt
 from advisor.training.data.resolving import first_look
@@ -111,11 +111,13 @@ def _pretraining(source: str) -> tuple[bool | None, bool]:
     if path.suffix == ".gguf":
         return True, False
     config_file = path / "config.json" if path.is_dir() else path
-    try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-        names = [str(name) for name in config.get("architectures") or []]
-    except (OSError, ValueError, AttributeError):
+    if not config_file.is_file():
         return None, False
+    config = read_json(config_file, what="the model's config.json", error=ModelError)
+    if not isinstance(config, dict):
+        return None, False
+    listed = config.get("architectures")
+    names = [str(name) for name in listed] if isinstance(listed, list) else []
     causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names) if names else None
     pairs = bool(config.get("is_encoder_decoder"))
     return causal, pairs and any(name.endswith("ForConditionalGeneration") for name in names)

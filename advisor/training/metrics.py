@@ -82,11 +82,19 @@ def computed_metrics(metrics: Sequence[Metric], columns: Mapping[str, Any]) -> d
             continue
         with contextlib.suppress(ValueError):
             found[metric.name] = metric.compute(columns)
-    return {name: value for name, value in found.items() if math.isfinite(value)}
+    return finite(found)
 
 
 def held_out_metrics(logged: Mapping[str, float]) -> dict[str, float]:
-    """The Trainer's ``eval_*`` figures under our names: its timings are dropped, ours replace its batch-mean loss."""
+    """The Trainer's ``eval_*`` figures under our names: its timings are dropped, ours replace its batch-mean loss.
+
+    Those that are no finite numbers are left out: a run without a held-out loss has diverged.
+    """
     bare = {name.removeprefix("eval_"): float(value) for name, value in logged.items()}
     kept = {name: value for name, value in bare.items() if name in METRICS}
-    return kept | {LOSS.name: bare.get(NLL, float(logged.get(LOSS.name, math.nan)))}
+    return finite(kept | {LOSS.name: bare.get(NLL, float(logged.get(LOSS.name, math.nan)))})
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Those of the figures that are finite numbers."""
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}

@@ -129,6 +129,11 @@ def source_kind(source: str) -> SourceKind:
         ModelError: it looks like a path, but nothing is there.
     """
     path = Path(source).expanduser()
+    if path.is_symlink() and not path.exists():
+        raise ModelError(
+            f"a link must lead to a model, but {source} leads nowhere, or round in a circle",
+            fix="name the folder that holds config.json and the weights",
+        )
     if source and path.is_dir():
         return "folder"
     if path.is_file():

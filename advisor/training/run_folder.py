@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from advisor.core.errors import OutputError
 from advisor.core.plan import Plan, load_plan
 from advisor.core.run import Measurement
 from advisor.core.serialization import from_dict, read_json, to_dict, to_json
-from advisor.core.store import ensure_writable_dir, write_text_atomically
+from advisor.core.store import ensure_writable_dir, file_lock, write_text_atomically
 from advisor.core.strategy import StrategyConfig
 from advisor.strategies import get_strategy
 from advisor.training.sources import ADAPTER_CONFIG
@@ -33,7 +34,7 @@ class RunFolder:
     ``plan.json``: what was asked for. ``checkpoints/``: the Trainer's. ``model/``: the result, there only when whole;
     beside the adapter of a local model that classifies, ``model/base/`` is that model with the user's labels (links to
     its weights). ``measurement.json``: raw figures, written last. ``step_profile.json``: the profiled step.
-    ``run.log``: what libraries said.
+    ``run.log``: what libraries said. ``.run.lock``: held by the process that runs it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,6 +45,22 @@ class RunFolder:
         self.measurement = path / "measurement.json"
         self.step_profile = path / "step_profile.json"
         self.log = path / "run.log"
+        self.lock = path / ".run.lock"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """No other process runs a plan in this folder meanwhile.
+
+        Raises:
+            OutputError: another process does, or the folder cannot be written.
+        """
+        ensure_writable_dir(self.path)
+        busy = OutputError(
+            f"one process at a time may run a plan in {self.path}, but another one does",
+            fix="wait until it has ended, or name another --output",
+        )
+        with file_lock(self.lock, busy=busy):
+            yield
 
     def claim(self, plan: Plan, *, resume: bool) -> None:
         """Make the folder this plan's own; nothing that exists is overwritten.
@@ -52,7 +69,7 @@ class RunFolder:
             OutputError: it is occupied, belongs to another plan, is a file, read-only or full.
         """
         ensure_writable_dir(self.path)
-        entries = sorted(entry.name for entry in self.path.iterdir())
+        entries = sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith(self.lock.name))
         if not entries:
             plan.save(self.plan)
             return
@@ -73,12 +90,13 @@ class RunFolder:
             )
 
     def finished(self) -> Measurement | None:
-        """The figures of a run that has completed here."""
-        if not self.measurement.exists() or not self.model.is_dir():
+        """The figures of a run that has come to its end here; one that diverged would diverge again."""
+        if not self.measurement.exists():
             return None
         values = read_json(self.measurement, what="the measurement", error=OutputError)
         measurement = from_dict(Measurement, values, what=str(self.measurement), error=OutputError)
-        return measurement if measurement.outcome == "completed" else None
+        whole = measurement.outcome == "completed" and self.model.is_dir()
+        return measurement if whole or measurement.outcome == "diverged" else None
 
     def keep(self, measurement: Measurement) -> None:
         """Write the figures."""

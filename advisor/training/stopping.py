@@ -1,4 +1,4 @@
-"""Ending a run early and cleanly: Ctrl-C and the time limit."""
+"""Ending a run early and cleanly: Ctrl-C, the time limit, and weights that are no numbers any more."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import time
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from torch import nn
 from transformers import TrainerCallback
 
-StopReason = Literal["interrupted", "over_time"]
+StopReason = Literal["interrupted", "over_time", "diverged"]
 
 
 class StopRun(Exception):
@@ -71,6 +72,12 @@ class StopSwitch(TrainerCallback):
         if self.reason is not None:
             control.should_training_stop = True
 
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, model: Any = None, **kwargs: Any) -> None:
+        """A single loss may overflow in half precision, and the step is skipped; weights do not recover."""
+        if self.reason is None and not math.isfinite((logs or {}).get("loss", 0.0)) and not finite_weights(model):
+            self.reason = "diverged"
+            control.should_training_stop = True
+
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.reason is not None:
             control.should_evaluate = False
@@ -83,3 +90,9 @@ class StopSwitch(TrainerCallback):
         self.reason = "interrupted"
         if self._interrupts > 1 or not self._stepping:
             raise KeyboardInterrupt
+
+
+def finite_weights(model: nn.Module) -> bool:
+    """Whether all trained weights are finite numbers."""
+    trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
+    return all(bool(parameter.isfinite().all()) for parameter in trained if parameter.is_floating_point())

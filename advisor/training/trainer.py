@@ -14,6 +14,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, set_seed
 
 from advisor.core.events import Event
+from advisor.core.metrics import LOSS
 from advisor.core.plan import ExecutionPlan, Plan
 from advisor.core.run import SAVE_EVERY_S, Measurement
 from advisor.core.store import ensure_writable_dir
@@ -69,7 +70,7 @@ def train(
         save_every_s: About how often a checkpoint is written.
 
     Returns:
-        What was measured; its outcome is ``completed``, ``interrupted`` or ``over_time``.
+        What was measured; its outcome is ``completed``, ``diverged``, ``interrupted`` or ``over_time``.
 
     Raises:
         InputError: the plan cannot be run here, or the output folder cannot be used.
@@ -181,6 +182,8 @@ class _Run:
             trainer = self._assemble(data, tokenizer, model)
             self._train(trainer, checkpoint)
             metrics = self._final_metrics(trainer)
+            if LOSS.name not in metrics:
+                raise StopRun("diverged")
             self._save(model, tokenizer)
             self.trained.model, self.trained.tokenizer, self.trained.data = model, tokenizer, data
         except StopRun as stop:

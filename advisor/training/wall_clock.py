@@ -17,7 +17,11 @@ Part = Literal["data", "loading", "set_up", "training", "fitting", "saving"]
 LEAST_STEPS = 3
 """Fewer steps cannot tell what the first one took beyond the others."""
 
-STOPPED: dict[StopReason, str] = {"interrupted": "stopped by Ctrl-C", "over_time": "the time limit was reached"}
+STOPPED: dict[StopReason, str] = {
+    "interrupted": "stopped by Ctrl-C after {steps} optimizer steps; resume to continue from there",
+    "over_time": "the time limit was reached after {steps} optimizer steps; resume to continue from there",
+    "diverged": "after {steps} optimizer steps the weights or the loss are no finite numbers",
+}
 
 
 class RunAccount:
@@ -87,8 +91,7 @@ class RunAccount:
     def stopped(self, why: StopReason, *, checkpoints_s: float) -> Measurement:
         """The figures of a run that was stopped."""
         done = len(self.clock.step_times_s)
-        reason = f"{STOPPED[why]} after {done} optimizer steps; resume to continue from there"
-        return self._measurement(why, reason, {}, checkpoints_s)
+        return self._measurement(why, STOPPED[why].format(steps=done), {}, checkpoints_s)
 
     def _measurement(
         self, outcome: Outcome, reason: str, metrics: dict[str, float], checkpoints_s: float

@@ -119,5 +119,5 @@ def test_read_json_names_what_is_wrong_with_the_file(tmp_path) -> None:
     binary.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="readable text"):
         read_json(binary, what="the plan")
-    with pytest.raises(InputError, match="readable text"):
+    with pytest.raises(InputError, match="is a folder"):
         read_json(tmp_path, what="the plan")

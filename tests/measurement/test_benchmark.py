@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,9 +13,8 @@ import pytest
 from advisor.core.benchmark import BenchmarkSettings, predictions_file
 from advisor.core.metrics import ACCURACY, CLASSIFICATION, LABEL, LOSS, PREDICTED, PROBABILITY
 from advisor.core.plan import Plan
-from advisor.core.run import Measurement, RunRecord
+from advisor.core.run import Measurement
 from advisor.core.serialization import from_dict, to_dict
-from advisor.measurement import benchmark
 from advisor.measurement.efficiency import drift_figures, efficiency_figures, run_warnings
 from advisor.measurement.run import run_in_this_process
 from advisor.training.data.loading import load_rows
@@ -24,7 +22,6 @@ from advisor.training.data.predictions import ITEM, read_predictions, write_pred
 from advisor.training.data.rows import row_key
 from advisor.training.quality_report import quality_report
 from advisor.training.run_samples import FetchedRows, MemorySample, RunSamples, warm_up_steps
-from tests.core.records import make_plan
 from tests.training import training_runs
 
 
@@ -156,19 +153,6 @@ def test_a_run_whose_best_evaluation_was_never_saved_says_so() -> None:
     (warning,) = run_warnings(evaluated(0.5, 0.6, 0.95, 0.8, 0.9, saved=0.9), ACCURACY)
     assert "accuracy 0.950 at step 30, of the saved model 0.900" in warning
     assert run_warnings(evaluated(0.5, 0.6, 0.95, 0.8, 0.9, saved=0.95), ACCURACY) == ()  # the best was kept
-
-
-def test_a_diverged_run_is_a_failure_that_can_be_read_again() -> None:
-    measured = Measurement(
-        "completed", metrics={"eval_loss": math.nan, "accuracy": 0.5}, metric_history=((3, {"eval_loss": math.nan}),),
-        step_times_s=(1.0,) * 3,
-    )  # fmt: skip
-    assert benchmark.diverged(measured)
-    assert not benchmark.diverged(dataclasses.replace(measured, metrics={"eval_loss": 0.5}))
-    failed = benchmark.as_failure(measured)
-    assert failed.outcome == "failed" and "diverged: after 3 steps" in failed.reason
-    record = RunRecord(make_plan(), failed, (), "cpu", {}, "now", "out")
-    assert from_dict(RunRecord, to_dict(record), what="it") == record
 
 
 def test_predictions_of_any_shape_come_back(tmp_path: Path) -> None:

@@ -81,7 +81,6 @@ def test_nothing_on_a_gpu_waits_for_the_device_between_two_logged_losses() -> No
     options = _on_the_device(ExecutionPlan(4, tf32=True), get_backend("cuda"))
     assert options["dataloader_pin_memory"] is True
     assert options["accelerator_config"] == {"non_blocking": True}
-    assert options["logging_nan_inf_filter"] is False
     assert options["tf32"] is True
     assert _on_the_device(ExecutionPlan(4), get_backend("cuda"))["tf32"] is False
     assert _on_the_device(ExecutionPlan(4, tf32=True), get_backend("cpu")) == {"dataloader_pin_memory": False}

@@ -75,7 +75,7 @@ def judge(setting: StudyContext, plan: Plan, train_rows: int, measurement: Measu
     nll = measurement.metrics.get(LOSS.name)
     metric = setting.metric.measured(measurement.metrics)
     completed = measurement.outcome == "completed"
-    diverged = completed and nll is None
+    diverged = measurement.outcome == "diverged" or (completed and nll is None)
     projected_s = _projected_total_s(setting, plan, measurement) if completed else None
     return Evaluation(
         train_rows=train_rows,

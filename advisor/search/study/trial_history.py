@@ -32,7 +32,7 @@ def verdict_of(evaluations: tuple[Evaluation, ...], top_rows: int) -> tuple[Tria
         return "out_of_memory", newest.reason or "the run ran out of memory"
     if newest.outcome == "over_time":
         return "over_time", newest.reason or "the run took longer than the time budget"
-    if newest.outcome != "completed":
+    if newest.outcome not in ("completed", "diverged"):
         return "failed", newest.reason or f"the run ended as {newest.outcome}"
     if violated:
         return "infeasible", f"measured above the budget: {', '.join(violated)}"

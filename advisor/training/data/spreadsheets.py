@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from advisor.core.data import ReadOptions
 from advisor.core.errors import DataError
 from advisor.training.data.delimited import looks_like_a_header
+from advisor.training.data.text_files import check_size, largest_bytes
 
 CELL_CHARACTERS = 32_767
 """Longest text of a cell (Excel's specifications and limits): exports cut longer ones without a word."""
@@ -37,7 +39,7 @@ def read_sheet(path: Path, content: bytes, options: ReadOptions, known_names: fr
     """The first sheet of a workbook, or the one that is named.
 
     Raises:
-        DataError: openpyxl is not installed, this is no workbook, or there is no such sheet.
+        DataError: openpyxl is not installed, this is no workbook, too large a one, or there is no such sheet.
     """
     try:
         import openpyxl
@@ -46,6 +48,12 @@ def read_sheet(path: Path, content: bytes, options: ReadOptions, known_names: fr
             f"reading {path} needs openpyxl, which is not installed",
             fix='pip install "finetune-advisor[excel]", or save the sheet as CSV',
         ) from None
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            unpacked_bytes = sum(member.file_size for member in archive.infolist())
+    except zipfile.BadZipFile:
+        unpacked_bytes = 0  # openpyxl says what is wrong
+    check_size(path, unpacked_bytes, largest_bytes())
     try:
         book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
     except Exception as failure:  # the library raises what its XML and ZIP readers raise
@@ -59,7 +67,14 @@ def read_sheet(path: Path, content: bytes, options: ReadOptions, known_names: fr
             fix=f"choose from {', '.join(book.sheetnames)}",
         )
     sheet = book[options.sheet or book.sheetnames[0]]
-    rows = [[_value(cell) for cell in cells] for cells in sheet.iter_rows(values_only=True)]
+    sheet.reset_dimensions()  # the file may claim a million rows of sixteen thousand cells
+    try:
+        rows = [row for cells in sheet.iter_rows(values_only=True) if (row := _filled(cells))]
+    except Exception as failure:  # as above
+        raise DataError(
+            f"a sheet must be whole, but reading {sheet.title!r} of {path} failed: {failure}",
+            fix="save it again as .xlsx or .csv",
+        ) from None
     return _with_names(path, _trimmed(rows), options, known_names, book.sheetnames, sheet.title)
 
 
@@ -68,11 +83,18 @@ def _value(cell: Any) -> Any:
     return None if isinstance(cell, str) and cell.startswith("#") and cell.endswith(("!", "?", "/A")) else cell
 
 
+def _filled(cells: Sequence[Any]) -> list[Any]:
+    """A row up to its last cell that holds something."""
+    row = [_value(cell) for cell in cells]
+    while row and row[-1] is None:
+        row.pop()
+    return row
+
+
 def _trimmed(rows: list[list[Any]]) -> list[list[Any]]:
-    """Rows with something in them, up to the last column that has something."""
-    rows = [row for row in rows if any(value is not None for value in row)]
-    width = max((i + 1 for row in rows for i, value in enumerate(row) if value is not None), default=0)
-    return [(row + [None] * width)[:width] for row in rows]
+    """Rows of one length."""
+    width = max(map(len, rows), default=0)
+    return [row + [None] * (width - len(row)) for row in rows]
 
 
 def _with_names(

@@ -13,7 +13,7 @@ from typing import Any
 from advisor.core.data import AS_DETECTED, DataKind, ReadOptions
 from advisor.core.errors import DataError
 from advisor.training.data.delimited import parse_delimited
-from advisor.training.data.text_files import read_bytes, read_text, require_file
+from advisor.training.data.text_files import check_size, largest_bytes, read_bytes, read_text, require_file
 
 KNOWN_NAMES = frozenset(
     {
@@ -222,13 +222,24 @@ def _read_parquet(path: Path, options: ReadOptions) -> Table:
     try:
         with path.open("rb") as stream:
             plain = stream.read(len(_PARQUET)) == _PARQUET
-        table = pyarrow.parquet.read_table(path if plain else pyarrow.BufferReader(read_bytes(path)))
+        source = path if plain else pyarrow.BufferReader(read_bytes(path))
+        check_size(path, _parquet_bytes(source), largest_bytes())
+        table = pyarrow.parquet.read_table(source)
     except (pyarrow.ArrowException, OSError) as failure:
         raise DataError(
             f"the data must be Parquet, but {path} cannot be read as such: {failure}", fix="fetch or write it again"
         ) from None
     columns = LazyColumns(table.column_names, lambda name: present(table.column(name).to_pylist()))
     return Table(str(path), columns, table.num_rows)
+
+
+def _parquet_bytes(source: Any) -> int:
+    """What its values take in memory at least: as the file says, or a reference for each of them."""
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(source) as file:
+        groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
+        return max(sum(group.total_byte_size for group in groups), file.metadata.num_rows * file.metadata.num_columns)
 
 
 def present(values: Sequence[Any]) -> list[Any]:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import bz2
 import codecs
 import gzip
+import io
 import lzma
 import shlex
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from advisor.core.data import DataKind
 from advisor.core.errors import DataError
+from advisor.core.units import format_bytes
+from advisor.hardware.host import inspect_host
 
 SUFFIX_KINDS: dict[str, DataKind] = {
     ".csv": "csv", ".tsv": "csv", ".tab": "csv",
@@ -38,6 +42,11 @@ _CANDIDATES = (
 )  # fmt: skip
 """Encodings that tables come in. The detector knows nearly a hundred, and takes rare ones for these."""
 _USUAL = "cp1252"
+MEMORY_PER_FILE_BYTE = 8
+"""Free memory that reading takes for each byte of a file, about: its bytes, its text, and its rows as objects."""
+LEAST_ACCEPTED_BYTES = 2**28
+"""Files of this size are read on every machine: free memory is an estimate."""
+_PART_BYTES = 2**22
 _DETECT_BYTES = 200_000
 _LOOK_BYTES = 4096
 _OPTION = "--read-option encoding=NAME"
@@ -94,8 +103,14 @@ def require_file(path: Path) -> None:
             f"the data must be a file or a saved `datasets` folder, but {path} is another folder",
             fix=_files_inside(path),
         )
-    if not path.is_file():
-        raise DataError(f"the data file must exist, but there is none at {path}", fix="check the path")
+    if path.is_file():
+        return
+    if path.exists() or path.is_symlink():
+        kind = "no ordinary file" if path.exists() else "a link that leads nowhere"
+        raise DataError(
+            f"the data must be a file, but {path} is {kind}", fix="copy the rows into a file, and name that"
+        )
+    raise DataError(f"the data file must exist, but there is none at {path}", fix="check the path")
 
 
 def _files_inside(folder: Path) -> str:
@@ -106,14 +121,45 @@ def _files_inside(folder: Path) -> str:
     return f"name one of the files in it: {', '.join(files[:5])}{more}"
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a file, unpacked where it is packed (gzip, bzip2, xz, zstd), whatever its name.
+def largest_bytes() -> int:
+    """The most that a file of data may hold, unpacked: rows take several times as much in memory as in their file."""
+    return max(LEAST_ACCEPTED_BYTES, inspect_host().available_bytes // MEMORY_PER_FILE_BYTE)
+
+
+def check_size(path: Path, size_bytes: int, limit_bytes: int, *, more: bool = False) -> None:
+    """Refuse what would not fit into memory.
+
+    Args:
+        path: Of the file.
+        size_bytes: What it holds, unpacked.
+        limit_bytes: ``largest_bytes()``.
+        more: Unpacking ended at the limit, so that it holds more than ``size_bytes``.
 
     Raises:
-        DataError: missing, unreadable, or damaged.
+        DataError: with the size.
+    """
+    if size_bytes > limit_bytes:
+        raise DataError(
+            f"the data must fit into memory, but {path} holds {'more than ' if more else ''}"
+            f"{format_bytes(size_bytes)}, and this machine can read files of up to {format_bytes(limit_bytes)}",
+            fix="name a file with a part of the rows; nobody needs all of such a file to compare methods",
+        )
+
+
+def read_bytes(path: Path, limit_bytes: int | None = None) -> bytes:
+    """The content of a file, unpacked where it is packed (gzip, bzip2, xz, zstd), whatever its name.
+
+    Args:
+        path: Of the file.
+        limit_bytes: The most it may hold; ``largest_bytes()`` when ``None``.
+
+    Raises:
+        DataError: missing, unreadable, damaged, or too large for this machine, also only after unpacking.
     """
     require_file(path)
+    limit_bytes = largest_bytes() if limit_bytes is None else limit_bytes
     try:
+        check_size(path, path.stat().st_size, limit_bytes)
         content = path.read_bytes()
     except OSError as failure:
         raise DataError(
@@ -122,7 +168,8 @@ def read_bytes(path: Path) -> bytes:
     for mark, (name, unpack) in _PACKINGS.items():
         if content.startswith(mark):
             try:
-                return unpack(content)
+                with unpack(io.BytesIO(content)) as stream:
+                    return _unpacked(path, stream, limit_bytes)
             except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as failure:
                 raise DataError(
                     f"a packed file must be whole, but {path} ({name}) cannot be unpacked: {failure}",
@@ -131,17 +178,26 @@ def read_bytes(path: Path) -> bytes:
     return content
 
 
-def _unpack_zstd(content: bytes) -> bytes:
+def _unpacked(path: Path, stream: Any, limit_bytes: int) -> bytes:
+    """All that a stream gives; a small file can hold any amount of zeros."""
+    parts, size_bytes = [], 0
+    while part := stream.read(_PART_BYTES):
+        size_bytes += len(part)
+        check_size(path, size_bytes, limit_bytes, more=True)
+        parts.append(bytes(part))
+    return b"".join(parts)
+
+
+def _unpack_zstd(stream: io.BytesIO) -> Any:
     import pyarrow
 
-    with pyarrow.CompressedInputStream(pyarrow.BufferReader(content), "zstd") as stream:
-        return bytes(stream.read())
+    return pyarrow.CompressedInputStream(pyarrow.PythonFile(stream, mode="r"), "zstd")
 
 
-_PACKINGS: dict[bytes, tuple[str, Callable[[bytes], bytes]]] = {
-    b"\x1f\x8b": ("gzip", gzip.decompress),
-    b"BZh": ("bzip2", bz2.decompress),
-    b"\xfd7zXZ\x00": ("xz", lzma.decompress),
+_PACKINGS: dict[bytes, tuple[str, Callable[..., Any]]] = {
+    b"\x1f\x8b": ("gzip", gzip.open),
+    b"BZh": ("bzip2", bz2.open),
+    b"\xfd7zXZ\x00": ("xz", lzma.open),
     b"\x28\xb5\x2f\xfd": ("zstd", _unpack_zstd),
 }
 
