@@ -5,6 +5,7 @@
 # make setup          only the environment (.venv)                make assets       only the demo models and data
 # make fuzz           the property tests with new random examples, several times
 # make test-lowest    the suite with the lowest supported version of every dependency
+# make test-newest    the suite with the newest version of every dependency, torch aside
 # make phantom        a CUDA build of torch and stand-ins for the driver, for tests without a GPU (5.5 GB; docs/phantom-gpu.md)
 # make phantom-test   the project's commands on cards that are not there
 # make phantom-record allocator peaks and requests on them, for the everyday tests; continues after an interruption
@@ -38,11 +39,11 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: setup assets quickstart strategies validate validate-time validate-gpu validate-runs corpus bench-speed \
-  check docs test test-slow test-lowest fuzz phantom phantom-test phantom-record clean
+  check docs test test-slow test-lowest test-newest fuzz phantom phantom-test phantom-record clean
 .DEFAULT_GOAL := quickstart
 
 # Tests run in parallel: threads that spin while waiting would compete for the cores.
-test test-slow test-lowest fuzz: export OMP_WAIT_POLICY ?= PASSIVE
+test test-slow test-lowest test-newest fuzz: export OMP_WAIT_POLICY ?= PASSIVE
 
 setup: $(STAMP)
 
@@ -65,16 +66,7 @@ quickstart: setup
 	@echo "[quickstart] demo model and data, checked by sha256"
 	@$(BIN)/python -m advisor.training.data.assets fetch $(QUICKSTART_ASSETS) --to $(DEMO)
 	@rm -rf $(QUICKSTART)
-	@echo; echo "[quickstart] 1/4 measure this machine"
-	$(BIN)/advisor probe --quick
-	@echo; echo "[quickstart] 2/4 measure the model's operators on it"
-	$(BIN)/advisor calibrate run $(DEMO)/models/minilm --quick
-	@echo; echo "[quickstart] 3/4 recommend a strategy within 1 GiB"
-	$(BIN)/advisor recommend $(DEMO)/models/minilm --data movie-sentences --memory 1GiB --time 10min \
-	  --max-train-rows 1600 --max-eval-rows 800 --epochs 2 --effective-batch-size 16 --evidence 80s \
-	  --output $(QUICKSTART)/plan.json
-	@echo; echo "[quickstart] 4/4 train it and compare with the prediction"
-	$(BIN)/advisor run $(QUICKSTART)/plan.json --output $(QUICKSTART)/run
+	@$(BIN)/python tools/quickstart.py --model $(DEMO)/models/minilm --output $(QUICKSTART)
 
 # Trains every strategy and compares it with its prediction: the tables of docs/accuracy/cpu.md.
 STRATEGIES ?= full partial head lora high_rank_lora hira sparse_lora qlora ia3 peft
@@ -201,6 +193,15 @@ test-lowest:
 	@.venv-lowest/bin/python -m advisor.training.data.assets fetch $(TEST_ASSETS) --to $(DEMO)
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu and not phantom"
 
+# Newer versions than ours, which users get; torch is ours, since a newer one is gigabytes.
+test-newest:
+	@echo "[test-newest] virtual environment in .venv-newest"
+	@$(PYTHON) -m venv .venv-newest
+	@.venv-newest/bin/python -m pip install $(PIP_FLAGS) torch==$(TORCH)
+	@.venv-newest/bin/python -m pip install $(PIP_FLAGS) --upgrade --upgrade-strategy eager torch==$(TORCH) -e ".[dev,excel,gguf]"
+	@.venv-newest/bin/python -m advisor.training.data.assets fetch $(TEST_ASSETS) --to $(DEMO)
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu and not phantom"
+
 # The headers of the CUDA runtime come in wheels of their own; their version is that of torch's CUDA.
 PHANTOM_VENV ?= .venv-phantom
 PHANTOM_TORCH ?= 2.14.1
@@ -226,4 +227,4 @@ phantom-record: phantom
 	$(PHANTOM_VENV)/bin/python tools/phantom_gpu/record.py --environment $(PHANTOM_VENV)
 
 clean:
-	rm -rf $(VENV) $(PHANTOM_VENV) .venv-lowest build dist site runs .cache .advisor .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PHANTOM_VENV) .venv-lowest .venv-newest build dist site runs .cache .advisor .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

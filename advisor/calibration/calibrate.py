@@ -22,6 +22,7 @@ from advisor.core.coefficients import Calibration
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError, InterruptedByUser, RunFailed
 from advisor.core.model import ModelSpec
+from advisor.core.units import counted
 from advisor.costmodel.time.operator_times import configuration_key, model_key
 
 NOISY_STEPS = 0.15
@@ -125,7 +126,7 @@ def _measure_again(measured: list[tuple[BenchmarkCase, TracedCase]], plan: Bench
     On shared machines the same steps took up to 40 % longer some minutes earlier or later, at a repeat noise of 2 %:
     slow moments only show between processes.
     """
-    quiet = {p.configuration for p in run.new_points if p.noise_relative <= NOISY}
+    quiet = {p.configuration for p in run.new_points if p.noise_relative <= NOISY and not p.load}
 
     def is_quiet(case: BenchmarkCase) -> bool:
         return configuration_key(run.model, case.strategy, case.execution, case.seq_length) in quiet
@@ -155,6 +156,12 @@ def _finish(run: CalibrationRun, partial: str) -> Calibration:
     noise = max((p.noise_relative for p in run.new_points), default=0.0)
     if noise > NOISY_STEPS:
         notes.append(f"real steps varied by up to ±{noise:.0%} between repeats: calibrate again on an idle machine")
+    latest = {p.same_steps: p for p in run.new_points}
+    if disturbed := [p for p in latest.values() if p.load]:
+        notes.append(
+            f"steps of {len(disturbed)} of {counted(len(latest), 'configuration')} were measured while "
+            f"{disturbed[-1].load}: `advisor calibrate run` measures them again when it is quiet"
+        )
     calibration = replace(
         refit(run.device, points),
         seconds=run.stored.seconds + run.seconds,

@@ -76,6 +76,7 @@ def gather_evidence(
     runs: list[EvidenceRun] = []
     schedule = _schedule(contenders, budget_s)
     notes: list[str] = []
+    loads: list[str] = []
     for index, short in enumerate(schedule):
         left_s = budget_s - (time.monotonic() - started)
         if runs and short.expected_s + overhead_s > left_s:
@@ -93,8 +94,11 @@ def gather_evidence(
                     "total": len(schedule),
                 }
             )
-        run, overhead_s = _run(short, measure)
+        run, overhead_s, load = _run(short, measure)
         runs.append(run)
+        loads += [load] if load else []
+    if loads:
+        notes.append(f"{len(loads)} of {len(runs)} short runs took longer than usual: {loads[-1]}")
     first = contenders[0]
     return QualityEvidence(
         tuple(runs), first.data_profile.fingerprint, first.data_profile.eval_rows,
@@ -168,8 +172,8 @@ def _expected_s(plan: Plan, rows: int, eval_rows: int) -> float:
     return per_row * (rows * epochs + evaluations * eval_rows * (1 - BACKWARD_SHARE))
 
 
-def _run(short: _ShortRun, measure: Measure) -> tuple[EvidenceRun, float]:
-    """One run as evidence, and its time beside training and evaluation."""
+def _run(short: _ShortRun, measure: Measure) -> tuple[EvidenceRun, float, str]:
+    """One run as evidence, its time beside training and evaluation, and what other programs did meanwhile."""
     started = time.monotonic()
     try:
         measured = measure(short.plan)
@@ -178,7 +182,8 @@ def _run(short: _ShortRun, measure: Measure) -> tuple[EvidenceRun, float]:
     except AdvisorError as failure:
         measured = Measurement("failed", str(failure.message))
     elapsed_s = time.monotonic() - started
-    return _evidence_run(short, measured, elapsed_s), max(elapsed_s - measured.training_s - measured.evaluation_s, 0.0)
+    overhead_s = max(elapsed_s - measured.training_s - measured.evaluation_s, 0.0)
+    return _evidence_run(short, measured, elapsed_s), overhead_s, measured.load
 
 
 def _evidence_run(short: _ShortRun, measured: Measurement, elapsed_s: float) -> EvidenceRun:

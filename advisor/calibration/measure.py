@@ -127,6 +127,12 @@ class Measurer:
 
         return measure_steps(request, timeout_s=timeout_s)
 
+    def other_work(self) -> str:
+        """What keeps the processor busy right now, in words; empty when it is free."""
+        from advisor.hardware.host import other_work
+
+        return other_work()
+
 
 def _weights_and_heap_bytes(case: BenchmarkCase, recording: Recording) -> tuple[int, int]:
     """Bytes of the weights, and what equal training steps make the heap grow beyond them."""
@@ -159,6 +165,7 @@ class CalibrationRun:
         number: Index of the model at work.
         patience: How much longer than usual a process may take on this machine.
         notes: What the user should know.
+        busy: What kept the processor busy at the beginning, in words; empty when it was free.
 
     Raises:
         DeviceError: what is stored is damaged, or a newer advisor wrote it.
@@ -201,6 +208,7 @@ class CalibrationRun:
             if not self.renews:
                 self._note_what_does_not_count()
             self._resources = stack.pop_all()
+        self.busy = self.measurer.other_work()
         self._covered = set(self.stored.covered)
         self._in_steps = {(p.key, p.flops, p.moved_bytes) for p in calls_in_steps(self.stored.points)}
         self._calls = {p.call for p in self.stored.replays if p.call and p.spread <= NOISY}
@@ -237,11 +245,16 @@ class CalibrationRun:
         return work in self._in_steps or call_digest(task.signature) in self._calls
 
     def has_steps(self, model: str, case: BenchmarkCase) -> bool:
-        """Whether at least ``STEPS`` steps of this case were measured before, with little noise."""
+        """Whether at least ``STEPS`` steps of this case were measured before, with little noise, and as quietly as the
+        machine is now.
+        """
         rows, key = case.execution.micro_batch_size, execution_key(case.execution)
         same = (model, case.strategy.method, key, rows, case.seq_length)
         return any(
-            p.same_steps == same and len(p.step_times_s) >= STEPS and p.noise_relative <= NOISY
+            p.same_steps == same
+            and len(p.step_times_s) >= STEPS
+            and p.noise_relative <= NOISY
+            and (self.busy or not p.load)
             for p in self.stored.points
         )
 
@@ -483,6 +496,7 @@ def _step_point(
         baseline_resident_bytes=found.baseline_resident_bytes,
         weights_bytes=traced.weights_bytes,
         heap_bytes=traced.heap_bytes,
+        load=found.load,
     )
 
 

@@ -100,6 +100,8 @@ class StepPoint:
             ``costmodel.memory.glibc_heap``); 0 where that is not known.
         origin: Index into ``Calibration.provenance``.
         configuration: ``configuration_key`` of ``costmodel.time``; empty in older records.
+        load: What other programs left of the processor meanwhile, in words; such steps are measured again when it is
+            quiet.
     """
 
     model_key: str
@@ -119,6 +121,7 @@ class StepPoint:
     evaluation_work: OperatorCounts = ()
     evaluation_work_s: tuple[float, ...] = ()
     configuration: str = ""
+    load: str = ""
 
     @property
     def operators(self) -> int:

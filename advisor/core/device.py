@@ -7,6 +7,8 @@ from typing import Literal
 
 PARTIAL_FACT = "partial"
 """The fact that says why a profile is incomplete; complete ones do not have it."""
+LOAD_FACT = "load"
+"""The fact that says how many figures were taken while other programs used the processor; few or none: no such fact."""
 
 
 @dataclass(frozen=True)

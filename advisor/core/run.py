@@ -40,6 +40,7 @@ class Measurement:
         energy_source: Which meter said so, or why there is no figure.
         wall_s: By the clock, from the command's request to its end: ``total_s`` and what a run's own clock can't see,
             which is starting processes, importing libraries, and the profiled step; ``None`` in older records.
+        load: What other programs left of the processor meanwhile, in words; empty when they left enough.
         train_losses: ``(optimizer step, loss)`` as logged.
         metrics: Held-out metrics of the final model, for example ``{"accuracy": 0.81, "eval_loss": 0.42}``.
         metric_history: Held-out metrics along the way as ``(optimizer step, metrics)``.
@@ -71,6 +72,7 @@ class Measurement:
     energy_source: str = ""
     benchmark: Benchmark | None = None
     wall_s: float | None = None
+    load: str = ""
 
 
 @dataclass(frozen=True)

@@ -137,9 +137,9 @@ def other_work(root: Path = ROOT, *, sample_s: float = 0.25, sleep: Callable[[fl
     host = inspect_host(root)
     if host.throttled:
         return host.reasons["cores"]
-    own_s, before = time.process_time(), _idle_ticks(root)
+    own_s, before = time.process_time(), idle_ticks(root)
     sleep(sample_s)
-    own_s, after = time.process_time() - own_s, _idle_ticks(root)
+    own_s, after = time.process_time() - own_s, idle_ticks(root)
     if before is None or after is None:
         return busy_load()
     free = (after - before) / os.sysconf("SC_CLK_TCK") / sample_s + own_s / sample_s
@@ -148,7 +148,7 @@ def other_work(root: Path = ROOT, *, sample_s: float = 0.25, sleep: Callable[[fl
     return f"{free:.1f} of {counted(host.cores, 'core')} idle over {sample_s:g} s"
 
 
-def _idle_ticks(root: Path) -> int | None:
+def idle_ticks(root: Path) -> int | None:
     """Of all CPUs since the system started (proc(5)); ``None`` where there is no such file."""
     numbers = _field(_read(root / "proc/stat").replace("cpu ", "cpu:", 1), "cpu").split()
     return int(numbers[3]) + int(numbers[4]) if len(numbers) > 4 else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any, get_args
 
-from advisor.core.device import PARTIAL_FACT, DeviceProfile, Rate
+from advisor.core.device import LOAD_FACT, PARTIAL_FACT, DeviceProfile, Rate
 from advisor.core.errors import DeviceError
 from advisor.hardware.backends import get_backend
 from advisor.hardware.benchmarks import Table
@@ -48,7 +48,8 @@ def build_profile(findings: list[dict[str, Any]], *, partial: str = "", host: Ho
     broken = partial or "; ".join(_broken(by_kind))
     backend = get_backend(by_kind["device"][0]["device"].partition(":")[0])
     identity = backend.probing.identity(by_kind, machine, load_profile)
-    rates = tables(by_kind.get("rate", []))
+    by_kind["rate"] = least_disturbed(by_kind.get("rate", []))
+    rates = tables(by_kind["rate"])
     launch = rates["overhead_s"].get("operator", Rate(0.0, "not probed"))
     threads = by_kind.get("threads", [{"value": None, "reason": "not measured: only training on a CPU depends on it"}])
     return DeviceProfile(
@@ -98,6 +99,7 @@ def _tried_facts(by_kind: Findings, broken: str) -> dict[str, str]:
     facts = {
         "torch": str(Finding(by_kind["device"][0]["torch"], while_probing)),
         "libraries": str(Finding(library_versions(), "installed")),
+        **({LOAD_FACT: load} if (load := _disturbed(by_kind["rate"])) else {}),
         **{f"dtype {f['name']}": str(Finding(f["value"], f["reason"])) for f in by_kind.get("dtype", ())},
         **{f"attention {f['name']}": str(Finding(f["value"], f["reason"])) for f in by_kind.get("kernel", ())},
         **{f["name"]: str(Finding(f["value"], f["reason"])) for f in by_kind.get("fact", ())},
@@ -115,6 +117,8 @@ def _warnings(by_kind: Findings, host: Host, broken: str) -> list[str]:
     warnings = [*noise_warnings(by_kind.get("rate", [])), *([changed] if changed else [])]
     warnings += slowdown_warnings(by_kind.get("gpu", []))
     warnings += _busy_warnings(host)
+    if load := _disturbed(by_kind["rate"]):
+        warnings.append(f"{load}; probe again when it is quiet")
     device = by_kind["device"][0]["device"]
     index = device.partition(":")[2]
     if index not in ("", "0"):
@@ -158,6 +162,28 @@ def host_facts(host: Host) -> dict[str, str]:
     facts["vector_flags"] = str(Finding(" ".join(host.vector_flags) or "none", reasons["vector_flags"]))
     facts["host_memory_bytes"] = str(Finding(str(host.memory_bytes), reasons["memory_bytes"]))
     return facts
+
+
+def least_disturbed(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The figures without those that were taken again in peace.
+
+    Args:
+        points: ``rate`` findings; ``load`` says what other programs did meanwhile.
+    """
+
+    def name(point: dict[str, Any]) -> tuple[str, str, str]:
+        return point["table"], point["key"], point["point"]
+
+    quiet = {name(point) for point in points if not point.get("load")}
+    return [point for point in points if not point.get("load") or name(point) not in quiet]
+
+
+def _disturbed(points: list[dict[str, Any]]) -> str:
+    """How many figures other programs disturbed, in words; empty when there are few."""
+    loads = [point["load"] for point in points if point.get("load")]
+    if len(loads) <= BELIEVABLE_SHARE * len(points):
+        return ""
+    return f"{len(loads)} of {len(points)} figures were taken while {loads[-1]}"
 
 
 def tables(points: list[dict[str, Any]]) -> dict[str, dict[str, Rate]]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from advisor.hardware.host import Host
+from advisor.hardware.load import LoadMeter
 from advisor.hardware.timing import CFS_PERIOD_S, ClockError
 
 WIDTH, HEADS, FEED_FORWARD = 384, 12, 1536
@@ -55,18 +56,23 @@ def choose_threads(host: Host, *, budget_s: float, quick: bool = False, load: st
     if len(counts) == 1:
         return ThreadChoice(counts[0], f"the only choice: {host.reasons['cores']}")
     if load:
-        physical = host.physical_cores or host.cores
-        return ThreadChoice(physical, f"physical cores; not measured, because the machine was busy ({load})")
+        return _unmeasured(host, load)
     import torch
 
     steps = [encoder_step(*shape) for shape in (QUICK_SHAPES if quick else SHAPES)]
     before = torch.get_num_threads()
     least_s = 2 * CFS_PERIOD_S if host.throttled else 0.0
     try:
-        times = compare(counts, steps, torch.set_num_threads, budget_s=budget_s, least_s=least_s)
+        with LoadMeter(cores=host.cores) as others:
+            times = compare(counts, steps, torch.set_num_threads, budget_s=budget_s, least_s=least_s)
     finally:
         torch.set_num_threads(before)
-    return decide(times)
+    return _unmeasured(host, busy) if (busy := others.load(max(counts))) else decide(times)
+
+
+def _unmeasured(host: Host, load: str) -> ThreadChoice:
+    physical = host.physical_cores or host.cores
+    return ThreadChoice(physical, f"physical cores; not measured, because the machine was busy ({load})")
 
 
 def compare(

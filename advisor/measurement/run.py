@@ -16,6 +16,7 @@ from advisor.core.run import SAVE_EVERY_S, Measurement
 from advisor.core.serialization import from_dict, read_json, to_json
 from advisor.core.store import write_text_atomically
 from advisor.hardware.energy import EnergyMeter
+from advisor.hardware.load import LoadMeter
 from advisor.measurement.benchmark import with_allocated_peak, with_benchmark
 from advisor.measurement.isolation import ADVICE, Result, isolated
 from advisor.measurement.longest_batch import profile_longest_batch
@@ -102,11 +103,12 @@ def run_in_this_process(
     """
     runtime = backend_of_plan(plan).runtime
     runtime.reset_peaks()
-    with runtime.memory_watch() as watch, EnergyMeter(runtime.energy_counter) as energy:
+    with LoadMeter() as others, runtime.memory_watch() as watch, EnergyMeter(runtime.energy_counter) as energy:
         measurement, trained = _train(plan, output_dir, time_limit_s, save_every_s, on_event)
     allocated_bytes, reserved_bytes = runtime.peaks()
     measurement = dataclasses.replace(
         measurement,
+        load=others.load(_threads()),
         energy_j=energy.joules,
         energy_source=energy.source,
         allocated_peak_bytes=allocated_bytes,
@@ -118,6 +120,13 @@ def run_in_this_process(
         return with_final_metrics(measurement, trained)
     (on_event or _ignore)({"kind": "phase", "name": "benchmark"})
     return with_benchmark(plan, RunFolder(Path(output_dir)), measurement, trained, watch.states, benchmark)
+
+
+def _threads() -> int:
+    """Intra-op threads of this process."""
+    import torch
+
+    return torch.get_num_threads()
 
 
 def _train(

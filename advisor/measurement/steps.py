@@ -20,6 +20,7 @@ from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.hardware.backends import HOST, backend_on, get_backend
 from advisor.hardware.host_process import peak_resident_bytes, resident_bytes
+from advisor.hardware.load import LoadMeter
 from advisor.measurement.operator_profile import (
     EvaluationPasses,
     OperatorProfile,
@@ -92,6 +93,7 @@ class StepMeasurement:
         profiled: The memory-profiled step in detail.
         operators: The operator-profiled step.
         evaluation: Forward passes of the same batch in evaluation mode.
+        load: What other programs left of the processor meanwhile, in words; empty when they left enough.
     """
 
     step_times_s: tuple[float, ...]
@@ -104,6 +106,7 @@ class StepMeasurement:
     profiled: ProfiledStep | None = None
     operators: OperatorProfile | None = None
     evaluation: EvaluationPasses | None = None
+    load: str = ""
 
 
 def measure_steps(request: StepRequest, *, timeout_s: float | None = None) -> StepMeasurement:
@@ -138,7 +141,7 @@ def run_steps(request: StepRequest, *, callbacks: Sequence[TrainerCallback] = ()
     operators = OperatorProfiler(at_step=last)
     profiler = StepProfiler(at_step=last + 1) if request.profile_memory else None
     watching = [clock, *callbacks, high_water, *([operators] if request.profile_operators else [])]
-    with closing(operators), closing(profiler) if profiler else nullcontext():
+    with closing(operators), closing(profiler) if profiler else nullcontext(), LoadMeter() as others:
         counts, evaluation = _train_on_copies(
             request, template, last + request.profile_memory, [*watching, *([profiler] if profiler else [])]
         )
@@ -154,6 +157,7 @@ def run_steps(request: StepRequest, *, callbacks: Sequence[TrainerCallback] = ()
         profiled=profiled,
         operators=operators.result,
         evaluation=evaluation,
+        load=others.load(torch.get_num_threads()),
     )
 
 

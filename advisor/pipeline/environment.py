@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from advisor.core.device import DeviceProfile
+from advisor.core.device import LOAD_FACT, DeviceProfile
 from advisor.core.errors import DeviceError
 from advisor.core.plan import Plan
 from advisor.pipeline.events import OnEvent, note, phase, progress
@@ -32,10 +32,13 @@ def this_machine(
         probe: Measures this machine; as ``advisor.hardware.probe_device``, which is used when ``None``.
     """
     from advisor.hardware import probe_device, this_device
+    from advisor.hardware.host import other_work
 
     try:
         known = this_device()
         if known.flops_per_s and "memory" in known.bytes_per_s:
+            if LOAD_FACT in known.facts and not other_work():
+                note(on_event, f"{known.facts[LOAD_FACT]}; it is quiet now: `advisor probe` takes them again")
             return known
     except DeviceError:
         pass

@@ -70,6 +70,8 @@ def _print_verification(console: Console, record: RunRecord) -> None:
     print_table(console, _verification_table(record), dispensable=("error", "90 % interval"))
     if record.measurement.parts_s:
         print_table(console, _parts_table(record), dispensable=("predicted",))
+    if load := record.measurement.load:
+        remark(console, f"busy machine: {load}, so that times and speeds say little", label="warning:")
     for note in record.plan.predicted.notes if record.plan.predicted is not None else ():
         remark(console, note)
 
@@ -89,6 +91,7 @@ def run_answer(record: RunRecord) -> dict[str, Any]:
             "device_peak_bytes": measurement.device_peak_bytes,
             "total_s": measurement.total_s,
             "wall_s": measurement.wall_s,
+            "load": measurement.load,
             "trainable_parameters": measurement.trainable_parameters,
             "achieved_sparsity": measurement.achieved_sparsity,
         },
@@ -104,7 +107,7 @@ def _verification_table(record: RunRecord) -> Table:
     quality = record.plan.predicted.quality if record.plan.predicted is not None else None
     for verification in record.verifications:
         metric = quality.metric if quality is not None and verification.quantity == QUALITY_QUANTITY else None
-        table.add_row(*_row(verification, metric))
+        table.add_row(*_row(verification, metric, busy=bool(record.measurement.load)))
     return table
 
 
@@ -122,11 +125,16 @@ def _parts_table(record: RunRecord) -> Table:
     return table
 
 
-def _row(verification: Verification, metric: Metric | None) -> tuple[str, ...]:
+def _row(verification: Verification, metric: Metric | None, *, busy: bool) -> tuple[str, ...]:
+    """A verdict on a time that other programs disturbed is no verdict on the prediction."""
+
     def show(value: float | None) -> str:
         return "–" if value is None else format_quantity(verification.quantity, value, metric)
 
     style, error = _VERDICT_STYLES[verification.verdict], verification.relative_error
+    verdict: str = verification.verdict
+    if busy and verdict == "outside" and verification.quantity.startswith("time."):
+        style, verdict = "yellow", "outside (busy machine)"
     exact = verification.low == verification.high
     return (
         metric.title if metric is not None else _LABELS.get(verification.quantity, verification.quantity),
@@ -134,5 +142,5 @@ def _row(verification: Verification, metric: Metric | None) -> tuple[str, ...]:
         "exact" if exact else f"{show(verification.low)} – {show(verification.high)}",
         show(verification.measured),
         "–" if error is None else metric.show_difference(error) if metric is not None else format_change(error),
-        f"[{style}]{verification.verdict}[/{style}]",
+        f"[{style}]{verdict}[/{style}]",
     )

@@ -57,6 +57,9 @@ class ShortPlan(Measurer):
     def __init__(self, cases: slice = slice(3), replay_s: float = QUICK_REPLAY_S) -> None:
         self._cases, self._replay_s = cases, replay_s
 
+    def other_work(self) -> str:
+        return "other tests run at the same time"
+
     def plan(
         self, model: ModelSpec, device: DeviceProfile, *, quick: bool, measured: Sequence[BatchShape]
     ) -> BenchmarkPlan:

@@ -38,6 +38,7 @@ class Machine(Measurer):
         limit_s: Of the plan; none is left for a second look.
         crashes: Names of operators that end the replaying process.
         budgets_s: Of every call of ``replay``.
+        busy: What other programs do, in words.
     """
 
     steps_s: tuple[float, ...] = (0.1, 0.11, 0.1, 0.1, 0.12)
@@ -47,6 +48,10 @@ class Machine(Measurer):
     done: list[str] = dataclasses.field(default_factory=list)
     timeouts_s: list[float] = dataclasses.field(default_factory=list)
     budgets_s: list[float] = dataclasses.field(default_factory=list)
+    busy: str = ""
+
+    def other_work(self) -> str:
+        return self.busy
 
     def plan(
         self, model: ModelSpec, device: DeviceProfile, *, quick: bool, measured: Sequence[BatchShape]
@@ -79,7 +84,8 @@ class Machine(Measurer):
         self._do(f"steps {request.strategy.method}")
         self.timeouts_s.append(timeout_s)
         slower = 1 + len(self.timeouts_s) / 1e6
-        return StepMeasurement(tuple(t * slower for t in self.steps_s), None, None, 10**9, 10**8, 1, 1)
+        times_s = tuple(t * slower for t in self.steps_s)
+        return StepMeasurement(times_s, None, None, 10**9, 10**8, 1, 1, load=self.busy)
 
     def _do(self, what: str) -> None:
         self.before(what)
@@ -144,6 +150,21 @@ def test_only_what_is_noisy_is_measured_again(machine: Machine, calibrate: Calib
     assert machine.take() == ["trace lora", "steps lora", "trace full", "steps full"]
     assert [p.noise_relative for p in again.points] == [0, 0]
     assert not any("calibrate again" in note for note in again.notes)
+
+
+def test_steps_taken_under_load_are_marked_and_measured_again_when_it_is_quiet(
+    machine: Machine, calibrate: Calibrate
+) -> None:
+    machine.busy = "other programs left 0.5 of 2 cores"
+    marked = calibrate()
+    assert any("2 of 2 configurations were measured while other programs" in note for note in marked.notes)
+    machine.take()
+    calibrate()  # it is still busy: there is nothing better to be had
+    assert not [what for what in machine.take() if what.startswith("steps")]
+    machine.busy = ""
+    quiet = calibrate()
+    assert [what for what in machine.take() if what.startswith("steps")] == ["steps lora", "steps full"]
+    assert not quiet.notes and not any(point.load for point in quiet.points)
 
 
 def test_while_there_is_time_steps_are_measured_once_more_and_noisy_ones_first(
