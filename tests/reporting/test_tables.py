@@ -221,6 +221,7 @@ def test_the_run_answer_has_its_documented_keys() -> None:
         "verifications",
         "predicted",
         "measured",
+        "benchmark",
         "device_id",
         "output_dir",
     ]
