@@ -176,6 +176,7 @@ def tune_command(as_json: bool, study_dir: Path, output: Path | None, **options:
 @option("--output", "-o", required=True, **DIR, help="New folder for the results.")
 @option("--resume", is_flag=True, help="Continue the interrupted run in --output.")
 @option("--any-device", is_flag=True, help="Run on this machine even if the plan was made for another device.")
+@option("--accept-changes", is_flag=True, help="Train although model or data have changed since the plan was made.")
 @switch(
     "benchmark",
     True,
@@ -190,6 +191,7 @@ def run_command(plan: Path, output: Path, as_json: bool, **options: Any) -> None
     Trains, evaluates and saves. After Ctrl-C or a crash, --resume continues from the last checkpoint. DIR receives the
     trained adapter or model (safetensors), checkpoints, predictions.parquet with what the model says of every held-out
     item, and record.json with all measurements. A run whose loss is no longer a number is a failure.
+    A model or data that changed since the plan was made is refused, unless --accept-changes is given.
 
     JSON keys: outcome, method, metrics, verifications[] (quantity, predicted, measured, low, high, verdict,
     relative_error), predicted, measured, benchmark (quality, efficiency, drift, forgetting, warnings[], notes[]),

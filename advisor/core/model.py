@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from advisor.core.tasks import TaskTraits, task_traits
@@ -33,7 +33,8 @@ class ModelSpec:
         weights_bytes: Size of the stored weights on disk; 0 when unknown.
         trust_remote_code: The user allowed the model's own Python code.
         allow_pickle: The user allowed pickled weights.
-        revision: Hub revision, when named.
+        revision: Hub revision: the commit where it is known, else as it was named.
+        fingerprints: Hashes of local files by part (``advisor.training.fingerprints``); empty in older files.
     """
 
     source: str
@@ -52,6 +53,7 @@ class ModelSpec:
     trust_remote_code: bool = False
     allow_pickle: bool = False
     revision: str | None = None
+    fingerprints: dict[str, str] = field(default_factory=dict)
 
     @property
     def traits(self) -> TaskTraits:

@@ -17,6 +17,7 @@ from advisor.pipeline.environment import check_runs_here
 from advisor.pipeline.events import OnEvent, ignore
 from advisor.pipeline.inputs import check_length, check_strategy
 from advisor.pipeline.outputs import PLAN_FILE, RECORD_FILE
+from advisor.pipeline.unchanged import check_unchanged
 from advisor.reporting.verification import verify
 
 
@@ -26,6 +27,7 @@ def run(
     *,
     resume: bool = False,
     any_device: bool = False,
+    accept_changes: bool = False,
     benchmark: bool = True,
     general_text: str | None = None,
     on_event: OnEvent | None = None,
@@ -39,6 +41,7 @@ def run(
         output_dir: A new or empty folder; with ``resume``, the folder of the interrupted run.
         resume: Continue from the last valid checkpoint; a finished run is answered from its record.
         any_device: Run here although the plan was made for another device; its promises are then not for here.
+        accept_changes: Train although the model's files or the data have changed since the plan was made.
         benchmark: Measure the whole benchmark core: intervals and predictions by item, inference (for at most a tenth
             of the run, from 1 to 30 s), drift. Without it the training, its memory and its metrics are measured.
         general_text: A file or data set for the perplexity before and after training, of tasks that predict the next
@@ -48,6 +51,7 @@ def run(
     Raises:
         PlanError: the plan is damaged, newer than this version, or inconsistent.
         DataError: its task is predicted only.
+        InputError: model or data are not those that the plan was made for.
         OutputError: the folder is occupied, read-only or too full.
         RunFailed: diverged, out of memory or crashed; ``record.json`` says how.
         InterruptedByUser: Ctrl-C; a checkpoint is kept and the message says how to resume.
@@ -60,11 +64,13 @@ def run(
 
     from advisor.measurement.forgetting import check_general_text
     from advisor.measurement.run import measure_run
+    from advisor.training.run_folder import RunFolder
 
     settings = BenchmarkSettings(general_text=general_text) if benchmark or general_text is not None else None
     if general_text is not None:
         check_general_text(plan, general_text)
-
+    if RunFolder(directory).finished() is None:
+        check_unchanged(plan, accept_changes=accept_changes, on_event=on_event)
     listener = _ResumeListener(on_event or ignore)
     started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     resuming = f"`advisor run {shown} --output {directory} --resume` continues it"

@@ -12,6 +12,7 @@ from advisor.core.memo import files_identity, recall
 from advisor.core.model import ModelSpec, SourceKind
 from advisor.core.tasks import TASKS
 from advisor.hardware.trials import first_line
+from advisor.training.fingerprints import fingerprints
 from advisor.training.hub import forbid_kernel_downloads
 from advisor.training.tasks import get_task
 
@@ -65,7 +66,7 @@ def inspect_model(
         from advisor.strategies.skeleton import build_skeleton
         from advisor.training.sources import read_source
 
-        config, has_weights, weights_bytes = read_source(
+        config, has_weights, weights_bytes, commit = read_source(
             source, kind, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, revision=revision
         )
         if labelled:
@@ -86,7 +87,8 @@ def inspect_model(
             weights_bytes=weights_bytes,
             trust_remote_code=trust_remote_code,
             allow_pickle=allow_pickle,
-            revision=revision,
+            revision=commit or revision,
+            fingerprints=fingerprints(source, kind),
         )
         skeleton = build_skeleton(draft)
         rules.check_model(draft, skeleton)

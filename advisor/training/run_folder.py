@@ -110,7 +110,8 @@ class RunFolder:
         get_strategy(strategy.method).save(model, partial)
         tokenizer.save_pretrained(partial)
         if (partial / ADAPTER_CONFIG).is_file() and names_classes(model):
-            base_for_adapter(partial, self.model.absolute() / BASE, model)
+            revision = load_plan(self.plan).model.revision if self.plan.is_file() else None
+            base_for_adapter(partial, self.model.absolute() / BASE, model, revision)
         partial.rename(self.model)
 
     def _has_progress(self) -> bool:
@@ -136,20 +137,25 @@ def names_classes(model: Any) -> bool:
     return list(names.values()) not in ([], ["LABEL_0", "LABEL_1"])
 
 
-def base_for_adapter(adapter: Path, base: Path, model: Any) -> None:
+def base_for_adapter(adapter: Path, base: Path, model: Any, revision: str | None = None) -> None:
     """Let plain PEFT and transformers load an adapter with the user's classes.
 
     Both build the model that ``adapter_config.json`` names, and take the classes from the configuration of that model:
     of a base model they would be ``LABEL_0`` and ``LABEL_1``, whatever was trained. So the adapter gets a base of its
-    own: a configuration with the classes, and links to the weights. A base on the hub is left as it is.
+    own: a configuration with the classes, and links to the weights (of a model on the hub, those in its cache). The
+    base's configuration keeps the name of the model, as PEFT's card of the adapter does.
 
     Args:
         adapter: The folder that holds ``adapter_config.json`` now.
         base: Where the base will be found when the adapter has its final name; a folder in it.
         model: As it was trained.
+        revision: That was trained, of a model on the hub.
     """
     values = read_json(adapter / ADAPTER_CONFIG, what="the saved adapter's configuration", error=OutputError)
-    original = Path(values.get("base_model_name_or_path") or "").expanduser()
+    name = values.get("base_model_name_or_path") or ""
+    original = Path(name).expanduser()
+    if name and not original.is_dir():
+        original = _cached(name, revision)
     weights = sorted(file for pattern in WEIGHTS for file in original.glob(pattern)) if original.is_dir() else []
     if not weights:
         return
@@ -164,8 +170,22 @@ def base_for_adapter(adapter: Path, base: Path, model: Any) -> None:
     except OSError:  # a file system without links
         shutil.rmtree(here)
         return
-    values["base_model_name_or_path"] = str(base)
+    kept = read_json(here / "config.json", what="the base's configuration", error=OutputError)
+    write_text_atomically(here / "config.json", json.dumps(kept | {"_name_or_path": name}, indent=2) + "\n")
+    values |= {"base_model_name_or_path": str(base), "revision": None}
     write_text_atomically(adapter / ADAPTER_CONFIG, json.dumps(values, indent=2, sort_keys=True) + "\n")
+
+
+def _cached(name: str, revision: str | None) -> Path:
+    """The folder of a hub model's files in the cache; one that does not exist where there are none."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        config = try_to_load_from_cache(name, "config.json", revision=revision)
+    except HFValidationError:
+        config = None
+    return Path(config).parent if isinstance(config, str) else Path(name)
 
 
 def _identity(plan: Plan) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ DEQUANTIZED_WHILE_LOADING = {"mxfp4": "Mxfp4Config", "fp8": "FineGrainedFP8Confi
 """Formats of checkpoints that have no other original, with the class in transformers whose ``dequantize=True`` loads
 them in the plan's data type, as they are fine-tuned (gpt-oss, DeepSeek-V3 and its kin)."""
 
-FoundModel = tuple[dict[str, Any], bool, int]
-"""Parsed configuration with ``model_type``; whether weights can be loaded; their bytes on disk, 0 when unknown."""
+FoundModel = tuple[dict[str, Any], bool, int, str | None]
+"""Parsed configuration with ``model_type``; whether weights can be loaded; their bytes on disk, 0 when unknown; the
+commit of a model on the hub."""
 
 
 def read_source(
@@ -41,12 +43,12 @@ def read_source(
         config = _checked_config(
             read_json(path / "config.json", what="the model's config.json", error=ModelError), source, trust_remote_code
         )
-        return (config, *_folder_weights(path, allow_pickle))
+        return (config, *_folder_weights(path, allow_pickle), None)
     if kind == "config":
         values = read_json(path, what="the model configuration", error=ModelError)
-        return _checked_config(values, source, trust_remote_code), False, 0
+        return _checked_config(values, source, trust_remote_code), False, 0, None
     if kind == "gguf":
-        return _gguf_config(path), True, path.stat().st_size
+        return _gguf_config(path), True, path.stat().st_size, None
     return _hub_model(source, trust_remote_code, allow_pickle, revision)
 
 
@@ -181,7 +183,16 @@ def _hub_model(source: str, trust_remote_code: bool, allow_pickle: bool, revisio
             fix="check the name; offline, name a local folder or a model that is in the cache",
         ) from None
     config = _checked_config({k: v for k, v in values.items() if k != "_commit_hash"}, source, trust_remote_code)
-    return (config, *_hub_weights(source, allow_pickle, revision))
+    return (config, *_hub_weights(source, allow_pickle, revision), _commit(source, revision))
+
+
+def _commit(source: str, revision: str | None) -> str | None:
+    """Of a hub model whose configuration has just been read, by where the cache has put it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(source, "config.json", revision=revision)
+    folder = Path(config).parent.name if isinstance(config, str) else ""
+    return folder if re.fullmatch(r"[0-9a-f]{40}", folder) else None
 
 
 def _hub_weights(source: str, allow_pickle: bool, revision: str | None) -> tuple[bool, int]:

@@ -65,7 +65,7 @@ def test_ctrl_c_before_training_says_how_to_go_on_where_there_is_something_to(
 
 @pytest.mark.parametrize(("outcome", "text"), [("out_of_memory", "fit"), ("over_time", "time"), ("failed", "finish")])
 def test_every_bad_end_has_its_rule(tmp_path: Path, outcome: str, text: str) -> None:
-    failure = _failure(measurement(outcome=outcome, reason="because"), tmp_path)
+    failure = _failure(make_plan(), measurement(outcome=outcome, reason="because"), tmp_path)
     assert isinstance(failure, RunFailed)
     assert text in failure.message
     assert "because" in failure.message

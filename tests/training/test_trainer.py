@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +94,7 @@ def test_a_saved_adapter_answers_with_the_users_labels(
     assert all(path.is_symlink() for path in (saved / "base").glob("*.safetensors")), "weights are not copied"
 
 
-def test_an_adapter_of_a_hub_model_keeps_its_base(tmp_path: Path) -> None:
+def test_an_adapter_of_a_hub_model_that_is_not_cached_keeps_its_base(tmp_path: Path) -> None:
     from types import SimpleNamespace
 
     from transformers import BertConfig
@@ -102,6 +106,41 @@ def test_an_adapter_of_a_hub_model_keeps_its_base(tmp_path: Path) -> None:
     base_for_adapter(tmp_path, tmp_path / "base", SimpleNamespace(config=BertConfig(id2label={0: "no", 1: "yes"})))
     assert (tmp_path / "adapter_config.json").read_text() == written
     assert not (tmp_path / "base").exists()
+
+
+@pytest.mark.slow
+def test_an_adapter_of_a_hub_model_answers_with_the_users_labels(plan: Plan, tmp_path: Path) -> None:
+    """A folder poses as the cache. In a process of its own, because the cache's place is read on import."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = tmp_path / "hub" / "models--someone--tiny" / "snapshots" / commit
+    shutil.copytree(plan.model.source, snapshot)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text(commit)
+    plan.save(tmp_path / "plan.json")
+    code = (
+        "import dataclasses, sys\n"
+        "from pathlib import Path\n"
+        "from advisor.core.plan import load_plan\n"
+        "from advisor.training.models import inspect_model\n"
+        "from advisor.training.trainer import train\n"
+        "spec = inspect_model('someone/tiny', 'sequence-classification')\n"
+        "print(spec.revision)\n"
+        "train(dataclasses.replace(load_plan(Path('plan.json')), model=spec), Path('out'))\n"
+        "from peft import AutoPeftModelForSequenceClassification as Auto\n"
+        "print(sorted(Auto.from_pretrained('out/model').config.id2label.values()))\n"
+        "from transformers import pipeline\n"
+        "print(pipeline('text-classification', model='out/model', device='cpu')('a good film')[0]['label'])\n"
+    )
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=200, env=environment, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    revision, names, answer = done.stdout.splitlines()[-3:]
+    assert revision == commit
+    assert names == "['negative', 'positive']" and answer in ("negative", "positive")
+    assert json.loads((tmp_path / "out/model/base/config.json").read_text())["_name_or_path"] == "someone/tiny"
+    assert "base_model: someone/tiny" in (tmp_path / "out/model/README.md").read_text()
 
 
 def test_an_occupied_folder_is_refused_and_left_alone(plan: Plan, tmp_path: Path) -> None:
