@@ -2,7 +2,7 @@
 
 The jobs are functions, and what they take has a class::
 
-    from advisor import probe, calibrate, predict, fit, recommend, tune, run, validate, bench
+    from advisor import probe, calibrate, predict, fit, recommend, tune, run, evaluate, compare, validate, bench
     from advisor import Budget, DataSource, ExecutionPlan, ModelSource, Plan, SpeedKnobs, StrategyConfig
 
 They are imported on first use, so that ``import advisor`` costs nothing.
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
         SpeedKnobs,
         bench,
         calibrate,
+        compare,
+        evaluate,
         fit,
         predict,
         probe,
@@ -46,6 +48,8 @@ __all__ = [
     "__version__",
     "bench",
     "calibrate",
+    "compare",
+    "evaluate",
     "fit",
     "predict",
     "probe",

@@ -128,7 +128,7 @@ def _default(option: click.Option) -> str:
 def record_classes() -> dict[str, list[type]]:
     """The documented records, by section of the page on JSON."""
     from advisor.calibration import datasheet, report
-    from advisor.core import benchmark, budget, cost, data, device, model, plan, run, strategy
+    from advisor.core import benchmark, budget, comparison, cost, data, device, model, plan, run, strategy
     from advisor.experiments.speed import compare
     from advisor.hardware.backends import contact
     from advisor.pipeline import doctoring, validating
@@ -138,6 +138,17 @@ def record_classes() -> dict[str, list[type]]:
         "json tune": [TuneResult],
         "json calibrate": [report.CalibrationReport, report.ImportReport, datasheet.DatasheetReport],
         "json validate": [validating.Validation],
+        "json evaluate": [benchmark.ModelEvaluation],
+        "json compare": [
+            comparison.RunComparison,
+            comparison.ComparedRun,
+            comparison.RunPair,
+            comparison.ErrorGroup,
+            comparison.ErrorWord,
+            comparison.HardItem,
+            comparison.SeedGroup,
+            comparison.SeedDifference,
+        ],
         "json doctor": [doctoring.Diagnosis, contact.Check],
         "json bench": [compare.SpeedComparison],
         "json cost": [
@@ -445,6 +456,8 @@ SECTIONS: dict[str, Callable[[], str]] = {
             "json tune",
             "json calibrate",
             "json validate",
+            "json evaluate",
+            "json compare",
             "json bench",
             "json doctor",
         )

@@ -24,6 +24,8 @@ _COMMANDS = {
     "recommend": "plans",
     "tune": "plans",
     "run": "plans",
+    "evaluate": "results",
+    "compare": "results",
     "validate": "experiments",
     "bench": "experiments",
     "devices": "listings",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from advisor.core.data import DataSpec
+
 INFERENCE_SHARE = 0.1
 """Inference is timed for at most this share of the run's own time ..."""
 LEAST_INFERENCE_S, MOST_INFERENCE_S = 1.0, 30.0
@@ -130,6 +132,35 @@ class Benchmark:
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     measuring_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class ModelEvaluation:
+    """``evaluation.json``: what a finished run's model is worth on other data.
+
+    Attributes:
+        run: Folder of the run.
+        method: That it was trained with.
+        data: What was evaluated on, as its ``eval_source``.
+        metrics: By name, with the held-out loss.
+        quality: The same with intervals and classes.
+        evaluation_s: Wall clock of the evaluation.
+        samples_per_s: Items over that time, metrics included.
+        output_dir: Folder of this file and of the predictions.
+        notes: What is worth knowing of the data.
+        schema_version: Of the file's format.
+    """
+
+    run: str
+    method: str
+    data: DataSpec
+    metrics: dict[str, float]
+    quality: QualityReport
+    evaluation_s: float
+    samples_per_s: float
+    output_dir: str
+    notes: tuple[str, ...] = ()
+    schema_version: int = 1
 
 
 def predictions_file(run: Path) -> Path:

@@ -42,7 +42,8 @@ def with_benchmark(
         settings: What to measure.
     """
     began_s = time.perf_counter()
-    assert trained.data is not None and trained.samples is not None
+    if trained.data is None:
+        raise ValueError("a run that had finished before has nothing left to measure")
     resident_peak_bytes = peak_resident_bytes()  # before anything else is imported
     task, runtime = get_task(plan.model.task), backend_of_plan(plan).runtime
     names = trained.data.label_names
@@ -56,20 +57,20 @@ def with_benchmark(
         write_predictions(path, columns, items=trained.data.eval_items, label_names=names)
     efficiency = efficiency_figures(
         measured,
-        trained.samples.throughput,
-        footprint_bytes(trained.model),
+        None if trained.samples is None else trained.samples.throughput,
+        None if trained.model is None else footprint_bytes(trained.model),
         resident_peak_bytes,
         folder.model,
     )
     notes: list[str] = list(report.notes)
     lost: dict[str, MeasuredFigure] = {}
-    if settings.general_text is not None:
+    if settings.general_text is not None and trained.model is not None:
         try:
             lost = forgetting(trained.model, plan, settings.general_text, trained.tokenizer, runtime)
         except Exception as failure:  # the run is done; what is measured after it must not end it
             logging.getLogger(__name__).warning("forgetting cannot be measured", exc_info=True)
             notes.append(f"forgetting could not be measured: {str(failure).splitlines()[0][:200]}")
-    if settings.inference:
+    if settings.inference and trained.model is not None:
         limit_s = settings.inference_limit_s(measured.total_s)
         figures, missing = inference_figures(trained.model, trained.data, plan.execution, runtime, limit_s=limit_s)
         efficiency |= figures
@@ -79,7 +80,9 @@ def with_benchmark(
     core = Benchmark(
         quality=report if columns else None,
         efficiency=efficiency,
-        drift=drift_figures(measured.step_times_s, trained.samples.memory, states),
+        drift=drift_figures(
+            measured.step_times_s, trained.samples.memory if trained.samples is not None else (), states
+        ),
         forgetting=lost,
         predictions=path.name if path.exists() else "",
         warnings=run_warnings(measured, task.traits.metric),

@@ -25,19 +25,24 @@ LARGE_SPREAD = 0.25
 
 
 def efficiency_figures(
-    measured: Measurement, throughput: Throughput | None, model_bytes: int, resident_peak_bytes: int, result: Path
+    measured: Measurement,
+    throughput: Throughput | None,
+    model_bytes: int | None,
+    resident_peak_bytes: int,
+    result: Path,
 ) -> dict[str, MeasuredFigure]:
     """Figures of a finished run.
 
     Args:
         measured: Of the run.
         throughput: Of its steps after warm-up.
-        model_bytes: Of the model's own tensors.
+        model_bytes: Of the model's own tensors; ``None`` where there is no model left.
         resident_peak_bytes: Largest resident set of the training process.
         result: Folder of the saved adapter or model.
     """
     found = dict(_times(measured)) | dict(_speeds(throughput))
-    found["model_bytes"] = MeasuredFigure(model_bytes, "parameters and buffers of the model as stored")
+    if model_bytes is not None:
+        found["model_bytes"] = MeasuredFigure(model_bytes, "parameters and buffers of the model as stored")
     found |= dict(_memory(measured, resident_peak_bytes))
     weights = sorted(result.glob("*.safetensors")) or sorted(result.glob("*.bin"))
     if weights:

@@ -116,7 +116,7 @@ def run_in_this_process(
         device_peak_bytes=watch.peak_bytes,
         baseline_bytes=watch.first_bytes,
     )
-    if benchmark is None or measurement.outcome != "completed" or trained.model is None:
+    if benchmark is None or measurement.outcome != "completed" or trained.data is None:
         return with_final_metrics(measurement, trained)
     (on_event or _ignore)({"kind": "phase", "name": "benchmark"})
     return with_benchmark(plan, RunFolder(Path(output_dir)), measurement, trained, watch.states, benchmark)

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from advisor.pipeline.benching import bench
     from advisor.pipeline.calibrating import calibrate
+    from advisor.pipeline.comparing import compare
     from advisor.pipeline.doctoring import doctor
     from advisor.pipeline.environment import probe
+    from advisor.pipeline.evaluating import evaluate
     from advisor.pipeline.explaining import explain
     from advisor.pipeline.fitting import fit
     from advisor.pipeline.inputs import DataSource, ModelSource
@@ -28,9 +30,11 @@ _HOMES = {
     "SpeedKnobs": "recommending",
     "bench": "benching",
     "calibrate": "calibrating",
+    "compare": "comparing",
     "configure": "predicting",
     "configure_plan": "predicting",
     "doctor": "doctoring",
+    "evaluate": "evaluating",
     "explain": "explaining",
     "fit": "fitting",
     "predict": "predicting",
@@ -50,9 +54,11 @@ __all__ = [
     "SpeedKnobs",
     "bench",
     "calibrate",
+    "compare",
     "configure",
     "configure_plan",
     "doctor",
+    "evaluate",
     "explain",
     "fit",
     "predict",

@@ -9,6 +9,9 @@ from advisor.core.store import ensure_writable_dir
 
 PLAN_FILE = "plan.json"
 RECORD_FILE = "record.json"
+EVALUATION_FILE = "evaluation.json"
+EVALUATIONS = "evaluations"
+"""Folder of evaluations on other data, within that of a run."""
 
 
 def refuse_existing_file(path: Path) -> None:

@@ -7,7 +7,6 @@ item drawn once it is the figure itself.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import pkgutil
 import time
@@ -359,9 +358,7 @@ def bootstrap_intervals(
     for counts in draws(items, samples, seed):
         for metric in known:
             if metric.resampled is not None:
-                taken = (columns[name] for name in metric.takes)
-                with contextlib.suppress(ValueError):  # it is not defined for these items
-                    found[metric.name].append(pkgutil.resolve_name(metric.resampled)(counts, *taken))
+                found[metric.name].append(resampled_figures(metric, columns, counts))
                 continue
             for row in counts.astype(np.int64):
                 if spent_s[metric.name] > SLOW_S:
@@ -371,12 +368,29 @@ def bootstrap_intervals(
                 spent_s[metric.name] += time.perf_counter() - started_s
     intervals = {}
     for name, parts in found.items():
-        figures = np.concatenate([np.empty(0), *parts])
+        figures = np.concatenate(parts)
         figures = figures[np.isfinite(figures)]
         if len(figures) >= LEAST_SAMPLES:
             low, high = np.quantile(figures, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
             intervals[name] = BootstrapInterval(float(low), float(high), len(figures))
     return intervals
+
+
+def resampled_figures(metric: Metric, columns: Mapping[str, Array], counts: Array) -> Array:
+    """A metric of bootstrap samples, NaN where it is not defined: the same ``counts`` pair the figures of several runs.
+
+    Args:
+        metric: With a function.
+        columns: Of the predictions.
+        counts: How often each item was drawn, shape (samples, items).
+    """
+    if metric.resampled is None:
+        return np.array([_one_sample(metric, columns, row) for row in counts.astype(np.int64)])
+    try:
+        found: Array = pkgutil.resolve_name(metric.resampled)(counts, *(columns[name] for name in metric.takes))
+    except ValueError:
+        return np.full(len(counts), np.nan)
+    return found
 
 
 def _one_sample(metric: Metric, columns: Mapping[str, Array], counts: Array) -> float:

@@ -109,7 +109,9 @@ def train_only(
             from advisor.training.linear_probe.run import ProbeRun
 
             probe = ProbeRun(plan, folder, on_event or _ignore, switch, trained.held_out)
-            return probe.execute(), trained
+            measurement = probe.execute()
+            trained.data, trained.tokenizer = probe.data, probe.tokenizer
+            return measurement, trained
         run = _Run(plan, plan.execution, folder, on_event or _ignore, switch, save_every_s, trained)
         return _executed(run), trained
 
@@ -120,7 +122,8 @@ class TrainedRun:
 
     Attributes:
         held_out: Remembers the last evaluation.
-        model, tokenizer, data: As they were trained; ``None`` for a run that had finished before.
+        tokenizer, data: As they were trained with; ``None`` for a run that had finished before.
+        model: As it was trained; ``None`` where features of a frozen one were fitted.
         samples: Of the steps of this process.
     """
 

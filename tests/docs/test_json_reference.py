@@ -139,6 +139,8 @@ ANSWERS = {
     ("validate",): documented("Validation"),
     ("doctor",): documented("Diagnosis"),
     ("bench",): {"suite", "comparisons"},
+    ("evaluate",): documented("ModelEvaluation"),
+    ("compare",): documented("RunComparison"),
 }
 
 

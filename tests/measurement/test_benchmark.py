@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,13 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from advisor.core.benchmark import BenchmarkSettings, predictions_file
+from advisor.core.benchmark import BenchmarkSettings, ModelEvaluation, predictions_file
+from advisor.core.errors import DataError, InputError
 from advisor.core.metrics import ACCURACY, CLASSIFICATION, LABEL, LOSS, PREDICTED, PROBABILITY
 from advisor.core.plan import Plan
 from advisor.core.run import Measurement
 from advisor.core.serialization import from_dict, to_dict
 from advisor.measurement.efficiency import drift_figures, efficiency_figures, run_warnings
 from advisor.measurement.run import run_in_this_process
+from advisor.pipeline.comparing import compare
+from advisor.pipeline.evaluating import evaluate
 from advisor.training.data.loading import load_rows
 from advisor.training.data.predictions import ITEM, read_predictions, write_predictions
 from advisor.training.data.rows import row_key
@@ -171,3 +175,56 @@ def test_metrics_without_a_figure_say_why() -> None:
     report = quality_report(CLASSIFICATION, columns, ("n", "p"))
     assert "ROC-AUC is not defined for these items: all items are of one class" in report.notes
     assert report.confusion == ((0, 0), (0, 5))
+
+
+def held_out_file(plan: Plan, path: Path) -> Path:
+    """The rows that the run held out, as a file of their own."""
+    found = load_rows(plan.data, plan.model.task)
+    rows = [{"text": row.texts[0], "label": found.label_names[row.label]} for row in found.eval]  # type: ignore[union-attr]
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return path
+
+
+def test_the_saved_model_gives_the_same_figures_on_the_same_rows_again(
+    plan: Plan, finished: tuple[Path, Measurement], tmp_path: Path
+) -> None:
+    output, measured = finished
+    found = evaluate(output, str(held_out_file(plan, tmp_path / "again.jsonl")))
+    assert found.quality.items == 12
+    assert found.metrics == pytest.approx(measured.metrics, abs=1e-5)
+    folder = output / "evaluations" / "again"
+    assert from_dict(ModelEvaluation, json.loads((folder / "evaluation.json").read_text()), what="it") == found
+
+    compared = compare([output, folder])
+    (pair,) = compared.pairs
+    assert (pair.difference, pair.only_first_wrong, pair.only_second_wrong, pair.mcnemar_p) == (0, 0, 0, 1.0)
+    assert compared.items == 12 and compared.lengths and not compared.notes
+    assert [group.name for group in compared.classes] == ["negative", "positive"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"text": "a film", "label": "unknown"}], "held-out labels must occur in training, but 'unknown'"),
+        ([{"words": "a film", "label": "positive"}], "'text'"),
+        ([{"text": "", "label": "positive"}], "must have rows"),
+    ],
+)
+def test_data_that_the_model_cannot_be_measured_on_is_refused(
+    finished: tuple[Path, Measurement], tmp_path: Path, rows: list[dict[str, str]], message: str
+) -> None:
+    file = tmp_path / "new.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    with pytest.raises(DataError, match=message):
+        evaluate(finished[0], str(file))
+    with pytest.raises(DataError, match=r"gone\.csv"):
+        evaluate(finished[0], str(tmp_path / "gone.csv"))
+
+
+def test_a_folder_without_a_model_is_refused(plan: Plan, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"has no plan\.json"):
+        evaluate(tmp_path, "new.jsonl")
+    plan.save(tmp_path / "plan.json")
+    with pytest.raises(InputError, match="no trained model") as refused:
+        evaluate(tmp_path, "new.jsonl")
+    assert "--resume" in str(refused.value.fix)

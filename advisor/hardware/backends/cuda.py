@@ -58,9 +58,12 @@ def _watch_driver(watch: MemoryWatch, done: threading.Event, uuid: str) -> None:
                 held_bytes = process_memory_bytes()
                 watch.first_bytes = watch.first_bytes or held_bytes
                 watch.peak_bytes = max(watch.peak_bytes or 0, held_bytes)
-                if (now_s := time.monotonic()) - looked_at_s >= STATE_EVERY_S:
+                if uuid and (now_s := time.monotonic()) - looked_at_s >= STATE_EVERY_S:
                     looked_at_s = now_s
-                    watch.states.append(gpu_state(uuid, only=("sm_clock_hz", "temperature_c", "slowdowns")))
+                    try:
+                        watch.states.append(gpu_state(uuid, only=("sm_clock_hz", "temperature_c", "slowdowns")))
+                    except NvmlUnavailable:  # a part of a card has no clocks of its own
+                        uuid = ""
     except NvmlUnavailable:
         return
 
@@ -104,7 +107,7 @@ class CudaRuntime(Runtime):
 
         torch.zeros(1, device="cuda")  # makes the context, so that the first figure is the context
         watch, done = MemoryWatch(), threading.Event()
-        uuid = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
+        uuid = str(getattr(torch.cuda.get_device_properties(torch.cuda.current_device()), "uuid", ""))
         thread = threading.Thread(target=_watch_driver, args=(watch, done, uuid), daemon=True)
         thread.start()
         try:

@@ -56,7 +56,9 @@ class PreparedData:
             return self.collator(chosen)
 
 
-def prepare_data(spec: DataSpec, model: ModelSpec, tokenizer: Any, *, max_seq_length: int) -> PreparedData:
+def prepare_data(
+    spec: DataSpec, model: ModelSpec, tokenizer: Any, *, max_seq_length: int, held_out_only: bool = False
+) -> PreparedData:
     """Read, split and tokenise a data set for a model.
 
     Args:
@@ -64,6 +66,7 @@ def prepare_data(spec: DataSpec, model: ModelSpec, tokenizer: Any, *, max_seq_le
         model: Decides the task.
         tokenizer: The model's own.
         max_seq_length: Rows are cut here; packed text comes in blocks of this length.
+        held_out_only: Tokenise no training rows: the held-out ones stand in their place.
 
     Raises:
         DataError: the data cannot be used, or the length is beyond the model's positions.
@@ -72,7 +75,7 @@ def prepare_data(spec: DataSpec, model: ModelSpec, tokenizer: Any, *, max_seq_le
     rules = data_rules(model.task)
     rows = rules.read_rows(spec)
     if rows.kind == "text":
-        return _packed(spec, rows, rules, tokenizer, max_seq_length)
+        return _packed(spec, rows, rules, tokenizer, max_seq_length, held_out_only)
     if rows.label_names and rows.num_labels != model.num_labels:
         raise DataError(
             f"the model must have one output a class, but it has {model.num_labels}"
@@ -87,9 +90,10 @@ def prepare_data(spec: DataSpec, model: ModelSpec, tokenizer: Any, *, max_seq_le
         encoded = rules.encode(part, tokenizer, max_seq_length=max_seq_length, token_types=token_types)
         return EncodedDataset(encoded, model.num_labels)
 
+    held_out = dataset(rows.eval)
     return PreparedData(
-        train_dataset=dataset(rows.train),
-        eval_dataset=dataset(rows.eval),
+        train_dataset=held_out if held_out_only else dataset(rows.train),
+        eval_dataset=held_out,
         collator=rules.collator(pad_token_id, max_seq_length),
         label_names=rows.label_names,
         max_seq_length=max_seq_length,
@@ -112,15 +116,19 @@ def padding_id(tokenizer: Any) -> int:
     return 0
 
 
-def _packed(spec: DataSpec, rows: Rows, rules: DataRules, tokenizer: Any, max_seq_length: int) -> PreparedData:
+def _packed(
+    spec: DataSpec, rows: Rows, rules: DataRules, tokenizer: Any, max_seq_length: int, held_out_only: bool
+) -> PreparedData:
     edges = rules.block_edges(tokenizer)
 
     def blocks(part: Sequence[Row], limit: int | None, name: str) -> NDArray[np.int32]:
         stream = token_stream(part, tokenizer, rules.document_edges(tokenizer), continuous=spec.kind == "text")
         return pack(stream, edges, max_seq_length=max_seq_length, seed=spec.split_seed, limit=limit, name=name)
 
-    train = blocks(rows.train, spec.max_train_rows, f"the training part of {spec.source}")
     evaluation = blocks(rows.eval, spec.max_eval_rows, f"the held-out part of {spec.eval_source or spec.source}")
+    train = evaluation
+    if not held_out_only:
+        train = blocks(rows.train, spec.max_train_rows, f"the training part of {spec.source}")
     items = tuple(hashlib.blake2b(block.tobytes(), digest_size=16).hexdigest() for block in evaluation)
     masking, labels = rules.masking(tokenizer), None
     if masking is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -144,6 +145,15 @@ def _eval_source(kind: DataKind, eval_source: str | None) -> str | None:
     require_file(path)
     require_known_kind(path, "the evaluation data")
     return str(path.resolve())
+
+
+def with_eval_source(spec: DataSpec, source: str) -> DataSpec:
+    """The same data set with other rows to evaluate on: a file, or a split of a ``datasets`` source.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    return dataclasses.replace(spec, eval_source=_eval_source(spec.kind, source))
 
 
 @lru_cache(maxsize=1)

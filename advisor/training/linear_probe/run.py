@@ -51,12 +51,15 @@ class ProbeRun:
 
     def __post_init__(self) -> None:
         self.account = RunAccount(self.on_event)
+        self.data: PreparedData | None = None
+        self.tokenizer: Any = None
         self._last_sent_s = 0.0
 
     def execute(self) -> Measurement:
         """All of it."""
         try:
             data, tokenizer, model, backend = self._load()
+            self.data, self.tokenizer = data, tokenizer
             train, evaluation = self._features(data, model, backend)
             head = self._fit(train, _labels(data.train_dataset), model)
             metrics = self._metrics(head, evaluation, _labels(data.eval_dataset))
