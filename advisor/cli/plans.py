@@ -35,7 +35,7 @@ from advisor.cli.options import (
     switch,
     time_option,
 )
-from advisor.cli.output import print_answer, progress
+from advisor.cli.output import answer_console, print_answer, progress
 from advisor.core.errors import EXIT_NOTHING_FITS
 from advisor.core.units import parse_duration_s
 
@@ -122,45 +122,52 @@ def recommend_command(context: click.Context, as_json: bool, output: Path | None
     type=parse_duration_s,
     default="1h",
     metavar="DURATION",
-    help="Wall-clock budget of the study, planning included.",
+    help="Wall-clock budget of this call: data, predictions, trials and the final run.",
 )
 @option("--trials", "max_trials", **N, help="Stop after N trials.")
 @option("--study-dir", required=True, **DIR, help="Folder of the study.")
 @option("--resume", is_flag=True, help="Continue the study in --study-dir.")
 @_search_options
-@option("--output", "-o", **FILE, help="File for the best plan; default DIR/plan.json.")
+@option("--output", "-o", **FILE, help="Another file for the best plan, which is always DIR/plan.json.")
 @_force_option
 @json_option
 def tune_command(as_json: bool, study_dir: Path, output: Path | None, **options: Any) -> None:
     """Search method, rank and learning rate with trials.
 
-    --memory and --time limit the final run, --budget the search. Candidates that cannot fit are never started. Every
-    trial runs in its own process. --resume continues a killed study with all finished trials. The result is a plan for
-    `advisor run`.
+    --memory and --time limit the final run, --budget this call. The recommended method's default runs first, then the
+    same at 3, 1/3 and 10 times its learning rate, then other methods and samples. DIR/plan.json is the best plan from
+    the first second on, however the call ends. Candidates that cannot fit are never started. Where time allows, the
+    best plan is trained on all rows and judged on rows that no trial saw. --resume goes on with all finished trials.
 
-    JSON keys: best, best_trial, metric_name, trials[], pareto[], never_started[], ladder_rows, full_rows,
-    stopped_because, elapsed_s, study_dir, study_name, plan_path.
+    JSON keys: best, best_trial, best_reason, metric_name, trials[], pareto[], never_started[], ladder_rows, full_rows,
+    stopped_because, elapsed_s, study_dir, study_name, final, final_skipped, interrupted, plan_path.
 
     \b
     Example:
-      advisor tune ./my-model --data reviews.csv --text-column text --label-column stars \\
+      advisor tune ./my-model --data reviews.csv --text-column text --label-column stars \
         --memory 4GiB --budget 30min --study-dir studies/reviews
     """
     from advisor.core.serialization import to_dict
     from advisor.reporting.plans import print_study
+    from advisor.search.study import StudyInterrupted
 
-    with progress() as on_event:
-        result = pipeline.tune(
-            model_source(options),
-            data_source(options),
-            study_dir=study_dir,
-            budget=budget_of(options),
-            knobs=knob_values(options),
-            output=output,
-            on_event=on_event,
-            **picked(options, "wall_clock_s", "methods", "max_trials", "effective_batch_size", "seed"),
-            **picked(options, "resume", "force"),
-        )
+    try:
+        with progress() as on_event:
+            result = pipeline.tune(
+                model_source(options),
+                data_source(options),
+                study_dir=study_dir,
+                budget=budget_of(options),
+                knobs=knob_values(options),
+                output=output,
+                on_event=on_event,
+                **picked(options, "wall_clock_s", "methods", "max_trials", "effective_batch_size", "seed"),
+                **picked(options, "resume", "force"),
+            )
+    except StudyInterrupted as stop:
+        if not as_json:
+            print_study(answer_console(), stop.result)
+        raise
     target = output or study_dir / "plan.json"
 
     def document(answer: TuneResult) -> dict[str, Any]:
@@ -168,7 +175,8 @@ def tune_command(as_json: bool, study_dir: Path, output: Path | None, **options:
 
     print_answer(result, as_json, print_study, document)
     if not as_json:
-        click.echo(f"\nwritten to {target}; next: advisor run {target} --output runs/{study_dir.name}")
+        ran = f"the trained model is in {study_dir / 'final'}" if result.final is not None else ""
+        click.echo(f"\nwritten to {target}; {ran or f'next: advisor run {target} --output runs/{study_dir.name}'}")
 
 
 @click.command("run")

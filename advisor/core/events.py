@@ -71,14 +71,28 @@ class TrialEvent(TypedDict):
     train_rows: NotRequired[int]
     metric: NotRequired[float | None]
     nll: NotRequired[float | None]
+    at_chance: NotRequired[bool]
 
 
 class StudyEvent(TypedDict):
-    """A study stopped, and why."""
+    """Where a study stands after a trial (``state`` is ``status``), or that it stopped, and why (``stopped``)."""
 
     kind: Literal["study"]
     state: str
     reason: str
+    best_trial: NotRequired[int | None]
+    best_method: NotRequired[str | None]
+    best_lr_rel: NotRequired[float | None]
+    metric_name: NotRequired[str]
+    metric: NotRequired[float | None]
+    low: NotRequired[float | None]
+    high: NotRequired[float | None]
+    train_rows: NotRequired[int | None]
+    ladder_rows: NotRequired[list[int]]
+    remaining_s: NotRequired[float]
+    reserved_s: NotRequired[float]
+    budget_s: NotRequired[float]
+    expected_gain: NotRequired[float | None]
 
 
 class NoteEvent(TypedDict):

@@ -40,6 +40,7 @@ def measure_run(
     save_every_s: float = SAVE_EVERY_S,
     profile: bool = True,
     benchmark: BenchmarkSettings | None = None,
+    grace_s: float | None = None,
 ) -> Measurement:
     """Run a plan and measure it.
 
@@ -55,6 +56,8 @@ def measure_run(
         save_every_s: About how often a checkpoint is written.
         profile: Measure the allocated peak on CPU, too.
         benchmark: What else to measure of a run that completed; ``None`` leaves the benchmark core out.
+        grace_s: How long after its limit the process is killed if it has not stopped itself; by default a tenth of the
+            limit, and a minute at least.
 
     Returns:
         The figures; ``outcome`` says how the run ended, ``reason`` why and what to do about it.
@@ -63,6 +66,8 @@ def measure_run(
         InputError: the plan cannot be run here, or the output folder is occupied, read-only or full.
     """
     folder, began_s = RunFolder(Path(output_dir)), time.perf_counter()
+    if time_limit_s is not None and grace_s is None:
+        grace_s = max(LEAST_GRACE_S, GRACE_SHARE * time_limit_s)
     with folder.locked():
         folder.claim(plan, resume=resume)
         if (finished := folder.finished()) is not None:
@@ -78,7 +83,7 @@ def measure_run(
             save_every_s=save_every_s,
             benchmark=benchmark,
             on_event=on_event or _ignore,
-            timeout_s=None if time_limit_s is None else time_limit_s + max(LEAST_GRACE_S, GRACE_SHARE * time_limit_s),
+            timeout_s=None if time_limit_s is None else time_limit_s + (grace_s or 0.0),
             log_path=folder.log,
         )
         measurement = _as_measurement(result, folder)

@@ -134,7 +134,7 @@ def configure(
         spec = inspect(model, num_labels=num_labels)
     config = _strategy_config(strategy, knobs or {}, spec)
     check_strategy(strategy, config, spec)
-    execution_plan = _execution_plan(execution or {}, spec, profile)
+    execution_plan = as_execution_plan(execution or {}, spec, profile)
     where = where or this_machine(on_event)
     _check_speed_knobs(execution_plan, where)
     return Configuration(where, spec, config, execution_plan, profile, budget or Budget(), evaluation)
@@ -241,9 +241,14 @@ def stored_dtype(model: ModelSpec) -> Dtype:
     return next((known for known in get_args(Dtype) if known == found), "float32")
 
 
-def _execution_plan(
+def as_execution_plan(
     values: ExecutionPlan | Mapping[str, Any], model: ModelSpec, data: DataProfile | None
 ) -> ExecutionPlan:
+    """The usual set-up with what ``values`` name, by field, or a complete one as it is.
+
+    Raises:
+        InputError: an unknown field or a value that can never be used.
+    """
     from advisor.strategies.skeleton import usual_attention
 
     if isinstance(values, ExecutionPlan):

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advisor.core.budget import Budget
-from advisor.core.store import ensure_writable_dir
-from advisor.pipeline.environment import this_machine
+from advisor.core.events import Event
+from advisor.core.plan import ExecutionPlan, Plan, load_plan
+from advisor.core.run import RunRecord
+from advisor.core.serialization import to_json
+from advisor.core.store import ensure_writable_dir, write_text_atomically
+from advisor.hardware.backends.cpu import cpu_id
+from advisor.hardware.host import inspect_host
+from advisor.hardware.versions import installed_versions
+from advisor.pipeline.environment import this_device_id, this_machine
 from advisor.pipeline.events import OnEvent, phase
-from advisor.pipeline.inputs import DataSource, ModelSource, load_inputs
-from advisor.pipeline.outputs import PLAN_FILE, refuse_existing_file
-from advisor.pipeline.predicting import cost_model_for
+from advisor.pipeline.inputs import DataSource, Inputs, ModelSource, load_inputs
+from advisor.pipeline.outputs import PLAN_FILE, RECORD_FILE, refuse_existing_file
+from advisor.pipeline.predicting import as_execution_plan, cost_model_for
 from advisor.pipeline.recommending import check_methods
+from advisor.reporting.verification import verify
+from advisor.search.planner.candidates import candidates, given_knobs
+from advisor.strategies import DEFAULT_METHOD, get_strategy, strategy_names
 
 if TYPE_CHECKING:
-    from advisor.search.study import TuneResult
+    from advisor.search.study import FinalRun, TuneResult
+
+FINAL_FOLDER = "final"
+"""Of the study's folder: output and ``record.json`` of the verified final run."""
 
 
 def tune(
@@ -42,16 +58,18 @@ def tune(
     Args:
         model: Folder, GGUF file, hub id or demo model; weights are needed.
         data: File, ``datasets`` folder, hub id or demo data set.
-        study_dir: The study's journal and files; with ``resume`` it is continued.
+        study_dir: The study's database and files; with ``resume`` it is continued. ``plan.json`` in it is the best plan
+            so far from the moment that model and data are known, however the call ends.
         budget: Memory and time bounds of the final run; candidates outside it are never started.
-        wall_clock_s: How long the study may take.
+        wall_clock_s: How long this call may take, reading the data, predictions and the final run included. It is
+            exceeded by at most one step and saving.
         methods: Search only these.
         knobs: Values by name that are given instead of searched, for every method that has them.
         max_trials: Stop after so many trials.
         effective_batch_size: Kept the same for all trials.
         seed: Of sampler, hold-out and training.
         resume: Continue the study in ``study_dir``.
-        output: Where to write the winner's plan; ``plan.json`` in the study's folder when ``None``.
+        output: A further file for the best plan so far.
         force: Replace an existing ``output``.
         resume_command: Shown when the user interrupts.
         on_event: Told about trials and their steps (:mod:`advisor.core.events`).
@@ -59,24 +77,37 @@ def tune(
     Raises:
         InputError: anything about the inputs that cannot be used.
         NothingFitsError: no candidate fits the budget.
-        InterruptedByUser: Ctrl-C; every finished trial is kept.
+        StudyInterrupted: Ctrl-C; every finished trial is kept, and ``result`` is what is known so far.
     """
-    from advisor.search.study import tune_study
-
+    started_at = time.monotonic()
     check_methods(methods)
     directory = Path(study_dir)
-    target = Path(output) if output is not None else directory / PLAN_FILE
-    if output is not None and not force:
-        refuse_existing_file(target)
+    if output is not None and not force and not resume:
+        refuse_existing_file(Path(output))
     ensure_writable_dir(directory)
+    outputs = [directory / PLAN_FILE, *([Path(output)] if output is not None else [])]
     inputs = load_inputs(model, data, on_event)
-    device = this_machine(on_event)
+    usual = as_execution_plan({}, inputs.model, inputs.profile)
+    first = _first_plan(inputs, budget or Budget(), usual, effective_batch_size, seed, methods, knobs or {})
+    if first is not None and not outputs[0].exists():
+        for path in outputs:
+            first.save(path)
+    try:
+        # Nothing ends on time that is not asked to: what comes before the trials stops between its own steps.
+        before = _Deadline(on_event, started_at + wall_clock_s)
+        device = this_machine(before)
+        cost_model = cost_model_for(device, before)
+        before.check()
+    except _OutOfTime:
+        return _untried(inputs, load_plan(outputs[0]), directory, time.monotonic() - started_at)
+    from advisor.search.study import tune_study
+
     phase(on_event, "tuning")
     result = tune_study(
         inputs.model,
         inputs.data,
         inputs.profile,
-        cost_model_for(device, on_event),
+        cost_model,
         budget or Budget(),
         study_dir=directory,
         time_budget_s=wall_clock_s,
@@ -86,8 +117,98 @@ def tune(
         effective_batch_size=effective_batch_size,
         seed=seed,
         resume=resume,
+        first_plan=usual,
+        outputs=outputs[1:],
         resume_command=resume_command,
         on_event=on_event,
+        started_at=started_at,
     )
-    result.best.save(target)
+    if result.final is not None:
+        _record(result.final, directory / FINAL_FOLDER, started_s=time.time() - result.final.measurement.total_s)
     return result
+
+
+class _OutOfTime(Exception):
+    """The budget is used before the first trial."""
+
+
+class _Deadline:
+    """Passes events on, and ends the work that sends them when its time is over."""
+
+    def __init__(self, on_event: OnEvent | None, until_s: float) -> None:
+        self._on_event, self._until_s = on_event, until_s
+
+    def __call__(self, event: Event) -> None:
+        self.check()
+        if self._on_event is not None:
+            self._on_event(event)
+
+    def check(self) -> None:
+        if time.monotonic() > self._until_s:
+            raise _OutOfTime
+
+
+def _first_plan(
+    inputs: Inputs,
+    budget: Budget,
+    usual: ExecutionPlan,
+    effective_batch_size: int,
+    seed: int,
+    methods: Sequence[str] | None,
+    knobs: Mapping[str, Any],
+) -> Plan | None:
+    """The recommended default before anything is known of this machine; ``None`` where no method has defaults."""
+    names = methods or strategy_names()
+    order = sorted(names, key=lambda name: name != DEFAULT_METHOD)
+    usable = [config for name in order for config in candidates(inputs.model, [name]).usable]
+    if not usable:
+        return None
+    config = candidates(inputs.model, [usable[0].method], given_knobs(get_strategy(usable[0].method), knobs)).usable[0]
+    rows = max(n for n in range(1, usual.micro_batch_size + 1) if effective_batch_size % n == 0)
+    execution = dataclasses.replace(
+        usual, micro_batch_size=rows, gradient_accumulation_steps=effective_batch_size // rows
+    )
+    device = this_device_id() or cpu_id(inspect_host())
+    versions = installed_versions()
+    return Plan(inputs.model, inputs.data, inputs.profile, config, execution, device, seed, budget, versions=versions)
+
+
+def _untried(inputs: Inputs, plan: Plan, directory: Path, elapsed_s: float) -> TuneResult:
+    """What a call answers that came to no trial."""
+    from advisor.search.study import TuneResult
+
+    return TuneResult(
+        best=plan,
+        best_trial=None,
+        best_reason="the recommended default, untried",
+        metric_name=inputs.model.traits.metric.name,
+        trials=(),
+        pareto=(),
+        never_started=(),
+        ladder_rows=(),
+        full_rows=inputs.profile.train_rows,
+        stopped_because="the time budget is used: looking at the data and at this machine took all of it",
+        elapsed_s=elapsed_s,
+        study_dir=str(directory),
+        study_name="",
+        final_skipped="there was no trial",
+    )
+
+
+def _record(final: FinalRun, folder: Path, *, started_s: float) -> None:
+    """The final run's ``record.json``, as ``run`` writes it: predicted against measured."""
+    path = folder / RECORD_FILE
+    if path.exists():
+        return
+    started_at = datetime.datetime.fromtimestamp(started_s, datetime.UTC).isoformat(timespec="seconds")
+    record = RunRecord(
+        plan=final.plan,
+        measurement=final.measurement,
+        verifications=verify(final.plan, final.measurement, resumed=False),
+        device_id=final.plan.device,
+        versions=installed_versions(),
+        started_at=started_at,
+        output_dir=str(folder),
+        resumed_from_step=0,
+    )
+    write_text_atomically(path, to_json(record))

@@ -11,6 +11,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from advisor.core.events import Event
+from advisor.core.metrics import get_metric
+from advisor.core.units import format_duration
 from advisor.reporting.text import say
 
 PLAIN_INTERVAL_S = 10.0
@@ -63,6 +65,7 @@ class ProgressView:
             "evaluation": self._show_evaluation,
             "resumed": self._show_resumed,
             "trial": self._show_trial,
+            "study": self._show_study,
         }.get(str(event.get("kind")))
         if show is not None:
             show(event)
@@ -106,8 +109,28 @@ class ProgressView:
         words = [str(event.get("method", "")), str(event.get("state", ""))]
         figures = {name.replace("_", " "): event.get(name) for name in _TRIAL_FIGURES}
         words += [f"{name} {value:.4g}" for name, value in figures.items() if isinstance(value, int | float)]
+        words.append("onset not reached" if event.get("at_chance") else "")
         words.append(str(event.get("reason") or ""))
         self._say(f"trial {event.get('trial')}: {', '.join(filter(None, words))}")
+
+    def _show_study(self, event: Mapping[str, Any]) -> None:
+        """One line after every trial: the best so far, the rungs, the time that is left, and what going on may gain."""
+        if event.get("state") != "status":
+            return
+        if event.get("best_trial") is None:
+            parts = ["best so far: the recommended default (no trial has left chance level)"]
+        else:
+            name = f"{event.get('best_method')} at {event.get('best_lr_rel'):.3g} x its learning rate"
+            parts = [f"best so far: trial {event.get('best_trial')}, {name}{_quality_of(event)}"]
+        rungs = " > ".join(f"{rows:,}" for rows in event.get("ladder_rows") or ())
+        parts.append(f"rungs {rungs} rows")
+        left, budget = format_duration(event.get("remaining_s") or 0.0), format_duration(event.get("budget_s") or 0.0)
+        reserved_s = event.get("reserved_s") or 0.0
+        reserved = f" and {format_duration(reserved_s)} for the final run" if reserved_s else ""
+        parts.append(f"{left} left of {budget}{reserved}")
+        if event.get("expected_gain") is not None:
+            parts.append(f"going on may lower the loss by {event['expected_gain']:.3f}")
+        self._say("; ".join(parts))
 
     def _say(self, text: str) -> None:
         say(self._console, f"  {escape(text)}")
@@ -124,3 +147,14 @@ class ProgressView:
         if now_s - self._last_plain_s >= PLAIN_INTERVAL_S:
             self._last_plain_s = now_s
             self._say(f"{share:4.0%} {detail}" if share is not None else detail)
+
+
+def _quality_of(event: Mapping[str, Any]) -> str:
+    """``", accuracy 0.78 (90 %: 0.75 to 0.81) on 1,600 rows"``, as far as it is known."""
+    metric, name = event.get("metric"), event.get("metric_name")
+    if metric is None or name is None:
+        return ""
+    text = f", {get_metric(str(name)).title} {get_metric(str(name)).show(metric)}"
+    if event.get("low") is not None:
+        text += f" (90 %: {event['low']:.2f} to {event['high']:.2f})"
+    return text + f" on {event.get('train_rows'):,} rows"

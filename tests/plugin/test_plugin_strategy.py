@@ -158,8 +158,8 @@ class TestCommands:
         )  # fmt: skip
         assert tuned.code == 0, tuned.stderr
         assert tuned.json["best"]["strategy"]["num_train_epochs"] == 1
-        searched = json.loads((tmp_path / "study" / "study.json").read_text())["space"]["methods"]
-        assert [axis["field"] for method in searched for axis in method["axes"]] == ["num_layers"]
+        own = [{name for name in trial["params"] if "." in name} for trial in tuned.json["trials"]]
+        assert own == [{"layer_block.num_layers"}] * 2
         assert tuned.json["best"]["strategy"]["num_layers"] in (1, 2)
 
     def test_measured_steps(self, advisor: Advisor, model_dir: Path, tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import optuna
+
 from advisor.core.budget import Budget
 from advisor.core.cost import CostEstimate, Interval, MemoryBreakdown, MemoryEstimate, QualityEstimate, TimeEstimate
 from advisor.core.data import DataProfile, DataSpec
@@ -29,7 +31,7 @@ from advisor.costmodel.model import CostBounds, CostModel
 from advisor.costmodel.quality.model import QualityModel
 from advisor.search.planner import PlanRequest
 from advisor.search.study import TuneResult, tune_study
-from advisor.search.study.space import Space, method_space
+from advisor.search.study.space import Space, method_space, shared_axes
 from advisor.strategies.base import LR_REL, CategoricalDimension, Dimension, IntDimension
 from advisor.strategies.lora import HiraKnobs, LoraKnobs
 from advisor.strategies.own_weights import PartialKnobs
@@ -94,7 +96,8 @@ def strategies() -> dict[str, FakeStrategy]:
 def declared(*names: str) -> Space:
     """The declared space of these methods, of all when none is named."""
     chosen = strategies()
-    return Space(tuple(method_space(chosen[name], MODEL) for name in names or chosen))  # type: ignore[arg-type]
+    methods = tuple(method_space(chosen[name], MODEL) for name in names or chosen)  # type: ignore[arg-type]
+    return Space(methods, shared_axes(()))
 
 
 def memory_bytes(config: StrategyConfig) -> int:
@@ -198,7 +201,9 @@ class FakeCostModel:
         )
 
 
-def solve(request: PlanRequest, strategy: StrategyConfig, cost_model: CostModel) -> Plan | RejectedMethod:
+def solve(
+    request: PlanRequest, strategy: StrategyConfig, cost_model: CostModel, *, time_limit_s: float | None = None
+) -> Plan | RejectedMethod:
     execution, budget = ExecutionPlan(request.effective_batch_size), request.budget
     predicted = cost_model.estimate(request.model, strategy, execution, request.data)
     plan = Plan(
@@ -276,8 +281,10 @@ class FakeRunner:
         )
 
 
-def tune(folder: Path, runner: FakeRunner, *, time_budget_s: float = 3000.0, **changes: Any) -> TuneResult:
-    """A study on the fakes."""
+def tune(
+    folder: Path, runner: FakeRunner, *, time_budget_s: float = 3000.0, on_disk: bool = False, **changes: Any
+) -> TuneResult:
+    """A study on the fakes, in memory unless it is to be resumed."""
     options: dict[str, Any] = {
         "budget": Budget(memory_bytes=600 * MIB),
         "cost_model": FakeCostModel(),
@@ -286,6 +293,9 @@ def tune(folder: Path, runner: FakeRunner, *, time_budget_s: float = 3000.0, **c
         "now": runner.now,
         **changes,
     }
+    if not on_disk:
+        options["storage"] = optuna.storages.InMemoryStorage()
+        options["resume"] = True
     budget, cost_model = options.pop("budget"), options.pop("cost_model")
     model, data, profile = options.pop("model", MODEL), options.pop("data", DATA), options.pop("profile", PROFILE)
     return tune_study(
@@ -308,4 +318,5 @@ if __name__ == "__main__":
         time_budget_s=1e6,
         max_trials=int(sys.argv[3]),
         resume="--resume" in sys.argv,
+        on_disk=True,
     )

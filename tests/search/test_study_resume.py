@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
-import json
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from advisor.core.budget import Budget
-from advisor.core.errors import InputError
-from advisor.search.study.optuna_adapter import repair_journal
+from advisor.core.errors import InputError, OutputError
+from advisor.core.plan import load_plan
+from advisor.search.study.import_journal import import_first_version
+from advisor.search.study.space import LR_REL
 from tests.search import study_fakes as fakes
 from tests.search.study_fakes import MIB, FakeRunner, tune
 from tests.search.test_study_loop import optuna_trials, states
 
 REPOSITORY = Path(__file__).parents[2]
+FIRST_VERSION = Path(__file__).parent / "golden" / "study-0.1"
+FEW = {name: fakes.strategies()[name] for name in ("lora", "head")}
 
 
-def records(folder: Path) -> dict[str, str]:
-    """Every finished evaluation, byte for byte."""
-    return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("rung-*.json"))}
+def records(folder: Path) -> dict[tuple[int, str], Any]:
+    """Every finished evaluation."""
+    return {
+        (trial.number, name): value
+        for trial in optuna_trials(folder)
+        for name, value in trial.user_attrs.items()
+        if name.startswith("evaluation/")
+    }
 
 
 def start(folder: Path, *, sleep_s: float, max_trials: int) -> subprocess.Popen[bytes]:
@@ -34,139 +44,95 @@ def start(folder: Path, *, sleep_s: float, max_trials: int) -> subprocess.Popen[
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
-def wait_for_records(folder: Path, count: int, process: subprocess.Popen[bytes]) -> None:
+def wait_for_plan(folder: Path, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 240
-    while len(list(folder.rglob("rung-*.json"))) < count:
+    while not (folder / "plan.json").exists():
         if process.poll() is not None or time.monotonic() > deadline:
             raise AssertionError(f"the study ended early: {process.communicate()[1].decode()[-2000:]}")
-        time.sleep(0.01)
+        time.sleep(0.02)
 
 
-def test_kill_9_in_the_middle_loses_no_finished_trial(tmp_path: Path) -> None:
-    folder = tmp_path / "study"
-    seen: dict[str, str] = {}
-    counts = []
-    for round_number in range(3):
-        process = start(folder, sleep_s=0.05, max_trials=200)
-        wait_for_records(folder, len(seen) + 5 + round_number, process)
+def killed_at_random(folder: Path, kills: int, *, max_trials: int) -> None:
+    """Kill a live study again and again; after every kill, what was finished before is there."""
+    draw, seen = random.Random(7), {}
+    for _ in range(kills):
+        process = start(folder, sleep_s=0.1, max_trials=max_trials)
+        wait_for_plan(folder, process)
+        time.sleep(draw.uniform(0.0, 4.0))
         process.send_signal(signal.SIGKILL)
         process.wait()
-        finished = {trial.number for trial in optuna_trials(folder) if trial.state.is_finished()}
+        assert load_plan(folder / "plan.json").strategy.method in fakes.strategies(), "a usable plan at every exit"
         now = records(folder)
         assert seen.items() <= now.items()
-        seen, count = now, len(finished)
-        counts.append(count)
-    assert counts == sorted(counts) and counts[-1] > counts[0]
-
+        seen = now
+        (folder / "plan.json").unlink()
     runner = FakeRunner()
-    before = states(folder)
-    result = tune(folder, runner, resume=True, time_budget_s=1e6, max_trials=counts[-1] + 8)
+    result = tune(folder, runner, resume=True, time_budget_s=1e6, max_trials=max_trials, on_disk=True)
     assert seen.items() <= records(folder).items()
-    after = states(folder)
-    assert all(after[number] == state for number, state in before.items() if state not in ("RUNNING", "WAITING"))
-    assert not [state for state in after.values() if state in ("RUNNING", "WAITING")]
-    assert len(after) > len(before)
-    assert {trial.number for trial in result.trials} == set(after)
-    done = {(trial.strategy, e.train_rows) for trial in result.trials for e in trial.evaluations}
-    assert len(done) == sum(len(trial.evaluations) for trial in result.trials), "nothing was evaluated twice"
+    assert not [state for state in states(folder).values() if state in ("RUNNING", "WAITING")], "dead trials are reaped"
+    undisturbed = tune(folder.with_name("undisturbed"), FakeRunner(), time_budget_s=1e6, max_trials=max_trials)
+    assert result.best == undisturbed.best
+    points = [(trial.params, [e.train_rows for e in trial.evaluations]) for trial in result.trials]
+    assert points == [(trial.params, [e.train_rows for e in trial.evaluations]) for trial in undisturbed.trials]
+
+
+def test_kill_9_loses_no_finished_trial_and_changes_no_result(tmp_path: Path) -> None:
+    killed_at_random(tmp_path / "study", 2, max_trials=9)
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments(tmp_path: Path) -> None:
+    killed_at_random(tmp_path / "study", 20, max_trials=30)
 
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stopped") / "study"
-    tune(folder, FakeRunner(), max_trials=7)
+    tune(folder, FakeRunner(), max_trials=5, strategies=FEW, on_disk=True)
     return folder
 
 
-def truncated(source: Path, target: Path, keep_bytes: int) -> Path:
+def copied(source: Path, target: Path) -> Path:
     shutil.copytree(source, target)
-    journal = target / "journal.log"
-    journal.write_bytes(journal.read_bytes()[:keep_bytes])
     return target
 
 
-@pytest.mark.parametrize("cut_bytes", [1, 2, 17, 60])
-def test_a_torn_last_line_is_cut_off(stopped: Path, tmp_path: Path, cut_bytes: int) -> None:
-    size = (stopped / "journal.log").stat().st_size
-    folder = truncated(stopped, tmp_path / "s", size - cut_bytes)
-    result = tune(folder, FakeRunner(), resume=True, max_trials=9)
-    assert sum(trial.started for trial in result.trials) == 9
-    assert records(stopped).items() <= records(folder).items()
-
-
-@pytest.mark.parametrize("share", [0.95, 0.7, 0.4, 0.15, 0.0])
-def test_a_journal_cut_anywhere_gets_its_trials_back_without_running_them(
-    stopped: Path, tmp_path: Path, share: float
-) -> None:
-    size = (stopped / "journal.log").stat().st_size
-    folder = truncated(stopped, tmp_path / "s", int(share * size))
+def test_a_finished_study_runs_nothing_again(stopped: Path, tmp_path: Path) -> None:
     runner = FakeRunner()
-    result = tune(folder, runner, resume=True, max_trials=8)
-    old = {trial.number: trial.state.name for trial in optuna_trials(stopped)}
-    assert old.items() <= states(folder).items()
-    assert sum(trial.started for trial in result.trials) == 8
-    known = {json.loads(text)["train_rows"] for text in records(stopped).values()}
-    assert known and len(runner.calls) <= len(records(folder)) - len(records(stopped))
-
-
-def test_a_verdict_on_disk_is_told_without_a_run(stopped: Path, tmp_path: Path) -> None:
-    lines = (stopped / "journal.log").read_bytes().splitlines(keepends=True)
-    last_tell = max(index for index, line in enumerate(lines) if json.loads(line)["op_code"] == 6)
-    folder = truncated(stopped, tmp_path / "s", sum(map(len, lines[:last_tell])))
-    assert "RUNNING" in states(folder).values()
-    runner = FakeRunner()
-    tune(folder, runner, resume=True, max_trials=7)
+    result = tune(copied(stopped, tmp_path / "s"), runner, resume=True, max_trials=5, strategies=FEW, on_disk=True)
     assert runner.calls == []
-    assert states(folder) == states(stopped)
+    assert result.final is not None and sum(trial.started for trial in result.trials) == 5
 
 
-def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
-    journal = tmp_path / "journal.log"
-    journal.write_bytes(b'{"op_code": 0}\n{"op_co\n{"op_code": 1}\n')
-    with pytest.raises(InputError, match="line 2"):
-        repair_journal(journal)
+def test_a_damaged_database_is_named(stopped: Path, tmp_path: Path) -> None:
+    folder = copied(stopped, tmp_path / "s")
+    (folder / "study.db").write_bytes(b"not a database" * 1000)
+    with pytest.raises(OutputError, match=r"study\.db"):
+        tune(folder, FakeRunner(), resume=True, on_disk=True, strategies=FEW)
+    assert load_plan(folder / "plan.json")
 
 
-def test_a_whole_journal_is_left_alone(tmp_path: Path) -> None:
-    journal = tmp_path / "journal.log"
-    journal.write_bytes(b'{"op_code": 0}\n{"op_code": 1}\n')
-    assert repair_journal(journal) == 0
-    assert repair_journal(tmp_path / "missing.log") == 0
+def test_a_run_that_kills_the_study_again_and_again_is_told_as_failed(tmp_path: Path) -> None:
+    from advisor.search.study import loop, storage
 
-
-def test_a_run_that_kills_the_study_twice_is_told_as_failed(tmp_path: Path) -> None:
     folder = tmp_path / "s"
-
-    class Killed(BaseException):
-        """Stands for a kill: nothing after it is executed, so the note that the run began stays."""
-
-    def deadly(plan: object) -> None:
-        for begun in list((folder / "trials").rglob("begun-*")):
-            shutil.copy(begun, begun.with_suffix(".kept"))
-        raise Killed
-
-    for _ in range(2):
-        with pytest.raises(Killed):
-            tune(folder, FakeRunner(respond=deadly), resume=True, max_trials=3)
-        for kept in list((folder / "trials").rglob("*.kept")):
-            kept.rename(kept.with_suffix(""))
-    result = tune(folder, FakeRunner(), resume=True, max_trials=3)
-    assert (result.trials[0].verdict, states(folder)[0]) == ("failed", "FAIL")
-    assert "killed 2 times" in result.trials[0].reason
-
-
-def test_a_stale_lock_file_of_optuna_does_not_block(stopped: Path, tmp_path: Path) -> None:
-    folder = truncated(stopped, tmp_path / "s", 10**9)
-    (folder / "journal.log.lock").symlink_to(folder / "journal.log")
-    started = time.monotonic()
-    tune(folder, FakeRunner(), resume=True, max_trials=8)
-    assert time.monotonic() - started < 25  # Optuna's own lock waits for 30 s
+    tune(folder, FakeRunner(), max_trials=1, on_disk=True, strategies=FEW)
+    opened = storage.open_storage(folder / "study.db")
+    study = fakes.optuna.load_study(study_name=fakes.optuna.get_all_study_names(opened)[0], storage=opened)
+    study.enqueue_trial(fakes.declared("lora", "head").default_params("head"), user_attrs={"origin": "default"})
+    killed = study.ask()
+    for rows in (640, 810, 2430):
+        killed.set_user_attr(f"begun/{rows}", loop.MAX_ATTEMPTS)
+    opened.engine.dispose()
+    result = tune(folder, FakeRunner(), resume=True, max_trials=2, on_disk=True, strategies=FEW)
+    assert (result.trials[1].verdict, states(folder)[1]) == ("failed", "FAIL")
+    assert "was killed" in result.trials[1].reason
 
 
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
-        ({"methods": ["head", "lora"]}, "methods"),
+        ({"methods": ["head"]}, "methods"),
         ({"budget": Budget(memory_bytes=500 * MIB)}, "budget"),
         ({"effective_batch_size": 16}, "effective batch size"),
         ({"seed": 1}, "seed"),
@@ -175,23 +141,53 @@ def test_a_stale_lock_file_of_optuna_does_not_block(stopped: Path, tmp_path: Pat
 def test_resuming_with_another_question_is_refused(
     stopped: Path, tmp_path: Path, changes: dict[str, object], part: str
 ) -> None:
-    folder = truncated(stopped, tmp_path / "s", 10**9)
+    folder = copied(stopped, tmp_path / "s")
     with pytest.raises(InputError) as caught:
-        tune(folder, FakeRunner(), resume=True, **changes)
+        tune(folder, FakeRunner(), resume=True, on_disk=True, **{"strategies": FEW, **changes})
     assert any(problem.startswith(part) for problem in caught.value.problems)
-    assert records(folder) == records(stopped)
 
 
-def test_resume_begins_a_study_that_never_began(tmp_path: Path) -> None:
-    assert tune(tmp_path / "s", FakeRunner(), resume=True, max_trials=2).trials
-
-
-def test_more_time_lets_open_trials_climb(tmp_path: Path) -> None:
+def test_a_longer_call_reconsiders_methods_and_rungs(tmp_path: Path) -> None:
     folder, first, second = tmp_path / "s", FakeRunner(), FakeRunner()
-    before = tune(folder, first, time_budget_s=100.0)
-    after = tune(folder, second, time_budget_s=400.0, resume=True)
-    assert after.ladder_rows == before.ladder_rows
-    assert sum(trial.started for trial in after.trials) > sum(trial.started for trial in before.trials)
-    assert all(run not in first.runs for run in second.runs)
-    reached = [sum(len(trial.evaluations) == 2 for trial in result.trials) for result in (before, after)]
-    assert reached[1] > reached[0]
+    before = tune(folder, first, time_budget_s=60.0, on_disk=True)
+    after = tune(folder, second, time_budget_s=1200.0, resume=True, max_trials=9, on_disk=True)
+    assert before.ladder_rows == (640,)
+    assert {entry.method for entry in before.never_started} >= {"partial", "ia3", "head"}
+    assert after.ladder_rows[-1] > 2000 and after.ladder_rows[0] == 640, "what was evaluated stays comparable"
+    assert {trial.strategy.method for trial in after.trials} >= {"lora", "hira", "partial", "ia3", "head"}
+    assert not [run for run in second.runs if run in first.runs]
+
+
+def test_a_study_of_the_first_version_is_imported_once(tmp_path: Path) -> None:
+    folder = copied(FIRST_VERSION, tmp_path / "s")
+    (folder / "study.json").write_text((folder / "study.json").read_text())
+    runner = FakeRunner()
+    result = tune(folder, runner, resume=True, max_trials=7, on_disk=True)
+    assert [trial.verdict for trial in result.trials[:5]] == ["pruned", "completed", "pruned", "completed", "completed"]
+    assert [len(trial.evaluations) for trial in result.trials[:5]] == [1, 3, 1, 3, 3]
+    assert runner.resumed[0], "the trial that was cut off goes on from its checkpoint"
+    assert result.trials[5].started and result.trials[5].params[LR_REL] == pytest.approx(
+        runner.plans[0].strategy.lr_rel
+    )
+    assert (folder / "journal.log").read_bytes() == (FIRST_VERSION / "journal.log").read_bytes()
+
+    again = FakeRunner()
+    assert tune(folder, again, resume=True, max_trials=7, on_disk=True).trials == result.trials
+    assert again.calls == []
+
+
+@pytest.mark.parametrize("cut_bytes", [1, 60])
+def test_a_torn_last_line_of_an_old_journal_is_ignored(tmp_path: Path, cut_bytes: int) -> None:
+    folder = copied(FIRST_VERSION, tmp_path / "s")
+    whole = (folder / "journal.log").read_bytes()
+    (folder / "journal.log").write_bytes(whole[:-cut_bytes])
+    import_first_version(folder, folder / "study.db", fakes.declared())
+    assert len(optuna_trials(folder)) == 6
+
+
+def test_a_damaged_old_journal_is_named(tmp_path: Path) -> None:
+    folder = copied(FIRST_VERSION, tmp_path / "s")
+    (folder / "journal.log").write_bytes(b'{"op_code": 0}\n{"op_co\n{"op_code": 1}\n')
+    with pytest.raises(InputError, match="line 2"):
+        import_first_version(folder, folder / "study.db", fakes.declared())
+    assert not (folder / "study.db").exists()

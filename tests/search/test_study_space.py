@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from pathlib import Path
 
+import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.core.budget import Budget
 from advisor.core.strategy import StrategyConfig
+from advisor.search.study.agenda import Agenda
 from advisor.search.study.context import Infeasible, StudyContext
 from advisor.search.study.durations import StudyClock
-from advisor.search.study.feasible import feasible_space, warm_start
-from advisor.search.study.header import declared_methods
-from advisor.search.study.space import SearchAxis, Space, axis_of, method_space
+from advisor.search.study.space import BATCH, SearchAxis, Space, axis_of, method_space, shared_axes
+from advisor.search.study.storage import StudyStorage
+from advisor.search.study.tune import declared_methods
 from advisor.strategies import get_strategy
 from advisor.strategies.base import CategoricalDimension, FloatDimension, IntDimension
 from advisor.strategies.lora import LoraKnobs
 from tests.search import study_fakes as fakes
-
-CLOCK = StudyClock(1e6)
-ADAPTER = {"rank": 1, "target_modules": "attention"}
-CHEAPEST: dict[str, dict[str, Any]] = {"lora": ADAPTER, "hira": ADAPTER, "partial": {"unfrozen_layers": 1}}
 
 
 def setting(budget: Budget) -> StudyContext:
@@ -73,48 +71,61 @@ def test_alpha_follows_the_rank_and_the_rate_follows_lr_rel() -> None:
 
 @pytest.mark.parametrize("name", ["full", "partial", "head", "lora", "qlora", "ia3"])
 def test_the_default_of_a_registered_method_is_a_point_of_its_own_space(name: str) -> None:
-    space = Space((method_space(get_strategy(name), fakes.MODEL),))
+    space = Space((method_space(get_strategy(name), fakes.MODEL),), shared_axes(()))
     default = get_strategy(name).default_config(fakes.MODEL)
-    found = space.config(space.methods[0].default_params())
+    found = space.config(space.default_params(name))
     assert dataclasses.replace(found, learning_rate=default.learning_rate) == default
     assert found.learning_rate == pytest.approx(default.learning_rate)
 
 
-def test_ranks_are_cut_at_the_largest_that_fits() -> None:
-    # lora: 400 MiB + 2 MiB a rank on the cheaper targets
-    space, cut = feasible_space(setting(Budget(memory_bytes=440 * fakes.MIB)), fakes.declared("lora"), CLOCK)
-    axis = next(axis for axis in space.methods[0].axes if axis.field == "rank")
-    assert axis.decode(int(axis.high)) == 16
-    assert "rank above 16 does not fit" in cut[0].reason
+def test_epochs_and_weight_decay_are_searched_unless_they_are_given() -> None:
+    space = fakes.declared("lora")
+    assert {"num_train_epochs", "weight_decay", "lr_rel"} <= set(space.axes("lora"))
+    config = space.config({**space.default_params("lora"), "num_train_epochs": 5, "weight_decay": 0.05})
+    assert (config.num_train_epochs, config.weight_decay) == (5.0, 0.05)
+    assert [axis.field for axis in shared_axes({"num_train_epochs"})] == ["weight_decay"]
 
 
-@given(st.integers(200, 1000))
-def test_everything_below_a_cut_fits_and_everything_above_does_not(budget_mib: int) -> None:
-    budget = Budget(memory_bytes=budget_mib * fakes.MIB)
-    ask = setting(budget)
-    declared = fakes.declared()
-    space, _ = feasible_space(ask, declared, CLOCK)
-    kept = {method.method for method in space.methods}
-    for method in declared.methods:
-        smallest = method.config(CHEAPEST.get(method.method, {}), 1.0)
-        assert (method.method in kept) == (fakes.memory_bytes(smallest) <= budget_mib * fakes.MIB)
-    for method in space.methods:
-        for axis in (axis for axis in method.axes if axis.integer):
-            largest = {**CHEAPEST[method.method], axis.field: axis.decode(int(axis.high))}
-            assert fakes.memory_bytes(method.config(largest, 1.0)) <= budget_mib * fakes.MIB
+def test_the_batch_moves_by_octaves() -> None:
+    assert [Space.batch_size({BATCH: octave}, 32) for octave in (-1, 0, 1)] == [16, 32, 64]
+    assert Space.batch_size({}, 32) == 32 and Space.batch_size({BATCH: -1}, 1) == 1
+
+
+def agenda(ask: StudyContext, space: Space, clock: StudyClock | None = None) -> Agenda:
+    study = optuna.create_study()
+    return Agenda(ask, space, StudyStorage(study, Path(), 42), clock or StudyClock(1e6))
 
 
 def test_the_first_trial_of_a_method_fits_even_where_its_default_does_not() -> None:
     ask = setting(Budget(memory_bytes=410 * fakes.MIB))  # the default rank 8 needs 416 MiB
-    space, _ = feasible_space(ask, fakes.declared("lora"), CLOCK)
-    config = space.config(warm_start(ask, space.methods[0]))
-    assert not isinstance(ask.plan(config), Infeasible)
-    assert config.rank is not None and config.rank < 8
+    plans = agenda(ask, fakes.declared("lora"))
+    assert plans.start("lora", 1e6) is not None
+    config = fakes.declared("lora").config(plans.start_params("lora"))
+    assert config.rank is not None and config.rank < 8 and not isinstance(ask.plan(config), Infeasible)
 
 
-def test_better_methods_come_first_and_cheaper_ones_among_equals() -> None:
-    space, _ = feasible_space(setting(Budget()), fakes.declared(), CLOCK)
-    assert [method.method for method in space.methods] == ["head", "partial", "ia3", "lora", "hira", "full"]
+def test_methods_that_do_not_fit_are_skipped_and_the_others_ordered_as_recommend_orders_them() -> None:
+    from advisor.search.planner.ranking import expectation, rank
+
+    ask, space = setting(Budget(memory_bytes=600 * fakes.MIB)), fakes.declared()
+    plans = agenda(ask, space)
+    plans.rank_methods()
+    assert list(plans.skipped) == ["full"] and "memory" in plans.skipped["full"]
+    found = {method.method: ask.plan(method.default) for method in space.methods if method.method != "full"}
+    expected = {
+        method.method: expectation(ask.cost_model.quality, fakes.MODEL, method.default, fakes.PROFILE, Budget())
+        for method in space.methods
+    }
+    ranked = rank(found, expected, ask.cost_model.quality.tie_margin)  # type: ignore[arg-type]
+    assert plans.order == [item.plan.strategy.method for item in ranked]
+
+
+def test_slow_predictions_leave_time_for_trials_and_the_rest_to_later() -> None:
+    ticks = iter(range(1000))
+    plans = agenda(setting(Budget()), fakes.declared(), StudyClock(30.0, now=lambda: float(next(ticks))))
+    plans.rank_methods()
+    assert sorted(plans.order) == sorted(method.method for method in fakes.declared().methods)
+    assert 1 <= len(plans._starts) < 6 and plans.order[0] in plans._starts
 
 
 def test_a_misfit_says_by_how_much_the_budget_is_broken() -> None:
@@ -130,22 +141,6 @@ def test_equal_solutions_are_shared_over_learning_rates_only() -> None:
     assert not isinstance(one, Infeasible) and not isinstance(two, Infeasible)
     assert (one.strategy.learning_rate, two.strategy.learning_rate) == (5e-5, 1e-4)
     assert one.predicted is two.predicted
-
-
-def test_slow_predictions_leave_time_for_trials() -> None:
-    ticks = iter(range(100))
-    clock = StudyClock(6.0, now=lambda: float(next(ticks)))
-    declared = fakes.declared()
-    space, cut = feasible_space(setting(Budget()), declared, clock)
-    assert 1 <= len(space.methods) < len(declared.methods)
-    assert all("half of the time" in entry.reason for entry in cut)
-    assert len(space.methods) + len(cut) == len(declared.methods)
-
-
-def test_a_study_of_the_first_version_can_be_resumed() -> None:
-    """Its search space has the digest that version 1 stored, whose configurations had the knobs of all methods."""
-    declared = Space(tuple(method_space(get_strategy(name), fakes.MODEL) for name in ("full", "partial")))
-    assert setting(Budget()).identity(declared)["search space"] == "1c59778410e8"
 
 
 def test_given_knobs_are_not_searched_and_other_methods_do_not_care() -> None:

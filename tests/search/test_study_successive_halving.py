@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -12,6 +13,7 @@ from advisor.core.metrics import ACCURACY, PERPLEXITY, Metric
 from advisor.core.run import Measurement
 from advisor.core.strategy import StrategyConfig
 from advisor.search.study.durations import StudyClock
+from advisor.search.study.onset import chance_level
 from advisor.search.study.records import Evaluation, TrialSummary
 from advisor.search.study.successive_halving import (
     MIN_SAMPLES,
@@ -19,11 +21,14 @@ from advisor.search.study.successive_halving import (
     choose_ladder,
     climbers,
     expected_gain,
+    floor_of,
+    with_known_rungs,
     worth_going_on,
 )
 from advisor.search.study.trial_history import TrialHistory, pareto_points, verdict_of, winner
+from tests.search import study_fakes as fakes
 
-COSTS = [RunCost(4.0, 0.014)] * 10
+COST = RunCost(4.0, 0.014)
 
 
 def evaluation(
@@ -55,40 +60,75 @@ def trial(number: int, *evaluations: Evaluation, verdict: str = "completed") -> 
     return TrialSummary(number, {}, config, verdict, "", evaluations=evaluations)  # type: ignore[arg-type]
 
 
+def ladder(time_s: float, full: int = 8000, floor: int = 640, cost: RunCost | None = COST) -> tuple[int, ...]:
+    return choose_ladder(full, floor, cost, time_s, openings=12, race=4)
+
+
 def test_a_large_budget_gets_the_whole_ladder() -> None:
-    assert choose_ladder(8000, 32, COSTS, 1e5) == (800, 2400, 8000)
+    assert ladder(1e5) == (800, 2400, 8000)
 
 
-def test_four_minutes_on_two_cores_still_leave_a_ladder() -> None:
-    rows = choose_ladder(8000, 32, COSTS, 240)
-    assert len(rows) == 2
-    assert rows[1] == pytest.approx(3 * rows[0], abs=2)
-    first_pass_s = sum(10 * COSTS[0].seconds(rows[0]) for _ in range(1)) + 3 * COSTS[0].seconds(rows[1])
-    assert first_pass_s <= 0.65 * 240 + 1
+def test_a_medium_budget_gets_the_lower_rungs_scaled_to_what_the_race_takes() -> None:
+    rows = ladder(240)
+    assert len(rows) == 2 and rows[0] >= 640 and rows[1] == pytest.approx(3 * rows[0], abs=3)
+    assert 4 * COST.seconds(rows[0]) + 3 * COST.seconds(rows[1]) <= 0.65 * 240 + 1
 
 
-def test_a_hopeless_budget_gets_one_rung_of_the_shortest_runs() -> None:
-    assert choose_ladder(8000, 32, COSTS, 20) == (128,)
+def test_a_hopeless_budget_gets_one_rung_that_is_still_long_enough() -> None:
+    assert ladder(20) == (640,)
 
 
-def test_an_unknown_speed_starts_at_the_shortest_runs() -> None:
-    assert choose_ladder(8000, 32, [], 240) == (128, 384, 1280)
+def test_an_unknown_speed_starts_at_the_shortest_runs_that_say_something() -> None:
+    assert ladder(240, cost=None) == (640, 1920, 8000)
 
 
-@example(full=1, batch=1, costs=[RunCost(1.0, 5e-324)], time_s=1.0)
-@example(full=1, batch=1, costs=[RunCost(0.0, 5e-324)], time_s=1.0)
-@example(full=100, batch=1, costs=[RunCost(1.0, 0.0)], time_s=0.1)
+def test_sixty_steps_are_the_least() -> None:
+    assert (floor_of(32, 3.0), floor_of(32, 1.0), floor_of(8, 3.0)) == (640, 1920, 160)
+
+
+def test_rungs_move_to_rows_that_were_evaluated() -> None:
+    assert with_known_rungs((700, 2100, 8000), {640, 5000, 7900}, 8000) == (640, 2100, 8000)
+
+
+@example(full=1, floor=1, cost=RunCost(1.0, 5e-324), time_s=1.0)
+@example(full=1, floor=1, cost=RunCost(0.0, 5e-324), time_s=1.0)
+@example(full=100, floor=1, cost=RunCost(1.0, 0.0), time_s=0.1)
 @given(
     st.integers(1, 100_000),
-    st.integers(1, 256),
-    st.lists(st.builds(RunCost, st.floats(0, 100), st.floats(0, 1)), max_size=12),
+    st.integers(1, 2000),
+    st.none() | st.builds(RunCost, st.floats(0, 100), st.floats(0, 1)),
     st.floats(0.1, 1e6),
 )
-def test_rungs_rise_and_never_exceed_the_rows(full: int, batch: int, costs: list[RunCost], time_s: float) -> None:
-    rows = choose_ladder(full, batch, costs, time_s)
+def test_rungs_rise_and_never_exceed_the_rows(full: int, floor: int, cost: RunCost | None, time_s: float) -> None:
+    rows = ladder(time_s, full, floor, cost)
     assert rows
     assert list(rows) == sorted(set(rows))
-    assert rows[0] >= 1 and rows[-1] <= full
+    assert rows[0] >= min(floor, full) and rows[-1] <= full
+
+
+def test_a_constant_answer_is_at_chance_and_anything_better_is_not() -> None:
+    level = chance_level(dataclasses.replace(fakes.PROFILE, class_counts={"no": 600, "yes": 400}), 500)
+    assert level is not None and level.loss == pytest.approx(0.673, abs=1e-3)
+    assert level.holds(0.673, 0.60) and level.holds(0.70, 0.62) and level.holds(5.0, None)
+    assert not level.holds(0.64, 0.60), "the loss shows it"
+    assert not level.holds(0.673, 0.66), "the accuracy shows it"
+    assert chance_level(dataclasses.replace(fakes.PROFILE, class_counts={}), 500) is None
+
+
+def test_a_rung_on_which_nothing_left_chance_is_passed_over() -> None:
+    ledger = TrialHistory((100, 300, 1000))
+    ledger.trials = {0: trial(0, dataclasses.replace(evaluation(100, 0.69, 0.5), at_chance=True), verdict="open")}
+    assert (ledger.base_rung, ledger.next_rung(ledger.trials[0])) == (1, 1)
+    assert winner(ledger.trials.values(), ACCURACY) is None, "it is no evidence"
+    ledger.trials[1] = trial(1, evaluation(100, 0.5, 0.8), verdict="open")
+    assert ledger.base_rung == 0
+    assert winner(ledger.trials.values(), ACCURACY) is ledger.trials[1]
+
+
+def test_the_recommended_default_only_gives_way_to_more_than_noise() -> None:
+    default = dataclasses.replace(trial(0, evaluation(100, 0.500, 0.800)), origin="recommended")
+    assert winner([default, trial(1, evaluation(100, 0.495, 0.801))], ACCURACY) is default
+    assert winner([default, better := trial(1, evaluation(100, 0.450, 0.801))], ACCURACY) is better
 
 
 @given(st.dictionaries(st.integers(0, 50), st.floats(0.01, 5), min_size=1))

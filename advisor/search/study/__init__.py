@@ -3,7 +3,16 @@
 ``tune_study`` is the one door. Optuna is imported inside the functions that need it, so that importing this is cheap.
 """
 
-from advisor.search.study.records import Evaluation, NeverStarted, ParetoPoint, TrialSummary, TuneResult
-from advisor.search.study.tune import tune_study
+from advisor.search.study.records import Evaluation, FinalRun, NeverStarted, ParetoPoint, TrialSummary, TuneResult
+from advisor.search.study.tune import StudyInterrupted, tune_study
 
-__all__ = ["Evaluation", "NeverStarted", "ParetoPoint", "TrialSummary", "TuneResult", "tune_study"]
+__all__ = [
+    "Evaluation",
+    "FinalRun",
+    "NeverStarted",
+    "ParetoPoint",
+    "StudyInterrupted",
+    "TrialSummary",
+    "TuneResult",
+    "tune_study",
+]

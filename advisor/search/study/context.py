@@ -7,23 +7,26 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from advisor.core.budget import Budget
+from advisor.core.budget import FIGURES, Budget
 from advisor.core.data import DataProfile, DataSpec
-from advisor.core.errors import UntraceableError
+from advisor.core.errors import RunFailed, UntraceableError
 from advisor.core.events import OnEvent
 from advisor.core.metrics import Metric
 from advisor.core.model import ModelSpec
-from advisor.core.plan import Plan
+from advisor.core.plan import ExecutionPlan, Plan
 from advisor.core.recommendation import RejectedMethod
 from advisor.core.run import Measurement
 from advisor.core.serialization import to_dict
-from advisor.core.strategy import StrategyConfig, first_layout
+from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.model import CostModel
+from advisor.hardware.versions import installed_versions
 from advisor.search.planner.request import PlanRequest
-from advisor.search.study.space import MethodSpace, Space
+from advisor.search.study.onset import ChanceLevel, chance_level
+from advisor.search.study.space import Space
 from advisor.strategies import Strategy
 
 MAX_EVAL_ROWS = 500
@@ -32,11 +35,14 @@ sqrt(0.25 / 500) = 2.2 points, and less for differences, because all trials are 
 
 
 class ExecutionSolver(Protocol):
-    """The planner's solver for one strategy configuration: the fastest plan inside the budget, or why there is none."""
+    """The planner's solver for one strategy configuration: the fastest plan inside the budget, or why there is none.
+
+    ``None`` when that was not known within ``time_limit_s``.
+    """
 
     def __call__(
-        self, request: PlanRequest, strategy: StrategyConfig, cost_model: CostModel
-    ) -> Plan | RejectedMethod: ...
+        self, request: PlanRequest, strategy: StrategyConfig, cost_model: CostModel, *, time_limit_s: float | None
+    ) -> Plan | RejectedMethod | None: ...
 
 
 class Runner(Protocol):
@@ -61,7 +67,11 @@ class Infeasible:
 
 @dataclass(frozen=True)
 class StudyContext:
-    """Everything that a study is about; two calls with equal settings may share one study."""
+    """Everything that a study is about; two calls with equal settings may share one study.
+
+    Attributes:
+        first_plan: Execution knobs of the plan that is written before any cost was predicted.
+    """
 
     model: ModelSpec
     data_spec: DataSpec
@@ -73,6 +83,7 @@ class StudyContext:
     solve: ExecutionSolver
     strategies: Mapping[str, Strategy]
     knobs: Mapping[str, Any] = field(default_factory=dict)
+    first_plan: ExecutionPlan | None = None
     _plans: dict[str, Plan | Infeasible] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -93,25 +104,70 @@ class StudyContext:
     def _holdout_rows(self) -> int:
         return max(1, round(self.data_profile.train_rows * self.data_spec.eval_fraction))
 
-    def plan(self, config: StrategyConfig) -> Plan | Infeasible:
-        """The final run's plan of a configuration, execution knobs solved.
+    @property
+    def is_bounded(self) -> bool:
+        """Whether the user named any bound of the final run: then nothing runs that was not predicted to keep it."""
+        return any(getattr(self.budget, figure.name) is not None for figure in FIGURES)
+
+    @cached_property
+    def chance(self) -> ChanceLevel | None:
+        """What is reached without reading the text; ``None`` where that is not known."""
+        known = self.model.traits.one_class_per_row
+        return chance_level(self.data_profile, self.eval_rows) if known else None
+
+    def plan(
+        self, config: StrategyConfig, batch: int | None = None, *, time_limit_s: float | None = None
+    ) -> Plan | Infeasible | None:
+        """The final run's plan of a configuration, execution knobs solved; ``None`` when there was no time for it.
 
         Solutions are remembered, and shared by configurations that differ in nothing but the learning rate.
         """
-        key = _digest(dataclasses.replace(config, learning_rate=1.0, lr_rel=1.0))
+        key = self._key(config, batch)
         if key not in self._plans:
-            self._plans[key] = self._solve(config)
+            solved = self._solve(config, batch or self.effective_batch_size, time_limit_s)
+            if solved is None:
+                return None
+            self._plans[key] = solved
         found = self._plans[key]
         return dataclasses.replace(found, strategy=config) if isinstance(found, Plan) else found
 
-    def _solve(self, config: StrategyConfig) -> Plan | Infeasible:
+    def is_predicted(self, config: StrategyConfig, batch: int | None = None) -> bool:
+        """Whether ``plan`` knows the answer by now."""
+        return self._key(config, batch) in self._plans
+
+    def unpredicted_plan(self, config: StrategyConfig, execution: ExecutionPlan | None = None) -> Plan:
+        """A plan that nothing was predicted of, by default the usual set-up with small micro-batches."""
+        if execution is None:
+            usual = self.first_plan or ExecutionPlan(8, max_seq_length=self.data_profile.max_seq_length)
+            rows = max(n for n in range(1, usual.micro_batch_size + 1) if self.effective_batch_size % n == 0)
+            accumulated = self.effective_batch_size // rows
+            execution = dataclasses.replace(usual, micro_batch_size=rows, gradient_accumulation_steps=accumulated)
+        return Plan(
+            self.model,
+            self.data_spec,
+            self.data_profile,
+            config,
+            execution,
+            self.cost_model.device.id,
+            self.seed,
+            self.budget,
+            versions=installed_versions(),
+        )
+
+    def _key(self, config: StrategyConfig, batch: int | None) -> str:
+        same = dataclasses.replace(config, learning_rate=1.0, lr_rel=1.0, weight_decay=0.0)
+        return f"{_digest(same)} {batch or self.effective_batch_size}"
+
+    def _solve(self, config: StrategyConfig, batch: int, time_limit_s: float | None) -> Plan | Infeasible | None:
         problems = self.strategies[config.method].problems(config, self.model)
         if problems:
             return Infeasible("; ".join(problems), {"valid": 1.0})
         try:
-            answer = self.solve(self._request, config, self.cost_model)
-        except UntraceableError as failure:
+            answer = self.solve(self._request(batch), config, self.cost_model, time_limit_s=time_limit_s)
+        except (UntraceableError, RunFailed) as failure:
             return Infeasible(failure.message, {"traceable": 1.0})
+        if answer is None:
+            return None
         if isinstance(answer, Plan):
             violated = {name: value for name, value in self.constraints(answer).items() if value > 0}
             return Infeasible("the planner's own plan breaks the budget", violated) if violated else answer
@@ -119,16 +175,8 @@ class StudyContext:
         broken = {name: value for name, value in known.items() if value > 0}
         return Infeasible(answer.reason, broken or {"fits": 1.0})
 
-    @property
-    def _request(self) -> PlanRequest:
-        return PlanRequest(
-            self.model,
-            self.data_spec,
-            self.data_profile,
-            self.budget,
-            self.effective_batch_size,
-            self.seed,
-        )
+    def _request(self, batch: int) -> PlanRequest:
+        return PlanRequest(self.model, self.data_spec, self.data_profile, self.budget, batch, self.seed)
 
     def constraints(self, plan: Plan) -> dict[str, float]:
         """How far the predicted figures are beyond their limits, relative to these, by the figures' labels."""
@@ -152,15 +200,10 @@ class StudyContext:
             "data": self.data_profile.fingerprint or _digest(self.data_spec),
             "data reading": _digest(self.data_spec),
             "budget": _digest(self.budget),
-            "search space": _digest({**to_dict(declared), "methods": [_first_layout(m) for m in declared.methods]}),
             "methods": ", ".join(space.method for space in declared.methods),
             "effective batch size": str(self.effective_batch_size),
             "seed": str(self.seed),
         }
-
-
-def _first_layout(method: MethodSpace) -> dict[str, Any]:
-    return {**to_dict(method), "default": first_layout(method.default)}
 
 
 def _digest(record: Any) -> str:

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from advisor.core.plan import Plan
-from advisor.core.strategy import StrategyConfig
 from advisor.search.study.context import StudyContext
-from advisor.search.study.records import Evaluation
-from advisor.search.study.space import Space
+from advisor.search.study.records import Evaluation, TrialSummary
 from advisor.search.study.successive_halving import RunCost
 from advisor.search.study.trial_history import TrialHistory
 
 FINISHING_S = 1.0
 """Kept free at the end for the last records, the final plan and the tables; at most a fiftieth of the budget."""
+
+
+OVERRUN_SHARE = 0.1
+OVERRUN_S = 10.0
+"""What a call may take beyond its budget: the step that was begun, and saving. The larger of the two counts."""
+
+FIRST_RUN_S = 5.0
+"""With less time than this left no first run is begun: a model is not even loaded in it."""
+
+FINAL_SHARE = 0.5
+"""Largest share of the budget that is reserved for the final run; one that takes more is left to ``advisor run``."""
+
+FINAL_MARGIN = 1.2
+"""By how much the reserve exceeds the expected duration of the final run."""
 
 
 @dataclass
@@ -26,25 +39,34 @@ class StudyClock:
     Attributes:
         budget_s: What the call may take.
         now: Seconds that only go forward.
+        started_at: When the call began, on the same clock; by default now.
+        reserve_s: Kept free for the final run.
     """
 
     budget_s: float
     now: Callable[[], float] = time.monotonic
-    started_at: float = field(init=False)
+    started_at: float = math.nan
+    reserve_s: float = 0.0
     _ratios: list[float] = field(default_factory=list)
     _rates: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.started_at = self.now()
+        if math.isnan(self.started_at):
+            self.started_at = self.now()
 
     @property
     def elapsed_s(self) -> float:
         return self.now() - self.started_at
 
     @property
-    def remaining_s(self) -> float:
-        """What runs may still use."""
+    def left_s(self) -> float:
+        """What is left of the budget, the final run included."""
         return self.budget_s - self.elapsed_s - min(FINISHING_S, self.budget_s / 50)
+
+    @property
+    def remaining_s(self) -> float:
+        """What trials may still use."""
+        return self.left_s - self.reserve_s
 
     @property
     def has_measured(self) -> bool:
@@ -66,23 +88,33 @@ class StudyClock:
         return statistics.median(self._rates) * train_rows if self._rates else 0.0
 
 
-def predicted_s(setting: StudyContext, strategy: StrategyConfig, train_rows: int) -> float | None:
-    """Predicted wall clock of a trial's run; ``None`` when it cannot be predicted."""
-    plan = setting.plan(strategy)
+def grace_s(budget_s: float) -> float:
+    """How long a run that was told to stop may take to end its step and save, before it is killed."""
+    return 0.6 * max(OVERRUN_S, OVERRUN_SHARE * budget_s)
+
+
+def predicted_s(setting: StudyContext, trial: TrialSummary, train_rows: int) -> float | None:
+    """Predicted wall clock of a trial's run; ``None`` when it was not predicted, or cannot be."""
+    if not setting.is_predicted(trial.strategy, trial.effective_batch_size):
+        return None
+    plan = setting.plan(trial.strategy, trial.effective_batch_size)
     if not isinstance(plan, Plan):
         return None
     predicted = setting.trial_plan(plan, train_rows).predicted
     return predicted.time.total_s if predicted is not None and predicted.time is not None else None
 
 
-def run_cost(setting: StudyContext, strategy: StrategyConfig) -> RunCost | None:
+def run_cost(setting: StudyContext, plan: Plan | None, factor: float = 1.0) -> RunCost | None:
     """Duration as a line in the training rows, through the predictions at a tenth and at all of them."""
     few = max(1, setting.full_rows // 10)
-    short_s, long_s = predicted_s(setting, strategy, few), predicted_s(setting, strategy, setting.full_rows)
-    if short_s is None or long_s is None or setting.full_rows <= few:
+    if plan is None or setting.full_rows <= few:
         return None
-    per_row_s = max(0.0, (long_s - short_s) / (setting.full_rows - few))
-    return RunCost(max(0.0, short_s - per_row_s * few), per_row_s)
+    ends = [setting.trial_plan(plan, rows).predicted for rows in (few, setting.full_rows)]
+    times = [cost.time.total_s * factor for cost in ends if cost is not None and cost.time is not None]
+    if len(times) < 2:
+        return None
+    per_row_s = max(0.0, (times[1] - times[0]) / (setting.full_rows - few))
+    return RunCost(max(0.0, times[0] - per_row_s * few), per_row_s)
 
 
 @dataclass
@@ -90,45 +122,58 @@ class DurationEstimator:
     """Expected durations: predictions corrected by what was measured."""
 
     setting: StudyContext
-    space: Space
-    ledger: TrialHistory
+    history: TrialHistory
     clock: StudyClock
 
-    def learn(self, strategy: StrategyConfig, evaluation: Evaluation) -> None:
+    def learn(self, trial: TrialSummary, evaluation: Evaluation) -> None:
         """Take a finished evaluation into account."""
         if evaluation.outcome == "completed":
-            predicted = predicted_s(self.setting, strategy, evaluation.train_rows)
+            predicted = predicted_s(self.setting, trial, evaluation.train_rows)
             self.clock.note(predicted, evaluation.total_s, evaluation.train_rows)
 
-    def expected_s(self, strategy: StrategyConfig, rung: int) -> float:
-        """Expected wall clock of one configuration on a rung."""
-        rows = self.ledger.ladder_rows[rung]
-        return self.clock.expect_s(predicted_s(self.setting, strategy, rows), rows)
+    def expected_s(self, trial: TrialSummary, rung: int) -> float:
+        """Expected wall clock of one configuration on a rung; 0 when nothing is known."""
+        rows = self.history.ladder_rows[rung]
+        return self.clock.expect_s(predicted_s(self.setting, trial, rows), rows)
 
     def typical_s(self, rung: int) -> float:
-        """Median duration on a rung: measured there, else expected of the methods' defaults."""
-        measured = self.ledger.durations_s(rung)
+        """Median duration on a rung: measured there, else expected of the trials so far."""
+        measured = self.history.durations_s(rung)
         if measured:
             return statistics.median(measured)
-        return statistics.median(self.expected_s(space.default, rung) for space in self.space.methods)
+        expected = [self.expected_s(trial, rung) for trial in self.history.trials.values() if trial.started]
+        return statistics.median(expected) if expected else 0.0
 
-    def default_needs_s(self) -> float:
-        """Time that must be left to start a default: its run, and as much of one climb as can still be afforded."""
+    def opening_needs_s(self) -> float:
+        """Time that must be left to start an opening trial: its run, and as much of one climb as can be afforded."""
         if not self.clock.has_measured:
-            return 0.0  # a prediction that was never checked must not keep the first run from checking it
-        climb_s = 0.0
-        for rung in range(1, len(self.ledger.ladder_rows)):
+            return FIRST_RUN_S  # a prediction that was never checked must not keep the first run from checking it
+        base, climb_s = self.history.base_rung, 0.0
+        for rung in range(base + 1, len(self.history.ladder_rows)):
             step_s = self.typical_s(rung)
             if climb_s + step_s > self.clock.remaining_s:
                 break
             climb_s += step_s
-        return self.typical_s(0) + climb_s
+        return self.typical_s(base) + climb_s
 
     def sample_needs_s(self) -> float:
         """Time that must be left to sample a trial: the way to the highest rung reached, below which it cannot win."""
-        return sum(self.typical_s(rung) for rung in range(self.ledger.highest_rung + 1))
+        rungs = range(self.history.base_rung, self.history.highest_rung + 1)
+        return sum(self.typical_s(rung) for rung in rungs)
 
     def affordable_trials(self) -> int:
         """How many runs on the lowest rung the rest of the time allows."""
-        duration_s = self.typical_s(0)
-        return int(self.clock.remaining_s / duration_s) if duration_s > 0 else 1_000_000
+        duration_s = self.typical_s(self.history.base_rung)
+        return max(0, int(self.clock.remaining_s / duration_s)) if duration_s > 0 else 1_000_000
+
+    def final_s(self, plan: Plan) -> float | None:
+        """Expected duration of a plan's final run on all rows; ``None`` when it is not known."""
+        predicted = plan.predicted.time.total_s if plan.predicted is not None and plan.predicted.time else None
+        expected_s = self.clock.expect_s(predicted, plan.data_profile.train_rows)
+        return expected_s or None
+
+    def reserve(self, plan: Plan) -> None:
+        """Keep the time of the plan's final run free, where it takes a bearable share of the budget."""
+        expected_s = self.final_s(plan)
+        wanted_s = FINAL_MARGIN * expected_s if expected_s is not None else math.inf
+        self.clock.reserve_s = wanted_s if wanted_s <= FINAL_SHARE * self.clock.budget_s else 0.0

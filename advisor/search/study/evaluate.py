@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from advisor.core.plan import Plan
 from advisor.core.run import Measurement
 from advisor.search.study.context import OnEvent, Runner, StudyContext
 from advisor.search.study.records import Evaluation
+from advisor.search.study.storage import discard
 
 ENDED_BY_BOUND = 1e-6
 """Least violation of a bound that ended a run: TPE only looks at the sign and the order of violations."""
@@ -40,15 +40,21 @@ def run_evaluation(
     """
     trial_plan = setting.trial_plan(plan, train_rows)
     limit_s = min(time_limit_s, setting.budget.time_s or math.inf)
-    measurement = _measure(runner, trial_plan, run_dir, limit_s, on_event)
+    measurement = train(runner, trial_plan, run_dir, limit_s, on_event)
     if measurement.outcome == "interrupted":
         raise InterruptedByUser(measurement.reason or "the trial was interrupted")
     if measurement.outcome == "over_time" and limit_s < (setting.budget.time_s or math.inf):
         return None
-    return judge(setting, plan, train_rows, _finite(measurement))
+    return judge(setting, plan, train_rows, finite(measurement))
 
 
-def _measure(runner: Runner, plan: Plan, run_dir: Path, limit_s: float, on_event: OnEvent | None) -> Measurement:
+def train(runner: Runner, plan: Plan, run_dir: Path, limit_s: float, on_event: OnEvent | None) -> Measurement:
+    """Run a plan, from its checkpoint where there is one; every failure but a full disk or Ctrl-C is an outcome.
+
+    Raises:
+        InterruptedByUser: the run was interrupted.
+        OutputError: the study's folder is full or read-only.
+    """
     resume = run_dir.is_dir() and any(run_dir.iterdir())
     try:
         return runner(plan, run_dir, resume=resume, time_limit_s=limit_s, on_event=on_event)
@@ -58,16 +64,11 @@ def _measure(runner: Runner, plan: Plan, run_dir: Path, limit_s: float, on_event
         if not resume:
             raise
         discard(run_dir)  # left by a run whose plan has changed since, for example after a new calibration
-        return _measure(runner, plan, run_dir, limit_s, on_event)
+        return train(runner, plan, run_dir, limit_s, on_event)
     except AdvisorError as failure:
         return Measurement("failed", failure.message)
     except Exception as failure:  # a broken run must not end the study
         return Measurement("failed", f"{type(failure).__name__}: {failure}")
-
-
-def discard(run_dir: Path) -> None:
-    """Remove the output of a run whose evaluation is on disk: weights of beaten trials would only fill it."""
-    shutil.rmtree(run_dir, ignore_errors=True)
 
 
 def judge(setting: StudyContext, plan: Plan, train_rows: int, measurement: Measurement) -> Evaluation:
@@ -88,7 +89,13 @@ def judge(setting: StudyContext, plan: Plan, train_rows: int, measurement: Measu
         projected_total_s=projected_s,
         constraints=_constraints(setting, measurement, projected_s),
         measurement=measurement,
+        at_chance=completed and _at_chance(setting, nll, metric),
     )
+
+
+def _at_chance(setting: StudyContext, nll: float | None, metric: float | None) -> bool:
+    share = metric if setting.metric.is_share else None
+    return setting.chance is not None and setting.chance.holds(nll, share)
 
 
 def _constraints(setting: StudyContext, measurement: Measurement, projected_s: float | None) -> dict[str, float]:
@@ -123,7 +130,7 @@ def _projected_total_s(setting: StudyContext, plan: Plan, measurement: Measureme
     )
 
 
-def _finite(measurement: Measurement) -> Measurement:
+def finite(measurement: Measurement) -> Measurement:
     """Without not-a-numbers, which JSON cannot hold."""
     return dataclasses.replace(
         measurement,

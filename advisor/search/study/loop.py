@@ -1,55 +1,64 @@
-"""The ask-and-tell loop: defaults first, then what TPE samples; a trial climbs while it is among the best."""
+"""The ask-and-tell loop: what the agenda names is tried; a trial climbs while it is among the best."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from advisor.core.events import Event, TrialEvent
 from advisor.core.plan import Plan
+from advisor.core.stats import NORMAL_95
+from advisor.search.study.agenda import FIRST_PREDICTION_SHARE, Agenda
 from advisor.search.study.context import Infeasible, OnEvent, Runner, StudyContext
-from advisor.search.study.durations import DurationEstimator
-from advisor.search.study.evaluate import discard, run_evaluation
-from advisor.search.study.files import TrialFiles
-from advisor.search.study.optuna_adapter import OptunaAdapter
-from advisor.search.study.records import Evaluation, TrialSummary, TrialVerdict
+from advisor.search.study.durations import FIRST_RUN_S, DurationEstimator
+from advisor.search.study.evaluate import finite, run_evaluation, train
+from advisor.search.study.records import Evaluation, FinalRun, Origin, TrialSummary, TrialVerdict
 from advisor.search.study.space import Space
-from advisor.search.study.successive_halving import worth_going_on
-from advisor.search.study.trial_history import TrialHistory, verdict_of, worst_constraints
+from advisor.search.study.storage import StudyStorage, discard
+from advisor.search.study.successive_halving import expected_gain, worth_going_on
+from advisor.search.study.trial_history import TrialHistory, verdict_of, winner, worst_constraints
 
 if TYPE_CHECKING:
     import optuna
 
-MAX_ATTEMPTS = 2
+MAX_ATTEMPTS = 3
 """A run during which the study was killed this often is taken for the culprit and told as failed."""
 
-MAX_REJECTIONS = 24
-"""Infeasible samples in a row after which the rest is taken not to fit; as many as TPE weighs for one sample."""
+MAX_REJECTIONS = 48
+"""Infeasible samples in a row after which the rest is taken not to fit."""
+
+LONGER_RUNG = 3
+"""By how much the top rung is lengthened when nothing on it left chance level."""
 
 _OUT_OF_TIME = "the time budget is used"
 
 
 @dataclass
 class StudyLoop:
-    """Live state of one call; everything that must survive it is in the journal and in the trial files.
+    """Live state of one call; everything that must survive it is in the storage.
 
     Attributes:
-        ledger: Every trial so far, finished or open.
+        history: Every trial so far, finished or open.
+        on_best: Is given the best plan whenever it changes.
         stopped_because: Why ``run`` came back.
     """
 
     setting: StudyContext
     space: Space
-    files: TrialFiles
-    teller: OptunaAdapter
-    ledger: TrialHistory
+    storage: StudyStorage
+    history: TrialHistory
+    agenda: Agenda
     pace: DurationEstimator
     runner: Runner
+    on_best: Callable[[Plan], None]
     max_trials: int | None = None
     on_event: OnEvent | None = None
     stopped_because: str = ""
     _live: dict[int, optuna.Trial] = field(default_factory=dict)
+    _postponed: set[int] = field(default_factory=set)
     _rejections: int = 0
 
     def run(self) -> None:
@@ -58,43 +67,79 @@ class StudyLoop:
         Raises:
             InterruptedByUser: Ctrl-C; the trial in progress stays open.
         """
-        self._recall()
+        for trial in self.storage.orphans():
+            self._pick_up(trial)
         while not self.stopped_because:
             self._advance()
         self._emit({"kind": "study", "state": "stopped", "reason": self.stopped_because})
 
-    def _recall(self) -> None:
-        """What earlier calls left: finished trials are read, open ones continue where they stopped."""
-        for number in self.teller.finished_numbers():
-            known = self.files.trial(number)
-            if known is not None:
-                self.ledger.trials[number] = known
-                for evaluation in known.evaluations:
-                    self.pace.learn(known.strategy, evaluation)
-        for trial in self.teller.orphans():
-            self._pick_up(trial)
+    # --- the best so far ------------------------------------------------------------------------------------------
+
+    @property
+    def best(self) -> TrialSummary | None:
+        """The trial that would win now; ``None`` when no trial says anything yet."""
+        return winner(self.history.trials.values(), self.setting.metric)
+
+    def best_plan(self) -> Plan | None:
+        """Its plan, with predicted costs where they are known by now."""
+        best = self.best
+        if best is None:
+            return None
+        if self.setting.is_predicted(best.strategy, best.effective_batch_size):
+            plan = self.setting.plan(best.strategy, best.effective_batch_size)
+            if isinstance(plan, Plan):
+                return plan
+        return self.setting.unpredicted_plan(best.strategy, best.execution)
+
+    def publish(self) -> None:
+        """Hand the best plan on, and keep the time of its final run free."""
+        plan = self.best_plan()
+        if plan is not None:
+            self.on_best(plan)
+            if self.pace.clock.has_measured:
+                self.pace.reserve(plan)
+
+    # --- one action after another ---------------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        """One action: a waiting default, else a climb, else a new sample."""
-        if self.teller.has_waiting() and not self._reason_to_stop(self.pace.default_needs_s()):
-            self._pick_up(self.teller.ask())
-            return
-        for trial in self.ledger.beaten():
+        """One action: a run that must show where chance ends, a waiting point, an opening, a climb, or a sample."""
+        for trial in self.history.beaten():
             self._close(trial, "pruned", f"others were better on {trial.evaluations[-1].train_rows} rows")
-        climbing = self.ledger.climbing()
+        climbing = [trial for trial in self.history.climbing() if trial.number not in self._postponed]
         affordable = [trial for trial in climbing if self._expected_s(trial) <= self.pace.clock.remaining_s]
-        if affordable:
+        probing = [trial for trial in affordable if self._shows_where_chance_ends(trial)]
+        if probing:
+            self._evaluate(probing[0].number)
+        elif self.storage.waiting or self._open():
+            self._pick_up(self.storage.ask())
+        elif affordable:
             self._evaluate(affordable[0].number)
         elif climbing:
             self.stopped_because = f"{_OUT_OF_TIME}: {len(climbing)} trials stay open for a resumed study"
         else:
-            self.stopped_because = self._reason_to_stop(self.pace.sample_needs_s()) or self._reason_not_to_sample()
+            self.stopped_because = self._reason_to_stop(self._sample_needs_s()) or self._reason_not_to_sample()
             if not self.stopped_because:
-                self._pick_up(self.teller.ask())
+                self.storage.enqueue(self.agenda.sample(self.best, self.setting.seed), "sampled")
+
+    def _shows_where_chance_ends(self, trial: TrialSummary) -> bool:
+        return bool(trial.evaluations) and all(evaluation.at_chance for evaluation in trial.evaluations)
+
+    def _open(self) -> bool:
+        """Queue the next opening, if there is one and the time for it."""
+        needed_s = self.pace.opening_needs_s()
+        if self._reason_to_stop(needed_s):
+            return False
+        found = self.agenda.opening(self.history.trials, needed_s)
+        if found is not None:
+            self.storage.enqueue(*found)
+        return found is not None
+
+    def _sample_needs_s(self) -> float:
+        return self.pace.sample_needs_s() if self.history.started_count else FIRST_RUN_S
 
     def _reason_to_stop(self, needed_s: float) -> str:
         """Why no further trial may start; empty if it may."""
-        if self.max_trials is not None and self.ledger.started_count >= self.max_trials:
+        if self.max_trials is not None and self.history.started_count >= self.max_trials:
             return f"max_trials = {self.max_trials} trials were started"
         if needed_s > self.pace.clock.remaining_s:
             return f"{_OUT_OF_TIME}: another trial would take longer than what is left"
@@ -103,103 +148,189 @@ class StudyLoop:
         return ""
 
     def _reason_not_to_sample(self) -> str:
-        scores, sampled = self.ledger.scores(0), self.ledger.sampled_scores()
+        scores, sampled = self.history.base_scores(), self.history.sampled_scores()
         if scores and not worth_going_on(min(scores.values()), sampled, self.pace.affordable_trials()):
             return "the expected gain of the remaining budget is below the noise between seeds"
         return ""
 
     def _expected_s(self, trial: TrialSummary) -> float:
-        return self.pace.expected_s(trial.strategy, self.ledger.next_rung(trial))
+        rung = min(self.history.next_rung(trial), len(self.history.ladder_rows) - 1)
+        return self.pace.expected_s(trial, rung)
 
     def _pick_up(self, trial: optuna.Trial) -> None:
         """Take a trial from Optuna, new or left over, to where its records say it came."""
         params = self.space.suggest(trial)
-        known = self.files.trial(trial.number)
-        if known is not None and known.verdict != "open":
-            self.ledger.trials[trial.number] = known
-            self.teller.tell(trial, known)
-            return
-        origin: Any = trial.user_attrs.get("origin", "sampled")
-        evaluations = known.evaluations if known is not None else ()
-        summary = TrialSummary(trial.number, params, self.space.config(params), "open", "", origin, evaluations)
+        known = self.history.trials.get(trial.number)
         self._live[trial.number] = trial
-        if not self._fits(summary):
+        if known is not None and known.verdict != "open":
+            self.storage.tell(self._live.pop(trial.number), known)
             return
-        self.files.save_trial(summary)
-        self.ledger.trials[trial.number] = summary
-        for evaluation in evaluations:
-            self.pace.learn(summary.strategy, evaluation)
-            self.teller.report(trial, evaluation)
-        if evaluations:
-            self._settle(summary)
+        if known is None:
+            origin = cast(Origin, trial.user_attrs.get("origin", "sampled"))
+            batch = self.space.batch_size(params, self.setting.effective_batch_size)
+            known = TrialSummary(
+                trial.number, params, self.space.config(params), "open", "", origin, effective_batch_size=batch
+            )
+        self.history.trials[trial.number] = known
+        for evaluation in known.evaluations:
+            self.storage.report(trial, evaluation)
+        if known.evaluations:
+            self._settle(known)
         else:
             self._evaluate(trial.number)
 
-    def _fits(self, summary: TrialSummary) -> bool:
-        """Whether the cost model lets a trial start; one that does not fit is told at once, without any process."""
-        plan = self.setting.plan(summary.strategy)
+    def _plan_of(self, trial: TrialSummary) -> Plan | None:
+        """A trial's plan; one that does not fit is closed at once, and one that there was no time for is postponed."""
+        method = trial.strategy.method
+        skipped = self.agenda.skipped.get(method)
+        left_s = self.pace.clock.remaining_s
+        share_s = self.pace.clock.budget_s * FIRST_PREDICTION_SHARE
+        limit_s = left_s if self.setting.is_bounded else min(left_s, share_s)
+        plan: Plan | Infeasible | None = Infeasible(skipped, {"fits": 1.0}) if skipped else None
+        known = self.setting.is_predicted(trial.strategy, trial.effective_batch_size)
+        if plan is None and (known or (left_s > 0 and not self.agenda.gave_up_on(method))):
+            plan = self.setting.plan(trial.strategy, trial.effective_batch_size, time_limit_s=max(0.1, limit_s))
         if isinstance(plan, Infeasible):
             self._rejections += 1
-            unfit = dataclasses.replace(summary, constraints=plan.constraints)
+            unfit = dataclasses.replace(trial, constraints=plan.constraints)
             self._close(unfit, "infeasible", f"never started: {plan.reason}")
-            return False
+            return None
+        if plan is None and trial.origin in ("recommended", "race") and not self.setting.is_bounded:
+            plan = self.setting.unpredicted_plan(trial.strategy)  # evidence first: nothing says that it might not fit
+        if plan is None:
+            self._postponed.add(trial.number)
+            return None
         self._rejections = 0
-        return True
+        return plan
 
     def _evaluate(self, number: int) -> None:
         """Run one trial on its next rung and keep what came of it."""
-        summary = self.ledger.trials[number]
-        rows = self.ledger.ladder_rows[self.ledger.next_rung(summary)]
-        plan = self.setting.plan(summary.strategy)
-        if self.files.attempts(number, rows) >= MAX_ATTEMPTS or not isinstance(plan, Plan):
+        summary = self.history.trials[number]
+        plan = self._plan_of(summary)
+        if plan is None:
+            return
+        if self.pace.clock.has_measured and self._expected_s(summary) > self.pace.clock.remaining_s:
+            self._postponed.add(number)
+            return
+        rows = self.history.ladder_rows[min(self.history.next_rung(summary), len(self.history.ladder_rows) - 1)]
+        if self.storage.attempts(number, rows) >= MAX_ATTEMPTS:
             self._close(summary, "failed", f"the study was killed {MAX_ATTEMPTS} times while this ran on {rows} rows")
             return
+        if summary.execution != plan.execution:
+            summary = dataclasses.replace(summary, execution=plan.execution)
+            self.history.trials[number] = summary
+            self.storage.save_trial(summary)
         self._emit_trial("started", summary, train_rows=rows)
-        self.files.begin(number, rows)
+        self.storage.begin(number, rows)
         evaluation = self._run(number, plan, rows)
         if evaluation is None:
             self.stopped_because = f"{_OUT_OF_TIME}: the last run was stopped and stays open for a resumed study"
             return
-        self.files.save_evaluation(number, evaluation)
-        discard(self.files.run_dir(number, rows))
+        self.storage.save_evaluation(number, evaluation)
+        discard(self.storage.run_dir(number, rows))
         summary = dataclasses.replace(summary, evaluations=(*summary.evaluations, evaluation))
-        self.ledger.trials[number] = summary
-        self.pace.learn(summary.strategy, evaluation)
-        self.teller.report(self._live[number], evaluation)
+        self.history.trials[number] = summary
+        self.pace.learn(summary, evaluation)
+        self.publish()
+        self.storage.report(self._live[number], evaluation)
         self._emit_trial("evaluated", summary, **_headline(evaluation))
         self._settle(summary)
+        self._emit_status()
 
     def _run(self, number: int, plan: Plan, rows: int) -> Evaluation | None:
         """One process; however it ends while we live, it does not count as having killed the study."""
-        run_dir = self.files.run_dir(number, rows)
-        limit_s = self.pace.clock.remaining_s
+        evaluation = None
         try:
-            return run_evaluation(
+            evaluation = run_evaluation(
                 self.setting,
                 self.runner,
                 plan,
                 rows,
-                run_dir,
-                time_limit_s=limit_s,
+                self.storage.run_dir(number, rows),
+                time_limit_s=max(0.1, self.pace.clock.remaining_s),
                 on_event=self._forward(number, rows),
             )
+            return evaluation
         finally:
-            self.files.forgive(number, rows)
+            if evaluation is None:
+                self.storage.forgive(number, rows)
 
     def _settle(self, summary: TrialSummary) -> None:
         """Close a trial whose newest evaluation decides it; leave the others open to climb."""
-        verdict, reason = verdict_of(summary.evaluations, self.ledger.ladder_rows[-1])
+        newest, top_rows = summary.evaluations[-1], self.history.ladder_rows[-1]
+        if newest.at_chance and top_rows <= newest.train_rows < self.setting.full_rows and self.best is None:
+            longer = min(self.setting.full_rows, LONGER_RUNG * newest.train_rows)
+            self.history.ladder_rows = (*self.history.ladder_rows, longer)
+        verdict, reason = verdict_of(summary.evaluations, self.history.ladder_rows[-1])
         if verdict != "open":
             worst = worst_constraints(summary.evaluations)
             self._close(dataclasses.replace(summary, constraints=worst), verdict, reason)
 
     def _close(self, summary: TrialSummary, verdict: TrialVerdict, reason: str) -> None:
-        """Write the verdict, then tell Optuna: a kill in between loses nothing."""
+        """Store the verdict, then tell Optuna: a kill in between loses nothing."""
         closed = dataclasses.replace(summary, verdict=verdict, reason=reason)
-        self.files.save_trial(closed)
-        self.ledger.trials[summary.number] = closed
-        self.teller.tell(self._live.pop(summary.number), closed)
+        self.storage.save_trial(closed)
+        self.history.trials[summary.number] = closed
+        self.storage.tell(self._live.pop(summary.number), closed)
         self._emit_trial(verdict, closed, reason=reason)
+
+    # --- the verified final run -----------------------------------------------------------------------------------
+
+    def final_run(self, plan: Plan) -> FinalRun | str:
+        """Train the best plan on all rows and judge it on rows that no trial saw; or why not.
+
+        Raises:
+            InterruptedByUser: Ctrl-C; its checkpoint stays.
+        """
+        known = self.storage.final
+        if known is not None and known.plan == plan:
+            return known
+        expected_s, left_s = self.pace.final_s(plan), self.pace.clock.left_s
+        if expected_s is None or expected_s > left_s or left_s < FIRST_RUN_S:
+            return f"it would take longer than the {max(0.0, left_s):.0f} s that are left"
+        self._emit({"kind": "phase", "name": "the verified final run"})
+        folder = self.storage.final_dir
+        if known is not None:
+            discard(folder)
+        measurement = finite(train(self.runner, plan, folder, left_s, self.on_event))
+        if measurement.outcome == "interrupted":
+            raise KeyboardInterrupt
+        if measurement.outcome != "completed":
+            return f"it ended as {measurement.outcome.replace('_', ' ')}: {measurement.reason}"
+        final = FinalRun(plan, self.setting.metric.measured(measurement.metrics), measurement)
+        self.storage.save_final(final)
+        return final
+
+    # --- events ---------------------------------------------------------------------------------------------------
+
+    def _emit_status(self) -> None:
+        """Where the study stands, for whoever watches."""
+        clock, best = self.pace.clock, self.best
+        top = best.top if best is not None else None
+        low, high = _interval(self.setting, top.metric if top is not None else None)
+        scores = self.history.base_scores()
+        sampled, trials = self.history.sampled_scores(), self.pace.affordable_trials()
+        gain = expected_gain(min(scores.values()), sampled, trials) if scores and len(sampled) > 1 else None
+        self._emit(
+            {
+                "kind": "study",
+                "state": "status",
+                "reason": "",
+                "best_trial": best.number if best is not None else None,
+                "best_method": best.strategy.method if best is not None else None,
+                "best_lr_rel": best.strategy.lr_rel if best is not None else None,
+                "metric_name": self.setting.metric.name,
+                "metric": top.metric if top is not None else None,
+                "low": low,
+                "high": high,
+                "train_rows": top.train_rows if top is not None else None,
+                "ladder_rows": list(self.history.ladder_rows),
+                "remaining_s": max(0.0, clock.remaining_s),
+                "reserved_s": clock.reserve_s,
+                "budget_s": clock.budget_s,
+                "expected_gain": gain,
+            }
+        )
 
     def _emit_trial(self, state: str, trial: TrialSummary, **details: Any) -> None:
         event = {"kind": "trial", "state": state, "trial": trial.number, "method": trial.strategy.method, **details}
@@ -220,4 +351,12 @@ class StudyLoop:
 
 
 def _headline(evaluation: Evaluation) -> dict[str, Any]:
-    return {name: getattr(evaluation, name) for name in ("train_rows", "outcome", "nll", "metric")}
+    return {name: getattr(evaluation, name) for name in ("train_rows", "outcome", "nll", "metric", "at_chance")}
+
+
+def _interval(setting: StudyContext, metric: float | None) -> tuple[float | None, float | None]:
+    """90 % interval of a share on the study's held-out rows (normal approximation); unknown of other metrics."""
+    if metric is None or not setting.metric.is_share:
+        return None, None
+    reach = NORMAL_95 * math.sqrt(max(0.0, metric * (1 - metric)) / setting.eval_rows)
+    return max(0.0, metric - reach), min(1.0, metric + reach)

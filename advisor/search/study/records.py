@@ -6,13 +6,16 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from advisor.core.metrics import Metric, get_metric
-from advisor.core.plan import Plan
+from advisor.core.plan import ExecutionPlan, Plan
 from advisor.core.run import Measurement, Outcome
 from advisor.core.strategy import StrategyConfig
 
 TrialVerdict = Literal["completed", "pruned", "infeasible", "out_of_memory", "over_time", "failed", "open"]
 """``completed``: reached the highest fidelity. ``pruned``: others were better. ``infeasible``: broke a budget, by
 prediction (never started) or measured. ``open``: cut off by the end of a call; continues when the study is resumed."""
+
+Origin = Literal["recommended", "race", "default", "sampled"]
+"""Why a point was tried: the recommended default, another learning rate for it, another method's default, a sample."""
 
 ParamValue = str | int | float
 """What Optuna stores for one parameter."""
@@ -31,6 +34,8 @@ class Evaluation:
         projected_total_s: What the final run on all rows will take, from this run's own step time.
         constraints: Each figure divided by its budget, minus one: at most zero is feasible.
         measurement: The raw figures.
+        at_chance: Whether it answers no better than somebody who only knows how frequent the classes are ("onset not
+            reached"): then it is no evidence about the configuration.
     """
 
     train_rows: int
@@ -43,6 +48,7 @@ class Evaluation:
     projected_total_s: float | None
     constraints: dict[str, float]
     measurement: Measurement
+    at_chance: bool = False
 
     @property
     def feasible(self) -> bool:
@@ -57,9 +63,11 @@ class TrialSummary:
     Attributes:
         number: Number of the trial in the Optuna study.
         params: As Optuna sampled them (``lora.log2_rank``).
-        origin: ``"default"`` (warm start) or ``"sampled"``.
+        origin: Why it was tried.
         evaluations: In order of rising ``train_rows``.
         constraints: The worst value of each constraint, predicted or measured.
+        effective_batch_size: Rows per optimizer step; ``None`` is the study's.
+        execution: The execution knobs that it ran with, as solved for the final run; ``None`` before it ran.
     """
 
     number: int
@@ -67,9 +75,11 @@ class TrialSummary:
     strategy: StrategyConfig
     verdict: TrialVerdict
     reason: str
-    origin: Literal["default", "sampled"] = "sampled"
+    origin: Origin = "sampled"
     evaluations: tuple[Evaluation, ...] = ()
     constraints: dict[str, float] = field(default_factory=dict)
+    effective_batch_size: int | None = None
+    execution: ExecutionPlan | None = None
 
     @property
     def started(self) -> bool:
@@ -114,25 +124,45 @@ class ParetoPoint:
 
 
 @dataclass(frozen=True)
+class FinalRun:
+    """The study's answer: the best plan, trained on all training rows, judged on rows that no trial ever saw.
+
+    Attributes:
+        plan: What was run.
+        metric: On the held-out rows of the data set, the test split of the search.
+        measurement: The raw figures.
+    """
+
+    plan: Plan
+    metric: float | None
+    measurement: Measurement
+
+
+@dataclass(frozen=True)
 class TuneResult:
     """What ``tune`` answers.
 
     Attributes:
-        best: The best plan, on all training rows, its cost predicted; ``run`` evaluates it on unseen rows.
-        best_trial: Number of its trial.
+        best: The best plan so far, on all training rows, its cost predicted.
+        best_trial: Number of its trial; ``None`` when no trial says anything yet and it is the recommended default.
+        best_reason: Why this plan, one sentence.
         metric_name: What the study optimizes: ``accuracy``, ``perplexity``, or another registered metric.
         trials: All trials, with their evaluations.
         pareto: Trials that no other beats in quality, memory and time at once.
-        never_started: Candidates that cannot fit, with the reason.
-        ladder_rows: Training rows of each fidelity, ascending.
+        never_started: Candidates that cannot fit or that there was no time for, with the reason.
+        ladder_rows: Training rows of each fidelity of this call, ascending.
         full_rows: Training rows of the final run.
         stopped_because: Which rule ended the study, one sentence.
         elapsed_s: Wall clock of this call.
         study_dir, study_name: Where the study is stored.
+        final: The verified final run, if there was time for it.
+        final_skipped: Why there was no final run.
+        interrupted: Whether Ctrl-C ended the call.
     """
 
     best: Plan
-    best_trial: int
+    best_trial: int | None
+    best_reason: str
     metric_name: str
     trials: tuple[TrialSummary, ...]
     pareto: tuple[ParetoPoint, ...]
@@ -143,6 +173,9 @@ class TuneResult:
     elapsed_s: float
     study_dir: str
     study_name: str
+    final: FinalRun | None = None
+    final_skipped: str = ""
+    interrupted: bool = False
 
     @property
     def metric(self) -> Metric:

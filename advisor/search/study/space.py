@@ -1,9 +1,13 @@
-"""The statistical search space: method, then the method's own knobs, and one learning-rate factor shared by all."""
+"""The statistical search space: method, then the method's own knobs, and what all methods share.
+
+Shared are one learning-rate factor, the number of epochs, the weight decay and the batch. A LoRA's alpha is no axis: it
+keeps its ratio to the rank (``LoraKnobs.replaced``).
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +15,6 @@ from advisor.core.model import ModelSpec
 from advisor.core.strategy import StrategyConfig
 from advisor.search.planner.candidates import given_knobs
 from advisor.search.study.records import ParamValue
-from advisor.strategies.base import LR_REL as SHARED_LR_REL
 from advisor.strategies.base import CategoricalDimension, Dimension, FloatDimension, Strategy
 
 if TYPE_CHECKING:
@@ -19,6 +22,14 @@ if TYPE_CHECKING:
 
 METHOD = "method"
 LR_REL = "lr_rel"
+BATCH = "log2_batch"
+
+LR_REL_RANGE = (0.2, 10.0)
+"""Wider than ``strategies.base.LR_REL``: the best rate lay at ten times a method's default more than once."""
+
+RACE = (3.0, 1 / 3, 10.0)
+"""Multiples of the default learning rate that race against it, likeliest first: a plain race of four rates with one
+method ties or beats published tuners (pichak 0.4.1)."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,23 @@ class SearchAxis:
     @property
     def label(self) -> str:
         return f"log2_{self.field}" if self.power_of_two else self.field
+
+    @property
+    def lowest(self) -> ParamValue:
+        """The cheapest value of a numeric axis, the first choice of another."""
+        if self.choices:
+            return self.choices[0]
+        return int(self.low) if self.integer else self.low
+
+    def distribution(self) -> optuna.distributions.BaseDistribution:
+        """As Optuna has it."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        if self.choices:
+            return CategoricalDistribution(self.choices)
+        if self.integer:
+            return IntDistribution(int(self.low), int(self.high), step=self.step)
+        return FloatDistribution(self.low, self.high, log=self.log)
 
     def encode(self, value: Any) -> ParamValue:
         """A field's value as the nearest parameter inside the bounds."""
@@ -90,35 +118,80 @@ class MethodSpace:
         params: dict[str, ParamValue] = {METHOD: self.method, LR_REL: 1.0}
         for axis in self.axes:
             value = self.default.knob(axis.field)
-            params[self.param(axis)] = axis.encode(value if value is not None else axis.decode(_lowest(axis)))
+            params[self.param(axis)] = axis.encode(value if value is not None else axis.decode(axis.lowest))
         return params
+
+
+EPOCHS = SearchAxis("num_train_epochs", low=1, high=6, integer=True)
+"""Three, the default of most published recipes, are a few dozen steps where rows are few, and often too many where they
+are plenty."""
+
+WEIGHT_DECAY = SearchAxis("weight_decay", low=0.0, high=0.1)
+SHARED_AXES = (EPOCHS, WEIGHT_DECAY)
 
 
 @dataclass(frozen=True)
 class Space:
-    """All methods of a study."""
+    """All methods of a study.
+
+    Attributes:
+        methods: Every method that can be used on the model at all.
+        shared: Axes of knobs that every method has.
+        batch: Octaves by which the batch may differ from the study's effective batch size; ``None`` keeps it.
+    """
 
     methods: tuple[MethodSpace, ...]
-    lr_rel: tuple[float, float] = (SHARED_LR_REL.low, SHARED_LR_REL.high)
+    shared: tuple[SearchAxis, ...] = ()
+    batch: SearchAxis | None = None
+    lr_rel: tuple[float, float] = LR_REL_RANGE
 
     def method(self, name: str) -> MethodSpace:
         return next(space for space in self.methods if space.method == name)
+
+    def axes(self, method: str) -> dict[str, SearchAxis]:
+        """Every axis of a method but the method itself, by parameter."""
+        space = self.method(method)
+        axes = {LR_REL: SearchAxis(LR_REL, *self.lr_rel, log=True)}
+        axes |= {axis.label: axis for axis in self.shared}
+        if self.batch is not None:
+            axes[BATCH] = self.batch
+        return axes | {space.param(axis): axis for axis in space.axes}
+
+    def distributions(self, params: Mapping[str, ParamValue]) -> dict[str, optuna.distributions.BaseDistribution]:
+        """Optuna's distributions of the parameters of a point."""
+        from optuna.distributions import CategoricalDistribution
+
+        axes = self.axes(str(params[METHOD]))
+        found = {name: axis.distribution() for name, axis in axes.items() if name in params}
+        return {METHOD: CategoricalDistribution([space.method for space in self.methods]), **found}
+
+    def default_params(self, method: str, lr_rel: float = 1.0) -> dict[str, ParamValue]:
+        """A method's default, with another learning rate where one is named."""
+        space = self.method(method)
+        params: dict[str, ParamValue] = {**space.default_params(), LR_REL: lr_rel}
+        params |= {axis.label: axis.encode(space.default.knob(axis.field)) for axis in self.shared}
+        return params | ({BATCH: 0} if self.batch is not None else {})
 
     def suggest(self, trial: optuna.Trial) -> dict[str, ParamValue]:
         """Sample one point: the method first, then only its own knobs."""
         names = [space.method for space in self.methods]
         params: dict[str, ParamValue] = {METHOD: trial.suggest_categorical(METHOD, names)}
-        params[LR_REL] = trial.suggest_float(LR_REL, *self.lr_rel, log=True)
-        space = self.method(str(params[METHOD]))
-        for axis in space.axes:
-            params[space.param(axis)] = _suggest(trial, space.param(axis), axis)
+        for name, axis in self.axes(str(params[METHOD])).items():
+            params[name] = _suggest(trial, name, axis)
         return params
 
     def config(self, params: Mapping[str, ParamValue]) -> StrategyConfig:
-        """The configuration that a point stands for."""
+        """The configuration that a point stands for; what it does not name is as in the default."""
         space = self.method(str(params[METHOD]))
-        values = {axis.field: axis.decode(params[space.param(axis)]) for axis in space.axes}
-        return space.config(values, float(params[LR_REL]))
+        own = {axis.field: axis.decode(params[space.param(axis)]) for axis in space.axes}
+        shared = {axis.field: float(axis.decode(params[axis.label])) for axis in self.shared if axis.label in params}
+        return space.config({**own, **shared}, float(params[LR_REL]))
+
+    @staticmethod
+    def batch_size(params: Mapping[str, ParamValue], effective_batch_size: int) -> int:
+        """Rows per optimizer step of a point."""
+        octaves = int(params.get(BATCH, 0))
+        return max(1, effective_batch_size * 2**octaves if octaves >= 0 else effective_batch_size // 2**-octaves)
 
 
 def method_space(strategy: Strategy, model: ModelSpec, knobs: Mapping[str, Any] | None = None) -> MethodSpace:
@@ -159,11 +232,10 @@ def _suggest(trial: optuna.Trial, name: str, axis: SearchAxis) -> ParamValue:
     return float(trial.suggest_float(name, axis.low, axis.high, log=axis.log))
 
 
-def _lowest(axis: SearchAxis) -> ParamValue:
-    if axis.choices:
-        return axis.choices[0]
-    return int(axis.low) if axis.integer else axis.low
-
-
 def _choice_text(value: Any) -> str:
     return json.dumps(list(value) if isinstance(value, list | tuple) else value)
+
+
+def shared_axes(given: Collection[str]) -> tuple[SearchAxis, ...]:
+    """The axes of shared knobs that the user has not set."""
+    return tuple(axis for axis in SHARED_AXES if axis.field not in given)

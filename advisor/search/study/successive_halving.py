@@ -1,9 +1,13 @@
-"""Successive halving: how many training rows each rung has, who climbs, and when more trials are not worth it."""
+"""Successive halving: how many training rows each rung has, who climbs, and when more trials are not worth it.
+
+Every run on a rung is a whole training with its own warm-up and decay of the learning rate down to zero, so that rungs
+do not favour the rates that are best without decay. This is the only halving: Optuna's pruners are not used.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from advisor.core.stats import NORMAL_95
@@ -42,8 +46,12 @@ On a synthetic surface (10 seeds) random search won at a share of 0.44, drew at 
 SHORT_PASS_SHARE = 0.65
 """The same for the lower two rungs, scaled down: with so little time the defaults are most of what can be tried."""
 
-MIN_STEPS_PER_EPOCH = 4
-"""Below this many optimizer steps an epoch, warm-up and learning-rate decay leave nothing to learn from."""
+MIN_STEPS = 60
+"""Optimizer steps of the shortest run that may rank anything. MiniLM was at chance after 12 steps and had left it after
+60 on the movie sentences; where a task needs more, its chance level shows it, and the first rung is passed over."""
+
+SAME_RUNG = 1.35
+"""Row counts within this factor are one rung: a resumed study keeps the rows that it has evaluations on."""
 
 
 @dataclass(frozen=True)
@@ -63,36 +71,47 @@ def keep_count(rung: int) -> int:
 
 
 def choose_ladder(
-    full_rows: int,
-    effective_batch_size: int,
-    costs: Sequence[RunCost],
-    time_s: float,
-    *,
-    minimum_rows: int | None = None,
+    full_rows: int, floor_rows: int, cost: RunCost | None, time_s: float, *, openings: int, race: int
 ) -> tuple[int, ...]:
     """Training rows of each rung.
 
-    Three rungs of 10, 30 and 100 % where a pass of all defaults over them takes a small share of the time; else the
-    lower two, scaled down to fit, because a first rung too short to rank on wastes all others; else one rung.
+    Three rungs of 10, 30 and 100 % where a pass of all openings over them takes a small share of the time; else the
+    lower two, scaled to what a pass of the learning-rate race can take; else one rung. No rung is shorter than
+    ``floor_rows``, however little time there is: fewer trials that say something beat many at chance.
 
     Args:
         full_rows: Rows of the largest fidelity.
-        effective_batch_size: Rows per optimizer step.
-        costs: One per default configuration that will be tried; empty when no time can be predicted.
-        time_s: What the study may take.
-        minimum_rows: Floor of a rung; by default ``MIN_STEPS_PER_EPOCH`` batches.
+        floor_rows: Rows of the shortest run that may rank anything (``floor_of``).
+        cost: Of the recommended method; ``None`` when no time can be predicted.
+        time_s: What the trials may take.
+        openings: How many trials are tried before any sample.
+        race: How many of them are the recommended method at different learning rates.
     """
-    floor = min(full_rows, minimum_rows or MIN_STEPS_PER_EPOCH * effective_batch_size)
-    if not costs:
-        return _rungs(full_rows, [floor * fraction / FRACTIONS[0] for fraction in FRACTIONS], floor)
-    if _scale(FRACTIONS, full_rows, costs, FULL_PASS_SHARE * time_s) >= 1:
+    floor = min(full_rows, floor_rows)
+    if cost is None:
+        return _rungs(full_rows, [floor, 3 * floor, full_rows], floor)
+    if _scale(FRACTIONS, full_rows, [cost] * openings, FULL_PASS_SHARE * time_s) >= 1:
         return _rungs(full_rows, [fraction * full_rows for fraction in FRACTIONS], floor)
     lower = FRACTIONS[:2]
-    scale = _scale(lower, full_rows, costs, SHORT_PASS_SHARE * time_s)
+    scale = _scale(lower, full_rows, [cost] * race, SHORT_PASS_SHARE * time_s)
     if scale * lower[0] * full_rows >= floor:
         return _rungs(full_rows, [scale * fraction * full_rows for fraction in lower], floor)
-    only = _scale((1.0,), full_rows, costs, SHORT_PASS_SHARE * time_s)
-    return (max(floor, int(only * full_rows)),)
+    only = _scale((1.0,), full_rows, [cost] * race, SHORT_PASS_SHARE * time_s)
+    return (min(full_rows, max(floor, int(only * full_rows))),)
+
+
+def floor_of(effective_batch_size: int, epochs: float) -> int:
+    """Rows of a run of ``MIN_STEPS`` optimizer steps."""
+    return math.ceil(MIN_STEPS * effective_batch_size / epochs)
+
+
+def with_known_rungs(ladder: tuple[int, ...], known_rows: Collection[int], full_rows: int) -> tuple[int, ...]:
+    """The ladder with rungs moved to rows that there are evaluations on, where these are about the same."""
+    moved = []
+    for rows in ladder:
+        near = [known for known in known_rows if 1 / SAME_RUNG <= known / rows <= SAME_RUNG]
+        moved.append(rows if rows == full_rows or not near else min(near, key=lambda known: abs(known - rows)))
+    return tuple(sorted(set(moved)))
 
 
 def _scale(fractions: Sequence[float], full_rows: int, costs: Sequence[RunCost], available_s: float) -> float:
@@ -108,7 +127,11 @@ def _scale(fractions: Sequence[float], full_rows: int, costs: Sequence[RunCost],
 
 
 def _rungs(full_rows: int, wanted: Sequence[float], floor: int) -> tuple[int, ...]:
-    rows = {min(full_rows, max(floor, round(value))) for value in wanted}
+    """Rising, none below the floor, and none so close below the next one that it would say the same."""
+    rows: list[int] = []
+    for value in sorted({min(full_rows, max(floor, round(value))) for value in wanted}, reverse=True):
+        if not rows or value <= rows[-1] / 2:
+            rows.append(value)
     return tuple(sorted(rows))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from advisor.core.metrics import Metric
 from advisor.search.study.records import Evaluation, ParetoPoint, TrialSummary, TrialVerdict
-from advisor.search.study.successive_halving import climbers, metric_sd
+from advisor.search.study.successive_halving import climbers, metric_sd, relative_loss_sd
 
 
 def worst_constraints(evaluations: Iterable[Evaluation]) -> dict[str, float]:
@@ -66,11 +66,24 @@ class TrialHistory:
     def highest_rung(self) -> int:
         """Highest rung that a feasible evaluation reached; 0 before the first."""
         rows = [trial.top.train_rows for trial in self.trials.values() if trial.top is not None]
-        return self.ladder_rows.index(max(rows)) if rows else 0
+        return max(0, self._rungs_up_to(max(rows)) - 1) if rows else 0
 
-    def scores(self, rung: int) -> dict[int, float]:
-        """Loss per item of every feasible evaluation on a rung, by trial."""
-        rows = self.ladder_rows[rung]
+    @property
+    def base_rung(self) -> int:
+        """Where new trials start: the first rung that no run showed to be too short to leave chance on."""
+        for rung in range(len(self.ladder_rows) - 1):
+            found = self._evaluations_on(self.ladder_rows[rung])
+            if not found or any(not evaluation.at_chance for evaluation in found):
+                return rung
+        return len(self.ladder_rows) - 1
+
+    @property
+    def known_rows(self) -> set[int]:
+        """Row counts that there are evaluations on."""
+        return {evaluation.train_rows for trial in self.trials.values() for evaluation in trial.evaluations}
+
+    def scores(self, rows: int) -> dict[int, float]:
+        """Loss per item of every feasible evaluation on so many rows, by trial."""
         return {
             trial.number: evaluation.nll
             for trial in self.trials.values()
@@ -78,22 +91,29 @@ class TrialHistory:
             if evaluation.train_rows == rows and evaluation.feasible and evaluation.nll is not None
         }
 
+    def base_scores(self) -> dict[int, float]:
+        """``scores`` on the rung that new trials start on."""
+        return self.scores(self.ladder_rows[self.base_rung])
+
     def sampled_scores(self) -> list[float]:
-        """Scores on the lowest rung of the trials that the sampler chose."""
-        return [score for number, score in self.scores(0).items() if self.trials[number].origin == "sampled"]
+        """Base scores of the trials that the sampler chose."""
+        return [score for number, score in self.base_scores().items() if self.trials[number].origin == "sampled"]
 
     def durations_s(self, rung: int) -> list[float]:
         """Measured wall clock of the runs on a rung."""
+        runs = [e for trial in self.trials.values() for e in trial.evaluations]
         rows = self.ladder_rows[rung]
-        runs = [e for trial in self.trials.values() for e in trial.evaluations if e.train_rows == rows]
-        return [run.total_s for run in runs if run.outcome == "completed" and run.total_s > 0]
+        return [
+            run.total_s for run in runs if run.train_rows == rows and run.outcome == "completed" and run.total_s > 0
+        ]
 
     def next_rung(self, trial: TrialSummary) -> int:
         """The rung an open trial has to run on next."""
-        return self.ladder_rows.index(trial.evaluations[-1].train_rows) + 1 if trial.evaluations else 0
+        reached = self._rungs_up_to(trial.evaluations[-1].train_rows) if trial.evaluations else 0
+        return max(reached, self.base_rung)
 
     def beaten(self) -> list[TrialSummary]:
-        """Open trials that are not among those that climb from their rung."""
+        """Open trials that are not among those that climb from where they are."""
         return [trial for trial in self.open_trials if trial.evaluations and not self._climbs(trial)]
 
     def climbing(self) -> list[TrialSummary]:
@@ -102,16 +122,26 @@ class TrialHistory:
         return sorted(going, key=lambda trial: (self.next_rung(trial), self._loss(trial), trial.number))
 
     def _climbs(self, trial: TrialSummary) -> bool:
-        rung = self.next_rung(trial) - 1
-        return trial.number in climbers(self.scores(rung), rung)
+        rows = trial.evaluations[-1].train_rows
+        if all(evaluation.at_chance for evaluation in self._evaluations_on(rows)):
+            return True
+        return trial.number in climbers(self.scores(rows), max(0, self._rungs_up_to(rows) - 1))
+
+    def _evaluations_on(self, rows: int) -> list[Evaluation]:
+        runs = [e for trial in self.trials.values() for e in trial.evaluations]
+        return [run for run in runs if run.train_rows == rows and run.feasible]
+
+    def _rungs_up_to(self, rows: int) -> int:
+        return sum(rung_rows <= rows for rung_rows in self.ladder_rows)
 
     def _loss(self, trial: TrialSummary) -> float:
         return (trial.evaluations[-1].nll or 0.0) if trial.evaluations else 0.0
 
 
 def contenders(trials: Iterable[TrialSummary]) -> list[tuple[TrialSummary, Evaluation]]:
-    """Trials that can win: feasible, and evaluated on as many rows as any feasible trial was."""
+    """Trials that can win: feasible, beyond chance, and evaluated on as many rows as any of these was."""
     reached = [(trial, top) for trial in trials if trial.verdict != "infeasible" and (top := trial.top) is not None]
+    reached = [(trial, top) for trial, top in reached if not top.at_chance]
     most = max((top.train_rows for _, top in reached), default=0)
     return [(trial, top) for trial, top in reached if top.train_rows == most]
 
@@ -120,7 +150,8 @@ def winner(trials: Iterable[TrialSummary], metric: Metric) -> TrialSummary | Non
     """The best trial at the highest fidelity; among those within seed noise of it, the one with the lowest loss.
 
     A held-out accuracy moves in steps of one item, the likelihood does not, so it decides between equals. The noise is
-    known of metrics in points; of others only equals are.
+    known of metrics in points; of others only equals are. The recommended default only gives way to a loss that seeds
+    alone would not explain.
     """
     field = contenders(trials)
     if not field:
@@ -129,7 +160,10 @@ def winner(trials: Iterable[TrialSummary], metric: Metric) -> TrialSummary | Non
         noise = metric_sd() if metric.in_points else 0.0
         scores = [metric.score(top.metric or 0.0) for _, top in field]
         field = [pair for pair, score in zip(field, scores, strict=True) if score >= max(scores) - noise]
-    return min(field, key=lambda pair: (pair[1].nll, pair[0].number))[0]
+    best, top = min(field, key=lambda pair: (pair[1].nll, pair[0].number))
+    near = (top.nll or 0.0) + relative_loss_sd() * abs(top.nll or 0.0)
+    kept = [trial for trial, other in field if trial.origin == "recommended" and (other.nll or 0.0) <= near]
+    return kept[0] if kept else best
 
 
 def pareto_points(trials: Iterable[TrialSummary], metric: Metric) -> tuple[ParetoPoint, ...]:
