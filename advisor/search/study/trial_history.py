@@ -138,10 +138,10 @@ class TrialHistory:
         return (trial.evaluations[-1].nll or 0.0) if trial.evaluations else 0.0
 
 
-def contenders(trials: Iterable[TrialSummary]) -> list[tuple[TrialSummary, Evaluation]]:
+def contenders(trials: Iterable[TrialSummary], *, beyond_chance: bool = True) -> list[tuple[TrialSummary, Evaluation]]:
     """Trials that can win: feasible, beyond chance, and evaluated on as many rows as any of these was."""
     reached = [(trial, top) for trial in trials if trial.verdict != "infeasible" and (top := trial.top) is not None]
-    reached = [(trial, top) for trial, top in reached if not top.at_chance]
+    reached = [(trial, top) for trial, top in reached if not (beyond_chance and top.at_chance)]
     most = max((top.train_rows for _, top in reached), default=0)
     return [(trial, top) for trial, top in reached if top.train_rows == most]
 
@@ -168,7 +168,9 @@ def winner(trials: Iterable[TrialSummary], metric: Metric) -> TrialSummary | Non
 
 def pareto_points(trials: Iterable[TrialSummary], metric: Metric) -> tuple[ParetoPoint, ...]:
     """The trials that no other beats in metric, device memory and projected time at once; best metric first."""
-    points = [_point(trial, top) for trial, top in contenders(trials) if top.metric is not None]
+    known = tuple(trials)
+    field = contenders(known) or contenders(known, beyond_chance=False)
+    points = [_point(trial, top) for trial, top in field if top.metric is not None]
     costs = [
         (-metric.score(point.metric), float(point.device_peak_bytes or 0), point.total_s or 0.0) for point in points
     ]
