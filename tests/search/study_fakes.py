@@ -53,6 +53,7 @@ class FakeStrategy:
     dimensions: dict[str, Dimension]
     user_knob: str | None = None
     user_knob_title: str = ""
+    fits_frozen_features: bool = False
 
     @property
     def knobs(self) -> type[Knobs]:

@@ -120,6 +120,19 @@ def test_methods_that_do_not_fit_are_skipped_and_the_others_ordered_as_recommend
     assert plans.order == [item.plan.strategy.method for item in ranked]
 
 
+def test_a_classifier_on_frozen_features_runs_first_and_is_not_raced() -> None:
+    ask = setting(Budget())
+    cheap = dataclasses.replace(fakes.strategies()["head"], fits_frozen_features=True)
+    ask = dataclasses.replace(ask, strategies={**fakes.strategies(), "head": cheap})  # type: ignore[arg-type]
+    plans = agenda(ask, fakes.declared("head", "lora"))
+    plans.rank_methods()
+    assert plans.order == ["lora", "head"] and plans.baselines == ["head"]
+    for expected in (("head", "default"), ("lora", "recommended"), ("lora", "race")):
+        opening = plans.opening({}, 0.0)
+        assert opening is not None and (opening[0]["method"], opening[1]) == expected
+        plans.storage.enqueue(*opening)
+
+
 def test_slow_predictions_leave_time_for_trials_and_the_rest_to_later() -> None:
     ticks = iter(range(1000))
     plans = agenda(setting(Budget()), fakes.declared(), StudyClock(30.0, now=lambda: float(next(ticks))))

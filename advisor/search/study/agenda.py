@@ -28,6 +28,9 @@ PLANNING_SHARE = 0.1
 FIRST_PREDICTION_SHARE = 0.25
 """Share of the budget that the predictions before the first trial may take when none of them comes to an end."""
 
+BASELINE_SHARE = 0.1
+"""Share of the budget up to which a classifier on frozen features is fitted before anything is trained."""
+
 LOCAL_SHARE = 0.6
 """Share of the samples that change the best trial so far a little instead of asking TPE, and all but a few of those
 before TPE has seen enough: with 5 to 30 trials a model has nothing to learn from (the rule is PriorBand's)."""
@@ -43,6 +46,7 @@ class Agenda:
     Attributes:
         order: Methods, the recommended one first; those that were not predicted last.
         skipped: Methods that cannot be tried, and why.
+        baselines: Methods that fit frozen features in a small share of the budget: they run before all others.
     """
 
     setting: StudyContext
@@ -52,6 +56,7 @@ class Agenda:
     on_event: OnEvent | None = None
     order: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
+    baselines: list[str] = field(default_factory=list)
     _starts: dict[str, dict[str, ParamValue]] = field(default_factory=dict)
     _late: set[str] = field(default_factory=set)
 
@@ -70,7 +75,7 @@ class Agenda:
             for name, config in defaults.items()
         }
         groups = noise_groups(expectations, setting.cost_model.quality.tie_margin)
-        queue = sorted(defaults, key=lambda name: (name != recommended, groups[name]))
+        queue = sorted(defaults, key=lambda name: (name != recommended, self._is_baseline(name), groups[name]))
         plans: dict[str, Plan] = {}
         for index, name in enumerate(queue):
             spent_s = self.clock.now() - planner_began
@@ -86,7 +91,13 @@ class Agenda:
                 plans[name] = found
         ranked = [item.plan.strategy.method for item in rank(plans, expectations, self.tie_margin)]
         rest = [name for name in queue if name not in plans and name not in self.skipped]
-        self.order = sorted([*ranked, *rest], key=lambda name: name != recommended)
+        # What fits frozen features has no learning rate to race, and cannot tell how long trainings take.
+        self.order = sorted([*ranked, *rest], key=lambda name: (self._is_baseline(name), name != recommended))
+        shares = {name: _total_s(plans[name]) / self.clock.budget_s for name in plans if self._is_baseline(name)}
+        self.baselines = [name for name, share in shares.items() if share <= BASELINE_SHARE]
+
+    def _is_baseline(self, method: str) -> bool:
+        return self.setting.strategies[method].fits_frozen_features
 
     @property
     def tie_margin(self) -> float:
@@ -135,10 +146,14 @@ class Agenda:
         if not self.order:
             return None
         first = self.order[0]
+        for method in self.baselines:
+            if method not in opened:
+                return self.start_params(method), "default"
         if first not in opened:
             params = self._start_of(first, needed_s)
             return (params, "recommended") if params is not None else None
-        if not any(t.strategy.method == first and t.verdict in ("failed", "out_of_memory") for t in trials.values()):
+        broken = any(t.strategy.method == first and t.verdict in ("failed", "out_of_memory") for t in trials.values())
+        if not broken and not self._is_baseline(first):
             raced = [point for _, point in tried if point[METHOD] == first]
             for factor in RACE:
                 if not any(math.isclose(float(point[LR_REL]), factor, rel_tol=1e-6) for point in raced):
@@ -216,3 +231,9 @@ def _smallest(space: MethodSpace) -> Iterator[dict[str, ParamValue]]:
     ]
     if options:
         yield from (dict(combination) for combination in itertools.product(*options))
+
+
+def _total_s(plan: Plan) -> float:
+    """Predicted wall clock of the whole run; unknown is too long."""
+    time = plan.predicted.time if plan.predicted is not None else None
+    return time.total_s if time is not None else math.inf

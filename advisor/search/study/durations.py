@@ -127,7 +127,10 @@ class DurationEstimator:
 
     def learn(self, trial: TrialSummary, evaluation: Evaluation) -> None:
         """Take a finished evaluation into account."""
-        if evaluation.outcome == "completed":
+        if (
+            evaluation.outcome == "completed"
+            and not self.setting.strategies[trial.strategy.method].fits_frozen_features
+        ):
             predicted = predicted_s(self.setting, trial, evaluation.train_rows)
             self.clock.note(predicted, evaluation.total_s, evaluation.train_rows)
 

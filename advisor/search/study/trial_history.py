@@ -30,6 +30,8 @@ def verdict_of(evaluations: tuple[Evaluation, ...], top_rows: int) -> tuple[Tria
     violated = sorted(name for name, value in worst_constraints(evaluations).items() if value > 0)
     if newest.outcome == "out_of_memory":
         return "out_of_memory", newest.reason or "the run ran out of memory"
+    if newest.outcome == "diverged":
+        return "pruned", newest.reason or "training diverged"
     if newest.outcome == "over_time":
         return "over_time", newest.reason or "the run took longer than the time budget"
     if newest.outcome not in ("completed", "diverged"):

@@ -245,7 +245,8 @@ class _Job:
         return self._result(loop, final, "" if final is not None else str(answer))
 
     def _first_default(self) -> Any:
-        names = [space.method for space in self.space.methods]
+        strategies = self.setting.strategies
+        names = sorted((m.method for m in self.space.methods), key=lambda name: strategies[name].fits_frozen_features)
         return self.space.method(DEFAULT_METHOD if DEFAULT_METHOD in names else names[0]).default
 
     def _prepare(self, loop: StudyLoop) -> None:
