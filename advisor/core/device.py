@@ -7,6 +7,8 @@ from typing import Literal
 
 PARTIAL_FACT = "partial"
 """The fact that says why a profile is incomplete; complete ones do not have it."""
+SHARED_MEMORY_FACT = "shared memory"
+"""The fact of a module whose GPU and processor share the memory: it is no card for another machine."""
 LOAD_FACT = "load"
 """The fact that says how many figures were taken while other programs used the processor; few or none: no such fact."""
 

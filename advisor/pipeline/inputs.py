@@ -232,7 +232,11 @@ def check_strategy(strategy: Strategy, config: object, model: ModelSpec) -> None
     reason = strategy.applies_to(model)
     problems = [reason] if reason else strategy.problems(config, model)
     if problems:
-        raise InputError(f"{config.method} must fit {model.source}, but does not", problems=problems)
+        raise InputError(
+            f"{config.method} must fit {model.source}, but does not",
+            problems=problems,
+            fix="change or leave out what is named above, or choose another --method",
+        )
 
 
 def check_length(model: ModelSpec, max_seq_length: int) -> None:

@@ -266,3 +266,17 @@ def test_a_damaged_fit_is_named(own_home: Path) -> None:
     assert load_profile("t4", fitted=False).basis == "datasheet"
     forget_fitted("t4")
     assert load_profile("t4").basis == "datasheet"
+
+
+SMALL = ("raspberry-pi-5", "apple-m2", "jetson-orin-nano-8gb", "jetson-agx-orin-64gb")
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_small_machines_are_known_but_never_suggested_as_cards(name: str) -> None:
+    from advisor.search.planner.reasons import known_devices
+
+    profile = load_profile(name)
+    assert profile.basis == "datasheet"
+    assert 1 < profile.flops_per_s["float32"].value / profile.bytes_per_s["memory"].value < 30
+    assert name not in {device.id for device in known_devices()}
+    assert "t4" in {device.id for device in known_devices()}

@@ -21,7 +21,7 @@ from tests.core.records import make_plan
 Arguments = list[str]
 
 FLAG = r"--[a-z][a-z-]*"
-NEAR = r"did you mean ([\w.-]+)|(?:choose from|known|registered|there are|one of)[^:]*:? ?'?([\w-]+)"
+NEAR = r"did you mean ([\w.-]+)|(?:choose from|one of|there are) '?([\w.-]+)"
 
 
 class Place:
@@ -78,17 +78,11 @@ def of(model: Callable[[Place], str], *options: str) -> Callable[[Place], Argume
 
 
 CASES: dict[str, Callable[[Place], Arguments]] = {
-    "a device by a near name": lambda at: ["predict", at.model, "--task", "causal-lm", "--device", "rtx-4600"],
     "a method by a near name": predict("--method", "lorra"),
-    "a task by a near name": lambda at: ["predict", at.model, "--task", "causal", "--device", "t4"],
     "no task": lambda at: ["predict", at.file("config.json", '{"model_type": "bert"}'), "--device", "t4"],
-    "a knob of another method": predict("--method", "full", "--rank", "4"),
     "a method that needs a file": predict("--method", "peft"),
     "a folder without a PEFT configuration": lambda at: predict("--method", "peft", "--peft-config", at.occupied())(at),
-    "threads on a card": predict("--num-threads", "2"),
-    "tf32 on a processor": lambda at: [*predict("--tf32")(at)[:4], "--device", "cpu-test", "--tf32"],
     "a length beyond the positions": predict("--seq-length", "100"),
-    "modules that are not there": predict("--target-modules", "no_such_module"),
     "a model that is not there": of(lambda at: str(at.folder / "none")),
     "weights as the model": of(lambda at: at.file("model.safetensors", "x")),
     "an adapter as the model": of(Place.adapter),
@@ -105,23 +99,11 @@ CASES: dict[str, Callable[[Place], Arguments]] = {
     "a plan that is not there": lambda at: ["run", str(at.folder / "none.json"), "--output", str(at.folder / "out")],
     "a plan that is damaged": lambda at: ["run", at.file("plan.json", '{"a": 1'), "--output", str(at.folder / "out")],
     "a plan of a newer version": lambda at: ["run", at.file("p.json", '{"schema_version": 99}'), "--output", "out"],
-    "a plan for another device": lambda at: ["run", at.plan(device="t4"), "--output", str(at.folder / "out")],
-    "a study that is not there": lambda at: [
-        *("tune", at.model, "--data", at.rows, "--study-dir", str(at.folder / "study"), "--resume"),
-        *("--budget", "1s", "--methods", "head"),
-    ],
-    "a folder as the study": lambda at: [
-        *("tune", at.model, "--data", at.rows, "--study-dir", at.occupied(), "--budget", "1s", "--methods", "head"),
-    ],
-    "a calibration that is not there": lambda at: ["calibrate", "show"],
-    "a file that is no calibration": lambda at: ["calibrate", "import", at.file("c.json", "{}")],
-    "runs that are not there": lambda at: ["validate", "runs", str(at.folder / "none")],
 }  # fmt: skip
 
 FOR_PEOPLE = {
     "a model that is not there": "check the path",
     "a plan that is not there": "check the path",
-    "runs that are not there": "a folder of a run",
     "weights as the model": "the folder that holds config.json",
     "a plan that is damaged": "restore",
     "a plan of a newer version": "upgrade",
@@ -129,8 +111,6 @@ FOR_PEOPLE = {
     "quantised weights": "name the original model",
     "a method that needs a file": "pass --peft-config",
     "a folder without a PEFT configuration": "check the path",
-    "a calibration that is not there": "advisor calibrate run",
-    "a file that is no calibration": "",
     "an unknown architecture": "",
     "no method fits": "",
 }
@@ -142,6 +122,11 @@ def followed(arguments: Arguments, answer: dict[str, Any], at: Place) -> Argumen
     fix, message = str(answer["fix"]), str(answer["message"])
     if dropped := re.search(rf"(?:omit|leave out|leave|without|drop) ({FLAG})", fix):
         return _without(arguments, dropped[1])
+    if "leave it out" in fix or "leave out what is named" in fix:
+        said = " ".join([message, *map(str, answer["problems"])])
+        named = [word for word in arguments if word.startswith("--") and word[2:].replace("-", "_") in said.split()]
+        valued = [arguments[i - 1] for i, word in enumerate(arguments) if i and word in said and "_" in word]
+        return _without(arguments, [*named, *valued][0]) if named or valued else None
     if near := re.search(NEAR, fix):
         wrong = next((word for word in arguments if re.search(rf"['\" ]{re.escape(word)}\b", message)), None)
         if wrong is not None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from advisor.core.budget import Budget
-from advisor.core.device import DeviceProfile
+from advisor.core.device import SHARED_MEMORY_FACT, DeviceProfile
 from advisor.core.errors import AdvisorError
 from advisor.core.units import GIB, MIB, format_bytes, format_duration
 from advisor.hardware.backends import backend_of
@@ -16,15 +16,19 @@ from advisor.search.planner.solver import Solution
 
 
 def known_devices() -> tuple[DeviceProfile, ...]:
-    """All device profiles that can be read, smallest first."""
+    """The device profiles that can be read, smallest first; without modules and processors that nobody measured: they
+    are no cards that one could use instead.
+    """
     from advisor.hardware.profiles import load_profile, profile_names
 
     profiles = []
     for name in profile_names():
         try:
-            profiles.append(load_profile(name))
+            profile = load_profile(name)
         except AdvisorError:
             continue  # a damaged file of the user must not spoil an answer about another device
+        if profile.basis == "measured" or not (backend_of(profile).is_host or SHARED_MEMORY_FACT in profile.facts):
+            profiles.append(profile)
     return tuple(sorted(profiles, key=lambda profile: profile.memory_bytes))
 
 

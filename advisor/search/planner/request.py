@@ -46,7 +46,11 @@ class SpeedKnobs:
         if self.num_threads is not None and not backend_of(device).setups.num_threads:
             problems.append(f"--num-threads sets the threads of a CPU, but {device.id} is a GPU")
         if problems:
-            raise InputError(problems[0], fix="leave the option out", problems=problems[1:])
+            raise InputError(
+                problems[0],
+                fix=f"leave out {' and '.join(problem.split()[0] for problem in problems)}",
+                problems=problems[1:],
+            )
 
     def settled(
         self, execution: ExecutionPlan, device: DeviceProfile, data: DataProfile, *, quantized: bool = False

@@ -51,7 +51,7 @@ class CausalLM(Task):
         if spec.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not is_decoder:
             raise ModelError(
                 f"{self.name} needs a decoder, but {spec.source} is an encoder ({spec.model_type})",
-                fix="use the task masked-lm, or a decoder",
+                fix="pass --task masked-lm, or name a decoder",
             )
 
     row_kinds: tuple[RowKind, ...] = ("text", "completion", "conversation")
