@@ -103,7 +103,7 @@ def _print_groups(console: Console, title: str, groups: Sequence[ErrorGroup], nu
 def _print_shares(console: Console, found: RunComparison, numbers: Sequence[str]) -> None:
     if not found.classes:
         return
-    table = make_table("", *numbers, title="Classes among the errors: true share / predicted share")
+    table = make_table("", *numbers, title="Of errors: true / predicted")
     for group in found.classes:
         cells = (
             f"{r.true_shares.get(group.name, 0):.0%} / {r.predicted_shares.get(group.name, 0):.0%}" for r in found.runs
