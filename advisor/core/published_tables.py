@@ -22,7 +22,7 @@ class TableRow:
         method: Registry name of the strategy.
         value: In the table's metric.
         detail: Rank, learning rate, or why the row is left out.
-        used: Whether the prior rests on it; rows that compare unlike with unlike are kept but left out.
+        used: Whether the prior is computed from it; rows that compare unlike with unlike are kept but left out.
     """
 
     method: str

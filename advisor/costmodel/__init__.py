@@ -1,1 +1,1 @@
-"""Predicts memory, time and quality of one configuration, each with an interval and what it rests on."""
+"""Predicts memory, time and quality of one configuration, each with an interval and its source."""

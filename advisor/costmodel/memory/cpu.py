@@ -98,7 +98,7 @@ def _dynamic_bytes(run: TracedRun) -> int:
 
 @dataclass(frozen=True)
 class _Trust:
-    """How far a resident set may be off, and what it rests on."""
+    """How far a resident set may be off, and the source of that figure."""
 
     half_width: float
     evidence: Evidence

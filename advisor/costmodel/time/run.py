@@ -240,7 +240,7 @@ WATTS = re.compile(r"(\d+(?:\.\d+)?)\s*W\b")
 def predicted_energy(
     device: DeviceProfile, total_s: float, interval: Interval, watts: Sequence[float]
 ) -> tuple[float | None, Interval | None, str]:
-    """Joules of a run, their 90 % interval, and what they rest on (or why there is no figure)."""
+    """Joules of a run, their 90 % interval, and their source (or why there is no figure)."""
     if watts:
         typical = statistics.median(watts)
         spread = FEW_RUNS_SPREAD
@@ -297,7 +297,7 @@ def inference_speed(
 def decode_speed(
     weights_bytes: int, operators: float, device: DeviceProfile, calibration: Calibration | None
 ) -> tuple[float, str] | None:
-    """Tokens per second of one reader with a cache of the earlier tokens, and what that rests on.
+    """Tokens per second of one reader with a cache of the earlier tokens, and the source of that figure.
 
     One token multiplies every weight with one vector, so it takes as long as reading the weights; what the cache adds
     is left out. Launching a forward pass's operators comes on top (CPU) or beside it (CUDA), as in a training step.

@@ -1,4 +1,4 @@
-"""From traced operators to the time of an optimizer step, with an interval and what it rests on."""
+"""From traced operators to the time of an optimizer step, with an interval and its source."""
 
 from __future__ import annotations
 
