@@ -22,7 +22,7 @@ from advisor.core.device import DeviceProfile, Rate
 from advisor.core.errors import InputError
 from advisor.core.stats import NORMAL_95, t_quantile_95
 from advisor.core.units import counted
-from advisor.costmodel.time.device_rates import ATTENTION_CLASSES, Efficiencies, datasheet_efficiencies
+from advisor.costmodel.time.device_rates import ATTENTION_CLASSES, Efficiencies, datasheet_efficiencies, sustained_rates
 from advisor.costmodel.time.operator_times import OperatorClock, OperatorSeconds
 from advisor.costmodel.time.step import (
     DEVICE_FACTOR,
@@ -103,7 +103,7 @@ def fitted_profile(device: DeviceProfile, efficiencies: Efficiencies) -> DeviceP
     def scaled(rate: Rate, share: float) -> Rate:
         return Rate(rate.value * share, f"{share:.2f} of {rate.source}; {reached}", efficiencies.device_relative)
 
-    rates = device.flops_per_s
+    rates = sustained_rates(device)
     matrix = {key: scaled(rate, efficiencies.gemm) for key, rate in rates.items()}
     half = rates.get("bfloat16") or rates.get("float16")
     for kind in ("attention", "attention_backward"):

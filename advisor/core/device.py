@@ -35,7 +35,6 @@ class DeviceProfile:
     Attributes:
         id: Lower-case product name (``"t4"``, ``"a100-sxm4-80gb"``), or ``"cpu-…"`` for a probed host.
         name: Product name.
-        type: Kind of device.
         type: Name of the back end (``hardware.backends``).
         memory_bytes: Capacity that plans may use at most (CPU: physical or cgroup limit).
         available_bytes: Free at probe time; ``None`` in a datasheet profile.
@@ -49,6 +48,7 @@ class DeviceProfile:
         flops_per_s: Arithmetic rates; a probe's keys are described below.
         bytes_per_s: Bandwidths by class; at least ``"memory"``, CUDA also ``"host_to_device"``.
         launch_s: Cost of launching one operator.
+        power_limit_watts: What the card may draw for long, for example its TDP; ``None`` where it is not known.
         overhead_s: Seconds that do not depend on sizes; a probe's keys are described below.
         num_threads: Intra-op threads with which training operators were fastest when probed; ``None`` where it was not
             measured (a GPU, a datasheet).
@@ -104,6 +104,7 @@ class DeviceProfile:
     flops_per_s: dict[str, Rate] = field(default_factory=dict)
     bytes_per_s: dict[str, Rate] = field(default_factory=dict)
     launch_s: float = 0.0
+    power_limit_watts: float | None = None
     overhead_s: dict[str, Rate] = field(default_factory=dict)
     num_threads: int | None = None
     basis: Literal["measured", "datasheet", "fitted"] = "datasheet"

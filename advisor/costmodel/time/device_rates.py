@@ -26,9 +26,24 @@ beside them and left out: it improved neither source."""
 ATTENTION_FROM_9_0 = 0.35
 """Share of the peak that FlashAttention-2's kernels, which torch has, reach on Hopper (Shah et al. 2024,
 arXiv:2407.08608, abstract); later cards are taken to be no better."""
-SUSTAINED_SHARE = {"a100-pcie-40gb": 0.90, "a100-pcie-80gb": 0.90}
-"""What a power limit leaves of a peak that is never sustained. A100 PCIe: NVIDIA states 90 % of the SXM4 module's
-performance at the same peak (announcement of 22 June 2020, anandtech.com/show/15867)."""
+JOULES_PER_TFLOP = {(7, 0): 2.9, (8, 0): 1.25, (8, 6): 1.3, (8, 9): 0.75}
+"""What 10^12 FLOPs of 16-bit tensor-core products take, by the first compute capability of a process node: 12 nm, TSMC
+7 nm, Samsung 8 nm, TSMC 4 nm. A card whose power limit is lower than its peak takes lowers its clock.
+
+12 nm: a T4 reaches 24 of 65 TFLOPS at 70 W, which NVIDIA ascribes to its power limit (forums.developer.nvidia.com/t/
+264462). 7 nm: the PCIe A100 of 300 W, which NVIDIA puts at 90 % of the SXM4 module (announcement of 22 June 2020,
+anandtech.com/show/15867). 8 nm and 4 nm: fitted to public steps of an A10 and a 3090, and of an H100 PCIe. Measured
+ceilings agree: 268 TFLOPS of an A100 SXM4 at 400 W and 792 of an H100 SXM5 at 700 W are kernels' efficiency
+(github.com/stas00/ml-engineering, maximum achievable matmul FLOPS)."""
+POWER_KNOWN_BELOW = (10, 0)
+"""Compute capability from which on the energy is not known: 1,745 TFLOPS of a B200 at 1,000 W (same table) only say
+that it is no more than 0.57 J; no limit is assumed there."""
+JOULES_RATIO = {"float32": 8.0, "tf32": 2.0}
+"""The same for other units, against 16-bit tensor cores. TensorFloat-32: half as many products per pass. CUDA cores:
+what a 3090 and a V100 sustain at their limits, against their tensor cores."""
+CUDA_CORE_EFFICIENCY = 0.70
+"""Share of the peak that float32 products on CUDA cores reach where no power limit binds: fitted to public steps of
+BERT-large on a V100 and a 3090."""
 CAUSAL_SHARE = 0.5
 """A causal kernel skips the blocks above the diagonal, which are half of the products that are counted."""
 ATTENTION_CLASSES = frozenset({"attention", "attention_backward"})
@@ -68,10 +83,30 @@ MEASURED = Efficiencies(1.0, 1.0, 1.0)
 
 def datasheet_efficiencies(device: DeviceProfile) -> Efficiencies:
     """What is assumed of a card that nobody measured."""
-    sustained = SUSTAINED_SHARE.get(device.id, 1.0)
     hopper = (device.compute_capability or (0, 0)) >= (9, 0)
-    attention = ATTENTION_FROM_9_0 if hopper else ATTENTION_EFFICIENCY
-    return Efficiencies(GEMM_EFFICIENCY * sustained, attention * sustained, BANDWIDTH_EFFICIENCY)
+    return Efficiencies(GEMM_EFFICIENCY, ATTENTION_FROM_9_0 if hopper else ATTENTION_EFFICIENCY, BANDWIDTH_EFFICIENCY)
+
+
+def sustained_rates(device: DeviceProfile) -> dict[str, Rate]:
+    """The arithmetic rates of a datasheet as long runs sustain them; ``Efficiencies`` say what kernels reach of them.
+
+    A rate is lowered where reaching it would take more than the card may draw, and where it is that of CUDA cores.
+    Rates that were measured or fitted are returned as they are.
+    """
+    if device.basis != "datasheet":
+        return dict(device.flops_per_s)
+    return {dtype: _sustained(device, dtype, rate) for dtype, rate in device.flops_per_s.items()}
+
+
+def _sustained(device: DeviceProfile, dtype: str, rate: Rate) -> Rate:
+    capability = device.compute_capability
+    cuda_cores = dtype == "float32" and capability is not None
+    reached_per_s = rate.value * (CUDA_CORE_EFFICIENCY if cuda_cores else GEMM_EFFICIENCY)
+    nodes = [first for first in JOULES_PER_TFLOP if capability is not None and first <= capability < POWER_KNOWN_BELOW]
+    if nodes and device.power_limit_watts is not None:
+        joules = JOULES_PER_TFLOP[max(nodes)] * JOULES_RATIO.get(dtype, 1.0)
+        reached_per_s = min(reached_per_s, device.power_limit_watts / joules * 1e12)
+    return Rate(reached_per_s / GEMM_EFFICIENCY, rate.source, rate.spread)
 
 
 class DeviceRates:
@@ -88,6 +123,7 @@ class DeviceRates:
         self.tf32 = tf32 and "tf32" in device.flops_per_s
         assumed = datasheet_efficiencies(device) if device.basis == "datasheet" else MEASURED
         self.efficiencies = efficiencies or assumed
+        self._flops_per_s = sustained_rates(device)
         kernel = device.overhead_s.get("kernel")
         self._launch_s = kernel.value if kernel is not None else device.launch_s
 
@@ -131,7 +167,7 @@ class DeviceRates:
 
     def _flops_rate(self, kind: str, dtype: str, name: str) -> Rate:
         """The most special rate there is; float32's where the device lists none (it is emulated there at best)."""
-        rates = self.device.flops_per_s
+        rates = self._flops_per_s
         special = {"gemm_skinny": f"{dtype}/skinny", "bmm": f"{dtype}/bmm"}.get(kind, "")
         if kind in ATTENTION_CLASSES:
             special = f"{kind}/{self._attention_kernel(kind, name)}"

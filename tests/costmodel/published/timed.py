@@ -7,7 +7,7 @@ import json
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,16 +32,17 @@ from tests.costmodel.published.steps_of_several import SEVERAL_CARDS
 CONFIGS = Path(__file__).resolve().parents[2] / "fixtures" / "configs"
 
 
-def _config(name: str, **changes: Any) -> dict[str, Any]:
+def config(name: str, **changes: Any) -> dict[str, Any]:
+    """A configuration of ``fixtures/configs`` with some values changed."""
     return {**json.loads((CONFIGS / f"{name}.json").read_text(encoding="utf-8")), **changes}
 
 
 MODELS: dict[str, dict[str, Any]] = {
-    "mistral-7b": _config("mistral-7b-v0.1"),
-    "llama-3.2-3b": _config(
+    "mistral-7b": config("mistral-7b-v0.1"),
+    "llama-3.2-3b": config(
         "llama-3.2-1b", hidden_size=3072, num_hidden_layers=28, num_attention_heads=24, head_dim=128
     ),
-    "granite-8b": _config("granite-3.1-2b-base", hidden_size=4096, intermediate_size=12800),
+    "granite-8b": config("granite-3.1-2b-base", hidden_size=4096, intermediate_size=12800),
     **{name: {**values, "model_type": "qwen-1-kernels"} for name, values in qwen.MODELS.items()},
 }
 """``granite-8b``: the source lists 8.0e9 parameters, 40 layers and width 4096, which are Granite-3.1-8B's."""
@@ -157,8 +158,9 @@ def step_seconds(
 class StepPredictor:
     """Asks the cost model; traces are shared over rows in ``cache_dir``."""
 
-    def __init__(self, cache_dir: Path) -> None:
+    def __init__(self, cache_dir: Path, models: Mapping[str, tuple[str, dict[str, Any]]] | None = None) -> None:
         self.cache_dir = cache_dir
+        self._configs = models or {name: ("causal-lm", values) for name, values in MODELS.items()}
         self._models: dict[str, CostModel] = {}
         self._specs: dict[str, ModelSpec] = {}
 
@@ -194,8 +196,9 @@ class StepPredictor:
         if row.model not in self._specs:
             folder = self.cache_dir / f"config-{row.model}"
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "config.json").write_text(json.dumps(MODELS[row.model]), encoding="utf-8")
-            self._specs[row.model] = inspect_model(str(folder / "config.json"), "causal-lm")
+            task, values = self._configs[row.model]
+            (folder / "config.json").write_text(json.dumps(values), encoding="utf-8")
+            self._specs[row.model] = inspect_model(str(folder / "config.json"), task)
         spec = self._specs[row.model]
         name, knobs = row.strategy
         strategy = get_strategy(name).configured(spec, **knobs)
