@@ -195,8 +195,10 @@ class StudyContext:
 
     def identity(self, declared: Space) -> dict[str, str]:
         """What must be equal for a study to be resumed, each part as a short hash or value."""
+        described = {name: value for name, value in to_dict(self.model).items() if name != "fingerprints"}
         return {
-            "model": f"{self.model.source} as {self.model.task} ({_digest(self.model)})",
+            "model": f"{self.model.source} as {self.model.task} ({_digest(described)})",
+            "model files": _digest(self.model.fingerprints),
             "data": self.data_profile.fingerprint or _digest(self.data_spec),
             "data reading": _digest(self.data_spec),
             "budget": _digest(self.budget),

@@ -145,7 +145,12 @@ def _loaded(
     if before is None:
         study.set_user_attr("identity", dict(identity))
         before = identity
-    changed = [f"{part}: was {before.get(part)}, is {now}" for part, now in identity.items() if before.get(part) != now]
+    # Parts that an earlier version did not store cannot be compared.
+    changed = [
+        f"{part}: was {before[part]}, is {now}"
+        for part, now in identity.items()
+        if part in before and before[part] != now
+    ]
     if changed:
         raise InputError(
             f"a resumed study must be about the same thing, but the one in {study_dir} differs",
