@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advisor.core.budget import Budget
+from advisor.core.device import DeviceProfile
+from advisor.core.errors import DeviceError
 from advisor.core.events import Event
 from advisor.core.plan import ExecutionPlan, Plan, load_plan
 from advisor.core.run import RunRecord
@@ -17,6 +20,7 @@ from advisor.core.serialization import to_json
 from advisor.core.store import ensure_writable_dir, write_text_atomically
 from advisor.hardware.backends.cpu import cpu_id
 from advisor.hardware.host import inspect_host
+from advisor.hardware.probe import QUICK_S, probe_device
 from advisor.hardware.versions import installed_versions
 from advisor.pipeline.environment import this_device_id, this_machine
 from advisor.pipeline.events import OnEvent, phase
@@ -95,7 +99,7 @@ def tune(
     try:
         # Nothing ends on time that is not asked to: what comes before the trials stops between its own steps.
         before = _Deadline(on_event, started_at + wall_clock_s)
-        device = this_machine(before)
+        device = _machine(before)
         cost_model = cost_model_for(device, before)
         before.check()
     except _OutOfTime:
@@ -143,9 +147,28 @@ class _Deadline:
         if self._on_event is not None:
             self._on_event(event)
 
+    @property
+    def left_s(self) -> float:
+        return self._until_s - time.monotonic()
+
     def check(self) -> None:
         if time.monotonic() > self._until_s:
             raise _OutOfTime
+
+
+def _machine(before: _Deadline) -> DeviceProfile:
+    """This machine, probed if there is time for that.
+
+    Raises:
+        _OutOfTime: there is not, or there was not.
+    """
+    if this_device_id() is None and before.left_s < 2 * QUICK_S:
+        raise _OutOfTime
+    try:
+        return this_machine(before, probe=functools.partial(probe_device, limit_s=max(1.0, before.left_s)))
+    except DeviceError:
+        before.check()
+        raise
 
 
 def _first_plan(
