@@ -416,6 +416,21 @@ def device_table() -> str:
     return table(("device", "name", "memory", "training dtypes", "TFLOP/s", "GB/s", "source"), rows)
 
 
+def architecture_table() -> str:
+    """What became of the architectures that were tried, as ``tests/tracing/test_registered_architectures.py`` tries
+    them.
+    """
+    lines = (ROOT / "docs" / "architectures.jsonl").read_text(encoding="utf-8").splitlines()
+    found = [json.loads(line) for line in lines]
+    outcomes: dict[str, dict[str, str]] = {}
+    for row in found:
+        why = f": {row['reason']}" if row["reason"] else ""
+        outcomes.setdefault(row["model_type"], {})[row["task"]] = row["outcome"] + why
+    tasks = sorted({row["task"] for row in found})
+    rows = [(f"`{name}`", *(of.get(task, "–") for task in tasks)) for name, of in sorted(outcomes.items())]
+    return table(("model type", *tasks), rows)
+
+
 def _three_digits(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
@@ -470,6 +485,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "metrics": metric_table,
     "data sets": data_set_table,
     "devices": device_table,
+    "architectures": architecture_table,
     "memory records": recorded("memory", _MEMORY_RECORDS),
     "time records": recorded("time", _TIME_RECORDS),
 }

@@ -98,8 +98,17 @@ def _failures_named(request: TraceRequest) -> Iterator[None]:
         raise UntraceableError(
             f"{request.model.model_type} with {request.strategy.method} cannot be traced: "
             f"{type(failure).__name__} in {where}: {str(failure).splitlines()[0] if str(failure) else failure!r:.200}",
-            fix="choose another --method, or --attn-implementation eager",
+            fix=_way_out(where, request.execution),
         ) from failure
+
+
+def _way_out(where: str, execution: ExecutionPlan) -> str:
+    """What helps against a failure there; advice that was followed already is not given again."""
+    if where.startswith("peft."):
+        return "choose another --method"
+    if execution.attn_implementation != "eager":
+        return "try --attn-implementation eager"
+    return "no option changes what the model itself does: predict another model of this size instead"
 
 
 class TraceSession:

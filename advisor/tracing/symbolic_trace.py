@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -116,7 +117,7 @@ def symbolic_trace(request: TraceRequest) -> SymbolicTrace:
     except UnfitError as failure:
         raise UntraceableError(
             f"the step of {request.model.model_type} with {request.strategy.method} changes with its shape: {failure}",
-            fix="name one exact shape (advisor predict --micro-batch-size … --seq-length …)",
+            fix="no option changes what the model itself does: predict another model of this size instead",
         ) from failure
 
 
@@ -153,7 +154,7 @@ def _fit(traces: dict[TraceShape, StepTrace], added: int) -> SymbolicTrace:
     first = recordings[0]
     logs = [canonical_events(recording) for recording in recordings]
     if any(log != logs[0] for log in logs) or any(not _same_operators(first, other) for other in recordings):
-        raise UnfitError("it runs different operators or allocations at different shapes")
+        raise UnfitError(f"it runs different operators or allocations at different shapes{_most_varied(recordings)}")
     events = np.array(logs[0], dtype=np.int64).reshape(-1, 3)
     rules, hidden = kernel_rules(first)
     storage_sizes = [
@@ -217,6 +218,17 @@ def _same_operators(first: Recording, other: Recording) -> bool:
         return [(op.name, op.phase, len(op.read_bytes), len(op.written_bytes)) for op in recording.operators]
 
     return outline(first) == outline(other)
+
+
+def _most_varied(recordings: list[Recording], most: int = 3) -> str:
+    """Of which operators the number depends on the shape, in words: a loop over chunks of the sequence, for example."""
+    counts = [Counter(op.name.split(".")[0] for op in recording.operators) for recording in recordings]
+    spread = {
+        name: max(c[name] for c in counts) - min(c[name] for c in counts)
+        for name in {name for count in counts for name in count}
+    }
+    names = sorted((name for name, extent in spread.items() if extent), key=lambda name: (-spread[name], name))
+    return f" (the number of {', '.join(names[:most])} depends on the length)" if names else ""
 
 
 def recorded_events(recording: Recording) -> EventLog:

@@ -90,5 +90,6 @@ def test_decoders_beyond_the_list(model_type: str, tmp_path: Path) -> None:
 def test_a_refusal_names_operator_and_module(tmp_path: Path) -> None:
     spec = tiny_spec("t5", "sequence-classification", tmp_path)
     execution = ExecutionPlan(micro_batch_size=2, max_seq_length=LENGTH, attn_implementation="eager")
-    with pytest.raises(UntraceableError, match=r"modeling_t5:forward.*unique_consecutive"):
+    with pytest.raises(UntraceableError, match=r"modeling_t5:forward.*unique_consecutive") as refused:
         trace_step(TraceRequest(spec, get_strategy("full").default_config(spec), execution, LENGTH))
+    assert "eager" not in str(refused.value.fix), "that was followed already"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from advisor.strategies import get_strategy
 from advisor.tracing.full_depth import FullDepthTrace, OperatorFormulas, deep_operators, deep_phase_peaks, phase_peaks
 from advisor.tracing.step import TraceRequest, trace_step
 from advisor.tracing.symbolic import BASIS, UnfitError, fit_sizes
-from advisor.tracing.symbolic_trace import PHASES, SAMPLED, SymbolicTrace, symbolic_trace
+from advisor.tracing.symbolic_trace import PHASES, SAMPLED, SymbolicTrace, _most_varied, symbolic_trace
 from advisor.tracing.trace_store import load_trace, save_trace
 from tests.tracing.tiny import tiny_spec
 
@@ -157,3 +158,13 @@ def test_an_added_layer_is_repeated() -> None:
     deep = deep_operators([layer, layer, head, update], [layer, layer, layer, head, larger], 4)
     assert {op.name: op for op in deep}["_fused_adamw_.default"].read_bytes == (50 + 4 * 20, 0.0)
     assert {op.flops: count for op, count in deep.items() if op.phase == "forward"} == {(0.0, 100.0): 6, (7.0, 0.0): 1}
+
+
+def test_a_step_that_changes_with_its_length_names_the_operators() -> None:
+    """A loop over chunks of the sequence runs more operators for longer rows."""
+    chunk, rest = ["bmm.default", "sub.Tensor", "bmm.default"], ["mm.default"]
+    recordings = [
+        SimpleNamespace(operators=[SimpleNamespace(name=name) for name in chunk * chunks + rest]) for chunks in (1, 3)
+    ]
+    assert _most_varied(recordings) == " (the number of bmm, sub depends on the length)"
+    assert _most_varied(recordings[:1]) == ""
