@@ -62,6 +62,11 @@ _force_option = option("--force", is_flag=True, help="Overwrite an existing --ou
 @safety_option
 @option("--min-quality", type=float, metavar="X", help="Desired minimum of the metric; reported as a probability.")
 @option("--evidence", "evidence_s", **DURATION, help="Time to spend on short training runs.")
+@option(
+    "--probe/--no-probe",
+    default=True,
+    help="First fit a linear classifier to frozen features of the rows, at most a tenth of --time and a minute.",
+)
 @option("--peft-config", **FILE, help="Also consider method peft with this JSON configuration.")
 @option(
     "--epochs",
@@ -79,11 +84,14 @@ def recommend_command(context: click.Context, as_json: bool, output: Path | None
     """Recommend how to fine-tune MODEL within a budget.
 
     Prints the plans that fit, best first, why the other methods were rejected, and what to change when nothing fits
-    (exit code 3). --output writes the best plan as a file for `advisor run`. Without --evidence the quality estimates
-    come from published comparisons and say little about your task; with it, the best plans are trained briefly.
+    (exit code 3). --output writes the best plan as a file for `advisor run`. Where MODEL has weights and the plans are
+    for this machine, a linear probe of the labelled rows comes first (one forward pass, nothing is trained): no plan
+    is recommended that is not expected to beat it. Without --evidence the other quality estimates come from published
+    comparisons and say little about your task; with it, the best plans are trained briefly.
 
     JSON keys: device_id, budget, considered, evaluated, replays, ranked[] (rank, method, score, tied, reason,
-    largest_ranks, strategy, execution, cost), rejected[] (method, reason, smallest_plan), advice[], plan_path.
+    largest_ranks, strategy, execution, cost), rejected[] (method, reason, smallest_plan), advice[], plan_path;
+    and probe, where one was made.
 
     \b
     Examples:
@@ -102,7 +110,7 @@ def recommend_command(context: click.Context, as_json: bool, output: Path | None
             speed=pipeline.SpeedKnobs(**speed_values(options)),
             output=output,
             on_event=on_event,
-            **picked(options, "device", "methods", "effective_batch_size", "evidence_s", "seed", "force"),
+            **picked(options, "device", "methods", "effective_batch_size", "evidence_s", "probe", "seed", "force"),
         )
     print_answer(recommendation, as_json, print_recommendation, lambda answer: recommendation_answer(answer, output))
     if recommendation.best is None:

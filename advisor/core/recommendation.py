@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from advisor.core.budget import Budget
+from advisor.core.linear_probe import LinearProbeReport
 from advisor.core.plan import Plan
 
 
@@ -54,6 +55,7 @@ class Recommendation:
         evaluated: How many configurations were evaluated.
         replays: How many of these were evaluated exactly, each with a replay of the allocator: those listed here, and
             those near the memory limit.
+        probe: What a linear probe of the task showed, where one was made.
     """
 
     device_id: str
@@ -64,6 +66,7 @@ class Recommendation:
     advice: tuple[str, ...]
     evaluated: int = 0
     replays: int = 0
+    probe: LinearProbeReport | None = None
 
     @property
     def best(self) -> Plan | None:

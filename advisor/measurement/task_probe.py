@@ -6,7 +6,7 @@ from advisor.core.data import DataProfile, DataSpec
 from advisor.core.events import RawListener
 from advisor.core.linear_probe import LinearProbeReport
 from advisor.core.model import ModelSpec
-from advisor.hardware.backends import backend_of_id
+from advisor.hardware.backends import HOST, backend_of_id
 from advisor.training.linear_probe import fit_probe, probe_features
 
 
@@ -15,8 +15,9 @@ def probe_here(
     data: DataSpec,
     profile: DataProfile,
     *,
-    device_id: str,
+    device_id: str | None,
     limit_s: float | None,
+    num_threads: int | None = None,
     on_event: RawListener,
 ) -> LinearProbeReport:
     """Features and fit in this process; ``on_event`` is told the share of the rows that is done."""
@@ -25,7 +26,8 @@ def probe_here(
         data,
         max_seq_length=profile.max_seq_length,
         limit_s=limit_s,
-        device_type=backend_of_id(device_id).name,
+        device_type=backend_of_id(device_id).name if device_id is not None else HOST,
+        num_threads=num_threads,
         on_share=lambda share: on_event({"share": share}),
     )
     return fit_probe(features).report

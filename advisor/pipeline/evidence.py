@@ -44,6 +44,7 @@ def with_evidence(recommendation: Recommendation, budget_s: float, on_event: OnE
     """
     from advisor.calibration.evidence import gather_evidence
     from advisor.costmodel.quality.model import QualityModel
+    from advisor.costmodel.quality.probed import ProbedQuality
     from advisor.search.planner import rerank
 
     phase(on_event, "short training runs for evidence")
@@ -54,7 +55,10 @@ def with_evidence(recommendation: Recommendation, budget_s: float, on_event: OnE
             plans, budget_s=budget_s, measure=measure, on_progress=counted_progress(on_event, rows="rows")
         )
     before = {_key(ranked.plan): ranked for ranked in recommendation.ranked}
-    after = rerank(recommendation, QualityModel(evidence=evidence))
+    quality = QualityModel(evidence=evidence)
+    if recommendation.probe is not None:
+        quality = ProbedQuality(recommendation.probe, evidence=evidence)
+    after = rerank(recommendation, quality)
     ranked_plans = tuple(_with_prior_note(ranked, before[_key(ranked.plan)]) for ranked in after.ranked)
     count = len(evidence.runs)
     spent = f"evidence: {counted(count, 'short run')} in {evidence.elapsed_s:.0f} s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from advisor.pipeline.evidence import check_evidence, with_evidence
 from advisor.pipeline.inputs import DataSource, ModelSource, load_inputs
 from advisor.pipeline.outputs import refuse_existing_file
 from advisor.pipeline.predicting import cost_model_for
+from advisor.pipeline.task_probing import can_be_probed, probe_first, with_probe
 from advisor.pipeline.trace_prefetch import prefetched_traces
 from advisor.search.planner import PlanRequest, SpeedKnobs, candidates, recommend_plans
 
@@ -29,6 +31,7 @@ def recommend(
     knobs: Mapping[str, Any] | None = None,
     effective_batch_size: int = 32,
     evidence_s: float | None = None,
+    probe: bool = True,
     seed: int = 42,
     speed: SpeedKnobs | None = None,
     output: Path | str | None = None,
@@ -46,6 +49,9 @@ def recommend(
         knobs: Values by name, shared knobs or methods' own, instead of the defaults of every method that has them.
         effective_batch_size: Micro-batch x accumulation, kept the same for all methods.
         evidence_s: Spend so much time on short real runs that sharpen the quality prediction.
+        probe: First probe the task where that is cheap (``task_probing``): weights and labelled rows are at hand, the
+            plans are for this machine, and no memory limit is named. It takes a tenth of the time budget at most, and
+            never more than a minute. No plan is then recommended that is not expected to beat the probe.
         seed: Of the plans' training, and of the short runs.
         speed: Execution knobs that are not to be chosen.
         output: Where to write the best plan; nothing is written when nothing fits.
@@ -67,6 +73,8 @@ def recommend(
     profile = profile or this_machine(on_event)
     if evidence_s is not None:
         check_evidence(inputs.model, profile)
+    wanted = probe and can_be_probed(inputs)
+    report = probe_first(inputs, budget or Budget(), profile, on_event) if wanted else None
     phase(on_event, "comparing strategies")
     cost_model = cost_model_for(profile, on_event)
     found = candidates(inputs.model, methods, knobs)
@@ -81,6 +89,10 @@ def recommend(
     )
     with prefetched_traces(request, cost_model, found):
         recommendation = recommend_plans(request, cost_model, found, on_progress=counted_progress(on_event))
+    if isinstance(report, str):
+        recommendation = dataclasses.replace(recommendation, advice=(*recommendation.advice, report))
+    elif report is not None:
+        recommendation = with_probe(recommendation, report)
     if evidence_s is not None and recommendation.ranked:
         recommendation = with_evidence(recommendation, evidence_s, on_event)
     if target is not None and recommendation.best is not None:

@@ -216,6 +216,7 @@ def recommendation_answer(recommendation: Recommendation, plan_path: Path | None
             for rejected in recommendation.rejected
         ],
         "advice": list(recommendation.advice),
+        **({"probe": to_dict(recommendation.probe)} if recommendation.probe is not None else {}),
         "plan_path": str(plan_path) if plan_path is not None and recommendation.best is not None else None,
     }
 
