@@ -17,6 +17,8 @@ from advisor.pipeline.inputs import DataSource, Inputs, ModelSource, load_inputs
 
 PROBE_SHARE, PROBE_MOST_S = 0.1, 60.0
 """What ``recommend`` lets a probe take: this share of the time budget, and never more seconds than that."""
+GRACE_FACTOR, GRACE_S = 2.0, 60.0
+"""A probe that has not ended after this many times its limit and so many seconds, with its fit, is stopped."""
 LEAST_S = 3.0
 """Below this, loading libraries and model is all that would be done."""
 LOADED_BYTES_PER_S, LOADING_SHARE = 6e8, 0.25
@@ -71,6 +73,7 @@ def probe_inputs(
         limit_s=limit_s,
         num_threads=num_threads,
         on_event=lambda event: report("rows", event["share"]),
+        timeout_s=None if limit_s is None else GRACE_FACTOR * limit_s + GRACE_S,
     ).unwrap()
 
 
