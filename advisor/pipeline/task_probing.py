@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterator
 
 from advisor.core.budget import Budget
@@ -17,8 +18,8 @@ from advisor.pipeline.inputs import DataSource, Inputs, ModelSource, load_inputs
 
 PROBE_SHARE, PROBE_MOST_S = 0.1, 60.0
 """What ``recommend`` lets a probe take: this share of the time budget, and never more seconds than that."""
-GRACE_FACTOR, GRACE_S = 2.0, 60.0
-"""A probe that has not ended after this many times its limit and so many seconds, with its fit, is stopped."""
+GRACE_S = 30.0
+"""A probe that has not ended so long after its limit is stopped."""
 LEAST_S = 3.0
 """Below this, loading libraries and model is all that would be done."""
 LOADED_BYTES_PER_S, LOADING_SHARE = 6e8, 0.25
@@ -70,10 +71,10 @@ def probe_inputs(
         inputs.data,
         inputs.profile,
         device_id=this_device_id(),
-        limit_s=limit_s,
+        end_at_s=None if limit_s is None else time.time() + limit_s,
         num_threads=num_threads,
         on_event=lambda event: report("rows", event["share"]),
-        timeout_s=None if limit_s is None else GRACE_FACTOR * limit_s + GRACE_S,
+        timeout_s=None if limit_s is None else limit_s + GRACE_S,
     ).unwrap()
 
 
