@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-DataKind = Literal["demo", "csv", "jsonl", "parquet", "excel", "text", "datasets"]
+DataKind = Literal["demo", "csv", "jsonl", "parquet", "excel", "text", "conll", "datasets"]
 
 PAD_MULTIPLE = 8
 """Collators round the longest row of a batch up to a multiple of this many tokens, which keeps matrix shapes in one

@@ -16,6 +16,8 @@ from advisor.core.registry import Registry, SavedByName
 LABEL, PREDICTED, PROBABILITY = "label", "predicted", "probability"
 """Columns of predictions: class index, one 0 or 1 per class where there are several labels, or a number; the same as
 the model says it; probability per class, shape (items, classes)."""
+ENTITY_HITS, ENTITIES, ENTITIES_SAID = "entity_hits", "entities", "entities_said"
+"""Columns of tagged texts: entities that are found with their type and both ends, that there are, that are said."""
 NLL_SUM, TOKENS, HITS, BYTES = "nll", "tokens", "hits", "bytes"
 """Columns of a language model's predictions, sums over the predicted tokens of an item: negative log-likelihood in
 nats, tokens, tokens predicted right, UTF-8 bytes of their text."""
@@ -295,6 +297,31 @@ R2 = Metric("r2", "explained variance (R2)", higher_is_better=True, low=-math.in
 NUMBERS = (RMSE, MAE, PEARSON, SPEARMAN, R2)
 """What is said of predicted numbers."""
 
+ENTITY_F1 = Metric(
+    "entity_f1",
+    "F1 of entities",
+    higher_is_better=True,
+    function=f"{_HOME}:f1_of_counts",
+    takes=(ENTITY_HITS, ENTITIES, ENTITIES_SAID),
+    resampled=f"{_HOME}:resampled_f1_of_counts",
+)
+ENTITY_PRECISION = Metric(
+    "entity_precision",
+    "precision of entities",
+    higher_is_better=True,
+    function=f"{_HOME}:share",
+    takes=(ENTITY_HITS, ENTITIES_SAID),
+    resampled=f"{_HOME}:resampled_share",
+)
+ENTITY_RECALL = Metric(
+    "entity_recall",
+    "recall of entities",
+    higher_is_better=True,
+    function=f"{_HOME}:share",
+    takes=(ENTITY_HITS, ENTITIES),
+    resampled=f"{_HOME}:resampled_share",
+)
+
 PERPLEXITY = Metric(
     "perplexity", "perplexity", higher_is_better=False, low=1.0, high=math.inf, format=".4g", from_loss=perplexity,
     to_loss=nats, function=f"{_HOME}:perplexity_of_tokens", takes=(NLL_SUM, TOKENS),
@@ -317,6 +344,9 @@ TOKEN_ACCURACY = Metric(
     takes=(HITS, TOKENS),
     resampled=f"{_HOME}:resampled_share",
 )
+TAGGING = (ENTITY_F1, ENTITY_PRECISION, ENTITY_RECALL, TOKEN_ACCURACY)
+"""What is said of tags of words."""
+
 LOSS = Metric(
     "eval_loss", "held-out loss", higher_is_better=False, high=math.inf, from_loss=same, to_loss=same
 )  # fmt: skip
@@ -325,7 +355,9 @@ METRICS: Registry[Metric] = Registry(
     "advisor.metrics",
     "metric",
     Metric,
-    lambda: dict.fromkeys((*CLASSIFICATION, *LABEL_SETS, *NUMBERS, PERPLEXITY, BITS_PER_BYTE, TOKEN_ACCURACY, LOSS)),
+    lambda: dict.fromkeys(
+        (*CLASSIFICATION, *LABEL_SETS, *NUMBERS, *TAGGING, PERPLEXITY, BITS_PER_BYTE, TOKEN_ACCURACY, LOSS)
+    ),
 )
 
 

@@ -69,6 +69,7 @@ _LOOKS: dict[RowKind, DataLook] = {
     "labelled": "labelled",
     "multi-labelled": "multi-labelled",
     "scored": "scored",
+    "tagged": "tagged",
     "conversation": "conversations",
     "completion": "conversations",
     "text": "text",

@@ -50,6 +50,10 @@ class HeldOut:
         self._last = prediction
         return self._task.compute_metrics(prediction)
 
+    def name_labels(self, names: Sequence[str]) -> None:
+        """Say what the classes are called, by index."""
+        self._task = self._task.for_labels(names)
+
     @property
     def evaluated(self) -> bool:
         """Whether there was an evaluation."""

@@ -149,6 +149,12 @@ def spearman(label: Array, predicted: Array) -> float:
     return pearson(rankdata(label), rankdata(predicted))
 
 
+def f1_of_counts(hits: Array, true: Array, said: Array) -> float:
+    """Twice what is right over what there is and what is said; 0 where there is nothing."""
+    both = float(np.sum(true) + np.sum(said))
+    return 2 * float(np.sum(hits)) / both if both else 0.0
+
+
 # --- of many bootstrap samples at once --------------------------------------------------------------------------------
 
 
@@ -296,6 +302,11 @@ def resampled_calibration_error(counts: Array, label: Array, probability: Array)
     bins, confidence, right = confidence_bins(label, probability)
     gaps = (right - confidence)[:, None] * (bins[:, None] == np.arange(BINS))
     return np.abs(counts @ gaps).sum(axis=1) / counts.sum(axis=1)
+
+
+def resampled_f1_of_counts(counts: Array, hits: Array, true: Array, said: Array) -> Array:
+    """As ``f1_of_counts``."""
+    return _ratio(2 * (counts @ hits), counts @ (true + said))
 
 
 def resampled_share(counts: Array, part: Array, whole: Array) -> Array:

@@ -215,6 +215,7 @@ class _Run:
             self.account.parameters = count_parameters(model)
             ensure_writable_dir(self.folder.path, needed_bytes=disk_bytes(model))
             name_classes(model, data.label_names)
+            self.trained.held_out.name_labels(data.label_names)
         self.switch.check()
         return data, tokenizer, model
 

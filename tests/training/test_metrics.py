@@ -26,7 +26,8 @@ def test_classification_figures() -> None:
     logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]])
     labels = torch.tensor([0, 1, 1])
     logged, final = figures("sequence-classification", (logits, "hidden states"), labels)
-    assert logged["accuracy"] == pytest.approx(2 / 3)
+    assert final["token_accuracy"] == pytest.approx(2 / 3)
+    assert logged["entity_f1"] == final["entity_f1"] == pytest.approx(2 / (3 + 2))  # equal neighbours are one entity
     assert logged["nll"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)), abs=1e-6)
     assert set(final) == {metric.name for metric in CLASSIFICATION}
     assert (final["accuracy"], final["f1_macro"]) == pytest.approx((2 / 3, 2 / 3))
@@ -86,8 +87,9 @@ def test_labels_of_tokens_are_counted_where_there_are_any() -> None:
     labels = torch.tensor([[0, 1, -100], [1, -100, -100]])
     logits = torch.zeros(2, 3, 2)
     logits[0, 0, 0] = logits[0, 1, 0] = logits[1, 0, 1] = 3.0  # right, wrong, right
-    logged, _ = figures("token-classification", logits, labels)
-    assert logged["accuracy"] == pytest.approx(2 / 3)
+    logged, final = figures("token-classification", logits, labels)
+    assert final["token_accuracy"] == pytest.approx(2 / 3)
+    assert logged["entity_f1"] == final["entity_f1"] == pytest.approx(2 / (3 + 2))  # equal neighbours are one entity
     expected = torch.nn.functional.cross_entropy(logits.view(-1, 2), labels.view(-1), ignore_index=-100)
     assert logged["nll"] == pytest.approx(float(expected), rel=1e-6)
 

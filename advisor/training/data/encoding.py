@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from advisor.core.errors import DataError
 from advisor.training.data.conversations import segments
 from advisor.training.data.rows import (
     Completion,
@@ -17,6 +19,7 @@ from advisor.training.data.rows import (
     MultiLabelledText,
     Row,
     ScoredText,
+    TaggedText,
     TextOrPair,
 )
 
@@ -34,6 +37,7 @@ class EncodedRow:
         input_ids: With special tokens.
         token_type_ids: Which text of a pair a token belongs to; only for models that look at it.
         target: Per token, whether it counts in the loss; ``None`` when the label is a class.
+        tags: Label of every token, ``IGNORED_LABEL`` where it has none.
         label: Class index, indices of the labels, or a number; ``None`` for language modelling.
     """
 
@@ -41,6 +45,7 @@ class EncodedRow:
     token_type_ids: list[int] | None = None
     target: list[bool] | None = None
     label: int | float | tuple[int, ...] | None = None
+    tags: list[int] | None = None
 
 
 class EncodedDataset:
@@ -59,6 +64,7 @@ class EncodedDataset:
         ids: list[NDArray[np.int32]] = []
         types: list[NDArray[np.int8]] = []
         target: list[NDArray[np.bool_]] = []
+        tags: list[NDArray[np.int32]] = []
         labels: list[int | float | NDArray[np.float32]] = []
         for row in rows:
             ids.append(np.array(row.input_ids, dtype=np.int32))
@@ -66,6 +72,8 @@ class EncodedDataset:
                 types.append(np.array(row.token_type_ids, dtype=np.int8))
             if row.target is not None:
                 target.append(np.array(row.target, dtype=np.bool_))
+            if row.tags is not None:
+                tags.append(np.array(row.tags, dtype=np.int32))
             if isinstance(row.label, tuple):
                 labels.append(np.isin(np.arange(num_labels), row.label).astype(np.float32))
             elif row.label is not None:
@@ -76,6 +84,7 @@ class EncodedDataset:
         self._token_type_ids = np.concatenate(types) if types else None
         self._target = np.concatenate(target) if target else None
         self._labels = np.array(labels) if labels else None
+        self._tags = np.concatenate(tags) if tags else None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -94,6 +103,8 @@ class EncodedDataset:
             item["token_type_ids"] = self._token_type_ids[part].tolist()
         if self._labels is not None:
             item["labels"] = self._labels[index].tolist()
+        if self._tags is not None:
+            item["labels"] = self._tags[part].tolist()
         if self._target is not None:
             item["labels"] = np.where(self._target[part], self._input_ids[part], IGNORED_LABEL).tolist()
         return item
@@ -141,6 +152,9 @@ def encode(
         if isinstance(chunk[0], TextOrPair):
             labelled = [row for row in chunk if isinstance(row, TextOrPair)]
             yield from _encode_labelled(labelled, tokenizer, max_seq_length, token_types)
+        elif isinstance(chunk[0], TaggedText):
+            tagged = [row for row in chunk if isinstance(row, TaggedText)]
+            yield from _encode_tagged(tagged, tokenizer, max_seq_length, token_types)
         else:
             spoken = [row for row in chunk if isinstance(row, Completion | Conversation)]
             yield from _encode_targets(spoken, tokenizer, max_seq_length)
@@ -182,6 +196,39 @@ def _encode_labelled(
     types = encoded["token_type_ids"] if token_types else [None] * len(rows)
     for row, ids, kinds in zip(rows, encoded["input_ids"], types, strict=True):
         yield EncodedRow(list(ids), kinds, label=_label(row))
+
+
+def _encode_tagged(
+    rows: Sequence[TaggedText], tokenizer: Any, max_seq_length: int | None, token_types: bool
+) -> Iterator[EncodedRow]:
+    """The first token that ends in a word has the word's tag; further ones, and special tokens, have none."""
+    if not tokenizer.is_fast:
+        raise DataError(
+            "words are told from their tokens by a fast tokenizer, but this model's is a slow one",
+            fix="put a tokenizer.json into the model's folder",
+        )
+    encoded = tokenizer(
+        [row.text for row in rows],
+        truncation=max_seq_length is not None,
+        max_length=max_seq_length,
+        return_attention_mask=False,
+        return_token_type_ids=token_types,
+        return_offsets_mapping=True,
+        verbose=False,
+    )
+    types = encoded["token_type_ids"] if token_types else [None] * len(rows)
+    for row, ids, kinds, places in zip(rows, encoded["input_ids"], types, encoded["offset_mapping"], strict=True):
+        yield EncodedRow(list(ids), kinds, tags=_tags_of_tokens(row, places))
+
+
+def _tags_of_tokens(row: TaggedText, places: Sequence[tuple[int, int]]) -> list[int]:
+    starts = [start for start, _ in row.words]
+    tags, seen = [IGNORED_LABEL] * len(places), -1
+    for index, (start, end) in enumerate(places):
+        word = bisect.bisect_right(starts, end - 1) - 1  # some tokenizers count the blank before a word to its token
+        if end > start and word > seen and row.words[word][0] < end <= row.words[word][1]:
+            tags[index], seen = row.tags[word], word
+    return tags
 
 
 def _label(row: TextOrPair) -> int | float | tuple[int, ...] | None:

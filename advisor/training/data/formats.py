@@ -36,6 +36,7 @@ from advisor.training.data.label_values import holds_flags, holds_label_lists, i
 from advisor.training.data.labels import looks_like_classes, number_of
 from advisor.training.data.rows import Completion, Conversation, Message, PlainText, Row, RowKind
 from advisor.training.data.tables import Table
+from advisor.training.data.tagged import is_spans, text_with_spans, words_with_tags
 
 TEXT_COLUMNS = ("text", "sentence", "content", "document", "review", "article")
 LABEL_COLUMNS = ("label", "labels", "class", "category", "sentiment", "target")
@@ -99,7 +100,8 @@ class RowFormat:
         recognised: By what, for the documentation.
         trained: What counts in the loss.
         parts: Columns that it reads.
-        make: A row of the values; ``None`` for formats whose rows are read as a whole (labels) or not at all.
+        make: A row of the values, or what one is made of when all tags are known; ``None`` for formats whose rows are
+            read as a whole (labels) or not at all.
         refused: Why it cannot be trained, and in ``instead`` what can be done; empty where it can.
         instead: What can be done.
         only_named: Never recognised, only taken where ``--format`` names it.
@@ -113,7 +115,7 @@ class RowFormat:
     recognised: str
     trained: str
     parts: tuple[Part, ...] = ()
-    make: Callable[[Cells], Row] | None = None
+    make: Callable[[Cells], Any] | None = None
     refused: str = ""
     instead: str = ""
     only_named: bool = False
@@ -151,8 +153,8 @@ class RowFormat:
         usual = {part.name: part.columns for part in self.parts}
         return any(column.lower() not in usual[part] for part, column in columns.items())
 
-    def rows(self, table: Table, columns: Mapping[str, str]) -> list[Row]:
-        """The rows of a table, also those without anything to learn.
+    def rows(self, table: Table, columns: Mapping[str, str], **more: Any) -> list[Any]:
+        """The rows of a table, also those without anything to learn; ``more`` is the same for each.
 
         Raises:
             DataError: a value is not what its column must hold.
@@ -163,7 +165,7 @@ class RowFormat:
         rows = []
         for number in range(table.num_rows):
             try:
-                rows.append(self.make({part: column[number] for part, column in values.items()}))
+                rows.append(self.make({part: column[number] for part, column in values.items()} | more))
             except CellError as failure:
                 raise DataError(
                     f"{self.title} must hold {failure.wanted}, but row {number + 1} of {table.name} has {failure.got}",
@@ -514,6 +516,33 @@ LABELLED = _Labelled(
     + ", ".join(f"`{name}`" for name in LABEL_COLUMNS) + ")",
     "loss on the class",
 )  # fmt: skip
+WORDS_WITH_TAGS = RowFormat(
+    "tokens",
+    "words with tags",
+    "rows",
+    "tagged",
+    "`tokens` (or `words`) and `tags` (or `ner_tags`, `pos_tags`, `labels`): lists of the same length; CoNLL files",
+    "loss on the tag of every word",
+    (
+        Part("tokens", ("tokens", "words"), is_list, option="text_column"),
+        Part("tags", ("tags", "ner_tags", "pos_tags", "labels", "label"), is_list, option="label_column"),
+    ),
+    lambda cells: words_with_tags(cells["tokens"], cells["tags"], cells.get("names", ())),
+)
+TEXT_WITH_SPANS = RowFormat(
+    "spans",
+    "texts with spans",
+    "rows",
+    "tagged",
+    "a text column, and `spans` (or `entities`, `label`, ...): a list of `{start, end, label}` or `[start, end,"
+    " label]`; `end` stands behind the last character",
+    "loss on the tag of every word",
+    (
+        Part("text", TEXT_COLUMNS, is_text, option="text_column"),
+        Part("spans", ("spans", "entities", "ner", "labels", "label"), is_spans, option="label_column"),
+    ),
+    lambda cells: text_with_spans(cells["text"], cells["spans"]),
+)
 _LABELLED_TEXT = "a text, or two, as above, and "
 MULTI_LABELLED = _MultiLabelled(
     "multi-labelled",
@@ -565,7 +594,7 @@ RUNNING_TEXT = RowFormat(
 
 _BUILT_IN = (
     CHAT, SHAREGPT, STEPWISE, PREFERENCE, CHOSEN, UNPAIRED, CHAT_COMPLETION, ALPACA, PROMPT_COMPLETION,
-    MULTI_LABELLED, SCORED, LABELLED, TEXT, PROMPT_ONLY, RUNNING_TEXT,
+    WORDS_WITH_TAGS, TEXT_WITH_SPANS, MULTI_LABELLED, SCORED, LABELLED, TEXT, PROMPT_ONLY, RUNNING_TEXT,
 )  # fmt: skip
 
 FORMATS: Registry[RowFormat] = Registry("advisor.formats", "row format", RowFormat, lambda: _BUILT_IN)

@@ -79,7 +79,9 @@ def _load_hub(source: str) -> Any:
 def _table(name: str, split: Any, other_splits: tuple[str, ...] = ()) -> Table:
     columns = LazyColumns(split.column_names, lambda column: present(split[column]))
     names = {
-        column: tuple(feature.names) for column, feature in split.features.items() if getattr(feature, "names", None)
+        column: tuple(names)
+        for column, feature in split.features.items()
+        if (names := getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None))
     }
     if not split.num_rows:
         raise DataError(f"a data set must have at least one row, but {name} has none", fix="name another split")

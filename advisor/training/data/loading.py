@@ -16,7 +16,15 @@ from advisor.core.errors import DataError
 from advisor.training.data.formats import FORMATS
 from advisor.training.data.label_values import require_label_sets, require_numbers
 from advisor.training.data.labels import class_findings, label_order, require_classes
-from advisor.training.data.records import RawLabels, labelled_texts, nothing_left, stamp, unlabelled_rows
+from advisor.training.data.records import (
+    RawLabels,
+    RawRows,
+    labelled_texts,
+    nothing_left,
+    stamp,
+    tagged_texts,
+    unlabelled_rows,
+)
 from advisor.training.data.rows import (
     LABEL_KINDS,
     Findings,
@@ -27,10 +35,12 @@ from advisor.training.data.rows import (
     RowKind,
     Rows,
     ScoredText,
+    TaggedText,
     classes_of,
 )
 from advisor.training.data.rules import data_rules
 from advisor.training.data.splitting import count_copies, drop_shared, hold_out, hold_out_tail, shuffled
+from advisor.training.data.tagged import OUTSIDE, entity_types, require_tags
 
 _HELD_OUT_NAMES = ("validation", "valid", "val", "dev", "eval", "test")
 _IS_HELD_OUT = re.compile("|".join(f"{name}.*" for name in _HELD_OUT_NAMES))
@@ -77,8 +87,10 @@ def rows_of_kind(spec: DataSpec, kind: RowKind) -> Rows:
     Raises:
         DataError: the data cannot be found, read, or used so.
     """
-    if kind in LABEL_KINDS:
+    if kind in _LABELS:
         return _read_labelled(spec, kind)
+    if kind in LABEL_KINDS:
+        return _read_tagged(spec, kind)
     train = unlabelled_rows(spec, kind)
     held = None if spec.eval_source is None else unlabelled_rows(spec, kind, spec.eval_source)
     read = train.row_format
@@ -200,6 +212,37 @@ def _read_labelled(spec: DataSpec, kind: RowKind) -> Rows:
         names,
         notes=(*notes, *_unused_sources(spec, read.other_splits)),
     )
+
+
+def _read_tagged(spec: DataSpec, kind: RowKind) -> Rows:
+    read = tagged_texts(spec)
+    require_tags(spec.source, [row.tags for row in read.rows])
+    held = None if spec.eval_source is None else tagged_texts(spec, spec.eval_source)
+    known, asked = ([tag for row in part.rows for tag in row.tags] if part else [] for part in (read, held))
+    _require_known(known, asked)
+    names = label_order(known, ())
+    index = {name: number for number, name in enumerate(names)}
+
+    def rows_of(part: RawRows) -> list[Row]:
+        return [TaggedText(row.text, row.words, tuple(index[tag] for tag in row.tags)) for row in part.rows]
+
+    types = entity_types(names)
+    shown = ", ".join(types[:_SHOWN_TYPES]) + (", ..." if len(types) > _SHOWN_TYPES else "")
+    outside = sum(tag == OUTSIDE for tag in known)
+    notes = [
+        f"read as {read.row_format.title}: {len(read.rows):,} rows of {len(known):,} words, {outside / len(known):.0%}"
+        f" of them outside; {len(names)} tags of {len(types)} types ({shown})",
+        *read.notes,
+    ]
+    notes += [note for note in (held.notes if held is not None else ()) if note not in notes]
+    empty = read.empty_rows + (0 if held is None else held.empty_rows)
+    unused = _unused_sources(spec, read.other_splits)
+    return _finish(
+        spec, kind, rows_of(read), None if held is None else rows_of(held), empty, names, notes=(*notes, *unused)
+    )
+
+
+_SHOWN_TYPES = 8
 
 
 def _unused_sources(spec: DataSpec, other_splits: tuple[str, ...]) -> list[str]:

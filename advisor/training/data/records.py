@@ -11,7 +11,15 @@ from typing import Any, TypeAlias
 from advisor.core.data import DataSpec
 from advisor.core.errors import DataError
 from advisor.training.data.cells import CellError, is_absent, is_text, text_of
-from advisor.training.data.formats import CHAT, FORMATS, PROMPT_COMPLETION, RUNNING_TEXT, TEXT, RowFormat
+from advisor.training.data.formats import (
+    CHAT,
+    FORMATS,
+    PROMPT_COMPLETION,
+    RUNNING_TEXT,
+    TEXT,
+    WORDS_WITH_TAGS,
+    RowFormat,
+)
 from advisor.training.data.hub import read_split
 from advisor.training.data.label_values import label_columns, label_numbers, label_sets
 from advisor.training.data.labels import known_classes, label_texts, spelling_findings
@@ -36,7 +44,10 @@ def open_table(spec: DataSpec, source: str | None = None) -> Table:
     if spec.kind == "datasets":
         return read_split(spec.source, spec.split if source is None else source)
     path = Path(source or spec.source).expanduser()
-    return read_table(path, file_kind(path) or spec.kind, spec.reading)
+    kind = file_kind(path)
+    if spec.kind == "conll" and kind in (None, "text"):
+        kind = spec.kind  # such files often end in .txt
+    return read_table(path, kind or spec.kind, spec.reading)
 
 
 def stamp(spec: DataSpec) -> tuple[Any, ...]:
@@ -51,14 +62,14 @@ class RawRows:
     """Rows of a source that have something to learn from.
 
     Attributes:
-        rows: In the order of the source.
+        rows: In the order of the source; of words with tags, what rows are made of when all tags are known.
         empty_rows: How many had nothing.
         row_format: How they were read.
         notes: What is worth knowing of the reading, each a sentence for the user.
         other_splits: What else the source holds.
     """
 
-    rows: list[Row]
+    rows: list[Any]
     empty_rows: int
     row_format: RowFormat
     notes: tuple[str, ...] = ()
@@ -129,6 +140,29 @@ def labelled_texts(spec: DataSpec, kind: RowKind, eval_source: str | None = None
 _LABELS: dict[RowKind, Callable[..., Sequence[Label | None]]] = {
     "labelled": label_texts, "multi-labelled": label_sets, "scored": label_numbers
 }  # fmt: skip
+
+
+def tagged_texts(spec: DataSpec, eval_source: str | None = None) -> RawRows:
+    """Texts with the raw tags of their words (``RawTagged``).
+
+    Args:
+        spec: Names source, format and columns.
+        eval_source: Held-out file or split; ``None`` reads the training source.
+
+    Raises:
+        DataError: a column is missing or holds something else, or no row is left.
+    """
+    table = open_table(spec, eval_source)
+    row_format = FORMATS.get(spec.format or WORDS_WITH_TAGS.name)
+    columns = row_format.find(table, {"text_column": spec.text_column, "label_column": spec.label_column})
+    if columns is None:
+        raise _other_format(spec, table, row_format)
+    rows = row_format.rows(table, columns, names=table.class_names.get(spec.label_column or "", ()))
+    kept = [row for row in rows if row.words]
+    if not kept:
+        raise nothing_left(table.name)
+    notes = (*table.notes, *_unused(table, tuple(columns.values())))
+    return RawRows(kept, len(rows) - len(kept), row_format, notes, table.other_splits)
 
 
 def unlabelled_rows(spec: DataSpec, kind: RowKind, eval_source: str | None = None) -> RawRows:

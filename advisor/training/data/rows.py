@@ -9,8 +9,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-RowKind = Literal["labelled", "multi-labelled", "scored", "text", "completion", "conversation"]
-LABEL_KINDS: tuple[RowKind, ...] = ("labelled", "multi-labelled", "scored")
+RowKind = Literal["labelled", "multi-labelled", "scored", "tagged", "text", "completion", "conversation"]
+LABEL_KINDS: tuple[RowKind, ...] = ("labelled", "multi-labelled", "scored", "tagged")
 """Rows with labels that stand in a column of their own."""
 CONVERSATION_COLUMN = "messages"
 ASSISTANT = "assistant"
@@ -60,6 +60,24 @@ class ScoredText(TextOrPair):
     """With a number."""
 
     value: float
+
+
+@dataclass(frozen=True, slots=True)
+class TaggedText:
+    """A text with the places of its words, and the index of each word's tag."""
+
+    text: str
+    words: tuple[tuple[int, int], ...]
+    tags: tuple[int, ...]
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return (self.text,)
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """Of its words."""
+        return self.tags
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +150,12 @@ class Conversation:
         return (*turns, *([self.tools] if self.tools else []))
 
 
-Row: TypeAlias = LabelledText | MultiLabelledText | ScoredText | PlainText | Completion | Conversation
+Row: TypeAlias = LabelledText | MultiLabelledText | ScoredText | TaggedText | PlainText | Completion | Conversation
 
 
 def classes_of(row: Row) -> tuple[int, ...]:
     """Indices of a row's classes; none where it has no class."""
-    return row.classes if isinstance(row, TextOrPair) else ()
+    return row.classes if isinstance(row, TextOrPair | TaggedText) else ()
 
 
 def _learned(row: Row) -> bytes:

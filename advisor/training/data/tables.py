@@ -91,7 +91,7 @@ class Table:
 
 
 def read_table(path: Path, kind: DataKind, options: ReadOptions | None = None) -> Table:
-    """Read a CSV, JSONL, Parquet or Excel file.
+    """Read a CSV, JSONL, Parquet, Excel or CoNLL file.
 
     Args:
         path: Of the file.
@@ -101,7 +101,9 @@ def read_table(path: Path, kind: DataKind, options: ReadOptions | None = None) -
     Raises:
         DataError: missing, unreadable, not of that format, or without a single row.
     """
-    readers = {"csv": _read_csv, "jsonl": _read_json, "parquet": _read_parquet, "excel": _read_excel}
+    readers = {
+        "csv": _read_csv, "jsonl": _read_json, "parquet": _read_parquet, "excel": _read_excel, "conll": _read_conll
+    }  # fmt: skip
     table = readers[kind](path, options or AS_DETECTED)
     if table.num_rows == 0:
         raise DataError(f"a data set must have at least one row, but {path} has none", fix="name a file with rows")
@@ -130,6 +132,12 @@ def _read_excel(path: Path, options: ReadOptions) -> Table:
     sheet = read_sheet(path, read_bytes(path), options, KNOWN_NAMES)
     columns = {name: [cells[i] for cells in sheet.rows] for i, name in enumerate(sheet.names)}
     return Table(str(path), columns, len(sheet.rows), notes=sheet.notes, is_named=sheet.has_header)
+
+
+def _read_conll(path: Path, options: ReadOptions) -> Table:
+    from advisor.training.data.tagged import read_conll
+
+    return read_conll(path, options)
 
 
 def _read_json(path: Path, options: ReadOptions) -> Table:

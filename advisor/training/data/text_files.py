@@ -25,6 +25,7 @@ SUFFIX_KINDS: dict[str, DataKind] = {
     ".parquet": "parquet", ".pq": "parquet",
     ".xlsx": "excel", ".xlsm": "excel",
     ".txt": "text", ".text": "text", ".md": "text",
+    ".conll": "conll", ".bio": "conll", ".iob": "conll", ".iob2": "conll",
 }  # fmt: skip
 PACKED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
 """A file may be packed, which its name says after the suffix of its kind: ``reviews.csv.gz``."""

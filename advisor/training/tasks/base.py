@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
     from advisor.training.data.encoding import EncodedRow
 
-DataLook = Literal["labelled", "multi-labelled", "scored", "conversations", "text", "table"]
-"""What a data set looks like from outside: a column of classes, of several labels, or of numbers is known, rows are
-conversations or prompts with completions, it is running text, or some other table."""
+DataLook = Literal["labelled", "multi-labelled", "scored", "tagged", "conversations", "text", "table"]
+"""What a data set looks like from outside: a column of classes, of several labels, of numbers, or of tags of words is
+known, rows are conversations or prompts with completions, it is running text, or some other table."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,10 @@ class Task(RegisteredTask, DataRules):
         those that can be computed from its ``predictions``.
         """
         return (self.traits.metric,)
+
+    def for_labels(self, names: Sequence[str]) -> Task:
+        """The task as it measures classes of these names; itself where the names mean nothing to it."""
+        return self
 
     def suits(self, look: FirstLook) -> bool:
         """Whether this task is meant when the user names none. Built-in tasks are asked first."""

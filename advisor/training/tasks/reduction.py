@@ -6,6 +6,7 @@ so that it depends on neither the evaluation batch size nor the order of the row
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,10 @@ from transformers import EvalPrediction
 
 from advisor.core.metrics import (
     ACCURACY,
+    ENTITIES,
+    ENTITIES_SAID,
+    ENTITY_F1,
+    ENTITY_HITS,
     F1_MICRO,
     HITS,
     LABEL,
@@ -165,7 +170,59 @@ def token_figures(prediction: EvalPrediction) -> dict[str, float]:
     return {NLL: nll, PERPLEXITY.name: perplexity(nll)}
 
 
-def labelled_token_figures(prediction: EvalPrediction) -> dict[str, float]:
-    """Of what ``reduce_tokens`` kept."""
-    nll, tokens, hits = np.asarray(prediction.predictions, dtype=np.float64).sum(axis=0)
-    return {ACCURACY.name: float(hits / max(tokens, 1.0)), NLL: float(nll / max(tokens, 1.0))}
+def reduce_tags(logits: Any, labels: torch.Tensor) -> torch.Tensor:
+    """As ``reduce_tokens``, and behind it the predicted tag of every token."""
+    scores = first_output(logits)
+    reduced = reduce_tokens(scores, labels)
+    return torch.cat([reduced, scores.argmax(dim=-1).to(reduced.dtype)], dim=-1)
+
+
+def tag_columns(prediction: EvalPrediction, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Columns of the predictions, of what ``reduce_tags`` kept: tags by item, and whole entities.
+
+    An entity is right when its type and both of its ends are (strict matching, as in CoNLL-2003).
+
+    Args:
+        prediction: All batches.
+        names: Tags by index; without them every index is a type of its own.
+    """
+    from nervaluate import collect_named_entities
+
+    kept, ids = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+    tags: dict[str, list[list[str]]] = {LABEL: [], PREDICTED: []}
+    counts = np.zeros((len(ids), 3), dtype=np.int64)
+    for row, (labels, said) in enumerate(zip(ids, kept[:, 3:].astype(np.int64), strict=True)):
+        words = labels != IGNORED_LABEL
+        found = []
+        for column, indices in ((LABEL, labels[words]), (PREDICTED, said[: len(labels)][words])):
+            tags[column].append([names[index] if names else f"{index}" for index in indices])
+            entities = collect_named_entities(in_bio(tags[column][-1]))
+            found.append({(entity["label"], entity["start"], entity["end"]) for entity in entities})
+        counts[row] = len(found[0] & found[1]), len(found[0]), len(found[1])
+    texts = {name: np.array([*values, None], dtype=object)[:-1] for name, values in tags.items()}
+    entities = dict(zip((ENTITY_HITS, ENTITIES, ENTITIES_SAID), counts.T, strict=True))
+    return {**texts, **token_columns(EvalPrediction(kept[:, :3], ids)), **entities}
+
+
+def in_bio(tags: Sequence[str]) -> list[str]:
+    """Tags in BIO, of BIO, BIOES (BILOU), or of types without a prefix, where equal neighbours are one entity."""
+    found, before = [], "O"
+    for tag in tags:
+        prefix, dash, kind = tag.partition("-")
+        if dash and prefix in _IN_BIO:
+            found.append(f"{_IN_BIO[prefix]}-{kind}")
+        else:
+            found.append("O" if tag == "O" else f"{'I' if tag == before else 'B'}-{tag}")
+        before = tag
+    return found
+
+
+_IN_BIO = {"B": "B", "I": "I", "E": "I", "L": "I", "S": "B", "U": "B"}
+
+
+def tag_figures(prediction: EvalPrediction, names: Sequence[str]) -> dict[str, float]:
+    """Of what ``reduce_tags`` kept."""
+    columns = tag_columns(prediction, names)
+    nll = float(columns[NLL_SUM].sum() / max(columns[TOKENS].sum(), 1))
+    both = int(columns[ENTITIES].sum() + columns[ENTITIES_SAID].sum())
+    return {ENTITY_F1.name: 2 * int(columns[ENTITY_HITS].sum()) / both if both else 0.0, NLL: nll}

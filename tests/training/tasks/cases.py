@@ -50,7 +50,14 @@ CASES: dict[str, Case] = {
         FirstLook(None, False, "conversations"),
     ),
     "masked-lm": Case("roberta", {"text": "word {}".format}, FirstLook(False, False, "text")),
-    "token-classification": Case("bert"),
+    "token-classification": Case(
+        "bert",
+        {
+            "tokens": lambda i: ["Ada", "Lovelace", "in", "London", str(i)],
+            "tags": lambda i: ["B-PER", "I-PER", "O", "B-LOC", "O"],
+        },
+        FirstLook(None, False, "tagged"),
+    ),
     "seq2seq-lm": Case("t5", look=FirstLook(False, True, None)),
 }
 

@@ -53,10 +53,16 @@ def figures_of_reloaded(plan: Plan, output: Path) -> dict[str, float]:
             logits = model(**batch)["logits"]
         reduced.append(task.reduce_logits(logits, batch["labels"]))
         labels.append(batch["labels"])
-    width = max(part.shape[-1] for part in labels)
-    padded = [torch.nn.functional.pad(part, (0, width - part.shape[-1]), value=-100) if part.dim() > 1 else part
-              for part in labels]  # fmt: skip
-    return HeldOut(task).compute_metrics(EvalPrediction(torch.cat(reduced).numpy(), torch.cat(padded).numpy()))
+    for parts in (reduced, labels):  # of different lengths, padded as the Trainer does
+        width = max(part.shape[-1] for part in parts)
+        parts[:] = [_padded(part, width) if part.dim() > 1 else part for part in parts]
+    held_out = HeldOut(task)
+    held_out.name_labels(data.label_names)
+    return held_out.compute_metrics(EvalPrediction(torch.cat(reduced).numpy(), torch.cat(labels).numpy()))
+
+
+def _padded(part: torch.Tensor, width: int) -> torch.Tensor:
+    return torch.nn.functional.pad(part, (0, width - part.shape[-1]), value=-100)
 
 
 @pytest.mark.parametrize(
