@@ -70,6 +70,7 @@ _LOOKS: dict[RowKind, DataLook] = {
     "multi-labelled": "multi-labelled",
     "scored": "scored",
     "tagged": "tagged",
+    "source-target": "table",
     "conversation": "conversations",
     "completion": "conversations",
     "text": "text",

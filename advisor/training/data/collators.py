@@ -29,6 +29,8 @@ class PaddingCollator:
         """Rows as tensors: ``input_ids``, ``attention_mask`` and the like [rows, length]; class ``labels`` [rows]."""
         lengths = [len(feature["input_ids"]) for feature in features]
         longest = max(lengths)
+        if isinstance(features[0].get("labels"), list) and not self.float_labels:
+            longest = max(longest, *(len(feature["labels"]) for feature in features))
         width = max(longest, min(padded_length(longest), self.max_seq_length))
         batch = {
             "input_ids": self._padded(features, "input_ids", width, self.pad_token_id),

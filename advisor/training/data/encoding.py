@@ -19,6 +19,7 @@ from advisor.training.data.rows import (
     MultiLabelledText,
     Row,
     ScoredText,
+    SourceAndTarget,
     TaggedText,
     TextOrPair,
 )
@@ -38,6 +39,7 @@ class EncodedRow:
         token_type_ids: Which text of a pair a token belongs to; only for models that look at it.
         target: Per token, whether it counts in the loss; ``None`` when the label is a class.
         tags: Label of every token, ``IGNORED_LABEL`` where it has none.
+        written: Tokens of the text that is to be written from this one.
         label: Class index, indices of the labels, or a number; ``None`` for language modelling.
     """
 
@@ -46,6 +48,12 @@ class EncodedRow:
     target: list[bool] | None = None
     label: int | float | tuple[int, ...] | None = None
     tags: list[int] | None = None
+    written: list[int] | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens that a batch must have room for: of the row, or of what is written from it."""
+        return max(len(self.input_ids), len(self.written or ()))
 
 
 class EncodedDataset:
@@ -56,7 +64,7 @@ class EncodedDataset:
         num_labels: Of which a row may have several.
 
     Attributes:
-        lengths: Tokens of each row, int64 array of shape (rows,).
+        lengths: Tokens of each row (or of what is written from it, where that is more), int64 array of shape (rows,).
     """
 
     def __init__(self, rows: Iterable[EncodedRow], num_labels: int = 0) -> None:
@@ -65,6 +73,8 @@ class EncodedDataset:
         types: list[NDArray[np.int8]] = []
         target: list[NDArray[np.bool_]] = []
         tags: list[NDArray[np.int32]] = []
+        written: list[NDArray[np.int32]] = []
+        lengths: list[int] = []
         labels: list[int | float | NDArray[np.float32]] = []
         for row in rows:
             ids.append(np.array(row.input_ids, dtype=np.int32))
@@ -72,14 +82,18 @@ class EncodedDataset:
                 types.append(np.array(row.token_type_ids, dtype=np.int8))
             if row.target is not None:
                 target.append(np.array(row.target, dtype=np.bool_))
+            lengths.append(row.length)
+            if row.written is not None:
+                written.append(np.array(row.written, dtype=np.int32))
             if row.tags is not None:
                 tags.append(np.array(row.tags, dtype=np.int32))
             if isinstance(row.label, tuple):
                 labels.append(np.isin(np.arange(num_labels), row.label).astype(np.float32))
             elif row.label is not None:
                 labels.append(row.label)
-        self.lengths: NDArray[np.int64] = np.array([len(part) for part in ids], dtype=np.int64)
-        self._ends = np.cumsum(self.lengths)
+        self.lengths: NDArray[np.int64] = np.array(lengths, dtype=np.int64)
+        self._starts = np.cumsum([0, *(len(part) for part in ids)])
+        self._written = written
         self._input_ids = np.concatenate(ids)
         self._token_type_ids = np.concatenate(types) if types else None
         self._target = np.concatenate(target) if target else None
@@ -96,13 +110,15 @@ class EncodedDataset:
         """
         if not -len(self) <= index < len(self):
             raise IndexError(index)
-        end = self._ends[index]
-        part = slice(end - self.lengths[index], end)
+        index %= len(self)
+        part = slice(self._starts[index], self._starts[index + 1])
         item: dict[str, Any] = {"input_ids": self._input_ids[part].tolist()}
         if self._token_type_ids is not None:
             item["token_type_ids"] = self._token_type_ids[part].tolist()
         if self._labels is not None:
             item["labels"] = self._labels[index].tolist()
+        if self._written:
+            item["labels"] = self._written[index].tolist()
         if self._tags is not None:
             item["labels"] = self._tags[part].tolist()
         if self._target is not None:
@@ -155,6 +171,9 @@ def encode(
         elif isinstance(chunk[0], TaggedText):
             tagged = [row for row in chunk if isinstance(row, TaggedText)]
             yield from _encode_tagged(tagged, tokenizer, max_seq_length, token_types)
+        elif isinstance(chunk[0], SourceAndTarget):
+            pairs = [row for row in chunk if isinstance(row, SourceAndTarget)]
+            yield from _encode_pairs(pairs, tokenizer, max_seq_length)
         else:
             spoken = [row for row in chunk if isinstance(row, Completion | Conversation)]
             yield from _encode_targets(spoken, tokenizer, max_seq_length)
@@ -219,6 +238,15 @@ def _encode_tagged(
     types = encoded["token_type_ids"] if token_types else [None] * len(rows)
     for row, ids, kinds, places in zip(rows, encoded["input_ids"], types, encoded["offset_mapping"], strict=True):
         yield EncodedRow(list(ids), kinds, tags=_tags_of_tokens(row, places))
+
+
+def _encode_pairs(rows: Sequence[SourceAndTarget], tokenizer: Any, max_seq_length: int | None) -> Iterator[EncodedRow]:
+    """Sources and targets with the tokenizer's special tokens; both are cut at the same length."""
+    options = {"truncation": max_seq_length is not None, "max_length": max_seq_length, "verbose": False}
+    sources = tokenizer([row.source for row in rows], return_attention_mask=False, **options)["input_ids"]
+    targets = tokenizer(text_target=[row.target for row in rows], return_attention_mask=False, **options)["input_ids"]
+    for source, target in zip(sources, targets, strict=True):
+        yield EncodedRow(list(source), written=list(target))
 
 
 def _tags_of_tokens(row: TaggedText, places: Sequence[tuple[int, int]]) -> list[int]:

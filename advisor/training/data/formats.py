@@ -34,7 +34,7 @@ from advisor.training.data.cells import (
 )
 from advisor.training.data.label_values import holds_flags, holds_label_lists, is_continuous, label_columns
 from advisor.training.data.labels import looks_like_classes, number_of
-from advisor.training.data.rows import Completion, Conversation, Message, PlainText, Row, RowKind
+from advisor.training.data.rows import Completion, Conversation, Message, PlainText, Row, RowKind, SourceAndTarget
 from advisor.training.data.tables import Table
 from advisor.training.data.tagged import is_spans, text_with_spans, words_with_tags
 
@@ -47,6 +47,11 @@ SCORE_COLUMNS = ("score", "similarity", "similarity_score", "rating")
 TEXT_PAIRS = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"))
 INDEX_COLUMNS = ("", "id", "idx", "index", "guid", "uid", "unnamed: 0", "__index_level_0__")
 """Columns that number rows."""
+SOURCES_AND_TARGETS = (
+    ("source", "target"), ("document", "summary"), ("article", "highlights"), ("dialogue", "summary"),
+    ("text", "summary"), ("article", "abstract"), ("prompt", "completion"), ("question", "answer"), ("input", "output"),
+)  # fmt: skip
+"""Names of columns of texts, and of what is written from them."""
 CHAT_COLUMNS = ("messages", "conversations", "conversation", "chat", "dialog", "dialogue")
 TOOL_COLUMNS = ("tools", "functions")
 _SAMPLE_ROWS = 200
@@ -366,6 +371,24 @@ def _answered(prompt: Any, answer: Any, tools: Any) -> Row:
     return Conversation((*read_only, *after), tools_of(tools))
 
 
+def _source_and_target(cells: Cells) -> Row:
+    target = text_of(cells.get("target"))
+    return SourceAndTarget(text_of(cells.get("source")), target, (target,))
+
+
+def _question_about_text(cells: Cells) -> Row:
+    """As T5 was trained on SQuAD (Raffel et al. 2020, arXiv:1910.10683, appendix D.15); questions without an answer
+    are not learned.
+    """
+    answers = parsed(cells.get("answers"))
+    if isinstance(answers, dict):
+        answers = parsed(answers.get("text", []))
+    listed = answers if isinstance(answers, list | tuple) else [answers]
+    texts = tuple(dict.fromkeys(text for answer in listed if (text := text_of(answer))))
+    source = f"question: {text_of(cells.get('question'))} context: {text_of(cells.get('context'))}"
+    return SourceAndTarget(source, texts[0] if texts else "", texts)
+
+
 def _plain(cells: Cells) -> Row:
     return PlainText(text_of(cells.get("text")))
 
@@ -562,6 +585,34 @@ SCORED = _Scored(
     " are not all whole; whole numbers are classes, unless `--task text-regression` says otherwise",
     "loss on the number",
 )  # fmt: skip
+QUESTION_CONTEXT = RowFormat(
+    "question-context",
+    "questions about a text",
+    "questions",
+    "source-target",
+    "`question`, `context` and `answers`: a text, a list of texts, or `{text: [...], answer_start: [...]}` (SQuAD)",
+    "loss on the first answer",
+    (
+        Part("question", ("question",), is_text),
+        Part("context", ("context",), is_text, option="text_column"),
+        Part("answers", ("answers", "answer"), lambda value: True, option="text_pair_column"),
+    ),
+    _question_about_text,
+)
+SOURCE_TARGET = RowFormat(
+    "source-target",
+    "sources and targets",
+    "pairs",
+    "source-target",
+    "only for `--task seq2seq-lm`: "
+    + ", ".join(f"`{a}`/`{b}`" for a, b in SOURCES_AND_TARGETS) + " or two columns that are named",
+    "loss on the target",
+    (
+        Part("source", tuple(dict.fromkeys(a for a, _ in SOURCES_AND_TARGETS)), is_text, option="text_column"),
+        Part("target", tuple(dict.fromkeys(b for _, b in SOURCES_AND_TARGETS)), is_text, option="text_pair_column"),
+    ),
+    _source_and_target,
+)  # fmt: skip
 PROMPT_ONLY = RowFormat(
     "prompt-only",
     "prompts without answers",
@@ -594,7 +645,8 @@ RUNNING_TEXT = RowFormat(
 
 _BUILT_IN = (
     CHAT, SHAREGPT, STEPWISE, PREFERENCE, CHOSEN, UNPAIRED, CHAT_COMPLETION, ALPACA, PROMPT_COMPLETION,
-    WORDS_WITH_TAGS, TEXT_WITH_SPANS, MULTI_LABELLED, SCORED, LABELLED, TEXT, PROMPT_ONLY, RUNNING_TEXT,
+    WORDS_WITH_TAGS, TEXT_WITH_SPANS, MULTI_LABELLED, SCORED, LABELLED, TEXT, PROMPT_ONLY,
+    QUESTION_CONTEXT, SOURCE_TARGET, RUNNING_TEXT,
 )  # fmt: skip
 
 FORMATS: Registry[RowFormat] = Registry("advisor.formats", "row format", RowFormat, lambda: _BUILT_IN)

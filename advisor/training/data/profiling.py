@@ -92,7 +92,7 @@ def _sorted_lengths(sample: Sequence[Row], tokenizer: Any, rules: DataRules) -> 
     """
     next(rules.encode(sample[:1], tokenizer, max_seq_length=None))
     started_s = time.perf_counter()
-    lengths = [len(row.input_ids) for row in rules.encode(sample, tokenizer, max_seq_length=None)]
+    lengths = [row.length for row in rules.encode(sample, tokenizer, max_seq_length=None)]
     return np.sort(np.array(lengths, dtype=np.int64)), time.perf_counter() - started_s
 
 

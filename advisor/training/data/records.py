@@ -24,7 +24,7 @@ from advisor.training.data.hub import read_split
 from advisor.training.data.label_values import label_columns, label_numbers, label_sets
 from advisor.training.data.labels import known_classes, label_texts, spelling_findings
 from advisor.training.data.named import DATASETS
-from advisor.training.data.rows import ASSISTANT, Completion, Conversation, PlainText, Row, RowKind
+from advisor.training.data.rows import ASSISTANT, Completion, Conversation, PlainText, Row, RowKind, SourceAndTarget
 from advisor.training.data.tables import Table, read_table
 from advisor.training.data.text_files import file_kind, read_text
 
@@ -275,4 +275,6 @@ def _has_target(row: Row) -> bool:
         return bool(row.completion)
     if isinstance(row, Conversation):
         return any(message.is_target for message in row.messages)
-    return bool(row.text)
+    if isinstance(row, SourceAndTarget):
+        return bool(row.source and row.target)
+    return isinstance(row, PlainText) and bool(row.text)

@@ -9,7 +9,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-RowKind = Literal["labelled", "multi-labelled", "scored", "tagged", "text", "completion", "conversation"]
+RowKind = Literal[
+    "labelled", "multi-labelled", "scored", "tagged", "source-target", "text", "completion", "conversation"
+]
 LABEL_KINDS: tuple[RowKind, ...] = ("labelled", "multi-labelled", "scored", "tagged")
 """Rows with labels that stand in a column of their own."""
 CONVERSATION_COLUMN = "messages"
@@ -104,6 +106,25 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceAndTarget:
+    """A text, and the one that is to be written from it.
+
+    Attributes:
+        source: What is read.
+        target: What is learned: the first of the references.
+        references: All texts that are right.
+    """
+
+    source: str
+    target: str
+    references: tuple[str, ...]
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return (self.source, self.target)
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One turn of a conversation.
 
@@ -150,7 +171,9 @@ class Conversation:
         return (*turns, *([self.tools] if self.tools else []))
 
 
-Row: TypeAlias = LabelledText | MultiLabelledText | ScoredText | TaggedText | PlainText | Completion | Conversation
+Row: TypeAlias = (
+    LabelledText | MultiLabelledText | ScoredText | TaggedText | SourceAndTarget | PlainText | Completion | Conversation
+)
 
 
 def classes_of(row: Row) -> tuple[int, ...]:

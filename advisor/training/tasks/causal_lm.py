@@ -39,8 +39,10 @@ class CausalLM(Task):
 
     def suits(self, look: FirstLook) -> bool:
         """Conversations mean it; text, and no data at all, mean it for decoders."""
+        if look.sequence_to_sequence:
+            return False
         if look.data is None:
-            return look.causal is True and not look.sequence_to_sequence
+            return look.causal is True
         return look.data == "conversations" or (look.data == "text" and look.causal is True)
 
     def check_model(self, spec: ModelSpec, skeleton: nn.Module) -> None:

@@ -39,7 +39,7 @@ class MaskedLM(Task):
 
     def suits(self, look: FirstLook) -> bool:
         """Text is modelled as the architecture was pre-trained."""
-        return look.data == "text" and look.causal is False
+        return look.data == "text" and look.causal is False and not look.sequence_to_sequence
 
     def with_columns(self, spec: DataSpec, table: Table | None) -> DataSpec:
         if table is not None and spec.text_pair_column is not None:

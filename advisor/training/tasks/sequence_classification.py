@@ -43,7 +43,7 @@ class SequenceClassification(Task):
         """Labels mean classification, and so does any other table. Without data an encoder is classified with."""
         if look.data is None:
             return look.causal is False and not look.sequence_to_sequence
-        return look.data in ("labelled", "table")
+        return look.data == "labelled" or (look.data == "table" and not look.sequence_to_sequence)
 
     row_kinds: tuple[RowKind, ...] = ("labelled",)
 

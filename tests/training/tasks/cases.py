@@ -58,7 +58,9 @@ CASES: dict[str, Case] = {
         },
         FirstLook(None, False, "tagged"),
     ),
-    "seq2seq-lm": Case("t5", look=FirstLook(False, True, None)),
+    "seq2seq-lm": Case(
+        "t5", {"document": "the good film {}".format, "summary": "film {}".format}, FirstLook(False, True, "table")
+    ),
 }
 
 
