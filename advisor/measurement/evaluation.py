@@ -57,6 +57,7 @@ def evaluate_in_this_process(
     phase("loading")
     model = load_trained(plan, RunFolder(run).model, device=backend.torch_device)
     held_out = HeldOut(task)
+    held_out.name_labels(prepared.label_names)
     phase("evaluation")
     with tempfile.TemporaryDirectory(prefix="advisor-evaluate-") as folder:
         arguments = training_arguments(

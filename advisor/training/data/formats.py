@@ -212,6 +212,15 @@ class _Labelled(RowFormat):
         return True
 
 
+class _Tagged(RowFormat):
+    """Texts whose words have tags."""
+
+    def doubt(self, table: Table, columns: Mapping[str, str], named: Mapping[str, str | None]) -> Doubt:
+        """A column without a value, of which nothing says that it holds tags, is rather one of classes."""
+        tags = columns[self.parts[1].name]
+        return Doubt.MUCH if all(is_absent(value) for value in _sample(table, tags)) else Doubt.NONE
+
+
 class _MultiLabelled(_Labelled):
     """Texts with any number of labels each: a column of lists, or one of 0 and 1 for every label."""
 
@@ -539,7 +548,7 @@ LABELLED = _Labelled(
     + ", ".join(f"`{name}`" for name in LABEL_COLUMNS) + ")",
     "loss on the class",
 )  # fmt: skip
-WORDS_WITH_TAGS = RowFormat(
+WORDS_WITH_TAGS = _Tagged(
     "tokens",
     "words with tags",
     "rows",
@@ -552,7 +561,7 @@ WORDS_WITH_TAGS = RowFormat(
     ),
     lambda cells: words_with_tags(cells["tokens"], cells["tags"], cells.get("names", ())),
 )
-TEXT_WITH_SPANS = RowFormat(
+TEXT_WITH_SPANS = _Tagged(
     "spans",
     "texts with spans",
     "rows",

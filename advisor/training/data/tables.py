@@ -137,7 +137,8 @@ def _read_excel(path: Path, options: ReadOptions) -> Table:
 def _read_conll(path: Path, options: ReadOptions) -> Table:
     from advisor.training.data.tagged import read_conll
 
-    return read_conll(path, options)
+    columns, notes = read_conll(path, options)
+    return Table(str(path), columns, max(map(len, columns.values())), notes=notes)
 
 
 def _read_json(path: Path, options: ReadOptions) -> Table:

@@ -12,7 +12,6 @@ from typing import Any
 from advisor.core.data import ReadOptions
 from advisor.core.errors import DataError
 from advisor.training.data.cells import CellError, is_absent, parsed, text_of
-from advisor.training.data.tables import Table
 from advisor.training.data.text_files import read_text
 
 OUTSIDE = "O"
@@ -41,10 +40,13 @@ class RawTagged:
 # --- CoNLL files ------------------------------------------------------------------------------------------------------
 
 
-def read_conll(path: Path, options: ReadOptions) -> Table:
+def read_conll(path: Path, options: ReadOptions) -> tuple[dict[str, Sequence[Any]], tuple[str, ...]]:
     """Sentences of a CoNLL file: a word a line, its tag in the last column, a blank line between sentences.
 
     Columns are separated by tabs or blanks. Lines that begin a document are left out, and so are comments (``# ``).
+
+    Returns:
+        Columns of words and of tags, a sentence a row; and what is worth knowing of the reading.
 
     Raises:
         DataError: missing, unreadable, or a line without a tag or with another number of columns.
@@ -72,8 +74,7 @@ def read_conll(path: Path, options: ReadOptions) -> Table:
     notes = [*file.notes]
     if width > 2:
         notes.append(f"of {width} columns of {path.name} the first is read as the word and the last as its tag")
-    columns: dict[str, Sequence[Any]] = {TOKENS: [words for words, _ in found], TAGS: [tags for _, tags in found]}
-    return Table(str(path), columns, len(found), notes=tuple(notes))
+    return {TOKENS: [words for words, _ in found], TAGS: [tags for _, tags in found]}, tuple(notes)
 
 
 # --- rows of a table --------------------------------------------------------------------------------------------------
