@@ -194,7 +194,7 @@ def data_findings(profile: DataProfile) -> list[str]:
     }
     findings = [f"{count} {text}" for text, count in counted.items() if count]
     share = profile.majority_share
-    one_each = sum(profile.class_counts.values()) == profile.train_rows
+    one_each = sum(profile.class_counts.values()) <= profile.train_rows
     if share is not None and share > 0.9 and one_each:
         findings.append(f"{share:.0%} of the training rows have one label: accuracy alone says little here")
     return findings

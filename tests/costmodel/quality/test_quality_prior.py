@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.core.data import DataProfile
-from advisor.core.metrics import ACCURACY, PERPLEXITY
+from advisor.core.metrics import ENTITY_F1, PERPLEXITY
 from advisor.core.model import ModelSpec
 from advisor.core.published_tables import load_tables
 from advisor.core.stats import NORMAL_95
@@ -149,7 +149,7 @@ def test_perplexity_is_not_promised_from_the_prior():
 
 def test_a_task_that_no_published_comparison_resembles_is_not_predicted() -> None:
     estimate = QualityModel().estimate(spec(task="token-classification"), strategy("lora"), profile())
-    assert (estimate.metric, estimate.value, estimate.interval) == (ACCURACY, None, None)
+    assert (estimate.metric, estimate.value, estimate.interval) == (ENTITY_F1, None, None)
     assert "classifying tokens" in estimate.reason
 
 
