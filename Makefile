@@ -17,7 +17,9 @@
 # make validate-runs  nine whole training runs, part by part (CPU, about 20 minutes)
 # make validate-gpu   memory and step times of models from 60M to 8B parameters (GPU, about 35 minutes)
 # make strategies     all ten strategies trained, as a table (CPU, about 15 minutes)
-# make corpus         short training runs for the quality model, resumable (CPU, hours; docs/quality.md)
+# make corpus         short training runs for the quality model, resumable (CPU, hours; docs/how-it-works/quality.md)
+# make quality-model  fit the quality model to recorded runs
+# make bench-quality  quality predictions with each source, or strategy, left out, against simpler rules
 # make bench-speed    recommended plans against a published recipe and a default Trainer (CPU, about six minutes)
 PYTHON ?= python3
 VENV ?= .venv
@@ -38,8 +40,9 @@ export ADVISOR_DEMO_DIR ?= $(CURDIR)/$(DEMO)
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup assets quickstart strategies validate validate-time validate-gpu validate-runs corpus bench-speed \
-  check docs test test-slow test-lowest test-newest fuzz phantom phantom-test phantom-record clean
+.PHONY: setup assets quickstart strategies validate validate-time validate-gpu validate-runs bench-speed corpus \
+  quality-model bench-quality check docs test test-slow test-lowest test-newest fuzz phantom phantom-test \
+  phantom-record clean
 .DEFAULT_GOAL := quickstart
 
 # Tests run in parallel: threads that spin while waiting would compete for the cores.
@@ -143,6 +146,15 @@ CORPUS_DATA := movie-sentences amazon-sentences nyt-sentences tweets bbc-news im
 corpus: setup
 	@$(BIN)/python -m advisor.training.data.assets fetch minilm $(CORPUS_DATA) --to $(DEMO)
 	$(BIN)/python -m advisor.experiments.corpus.record --output $(CORPUS) --time-limit $(CORPUS_TIME)
+	$(BIN)/python -m advisor.experiments.corpus.probes --output $(CORPUS:.jsonl=-tasks.jsonl)
+
+# From the recorded runs to calibration/corpus and the fit that ships; then the tables of docs/how-it-works/quality.md.
+quality-model: setup
+	$(BIN)/python -m advisor.experiments.corpus.tables --runs $(CORPUS) --tasks $(CORPUS:.jsonl=-tasks.jsonl)
+	$(BIN)/python -m advisor.experiments.corpus fit
+
+bench-quality: setup
+	@$(BIN)/python -m advisor.experiments.corpus judge
 
 check: setup
 	@echo "[check] ruff";          $(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .

@@ -37,8 +37,9 @@ BACKWARD_SHARE = 2 / 3
 
 MAX_CONTENDERS = 3
 
-Measure = Callable[[Plan], Measurement]
-"""Runs a plan for real, for example ``advisor.measurement.run.measure_run`` with an output folder of its own."""
+Measure = Callable[[Plan, float], Measurement]
+"""Runs a plan for real within so many seconds, for example ``advisor.measurement.run.measure_run`` with a folder of its
+own; what takes longer ends ``over_time``."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ def gather_evidence(
 
     Args:
         plans: Best first (``ranked`` of a recommendation), all of one task.
-        budget_s: Wall-clock time that may be spent; a run that is not expected to end in time is not started.
+        budget_s: Wall-clock time that may be spent. A run that is not expected to end in time is not started, and none
+            goes on beyond it.
         measure: Runs a plan and returns what was measured.
         on_progress: Takes ``{"kind": "evidence", "method": ..., "rows": ..., "done": i, "total": n}``.
         max_contenders: How many methods to look at; those that are not trained by gradients have no short runs.
@@ -94,7 +96,7 @@ def gather_evidence(
                     "total": len(schedule),
                 }
             )
-        run, overhead_s, load = _run(short, measure)
+        run, overhead_s, load = _run(short, measure, max(left_s, 0.0))
         runs.append(run)
         loads += [load] if load else []
     if loads:
@@ -172,11 +174,11 @@ def _expected_s(plan: Plan, rows: int, eval_rows: int) -> float:
     return per_row * (rows * epochs + evaluations * eval_rows * (1 - BACKWARD_SHARE))
 
 
-def _run(short: _ShortRun, measure: Measure) -> tuple[EvidenceRun, float, str]:
+def _run(short: _ShortRun, measure: Measure, limit_s: float) -> tuple[EvidenceRun, float, str]:
     """One run as evidence, its time beside training and evaluation, and what other programs did meanwhile."""
     started = time.monotonic()
     try:
-        measured = measure(short.plan)
+        measured = measure(short.plan, limit_s)
     except InterruptedByUser:
         raise
     except AdvisorError as failure:
@@ -200,4 +202,5 @@ def _evidence_run(short: _ShortRun, measured: Measurement, elapsed_s: float) -> 
         reason=measured.reason,
         diverged=measured.outcome == "diverged" or diverged(measured.train_losses),
         train_losses=measured.train_losses,
+        chance_accuracy=short.plan.data_profile.majority_share if metric.is_share else None,
     )

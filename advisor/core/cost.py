@@ -11,8 +11,9 @@ from typing import Literal
 
 from advisor.core.metrics import Metric
 
-Evidence = Literal["measured", "interpolated", "extrapolated"]
-"""Whether the figure was measured, lies between measured configurations, or outside of them."""
+Evidence = Literal["measured", "interpolated", "extrapolated", "onset not reached"]
+"""Whether the figure was measured, lies between measured configurations, or outside of them. ``"onset not reached"`` is
+said of quality alone: short runs were made and stayed at chance level, which is no evidence."""
 
 Basis = Literal["measured", "calibrated", "transferred", "datasheet", "prior"]
 """Where the figure comes from: a run of this very configuration, this machine's calibration, another device's
@@ -195,6 +196,8 @@ class QualityEstimate:
         certified: Whether enough tasks stand behind the interval to certify its level.
         reason: Where the figure comes from, or why there is none, one sentence.
         evidence, basis: Of the quality.
+        parts: What the figure is made of, in the metric's unit, by name; they add up to ``value`` up to its limits.
+            Empty where it is no sum.
     """
 
     metric: Metric
@@ -205,6 +208,7 @@ class QualityEstimate:
     reason: str
     evidence: Evidence
     basis: Basis
+    parts: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

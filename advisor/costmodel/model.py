@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from advisor.costmodel.quality.model import QualityModel
     from advisor.tracing.ops import TracedOp
 
-_EVIDENCE_ORDER: tuple[Evidence, ...] = ("measured", "interpolated", "extrapolated")
+_EVIDENCE_ORDER: tuple[Evidence, ...] = ("measured", "interpolated", "extrapolated", "onset not reached")
 _BASIS_ORDER: tuple[Basis, ...] = ("measured", "calibrated", "transferred", "datasheet", "prior")
 
 
@@ -171,7 +171,13 @@ class CostModel:
         memory = estimate_memory(self._run(asked, data, same_length), self._limit_bytes(budget))
         quality = None
         if with_quality and data is not None:
-            quality = self.quality.estimate(model, strategy, data, min_quality=budget.min_quality if budget else None)
+            quality = self.quality.estimate(
+                model,
+                strategy,
+                data,
+                min_quality=budget.min_quality if budget else None,
+                batch_size=execution.effective_batch_size,
+            )
         cost = self._cost(asked, data, memory, quality)
         no_data = "no data set was given: the time is that of one optimizer step at full length"
         no_evaluation = "without evaluation: `advisor run` evaluates after each epoch and takes what that costs on top"

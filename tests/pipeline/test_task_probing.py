@@ -54,14 +54,14 @@ def test_a_probe_that_nothing_is_expected_to_beat_is_recommended(recommendation:
 
 def test_a_weak_probe_leaves_the_order_and_shows_its_curve(recommendation: Recommendation) -> None:
     answer = with_probe(recommendation, report(0.6))
-    assert methods_of(answer)[0] == "lora" and methods_of(answer)[-1] == METHOD
+    assert methods_of(answer)[0] == "lora" and methods_of(answer).index(METHOD) > 0
     assert "0.500 at 100, 0.600 at 800" in answer.advice[0]
     assert "0.580 to 0.620" in answer.advice[0]
 
 
 def test_methods_that_the_user_asked_for_are_kept(recommendation: Recommendation) -> None:
     asked = dataclasses.replace(recommendation, ranked=recommendation.ranked[:1])
-    answer = with_probe(asked, report(0.99))
+    answer = with_probe(asked, report(0.999))
     assert methods_of(answer) == methods_of(asked)
     assert any("linear_probe is none of them" in line for line in answer.advice)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from advisor.core.run import Outcome
+from advisor.core.stats import NORMAL_95
 from advisor.core.strategy import StrategyConfig
 
 
@@ -24,6 +26,7 @@ class EvidenceRun:
         outcome, reason: How it ended.
         diverged: The training loss rose or stopped being a number.
         train_losses: ``(step, loss)`` as logged.
+        chance_accuracy: Of always answering the most frequent class; ``None`` where there are no classes.
     """
 
     strategy: StrategyConfig
@@ -37,6 +40,18 @@ class EvidenceRun:
     reason: str = ""
     diverged: bool = False
     train_losses: tuple[tuple[int, float], ...] = ()
+    chance_accuracy: float | None = None
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether a finished run is no better than always answering the most frequent class, as far as its held-out
+        items can tell: it has not begun to learn, and says nothing about the full run.
+        """
+        if not self.usable or self.accuracy is None or self.chance_accuracy is None:
+            return False
+        chance = self.chance_accuracy
+        noise = math.sqrt(max(chance * (1 - chance), 0.0) / max(self.eval_rows, 1))
+        return self.accuracy <= chance + NORMAL_95 * noise
 
     @property
     def usable(self) -> bool:
@@ -71,6 +86,16 @@ class QualityEvidence:
     def diverged(self, method: str) -> bool:
         """Whether a run of the method lost its footing and none succeeded."""
         return not self.of(method) and any(run.diverged for run in self.runs if run.strategy.method == method)
+
+    @property
+    def at_chance(self) -> tuple[EvidenceRun, ...]:
+        """Runs that have not left chance level."""
+        return tuple(run for run in self.runs if run.at_chance)
+
+    @property
+    def at_chance_in_words(self) -> str:
+        """Which these are."""
+        return " and ".join(f"{run.strategy.method} on {run.train_rows} rows" for run in self.at_chance)
 
     @property
     def methods(self) -> tuple[str, ...]:

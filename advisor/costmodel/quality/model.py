@@ -16,6 +16,7 @@ import numpy as np
 
 from advisor.core.cost import Basis, Interval, QualityEstimate
 from advisor.core.data import DataProfile
+from advisor.core.linear_probe import LinearProbeReport
 from advisor.core.metrics import Metric, same
 from advisor.core.model import ModelSpec
 from advisor.core.published_tables import PublishedTables, load_tables
@@ -26,12 +27,16 @@ from advisor.costmodel.quality import curves
 from advisor.costmodel.quality.evidence import QualityEvidence
 from advisor.costmodel.quality.gaps import Gap, GapModel
 from advisor.costmodel.quality.level import Level, LevelModel
+from advisor.costmodel.quality.setup_model import FinishedRun, SetUp, SetUpModel, default_set_up_model, set_up_of
 from advisor.strategies import get_strategy
 
 CERTIFYING_TASKS = 9
 """Split-conformal intervals over K exchangeable tasks certify at most K / (K + 1): 90 % needs nine. Published
 benchmarks are no sample of users' tasks, so only tasks that the advisor ran to the end itself count; none ship with
 it."""
+
+USUAL_BATCH_SIZE = 16
+"""Rows per optimizer step assumed where a plan does not say."""
 
 FEW_EXAMPLES = 3000
 """Below so many training examples (rows x epochs) the prior's interval reaches down to the majority share: published
@@ -79,6 +84,10 @@ class _Posterior:
     low_sd: float
     high_sd: float
 
+    def interval(self, value: float) -> Interval:
+        """90 %, around a value that was held to its limits."""
+        return Interval(max(value - NORMAL_95 * self.low_sd, 0.0), min(value + NORMAL_95 * self.high_sd, 1.0), 0.9)
+
 
 class QualityModel:
     """Predicts the held-out metric of a plan.
@@ -88,17 +97,38 @@ class QualityModel:
         evidence: Short runs on this very task, if any were bought.
     """
 
-    def __init__(self, prior: QualityPrior | None = None, evidence: QualityEvidence | None = None) -> None:
+    def __init__(
+        self,
+        prior: QualityPrior | None = None,
+        evidence: QualityEvidence | None = None,
+        probe: LinearProbeReport | None = None,
+        set_ups: SetUpModel | None = None,
+    ) -> None:
         self.prior = prior if prior is not None else default_prior()
         self.evidence = evidence
+        self.probe = probe
+        self.set_ups = set_ups or (default_set_up_model() if probe is not None else None)
 
     def estimate(
-        self, model: ModelSpec, strategy: StrategyConfig, data: DataProfile | None, *, min_quality: float | None = None
+        self,
+        model: ModelSpec,
+        strategy: StrategyConfig,
+        data: DataProfile | None,
+        *,
+        min_quality: float | None = None,
+        batch_size: int = USUAL_BATCH_SIZE,
     ) -> QualityEstimate:
         """The task's metric after the full run: a share of right items, or what follows from the loss (perplexity).
 
-        Without runs what follows from the loss is not predicted (``value`` is ``None``): it depends on the text, not on
-        the method. Neither are metrics of other kinds, nor tasks that no published comparison resembles.
+        Nothing is predicted (``value`` is ``None``) of a task that was not looked at: neither a probe nor a short run
+        says how hard it is. Neither are metrics of other kinds, nor tasks that no published comparison resembles.
+
+        Args:
+            model: What is trained.
+            strategy: How.
+            data: On which rows.
+            min_quality: Answered as a probability.
+            batch_size: Rows per optimizer step.
         """
         metric, comparisons = model.traits.metric, model.traits.comparisons
         if comparisons is None:
@@ -106,14 +136,23 @@ class QualityModel:
         if metric.from_loss is not None:
             return self._following_loss(model, strategy, min_quality)
         if metric.is_share and comparisons == "classification":
+            trained = not get_strategy(strategy.method).fits_frozen_features
+            if trained and self.probe is not None and self.set_ups is not None and data is not None:
+                return self._from_probe(self.probe, self.set_ups, model, strategy, data, min_quality, batch_size)
             return self._accuracy(model, strategy, data, min_quality)
         return _abstain(metric, f"no published comparison of methods has this metric ({metric.title})")
 
-    def expected_gap(self, model: ModelSpec, strategy: StrategyConfig) -> float:
-        """Expected difference to full fine-tuning on the ranking scale: accuracy (0-1), or share of the loss;
-        negative is worse.
+    def known_gap(self, model: ModelSpec, strategy: StrategyConfig, data: DataProfile | None = None) -> float:
+        """How far a method stays behind full fine-tuning for certain, on the ranking scale: accuracy (0-1), or share of
+        the loss.
+
+        0 unless published comparisons put it behind with a probability of 95 %, and always for short runs, which these
+        comparisons are not about: what is not known to be worse is a tie.
         """
-        return self._gap(model, strategy.method, strategy).mean_points / 100
+        if data is not None and data.train_rows * strategy.num_train_epochs < FEW_EXAMPLES:
+            return 0.0
+        gap = self._gap(model, strategy.method, strategy)
+        return min(gap.mean_points + NORMAL_95 * gap.sd_points, 0.0) / 100
 
     def caution(self, model: ModelSpec, strategy: StrategyConfig) -> float:
         """What an estimate that only rests on other methods' runs is marked down by when plans are ordered.
@@ -127,10 +166,11 @@ class QualityModel:
 
     @property
     def tie_margin(self) -> float:
-        """Differences below this are inside the noise between seeds: the standard deviation of the difference of two
-        runs.
+        """Differences below this are ties: the standard deviation of the difference of two seeds, or where that is
+        more, of the predicted difference of two strategies.
         """
-        return math.sqrt(2) * self.prior.seed_sd
+        between_seeds = math.sqrt(2) * self.prior.seed_sd
+        return between_seeds if self.set_ups is None else max(between_seeds, self.set_ups.difference_sd)
 
     def _gap(self, model: ModelSpec, method: str, strategy: StrategyConfig | None = None) -> Gap:
         if strategy is not None:
@@ -139,32 +179,115 @@ class QualityModel:
 
     # --- accuracy -------------------------------------------------------------------------------------------------
 
+    def published(
+        self, model: ModelSpec, strategy: StrategyConfig, data: DataProfile | None, *, min_quality: float | None = None
+    ) -> QualityEstimate:
+        """What published comparisons let expect of the method on any task with these classes and rows.
+
+        They train to the end on large data sets and do not know the task: this is no prediction of a run, and orders
+        no methods.
+        """
+        majority = _majority(model, data)
+        rows = data.train_rows if data else _UNKNOWN_ROWS
+        level, gap = self._level(model, data), self._gap(model, strategy.method, strategy)
+        posterior = _prior_only(level, gap)
+        if rows * strategy.num_train_epochs < FEW_EXAMPLES:
+            posterior = replace(posterior, low_sd=max(posterior.low_sd, (posterior.value - majority) / NORMAL_95))
+        value = min(max(posterior.value, majority), _HIGHEST_ACCURACY)
+        tables = self.prior.gaps.tables_behind(strategy.method)
+        reason = (
+            f"{self.prior.levels.tasks} published tasks above a majority share of {majority:.2f}; {strategy.method}"
+        )
+        reason += f" {gap.mean_points:+.1f} points against full fine-tuning in {tables} published tables"
+        return QualityEstimate(
+            model.traits.metric, value, posterior.interval(value), _p_at_least(min_quality, value, posterior),
+            self.certified, reason, "extrapolated", "prior",
+        )  # fmt: skip
+
+    def _level(self, model: ModelSpec, data: DataProfile | None) -> Level:
+        return self.prior.levels.predict(
+            majority_share=_majority(model, data),
+            train_rows=data.train_rows if data else _UNKNOWN_ROWS,
+            total_parameters=model.total_parameters,
+        )
+
     def _accuracy(
         self, model: ModelSpec, strategy: StrategyConfig, data: DataProfile | None, min_quality: float | None
     ) -> QualityEstimate:
-        majority = (data.majority_share if data else None) or 1 / max(model.num_labels, 2)
-        rows = data.train_rows if data else _UNKNOWN_ROWS
-        level = self.prior.levels.predict(
-            majority_share=majority, train_rows=rows, total_parameters=model.total_parameters
-        )
         if self.evidence is not None and self.evidence.diverged(strategy.method):
             return _abstain(
                 model.traits.metric, f"the short run of {strategy.method} diverged: lower its learning rate"
             )
         observed = self._observed_accuracies(data, model)
-        if observed:
-            posterior = self._condition(model, strategy, level, observed)
-        else:
-            posterior = _prior_only(level, self._gap(model, strategy.method, strategy))
-            if rows * strategy.num_train_epochs < FEW_EXAMPLES:
-                posterior = replace(posterior, low_sd=max(posterior.low_sd, (posterior.value - majority) / NORMAL_95))
-        value = min(max(posterior.value, majority), _HIGHEST_ACCURACY)
-        low, high = value - NORMAL_95 * posterior.low_sd, value + NORMAL_95 * posterior.high_sd
-        interval = Interval(max(low, 0.0), min(high, 1.0), 0.9)
-        basis: Basis = "measured" if strategy.method in observed else "transferred" if observed else "prior"
+        if not observed:
+            return self._not_known(self.published(model, strategy, data, min_quality=min_quality))
+        posterior = self._condition(model, strategy, self._level(model, data), observed)
+        value = min(max(posterior.value, _majority(model, data)), _HIGHEST_ACCURACY)
+        basis: Basis = "measured" if strategy.method in observed else "transferred"
         return QualityEstimate(
-            model.traits.metric, value, interval, _p_at_least(min_quality, value, posterior), self.certified,
-            self._reason(model, strategy, majority, observed), "extrapolated", basis,
+            model.traits.metric, value, posterior.interval(value), _p_at_least(min_quality, value, posterior),
+            self.certified, self._reason(model, strategy, observed), "extrapolated", basis,
+        )  # fmt: skip
+
+    def _not_known(self, published: QualityEstimate) -> QualityEstimate:
+        """The answer as long as nothing was learned from the task itself; a minimum is answered from published runs, as
+        wide as they lie.
+        """
+        unknown = replace(published, value=None, interval=None)
+        if self.evidence is not None and self.evidence.at_chance:
+            return replace(
+                unknown,
+                evidence="onset not reached",
+                reason=f"onset not reached: {self.evidence.at_chance_in_words} stayed at chance level, which says "
+                "nothing about the full run; give more time",
+            )
+        low, high = (published.interval.low, published.interval.high) if published.interval else (0.0, 1.0)
+        reason = f"not known before a look at the task (published runs of such models: {low:.2f} to {high:.2f})"
+        return replace(unknown, reason=f"{reason}; --evidence takes one")
+
+    # --- accuracy over the probe ------------------------------------------------------------------------------------
+
+    def _from_probe(
+        self,
+        probe: LinearProbeReport,
+        set_ups: SetUpModel,
+        model: ModelSpec,
+        strategy: StrategyConfig,
+        data: DataProfile,
+        min_quality: float | None,
+        batch_size: int,
+    ) -> QualityEstimate:
+        """What training usually makes of what the probe found, and what short runs of the task showed."""
+        metric = model.traits.metric
+        if self.evidence is not None and self.evidence.diverged(strategy.method):
+            return _abstain(metric, f"the short run of {strategy.method} diverged: lower its learning rate")
+
+        def set_up(of: StrategyConfig, rows: int) -> SetUp:
+            steps = max(1, math.ceil(rows / batch_size * of.num_train_epochs))
+            return set_up_of(
+                probe, of, train_rows=rows, steps=steps, batch_size=batch_size, parameters=model.total_parameters
+            )
+
+        runs = [] if self.evidence is None else [run for run in self.evidence.runs if run.usable]
+        told = [
+            FinishedRun(set_up(run.strategy, run.train_rows), run.accuracy, run.eval_rows)
+            for run in runs
+            if run.accuracy is not None and not run.at_chance
+        ]
+        predicted = set_ups.predict(set_up(strategy, data.train_rows), told)
+        low, high = predicted.value - predicted.half_width, predicted.value + predicted.half_width
+        sd = predicted.half_width / NORMAL_95
+        own = any(run.strategy.method == strategy.method and not run.at_chance for run in runs)
+        where = "between" if predicted.inside else "outside of"
+        reason = f"the linear probe reached {probe.value:.3f}; the set-up lies {where} {set_ups.runs} recorded runs"
+        reason += f" of {set_ups.sources} collections" + (f"; corrected by {len(told)} short runs" if told else "")
+        parts = {"most frequent class": probe.chance_value} | dict(predicted.parts[:PARTS_SHOWN])
+        parts["other terms"] = predicted.value - sum(parts.values())
+        return QualityEstimate(
+            metric, predicted.value, Interval(max(low, 0.0), min(high, 1.0), 0.9),
+            _p_at_least(min_quality, predicted.value, _Posterior(predicted.value, sd, sd)), False, reason,
+            "interpolated" if predicted.inside else "extrapolated",
+            "measured" if own else "transferred", parts,
         )  # fmt: skip
 
     @property
@@ -177,11 +300,13 @@ class QualityModel:
             return {}
         counts = list(data.class_counts.values()) if data and data.class_counts else [1] * max(model.num_labels, 2)
         chance = curves.chance_loss(counts)
-        runs = [run for run in self.evidence.runs if run.usable and run.accuracy is not None]
+        runs = [run for run in self.evidence.runs if run.usable and run.accuracy is not None and not run.at_chance]
+        if not runs:
+            return {}
         gamma = curves.fit_gamma(runs, max(counts) / sum(counts), chance)
         return {
             method: curves.extrapolate_accuracy(self.evidence.of(method), chance_loss=chance, gamma=gamma)
-            for method in self.evidence.methods
+            for method in dict.fromkeys(run.strategy.method for run in runs)
         }
 
     def _condition(
@@ -212,9 +337,7 @@ class QualityModel:
         share = min(max(accuracy, 0.01), 0.99)
         return self.prior.seed_sd**2 + (share * (1 - share) / rows if rows else 0.0)
 
-    def _reason(
-        self, model: ModelSpec, strategy: StrategyConfig, majority: float, observed: dict[str, curves.Extrapolation]
-    ) -> str:
+    def _reason(self, model: ModelSpec, strategy: StrategyConfig, observed: dict[str, curves.Extrapolation]) -> str:
         if strategy.method in observed and self.evidence is not None:
             runs, item = self.evidence.of(strategy.method), observed[strategy.method]
             rows = ", ".join(str(run.train_rows) for run in runs)
@@ -225,10 +348,7 @@ class QualityModel:
         gap = self._gap(model, strategy.method, strategy)
         tables = self.prior.gaps.tables_behind(strategy.method)
         against = f"{gap.mean_points:+.1f} points against full fine-tuning in {tables} published tables"
-        if observed:
-            return f"level of the task from short runs of {', '.join(observed)}; {strategy.method} {against}"
-        tasks = f"{self.prior.levels.tasks} published tasks above a majority share of {majority:.2f}"
-        return f"{tasks}; {strategy.method} {against}"
+        return f"level of the task from short runs of {', '.join(observed)}; {strategy.method} {against}"
 
     # --- what follows from the loss -------------------------------------------------------------------------------
 
@@ -257,11 +377,19 @@ class QualityModel:
         )  # fmt: skip
 
 
+PARTS_SHOWN = 4
+"""Terms of a prediction that are listed; the others are added up."""
+
 _UNKNOWN_ROWS = 10_000
 """Training rows assumed when no data set is named: the middle of the published tables."""
 
 _HIGHEST_ACCURACY = 0.995
 """No published table of the prior reaches more; a sum of level and gap could."""
+
+
+def _majority(model: ModelSpec, data: DataProfile | None) -> float:
+    """Accuracy of always answering the most frequent class."""
+    return (data.majority_share if data else None) or 1 / max(model.num_labels, 2)
 
 
 def _task_type(model: ModelSpec) -> Comparisons:

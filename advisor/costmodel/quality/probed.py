@@ -1,4 +1,4 @@
-"""Expected quality where the task was probed: the probe's own figure is measured, the others stay as they are."""
+"""Expected quality where the task was probed: the probe's own figure is measured, the others follow from it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from advisor.core.model import ModelSpec
 from advisor.core.stats import NORMAL_95, normal_cdf
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.quality.evidence import QualityEvidence
-from advisor.costmodel.quality.model import QualityModel, QualityPrior
+from advisor.costmodel.quality.model import USUAL_BATCH_SIZE, QualityModel, QualityPrior
+from advisor.costmodel.quality.setup_model import SetUpModel
 from advisor.strategies import get_strategy
 
 
@@ -20,7 +21,7 @@ class ProbedQuality(QualityModel):
 
     Args:
         report: Of the probe.
-        prior, evidence: As in ``QualityModel``.
+        prior, evidence, set_ups: As in ``QualityModel``.
     """
 
     def __init__(
@@ -28,14 +29,21 @@ class ProbedQuality(QualityModel):
         report: LinearProbeReport,
         prior: QualityPrior | None = None,
         evidence: QualityEvidence | None = None,
+        set_ups: SetUpModel | None = None,
     ) -> None:
-        super().__init__(prior, evidence)
+        super().__init__(prior, evidence, report, set_ups)
         self.report = report
 
     def estimate(
-        self, model: ModelSpec, strategy: StrategyConfig, data: DataProfile | None, *, min_quality: float | None = None
+        self,
+        model: ModelSpec,
+        strategy: StrategyConfig,
+        data: DataProfile | None,
+        *,
+        min_quality: float | None = None,
+        batch_size: int = USUAL_BATCH_SIZE,
     ) -> QualityEstimate:
-        found = super().estimate(model, strategy, data, min_quality=min_quality)
+        found = super().estimate(model, strategy, data, min_quality=min_quality, batch_size=batch_size)
         if not self._probed(model, strategy):
             return found
         report = self.report
@@ -49,6 +57,7 @@ class ProbedQuality(QualityModel):
             f"{report.all_train_rows:,} training rows",
             evidence="measured" if report.complete else "extrapolated",
             basis="measured",
+            parts={"linear probe": report.value},
         )
 
     def caution(self, model: ModelSpec, strategy: StrategyConfig) -> float:

@@ -255,8 +255,8 @@ def run_cell(setup: TaskSetup, strategy: StrategyConfig, variant: str, seed: int
         curve_accuracies=tuple(round(hit_share(c), 5) for c in (*held_out.columns[:-1], first)) if classes else (),
         loss=round(float(item_losses(final).mean()), 5),
         accuracy=round(hit_share(final), 5) if classes else None,
-        predicted=_packed(final[PREDICTED].astype(np.uint8)) if classes else "",
-        true_probability=_packed(np.exp(-item_losses(final)).astype(np.float16)),
+        predicted=packed(final[PREDICTED].astype(np.uint8)) if classes else "",
+        true_probability=packed(np.exp(-item_losses(final)).astype(np.float16)),
         trainable_parameters=trainable,
         tokens=points.tokens,
         training_cpu_s=round(points.training_cpu_s, 3),
@@ -279,5 +279,6 @@ def hit_share(columns: Mapping[str, np.ndarray]) -> float:
     return float((columns[PREDICTED] == columns[LABEL]).mean())
 
 
-def _packed(values: np.ndarray) -> str:
+def packed(values: np.ndarray) -> str:
+    """An array as base64 of its bytes."""
     return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()

@@ -42,13 +42,20 @@ class Expectation:
 
 
 def expectation(
-    quality: QualityModel, model: ModelSpec, strategy: StrategyConfig, data: DataProfile, budget: Budget
+    quality: QualityModel,
+    model: ModelSpec,
+    strategy: StrategyConfig,
+    data: DataProfile,
+    budget: Budget,
+    batch_size: int,
 ) -> Expectation:
-    """Expected quality of a strategy; where the estimate abstains, its gap to full fine-tuning ranks it."""
-    estimate = quality.estimate(model, strategy, data, min_quality=budget.min_quality)
+    """Expected quality of a strategy; where there is none, what is known to be worse than full fine-tuning stands back
+    and the rest is a tie.
+    """
+    estimate = quality.estimate(model, strategy, data, min_quality=budget.min_quality, batch_size=batch_size)
     caution = quality.caution(model, strategy)
     if estimate.value is None:
-        return Expectation(estimate, quality.expected_gap(model, strategy), caution)
+        return Expectation(estimate, quality.known_gap(model, strategy, data), caution)
     scale = estimate.value if estimate.metric.is_relative else 1.0
     return Expectation(estimate, estimate.metric.score(estimate.value), caution * scale)
 

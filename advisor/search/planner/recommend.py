@@ -46,7 +46,14 @@ def recommend_plans(
     evaluator = Evaluator(request, cost_model)
     solutions, considered = _solve_all(Solver(evaluator), found.usable, on_progress)
     expectations = {
-        name: expectation(cost_model.quality, request.model, item.strategy, request.data, request.budget)
+        name: expectation(
+            cost_model.quality,
+            request.model,
+            item.strategy,
+            request.data,
+            request.budget,
+            request.effective_batch_size,
+        )
         for name, item in solutions.items()
     }
     builder = PlanBuilder(request, cost_model.device)
@@ -81,7 +88,9 @@ def rerank(recommendation: Recommendation, quality: QualityModel) -> Recommendat
         if item.smallest_plan is not None
     }
     expectations = {
-        name: expectation(quality, plan.model, plan.strategy, plan.data_profile, plan.budget)
+        name: expectation(
+            quality, plan.model, plan.strategy, plan.data_profile, plan.budget, plan.execution.effective_batch_size
+        )
         for name, plan in ({name: item.plan for name, item in listed.items()} | others).items()
     }
     plans = {name: _with_quality(item.plan, expectations[name].quality) for name, item in listed.items()}

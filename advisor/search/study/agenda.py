@@ -71,7 +71,14 @@ class Agenda:
         setting, planner_began = self.setting, self.clock.now()
         defaults = {space.method: space.default for space in self.space.methods}
         expectations = {
-            name: expectation(setting.cost_model.quality, setting.model, config, setting.data_profile, setting.budget)
+            name: expectation(
+                setting.cost_model.quality,
+                setting.model,
+                config,
+                setting.data_profile,
+                setting.budget,
+                setting.effective_batch_size,
+            )
             for name, config in defaults.items()
         }
         groups = noise_groups(expectations, setting.cost_model.quality.tie_margin)

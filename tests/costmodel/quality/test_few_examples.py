@@ -11,9 +11,9 @@ from tests.core.records import data_profile, model_spec
 def test_few_examples_reach_down_to_the_majority_share() -> None:
     strategy = StrategyConfig("lora", 1e-3, num_train_epochs=1, knobs=LoraKnobs())
     few = data_profile(train_rows=640)
-    estimate = QualityModel().estimate(model_spec(), strategy, few)
+    estimate = QualityModel().published(model_spec(), strategy, few)
     assert estimate.interval is not None and few.majority_share is not None
     assert estimate.interval.low <= few.majority_share + 1e-9
-    enough = QualityModel().estimate(model_spec(), strategy, data_profile(train_rows=FEW_EXAMPLES))
+    enough = QualityModel().published(model_spec(), strategy, data_profile(train_rows=FEW_EXAMPLES))
     assert enough.interval is not None
     assert enough.interval.low > few.majority_share

@@ -87,7 +87,7 @@ class Curve:
 def test_bought_runs_narrow_the_interval_below_eight_points_and_cover_the_end():
     curve = Curve(1, end=0.82, slope=0.12, gamma=1.9)
     bought = evidence(curve.run("lora", 500), curve.run("lora", 1000))
-    prior = QualityModel().estimate(spec(), strategy(), profile())
+    prior = QualityModel().published(spec(), strategy(), profile())
     estimate = QualityModel(evidence=bought).estimate(spec(), strategy(), profile(), min_quality=0.78)
     assert prior.interval.half_width > 0.08
     assert estimate.interval.half_width <= 0.08
@@ -116,7 +116,7 @@ def test_evidence_on_one_method_shifts_the_level_for_the_others():
     prior, shifted = QualityModel(), QualityModel(evidence=low)
     own = shifted.estimate(spec(), strategy("lora"), profile())
     other = shifted.estimate(spec(), strategy("full"), profile())
-    assert other.value < prior.estimate(spec(), strategy("full"), profile()).value - 0.05
+    assert other.value < prior.published(spec(), strategy("full"), profile()).value - 0.05
     assert other.interval.half_width > own.interval.half_width
     assert other.basis == "transferred"
     head = shifted.estimate(spec(), strategy("head"), profile())
@@ -180,7 +180,7 @@ class Measured:
     def __init__(self, curve: Curve | None = None, *, outcome: str = "completed") -> None:
         self.curve, self.outcome, self.plans = curve or Curve(3, end=0.82, slope=0.12, gamma=1.9), outcome, []
 
-    def __call__(self, short: Plan) -> Measurement:
+    def __call__(self, short: Plan, limit_s: float) -> Measurement:
         self.plans.append(short)
         if self.outcome != "completed":
             return Measurement(self.outcome, "killed")
@@ -218,14 +218,14 @@ def test_failures_are_kept_as_data_and_ctrl_c_is_not_swallowed():
     assert {item.outcome for item in bought.runs} == {"out_of_memory"}
     assert bought.methods == ()
 
-    def crash(short: Plan) -> Measurement:
+    def crash(short: Plan, limit_s: float) -> Measurement:
         raise RunFailed("the run crashed")
 
     bought = gather_evidence([plan()], budget_s=100, measure=crash)
     assert {item.outcome for item in bought.runs} == {"failed"}
     assert bought.runs[0].reason == "the run crashed"
 
-    def interrupt(short: Plan) -> Measurement:
+    def interrupt(short: Plan, limit_s: float) -> Measurement:
         raise InterruptedByUser("stopped")
 
     with pytest.raises(InterruptedByUser):

@@ -118,11 +118,28 @@ def test_the_prior_alone_covers_what_minilm_reaches_on_the_movie_sentences_and_s
     model = QualityModel()
     data = profile(1016, 984)
     for method, reached in (("lora", 0.817), ("full", 0.822), ("qlora", 0.814), ("head", 0.727)):
-        estimate = model.estimate(spec(), strategy(method), data)
+        estimate = model.published(spec(), strategy(method), data)
         assert estimate.interval.contains(reached), method
         assert estimate.basis == "prior"
         assert not estimate.certified
         assert "published tasks" in estimate.reason
+
+
+def test_a_task_that_nobody_looked_at_has_no_prediction_but_a_probability_of_the_minimum():
+    model, data = QualityModel(), profile(5000, 5000)
+    estimate = model.estimate(spec(), strategy("lora"), data, min_quality=0.6)
+    assert (estimate.value, estimate.interval, estimate.basis) == (None, None, "prior")
+    assert estimate.p_at_least == model.published(spec(), strategy("lora"), data, min_quality=0.6).p_at_least
+    assert "not known" in estimate.reason and "--evidence" in estimate.reason
+
+
+def test_only_what_is_known_to_be_worse_stands_back_and_nothing_does_in_short_runs():
+    model, many, few = QualityModel(), profile(5000, 5000), profile(320, 320)
+    assert model.known_gap(spec(), strategy("head"), many) < -0.02
+    assert {model.known_gap(spec(), strategy(method), many) for method in ("full", "lora", "hira", "ia3", "qlora")} == {
+        0
+    }
+    assert model.known_gap(spec(), strategy("head"), few) == 0
 
 
 def test_fewer_than_three_tasks_tell_no_spread():
@@ -134,9 +151,9 @@ def test_fewer_than_three_tasks_tell_no_spread():
 
 def test_a_lora_given_through_peft_counts_as_lora():
     model, data = QualityModel(), profile(500, 500)
-    own = model.estimate(spec(), strategy("lora"), data)
-    through = model.estimate(spec(), strategy("peft", peft_config={"peft_type": "LORA"}), data)
-    other = model.estimate(spec(), strategy("peft", peft_config={"peft_type": "VERA"}), data)
+    own = model.published(spec(), strategy("lora"), data)
+    through = model.published(spec(), strategy("peft", peft_config={"peft_type": "LORA"}), data)
+    other = model.published(spec(), strategy("peft", peft_config={"peft_type": "VERA"}), data)
     assert through.value == own.value
     assert other.interval.half_width > own.interval.half_width
 
@@ -161,7 +178,7 @@ def test_a_task_that_no_published_comparison_resembles_is_not_predicted() -> Non
 )
 def test_intervals_are_sane_for_any_model_and_classes(parameters, counts, method, minimum):
     data = profile(*counts)
-    estimate = QualityModel().estimate(
+    estimate = QualityModel().published(
         spec(parameters, labels=len(counts)), strategy(method), data, min_quality=minimum
     )  # fmt: skip
     low, high = estimate.interval.low, estimate.interval.high
