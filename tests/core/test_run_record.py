@@ -13,7 +13,8 @@ from tests.core.records import make_plan
 WRITTEN = [json.loads(line) for line in (Path(__file__).parent / "golden" / "records.jsonl").read_text().splitlines()]
 """One record of each format, oldest first, as the versions of that time wrote it: before 4-bit up-casts and other loops
 were switches of a plan, before host memory was predicted, before grouping by length, before parts and energy of a run,
-before inference was predicted, with the knobs of all methods in one list, before the benchmark core, and as today."""
+before inference was predicted, with the knobs of all methods in one list, before the benchmark core, before models had
+fingerprints, and as today."""
 
 
 def differences(written: Any, read: Any, path: str = "record") -> list[str]:
