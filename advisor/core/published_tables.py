@@ -1,15 +1,17 @@
-"""Published comparisons of methods, as they are stored: what the quality prior is estimated from."""
+"""What quality is predicted from, as it is stored: published comparisons of methods, and the model of recorded runs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from advisor.core.metrics import get_metric
 from advisor.core.serialization import from_dict, read_json
 from advisor.core.store import resource_dir
 from advisor.core.tasks import Comparisons
 
+QUALITY_MODEL_FILE = "quality-model.json"
 NLL, SCORE = "nll", "score"
 """Metrics of tables that no run here reports."""
 
@@ -100,3 +102,9 @@ def load_tables() -> PublishedTables:
     """
     path = resource_dir("calibration") / "quality-prior.json"
     return from_dict(PublishedTables, read_json(path, what="the quality prior"), what=str(path))
+
+
+def recorded_quality_model() -> Any:
+    """The model that was fitted to the recorded runs, as JSON; ``None`` where none ships."""
+    path = resource_dir("calibration") / "corpus" / QUALITY_MODEL_FILE
+    return read_json(path, what="the model of set-ups") if path.exists() else None

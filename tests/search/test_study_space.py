@@ -113,7 +113,9 @@ def test_methods_that_do_not_fit_are_skipped_and_the_others_ordered_as_recommend
     assert list(plans.skipped) == ["full"] and "memory" in plans.skipped["full"]
     found = {method.method: ask.plan(method.default) for method in space.methods if method.method != "full"}
     expected = {
-        method.method: expectation(ask.cost_model.quality, fakes.MODEL, method.default, fakes.PROFILE, Budget())
+        method.method: expectation(
+            ask.cost_model.quality, fakes.MODEL, method.default, fakes.PROFILE, Budget(), ask.effective_batch_size
+        )
         for method in space.methods
     }
     ranked = rank(found, expected, ask.cost_model.quality.tie_margin)  # type: ignore[arg-type]

@@ -14,6 +14,9 @@ from advisor.core.metrics import (
     ACCURACY,
     CALIBRATION_ERROR,
     CLASSIFICATION,
+    ENTITIES,
+    ENTITIES_SAID,
+    ENTITY_HITS,
     HITS,
     LABEL,
     LABEL_SETS,
@@ -58,6 +61,12 @@ def language(items: int = 60) -> dict[str, np.ndarray]:
     }
 
 
+def tagged(items: int = 60) -> dict[str, np.ndarray]:
+    draw = np.random.default_rng(1)
+    entities, said = draw.integers(0, 5, size=items), draw.integers(0, 5, size=items)
+    return {ENTITIES: entities, ENTITIES_SAID: said, ENTITY_HITS: draw.integers(0, np.minimum(entities, said) + 1)}
+
+
 BUILT_IN = [metric for metric in METRICS.all() if metric.resampled is not None]
 
 
@@ -65,7 +74,7 @@ BUILT_IN = [metric for metric in METRICS.all() if metric.resampled is not None]
 @pytest.mark.parametrize("classes", [2, 5])
 def test_vectorised_samples_agree_with_the_metric_of_the_drawn_items(metric: Metric, classes: int) -> None:
     """scikit-learn on the very items that were drawn, one sample at a time."""
-    columns = {**classified(classes), **language(300)}
+    columns = {**classified(classes), **language(300), **tagged(300)}
     counts = next(draws(300, 8, seed=3))
     assert counts.shape == (8, 300) and (counts.sum(1) == 300).all()
     assert metric.resampled is not None

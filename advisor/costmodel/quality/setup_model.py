@@ -24,13 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advisor.core.linear_probe import LinearProbeReport
-from advisor.core.serialization import from_dict, read_json
-from advisor.core.store import resource_dir
+from advisor.core.published_tables import recorded_quality_model
+from advisor.core.serialization import from_dict
 from advisor.core.strategy import StrategyConfig
 from advisor.strategies import find_strategy
-
-MODEL_FILE = "quality-model.json"
-"""Under ``calibration/corpus``."""
 
 REFERENCE_STEPS = 64.0
 """Optimizer steps at which ``progress`` of a default learning rate is zero."""
@@ -300,7 +297,5 @@ def design_matrix(set_ups: Sequence[SetUp], names: tuple[str, ...]) -> NDArray[n
 @lru_cache(maxsize=1)
 def default_set_up_model() -> SetUpModel | None:
     """The model that ships; ``None`` where there is none."""
-    path = resource_dir("calibration") / "corpus" / MODEL_FILE
-    return (
-        from_dict(SetUpModel, read_json(path, what="the model of set-ups"), what=str(path)) if path.exists() else None
-    )
+    values = recorded_quality_model()
+    return None if values is None else from_dict(SetUpModel, values, what="the model of set-ups")

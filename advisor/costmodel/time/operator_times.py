@@ -284,8 +284,8 @@ class _PricedTable:
     def phase_seconds(self, shape: TraceShape) -> dict[str, OperatorSeconds]:
         if not len(self._counts):
             return {}
-        flops, read_bytes, written_bytes = self._table.sizes(shape).astype(np.float64).T
-        moved_bytes = read_bytes + written_bytes
+        flops, *moved = self._table.sizes(shape).astype(np.float64).T
+        moved_bytes = sum(moved)
         skinny = self._products & is_skinny(flops, moved_bytes * self._elements_per_byte)
         prices = _Prices(np.where(skinny, self._skinny, self._usual))
         spent = prices.seconds(flops, moved_bytes, flops * self._executed_share) * self._counts

@@ -12,9 +12,9 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from advisor.core.published_tables import QUALITY_MODEL_FILE
 from advisor.core.serialization import to_json
 from advisor.core.store import write_text_atomically
-from advisor.costmodel.quality.setup_model import MODEL_FILE
 from advisor.experiments.corpus.fitting import earlier_runs, fit, recorded_runs
 from advisor.experiments.corpus.judge import QualityJudgement, RuleScore, judge
 from advisor.experiments.corpus.rates import RateScore, judge_rates, swept_models
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore")  # that a Gaussian process found no interior optimum is no news to anybody
     runs = [*recorded_runs(load_corpus()), *earlier_runs()]
     if options.what == "fit":
-        path = corpus_folder() / MODEL_FILE
+        path = corpus_folder() / QUALITY_MODEL_FILE
         model = fit(runs)
         write_text_atomically(path, to_json(model))
         print(f"{path}: {model.runs} runs of {model.sources} sources, interval factor {model.conformal:.2f}")

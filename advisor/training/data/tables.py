@@ -17,12 +17,13 @@ from advisor.training.data.text_files import check_size, largest_bytes, read_byt
 
 KNOWN_NAMES = frozenset(
     {
-        "answer", "article", "body", "category", "chat", "chosen", "class", "comment", "completion", "content",
-        "context", "conversation", "conversations", "dialog", "dialogue", "document", "functions", "history",
-        "hypothesis", "id", "idx", "index", "input", "instruction", "label", "labels", "message", "messages", "output",
-        "premise", "prompt", "query", "question", "question1", "question2", "rating", "rejected", "response", "review",
-        "score", "sentence", "sentence1", "sentence2", "sentiment", "stars", "system", "target", "text", "title",
-        "tools", "topic", "tweet",
+        "abstract", "answer", "answers", "article", "body", "category", "chat", "chosen", "class", "comment",
+        "completion", "content", "context", "conversation", "conversations", "dialog", "dialogue", "document",
+        "entities", "functions", "highlights", "history", "hypothesis", "id", "idx", "index", "input", "instruction",
+        "label", "labels", "message", "messages", "ner", "ner_tags", "output", "pos_tags", "premise", "prompt",
+        "query", "question", "question1", "question2", "rating", "rejected", "response", "review", "score",
+        "sentence", "sentence1", "sentence2", "sentiment", "source", "spans", "stars", "summary", "system", "tags",
+        "target", "text", "title", "tokens", "tools", "topic", "tweet", "words",
     }
 )  # fmt: skip
 """Names, in lower case, that show that the first line of a table is a header."""
