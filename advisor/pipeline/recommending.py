@@ -50,8 +50,8 @@ def recommend(
         effective_batch_size: Micro-batch x accumulation, kept the same for all methods.
         evidence_s: Spend so much time on short real runs that sharpen the quality prediction.
         probe: First probe the task where that is cheap (``task_probing``): weights and labelled rows are at hand, the
-            plans are for this machine, and no memory limit is named. It takes a tenth of the time budget at most, and
-            never more than a minute. No plan is then recommended that is not expected to beat the probe.
+            plans are for this machine, and it fits into the memory limit. It takes a tenth of the time budget at most,
+            and never more than a minute. No plan is then recommended that is not expected to beat the probe.
         seed: Of the plans' training, and of the short runs.
         speed: Execution knobs that are not to be chosen.
         output: Where to write the best plan; nothing is written when nothing fits.

@@ -24,8 +24,8 @@ LEAST_S = 3.0
 """Below this, loading libraries and model is all that would be done."""
 LOADED_BYTES_PER_S, LOADING_SHARE = 6e8, 0.25
 """A model whose weights take longer to load than this share of the limit is not probed (rate: ``costmodel.time``)."""
-MEMORY_FACTOR, MEMORY_BYTES = 3, 1 << 30
-"""Free memory that a probe needs: this many times the weights, and a process with its libraries."""
+MEMORY_FACTOR, MEMORY_BYTES = 3, 1 << 27
+"""Memory that a probe needs beside a process with its libraries: this many times the weights, and one batch."""
 SHOWN = 3
 """Doubtful rows and confused classes that the advice names."""
 
@@ -93,7 +93,9 @@ def probe_first(
 ) -> LinearProbeReport | str:
     """The report of a probe, or why there is none, for a recommendation on a device."""
     limit_s = probe_limit_s(budget)
-    refusal = why_not_probed(inputs.model.weights_bytes, budget, limit_s, _free_bytes(), here=_is_here(device))
+    needed_bytes = device.context_bytes + MEMORY_FACTOR * inputs.model.weights_bytes + MEMORY_BYTES
+    free_bytes = min(_free_bytes(), budget.memory_limit_bytes(device))
+    refusal = why_not_probed(inputs.model.weights_bytes, needed_bytes, limit_s, free_bytes, here=_is_here(device))
     if refusal is not None:
         return f"no linear probe was made: {refusal}"
     try:
@@ -104,26 +106,24 @@ def probe_first(
         return f"the linear probe did not finish: {failure.message}"
 
 
-def why_not_probed(weights_bytes: int, budget: Budget, limit_s: float, free_bytes: int, *, here: bool) -> str | None:
+def why_not_probed(weights_bytes: int, needed_bytes: int, limit_s: float, free_bytes: int, *, here: bool) -> str | None:
     """Why a probe would cost more than it may; ``None`` when it would not.
 
     Args:
         weights_bytes: Of the model on disk.
-        budget: With a memory limit nothing is run unasked: the limit may be this machine's.
+        needed_bytes: Memory that the probe takes.
         limit_s: What the probe may take.
-        free_bytes: Of this machine's memory.
+        free_bytes: Of this machine's memory, and inside the budget.
         here: Whether the plans are for this machine.
     """
     if not here:
         return "the plans are for another machine"
-    if budget.memory_bytes is not None:
-        return "memory is limited (--memory), and nothing is run that was not asked for"
     if limit_s < LEAST_S:
         return f"a tenth of the time budget, {format_duration(limit_s)}, is too short"
     if weights_bytes / LOADED_BYTES_PER_S > LOADING_SHARE * limit_s:
         return f"loading {format_bytes(weights_bytes)} of weights takes too much of {format_duration(limit_s)}"
-    if (needed := MEMORY_FACTOR * weights_bytes + MEMORY_BYTES) > free_bytes:
-        return f"it needs {format_bytes(needed)} of memory, and {format_bytes(free_bytes)} are free"
+    if needed_bytes > free_bytes:
+        return f"it needs {format_bytes(needed_bytes)} of memory, and {format_bytes(free_bytes)} are free or allowed"
     return None
 
 

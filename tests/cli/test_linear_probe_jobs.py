@@ -28,9 +28,11 @@ def test_recommend_probes_first_and_its_plan_runs(
     only = advisor(*asked, "--no-probe", "--json")
     assert "probe" not in only.json
     limited = advisor(*asked, "--memory", "4GiB", "--json")
-    assert "probe" not in limited.json and "memory is limited" in limited.json["advice"][-1]
+    assert limited.json["probe"]["value"] == report["value"]
+    too_small = advisor(*asked, "--memory", "100MiB", "--json")
+    assert "probe" not in too_small.json and "free or allowed" in too_small.json["advice"][-1]
 
-    chosen = advisor(*asked[:4], "--methods", "linear_probe", "--output", plan, "--force", "--no-probe", "--json")
+    chosen = advisor(*asked[:4], "--methods", "linear_probe", "--output", plan, "--force", "--json")
     assert chosen.code == 0, chosen.stderr
     ran = advisor("run", plan, "--output", tmp_path / "out", "--json")
     assert ran.code == 0, ran.stderr

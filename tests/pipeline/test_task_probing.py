@@ -94,14 +94,13 @@ def test_a_partial_probe_or_another_pooling_is_not_passed_off_as_measured(recomm
     ("changes", "words"),
     [
         ({"here": False}, "another machine"),
-        ({"budget": Budget(memory_bytes=8 * GIB)}, "memory is limited"),
         ({"limit_s": 1.0}, "too short"),
         ({"weights_bytes": 20 * GIB}, "loading"),
-        ({"free_bytes": GIB}, "free"),
+        ({"free_bytes": GIB - 1}, "free or allowed"),
     ],
 )
 def test_no_probe_is_made_where_it_would_cost_too_much(changes: dict[str, Any], words: str) -> None:
-    usual = {"weights_bytes": GIB // 8, "budget": Budget(), "limit_s": 60.0, "free_bytes": 8 * GIB, "here": True}
+    usual = {"weights_bytes": GIB // 8, "needed_bytes": GIB, "limit_s": 60.0, "free_bytes": GIB, "here": True}
     assert why_not_probed(**usual) is None
     refusal = why_not_probed(**(usual | changes))
     assert refusal is not None and words in refusal
