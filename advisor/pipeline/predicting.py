@@ -29,6 +29,7 @@ from advisor.strategies import DEFAULT_METHOD
 
 if TYPE_CHECKING:
     from advisor.costmodel.model import CostModel
+    from advisor.costmodel.quality.model import QualityModel
     from advisor.strategies import Strategy
 
 DEFAULT_SEQ_LENGTH = 128
@@ -164,13 +165,20 @@ def configure_plan(
     )
 
 
-def cost_model_for(device: DeviceProfile, on_event: OnEvent | None = None, *, evaluation: bool = True) -> CostModel:
+def cost_model_for(
+    device: DeviceProfile,
+    on_event: OnEvent | None = None,
+    *,
+    evaluation: bool = True,
+    quality: QualityModel | None = None,
+) -> CostModel:
     """The cost model of a device, with the calibration that may be used for it (``calibration.selection``).
 
     Args:
         device: Where plans will run.
         on_event: Is told why a calibration is not used, or is used as transferred.
         evaluation: Whether runs evaluate.
+        quality: What predicts quality, instead of published tables alone.
     """
     from advisor.calibration.selection import calibration_for
     from advisor.costmodel.model import CostModel
@@ -181,7 +189,7 @@ def cost_model_for(device: DeviceProfile, on_event: OnEvent | None = None, *, ev
         note(on_event, remark)
     if calibration is None and device.basis == "fitted":
         note(on_event, f"times on {device.id} come from its datasheet, fitted {device.facts.get('fitted', '')}")
-    return CostModel(device, calibration, watts_of=known_watts, evaluation=evaluation)
+    return CostModel(device, calibration, quality=quality, watts_of=known_watts, evaluation=evaluation)
 
 
 def predict_configuration(configuration: Configuration, on_event: OnEvent | None = None) -> CostEstimate:

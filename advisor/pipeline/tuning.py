@@ -23,18 +23,22 @@ from advisor.hardware.host import inspect_host
 from advisor.hardware.probe import QUICK_S, probe_device
 from advisor.hardware.versions import installed_versions
 from advisor.pipeline.environment import this_device_id, this_machine
-from advisor.pipeline.events import OnEvent, phase
+from advisor.pipeline.events import OnEvent, note, phase
 from advisor.pipeline.inputs import DataSource, Inputs, ModelSource, load_inputs
 from advisor.pipeline.outputs import PLAN_FILE, RECORD_FILE, refuse_existing_file
 from advisor.pipeline.predicting import as_execution_plan, cost_model_for
 from advisor.pipeline.recommending import check_methods
+from advisor.pipeline.task_probing import can_be_probed, probe_first
 from advisor.reporting.verification import verify
 from advisor.search.planner.candidates import candidates, given_knobs
 from advisor.strategies import DEFAULT_METHOD, get_strategy, strategy_names
 
 if TYPE_CHECKING:
+    from advisor.costmodel.quality.model import QualityModel
     from advisor.search.study import FinalRun, TuneResult
 
+PROBED_FROM_S = 300.0
+"""With less time, the probe and its start would take more than a tenth of it."""
 FINAL_FOLDER = "final"
 """Of the study's folder: output and ``record.json`` of the verified final run."""
 
@@ -100,7 +104,8 @@ def tune(
         # Nothing ends on time that is not asked to: what comes before the trials stops between its own steps.
         before = _Deadline(on_event, started_at + wall_clock_s)
         device = _machine(before)
-        cost_model = cost_model_for(device, before)
+        quality = _quality(inputs, budget or Budget(), device, before, wall_clock_s)
+        cost_model = cost_model_for(device, before, quality=quality)
         before.check()
     except _OutOfTime:
         return _untried(inputs, load_plan(outputs[0]), directory, time.monotonic() - started_at)
@@ -169,6 +174,28 @@ def _machine(before: _Deadline) -> DeviceProfile:
     except DeviceError:
         before.check()
         raise
+
+
+def _quality(
+    inputs: Inputs, budget: Budget, device: DeviceProfile, before: _Deadline, wall_clock_s: float
+) -> QualityModel | None:
+    """What predicts quality where the budget has time to probe the task: the methods are tried in its order.
+
+    The probe is judged on rows held out from the training rows, as trials are: the data's own held-out rows are kept
+    for the final run.
+    """
+    if wall_clock_s < PROBED_FROM_S or not can_be_probed(inputs):
+        return None
+    from advisor.costmodel.quality.probed import ProbedQuality
+
+    searched = dataclasses.replace(inputs, data=dataclasses.replace(inputs.data, inner_holdout=True))
+    report = probe_first(searched, dataclasses.replace(budget, time_s=wall_clock_s), device, before)
+    if isinstance(report, str):
+        note(before, report)
+        return None
+    text = ", ".join(f"{report.metric.show(point.value)} at {point.train_rows:,}" for point in report.curve)
+    note(before, f"linear probe: {report.metric.title} {text} training rows; {report.spent}")
+    return ProbedQuality(report)
 
 
 def _first_plan(

@@ -21,6 +21,7 @@ from advisor.search.study.tune import declared_methods
 from advisor.strategies import get_strategy
 from advisor.strategies.base import CategoricalDimension, FloatDimension, IntDimension
 from advisor.strategies.lora import LoraKnobs
+from tests.pipeline.test_task_probing import report
 from tests.search import study_fakes as fakes
 
 
@@ -133,6 +134,21 @@ def test_a_classifier_on_frozen_features_runs_first_and_is_not_raced() -> None:
         opening = plans.opening({}, 0.0)
         assert opening is not None and (opening[0]["method"], opening[1]) == expected
         plans.storage.enqueue(*opening)
+
+
+@pytest.mark.parametrize(("probed", "baselines"), [(False, []), (True, ["head"])])
+def test_a_classifier_whose_features_are_kept_runs_first_however_long_its_full_run_is(
+    probed: bool, baselines: list[str]
+) -> None:
+    ask = setting(Budget())
+    frozen = dataclasses.replace(fakes.strategies()["head"], fits_frozen_features=True)
+    ask = dataclasses.replace(ask, strategies={**fakes.strategies(), "head": frozen})  # type: ignore[arg-type]
+    if probed:
+        ask.cost_model.quality = fakes.PublishedQuality(probe=report(0.7))
+    short = StudyClock(10 * fakes.run_s(frozen.config, fakes.TRAIN_ROWS) - 1.0, now=lambda: 0.0)
+    plans = agenda(ask, fakes.declared("head", "lora"), short)
+    plans.rank_methods()
+    assert plans.baselines == baselines and plans.order == ["lora", "head"]
 
 
 def test_slow_predictions_leave_time_for_trials_and_the_rest_to_later() -> None:

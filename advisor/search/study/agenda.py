@@ -29,7 +29,8 @@ FIRST_PREDICTION_SHARE = 0.25
 """Share of the budget that the predictions before the first trial may take when none of them comes to an end."""
 
 BASELINE_SHARE = 0.1
-"""Share of the budget up to which a classifier on frozen features is fitted before anything is trained."""
+"""Share of the budget up to which a classifier on frozen features is fitted before anything is trained. Where the task
+was probed it always is: its features are kept."""
 
 LOCAL_SHARE = 0.6
 """Share of the samples that change the best trial so far a little instead of asking TPE, and all but a few of those
@@ -46,7 +47,8 @@ class Agenda:
     Attributes:
         order: Methods, the recommended one first; those that were not predicted last.
         skipped: Methods that cannot be tried, and why.
-        baselines: Methods that fit frozen features in a small share of the budget: they run before all others.
+        baselines: Methods that fit frozen features in a small share of the budget, or in none because the task was
+            probed: they run before all others.
     """
 
     setting: StudyContext
@@ -82,11 +84,12 @@ class Agenda:
             for name, config in defaults.items()
         }
         groups = noise_groups(expectations, setting.cost_model.quality.tie_margin)
-        queue = sorted(defaults, key=lambda name: (name != recommended, self._is_baseline(name), groups[name]))
+        # A classifier on frozen features is predicted in a moment, and shows whether training pays at all.
+        queue = sorted(defaults, key=lambda name: (not self._is_baseline(name), name != recommended, groups[name]))
         plans: dict[str, Plan] = {}
         for index, name in enumerate(queue):
             spent_s = self.clock.now() - planner_began
-            share = PLANNING_SHARE if plans else FIRST_PREDICTION_SHARE
+            share = FIRST_PREDICTION_SHARE if all(map(self._is_baseline, plans)) else PLANNING_SHARE
             allowed_s = min(share * self.clock.budget_s - spent_s, self.clock.remaining_s)
             if allowed_s <= 0:
                 break
@@ -100,8 +103,12 @@ class Agenda:
         rest = [name for name in queue if name not in plans and name not in self.skipped]
         # What fits frozen features has no learning rate to race, and cannot tell how long trainings take.
         self.order = sorted([*ranked, *rest], key=lambda name: (self._is_baseline(name), name != recommended))
-        shares = {name: _total_s(plans[name]) / self.clock.budget_s for name in plans if self._is_baseline(name)}
-        self.baselines = [name for name, share in shares.items() if share <= BASELINE_SHARE]
+        probed = setting.cost_model.quality.probe is not None
+        self.baselines = [
+            name
+            for name, plan in plans.items()
+            if self._is_baseline(name) and (probed or _total_s(plan) <= BASELINE_SHARE * self.clock.budget_s)
+        ]
 
     def _is_baseline(self, method: str) -> bool:
         return self.setting.strategies[method].fits_frozen_features
