@@ -36,10 +36,13 @@ from advisor.cli.options import (
     time_option,
 )
 from advisor.cli.output import answer_console, print_answer, progress
-from advisor.core.errors import EXIT_NOTHING_FITS
+from advisor.core.errors import EXIT_NOTHING_FITS, InputError
 from advisor.core.units import parse_duration_s
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from advisor.core.run import RunRecord
     from advisor.search.study import TuneResult
 
 _search_options = stacked(
@@ -200,8 +203,12 @@ def tune_command(as_json: bool, study_dir: Path, output: Path | None, **options:
     " run for inference (1 to 30 s) and a few seconds for the rest.",
 )
 @option("--general-text", metavar="DATA", help="Text for the perplexity before and after training (forgetting).")
+@option(
+    "--profile", is_flag=True, help="Afterwards, profile a step: time by families of operators, beside the trace's."
+)
+@option("--chrome-trace", is_flag=True, help="With --profile: keep the profiler's events in DIR/trace.json.")
 @json_option
-def run_command(plan: Path, output: Path, as_json: bool, **options: Any) -> None:
+def run_command(plan: Path, output: Path, as_json: bool, profile: bool, chrome_trace: bool, **options: Any) -> None:
     """Train a plan and compare it with its prediction.
 
     Trains, evaluates and saves. After Ctrl-C or a crash, --resume continues from the last checkpoint. DIR receives the
@@ -211,16 +218,36 @@ def run_command(plan: Path, output: Path, as_json: bool, **options: Any) -> None
 
     JSON keys: outcome, method, metrics, verifications[] (quantity, predicted, measured, low, high, verdict,
     relative_error), predicted, measured, benchmark (quality, efficiency, drift, forgetting, warnings[], notes[]),
-    device_id, output_dir.
+    device_id, output_dir, profile (with --profile: method, step_s, predicted_s, families[] (family, phase, measured_s,
+    predicted_s, calls)).
 
     \b
     Example:
       advisor run plan.json --output runs/first
     """
+    from advisor.core.plan import load_plan
+    from advisor.core.serialization import to_dict
+    from advisor.reporting.profile import print_profile
     from advisor.reporting.run import print_run, run_answer
 
+    if chrome_trace and not profile:
+        raise InputError("--chrome-trace is part of a profile, but --profile was not given", fix="add --profile")
+    if profile:
+        pipeline.check_takes_steps(load_plan(plan))
     with progress() as on_event:
         record = pipeline.run(plan, output, on_event=on_event, **options)
-    print_answer(record, as_json, print_run, run_answer)
+        found = (
+            pipeline.profile_run(record.plan, output, chrome_trace=chrome_trace, on_event=on_event) if profile else None
+        )
+
+    def show(console: Console, answer: RunRecord) -> None:
+        print_run(console, answer)
+        if found is not None:
+            print_profile(console, found)
+
+    def document(answer: RunRecord) -> dict[str, Any]:
+        return run_answer(answer) | ({"profile": to_dict(found)} if found is not None else {})
+
+    print_answer(record, as_json, show, document)
     if not as_json:
         click.echo(f"\nresult and record.json are in {output}")

@@ -15,7 +15,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from advisor.hardware.backends import backend_on
+from advisor.hardware.backends import HOST, backend_on, is_host
 
 EVALUATION_PASSES = 3
 
@@ -28,12 +28,19 @@ class OperatorEvent:
         name: With its namespace, ``"aten::addmm"``.
         start_ns, duration_ns: Of the call with everything that it calls in turn.
         thread: The profiler's number of the calling thread.
+        device_ns: Of the kernels that it started on an accelerator; ``None`` where the host itself computes.
     """
 
     name: str
     start_ns: int
     duration_ns: int
     thread: int = 0
+    device_ns: int | None = None
+
+    @property
+    def busy_ns(self) -> int:
+        """How long whatever computes was busy with it."""
+        return self.duration_ns if self.device_ns is None else self.device_ns
 
     @property
     def base_name(self) -> str:
@@ -72,14 +79,17 @@ class OperatorProfiler(TrainerCallback):
 
     Args:
         at_step: Which optimizer step, counted from 1.
+        device_type: Of the model; an accelerator's kernels are recorded as well.
+        chrome_trace: File for the profiler's own events, for ``chrome://tracing`` and Perfetto.
 
     Attributes:
         result: Set once the step is over.
     """
 
-    def __init__(self, at_step: int) -> None:
+    def __init__(self, at_step: int, device_type: str = HOST, chrome_trace: str | None = None) -> None:
         self.result: OperatorProfile | None = None
         self._at_step = at_step
+        self._device_type, self._chrome_trace = device_type, chrome_trace
         self._open = ExitStack()
         self._profile: Any = None
         self._began_s = 0.0
@@ -88,15 +98,19 @@ class OperatorProfiler(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.global_step + 1 == self._at_step:
-            self._profile = self._open.enter_context(profile(activities=[ProfilerActivity.CPU]))
+            self._profile = self._open.enter_context(profile(activities=_activities(self._device_type)))
             self._began_s = time.perf_counter()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self._profile is None:
             return
+        backend_on(self._device_type).runtime.synchronize()
         seconds = time.perf_counter() - self._began_s
         self.close()
-        self.result = OperatorProfile(_events(self._profile), seconds)
+        events = _events(self._profile) if is_host(self._device_type) else _device_events(self._profile.events())
+        self.result = OperatorProfile(events, seconds)
+        if self._chrome_trace is not None:
+            self._profile.export_chrome_trace(self._chrome_trace)
         self._profile = None
 
     def close(self) -> None:
@@ -124,6 +138,34 @@ def measure_evaluation(
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         seconds = evaluate()
     return EvaluationPasses(times_s, OperatorProfile(_events(profiled), seconds))
+
+
+def _activities(device_type: str) -> list[ProfilerActivity]:
+    """The host, and the accelerator where torch can profile it."""
+    wanted = ProfilerActivity.__members__.get(device_type.upper(), ProfilerActivity.CPU)
+    return list({ProfilerActivity.CPU, wanted} & {*torch.profiler.supported_activities(), ProfilerActivity.CPU})
+
+
+def _device_events(events: Any) -> tuple[OperatorEvent, ...]:
+    """Operators of a step on an accelerator, with the time of the kernels that they and what they call started.
+
+    Args:
+        events: ``torch.autograd.profiler_util.FunctionEvent``; times in microseconds.
+    """
+    found = [
+        OperatorEvent(
+            event.name,
+            round(event.time_range.start * 1000),
+            round(event.time_range.elapsed_us() * 1000),
+            event.thread,
+            round(event.device_time_total * 1000),
+        )
+        for event in events
+        if event.device_type == torch.autograd.DeviceType.CPU
+        and "::" in event.name
+        and not event.name.startswith("autograd::")
+    ]
+    return tuple(sorted(found, key=lambda event: (event.start_ns, -event.duration_ns)))
 
 
 def _events(profiled: Any) -> tuple[OperatorEvent, ...]:

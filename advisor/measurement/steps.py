@@ -49,6 +49,7 @@ class StepRequest:
             the resident set and 7 % to the step time.
         profile_memory: Add one step under the memory profiler (CPU).
         profile_operators: Add one step, and where there are any an evaluation pass, under the operator profiler (CPU).
+        chrome_trace: With ``profile_operators``: file for the profiler's events.
         evaluate: Time evaluation passes of the same batch after training.
         device_type: Name of the back end.
         num_hidden_layers: Builds a shallower or deeper model than the config says.
@@ -63,6 +64,7 @@ class StepRequest:
     mixed_length_steps: int = 0
     profile_memory: bool = False
     profile_operators: bool = False
+    chrome_trace: str | None = None
     evaluate: bool = False
     device_type: str = HOST
     num_hidden_layers: int | None = None
@@ -138,7 +140,7 @@ def run_steps(request: StepRequest, *, callbacks: Sequence[TrainerCallback] = ()
     timed_steps = max(timed, default=request.mixed_length_steps + request.warmup_steps - 1) + 1
     clock, high_water = StepClock(), _HighWater(timed_steps)
     last = timed_steps + request.profile_operators
-    operators = OperatorProfiler(at_step=last)
+    operators = OperatorProfiler(last, get_backend(request.device_type).torch_device, request.chrome_trace)
     profiler = StepProfiler(at_step=last + 1) if request.profile_memory else None
     watching = [clock, *callbacks, high_water, *([operators] if request.profile_operators else [])]
     with closing(operators), closing(profiler) if profiler else nullcontext(), LoadMeter() as others:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from advisor.pipeline.fitting import fit
     from advisor.pipeline.inputs import DataSource, ModelSource
     from advisor.pipeline.predicting import configure, configure_plan, predict, predict_configuration
+    from advisor.pipeline.profiling import check_takes_steps, profile_plan, profile_run
     from advisor.pipeline.recommending import SpeedKnobs, recommend
     from advisor.pipeline.running import run
     from advisor.pipeline.tuning import tune
@@ -40,6 +41,9 @@ _HOMES = {
     "predict": "predicting",
     "predict_configuration": "predicting",
     "probe": "environment",
+    "check_takes_steps": "profiling",
+    "profile_plan": "profiling",
+    "profile_run": "profiling",
     "recommend": "recommending",
     "recorded_validation": "validating",
     "run": "running",
@@ -54,6 +58,7 @@ __all__ = [
     "SpeedKnobs",
     "bench",
     "calibrate",
+    "check_takes_steps",
     "compare",
     "configure",
     "configure_plan",
@@ -64,6 +69,8 @@ __all__ = [
     "predict",
     "predict_configuration",
     "probe",
+    "profile_plan",
+    "profile_run",
     "recommend",
     "recorded_validation",
     "run",

@@ -20,6 +20,8 @@ from advisor.tracing.environment import patched
 from advisor.tracing.recorder import Recording, StepRecorder
 from advisor.tracing.step import TraceRequest, trace_step
 
+WRAPPED_LAYER = "base_layer"
+"""What PEFT's layers call the layer that they wrap."""
 BACKWARD_PHASES = ("first_backward", "backward")
 
 
@@ -50,9 +52,18 @@ class Origin:
 
 @dataclass
 class AttributedRecording(Recording):
-    """A recording whose storages have origins, by storage number."""
+    """A recording whose storages and operators have origins.
+
+    Attributes:
+        origins: By storage number.
+        operator_modules: Of ``operators``, in their order: the module that ran each, or whose backward pass it is
+            (``""`` outside of every module).
+        adapter_modules: Modules that an adapter library put around or beside the model's own.
+    """
 
     origins: list[Origin] = field(default_factory=list)
+    operator_modules: list[str] = field(default_factory=list)
+    adapter_modules: frozenset[str] = frozenset()
 
 
 def attributed_trace(request: TraceRequest) -> AttributedRecording:
@@ -69,6 +80,20 @@ def attributed_trace(request: TraceRequest) -> AttributedRecording:
 
     trace_step(request, recorder_of)
     return recorders[-1].attributed
+
+
+def adapter_modules(model: torch.nn.Module) -> frozenset[str]:
+    """Names of the modules that PEFT put around or beside the model's own: its layers, and what they hold but for the
+    layer that they wrap.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    found: set[str] = set()
+    for name, layer in model.named_modules():
+        if isinstance(layer, BaseTunerLayer):
+            inner = (child for child, _ in layer.named_modules() if child.partition(".")[0] != WRAPPED_LAYER)
+            found.update(f"{name}.{child}".strip(".") for child in inner)
+    return frozenset(found)
 
 
 class ModuleWatch:
@@ -136,7 +161,7 @@ class AttributingRecorder(StepRecorder):
 
     def __init__(self, model: torch.nn.Module, device_type: str, *, padded: bool) -> None:
         super().__init__(device_type, padded=padded)
-        self.attributed = AttributedRecording()
+        self.attributed = AttributedRecording(adapter_modules=adapter_modules(model))
         self.recording = self.attributed
         self._watch = ModuleWatch(model)
         self._names = {
@@ -167,6 +192,8 @@ class AttributingRecorder(StepRecorder):
         try:
             out = super().__torch_dispatch__(func, types, args, kwargs)
             self._fill(len(self.recording.storages))
+            new = len(self.recording.operators) - len(self.attributed.operator_modules)
+            self.attributed.operator_modules.extend([self._making.module] * new)
         finally:
             self._making = None
         return out
