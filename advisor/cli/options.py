@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
@@ -15,6 +15,7 @@ from advisor.cli.reading import label_map, read_option
 from advisor.core.budget import Budget
 from advisor.core.data import ReadOptions
 from advisor.core.errors import InputError
+from advisor.core.strategy import ClassWeights
 from advisor.core.tasks import task_names, task_traits
 from advisor.core.units import parse_duration_s, parse_memory_bytes
 
@@ -152,6 +153,32 @@ def knob_values(options: dict[str, Any], *names: str) -> dict[str, Any]:
     """The knobs that were given: by options with these names, by ``--peft-config``, and by ``--knob``."""
     named = picked(options, *names) | {"peft_config": read_peft_config(options.get("peft_config"))}
     return {name: value for name, value in named.items() if value is not None} | dict(options["other_knobs"])
+
+
+TRAINING_KNOBS = ("class_weights", "evaluations_per_epoch", "load_best_model_at_end", "early_stopping_patience")
+
+training_options = stacked(
+    option(
+        "--class-weights",
+        type=click.Choice(get_args(ClassWeights)),
+        show_default="none",
+        help="balanced: in the loss, weigh classes by their inverse frequency in the training rows.",
+    ),
+    option("--evaluations-per-epoch", **N, show_default="1", help="How often held-out rows are evaluated."),
+    option(
+        "--load-best/--no-load-best",
+        "load_best_model_at_end",
+        default=None,
+        show_default="off",
+        help="Keep the checkpoint with the best held-out figure of the ranked metric instead of the last one.",
+    ),
+    option(
+        "--early-stopping-patience",
+        **N,
+        show_default="off",
+        help="With --load-best: stop after N evaluations in a row without a better one.",
+    ),
+)
 
 
 def speed_values(options: dict[str, Any]) -> dict[str, Any]:

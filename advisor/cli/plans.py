@@ -14,6 +14,7 @@ from advisor.cli.options import (
     DURATION,
     FILE,
     PATH,
+    TRAINING_KNOBS,
     N,
     budget_of,
     data_options,
@@ -34,6 +35,7 @@ from advisor.cli.options import (
     stacked,
     switch,
     time_option,
+    training_options,
 )
 from advisor.cli.output import answer_console, print_answer, progress
 from advisor.core.errors import EXIT_NOTHING_FITS, InputError
@@ -52,6 +54,7 @@ _search_options = stacked(
         "--effective-batch-size", type=COUNT, default=32, help="Rows per optimizer step, the same for every method."
     ),
     option("--seed", type=int, default=42, help="Training seed."),
+    training_options,
 )
 _force_option = option("--force", is_flag=True, help="Overwrite an existing --output.")
 
@@ -109,7 +112,7 @@ def recommend_command(context: click.Context, as_json: bool, output: Path | None
             model_source(options),
             data_source(options),
             budget=budget_of(options),
-            knobs=knob_values(options, "num_train_epochs"),
+            knobs=knob_values(options, "num_train_epochs", *TRAINING_KNOBS),
             speed=pipeline.SpeedKnobs(**speed_values(options)),
             output=output,
             on_event=on_event,
@@ -169,7 +172,7 @@ def tune_command(as_json: bool, study_dir: Path, output: Path | None, **options:
                 data_source(options),
                 study_dir=study_dir,
                 budget=budget_of(options),
-                knobs=knob_values(options),
+                knobs=knob_values(options, *TRAINING_KNOBS),
                 output=output,
                 on_event=on_event,
                 **picked(options, "wall_clock_s", "methods", "max_trials", "effective_batch_size", "seed"),

@@ -13,6 +13,7 @@ from advisor.cli.options import (
     COUNT,
     FILE,
     PATH,
+    TRAINING_KNOBS,
     N,
     budget_of,
     data_options,
@@ -33,6 +34,7 @@ from advisor.cli.options import (
     stacked,
     switch,
     time_option,
+    training_options,
 )
 from advisor.cli.output import print_answer, progress
 from advisor.core.errors import EXIT_NOTHING_FITS, InputError
@@ -49,7 +51,8 @@ if TYPE_CHECKING:
 _ATTENTION = ("eager", "sdpa", "flash_attention_2")
 _SHARE = click.FloatRange(0, 1, max_open=True)
 _ADAPTER_KNOBS = ("rank", "lora_alpha", "lora_dropout", "target_modules")
-_KNOBS = (*_ADAPTER_KNOBS, "unfrozen_layers", "sparsity", "double_quant", "num_train_epochs", "max_grad_norm")
+_OWN_KNOBS = (*_ADAPTER_KNOBS, "unfrozen_layers", "sparsity", "double_quant")
+_KNOBS = (*_OWN_KNOBS, "num_train_epochs", "max_grad_norm", *TRAINING_KNOBS)
 
 _knob_options = stacked(
     option("--method", default=DEFAULT_METHOD, help="Strategy; `advisor methods` lists them."),
@@ -71,6 +74,7 @@ _knob_options = stacked(
     knob_option,
     option("--epochs", "num_train_epochs", type=click.FloatRange(0, min_open=True), help="Passes over the data."),
     option("--max-grad-norm", type=click.FloatRange(0), show_default="1.0", help="Gradient clipping; 0: off."),
+    training_options,
 )
 
 _execution_options = stacked(

@@ -25,6 +25,10 @@ LARGEST_JSON_BYTES = 64 * 2**20
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
+LATER = {"later": True}
+"""Metadata of a field that came after records of its kind were first stored: it is left out where it has its default,
+so that digests of stored records stay the same."""
+
 BESIDE = {"beside": True}
 """Metadata of a field whose own fields stand in JSON beside those of the record that it belongs to."""
 
@@ -36,6 +40,8 @@ def to_dict(record: Any) -> Any:
     if dataclasses.is_dataclass(record) and not isinstance(record, type):
         values: dict[str, Any] = {}
         for f in dataclasses.fields(record):
+            if f.metadata.get("later") and getattr(record, f.name) == f.default:
+                continue
             value = to_dict(getattr(record, f.name))
             values |= value if f.metadata.get("beside") else {f.name: value}
         return values

@@ -6,13 +6,15 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from advisor.core.errors import AdvisorError, InputError
 from advisor.core.record_reader import build, read_fields
-from advisor.core.serialization import BESIDE, to_dict
+from advisor.core.serialization import BESIDE, LATER, to_dict
+from advisor.core.tasks import TaskTraits
 
 QuantizationType = Literal["nf4", "fp4"]
+ClassWeights = Literal["none", "balanced"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class Knobs:
 class StrategyConfig:
     """One strategy with all its knobs set. Only evidence can rank two of these.
 
-    In JSON the method's own knobs stand beside the shared ones.
+    In JSON the method's own knobs stand beside the shared ones, and those from ``class_weights`` on are left out where
+    they have their default.
 
     Attributes:
         method: Name in the strategy registry.
@@ -82,6 +85,14 @@ class StrategyConfig:
         num_train_epochs: Passes over the training rows.
         knobs: The method's own.
         weight_decay, warmup_ratio, lr_scheduler_type, max_grad_norm: As in ``transformers.TrainingArguments``.
+        class_weights: ``"balanced"`` weighs the training loss of each class by its inverse frequency among the training
+            rows, ``rows / (classes * rows of the class)`` (scikit-learn's ``compute_class_weight``). Held-out figures
+            are not weighted.
+        evaluations_per_epoch: How often held-out rows are evaluated, evenly spread; the last time at the epoch's end.
+        load_best_model_at_end: As in transformers: the result is the checkpoint with the best held-out figure of the
+            metric that the task is ranked on, not the last one.
+        early_stopping_patience: Training ends after so many evaluations in a row without a better one than before
+            (``transformers.EarlyStoppingCallback``); ``None`` trains to the end.
     """
 
     method: str
@@ -93,6 +104,10 @@ class StrategyConfig:
     warmup_ratio: float = 0.06
     lr_scheduler_type: str = "linear"
     max_grad_norm: float = 1.0
+    class_weights: ClassWeights = field(default="none", metadata=LATER)
+    evaluations_per_epoch: int = field(default=1, metadata=LATER)
+    load_best_model_at_end: bool = field(default=False, metadata=LATER)
+    early_stopping_patience: int | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         problems = []
@@ -104,8 +119,36 @@ class StrategyConfig:
             problems.append(f"0 <= warmup_ratio < 1 must hold, but got {self.warmup_ratio}")
         if not self.max_grad_norm >= 0:
             problems.append(f"max_grad_norm >= 0 must hold, but got {self.max_grad_norm}")
+        if self.class_weights not in get_args(ClassWeights):
+            problems.append(f"class_weights must be balanced or none, but got {self.class_weights!r}")
+        if self.evaluations_per_epoch < 1:
+            problems.append(f"evaluations_per_epoch >= 1 must hold, but got {self.evaluations_per_epoch}")
+        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
+            problems.append(f"early_stopping_patience >= 1 must hold, but got {self.early_stopping_patience}")
+        if self.early_stopping_patience is not None and not self.load_best_model_at_end:
+            problems.append(
+                f"early_stopping_patience = {self.early_stopping_patience} needs load_best_model_at_end, because the"
+                " last model is not the best one when training stops (--load-best)"
+            )
         if problems:
             raise ValueError("; ".join(problems))
+
+    @property
+    def evaluations(self) -> int:
+        """Passes over the held-out rows along the run, if it does not stop early."""
+        return max(1, math.ceil(self.num_train_epochs * self.evaluations_per_epoch))
+
+    def check_task(self, traits: TaskTraits) -> None:
+        """Refuse what means nothing for a task.
+
+        Raises:
+            InputError: it has no classes to weigh.
+        """
+        if self.class_weights != "none" and not traits.weighs_classes:
+            raise InputError(
+                f"class_weights {self.class_weights} weighs the classes of rows or words, but {traits.name} has none",
+                fix="leave --class-weights out",
+            )
 
     @property
     def rank(self) -> int | None:

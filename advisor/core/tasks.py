@@ -48,6 +48,7 @@ class TaskTraits:
             otherwise embeddings are only looked up.
         one_class_per_row: Every row has one class and the head gives one score a class, so that a linear classifier on
             features of the rows can do the task.
+        weighs_classes: Classes of rows, words or labels can be weighted in the loss by how rare they are.
         predicted_only: Why the task cannot be trained, only predicted; empty where it can.
     """
 
@@ -69,6 +70,7 @@ class TaskTraits:
     keeps_token_logits: bool = True
     projects_to_vocabulary: bool = True
     one_class_per_row: bool = False
+    weighs_classes: bool = False
     predicted_only: str = ""
 
 

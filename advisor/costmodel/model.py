@@ -18,7 +18,7 @@ from advisor.costmodel.memory.estimate import bound_memory, estimate_memory
 from advisor.costmodel.memory.overheads import run_overheads
 from advisor.costmodel.memory.traced_run import MemoryBounds, TracedRun
 from advisor.costmodel.time.model import TimeModel
-from advisor.costmodel.time.run import speed_notes
+from advisor.costmodel.time.run import speed_notes, stopping_notes
 from advisor.hardware.backends import backend_of
 from advisor.tracing.trace_store import TracedConfiguration, TraceStore
 
@@ -185,6 +185,7 @@ class CostModel:
             *(() if data is not None else (no_data,)),
             *(() if self.evaluation else (no_evaluation,)),
             *speed_notes(execution, data),
+            *stopping_notes(strategy),
         )
         fits = None if budget is None else budget.check(cost, self.device).ok
         return replace(cost, fits=fits, notes=notes)

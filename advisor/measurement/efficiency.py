@@ -172,13 +172,14 @@ def run_warnings(measured: Measurement, metric: Metric) -> tuple[str, ...]:
     found = []
     if len(known) < FEW_EVALUATIONS:
         few = counted(len(known), "evaluation")
-        found.append(f"{few} along the run: fewer than {FEW_EVALUATIONS} do not tell where it was best")
+        rule = f"fewer than {FEW_EVALUATIONS} do not tell where it was best"
+        found.append(f"{few} along the run: {rule} (--evaluations-per-epoch)")
     saved = metric.measured(measured.metrics)
     if known and saved is not None:
         step, best = max(known, key=lambda pair: metric.score(pair[1]))
         if metric.score(best) > metric.score(saved) + ROUNDING:
             found.append(
                 f"the best evaluation was never saved: {metric.title} {metric.show(best)} at step {step}, of the saved"
-                f" model {metric.show(saved)}; train for fewer epochs"
+                f" model {metric.show(saved)}; keep it with --load-best, or train for fewer epochs"
             )
     return tuple(found)

@@ -229,6 +229,7 @@ def check_strategy(strategy: Strategy, config: object, model: ModelSpec) -> None
 
     if not isinstance(config, StrategyConfig):
         raise TypeError(f"config must be a StrategyConfig, but got {type(config).__name__}")
+    config.check_task(model.traits)
     reason = strategy.applies_to(model)
     problems = [reason] if reason else strategy.problems(config, model)
     if problems:

@@ -70,6 +70,7 @@ def recommend(
     if target is not None and not force:
         refuse_existing_file(target)
     inputs = load_inputs(model, data, on_event)
+    found = candidates(inputs.model, methods, knobs)
     profile = profile or this_machine(on_event)
     if evidence_s is not None:
         check_evidence(inputs.model, profile)
@@ -77,7 +78,6 @@ def recommend(
     report = probe_first(inputs, budget or Budget(), profile, on_event) if wanted else None
     phase(on_event, "comparing strategies")
     cost_model = cost_model_for(profile, on_event)
-    found = candidates(inputs.model, methods, knobs)
     request = PlanRequest(
         inputs.model,
         inputs.data,

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from advisor.core.cost import CostEstimate, Interval, TimeEstimate
 from advisor.core.plan import Plan
 from advisor.core.run import Measurement, Verification
+from advisor.costmodel.time.run import optimizer_steps
 
 QUALITY_QUANTITY = "quality.value"
 
@@ -27,11 +28,19 @@ def verify(plan: Plan, measurement: Measurement, *, resumed: bool = False) -> tu
     """
     if plan.predicted is None:
         return ()
-    return tuple(_verifications(plan.predicted, measurement, plan.data_profile.eval_rows, resumed=resumed))
+    partial = resumed or stopped_early(plan, measurement)
+    return tuple(_verifications(plan.predicted, measurement, plan.data_profile.eval_rows, partial=partial))
+
+
+def stopped_early(plan: Plan, measurement: Measurement) -> bool:
+    """Whether the run ended because its held-out figures did not improve any more, before all of its steps."""
+    if plan.strategy.early_stopping_patience is None or not measurement.step_times_s:
+        return False
+    return len(measurement.step_times_s) < optimizer_steps(plan.data_profile, plan.strategy, plan.execution)
 
 
 def _verifications(
-    predicted: CostEstimate, measured: Measurement, eval_rows: int, *, resumed: bool
+    predicted: CostEstimate, measured: Measurement, eval_rows: int, *, partial: bool
 ) -> Iterator[Verification]:
     memory, time, quality = predicted.memory, predicted.time, predicted.quality
     peaks: dict[str, float | None] = {
@@ -43,7 +52,7 @@ def _verifications(
         if name in memory.intervals and not (name == "reserved_bytes" and peak_bytes is None):
             yield _compare(f"memory.{name}", getattr(memory, name), peak_bytes, memory.intervals[name])
     if time is not None:
-        whole = measured.outcome == "completed" and not resumed
+        whole = measured.outcome == "completed" and not partial
         step_s = statistics.median(measured.step_times_s) if measured.step_times_s else None
         for name, value_s in {"step_s": step_s, "total_s": measured.total_s if whole else None}.items():
             if name in time.intervals:

@@ -75,7 +75,7 @@ def training_arguments(
         eval_strategy=evaluation,
         eval_accumulation_steps=EVALUATION_BATCHES_ON_DEVICE,
         save_strategy="no",
-        save_total_limit=CHECKPOINTS_KEPT,
+        save_total_limit=checkpoints_kept(strategy),
         logging_steps=logging_steps,
         logging_first_step=True,
         logging_nan_inf_filter=False,
@@ -89,6 +89,11 @@ def training_arguments(
     if not backend.is_host:
         _settle_tf32(execution.tf32)
     return arguments
+
+
+def checkpoints_kept(strategy: StrategyConfig) -> int:
+    """How many stay on the disk: the best one, too, where it will be the result."""
+    return CHECKPOINTS_KEPT + strategy.load_best_model_at_end
 
 
 def _on_the_device(execution: ExecutionPlan, backend: Backend) -> dict[str, Any]:

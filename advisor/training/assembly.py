@@ -12,7 +12,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
-from advisor.training.arguments import CHECKPOINTS_KEPT
+from advisor.training.arguments import checkpoints_kept
 from advisor.training.loss import evaluates_fused
 from advisor.training.metrics import HeldOut
 from advisor.training.optimizer import forget_earlier_overrides, own_optimizer
@@ -36,6 +36,7 @@ def assemble_trainer(
     strategy: StrategyConfig | None = None,
     execution: ExecutionPlan | None = None,
     held_out: HeldOut | None = None,
+    compute_loss_func: Callable[..., torch.Tensor] | None = None,
 ) -> Trainer:
     """The stock Trainer around a built model.
 
@@ -54,6 +55,7 @@ def assemble_trainer(
         strategy: Options of an optimizer that the Trainer cannot make by itself.
         execution: Whether there is such an optimizer, and whose loop it is.
         held_out: Computes the task's metrics; to be asked for further ones afterwards.
+        compute_loss_func: Instead of the task's own.
     """
     rules = get_task(task)
     held_out = held_out or HeldOut(rules)
@@ -71,7 +73,7 @@ def assemble_trainer(
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         processing_class=tokenizer,
-        compute_loss_func=rules.compute_loss_func(),
+        compute_loss_func=compute_loss_func or rules.compute_loss_func(),
         compute_metrics=held_out.compute_metrics,
         preprocess_logits_for_metrics=held_out.reduce_scores if evaluates_fused(model) else held_out.reduce_logits,
         callbacks=list(callbacks),
@@ -109,7 +111,7 @@ class OtherLoop(OrderingTrainer):
         return loss
 
 
-def disk_bytes(model: nn.Module) -> int:
+def disk_bytes(model: nn.Module, strategy: StrategyConfig) -> int:
     """What a run writes at most at one time: the kept checkpoints and the one being written, and the result.
 
     An adapter is saved alone; a model without one is saved whole. Each checkpoint adds the optimizer's states.
@@ -117,7 +119,7 @@ def disk_bytes(model: nn.Module) -> int:
     trainable_bytes = sum(4 * parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     whole_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     weights_bytes = trainable_bytes if hasattr(model, "peft_config") else whole_bytes
-    return (CHECKPOINTS_KEPT + 1) * (weights_bytes + ADAM_STATES * trainable_bytes) + weights_bytes
+    return (checkpoints_kept(strategy) + 1) * (weights_bytes + ADAM_STATES * trainable_bytes) + weights_bytes
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:

@@ -82,6 +82,10 @@ class NeutralEvaluation(TrainerCallback):
     def __init__(self) -> None:
         self._before: torch.Tensor | None = None
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if control.should_evaluate:
+            self._before = torch.get_rng_state()
+
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._before = torch.get_rng_state()
 

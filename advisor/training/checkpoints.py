@@ -78,7 +78,7 @@ class CheckpointKeeper(TrainerCallback):
     """Asks for a checkpoint about every minute and at the end of every epoch, and marks it when it is whole.
 
     The one at the end of an epoch is written before the evaluation, so that a kill during a long evaluation loses
-    nothing.
+    nothing; the one of an evaluation within an epoch, after it.
 
     Args:
         root: Where the Trainer writes its ``checkpoint-*`` folders.
@@ -107,7 +107,13 @@ class CheckpointKeeper(TrainerCallback):
         now_s = time.perf_counter()
         ends_epoch = state.epoch is not None and float(state.epoch).is_integer()
         due = now_s - self._last_save_s >= self._interval_s
-        if due or ends_epoch or state.global_step >= state.max_steps or control.should_training_stop:
+        if (
+            due
+            or ends_epoch
+            or control.should_evaluate
+            or state.global_step >= state.max_steps
+            or control.should_training_stop
+        ):
             control.should_save = True
         if control.should_save:
             self._save_began_s = now_s
@@ -123,6 +129,7 @@ class CheckpointKeeper(TrainerCallback):
         self._interval_s = max(self._least_interval_s, took_s / SAVING_SHARE)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._save_began_s = time.perf_counter()
         folder = self._root / f"checkpoint-{state.global_step}"
         if (folder / MARKER).exists():
             write_text_atomically(folder / SAMPLES, json.dumps(self._samples()))

@@ -6,10 +6,12 @@ import dataclasses
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, set_seed
 
@@ -22,6 +24,7 @@ from advisor.hardware.backends import Backend
 from advisor.strategies import get_strategy
 from advisor.training.arguments import training_arguments
 from advisor.training.assembly import assemble_trainer, count_parameters, disk_bytes
+from advisor.training.best_checkpoint import BestCheckpoint, EvaluationSchedule
 from advisor.training.build import build_model
 from advisor.training.callbacks import NeutralEvaluation, OnEvent
 from advisor.training.checkpoints import (
@@ -33,6 +36,7 @@ from advisor.training.checkpoints import (
 )
 from advisor.training.compilation import compile_problem, described, forget_compiled_code, raised_by_compiled_code
 from advisor.training.data import PreparedData, prepare_data
+from advisor.training.data.encoding import EncodedDataset
 from advisor.training.metrics import HeldOut, held_out_metrics
 from advisor.training.models import load_tokenizer
 from advisor.training.run_folder import RunFolder, name_classes
@@ -176,6 +180,11 @@ class _Run:
     def __post_init__(self) -> None:
         self.account = RunAccount(self.on_event, earlier_s=self.earlier_s)
         self.keeper = CheckpointKeeper(self.folder.checkpoints, self.account.samples, save_every_s=self.save_every_s)
+        self.best: BestCheckpoint | None = None
+        if self.plan.strategy.load_best_model_at_end:
+            metric, patience = self.plan.model.traits.metric, self.plan.strategy.early_stopping_patience
+            history = self.account.progress.metric_history
+            self.best = BestCheckpoint(self.folder.checkpoints, metric, history, patience)
 
     def execute(self) -> Measurement:
         """From the newest checkpoint, or from the beginning where there is none."""
@@ -187,6 +196,7 @@ class _Run:
             metrics = self._final_metrics(trainer)
             if LOSS.name not in metrics:
                 raise StopRun("diverged")
+            metrics = self._with_best_model(trainer, metrics)
             self._save(model, tokenizer)
             self.trained.model, self.trained.tokenizer, self.trained.data = model, tokenizer, data
         except StopRun as stop:
@@ -213,7 +223,7 @@ class _Run:
             set_seed(plan.seed)
             model = build_model(plan.model, plan.strategy, self.execution, device=backend.torch_device)
             self.account.parameters = count_parameters(model)
-            ensure_writable_dir(self.folder.path, needed_bytes=disk_bytes(model))
+            ensure_writable_dir(self.folder.path, needed_bytes=disk_bytes(model, plan.strategy))
             name_classes(model, data.label_names)
             self.trained.held_out.name_labels(data.label_names)
         self.switch.check()
@@ -226,13 +236,16 @@ class _Run:
         self.trained.samples = RunSamples(rows, plan.execution.effective_batch_size, self._paused_s)
         callbacks: list[TrainerCallback] = [
             *get_strategy(plan.strategy.method).callbacks(plan.strategy),
+            EvaluationSchedule(steps_per_epoch, plan.strategy.evaluations_per_epoch),
             self.account.clock,
             NeutralEvaluation(),
             self.account.progress,
+            *([self.best] if self.best is not None else []),  # after the progress, whose figures it compares
             self.trained.samples,
             self.switch,
             self.keeper,  # after the switch: it saves what the switch stops
         ]
+        weigh = plan.strategy.class_weights != "none"
         with self.account.timing("set_up"):
             arguments = training_arguments(
                 plan.strategy,
@@ -255,9 +268,17 @@ class _Run:
                 strategy=plan.strategy,
                 execution=self.execution,
                 held_out=self.trained.held_out,
+                compute_loss_func=self._weighted_loss(data) if weigh else None,
             )
             self.trained.held_out.order = evaluation_order(trainer)
             return trainer
+
+    def _weighted_loss(self, data: PreparedData) -> Callable[..., torch.Tensor]:
+        model, rows = self.plan.model, data.train_dataset
+        self.plan.strategy.check_task(model.traits)
+        if not isinstance(rows, EncodedDataset):
+            raise TypeError(f"rows with classes must be an EncodedDataset, but got {type(rows).__name__}")
+        return get_task(model.task).weighted_loss_func(rows.class_labels, model.num_labels)
 
     def _paused_s(self) -> float:
         return self.account.progress.evaluation_s + self.keeper.saving_s
@@ -287,6 +308,8 @@ class _Run:
         self._phase("training")
         with self.account.timing("training"):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if self.switch.reason is None and trainer.state.global_step < trainer.state.max_steps:
+            self._note(f"stopped early after {trainer.state.global_step} of {trainer.state.max_steps} optimizer steps")
         if self.switch.reason is not None and trainer.state.global_step < trainer.state.max_steps:
             raise StopRun(self.switch.reason)
 
@@ -299,6 +322,27 @@ class _Run:
             return history[-1][1]
         self._phase("evaluation")
         return held_out_metrics(trainer.evaluate())
+
+    def _with_best_model(self, trainer: Any, last: dict[str, float]) -> dict[str, float]:
+        """The figures of the model that is saved: of the best checkpoint, loaded and evaluated once more, where the
+        plan asks for it and it is not the last one anyway.
+        """
+        if self.best is None or self.best.best_step in (None, trainer.state.global_step):
+            return last
+        folder, progress = self.best.folder(), self.account.progress
+        if folder is None:
+            self._note("the checkpoint of the best evaluation is not there any more: the last model is kept")
+            return last
+        self._phase("evaluation")
+        evaluations, evaluation_s = len(progress.metric_history), progress.evaluation_s
+        with self.account.timing("saving"):
+            trainer._load_from_checkpoint(str(folder))
+            metrics = held_out_metrics(trainer.evaluate())
+        # It is no evaluation along the run.
+        del progress.metric_history[evaluations:]
+        progress.evaluation_s = evaluation_s
+        self._note(f"the model of step {self.best.best_step} is kept, the best of {evaluations} evaluations")
+        return metrics
 
     def _save(self, model: nn.Module, tokenizer: Any) -> None:
         self._phase("saving")

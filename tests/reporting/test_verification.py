@@ -60,6 +60,14 @@ def test_a_resumed_run_has_no_total_time() -> None:
     assert found["time.step_s"].verdict == "inside"
 
 
+def test_a_run_that_stopped_early_has_no_total_time() -> None:
+    plan = make_plan(predicted=cost_estimate())
+    patient = plan.strategy.replaced(load_best_model_at_end=True, early_stopping_patience=1)
+    found = verdicts(dataclasses.replace(plan, strategy=patient), measurement(step_times_s=(0.1, 0.1)))
+    assert found["time.total_s"].verdict == "not measured"
+    assert verdicts(plan, measurement(step_times_s=(0.1, 0.1)))["time.total_s"].verdict != "not measured"
+
+
 def test_speed_of_inference_and_energy_are_judged_where_they_were_measured() -> None:
     evaluated = measurement(evaluation_s=4.0, metric_history=((57, {"accuracy": 0.8}),), energy_j=4000.0)
     found = verdicts(measured=evaluated)

@@ -23,7 +23,8 @@ from advisor.tracing.symbolic import TraceShape
 
 LEARNING_KNOBS = (
     *("learning_rate", "lr_rel", "num_train_epochs", "lora_alpha", "weight_decay", "warmup_ratio"),
-    *("lr_scheduler_type", "max_grad_norm"),
+    *("lr_scheduler_type", "max_grad_norm", "class_weights", "evaluations_per_epoch", "load_best_model_at_end"),
+    "early_stopping_patience",
 )
 """Knobs of a strategy that no step's time depends on."""
 RUN_KNOBS = ("max_seq_length", "eval_batch_size", "group_by_length")

@@ -68,7 +68,8 @@ class RunShape:
         quantized_parameters: Of them, weights that are turned into 4 bits while loading.
         saved_bytes: Of the result.
         checkpoint_bytes: Of one checkpoint: trained weights and optimizer states.
-        evaluations: Passes over the held-out rows; a checkpoint is written before each.
+        evaluations: Passes over the held-out rows; a checkpoint is written with each.
+        evaluates_best: Another one comes at the end, of the best checkpoint.
         fresh_bytes: Memory of the process that steps use for the first time (on a CPU).
         loading_s: Measured loading time, when there is one.
         fitted_weights: Of a classifier that is fitted to features after one pass over the rows; nothing is trained then
@@ -80,6 +81,7 @@ class RunShape:
     saved_bytes: int = 0
     checkpoint_bytes: int = 0
     evaluations: int = 1
+    evaluates_best: bool = False
     fresh_bytes: int = 0
     loading_s: float | None = None
     fitted_weights: int = 0

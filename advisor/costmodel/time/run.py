@@ -14,6 +14,7 @@ from advisor.core.data import DataProfile
 from advisor.core.device import DeviceProfile
 from advisor.core.plan import ExecutionPlan, Optimizer
 from advisor.core.strategy import StrategyConfig
+from advisor.core.units import counted
 from advisor.costmodel.time.device_rates import BANDWIDTH_EFFICIENCY
 from advisor.costmodel.time.lengths import LengthCurve, StepTimeOf, evaluation_lengths, micro_batch_lengths
 from advisor.costmodel.time.phases import FITTING, FIXED_PART_FACTOR, PART_NAMES, RunShape, fixed_parts
@@ -83,6 +84,8 @@ def run_time(
         padded_tokens=lengths.mean,
         compute_s=sum(computed.values()),
     )
+    if parts_of.evaluates_best:
+        fixed["saving"] += computed["evaluation"] / parts_of.evaluations
     parts = {name: {**computed, **fixed}[name] for name in (*PART_NAMES, FITTING) if name in computed | fixed}
     rows, tokens = execution.effective_batch_size, data.mean_tokens(execution.max_seq_length)
     intervals = _intervals(step_s, sum(computed.values()), list(fixed.values()), curve.reference)
@@ -110,6 +113,15 @@ def run_time(
 def computed_tokens(execution: ExecutionPlan, data: DataProfile, *, grouped: bool) -> float:
     """Mean tokens of a row, padding included, as training computes them."""
     return micro_batch_lengths(data, replace(execution, group_by_length=grouped)).mean
+
+
+def stopping_notes(strategy: StrategyConfig) -> tuple[str, ...]:
+    """That a run may end before its predicted time."""
+    if strategy.early_stopping_patience is None:
+        return ()
+    evaluations = counted(strategy.evaluations, "evaluation")
+    least = strategy.early_stopping_patience + 1
+    return (f"the time is that of all epochs and {evaluations}: training may stop after {least}",)
 
 
 def speed_notes(execution: ExecutionPlan, data: DataProfile | None) -> tuple[str, ...]:
@@ -203,7 +215,8 @@ def run_shape(asked: TracedConfiguration, *, peak_bytes: int = 0) -> RunShape:
         quantized_parameters=quantized_parameters(asked),
         saved_bytes=written_bytes,
         checkpoint_bytes=written_bytes + trainable * STATE_BYTES.get(execution.optim, ADAMW_STATE_BYTES),
-        evaluations=max(1, math.ceil(strategy.num_train_epochs)),
+        evaluations=strategy.evaluations,
+        evaluates_best=strategy.load_best_model_at_end,
         fresh_bytes=max(0, peak_bytes - loaded_bytes(asked)),
         fitted_weights=trainable if method.fits_frozen_features else 0,
     )

@@ -109,6 +109,7 @@ def _configured(method: Strategy, model: ModelSpec, knobs: Mapping[str, Any]) ->
     if reason := ineligible(method, model, given):
         return reason
     config = method.configured(model, **given)
+    config.check_task(model.traits)
     if given.keys() - SHARED_KNOBS:
         return _checked(method, model, config)
     problems = method.problems(config, model)
@@ -121,6 +122,7 @@ def _checked(method: Strategy, model: ModelSpec, config: StrategyConfig) -> Stra
     Raises:
         InputError: its knobs do not fit the model.
     """
+    config.check_task(model.traits)
     if reason := ineligible(method, model, [method.user_knob or ""]):
         return reason
     if problems := method.problems(config, model):

@@ -103,6 +103,12 @@ class EncodedDataset:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    @property
+    def class_labels(self) -> NDArray[Any]:
+        """Labels of all rows, or of all their tokens where these are labelled; none of language modelling."""
+        found = self._tags if self._tags is not None else self._labels
+        return np.empty(0, dtype=np.int64) if found is None else found
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         """``input_ids`` [length], ``labels`` and, where there are any, ``token_type_ids``.
 

@@ -112,7 +112,13 @@ def fit_probe(features: FrozenFeatures) -> FittedProbe:
 
 
 def fit_head(
-    features: NDArray[np.float32], labels: NDArray[np.int64], classes: int, strength: float, *, bias: bool = True
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    classes: int,
+    strength: float,
+    *,
+    bias: bool = True,
+    balanced: bool = False,
 ) -> LinearHead:
     """A logistic regression in terms of the features as they are.
 
@@ -122,10 +128,11 @@ def fit_head(
         classes: How many there are.
         strength: ``C``, for features with zero mean and unit variance.
         bias: Without one, features are not centred either.
+        balanced: Weigh classes by their inverse frequency.
     """
     mean = features.mean(axis=0) if bias else np.zeros(features.shape[1], np.float32)
     scale = _scale(features)
-    model = _regression(strength, bias).fit((features - mean) / scale, labels)
+    model = _regression(strength, bias, balanced).fit((features - mean) / scale, labels)
     weight, offset = np.asarray(model.coef_, np.float64), np.asarray(model.intercept_, np.float64)
     if not bias:
         offset = np.zeros(len(weight))
@@ -157,8 +164,12 @@ class _Chosen:
         return cls(1.0, math.inf, np.empty((0, 0)))
 
 
-def choose_strength(features: NDArray[np.float32], labels: NDArray[np.int64], classes: int) -> _Chosen:
-    """The strength with the smallest cross-validated loss; stops where stronger fits only get worse."""
+def choose_strength(
+    features: NDArray[np.float32], labels: NDArray[np.int64], classes: int, *, balanced: bool = False
+) -> _Chosen:
+    """The strength with the smallest cross-validated loss; stops where stronger fits only get worse. The loss counts
+    every row once, also where fits are ``balanced``.
+    """
     features, labels = features[:MOST_VALIDATED_ROWS], labels[:MOST_VALIDATED_ROWS]
     parts = _parts(labels)
     scaled = (features - features.mean(axis=0)) / _scale(features)
@@ -170,7 +181,7 @@ def choose_strength(features: NDArray[np.float32], labels: NDArray[np.int64], cl
             if len(np.unique(labels[~inside])) < 2:
                 found[inside] = 1 / classes
                 continue
-            model = _regression(strength).fit(scaled[~inside], labels[~inside])
+            model = _regression(strength, balanced=balanced).fit(scaled[~inside], labels[~inside])
             found[np.ix_(inside, model.classes_)] = model.predict_proba(scaled[inside])
         found /= found.sum(axis=1, keepdims=True)
         loss = mean_loss(found, labels)
@@ -189,17 +200,18 @@ def _parts(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     return parts
 
 
-def _regression(strength: float, bias: bool = True) -> _Quiet:
-    return _Quiet(strength, bias)
+def _regression(strength: float, bias: bool = True, balanced: bool = False) -> _Quiet:
+    return _Quiet(strength, bias, balanced)
 
 
 class _Quiet:
     """scikit-learn's logistic regression; that it did not converge to the last digit is no news to anybody."""
 
-    def __init__(self, strength: float, bias: bool) -> None:
+    def __init__(self, strength: float, bias: bool, balanced: bool) -> None:
         from sklearn.linear_model import LogisticRegression
 
-        self._model = LogisticRegression(C=strength, max_iter=MOST_ITERATIONS, fit_intercept=bias)
+        weights = "balanced" if balanced else None
+        self._model = LogisticRegression(C=strength, max_iter=MOST_ITERATIONS, fit_intercept=bias, class_weight=weights)
 
     def fit(self, features: NDArray[Any], labels: NDArray[np.int64]) -> _Quiet:
         from sklearn.exceptions import ConvergenceWarning

@@ -119,10 +119,10 @@ class ProbeRun:
         self._phase("fitting")
         layer: Any = model.get_submodule(output_layer_name(model))
         with self.account.timing("fitting"):
-            classes = self.plan.model.num_labels
-            strength = choose_strength(features, labels, classes).strength
-            written = self._pooling == "own"
-            return fit_head(features, labels, classes, strength, bias=not written or layer.bias is not None)
+            classes, balanced = self.plan.model.num_labels, self.plan.strategy.class_weights == "balanced"
+            strength = choose_strength(features, labels, classes, balanced=balanced).strength
+            bias = self._pooling != "own" or layer.bias is not None
+            return fit_head(features, labels, classes, strength, bias=bias, balanced=balanced)
 
     def _metrics(self, head: LinearHead, features: Features, labels: np.ndarray) -> dict[str, float]:
         """As the Trainer computes them from a model's logits."""

@@ -181,6 +181,18 @@ class Task(RegisteredTask, DataRules):
         """
         return None
 
+    def weighted_loss_func(self, labels: NDArray[Any], num_labels: int) -> Callable[..., torch.Tensor]:
+        """As ``compute_loss_func``, with every class weighted by its inverse frequency; of tasks whose traits say
+        ``weighs_classes``. The default is a cross-entropy over class indices.
+
+        Args:
+            labels: Of all training rows, or of all their tokens; those below 0 do not count.
+            num_labels: Scores that the head gives.
+        """
+        from advisor.training.class_weights import balanced_weights, weighted_cross_entropy
+
+        return weighted_cross_entropy(balanced_weights(labels, num_labels))
+
     def reduce_logits(self, logits: Any, labels: torch.Tensor) -> torch.Tensor:
         """What is kept of an evaluation batch, as ``Trainer(preprocess_logits_for_metrics=...)`` wants it.
 

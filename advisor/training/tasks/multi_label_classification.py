@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from advisor.core.metrics import F1_MICRO, LABEL_SETS, Metric
@@ -54,6 +54,12 @@ class MultiLabelClassification(SequenceClassification):
         import torch
 
         return torch.randint(0, 2, (tokens.shape[0], spec.num_labels), generator=generator).float()
+
+    def weighted_loss_func(self, labels: NDArray[Any], num_labels: int) -> Callable[..., torch.Tensor]:
+        """Every label weighs having it and not having it."""
+        from advisor.training.class_weights import balanced_label_weights, weighted_binary_cross_entropy
+
+        return weighted_binary_cross_entropy(balanced_label_weights(labels))
 
     def reduce_logits(self, logits: Any, labels: torch.Tensor) -> torch.Tensor:
         from advisor.training.tasks.reduction import reduce_label_sets

@@ -33,6 +33,7 @@ class SequenceClassification(Task):
         keeps_token_logits=False,
         projects_to_vocabulary=False,
         one_class_per_row=True,
+        weighs_classes=True,
     )
 
     @property

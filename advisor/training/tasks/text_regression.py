@@ -33,6 +33,7 @@ class TextRegression(SequenceClassification):
         comparisons=None,
         num_outputs=1,
         float_labels=True,
+        weighs_classes=False,
         config_values={"problem_type": "regression"},
     )
 

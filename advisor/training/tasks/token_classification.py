@@ -36,6 +36,7 @@ class TokenClassification(Task):
         peft_task_type="TOKEN_CLS",
         new_head=True,
         projects_to_vocabulary=False,
+        weighs_classes=True,
     )
 
     def __init__(self, label_names: Sequence[str] = ()) -> None:

@@ -24,7 +24,7 @@ from advisor.costmodel.time.phases import (
     RunShape,
     checkpoint_count,
 )
-from advisor.costmodel.time.run import decode_speed, optimizer_steps, quantized_parameters, run_time
+from advisor.costmodel.time.run import decode_speed, optimizer_steps, quantized_parameters, run_time, stopping_notes
 from advisor.costmodel.time.step import StepTime
 from advisor.hardware.backends import get_backend
 from advisor.hardware.optimizers import PACKING
@@ -257,3 +257,23 @@ def test_only_a_quantising_method_spends_time_on_it_on_a_cpu_too() -> None:
     for method, quantized in (("qlora", 100), ("lora", 0)):
         strategy = StrategyConfig(method, 1e-4, knobs=LoraKnobs())
         assert quantized_parameters(TracedConfiguration(family, model, strategy, ExecutionPlan(4))) == quantized
+
+
+def test_every_evaluation_costs_time_and_a_checkpoint() -> None:
+    def parts(evaluations: int, evaluates_best: bool = False) -> dict[str, float]:
+        shape = RunShape(evaluations=evaluations, evaluates_best=evaluates_best)
+        return run_time(step_of, DATA, STRATEGY, ExecutionPlan(16), DEVICE, shape=shape).parts
+
+    once, four, best = parts(1), parts(4), parts(4, evaluates_best=True)
+    assert four["evaluation"] == pytest.approx(4 * once["evaluation"])
+    assert four["checkpoints"] > once["checkpoints"]
+    assert best["saving"] - four["saving"] == pytest.approx(once["evaluation"]), "the best one is evaluated once more"
+    assert best | {"saving": 0} == four | {"saving": 0}
+
+
+def test_a_run_that_may_stop_early_is_priced_whole_and_says_so() -> None:
+    patient = STRATEGY.replaced(load_best_model_at_end=True, early_stopping_patience=2, evaluations_per_epoch=4)
+    assert patient.evaluations == 8
+    assert stopping_notes(STRATEGY) == ()
+    [note] = stopping_notes(patient)
+    assert "8 evaluations" in note and "after 3" in note
