@@ -130,6 +130,7 @@ def record_classes() -> dict[str, list[type]]:
     from advisor.calibration import datasheet, report
     from advisor.core import benchmark, budget, comparison, cost, data, device, model, plan, run, strategy
     from advisor.experiments.speed import compare
+    from advisor.experiments.suites import results, verdicts
     from advisor.hardware.backends import contact
     from advisor.pipeline import doctoring, validating
     from advisor.search.study import TuneResult
@@ -150,7 +151,13 @@ def record_classes() -> dict[str, list[type]]:
             comparison.SeedDifference,
         ],
         "json doctor": [doctoring.Diagnosis, contact.Check],
-        "json bench": [compare.SpeedComparison],
+        "json bench": [
+            compare.SpeedComparison,
+            results.SuiteReport,
+            results.CellResults,
+            results.Spread,
+            verdicts.Verdict,
+        ],
         "json cost": [
             cost.CostEstimate,
             cost.MemoryEstimate,

@@ -27,7 +27,7 @@ _COMMANDS = {
     "evaluate": "results",
     "compare": "results",
     "validate": "experiments",
-    "bench": "experiments",
+    "bench": "bench",
     "devices": "listings",
     "methods": "listings",
 }

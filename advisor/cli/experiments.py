@@ -1,4 +1,4 @@
-"""``advisor validate`` and ``advisor bench``: compare predictions with measurements, and a plan with other recipes."""
+"""``advisor validate``: compare predictions with measurements."""
 
 from __future__ import annotations
 
@@ -15,12 +15,7 @@ from advisor.cli.options import (
     FILE,
     PATH,
     RegisteredName,
-    data_options,
-    data_source,
     json_option,
-    model_options,
-    model_source,
-    names,
     option,
     picked,
     stacked,
@@ -32,11 +27,9 @@ from advisor.core.errors import EXIT_FAILED, EXIT_INTERRUPTED, InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from advisor.experiments.speed.compare import SpeedComparison
     from advisor.pipeline.validating import Validation
 
 WHAT = ("memory", "time", "all", "runs")
-SUITES = ("speed",)
 
 
 def shard(text: str) -> tuple[int, int]:
@@ -182,58 +175,3 @@ def _validate_runs(folders: tuple[Path, ...], as_json: bool) -> bool:
     for reason in () if as_json else comparison.unreadable:
         click.echo(f"left out: {reason}", err=True)
     return all(found.passed is True for found in comparison.thresholds) and not comparison.unreadable
-
-
-@click.command("bench")
-@click.argument("suite", type=click.Choice(SUITES))
-@model_options()
-@data_options(required=True)
-@option("--methods", type=names, default="lora,full", metavar="A,B", help="Methods to compare, one table each.")
-@option("--rows", "train_rows", type=click.IntRange(8), default=256, help="Rows per training.")
-@option("--eval-rows", type=click.IntRange(2), default=400, help="Held-out rows.")
-@option("--seeds", type=click.IntRange(1), default=3, help="Rounds; three or more show the noise.")
-@option(
-    "--output",
-    **DIR,
-    help="Keep a record of every training here; the same command then runs only those that are missing.",
-)
-@switch("resume", True, "With --output: keep earlier trainings.")
-@json_option
-def bench_command(suite: str, as_json: bool, **options: Any) -> None:
-    """Compare recommended plans with other recipes.
-
-    `speed` trains three arms in alternation: the recommended plan of each method, the published recipe (every row
-    padded to 128 tokens), and the plain Trainer (its own collator, the same batch size). It compares samples per second
-    and held-out quality over several seeds. Every training has a process of its own; when one fails, the others go on.
-    Only rounds that all arms completed are compared, also after Ctrl-C.
-
-    JSON keys: suite, comparisons[] (method, plan, recipes[], runs[] (arm, seed, rows, training_s, metrics), contrasts[]
-    (recipe, ratio, lowest, highest, differences, noise)).
-
-    Exit codes: 0; 1 when a training did not complete; 2 for bad input; 130 for Ctrl-C.
-
-    \b
-    Example:
-      advisor bench speed ./minilm --data movie-sentences --methods lora,full --seeds 3
-    """
-    from advisor.reporting.speed import print_speed
-
-    comparisons: list[SpeedComparison] = []
-
-    def show(console: Console, found: list[SpeedComparison]) -> None:
-        for comparison in found:
-            print_speed(console, comparison)
-
-    try:
-        with progress() as on_event:
-            pipeline.bench(
-                suite,
-                model_source(options),
-                data_source(options),
-                on_comparison=comparisons.append,
-                on_event=on_event,
-                **picked(options, "methods", "train_rows", "eval_rows", "seeds", "output", "resume"),
-            )
-    finally:  # what was compared before a failure or Ctrl-C is shown all the same
-        if comparisons:
-            print_answer(comparisons, as_json, show, lambda found: {"suite": suite, "comparisons": found})

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from advisor.pipeline.profiling import check_takes_steps, profile_plan, profile_run
     from advisor.pipeline.recommending import SpeedKnobs, recommend
     from advisor.pipeline.running import run
+    from advisor.pipeline.suites import bench_suite, recorded_suite
     from advisor.pipeline.tuning import tune
     from advisor.pipeline.validating import recorded_validation, validate, validate_runs
 
@@ -30,6 +31,7 @@ _HOMES = {
     "ModelSource": "inputs",
     "SpeedKnobs": "recommending",
     "bench": "benching",
+    "bench_suite": "suites",
     "calibrate": "calibrating",
     "compare": "comparing",
     "configure": "predicting",
@@ -45,6 +47,7 @@ _HOMES = {
     "profile_plan": "profiling",
     "profile_run": "profiling",
     "recommend": "recommending",
+    "recorded_suite": "suites",
     "recorded_validation": "validating",
     "run": "running",
     "tune": "tuning",
@@ -57,6 +60,7 @@ __all__ = [
     "ModelSource",
     "SpeedKnobs",
     "bench",
+    "bench_suite",
     "calibrate",
     "check_takes_steps",
     "compare",
@@ -72,6 +76,7 @@ __all__ = [
     "profile_plan",
     "profile_run",
     "recommend",
+    "recorded_suite",
     "recorded_validation",
     "run",
     "tune",

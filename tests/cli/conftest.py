@@ -63,13 +63,9 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_table(tmp_path_factory.mktemp("cli") / "rows.jsonl")
 
 
-@pytest.fixture
-def cpu_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DeviceProfile:
-    """A home in which this machine has been probed."""
-    from advisor.hardware import save_profile
-
-    monkeypatch.setenv("ADVISOR_HOME", str(tmp_path / "home"))
-    profile = DeviceProfile(
+def pretended_cpu() -> DeviceProfile:
+    """The profile of a machine that is not there."""
+    return DeviceProfile(
         id="cpu-test",
         name="a pretended CPU",
         type="cpu",
@@ -83,5 +79,14 @@ def cpu_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DeviceProfil
         launch_s=5e-6,
         basis="measured",
     )
+
+
+@pytest.fixture
+def cpu_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DeviceProfile:
+    """A home in which this machine has been probed."""
+    from advisor.hardware import save_profile
+
+    monkeypatch.setenv("ADVISOR_HOME", str(tmp_path / "home"))
+    profile = pretended_cpu()
     save_profile(profile)
     return profile

@@ -141,7 +141,8 @@ ANSWERS = {
     ("calibrate", "reset"): {field.name for field in dataclasses.fields(Forgotten)},
     ("validate",): documented("Validation"),
     ("doctor",): documented("Diagnosis"),
-    ("bench",): {"suite", "comparisons"},
+    ("bench", "speed"): {"suite", "comparisons"},
+    ("bench", "roberta-imdb"): documented("SuiteReport"),
     ("evaluate",): documented("ModelEvaluation"),
     ("compare",): documented("RunComparison"),
 }
