@@ -129,6 +129,7 @@ def record_classes() -> dict[str, list[type]]:
     """The documented records, by section of the page on JSON."""
     from advisor.calibration import datasheet, report
     from advisor.core import benchmark, budget, comparison, cost, data, device, model, plan, run, strategy
+    from advisor.experiments import operator_families
     from advisor.experiments.speed import compare
     from advisor.experiments.suites import results, verdicts
     from advisor.hardware.backends import contact
@@ -186,6 +187,8 @@ def record_classes() -> dict[str, list[type]]:
             benchmark.MeasuredFigure,
             benchmark.ClassFigures,
             benchmark.ReliabilityBin,
+            operator_families.StepFamilies,
+            operator_families.FamilySeconds,
         ],
         "json device": [device.DeviceProfile, device.Rate],
     }

@@ -221,15 +221,14 @@ def run_command(plan: Path, output: Path, as_json: bool, profile: bool, chrome_t
 
     JSON keys: outcome, method, metrics, verifications[] (quantity, predicted, measured, low, high, verdict,
     relative_error), predicted, measured, benchmark (quality, efficiency, drift, forgetting, warnings[], notes[]),
-    device_id, output_dir, profile (with --profile: method, step_s, predicted_s, families[] (family, phase, measured_s,
-    predicted_s, calls)).
+    device_id, output_dir, profile (with --profile: step_s, predicted_s, families[] (family, phase, measured_s,
+    predicted_s)).
 
     \b
     Example:
       advisor run plan.json --output runs/first
     """
     from advisor.core.plan import load_plan
-    from advisor.core.serialization import to_dict
     from advisor.reporting.profile import print_profile
     from advisor.reporting.run import print_run, run_answer
 
@@ -249,7 +248,7 @@ def run_command(plan: Path, output: Path, as_json: bool, profile: bool, chrome_t
             print_profile(console, found)
 
     def document(answer: RunRecord) -> dict[str, Any]:
-        return run_answer(answer) | ({"profile": to_dict(found)} if found is not None else {})
+        return run_answer(answer, found)
 
     print_answer(record, as_json, show, document)
     if not as_json:

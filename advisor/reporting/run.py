@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +15,9 @@ from advisor.reporting.benchmark import PREDICTED_AS, print_benchmark
 from advisor.reporting.cost import PART_LABELS
 from advisor.reporting.text import format_change, format_quantity, make_table, print_table, remark
 from advisor.reporting.verification import QUALITY_QUANTITY
+
+if TYPE_CHECKING:
+    from advisor.experiments.operator_families import StepFamilies
 
 _LABELS = {
     "memory.allocated_bytes": "allocated peak",
@@ -76,8 +79,8 @@ def _print_verification(console: Console, record: RunRecord) -> None:
         remark(console, note)
 
 
-def run_answer(record: RunRecord) -> dict[str, Any]:
-    """``run --json``: outcome, metrics, verdicts, and where the full record lies."""
+def run_answer(record: RunRecord, profile: StepFamilies | None = None) -> dict[str, Any]:
+    """``run --json``: outcome, metrics, verdicts, where the full record lies, and the profile that was asked for."""
     measurement = record.measurement
     return {
         "outcome": measurement.outcome,
@@ -98,6 +101,7 @@ def run_answer(record: RunRecord) -> dict[str, Any]:
         "benchmark": to_dict(measurement.benchmark),
         "device_id": record.device_id,
         "output_dir": record.output_dir,
+        "profile": to_dict(profile),
     }
 
 
