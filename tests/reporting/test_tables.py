@@ -224,6 +224,7 @@ def test_the_run_answer_has_its_documented_keys() -> None:
         "benchmark",
         "device_id",
         "output_dir",
+        "profile",
     ]
 
 
