@@ -74,6 +74,11 @@ def bench_command() -> None:
     `speed` compares recommended plans with a published recipe and a default Trainer. Every other suite is a published
     study: its settings are trained with several seeds, its tables are shown with our figures beside the published ones,
     and every claim gets a verdict.
+
+    \b
+    Examples:
+      advisor bench speed ./minilm --data movie-sentences
+      advisor bench columbia-hpml --scale smoke
     """
 
 

@@ -198,7 +198,7 @@ def test_states_of_cells() -> None:
     assert {name: row.state for name, row in rows.items()} == {
         "full": "complete",
         "lora": "onset not reached",
-        "qlora": "partial",
+        "qlora": "incomplete",
         "ia3": "invalid",
     }
     assert rows["ia3"].diverged == (1, 2)

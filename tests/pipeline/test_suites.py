@@ -129,7 +129,7 @@ def test_what_is_stopped_is_continued(call: Any) -> None:
     train = PretendedTraining({("head", 43): "interrupted"})
     report = call(train)
     assert (report.stopped, report.remaining) == ("interrupted", 3)
-    assert {cell.cell: cell.state for cell in report.cells} == dict.fromkeys(("lora", "head", "lora-own"), "partial")
+    assert {cell.cell: cell.state for cell in report.cells} == dict.fromkeys(("lora", "head", "lora-own"), "incomplete")
     assert report.verdicts[0].outcome == "underpowered"
     train.ends.clear()
     assert call(train).remaining == 0

@@ -16,7 +16,7 @@ from advisor.experiments.store import cell_format
 from advisor.experiments.suites.definition import Part, SuiteCell, SuiteDefinition
 from advisor.experiments.suites.verdicts import Verdict, is_quality, judge
 
-CellState = Literal["complete", "partial", "missing", "invalid", "onset not reached", "predicted"]
+CellState = Literal["complete", "incomplete", "missing", "invalid", "onset not reached", "predicted"]
 """``invalid``: more than one seed diverged; ``onset not reached``: no better than the most frequent class."""
 
 MOST_DIVERGED = 1
@@ -74,7 +74,7 @@ class CellResults:
         row, table, part: As in the definition.
         trained: The strategy and its knobs, in words.
         model, data: What it was trained on, stand-ins labelled.
-        state: ``"complete"``, ``"partial"`` (not all seeds yet), ``"missing"``, ``"invalid"`` (more than one seed
+        state: ``"complete"``, ``"incomplete"`` (not all seeds yet), ``"missing"``, ``"invalid"`` (more than one seed
             diverged), ``"onset not reached"``, or ``"predicted"`` (never trained).
         measured: By quantity.
         predicted: Of the same runs, before they began.
@@ -244,7 +244,7 @@ def _state(cell: SuiteCell, runs: int, seeds: int, diverged: int, at_chance: boo
         return "invalid"
     if at_chance:
         return "onset not reached"
-    return "complete" if runs >= seeds else "partial"
+    return "complete" if runs >= seeds else "incomplete"
 
 
 def verdicts(
