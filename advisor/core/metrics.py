@@ -21,6 +21,11 @@ ENTITY_HITS, ENTITIES, ENTITIES_SAID = "entity_hits", "entities", "entities_said
 NLL_SUM, TOKENS, HITS, BYTES = "nll", "tokens", "hits", "bytes"
 """Columns of a language model's predictions, sums over the predicted tokens of an item: negative log-likelihood in
 nats, tokens, tokens predicted right, UTF-8 bytes of their text."""
+WRITTEN = "written"
+"""Column of texts that a model wrote by itself, ``None`` where there was no time for it."""
+ROUGE_SCORES = ("rouge1", "rouge2", "rougeL")
+EXACT_ANSWER, ANSWER_F1 = "exact_match", "answer_f1"
+"""Columns of a score per item between 0 and 1, of such a text beside its references; NaN where it was not written."""
 
 MAX_EXPONENT = 700.0
 """``math.exp`` overflows just above 709; a perplexity of e**700 says "diverged" as well as infinity does, and is
@@ -344,6 +349,22 @@ TOKEN_ACCURACY = Metric(
     takes=(HITS, TOKENS),
     resampled=f"{_HOME}:resampled_share",
 )
+
+
+def _mean(name: str, title: str, *, is_share: bool = False) -> Metric:
+    """The mean of a column of scores."""
+    mean, resampled = f"{_HOME}:mean", f"{_HOME}:resampled_mean"
+    return Metric(
+        name, title, higher_is_better=True, takes=(name,), function=mean, resampled=resampled, is_share=is_share
+    )
+
+
+ROUGE = tuple(_mean(name, f"ROUGE-{name.removeprefix('rouge')}") for name in ROUGE_SCORES)
+EXACT_MATCH = _mean(EXACT_ANSWER, "exact match of answers", is_share=True)
+ANSWER_WORDS = _mean(ANSWER_F1, "F1 of the words of answers")
+WRITING = (*ROUGE, EXACT_MATCH, ANSWER_WORDS)
+"""What is said of texts that a model wrote by itself."""
+
 TAGGING = (ENTITY_F1, ENTITY_PRECISION, ENTITY_RECALL, TOKEN_ACCURACY)
 """What is said of tags of words."""
 
@@ -356,7 +377,7 @@ METRICS: Registry[Metric] = Registry(
     "metric",
     Metric,
     lambda: dict.fromkeys(
-        (*CLASSIFICATION, *LABEL_SETS, *NUMBERS, *TAGGING, PERPLEXITY, BITS_PER_BYTE, TOKEN_ACCURACY, LOSS)
+        (*CLASSIFICATION, *LABEL_SETS, *NUMBERS, *TAGGING, PERPLEXITY, BITS_PER_BYTE, TOKEN_ACCURACY, *WRITING, LOSS)
     ),
 )
 

@@ -49,6 +49,7 @@ class TaskTraits:
         one_class_per_row: Every row has one class and the head gives one score a class, so that a linear classifier on
             features of the rows can do the task.
         weighs_classes: Classes of rows, words or labels can be weighted in the loss by how rare they are.
+        writes_texts: The model answers a row with a text, which is measured as it writes it, token by token.
         predicted_only: Why the task cannot be trained, only predicted; empty where it can.
     """
 
@@ -71,6 +72,7 @@ class TaskTraits:
     projects_to_vocabulary: bool = True
     one_class_per_row: bool = False
     weighs_classes: bool = False
+    writes_texts: bool = False
     predicted_only: str = ""
 
 

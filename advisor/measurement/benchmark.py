@@ -15,6 +15,7 @@ from advisor.hardware.host_process import peak_resident_bytes
 from advisor.measurement.efficiency import drift_figures, efficiency_figures, run_warnings
 from advisor.measurement.forgetting import forgetting
 from advisor.measurement.inference import footprint_bytes, inference_figures
+from advisor.measurement.writing import written_columns
 from advisor.training.data.predictions import write_predictions
 from advisor.training.quality_report import quality_report
 from advisor.training.run_folder import RunFolder
@@ -48,6 +49,12 @@ def with_benchmark(
     task, runtime = get_task(plan.model.task), backend_of_plan(plan).runtime
     names = trained.data.label_names
     columns = trained.held_out.predictions(trained.tokenizer)
+    limit_s, writing_notes = settings.inference_limit_s(measured.total_s), list[str]()
+    if settings.inference and trained.model is not None:
+        scores, writing_notes = written_columns(
+            trained.model, plan, plan.data, trained.data, trained.tokenizer, limit_s=limit_s
+        )
+        columns |= scores
     report = quality_report(task.metrics, columns, names)
     measured = dataclasses.replace(
         measured, metrics={**measured.metrics, **{name: figure.value for name, figure in report.figures.items()}}
@@ -62,7 +69,7 @@ def with_benchmark(
         resident_peak_bytes,
         folder.model,
     )
-    notes: list[str] = list(report.notes)
+    notes: list[str] = [*report.notes, *writing_notes]
     lost: dict[str, MeasuredFigure] = {}
     if settings.general_text is not None and trained.model is not None:
         try:
@@ -71,7 +78,6 @@ def with_benchmark(
             logging.getLogger(__name__).warning("forgetting cannot be measured", exc_info=True)
             notes.append(f"forgetting could not be measured: {str(failure).splitlines()[0][:200]}")
     if settings.inference and trained.model is not None:
-        limit_s = settings.inference_limit_s(measured.total_s)
         figures, missing = inference_figures(trained.model, trained.data, plan.execution, runtime, limit_s=limit_s)
         efficiency |= figures
         notes += missing

@@ -11,6 +11,7 @@ from advisor.core.benchmark import ModelEvaluation, predictions_file
 from advisor.core.data import DataSpec
 from advisor.core.events import OnEvent
 from advisor.core.plan import Plan
+from advisor.measurement.writing import written_columns
 from advisor.training.arguments import training_arguments
 from advisor.training.assembly import assemble_trainer
 from advisor.training.data import load_rows, prepare_data
@@ -77,11 +78,13 @@ def evaluate_in_this_process(
         logged = held_out_metrics(trainer.evaluate())
         evaluation_s = time.perf_counter() - began_s
     columns = held_out.predictions(tokenizer)
+    scores, writing_notes = written_columns(model, plan, data, prepared, tokenizer)
+    columns |= scores
     report = quality_report(task.metrics, columns, prepared.label_names)
     write_predictions(
         predictions_file(output_dir), columns, items=prepared.eval_items, label_names=prepared.label_names
     )
-    notes = list(rows.notes)
+    notes = [*rows.notes, *writing_notes]
     if shared := rows.findings.cross_split_duplicates:
         notes.append(f"{shared} training rows have the same text as rows of this data: the figures are too good")
     return ModelEvaluation(

@@ -127,6 +127,18 @@ def share(part: Array, whole: Array) -> float:
     return float(np.sum(part, dtype=np.float64)) / total
 
 
+def mean(scores: Array) -> float:
+    """Mean of the scores that are numbers.
+
+    Raises:
+        ValueError: there is none.
+    """
+    known = np.asarray(scores, dtype=np.float64)
+    if np.isnan(known).all():
+        raise ValueError("no item has a score")
+    return float(np.nanmean(known))
+
+
 def pearson(label: Array, predicted: Array) -> float:
     """Correlation of numbers.
 
@@ -307,6 +319,12 @@ def resampled_calibration_error(counts: Array, label: Array, probability: Array)
 def resampled_f1_of_counts(counts: Array, hits: Array, true: Array, said: Array) -> Array:
     """As ``f1_of_counts``."""
     return _ratio(2 * (counts @ hits), counts @ (true + said))
+
+
+def resampled_mean(counts: Array, scores: Array) -> Array:
+    """As ``mean``; NaN where a sample has no item with a score."""
+    known = ~np.isnan(scores)
+    return _undefined(counts @ np.where(known, scores, 0.0), counts @ known.astype(np.float64))
 
 
 def resampled_share(counts: Array, part: Array, whole: Array) -> Array:

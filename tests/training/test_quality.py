@@ -12,11 +12,13 @@ import sklearn.metrics
 
 from advisor.core.metrics import (
     ACCURACY,
+    ANSWER_F1,
     CALIBRATION_ERROR,
     CLASSIFICATION,
     ENTITIES,
     ENTITIES_SAID,
     ENTITY_HITS,
+    EXACT_ANSWER,
     HITS,
     LABEL,
     LABEL_SETS,
@@ -26,6 +28,7 @@ from advisor.core.metrics import (
     PERPLEXITY,
     PREDICTED,
     PROBABILITY,
+    ROUGE_SCORES,
     TOKEN_ACCURACY,
     TOKENS,
     Metric,
@@ -67,6 +70,15 @@ def tagged(items: int = 60) -> dict[str, np.ndarray]:
     return {ENTITIES: entities, ENTITIES_SAID: said, ENTITY_HITS: draw.integers(0, np.minimum(entities, said) + 1)}
 
 
+def written(items: int) -> dict[str, np.ndarray]:
+    """Scores of texts, of which the last third was not written."""
+    draw = np.random.default_rng(2)
+    scores = {name: draw.random(items) for name in (*ROUGE_SCORES, EXACT_ANSWER, ANSWER_F1)}
+    for column in scores.values():
+        column[2 * items // 3 :] = np.nan
+    return scores
+
+
 BUILT_IN = [metric for metric in METRICS.all() if metric.resampled is not None]
 
 
@@ -74,7 +86,7 @@ BUILT_IN = [metric for metric in METRICS.all() if metric.resampled is not None]
 @pytest.mark.parametrize("classes", [2, 5])
 def test_vectorised_samples_agree_with_the_metric_of_the_drawn_items(metric: Metric, classes: int) -> None:
     """scikit-learn on the very items that were drawn, one sample at a time."""
-    columns = {**classified(classes), **language(300), **tagged(300)}
+    columns = {**classified(classes), **language(300), **tagged(300), **written(300)}
     counts = next(draws(300, 8, seed=3))
     assert counts.shape == (8, 300) and (counts.sum(1) == 300).all()
     assert metric.resampled is not None

@@ -110,6 +110,8 @@ class RowFormat:
         refused: Why it cannot be trained, and in ``instead`` what can be done; empty where it can.
         instead: What can be done.
         only_named: Never recognised, only taken where ``--format`` names it.
+        short_answers: Of texts that are to be written: they answer a question in a few words and are right or wrong,
+            unlike summaries and translations.
         names_tell: Columns that the user names must be called as its own are; otherwise what they hold says enough.
     """
 
@@ -124,6 +126,7 @@ class RowFormat:
     refused: str = ""
     instead: str = ""
     only_named: bool = False
+    short_answers: bool = False
     names_tell: bool = False
 
     def find(self, table: Table, named: Mapping[str, str | None]) -> dict[str, str] | None:
@@ -381,8 +384,10 @@ def _answered(prompt: Any, answer: Any, tools: Any) -> Row:
 
 
 def _source_and_target(cells: Cells) -> Row:
-    target = text_of(cells.get("target"))
-    return SourceAndTarget(text_of(cells.get("source")), target, (target,))
+    source, target = text_of(cells.get("source")), text_of(cells.get("target"))
+    if source and not target:
+        raise CellError("a target for every source", "an empty one", "write its target, or remove that row")
+    return SourceAndTarget(source, target, (target,))
 
 
 def _question_about_text(cells: Cells) -> Row:
@@ -607,6 +612,7 @@ QUESTION_CONTEXT = RowFormat(
         Part("answers", ("answers", "answer"), lambda value: True, option="text_pair_column"),
     ),
     _question_about_text,
+    short_answers=True,
 )
 SOURCE_TARGET = RowFormat(
     "source-target",

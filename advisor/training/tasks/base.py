@@ -211,6 +211,23 @@ class Task(RegisteredTask, DataRules):
 
         return token_figures(prediction)
 
+    def written_columns(self, spec: DataSpec, written: Sequence[str | None], rows: Sequence[Row]) -> dict[str, Any]:
+        """Scores of texts that the model wrote from held-out rows, by item; of tasks whose traits say
+        ``writes_texts``.
+
+        Args:
+            spec: Of the data.
+            written: ``None`` where there was no time for it.
+            rows: That they were written from.
+
+        Returns:
+            Columns as in ``predictions``.
+
+        Raises:
+            ImportError: a package that scores texts is not installed.
+        """
+        return {}
+
     def predictions(self, prediction: EvalPrediction, tokenizer: Any = None) -> Mapping[str, NDArray[Any]]:
         """The kept rows as columns, one entry per held-out item: what metrics are computed from, and what a run keeps
         so that runs can be compared item by item.

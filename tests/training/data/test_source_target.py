@@ -49,7 +49,8 @@ def test_questions_about_a_text_keep_every_answer(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("records", "told"),
     [
-        ([{"document": "a", "summary": ""}] * 3, "none is left"),
+        ([{"document": "a", "summary": "b"}, {"document": "c", "summary": " "}], "row 2 of .* has an empty one"),
+        ([{"document": "", "summary": ""}] * 3, "none is left"),
         ([{"question": "q", "context": "c", "answers": {"text": []}}] * 3, "none is left"),
         ([{"text": "a", "label": "b"}] * 30, "labelled texts, which seq2seq-lm is not trained on"),
         ([{"x": "a", "y": "b"}] * 3, "the text column must be known"),
