@@ -18,11 +18,13 @@ from advisor.cli.options import (
     data_options,
     data_source,
     json_option,
+    knob,
     model_options,
     model_source,
     names,
     option,
     picked,
+    read_peft_config,
     stacked,
     switch,
 )
@@ -69,11 +71,12 @@ class SuiteGroup(click.Group):
 
 @click.group("bench", cls=SuiteGroup)
 def bench_command() -> None:
-    """Run a comparison: of recommended plans with other recipes, or of a published study.
+    """Run a comparison: of recommended plans with other recipes, of your own methods, or of a published study.
 
-    `speed` compares recommended plans with a published recipe and a default Trainer. Every other suite is a published
-    study: its settings are trained with several seeds, its tables are shown with our figures beside the published ones,
-    and every claim gets a verdict.
+    `speed` compares recommended plans with a published recipe and a default Trainer. `peft-methods` compares any list
+    of methods and PEFT configurations on your own model and data. Every other suite is a published study: its settings
+    are trained with several seeds, its tables are shown with our figures beside the published ones, and every claim
+    gets a verdict.
 
     \b
     Examples:
@@ -246,3 +249,48 @@ def _data_by_key(options: dict[str, Any]) -> Any:
     if isinstance(named, str):
         return DataSource(named, **columns)
     return {key: DataSource(source, **columns) for key, source in named.items()}
+
+
+@bench_command.command("peft-methods")
+@click.argument("model")
+@data_options(required=True)
+@option("--methods", type=names, default=(), show_default="none", metavar="A,B", help="Strategies with their defaults.")
+@option("--peft-config", "configs", **FILE, multiple=True, help="A configuration of PEFT. May be repeated.")
+@option("--knob", "knobs", type=knob, multiple=True, metavar="NAME=VALUE", help="Of every method that has it.")
+@option("--epochs", type=float, show_default="each method's own", help="Passes over the rows.")
+@option("--batch-size", **N, default=16, help="Rows per optimizer step, the same for all.")
+@_suite_options
+@json_option
+@click.pass_context
+def methods_command(context: click.Context, as_json: bool, **options: Any) -> None:
+    """Compare methods and PEFT configurations on your own model and data.
+
+    All are trained with several seeds at equal batch, each with its own learning rate. Beside the records, the folder
+    `results` gets every training in the JSON of PEFT's method comparison, which its app opens.
+
+    JSON keys: suite, scale, title, authors, device, published_device, inputs, cells[], verdicts[], notes[], seeds,
+    predicted_s, measured_s, remaining, stopped, folder, versions.
+
+    Exit codes: 0; 1 when trainings did not complete; 2 for bad input; 130 for Ctrl-C.
+
+    \b
+    Example:
+      advisor bench peft-methods ./minilm --data reviews.csv --methods lora,ia3 --peft-config dora.json
+    """
+    from advisor.pipeline.inputs import ModelSource
+    from advisor.reporting.suites import print_suite
+
+    configs = {path.stem: read_peft_config(path) or {} for path in options["configs"]}
+    limits = ("methods", "epochs", "batch_size", "output", "resume", "num_threads", "time_limit_s")
+    with progress() as on_event:
+        report = pipeline.bench_methods(
+            ModelSource(options["model"]),
+            data_source(options),
+            peft_configs=configs,
+            knobs=dict(options["knobs"]),
+            seeds=options["seeds"] or 3,
+            on_event=on_event,
+            **picked(options, *limits),
+        )
+    print_answer(report, as_json, lambda console, found: print_suite(console, found, None))
+    _leave(context, report)

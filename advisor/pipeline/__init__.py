@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from advisor.pipeline.profiling import check_takes_steps, profile_plan, profile_run
     from advisor.pipeline.recommending import SpeedKnobs, recommend
     from advisor.pipeline.running import run
-    from advisor.pipeline.suites import bench_suite, recorded_suite
+    from advisor.pipeline.suites import bench_methods, bench_suite, recorded_suite
     from advisor.pipeline.tuning import tune
     from advisor.pipeline.validating import recorded_validation, validate, validate_runs
 
@@ -31,6 +31,7 @@ _HOMES = {
     "ModelSource": "inputs",
     "SpeedKnobs": "recommending",
     "bench": "benching",
+    "bench_methods": "suites",
     "bench_suite": "suites",
     "calibrate": "calibrating",
     "compare": "comparing",
@@ -60,6 +61,7 @@ __all__ = [
     "ModelSource",
     "SpeedKnobs",
     "bench",
+    "bench_methods",
     "bench_suite",
     "calibrate",
     "check_takes_steps",

@@ -16,8 +16,8 @@ from advisor.core.plan import Plan
 from advisor.core.run import Measurement, RunRecord
 from advisor.core.serialization import from_dict, to_json
 from advisor.experiments.suites.definition import SuiteDefinition
-from advisor.pipeline.inputs import DataSource
-from advisor.pipeline.suites import bench_suite, recorded_suite
+from advisor.pipeline.inputs import DataSource, ModelSource
+from advisor.pipeline.suites import bench_methods, bench_suite, recorded_suite
 from advisor.reporting.suites import print_suite, suite_markdown
 from tests.cli.conftest import model_dir, pretended_cpu, table  # noqa: F401
 
@@ -173,3 +173,38 @@ def test_the_smoke_of_a_suite_trains_for_real(name: str, tmp_path: Path, monkeyp
     assert len(trained) == 2 and report.remaining == 0
     assert all(cell.measured["training_s"].mean > 0 for cell in trained)
     assert json.loads((tmp_path / "suite" / "report.json").read_text())["suite"] == name
+
+
+def test_own_methods_are_written_for_the_app_of_peft(model_dir: Path, table: Path, home: None, tmp_path: Path) -> None:  # noqa: F811
+    """Read as ``method_comparison/processing.py`` of PEFT reads results: every key that it takes, and its types."""
+    report = bench_methods(
+        ModelSource(str(model_dir)),
+        DataSource(str(table), max_train_rows=64),
+        methods=("lora", "head"),
+        epochs=1.0,
+        seeds=1,
+        output=tmp_path / "mine",
+        train=PretendedTraining(),
+    )
+    assert [cell.state for cell in report.cells] == ["complete", "complete"]
+    names = sorted(path.name for path in (tmp_path / "mine" / "results").iterdir())
+    assert names == ["head--head-seed42.json", "lora--lora-seed42.json"]
+    row = json.loads((tmp_path / "mine" / "results" / names[1]).read_text())
+    run, train, meta = row["run_info"], row["train_info"], row["meta_info"]
+    assert train["status"] == "success"
+    last = train["metrics"][-1]
+    assert last["test accuracy"] == pytest.approx(0.9)
+    for name in ("accelerator_memory_reserved_avg", "accelerator_memory_max", "accelerator_memory_reserved_99th"):
+        assert isinstance(train[name], int)
+    assert (last["train samples"], isinstance(last["train total tokens"], int)) == (64, True)
+    assert float(run["total_time"]) >= 0 and float(train["train_time"]) == 2.0 and isinstance(train["file_size"], int)
+    assert run["train_config"]["model_id"] and run["experiment_name"] == "lora/lora-seed42" and "created_at" in run
+    assert {f"{name}-version" for name in ("peft", "transformers", "datasets", "torch", "bitsandbytes")} <= set(
+        meta["package_info"]
+    )
+    assert "system_info" in meta and "peft_branch" in run and "peft_config" in run
+
+
+def test_a_comparison_needs_methods(model_dir: Path, table: Path) -> None:  # noqa: F811
+    with pytest.raises(InputError, match="a comparison needs methods"):
+        bench_methods(ModelSource(str(model_dir)), DataSource(str(table)))

@@ -78,7 +78,8 @@ class SuiteCell:
         method: Strategy.
         knobs: Of the strategy, shared ones included; ``learning_rate`` is the published one where it is stated.
         batch_size: Rows per optimizer step.
-        max_seq_length: Tokens per row as published or, where that is not stated, as assumed.
+        max_seq_length: Tokens per row as published or, where that is not stated, as assumed; ``None``: chosen from the
+            data.
         execution: Further fields of the execution plan.
         part: ``"published"`` or ``"corrected"``.
         trained: ``False``: only predicted, from the configuration of the published backbone.
@@ -91,7 +92,7 @@ class SuiteCell:
     data: str
     method: str
     batch_size: int
-    max_seq_length: int
+    max_seq_length: int | None = None
     knobs: dict[str, Any] = field(default_factory=dict)
     execution: dict[str, Any] = field(default_factory=dict)
     part: Part = "published"
