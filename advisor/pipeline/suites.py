@@ -164,7 +164,8 @@ def recorded_suite(folder: Path) -> SuiteReport:
     path = folder / REPORT_FILE
     if not path.is_file():
         raise InputError(f"--records must be a folder of a suite, but there is no {path}", fix="run the suite first")
-    return from_dict(SuiteReport, read_json(path, what="the report"), what=str(path))
+    report = from_dict(SuiteReport, read_json(path, what="the report"), what=str(path))
+    return dataclasses.replace(report, folder=str(folder))
 
 
 def _definition_of(report: SuiteReport) -> SuiteDefinition | None:

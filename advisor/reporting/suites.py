@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from advisor.core.metrics import METRICS
-from advisor.core.units import format_bytes, format_duration
+from advisor.core.units import counted, format_bytes, format_duration
 from advisor.experiments.suites.definition import Claim, SuiteDefinition
 from advisor.experiments.suites.results import CellResults, Spread, SuiteReport
 from advisor.experiments.suites.verdicts import LEVEL, MARGIN_POINTS, MARGIN_RATIO, POWER, Verdict, in_points
@@ -60,14 +61,10 @@ def _spread(quantity: str, found: Spread | None) -> str:
     if found is None:
         return "–"
     shown = show_quantity(quantity, found.mean)
-    if found.deviation is None or not _varies(quantity):
+    if found.deviation is None or (quantity not in METRICS and found.deviation <= SAME * abs(found.mean)):
         return shown
     deviation = show_quantity(quantity, found.deviation)
     return f"{shown} ± {deviation}"
-
-
-def _varies(quantity: str) -> bool:
-    return not quantity.endswith(("_parameters", "model_bytes"))
 
 
 def _quantities(rows: Sequence[CellResults]) -> list[str]:
@@ -114,14 +111,16 @@ def _measured_columns(rows: Sequence[CellResults], quantities: Sequence[str]) ->
 
 def _state(row: CellResults) -> str:
     seeds = next((found.seeds for found in row.measured.values()), 0)
-    text = row.state if row.state != "complete" else f"{seeds} seeds"
-    if row.state == "complete" and seeds == 1:
-        text = "1 seed"
+    known = {"complete": counted(seeds, "seed"), "incomplete": f"{counted(seeds, 'seed')} so far"}
+    text = known.get(row.state, row.state)
     if row.diverged:
         text += f", {len(row.diverged)} diverged"
     return text
 
 
+PAGE_WIDTH = 118
+SAME = 1e-3
+"""Resources that scatter by no more over the seeds are the same."""
 SHOWN_VERSIONS = ("torch", "transformers")
 RESOURCE_COLUMNS = ("peak memory", "predicted", "training", "predicted", "samples/s", "predicted")
 
@@ -169,7 +168,8 @@ def _size(verdict: Verdict, claim: Claim | None) -> str:
     show = (lambda value: f"{value:+.2f}") if points else (lambda value: f"{value:.3g}x")
     text = show(verdict.measured) + (" points" if points else "")
     if verdict.low is not None and verdict.high is not None and verdict.seeds > 1:
-        text += f" ({show(verdict.low)} – {show(verdict.high)})"
+        low, high = show(verdict.low), show(verdict.high)
+        text += f" ({low} – {high})" if low != high else ""
     return text
 
 
@@ -189,7 +189,7 @@ def _outcome(verdict: Verdict, claim: Claim | None) -> str:
 
 def print_suite(console: Console, report: SuiteReport, definition: SuiteDefinition | None) -> None:
     """Print the tables, then the verdicts."""
-    say(console, f"[bold]{report.title}[/bold] {report.authors}; scale {report.scale}, {report.seeds} seeds")
+    say(console, f"[bold]{report.title}[/bold] {report.authors}; scale {report.scale}, {counted(report.seeds, 'seed')}")
     for name, label in report.inputs.items():
         say(console, f"  {name}: {label}")
     for title, text, rows in _tables(report, definition):
@@ -245,7 +245,7 @@ def suite_markdown(report: SuiteReport, definition: SuiteDefinition | None) -> s
     versions = ", ".join(
         f"{name} {text}" for name, text in report.versions.items() if name in ("torch", "transformers")
     )
-    lines += [f"{report.seeds} seeds on {report.device} ({versions}); {_length(report)}.", ""]
+    lines += [f"{counted(report.seeds, 'seed')} on {report.device} ({versions}); {_length(report)}.", ""]
     lines += [*(f"* {name}: {label}" for name, label in report.inputs.items()), ""]
     for title, text, rows in _tables(report, definition):
         shown = [row for row in rows if row.measured]
@@ -265,7 +265,17 @@ def suite_markdown(report: SuiteReport, definition: SuiteDefinition | None) -> s
     lines += _claims_markdown(report, _claims(definition))
     if report.notes:
         lines += ["## Notes", "", *(f"* {text}" for text in report.notes)]
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n".join(_wrapped(lines)).rstrip() + "\n"
+
+
+def _wrapped(lines: Sequence[str]) -> Iterator[str]:
+    """Long lines of prose folded; tables and headings stay whole."""
+    for line in lines:
+        if len(line) <= PAGE_WIDTH or line.startswith(("|", "#")):
+            yield line
+        else:
+            indent = "  " if line.startswith("* ") else ""
+            yield from textwrap.wrap(line, PAGE_WIDTH, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _claims_markdown(report: SuiteReport, claims: Mapping[str, Claim]) -> list[str]:
