@@ -254,7 +254,7 @@ def _data_by_key(options: dict[str, Any]) -> Any:
 @bench_command.command("peft-methods")
 @click.argument("model")
 @data_options(required=True)
-@option("--methods", type=names, default=(), show_default="none", metavar="A,B", help="Strategies with their defaults.")
+@option("--methods", type=names, show_default="none", metavar="A,B", help="Strategies with their defaults.")
 @option("--peft-config", "configs", **FILE, multiple=True, help="A configuration of PEFT. May be repeated.")
 @option("--knob", "knobs", type=knob, multiple=True, metavar="NAME=VALUE", help="Of every method that has it.")
 @option("--epochs", type=float, show_default="each method's own", help="Passes over the rows.")
@@ -281,11 +281,12 @@ def methods_command(context: click.Context, as_json: bool, **options: Any) -> No
     from advisor.reporting.suites import print_suite
 
     configs = {path.stem: read_peft_config(path) or {} for path in options["configs"]}
-    limits = ("methods", "epochs", "batch_size", "output", "resume", "num_threads", "time_limit_s")
+    limits = ("epochs", "batch_size", "output", "resume", "num_threads", "time_limit_s")
     with progress() as on_event:
         report = pipeline.bench_methods(
             ModelSource(options["model"]),
             data_source(options),
+            methods=options["methods"] or (),
             peft_configs=configs,
             knobs=dict(options["knobs"]),
             seeds=options["seeds"] or 3,

@@ -19,7 +19,7 @@ from advisor.experiments.suites.definition import SuiteDefinition
 from advisor.pipeline.inputs import DataSource, ModelSource
 from advisor.pipeline.suites import bench_methods, bench_suite, recorded_suite
 from advisor.reporting.suites import print_suite, suite_markdown
-from tests.cli.conftest import model_dir, pretended_cpu, table  # noqa: F401
+from tests.cli.conftest import advisor, model_dir, pretended_cpu, table  # noqa: F401
 
 SUITE = {
     "name": "tiny",
@@ -208,3 +208,35 @@ def test_own_methods_are_written_for_the_app_of_peft(model_dir: Path, table: Pat
 def test_a_comparison_needs_methods(model_dir: Path, table: Path) -> None:  # noqa: F811
     with pytest.raises(InputError, match="a comparison needs methods"):
         bench_methods(ModelSource(str(model_dir)), DataSource(str(table)))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nope"], "there is no suite 'nope'"),
+        (["roberta-imdb", "--records", "{tmp}"], "--records must be a folder of a suite"),
+        (["roberta-imdb", "--scale", "smoke", "--data", "{tmp}/none.csv"], "none.csv"),
+        (["roberta-imdb", "--scale", "smoke", "--data", "{table}", "--text-column", "body"], "body"),
+        (["roberta-imdb", "--scale", "smoke", "--data", "{empty}"], "empty.jsonl"),
+        (["roberta-imdb", "--scale", "smoke", "--model", "{tmp}/none", "--data", "{table}"], "none"),
+        (["roberta-imdb", "--scale", "smoke", "--label-column", "label"], "columns belong to --data"),
+        (["peft-methods", "{model}", "--data", "{table}"], "a comparison needs methods"),
+    ],
+)
+def test_bad_input_is_one_screen(
+    words: list[str],
+    message: str,
+    advisor: Any,  # noqa: F811
+    model_dir: Path,  # noqa: F811
+    table: Path,  # noqa: F811
+    home: None,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    places = {"tmp": tmp_path, "table": table, "model": model_dir, "empty": tmp_path / "empty.jsonl"}
+    arguments = [word.format(**places) for word in words]
+    own_model = [] if "--model" in words or len(words) < 4 or "--scale" not in words else ["--model", str(model_dir)]
+    answer = advisor("bench", *arguments, *own_model)
+    assert answer.code == 2
+    assert message in answer.stderr
+    assert len(answer.stderr.strip().splitlines()) < 20
