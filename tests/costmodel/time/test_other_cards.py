@@ -71,6 +71,10 @@ def test_steps_on_other_cards(predictor: StepPredictor, monkeypatch: pytest.Monk
         with monkeypatch.context() as patch:
             for name, value in change.items():
                 patch.setattr(device_rates, name, value)
-            without = errors([StepPredictor(predictor.cache_dir, MODELS).outcome(row) for row in other_cards()])
-        print(f"without {what}: {without}")
-        assert without.median >= total.median
+            without = [StepPredictor(predictor.cache_dir, MODELS).outcome(row) for row in other_cards()]
+        pairs = [pair for pair in zip(outcomes, without, strict=True) if pair[0].step.seconds != pair[1].step.seconds]
+        touched, untouched = errors([pair[0] for pair in pairs]), errors([pair[1] for pair in pairs])
+        cards = sorted({pair[0].row.device for pair in pairs})
+        print(f"{what} ({', '.join(cards)}): {touched}; without: {untouched}; all rows without: {errors(without)}")
+        assert len(cards) >= 2, "no constant that only one card uses"
+        assert untouched.median > touched.median

@@ -37,6 +37,8 @@ from tests.costmodel.published.timed import (
 from tests.costmodel.published.timed import step_seconds as predicted_step
 
 FITTED_ON = 10
+SMALL_STEP_TOKENS = 1024
+"""Of a micro-batch; up to here launching operators counts beside running them."""
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +110,10 @@ def test_qwen_profile(predictor: StepPredictor) -> None:
 def test_intervals_hold_nine_in_ten(predictor: StepPredictor) -> None:
     outcomes = barred(predicted(predictor, [*one_card(), *qwen_profile()]))
     assert 0.88 <= errors(outcomes).inside <= 0.97
-    host_bound = [outcome for outcome in outcomes if outcome.step.host_bound]
-    assert len(host_bound) >= 10
-    assert errors(host_bound).inside >= 0.85
+    small = [outcome for outcome in outcomes if outcome.row.batch * outcome.row.length <= SMALL_STEP_TOKENS]
+    print(f"small steps: {errors(small)}")
+    assert len(small) >= 10
+    assert errors(small).inside >= 0.85
 
 
 @pytest.mark.slow
