@@ -30,12 +30,14 @@ from advisor.cli.options import (
 )
 from advisor.cli.output import print_answer, progress
 from advisor.core.errors import EXIT_FAILED, EXIT_INTERRUPTED, InputError
+from advisor.core.plan import SHORT_DTYPES
 from advisor.core.store import write_text_atomically
 from advisor.core.units import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from advisor.experiments.operator_families import StepFamilies
     from advisor.experiments.speed.compare import SpeedComparison
     from advisor.experiments.suites.definition import SuiteDefinition
     from advisor.experiments.suites.results import SuiteReport
@@ -73,10 +75,10 @@ class SuiteGroup(click.Group):
 def bench_command() -> None:
     """Run a comparison: of recommended plans with other recipes, of your own methods, or of a published study.
 
-    `speed` compares recommended plans with a published recipe and a default Trainer. `peft-methods` compares any list
-    of methods and PEFT configurations on your own model and data. Every other suite is a published study: its settings
-    are trained with several seeds, its tables are shown with our figures beside the published ones, and every claim
-    gets a verdict.
+    `speed` compares recommended plans with a published recipe and a default Trainer. `profile` compares where the time
+    of a step goes, by method. `peft-methods` compares any list of methods and PEFT configurations on your own model and
+    data. Every other suite is a published study: its settings are trained with several seeds, its tables are shown with
+    our figures beside the published ones, and every claim gets a verdict.
 
     \b
     Examples:
@@ -137,6 +139,50 @@ def speed_command(as_json: bool, **options: Any) -> None:
     finally:  # what was compared before a failure or Ctrl-C is shown all the same
         if comparisons:
             print_answer(comparisons, as_json, show, lambda found: {"suite": SPEED, "comparisons": found})
+
+
+@bench_command.command("profile")
+@model_options()
+@data_options(required=False)
+@option("--methods", type=names, default="full,lora,qlora", metavar="A,B", help="Methods to compare.")
+@option("--micro-batch-size", type=click.IntRange(1), default=8, help="Rows of the profiled step.")
+@option("--dtype", help="Data type of the weights; the checkpoint's by default.")
+@json_option
+def profile_command(
+    methods: list[str], micro_batch_size: int, dtype: str | None, as_json: bool, **options: Any
+) -> None:
+    """Compare where the time of a step goes.
+
+    Runs some steps of every method with its defaults and the same rows, one of them under torch's profiler, and groups
+    the time: matrix products, attention, 4-bit and de-quantisation, adapters, elementwise work, copies, the optimizer,
+    and what lies between. The trace's prediction stands beside it. Random weights will do (a bare config.json).
+
+    JSON keys: profiles[] (method, micro_batch_size, seq_length, step_s, predicted_s, families[] (family, phase,
+    measured_s, predicted_s, calls), unseen_share, load).
+
+    \b
+    Example:
+      advisor bench profile ./smollm2 --data chats.jsonl --methods lora,qlora --micro-batch-size 4
+    """
+    from advisor.reporting.profile import print_profiles
+
+    execution = picked(options, "micro_batch_size", "max_seq_length")
+    if dtype is not None:
+        execution["dtype"] = SHORT_DTYPES[dtype]
+    found: list[StepFamilies] = []
+    try:
+        with progress() as on_event:
+            pipeline.profile_methods(
+                model_source(options),
+                methods,
+                data=data_source(options) if options["data"] is not None else None,
+                execution={name: value for name, value in execution.items() if value is not None},
+                on_profile=found.append,
+                on_event=on_event,
+            )
+    finally:  # what was profiled before a failure or Ctrl-C is shown all the same
+        if found:
+            print_answer(found, as_json, print_profiles, lambda profiles: {"profiles": profiles})
 
 
 def keyed(text: str) -> tuple[str, str]:

@@ -235,7 +235,7 @@ def run_command(plan: Path, output: Path, as_json: bool, profile: bool, chrome_t
     if chrome_trace and not profile:
         raise InputError("--chrome-trace is part of a profile, but --profile was not given", fix="add --profile")
     if profile:
-        pipeline.check_takes_steps(load_plan(plan))
+        pipeline.check_takes_steps(load_plan(plan).strategy.method)
     with progress() as on_event:
         record = pipeline.run(plan, output, on_event=on_event, **options)
         found = (

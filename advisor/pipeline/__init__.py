@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from advisor.pipeline.fitting import fit
     from advisor.pipeline.inputs import DataSource, ModelSource
     from advisor.pipeline.predicting import configure, configure_plan, predict, predict_configuration
-    from advisor.pipeline.profiling import check_takes_steps, profile_plan, profile_run
+    from advisor.pipeline.profiling import check_takes_steps, profile_methods, profile_plan, profile_run
     from advisor.pipeline.recommending import SpeedKnobs, recommend
     from advisor.pipeline.running import run
     from advisor.pipeline.suites import bench_methods, bench_suite, recorded_suite
@@ -45,6 +45,7 @@ _HOMES = {
     "predict_configuration": "predicting",
     "probe": "environment",
     "check_takes_steps": "profiling",
+    "profile_methods": "profiling",
     "profile_plan": "profiling",
     "profile_run": "profiling",
     "recommend": "recommending",
@@ -75,6 +76,7 @@ __all__ = [
     "predict",
     "predict_configuration",
     "probe",
+    "profile_methods",
     "profile_plan",
     "profile_run",
     "recommend",

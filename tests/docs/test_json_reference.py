@@ -142,6 +142,7 @@ ANSWERS = {
     ("validate",): documented("Validation"),
     ("doctor",): documented("Diagnosis"),
     ("bench", "speed"): {"suite", "comparisons"},
+    ("bench", "profile"): {"profiles"},
     ("bench", "roberta-imdb"): documented("SuiteReport"),
     ("evaluate",): documented("ModelEvaluation"),
     ("compare",): documented("RunComparison"),
