@@ -191,3 +191,15 @@ def test_the_exit_code_reaches_the_shell(tmp_path: Path) -> None:
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
     assert "none.json" in done.stderr
+
+
+def test_a_profile_needs_a_method_that_takes_steps(advisor: Advisor) -> None:
+    answer = advisor("bench", "profile", "minilm", "--methods", "lora,linear_probe")
+    assert answer.code == 2 and "linear_probe fits a classifier" in answer.stderr and "fix:" in answer.stderr
+
+
+def test_a_chrome_trace_is_part_of_a_profile(advisor: Advisor, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    plan.write_text("{}")
+    answer = advisor("run", str(plan), "--output", str(tmp_path / "out"), "--chrome-trace")
+    assert answer.code == 2 and "--profile" in answer.stderr and not (tmp_path / "out").exists()

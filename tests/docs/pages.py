@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,8 +23,8 @@ def name_of(page: Path) -> str:
 
 
 def code_blocks(text: str, *languages: str) -> list[str]:
-    """Contents of the fenced blocks in one of ``languages``."""
-    return [found[3] for found in _FENCE.finditer(text) if found[2] in languages]
+    """Contents of the fenced blocks in one of ``languages``, as they read outside of a list."""
+    return [textwrap.dedent(found[3]) for found in _FENCE.finditer(text) if found[2] in languages]
 
 
 def without_code(text: str) -> str:
