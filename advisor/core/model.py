@@ -35,6 +35,7 @@ class ModelSpec:
         allow_pickle: The user allowed pickled weights.
         revision: Hub revision: the commit where it is known, else as it was named.
         fingerprints: Hashes of local files by part (``advisor.training.fingerprints``); empty in older files.
+        head_remark: What becomes of the checkpoint's own head where the task needs another one; else empty.
     """
 
     source: str
@@ -54,6 +55,7 @@ class ModelSpec:
     allow_pickle: bool = False
     revision: str | None = None
     fingerprints: dict[str, str] = field(default_factory=dict)
+    head_remark: str = ""
 
     @property
     def traits(self) -> TaskTraits:

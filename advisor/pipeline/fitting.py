@@ -9,7 +9,7 @@ from advisor.core.budget import Budget
 from advisor.core.strategy import StrategyConfig
 from advisor.pipeline.environment import named_device, this_machine
 from advisor.pipeline.events import OnEvent, counted_progress, note, phase
-from advisor.pipeline.inputs import ModelSource, check_length, inspect
+from advisor.pipeline.inputs import ModelSource, check_length, inspect, tell_remarks
 from advisor.pipeline.predicting import DEFAULT_SEQ_LENGTH, cost_model_for
 from advisor.pipeline.recommending import check_methods
 
@@ -66,12 +66,14 @@ def fit(
     limit_bytes = budget.memory_limit_bytes(profile)
     if budget.memory_bytes is not None and budget.memory_bytes > profile.memory_bytes:
         note(on_event, f"{profile.id} has only {profile.memory_bytes / 2**30:.1f} GiB: that is the limit")
+    found = candidates(spec, methods, knobs)
+    tell_remarks(found.usable, on_event)
     phase(on_event, "tracing training steps")
     return fit_methods(
         spec,
         cost_model_for(profile, on_event),
         FitRequest(micro_batch_size, length, limit_bytes, budget.safety_level, padded),
-        candidates(spec, methods, knobs),
+        found,
         cards=known_devices() if cards else None,
         all_setups=all_setups,
         on_progress=counted_progress(on_event),

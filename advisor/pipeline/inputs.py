@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from advisor.core.tasks import TASKS
 from advisor.pipeline.events import OnEvent, note, phase
 
 if TYPE_CHECKING:
+    from advisor.core.strategy import StrategyConfig
     from advisor.strategies import Strategy
 
 
@@ -127,6 +129,8 @@ def load_inputs(model: str | ModelSource, data: str | DataSource, on_event: OnEv
         allow_pickle=model.allow_pickle,
         revision=model.revision,
     )
+    if model_spec.head_remark:
+        note(on_event, model_spec.head_remark)
     phase(on_event, "measuring token lengths")
     profile, remarks = _measured(spec, model_spec, data.max_seq_length, on_event)
     for finding in (*remarks, *data_findings(profile)):
@@ -238,6 +242,15 @@ def check_strategy(strategy: Strategy, config: object, model: ModelSpec) -> None
             problems=problems,
             fix="change or leave out what is named above, or choose another --method",
         )
+
+
+def tell_remarks(configs: Iterable[StrategyConfig], on_event: OnEvent | None) -> None:
+    """Say what the strategies have to say about the configurations that are used."""
+    from advisor.strategies import get_strategy
+
+    for config in configs:
+        for remark in get_strategy(config.method).remarks(config):
+            note(on_event, remark)
 
 
 def check_length(model: ModelSpec, max_seq_length: int) -> None:

@@ -24,6 +24,7 @@ from advisor.pipeline.inputs import (
     check_strategy,
     inspect,
     load_inputs,
+    tell_remarks,
 )
 from advisor.strategies import DEFAULT_METHOD
 
@@ -135,6 +136,7 @@ def configure(
         spec = inspect(model, num_labels=num_labels)
     config = _strategy_config(strategy, knobs or {}, spec)
     check_strategy(strategy, config, spec)
+    tell_remarks([config], on_event)
     execution_plan = as_execution_plan(execution or {}, spec, profile)
     where = where or this_machine(on_event)
     _check_speed_knobs(execution_plan, where)

@@ -13,7 +13,7 @@ from advisor.core.strategy import StrategyConfig
 from advisor.pipeline.environment import named_device, this_machine
 from advisor.pipeline.events import OnEvent, counted_progress, phase
 from advisor.pipeline.evidence import check_evidence, with_evidence
-from advisor.pipeline.inputs import DataSource, ModelSource, load_inputs
+from advisor.pipeline.inputs import DataSource, ModelSource, load_inputs, tell_remarks
 from advisor.pipeline.outputs import refuse_existing_file
 from advisor.pipeline.predicting import cost_model_for
 from advisor.pipeline.task_probing import can_be_probed, probe_first, with_probe
@@ -71,6 +71,7 @@ def recommend(
         refuse_existing_file(target)
     inputs = load_inputs(model, data, on_event)
     found = candidates(inputs.model, methods, knobs)
+    tell_remarks(found.usable, on_event)
     profile = profile or this_machine(on_event)
     if evidence_s is not None:
         check_evidence(inputs.model, profile)

@@ -183,6 +183,10 @@ class Strategy(ABC):
         """
         return None
 
+    def remarks(self, config: StrategyConfig) -> list[str]:
+        """What is worth saying about a configuration that is used."""
+        return []
+
     def quality_family(self, config: StrategyConfig) -> str:
         """Under which method published comparisons list this one."""
         return self.name

@@ -110,6 +110,17 @@ class AnyPeft(AdapterStrategy):
             return []
         return []
 
+    def remarks(self, config: StrategyConfig) -> list[str]:
+        knobs = PeftKnobs.of(config)
+        config_class = _config_class(knobs)
+        unknown = sorted(set(knobs.peft_config) - {field.name for field in fields(config_class)} - {"peft_type"})
+        if not unknown:
+            return []
+        return [
+            f"keys without a value that {config_class.__name__} does not know are dropped, as PEFT does: "
+            + ", ".join(map(repr, unknown))
+        ]
+
     def checkpointing_refusal(self, config: StrategyConfig) -> tuple[str, str] | None:
         kind = PeftKnobs.of(config).kind
         if kind not in PREFIXES:

@@ -202,10 +202,12 @@ def _windows(model: ModelSpec) -> tuple[bool, list[tuple[str, int, int]]]:
 
     config: Any = build_skeleton(model).config
     text = config.get_text_config()
+    written = model.config.get("text_config") if text is not config else model.config
     windows = []
     for name, share in (("sliding_window", 1), ("attention_chunk_size", 1), ("local_attention", 2)):
         width = getattr(text, name, None)
-        # ModernBERT's sliding window is half of its local_attention, not a setting of its own.
-        if isinstance(width, int) and width > 0 and not (share == 1 and hasattr(text, "local_attention")):
+        # ModernBERT's sliding window is half of its local_attention; its decoder's configurations hold both.
+        derived = share == 1 and hasattr(text, "local_attention") and name not in (written or ())
+        if isinstance(width, int) and width > 0 and not derived:
             windows.append((name, width, share))
     return isinstance(model.config.get("text_config"), dict) and text is not config, windows

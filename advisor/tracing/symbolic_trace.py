@@ -115,10 +115,26 @@ def symbolic_trace(request: TraceRequest) -> SymbolicTrace:
     try:
         return _fit(traces, get_strategy(request.strategy.method).added_tokens(request.strategy))
     except UnfitError as failure:
+        where = _most_varied_module(request, shapes)
         raise UntraceableError(
-            f"the step of {request.model.model_type} with {request.strategy.method} changes with its shape: {failure}",
-            fix="no option changes what the model itself does: predict another model of this size instead",
+            f"the step of {request.model.model_type} with {request.strategy.method} changes with its shape"
+            f"{where and ' in ' + where}: {failure}",
+            fix="no option changes what the model itself does: train it for a few steps at the length you need "
+            "(transformers' Trainer with max_steps), or predict another model of this size",
         ) from failure
+
+
+def _most_varied_module(request: TraceRequest, shapes: list[TraceShape]) -> str:
+    """The class of the modules whose number of storages depends on the shape most; empty where none does."""
+    from advisor.tracing.attribution import attributed_trace
+
+    counts = []
+    for rows, length in {(rows, length) for rows, length, _ in shapes}:
+        execution = dataclasses.replace(request.execution, micro_batch_size=rows)
+        recording = attributed_trace(dataclasses.replace(request, execution=execution, seq_length=length))
+        counts.append(Counter(origin.module_class for origin in recording.origins if origin.module_class))
+    spread = _spread(counts)
+    return max(sorted(spread), key=lambda name: spread[name], default="")
 
 
 def lengthened(shape: TraceShape, added_tokens: int) -> TraceShape:
@@ -223,12 +239,16 @@ def _same_operators(first: Recording, other: Recording) -> bool:
 def _most_varied(recordings: list[Recording], most: int = 3) -> str:
     """Of which operators the number depends on the shape, in words: a loop over chunks of the sequence, for example."""
     counts = [Counter(op.name.split(".")[0] for op in recording.operators) for recording in recordings]
-    spread = {
-        name: max(c[name] for c in counts) - min(c[name] for c in counts)
-        for name in {name for count in counts for name in count}
-    }
-    names = sorted((name for name, extent in spread.items() if extent), key=lambda name: (-spread[name], name))
+    spread = _spread(counts)
+    names = sorted(spread, key=lambda name: (-spread[name], name))
     return f" (the number of {', '.join(names[:most])} depends on the length)" if names else ""
+
+
+def _spread(counts: list[Counter[str]]) -> dict[str, int]:
+    """By how much each count varies, of those that do."""
+    names = {name for count in counts for name in count}
+    spread = {name: max(c[name] for c in counts) - min(c[name] for c in counts) for name in names}
+    return {name: extent for name, extent in spread.items() if extent}
 
 
 def recorded_events(recording: Recording) -> EventLog:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from advisor.core.errors import ModelError
 from advisor.core.memo import files_identity, recall
 from advisor.core.model import ModelSpec, SourceKind
-from advisor.core.tasks import TASKS
+from advisor.core.tasks import TASKS, TaskTraits
 from advisor.hardware.trials import first_line
 from advisor.training.fingerprints import fingerprints
 from advisor.training.hub import forbid_kernel_downloads
@@ -69,6 +69,7 @@ def inspect_model(
         config, has_weights, weights_bytes, commit = read_source(
             source, kind, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, revision=revision
         )
+        stored = config
         if labelled:
             config = _with_labels(config, num_labels)
         draft = ModelSpec(
@@ -92,7 +93,8 @@ def inspect_model(
         )
         skeleton = build_skeleton(draft)
         rules.check_model(draft, skeleton)
-        return _completed(draft, skeleton)
+        remark = _head_remark(stored, rules.traits, num_labels, type(skeleton).__name__) if labelled else ""
+        return replace(_completed(draft, skeleton), head_remark=remark)
 
     if kind == "hub" or trust_remote_code:
         return look()
@@ -112,6 +114,19 @@ def _with_labels(config: dict[str, Any], num_labels: int) -> dict[str, Any]:
         }
         return kept
     return kept | {"num_labels": num_labels}
+
+
+def _head_remark(stored: dict[str, Any], traits: TaskTraits, num_labels: int, head_class: str) -> str:
+    """What becomes of a checkpoint's head of the task's class: other labels need a new one, another loss does not."""
+    if head_class not in (stored.get("architectures") or ()):
+        return ""
+    outputs = len(stored.get("id2label") or ()) or stored.get("num_labels", 2)
+    if outputs != num_labels:
+        return f"the checkpoint's head for {outputs} labels is replaced by a new one for {num_labels}"
+    learned, wanted = stored.get("problem_type"), traits.config_values.get("problem_type")
+    if learned and wanted and learned != wanted:
+        return f"the checkpoint's head was trained as {learned}; its weights are kept and trained as {wanted}"
+    return ""
 
 
 def model_path(source: str) -> str:
