@@ -218,6 +218,7 @@ def _suite_command(suite: SuiteDefinition) -> click.Command:
     @_scale_option(tuple(suite.scales))
     @_suite_options
     @option("--device", default="a100-sxm4-80gb", metavar="NAME", help="Predict the published backbones for this.")
+    @option("--only-predict", is_flag=True, help="Train nothing: predict the published backbones, judge resources.")
     @option("--records", **DIR, help="Run nothing: show the report in this folder again.")
     @option("--markdown", **FILE, help="Also write the page of the report here.")
     @json_option
@@ -260,7 +261,17 @@ def _run_suite(context: click.Context, suite: SuiteDefinition, as_json: bool, op
                 model=_by_key(options["models"]),
                 data=_data_by_key(options),
                 on_event=on_event,
-                **picked(options, "scale", "seeds", "output", "resume", "num_threads", "time_limit_s", "device"),
+                **picked(
+                    options,
+                    "scale",
+                    "seeds",
+                    "output",
+                    "resume",
+                    "num_threads",
+                    "time_limit_s",
+                    "device",
+                    "only_predict",
+                ),
             )
     if options["markdown"] is not None:
         write_text_atomically(options["markdown"], suite_markdown(report, suite))

@@ -68,6 +68,7 @@ def bench_suite(
     num_threads: int | None = None,
     time_limit_s: float | None = None,
     resume: bool = True,
+    only_predict: bool = False,
     train: Train = run_plan,
     on_event: OnEvent | None = None,
 ) -> SuiteReport:
@@ -84,6 +85,7 @@ def bench_suite(
         num_threads: Of the trainings on a CPU; as planned when ``None``.
         time_limit_s: No training begins that would end later; one always does.
         resume: Keep what is recorded.
+        only_predict: Train nothing; the published backbones are predicted, and the claims about their resources judged.
         train: Trains a plan.
         on_event: Receives the job's events; the predicted length comes before the first training.
 
@@ -102,7 +104,7 @@ def bench_suite(
     ensure_writable_dir(folder)
     inputs = _Inputs(definition, chosen, model, data, folder, on_event)
     here = this_machine(on_event)
-    plans = _plans(definition, chosen, inputs, num_threads, on_event)
+    plans = {} if only_predict else _plans(definition, chosen, inputs, num_threads, on_event)
     cells = _grid(plans, rounds)
     header = GridHeader(definition.name, here.id, installed_versions(), datetime.now(UTC).isoformat(timespec="seconds"))
     stopped: Stopped = ""
@@ -408,6 +410,7 @@ def _execute(folder: Path, train: Train) -> Callable[[Cell[SuiteTraining], float
         value = SuiteRun(
             training.cell, training.plan.seed, training.folder,
             figures=figures_of(record), predicted=predicted, at_chance=is_at_chance(record),
+            load=record.measurement.load,
         )  # fmt: skip
         return CellResult("completed", value, "", time.monotonic() - began_s)
 
@@ -517,7 +520,7 @@ def _report(
     failures: Sequence[str],
     **rest: Any,
 ) -> SuiteReport:
-    from advisor.experiments.suites.results import SuiteReport, cell_results, verdicts
+    from advisor.experiments.suites.results import SuiteReport, cell_results, load_note, verdicts
     from advisor.reporting.text import format_strategy
 
     rows = []
@@ -542,7 +545,7 @@ def _report(
         inputs=dict(inputs.labels),
         cells=tuple(rows),
         verdicts=found,
-        notes=(*suite.notes, *failures),
+        notes=(*suite.notes, *load_note(runs), *failures),
         seeds=seeds,
         folder=str(rest.pop("folder")),
         **rest,

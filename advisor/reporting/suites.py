@@ -137,12 +137,12 @@ def _resource_rows(rows: Sequence[CellResults]) -> Iterator[list[str]]:
         yield cells
 
 
-def _backbone_rows(rows: Sequence[CellResults]) -> Iterator[list[str]]:
+def _backbone_rows(rows: Sequence[CellResults], title: str) -> Iterator[list[str]]:
     """Predicted for the published backbone, beside the published figure."""
     for row in rows:
         if not row.published_predicted:
             continue
-        cells = [row.row]
+        cells = [title.split(":")[0].split(",")[0], row.row]
         for name in ("allocated_peak_bytes", "training_s", "samples_per_s", "trainable_parameters"):
             cells.append(show_quantity(name, row.published[name]) if name in row.published else "–")
             known = row.published_predicted
@@ -151,6 +151,7 @@ def _backbone_rows(rows: Sequence[CellResults]) -> Iterator[list[str]]:
 
 
 BACKBONE_COLUMNS = (
+    "table",
     "row", "peak memory, published", "predicted", "training, published", "predicted", "samples/s, published",
     "predicted", "trainable, published", "predicted",
 )  # fmt: skip
@@ -201,7 +202,7 @@ def print_suite(console: Console, report: SuiteReport, definition: SuiteDefiniti
         if text:
             remark(console, f"  {text}")
         console.print(_filled("measured and predicted", ["row", *RESOURCE_COLUMNS], _resource_rows(shown)))
-    backbones = [cells for _, _, rows in _tables(report, definition) for cells in _backbone_rows(rows)]
+    backbones = [cells for title, _, rows in _tables(report, definition) for cells in _backbone_rows(rows, title)]
     if backbones:
         console.print(
             _filled(f"published backbones, predicted on {report.published_device}", BACKBONE_COLUMNS, backbones)
@@ -223,6 +224,8 @@ def print_suite(console: Console, report: SuiteReport, definition: SuiteDefiniti
 
 
 def _length(report: SuiteReport) -> str:
+    if not any(cell.measured for cell in report.cells):
+        return "nothing was trained"
     text = f"predicted {format_duration(report.predicted_s)}, took {format_duration(report.measured_s)}"
     if report.remaining:
         text += f"; {report.remaining} trainings are left, the same command continues with them"
@@ -242,9 +245,7 @@ def _filled(title: str, columns: Sequence[str], rows: Iterator[list[str]] | Sequ
 def suite_markdown(report: SuiteReport, definition: SuiteDefinition | None) -> str:
     """The same as a page of Markdown."""
     lines = [f"# {report.title}", "", f"{report.authors}. `advisor bench {report.suite} --scale {report.scale}`", ""]
-    versions = ", ".join(
-        f"{name} {text}" for name, text in report.versions.items() if name in ("torch", "transformers")
-    )
+    versions = ", ".join(f"{name} {report.versions[name]}" for name in SHOWN_VERSIONS if name in report.versions)
     lines += [f"{counted(report.seeds, 'seed')} on {report.device} ({versions}); {_length(report)}.", ""]
     lines += [*(f"* {name}: {label}" for name, label in report.inputs.items()), ""]
     for title, text, rows in _tables(report, definition):
@@ -257,7 +258,7 @@ def suite_markdown(report: SuiteReport, definition: SuiteDefinition | None) -> s
         lines += ["Measured and predicted here:", ""]
         lines += _markdown(["row", *RESOURCE_COLUMNS], _resource_rows(shown))
         lines += ["Settings here:", "", *(f"* {row.row}: {row.trained}" for row in shown), ""]
-    backbones = [cells for _, _, rows in _tables(report, definition) for cells in _backbone_rows(rows)]
+    backbones = [cells for title, _, rows in _tables(report, definition) for cells in _backbone_rows(rows, title)]
     if backbones:
         lines += ["## Published backbones, predicted", ""]
         lines += [f"From their configurations alone, at the published batch, on {report.published_device}.", ""]

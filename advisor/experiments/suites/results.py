@@ -35,6 +35,7 @@ class SuiteRun:
         figures: Measured, by quantity in base units.
         predicted: The same before the run.
         at_chance: Whether it is no better than always answering the most frequent class.
+        load: What other programs left of the processor meanwhile; empty when they left enough.
     """
 
     cell: str
@@ -44,6 +45,7 @@ class SuiteRun:
     figures: dict[str, float] = field(default_factory=dict)
     predicted: dict[str, float] = field(default_factory=dict)
     at_chance: bool = False
+    load: str = ""
 
 
 FORMAT = cell_format(SuiteRun, "advisor bench SUITE --output")
@@ -181,6 +183,17 @@ def predicted_figures(cost: CostEstimate, rows: float | None = None) -> dict[str
     return found
 
 
+def load_note(runs: Sequence[SuiteRun]) -> tuple[str, ...]:
+    """A sentence about trainings that did not have the machine to themselves, if there are any."""
+    loaded = sum(bool(run.load) for run in runs)
+    if not loaded:
+        return ()
+    return (
+        f"{loaded} of {len(runs)} trainings ran while other programs used the processor: their times are longer than "
+        "on an idle machine and scatter; memory and quality do not depend on that",
+    )
+
+
 def is_at_chance(record: RunRecord) -> bool:
     """Whether a run is no better than always answering the most frequent class, as far as its held-out rows tell."""
     metric, data = record.plan.model.traits.metric, record.plan.data_profile
@@ -281,16 +294,20 @@ def verdicts(
         elif judged:
             late = [name for name in claim.cells if rows[name].state == "onset not reached"]
             blocked = f"onset not reached: {', '.join(late)}" if late else ""
-        if blocked:
-            found.append(Verdict(claim.id, "not judged", measured_basis, reason=blocked))
-        elif not all(suite.cell(name).trained for name in claim.cells):
-            pass  # only its prediction can be judged
-        else:
-            found.append(judge(claim, usable, basis=measured_basis))
+        here = Verdict(claim.id, "not judged", measured_basis, reason=blocked)
+        if not blocked and all(suite.cell(name).trained for name in claim.cells):
+            here = judge(claim, usable, basis=measured_basis)
+        elif not blocked:
+            here = Verdict(claim.id, "not judged", "predicted", reason="there is no prediction of its cells")
+        beside = Verdict(claim.id, "not judged")
         if not judged and all(name in predicted for name in claim.cells):
-            verdict = judge(claim, predicted, basis="predicted for the published backbones")
-            if verdict.outcome != "not judged":
-                found.append(verdict)
-        elif not any(verdict.claim == claim.id for verdict in found):
-            found.append(Verdict(claim.id, "not judged", "predicted", reason="there is no prediction of its cells"))
+            beside = judge(claim, predicted, basis="predicted for the published backbones")
+        if (
+            here.outcome != "not judged"
+            or beside.outcome == "not judged"
+            or any(name in usable for name in claim.cells)
+        ):
+            found.append(here)
+        if beside.outcome != "not judged":
+            found.append(beside)
     return tuple(found)
