@@ -49,7 +49,11 @@ def read_runs(folders: Sequence[Path]) -> RunsComparison:
         except InputError as failure:
             unreadable.append(failure.message)
     if not records:
-        raise InputError("the folders must be those of finished runs", problems=unreadable, fix="name `run` outputs")
+        raise InputError(
+            "the folders must be those of finished runs",
+            problems=unreadable,
+            fix="name folders that `advisor run --output` wrote",
+        )
     return compare_runs(records, unreadable)
 
 

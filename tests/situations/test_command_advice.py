@@ -77,6 +77,12 @@ def of(model: Callable[[Place], str], *options: str) -> Callable[[Place], Argume
     return lambda at: ["predict", model(at), "--task", "sequence-classification", "--device", "t4", *options]
 
 
+def tune(study: str) -> Callable[[Place], Arguments]:
+    return lambda at: [
+        *("tune", at.model, "--data", at.rows, "--study-dir", study, "--budget", "1s", "--methods", "head")
+    ]
+
+
 CASES: dict[str, Callable[[Place], Arguments]] = {
     "a method by a near name": predict("--method", "lorra"),
     "no task": lambda at: ["predict", at.file("config.json", '{"model_type": "bert"}'), "--device", "t4"],
@@ -93,6 +99,16 @@ CASES: dict[str, Callable[[Place], Arguments]] = {
     "a budget without a unit": recommend("--memory", "8"),
     "a time without a unit": recommend("--time", "2"),
     "no method fits": recommend("--memory", "1MiB"),
+    "a method of trials by a near name": lambda at: [*tune(str(at.folder / "study"))(at)[:-1], "hed"],
+    "a device by a near name": lambda at: ["devices", "show", "rtx-4600"],
+    "a calibration that is not there": lambda at: ["calibrate", "show"],
+    "a file that is no calibration": lambda at: ["calibrate", "import", at.file("c.json", "{}")],
+    "runs that are not there": lambda at: ["validate", "runs", str(at.folder / "none")],
+    "a run to evaluate that is not there": lambda at: ["evaluate", str(at.folder / "none"), "--data", at.rows],
+    "a folder that is no run": lambda at: ["evaluate", at.occupied(), "--data", at.rows],
+    "one run to compare": lambda at: ["compare", str(at.folder / "none")],
+    "runs to compare that are not there": lambda at: ["compare", str(at.folder / "a"), str(at.folder / "b")],
+    "an option that doctor has not": lambda at: ["doctor", "--devices"],
     "a method that is not there": lambda at: [*recommend()(at)[:-1], "hed"],
     "evidence for another machine": recommend("--evidence", "10s"),
     "an output that exists": lambda at: recommend("--output", at.file("plan.json", "precious"))(at),
@@ -110,6 +126,13 @@ FOR_PEOPLE = {
     "code of its own": "read that code, then pass --trust-remote-code",
     "quantised weights": "name the original model",
     "a method that needs a file": "pass --peft-config",
+    "a calibration that is not there": "advisor calibrate run",
+    "a file that is no calibration": "advisor calibrate export FILE",
+    "runs that are not there": "advisor run --output",
+    "a run to evaluate that is not there": "a finished run",
+    "a folder that is no run": "a finished run",
+    "one run to compare": "a finished run",
+    "runs to compare that are not there": "a finished run",
     "a folder without a PEFT configuration": "check the path",
     "an unknown architecture": "",
     "no method fits": "",
@@ -120,6 +143,8 @@ FOR_PEOPLE = {
 def followed(arguments: Arguments, answer: dict[str, Any], at: Place) -> Arguments | None:
     """The command after doing what the fix says; ``None`` where only people can."""
     fix, message = str(answer["fix"]), str(answer["message"])
+    if helped := re.search(r"`\w+ ([a-z -]+ --help)`", fix):
+        return helped[1].split()
     if dropped := re.search(rf"(?:omit|leave out|leave|without|drop) ({FLAG})", fix):
         return _without(arguments, dropped[1])
     if "leave it out" in fix or "leave out what is named" in fix:
@@ -181,7 +206,7 @@ def test_following_the_fix_leads_on(
     at = Place(tmp_path, model_dir, table)
     arguments, told = CASES[case](at), []
     for _ in range(4):
-        answer = advisor(*arguments, "--json")
+        answer = advisor(*arguments, *([] if "--help" in arguments else ["--json"]))
         if answer.code == 0:
             break
         error = error_of(answer)
