@@ -148,9 +148,7 @@ def speed_command(as_json: bool, **options: Any) -> None:
 @option("--micro-batch-size", type=click.IntRange(1), default=8, help="Rows of the profiled step.")
 @option("--dtype", help="Data type of the weights; the checkpoint's by default.")
 @json_option
-def profile_command(
-    methods: list[str], micro_batch_size: int, dtype: str | None, as_json: bool, **options: Any
-) -> None:
+def profile_command(methods: list[str], dtype: str | None, as_json: bool, **options: Any) -> None:
     """Compare where the time of a step goes.
 
     Runs some steps of every method with its defaults and the same rows, one of them under torch's profiler, and groups

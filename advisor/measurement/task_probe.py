@@ -38,4 +38,4 @@ def probe_here(
         num_threads=num_threads,
         on_share=lambda share: on_event({"share": share}),
     )
-    return fit_probe(features).report
+    return fit_probe(features, None if end_at_s is None else max(0.0, end_at_s - time.time())).report

@@ -100,3 +100,13 @@ def test_predicting_a_bare_configuration_for_a_card_that_is_not_here(advisor: Ad
     table = advisor(*call).stdout
     assert "datasheet" in table
     assert "device peak" in table
+
+
+def test_a_profile_has_the_rows_that_were_asked_for(
+    advisor: Advisor, model_dir: Path, cpu_profile: DeviceProfile
+) -> None:
+    asked = ("--methods", "lora", "--micro-batch-size", "2", "--max-seq-length", "16")
+    answer = advisor("bench", "profile", model_dir, "--task", "sequence-classification", *asked, "--json")
+    [profile] = answer.json["profiles"]
+    assert (profile["method"], profile["micro_batch_size"], profile["seq_length"]) == ("lora", 2, 16)
+    assert sum(row["measured_s"] for row in profile["families"]) == pytest.approx(profile["step_s"])

@@ -79,6 +79,16 @@ def test_the_probe_learns_what_the_words_say_and_reports_it(looked_at: FrozenFea
     assert from_dict(LinearProbeReport, json.loads(report.to_json()), what="report") == report
 
 
+def test_without_time_for_the_whole_curve_the_report_is_about_fewer_rows(looked_at: FrozenFeatures) -> None:
+    fitted = fit_probe(looked_at, limit_s=0.0)
+    report = fitted.report
+    assert [point.train_rows for point in report.curve] == [20] and report.train_rows == 20
+    assert not report.complete and report.all_train_rows == 160
+    assert fitted.probabilities.shape == (40, 2)
+    whole = fit_probe(looked_at, limit_s=600.0).report
+    assert dataclasses.replace(whole, fitting_s=0.0) == dataclasses.replace(fit_probe(looked_at).report, fitting_s=0.0)
+
+
 def test_shuffled_labels_are_near_chance(looked_at: FrozenFeatures) -> None:
     drawn = np.random.default_rng(0)
     shuffled = dataclasses.replace(

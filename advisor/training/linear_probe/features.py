@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -72,6 +73,16 @@ class FrozenFeatures:
     kept_rows: int = 0
     model_fingerprint: str = ""
     data_fingerprint: str = field(default="")
+
+    def first(self, train_rows: int) -> FrozenFeatures:
+        """Only so many training rows; the held-out ones stay."""
+        return dataclasses.replace(
+            self,
+            train=self.train[:train_rows],
+            train_labels=self.train_labels[:train_rows],
+            texts=self.texts[:train_rows],
+            lengths=self.lengths[:train_rows],
+        )
 
 
 def check_probed_task(task: str) -> None:

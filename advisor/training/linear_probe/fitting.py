@@ -38,6 +38,8 @@ COMPARED_ROWS = (2000, 20_000)
 """Held-out and training rows that are compared with each other for that."""
 SHOWN = 10
 """Doubtful rows and confused pairs that a report lists."""
+SLOWER = 1.5
+"""How long a point of the learning curve takes at most, against all before it together."""
 _LEAST_PROBABILITY = 1e-9
 
 
@@ -77,8 +79,13 @@ class FittedProbe:
     probabilities: Scores
 
 
-def fit_probe(features: FrozenFeatures) -> FittedProbe:
+def fit_probe(features: FrozenFeatures, limit_s: float | None = None) -> FittedProbe:
     """Fit a head at every point of the learning curve, and look at the task through it.
+
+    Args:
+        features: Of the rows that were looked at.
+        limit_s: Leave out the points that would probably end later than so many seconds from now; the first is always
+            fitted. The report is then about fewer rows.
 
     Raises:
         DataError: the rows that were looked at have fewer than two classes, or none is held out.
@@ -97,6 +104,11 @@ def fit_probe(features: FrozenFeatures) -> FittedProbe:
     chosen = _Chosen.empty()
     probabilities = np.empty((0, classes))
     for rows in _curve_rows(features.train_labels):
+        spent_s = time.perf_counter() - began_s
+        # A point has twice the rows of the one before, and so takes about as long as all before it, and more.
+        if curve and limit_s is not None and SLOWER * spent_s > limit_s - spent_s:
+            features = features.first(curve[-1].train_rows)
+            break
         train, labels = np.asarray(features.train[:rows]), features.train_labels[:rows]
         chosen = choose_strength(train, labels, classes)
         head = fit_head(train, labels, classes, chosen.strength)
