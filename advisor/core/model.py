@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from advisor.core.serialization import LATER
 from advisor.core.tasks import TaskTraits, task_traits
 
 Task: TypeAlias = str
@@ -55,7 +56,7 @@ class ModelSpec:
     allow_pickle: bool = False
     revision: str | None = None
     fingerprints: dict[str, str] = field(default_factory=dict)
-    head_remark: str = ""
+    head_remark: str = field(default="", metadata=LATER)
 
     @property
     def traits(self) -> TaskTraits:

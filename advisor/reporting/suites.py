@@ -244,7 +244,12 @@ def _filled(title: str, columns: Sequence[str], rows: Iterator[list[str]] | Sequ
 
 def suite_markdown(report: SuiteReport, definition: SuiteDefinition | None) -> str:
     """The same as a page of Markdown."""
-    lines = [f"# {report.title}", "", f"{report.authors}. `advisor bench {report.suite} --scale {report.scale}`", ""]
+    lines = [
+        f"# {report.title}",
+        "",
+        f"{report.authors}. Suite `{report.suite}`, scale `{report.scale}` of `advisor bench`",
+        "",
+    ]
     versions = ", ".join(f"{name} {report.versions[name]}" for name in SHOWN_VERSIONS if name in report.versions)
     lines += [f"{counted(report.seeds, 'seed')} on {report.device} ({versions}); {_length(report)}.", ""]
     lines += [*(f"* {name}: {label}" for name, label in report.inputs.items()), ""]
