@@ -156,7 +156,7 @@ def record_classes() -> dict[str, list[type]]:
             compare.SpeedComparison,
             results.SuiteReport,
             results.CellResults,
-            results.Spread,
+            results.SeedSpread,
             verdicts.Verdict,
         ],
         "json cost": [

@@ -93,19 +93,7 @@ class Measurer:
             evaluation=case.evaluated,
         )
         recording = trace_step(request).recording
-        operators = [
-            TracedOp(
-                op.name,
-                op.phase,  # type: ignore[arg-type]
-                op.flops,
-                sum(op.read_bytes),
-                sum(op.written_bytes),
-                op.dtype,
-                op.signature,
-            )
-            for op in recording.operators
-            if op.phase in (*STEP_PHASES, "evaluation")
-        ]
+        operators = [op.traced() for op in recording.operators if op.phase in (*STEP_PHASES, "evaluation")]
         if backend_of(device).memory.allocator != "heap":
             return TracedCase(operators)
         return TracedCase(operators, *_weights_and_heap_bytes(case, recording))

@@ -134,6 +134,11 @@ class LinearProbeReport:
     data_fingerprint: str = ""
 
     @property
+    def curve_in_words(self) -> str:
+        """For example ``"0.719 at 128, 0.730 at 256"``."""
+        return ", ".join(f"{self.metric.show(point.value)} at {point.train_rows:,}" for point in self.curve)
+
+    @property
     def near_chance(self) -> bool:
         """Whether the labels can hardly be told from the text: neither the metric nor the loss is clearly better than a
         guess that only knows how frequent the classes are.

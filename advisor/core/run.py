@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from advisor.core.benchmark import Benchmark
+from advisor.core.errors import AdvisorError, InputError
 from advisor.core.plan import Plan
+from advisor.core.serialization import from_dict, read_json
 
 ProcessOutcome = Literal["completed", "out_of_memory", "over_time", "interrupted", "failed"]
 """How a process ends."""
@@ -121,3 +124,17 @@ class RunRecord:
     output_dir: str
     resumed_from_step: int = 0
     schema_version: int = 1
+
+
+def load_record(path: Path, *, what: str = "the record", error: type[AdvisorError] = InputError) -> RunRecord:
+    """A run's ``record.json``.
+
+    Args:
+        path: Of the file.
+        what: What it is to the user.
+        error: Raised where it cannot be read.
+
+    Raises:
+        AdvisorError: ``error``, when the file is missing, unreadable, or not JSON; ``InputError`` when it is no record.
+    """
+    return from_dict(RunRecord, read_json(path, what=what, error=error), what=str(path))

@@ -95,7 +95,7 @@ class StepFamilies:
 
     def measured_share(self, family: str) -> float:
         """Of the step, all phases."""
-        return sum(row.measured_s for row in self.families if row.family == family) / self.step_s
+        return by_family(self.families).get(family, (0.0, 0.0))[0] / self.step_s
 
 
 def profile_request(
@@ -194,21 +194,12 @@ def step_families(
 
 def traced_families(recording: AttributedRecording) -> tuple[list[TracedOp], list[str]]:
     """The operators of a traced step in order, and the family of each."""
-    operators, families = [], []
-    for recorded, module in zip(recording.operators, recording.operator_modules, strict=True):
-        if recorded.phase not in PHASES:
-            continue
-        op = TracedOp(
-            recorded.name,
-            recorded.phase,  # type: ignore[arg-type]
-            recorded.flops,
-            sum(recorded.read_bytes),
-            sum(recorded.written_bytes),
-            recorded.dtype,
-        )
-        operators.append(op)
-        families.append(family_of(op, in_adapter=module in recording.adapter_modules))
-    return operators, families
+    placed = [
+        (op.traced(), module in recording.adapter_modules)
+        for op, module in zip(recording.operators, recording.operator_modules, strict=True)
+        if op.phase in PHASES
+    ]
+    return [op for op, _ in placed], [family_of(op, in_adapter=in_adapter) for op, in_adapter in placed]
 
 
 def family_of(op: TracedOp, *, in_adapter: bool) -> str:

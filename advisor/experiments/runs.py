@@ -9,8 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from advisor.core.errors import InputError
-from advisor.core.run import RunRecord
-from advisor.core.serialization import from_dict, read_json
+from advisor.core.run import RunRecord, load_record
 from advisor.experiments.error_statistics import AcceptanceThreshold, ErrorRow, error_rows, threshold
 
 TOTAL = "time.total_s"
@@ -45,7 +44,7 @@ def read_runs(folders: Sequence[Path]) -> RunsComparison:
     for folder in folders:
         path = folder / "record.json"
         try:
-            records.append(from_dict(RunRecord, read_json(path, what="the record"), what=str(path)))
+            records.append(load_record(path))
         except InputError as failure:
             unreadable.append(failure.message)
     if not records:

@@ -7,6 +7,7 @@ neither. ``torch.profiler`` records each dispatched operator where it really run
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -152,7 +153,7 @@ def _device_events(events: Any) -> tuple[OperatorEvent, ...]:
     Args:
         events: ``torch.autograd.profiler_util.FunctionEvent``; times in microseconds.
     """
-    found = [
+    return _in_order(
         OperatorEvent(
             event.name,
             round(event.time_range.start * 1000),
@@ -161,20 +162,24 @@ def _device_events(events: Any) -> tuple[OperatorEvent, ...]:
             round(event.device_time_total * 1000),
         )
         for event in events
-        if event.device_type == torch.autograd.DeviceType.CPU
-        and "::" in event.name
-        and not event.name.startswith("autograd::")
-    ]
-    return tuple(sorted(found, key=lambda event: (event.start_ns, -event.duration_ns)))
+        if _is_operator(event.name, event.device_type)
+    )
 
 
 def _events(profiled: Any) -> tuple[OperatorEvent, ...]:
-    """What a closed profiler saw; the engine's own bookkeeping (``autograd::…``) is no operator."""
-    events = [
+    """Operators that a closed profiler saw on the host."""
+    return _in_order(
         OperatorEvent(event.name(), event.start_ns(), event.duration_ns(), event.start_thread_id())
         for event in profiled.profiler.kineto_results.events()
-        if event.device_type() == torch.autograd.DeviceType.CPU
-        and "::" in event.name()
-        and not event.name().startswith("autograd::")
-    ]
+        if _is_operator(event.name(), event.device_type())
+    )
+
+
+def _is_operator(name: str, device_type: torch.autograd.DeviceType) -> bool:
+    """Whether an event is an operator's call; the engine's own bookkeeping (``autograd::…``) is none."""
+    return device_type == torch.autograd.DeviceType.CPU and "::" in name and not name.startswith("autograd::")
+
+
+def _in_order(events: Iterable[OperatorEvent]) -> tuple[OperatorEvent, ...]:
+    """By time, what calls before what is called."""
     return tuple(sorted(events, key=lambda event: (event.start_ns, -event.duration_ns)))

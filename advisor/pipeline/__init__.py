@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from advisor.pipeline.explaining import explain
     from advisor.pipeline.fitting import fit
     from advisor.pipeline.inputs import DataSource, ModelSource
+    from advisor.pipeline.method_comparison import bench_methods
     from advisor.pipeline.predicting import configure, configure_plan, predict, predict_configuration
     from advisor.pipeline.profiling import check_takes_steps, profile_methods, profile_plan, profile_run
     from advisor.pipeline.recommending import SpeedKnobs, recommend
     from advisor.pipeline.running import run
-    from advisor.pipeline.suites import bench_methods, bench_suite, recorded_suite
+    from advisor.pipeline.suites import bench_suite, recorded_suite
     from advisor.pipeline.tuning import tune
     from advisor.pipeline.validating import recorded_validation, validate, validate_runs
 
@@ -31,7 +32,7 @@ _HOMES = {
     "ModelSource": "inputs",
     "SpeedKnobs": "recommending",
     "bench": "benching",
-    "bench_methods": "suites",
+    "bench_methods": "method_comparison",
     "bench_suite": "suites",
     "calibrate": "calibrating",
     "compare": "comparing",

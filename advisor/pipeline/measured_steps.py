@@ -14,7 +14,7 @@ from advisor.core.errors import InputError
 from advisor.core.events import OnEvent
 from advisor.core.model import ModelSpec, Task
 from advisor.core.plan import SHORT_DTYPES, ExecutionPlan
-from advisor.core.run import RunRecord
+from advisor.core.run import load_record
 from advisor.core.serialization import from_dict, read_json
 from advisor.core.strategy import SHARED_KNOBS, StrategyConfig
 from advisor.pipeline.events import progress
@@ -263,7 +263,7 @@ def _of_run(folder: Path, device: DeviceProfile) -> TimedConfiguration:
     from advisor.hardware.profiles import DRIVER_NAMES
 
     path = folder / RECORD_FILE
-    record = from_dict(RunRecord, read_json(path, what="the record of the run"), what=str(path))
+    record = load_record(path, what="the record of the run")
     plan, times_s = record.plan, record.measurement.step_times_s[1:]
     problems = []
     if DRIVER_NAMES.get(record.device_id, record.device_id) != device.id:

@@ -125,22 +125,60 @@ def configure(
     """
     from advisor.strategies import get_strategy
 
-    strategy = get_strategy(method)
-    where = named_device(device)
-    profile: DataProfile | None = None
+    strategy, where = get_strategy(method), named_device(device)
+    spec, profile = look_at(model, data, num_labels=num_labels, on_event=on_event)
+    return configured(
+        spec,
+        profile,
+        strategy,
+        knobs=knobs,
+        execution=execution,
+        device=where,
+        budget=budget,
+        evaluation=evaluation,
+        on_event=on_event,
+    )
+
+
+def look_at(
+    model: str | ModelSource, data: str | DataSource | None, *, num_labels: int = 2, on_event: OnEvent | None = None
+) -> tuple[ModelSpec, DataProfile | None]:
+    """The model, and the data where there are any; ``num_labels`` are the classes of the head where there are none.
+
+    Raises:
+        InputError: anything about the two that cannot be used.
+    """
     if data is not None:
         inputs = load_inputs(model, data, on_event)
-        spec, profile = inputs.model, inputs.profile
-    else:
-        phase(on_event, "inspecting the model")
-        spec = inspect(model, num_labels=num_labels)
-    config = _strategy_config(strategy, knobs or {}, spec)
-    check_strategy(strategy, config, spec)
+        return inputs.model, inputs.profile
+    phase(on_event, "inspecting the model")
+    return inspect(model, num_labels=num_labels), None
+
+
+def configured(
+    model: ModelSpec,
+    data: DataProfile | None,
+    strategy: Strategy,
+    *,
+    knobs: Knobs | Mapping[str, Any] | None = None,
+    execution: ExecutionPlan | Mapping[str, Any] | None = None,
+    device: DeviceProfile | None = None,
+    budget: Budget | None = None,
+    evaluation: bool = True,
+    on_event: OnEvent | None = None,
+) -> Configuration:
+    """The same of a model and data that were looked at already; of this machine where no device is given.
+
+    Raises:
+        InputError: knobs, execution, model and device do not go together.
+    """
+    config = _strategy_config(strategy, knobs or {}, model)
+    check_strategy(strategy, config, model)
     tell_remarks([config], on_event)
-    execution_plan = as_execution_plan(execution or {}, spec, profile)
-    where = where or this_machine(on_event)
-    _check_speed_knobs(execution_plan, where)
-    return Configuration(where, spec, config, execution_plan, profile, budget or Budget(), evaluation)
+    execution_plan = as_execution_plan(execution or {}, model, data)
+    device = device or this_machine(on_event)
+    _check_speed_knobs(execution_plan, device)
+    return Configuration(device, model, config, execution_plan, data, budget or Budget(), evaluation)
 
 
 def configure_plan(

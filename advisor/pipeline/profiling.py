@@ -18,7 +18,7 @@ from advisor.core.strategy import StrategyConfig
 from advisor.pipeline.environment import this_machine
 from advisor.pipeline.events import OnEvent, note, phase
 from advisor.pipeline.inputs import DataSource, ModelSource
-from advisor.pipeline.predicting import configure
+from advisor.pipeline.predicting import configured, look_at
 
 if TYPE_CHECKING:
     from advisor.experiments.operator_families import StepFamilies
@@ -116,15 +116,12 @@ def profile_methods(
     """
     for method in methods:
         check_takes_steps(method)
+    from advisor.strategies import get_strategy
+
+    spec, profile = look_at(model, data, num_labels=num_labels, on_event=on_event)
+    device = this_machine(on_event)
     configurations = [
-        configure(
-            model,
-            method=method,
-            execution=execution,
-            data=data,
-            num_labels=num_labels,
-            on_event=on_event if method == methods[0] else None,
-        )
+        configured(spec, profile, get_strategy(method), execution=execution, device=device, on_event=on_event)
         for method in methods
     ]
     found: list[StepFamilies] = []

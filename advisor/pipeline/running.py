@@ -9,8 +9,8 @@ from advisor.core.benchmark import BenchmarkSettings
 from advisor.core.errors import InterruptedByUser, ModelError, OutputError, RunFailed
 from advisor.core.events import Event
 from advisor.core.plan import Plan, load_plan
-from advisor.core.run import Measurement, RunRecord
-from advisor.core.serialization import from_dict, read_json, to_json
+from advisor.core.run import Measurement, RunRecord, load_record
+from advisor.core.serialization import to_json
 from advisor.core.store import write_text_atomically
 from advisor.hardware.versions import installed_versions
 from advisor.pipeline.environment import check_runs_here
@@ -145,7 +145,7 @@ def _kept_record(path: Path, plan: Plan) -> RunRecord | None:
     """The record of a run that had completed before; made anew when only it is missing."""
     if not path.is_file():
         return None
-    record = from_dict(RunRecord, read_json(path, what="the record", error=OutputError), what=str(path))
+    record = load_record(path, error=OutputError)
     return record if record.plan == plan and record.measurement.outcome == "completed" else None
 
 

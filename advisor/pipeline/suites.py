@@ -10,25 +10,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from advisor.core.device import DeviceProfile
 from advisor.core.errors import AdvisorError, InputError, InterruptedByUser, RunFailed
 from advisor.core.events import OnEvent
 from advisor.core.plan import Plan
-from advisor.core.run import RunRecord
+from advisor.core.run import RunRecord, load_record
 from advisor.core.serialization import from_dict, read_json, to_dict, to_json
 from advisor.core.store import ensure_writable_dir, user_data_dir, write_text_atomically
-from advisor.core.strategy import SHARED_KNOBS
 from advisor.core.units import counted, format_duration
 from advisor.hardware.versions import installed_versions
 from advisor.pipeline.environment import this_machine
 from advisor.pipeline.events import note, phase, progress
-from advisor.pipeline.inputs import DataSource, ModelSource, load_inputs, task_of
+from advisor.pipeline.inputs import DataSource, Inputs, ModelSource, load_inputs
 from advisor.pipeline.outputs import RECORD_FILE
-from advisor.pipeline.predicting import configure, predict_configuration
+from advisor.pipeline.predicting import configure, configured, predict_configuration
 from advisor.pipeline.running import run as run_plan
+from advisor.pipeline.suite_inputs import SuiteInputs
 
 if TYPE_CHECKING:
     from advisor.experiments.grid import Cell, CellResult, Stopped
-    from advisor.experiments.suites.definition import Scale, SuiteCell, SuiteDefinition
+    from advisor.experiments.suites.definition import SuiteCell, SuiteDefinition, SuiteScale
     from advisor.experiments.suites.results import SuiteReport, SuiteRun
 
 REPORT_FILE, RECORDS_FILE, MARKDOWN_FILE = "report.json", "records.jsonl", "report.md"
@@ -102,9 +103,9 @@ def bench_suite(
     rounds = chosen.seeds if seeds is None else seeds
     folder = output if output is not None else user_data_dir("suites", f"{definition.name}-{scale}")
     ensure_writable_dir(folder)
-    inputs = _Inputs(definition, chosen, model, data, folder, on_event)
+    inputs = SuiteInputs(definition, chosen, model, data, folder)
     here = this_machine(on_event)
-    plans = {} if only_predict else _plans(definition, chosen, inputs, num_threads, on_event)
+    plans = {} if only_predict else _plans(definition, chosen, inputs, here, num_threads, on_event)
     cells = _grid(plans, rounds)
     header = GridHeader(definition.name, here.id, installed_versions(), datetime.now(UTC).isoformat(timespec="seconds"))
     stopped: Stopped = ""
@@ -176,165 +177,49 @@ def _definition_of(report: SuiteReport) -> SuiteDefinition | None:
     return SUITES.get(report.suite) if report.suite in SUITES else None
 
 
-# --- inputs -----------------------------------------------------------------------------------------------------------
-
-
-class _Inputs:
-    """Models and data of a suite: those that were named, those of the study, or stand-ins; each with a label."""
-
-    def __init__(
-        self,
-        suite: SuiteDefinition,
-        scale: Scale,
-        model: Mapping[str, str] | str | None,
-        data: Mapping[str, DataSource] | DataSource | None,
-        folder: Path,
-        on_event: OnEvent | None,
-    ) -> None:
-        self._suite, self._scale, self._folder, self._on_event = suite, scale, folder, on_event
-        self._model = _by_key(model, suite.models, "--model")
-        self._data = _by_key(data, suite.data, "--data")
-        self.labels: dict[str, str] = {}
-        self.constructed: set[str] = set()
-        self.stand_in = False
-        self._found: dict[str, Any] = {}
-
-    def model(self, key: str) -> str:
-        """What to train for a backbone of the study."""
-        known = self._suite.models[key]
-        if key not in self._found:
-            if key in self._model:
-                found, why = self._model[key], "given"
-            elif self._scale.reaches_hub and _reachable(known.hub):
-                found, why = known.hub, "as published"
-            else:
-                found, why = known.stand_in, f"stand-in for {known.hub or 'the study’s model'}"
-                self.stand_in = True
-            self._found[key], self.labels[f"model {key}"] = found, f"{found} ({why})"
-        return str(self._found[key])
-
-    def data(self, key: str, cell: SuiteCell) -> DataSource:
-        """What to train on, cut to the scale's size."""
-        scale, own = self._scale, self._scale.data.get(key, {})
-        return dataclasses.replace(
-            self._source(key),
-            max_train_rows=own.get("train_rows", scale.train_rows),
-            max_eval_rows=own.get("eval_rows", scale.eval_rows),
-            max_seq_length=own.get("max_seq_length", scale.max_seq_length or cell.max_seq_length),
-        )
-
-    def _source(self, key: str) -> DataSource:
-        known = self._suite.data[key]
-        name = f"data {key}"
-        if name in self._found:
-            found: DataSource = self._found[name]
-            return found
-        if key in self._data:
-            source, why = self._data[key], "given"
-        elif self._scale.reaches_hub and _reachable(known.hub, kind="dataset"):
-            columns: dict[str, Any] = dict(known.columns)
-            source = DataSource(known.hub, split=known.split, eval_source=known.eval_split, **columns)
-            why = "as published"
-        else:
-            source, why = DataSource(known.stand_in), f"stand-in for {known.hub or 'the study’s data'}"
-            self.stand_in = True
-            if known.pairs:
-                path = self._folder / f"{known.stand_in}-pairs.jsonl"
-                _write_pairs(known.stand_in, known.task, path)
-                source, why = DataSource(str(path)), f"pairs made of {known.stand_in}, {why}"
-                self.constructed.add(key)
-        self._found[name], self.labels[name] = source, f"{source.source} ({why})"
-        return source
-
-
-def _by_key(values: Any, known: Mapping[str, Any], option: str) -> dict[str, Any]:
-    """What was named, for each of the suite's own keys.
-
-    Raises:
-        InputError: a key that the suite does not have.
-    """
-    if values is None:
-        return {}
-    if not isinstance(values, Mapping):
-        return dict.fromkeys(known, values)
-    if unknown := sorted(set(values) - set(known)):
-        raise InputError(
-            f"{option} must name some of {', '.join(known)}, but got {', '.join(unknown)}",
-            fix=f"write for example {option} {next(iter(known))}=FOLDER",
-        )
-    return dict(values)
-
-
-def _reachable(hub: str, kind: str = "model") -> bool:
-    """Whether a hub id is at hand or can be asked for."""
-    import os
-
-    if not hub:
-        return False
-    from huggingface_hub import HfApi, snapshot_download
-
-    try:
-        snapshot_download(hub, repo_type=kind, local_files_only=True)
-        return True
-    except Exception:  # not in the cache, whatever the library calls that
-        pass
-    if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
-        return False
-    try:
-        HfApi().repo_info(hub, repo_type=kind, timeout=10.0)
-        return True
-    except Exception:  # no network, no such repository, no access
-        return False
-
-
-def _write_pairs(name: str, task: str, path: Path) -> None:
-    """Pairs of labelled texts with three classes: both of the first class, both of the second, one of each."""
-    import json
-
-    from advisor.experiments.suites.pairs import sentence_pairs
-    from advisor.training.data import load_rows, resolve_data
-    from advisor.training.data.rows import LabelledText
-
-    if path.is_file():
-        return
-    rows = load_rows(resolve_data(name, task=task), task)
-    labelled = [(row.text, row.label) for row in (*rows.train, *rows.eval) if isinstance(row, LabelledText)]
-    pairs = sentence_pairs(labelled, rows.label_names)
-    write_text_atomically(path, "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs))
-
-
 # --- plans ------------------------------------------------------------------------------------------------------------
 
 
 def _plans(
-    suite: SuiteDefinition, scale: Scale, inputs: _Inputs, num_threads: int | None, on_event: OnEvent | None
+    suite: SuiteDefinition,
+    scale: SuiteScale,
+    inputs: SuiteInputs,
+    here: DeviceProfile,
+    num_threads: int | None,
+    on_event: OnEvent | None,
 ) -> dict[str, Plan]:
-    """A plan with its prediction for every cell of the scale, by id."""
+    """A plan with its prediction for every cell of the scale, by id; each model and data set is looked at once."""
+    from advisor.strategies import get_strategy
+
     plans: dict[str, Plan] = {}
+    loaded: dict[tuple[str, str, int | None], Inputs] = {}
     wanted = suite.cells_at(scale)
     show = progress(on_event)
     phase(on_event, f"predicting {counted(len(wanted), 'cell')}")
     for number, cell in enumerate(wanted):
         show(cell.id, number / len(wanted))
-        source = ModelSource(inputs.model(cell.model), task=suite.data[cell.data].task)
-        data = inputs.data(cell.data, cell)
-        loaded = load_inputs(source, data)
-        configuration = configure(
-            source,
-            method=cell.method,
+        key = (cell.model, cell.data, cell.max_seq_length)
+        if key not in loaded:
+            source = ModelSource(inputs.model(cell.model), task=suite.data[cell.data].task)
+            loaded[key] = load_inputs(source, inputs.data(cell.data, cell))
+        model, data, profile = loaded[key].model, loaded[key].data, loaded[key].profile
+        configuration = configured(
+            model,
+            profile,
+            get_strategy(cell.method),
             knobs=_knobs(cell, scale),
-            execution=_execution(cell, scale, loaded.profile.max_seq_length, num_threads),
-            data=data,
+            execution=_execution(cell, scale, num_threads),
+            device=here,
         )
         cost = predict_configuration(configuration)
         plans[cell.id] = Plan(
-            loaded.model, loaded.data, loaded.profile, configuration.strategy, configuration.execution,
-            configuration.device.id, FIRST_SEED, configuration.budget, cost, installed_versions(),
+            model, data, profile, configuration.strategy, configuration.execution,
+            here.id, FIRST_SEED, configuration.budget, cost, installed_versions(),
         )  # fmt: skip
     return plans
 
 
-def _knobs(cell: SuiteCell, scale: Scale) -> dict[str, Any]:
+def _knobs(cell: SuiteCell, scale: SuiteScale) -> dict[str, Any]:
     knobs = dict(cell.knobs)
     if scale.epochs is not None:
         knobs["num_train_epochs"] = scale.epochs
@@ -345,10 +230,10 @@ def _knobs(cell: SuiteCell, scale: Scale) -> dict[str, Any]:
     return knobs
 
 
-def _execution(cell: SuiteCell, scale: Scale, length: int, num_threads: int | None) -> dict[str, Any]:
+def _execution(cell: SuiteCell, scale: SuiteScale, num_threads: int | None) -> dict[str, Any]:
     threads = {} if num_threads is None else {"num_threads": num_threads}
     batch = max(cell.batch_size // scale.batch_divisor, 1)
-    return {"micro_batch_size": batch, "eval_batch_size": 32, "max_seq_length": length, **threads, **cell.execution}
+    return {"micro_batch_size": batch, "eval_batch_size": 32, **threads, **cell.execution}
 
 
 def _seeds(count: int) -> range:
@@ -427,7 +312,7 @@ def _diverged(folder: Path) -> bool:
     path = folder / RECORD_FILE
     if not path.is_file():
         return False
-    record = from_dict(RunRecord, read_json(path, what="the record"), what=str(path))
+    record = load_record(path)
     return record.measurement.outcome == "diverged"
 
 
@@ -460,7 +345,7 @@ def _kept(folder: Path) -> dict[str, dict[str, float]]:
 
 
 def _predict_published(
-    suite: SuiteDefinition, scale: Scale, folder: Path, device: str, on_event: OnEvent | None
+    suite: SuiteDefinition, scale: SuiteScale, folder: Path, device: str, on_event: OnEvent | None
 ) -> dict[str, dict[str, float]]:
     """Memory, time and parameters of the published backbones at the published batch, from their configurations."""
     import json
@@ -512,7 +397,7 @@ def _predict_published(
 def _report(
     suite: SuiteDefinition,
     scale: str,
-    inputs: _Inputs,
+    inputs: SuiteInputs,
     plans: Mapping[str, Plan],
     runs: Sequence[SuiteRun],
     seeds: int,
@@ -550,94 +435,3 @@ def _report(
         folder=str(rest.pop("folder")),
         **rest,
     )
-
-
-# --- the user's own methods -------------------------------------------------------------------------------------------
-
-OWN = "peft-methods"
-PEFT_KNOB = "peft_config"
-
-
-def bench_methods(
-    model: ModelSource,
-    data: DataSource,
-    *,
-    methods: Sequence[str] = (),
-    peft_configs: Mapping[str, Mapping[str, Any]] | None = None,
-    knobs: Mapping[str, Any] | None = None,
-    epochs: float | None = None,
-    batch_size: int = 16,
-    seeds: int = 3,
-    output: Path | None = None,
-    **options: Any,
-) -> SuiteReport:
-    """Compare methods and PEFT configurations on one model and data set, at equal batch and own learning rates.
-
-    Beside the records, ``results/`` holds every training in the JSON of PEFT's method comparison.
-
-    Args:
-        model: What is trained.
-        data: On what.
-        methods: Registered strategies with their defaults.
-        peft_configs: Configurations of PEFT by name.
-        knobs: Of every method that has them.
-        epochs: Passes over the rows; each method's own when ``None``.
-        batch_size: Rows per optimizer step.
-        seeds: Trainings per configuration.
-        output: Folder of the records; in the user's data directory when ``None``.
-        options: As of :func:`bench_suite`.
-
-    Raises:
-        InputError: there is nothing to compare, or anything about the inputs cannot be used.
-    """
-    from advisor.experiments.suites.definition import Scale, SuiteCell, SuiteData, SuiteDefinition, SuiteModel
-    from advisor.strategies import get_strategy, strategies
-
-    chosen = dict(peft_configs or {})
-    if len(methods) + len(chosen) < 1:
-        raise InputError("a comparison needs methods, but got none", fix="add --methods lora,ia3 or --peft-config FILE")
-    shared = {} if epochs is None else {"num_train_epochs": epochs}
-    cells = []
-    for name in methods:
-        own = get_strategy(name).knobs()
-        mine = {knob: value for knob, value in (knobs or {}).items() if hasattr(own, knob) or knob in SHARED_KNOBS}
-        cells.append(SuiteCell(name, name, OWN, "model", "data", name, batch_size, knobs={**shared, **mine}))
-    for name, values in chosen.items():
-        method = next(strategy.name for strategy in strategies() if strategy.user_knob == PEFT_KNOB)
-        own_knobs = {**shared, PEFT_KNOB: dict(values)}
-        cells.append(SuiteCell(name, name, OWN, "model", "data", method, batch_size, knobs=own_knobs))
-    task = task_of(model, data)
-    definition = SuiteDefinition(
-        OWN, "Methods compared", "", "your own comparison",
-        {"model": SuiteModel("", "")}, {"data": SuiteData("", "", task, 0)}, (), tuple(cells), (),
-        {OWN: Scale(data.max_train_rows, data.max_eval_rows, data.max_seq_length, epochs, predicts_published=False)},
-    )  # fmt: skip
-    folder = output if output is not None else user_data_dir("suites", OWN)
-    report = bench_suite(definition, model=model.source, data=data, scale=OWN, seeds=seeds, output=folder, **options)
-    write_peft_results(folder)
-    return report
-
-
-def write_peft_results(folder: Path) -> int:
-    """``results/`` of a suite's folder: its finished runs in the JSON of PEFT's method comparison; how many."""
-    import json
-
-    from advisor.experiments.store import read_records
-    from advisor.experiments.suites.peft_format import file_name, peft_result
-    from advisor.experiments.suites.results import FORMAT
-    from advisor.training.sources import ADAPTER_CONFIG
-
-    _, records = read_records(folder / RECORDS_FILE, FORMAT)
-    written = 0
-    for found in records.values():
-        if found.value is None or not (path := folder / found.value.folder / RECORD_FILE).is_file():
-            continue
-        record = from_dict(RunRecord, read_json(path, what="the record"), what=str(path))
-        adapter = path.parent / ADAPTER_CONFIG
-        config = read_json(adapter, what="the adapter's configuration") if adapter.is_file() else None
-        experiment = f"{record.plan.strategy.method}/{found.value.cell}-seed{found.value.seed}"
-        target = folder / "results" / file_name(experiment)
-        target.parent.mkdir(exist_ok=True)
-        write_text_atomically(target, json.dumps(peft_result(record, experiment, config), indent=2) + "\n")
-        written += 1
-    return written

@@ -157,12 +157,11 @@ def probe_advice(recommendation: Recommendation, report: LinearProbeReport) -> t
 
 def _advice(recommendation: Recommendation, report: LinearProbeReport) -> Iterator[str]:
     metric, low, high = report.metric, report.interval.low, report.interval.high
-    curve = ", ".join(f"{metric.show(point.value)} at {point.train_rows:,}" for point in report.curve)
     yield (
         f"linear probe (logistic regression on frozen features): {metric.title} {metric.show(report.value)} "
         f"(90 %: {metric.show(low)} to {metric.show(high)}) on {report.eval_rows:,} held-out rows; "
-        f"with training rows: {curve}; always the most frequent class: {metric.show(report.chance_value)}; "
-        f"{report.spent}"
+        f"with training rows: {report.curve_in_words}; always the most frequent class: "
+        f"{metric.show(report.chance_value)}; {report.spent}"
     )
     if report.near_chance:
         confused = "; ".join(

@@ -193,8 +193,7 @@ def _quality(
     if isinstance(report, str):
         note(before, report)
         return None
-    text = ", ".join(f"{report.metric.show(point.value)} at {point.train_rows:,}" for point in report.curve)
-    note(before, f"linear probe: {report.metric.title} {text} training rows; {report.spent}")
+    note(before, f"linear probe: {report.metric.title} {report.curve_in_words} training rows; {report.spent}")
     return ProbedQuality(report)
 
 

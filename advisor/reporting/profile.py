@@ -46,23 +46,16 @@ def print_profile(console: Console, profile: StepFamilies) -> None:
 
 def print_profiles(console: Console, profiles: Sequence[StepFamilies]) -> None:
     """Print every profile, then the methods side by side: measured seconds and shares by family."""
-    from advisor.experiments.operator_families import by_family
-
     for profile in profiles:
         print_profile(console, profile)
     if len(profiles) < 2:
         return
-    totals = [by_family(profile.families) for profile in profiles]
     first = profiles[0]
     columns = [f">{profile.method}" for profile in profiles]
     table = make_table("operators", *columns, title="measured time of a step by method, and its share")
-    for family in dict.fromkeys(name for total in totals for name in total):
-        cells = [
-            f"{_milliseconds(total.get(family, (0.0, 0.0))[0])} "
-            f"({format_share(total.get(family, (0.0, 0.0))[0] / profile.step_s)})"
-            for profile, total in zip(profiles, totals, strict=True)
-        ]
-        table.add_row(family, *cells)
+    for family in dict.fromkeys(row.family for profile in profiles for row in profile.families):
+        shares = [(profile.measured_share(family), profile.step_s) for profile in profiles]
+        table.add_row(family, *(f"{_milliseconds(share * step_s)} ({format_share(share)})" for share, step_s in shares))
     ratios = [f"{_milliseconds(profile.step_s)} ({profile.step_s / first.step_s:.2f}x)" for profile in profiles]
     table.add_row("step", *ratios)
     console.print(table)

@@ -11,7 +11,7 @@ from rich.console import Console
 from advisor.core.metrics import METRICS
 from advisor.core.units import counted, format_bytes, format_duration
 from advisor.experiments.suites.definition import Claim, SuiteDefinition
-from advisor.experiments.suites.results import CellResults, Spread, SuiteReport
+from advisor.experiments.suites.results import CellResults, SeedSpread, SuiteReport
 from advisor.experiments.suites.verdicts import LEVEL, MARGIN_POINTS, MARGIN_RATIO, POWER, Verdict, in_points
 from advisor.reporting.text import make_table, remark, say
 
@@ -57,7 +57,7 @@ def _title(quantity: str) -> str:
     return TITLES.get(quantity, quantity)
 
 
-def _spread(quantity: str, found: Spread | None) -> str:
+def _spread(quantity: str, found: SeedSpread | None) -> str:
     if found is None:
         return "–"
     shown = show_quantity(quantity, found.mean)

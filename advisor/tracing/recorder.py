@@ -18,7 +18,7 @@ from torch.utils.flop_counter import flop_registry
 
 from advisor.hardware.backends import is_host
 from advisor.tracing.kernel_temporaries import KernelCall, hidden_bytes, kernel_call
-from advisor.tracing.ops import CAUSAL, encode_signature
+from advisor.tracing.ops import CAUSAL, TracedOp, encode_signature
 
 aten = torch.ops.aten
 
@@ -55,6 +55,12 @@ class RecordedOperator:
     written_bytes: tuple[int, ...]
     dtype: str
     signature: str = ""
+
+    def traced(self) -> TracedOp:
+        """The same as one call with its traffic summed up."""
+        read_bytes, written_bytes = sum(self.read_bytes), sum(self.written_bytes)
+        phase: Any = self.phase
+        return TracedOp(self.name, phase, self.flops, read_bytes, written_bytes, self.dtype, self.signature)
 
 
 @dataclass

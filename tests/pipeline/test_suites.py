@@ -17,7 +17,8 @@ from advisor.core.run import Measurement, RunRecord
 from advisor.core.serialization import from_dict, to_json
 from advisor.experiments.suites.definition import SuiteDefinition
 from advisor.pipeline.inputs import DataSource, ModelSource
-from advisor.pipeline.suites import bench_methods, bench_suite, recorded_suite
+from advisor.pipeline.method_comparison import bench_methods
+from advisor.pipeline.suites import bench_suite, recorded_suite
 from advisor.reporting.suites import print_suite, suite_markdown
 from tests.cli.conftest import advisor, model_dir, pretended_cpu, table  # noqa: F401
 

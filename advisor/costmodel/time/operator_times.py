@@ -15,17 +15,13 @@ from advisor.core.cost import Basis
 from advisor.core.device import DeviceProfile
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
-from advisor.core.strategy import StrategyConfig, first_layout
+from advisor.core.strategy import SHARED_KNOBS, StrategyConfig, first_layout
 from advisor.costmodel.time.device_rates import DeviceRates, Efficiencies, executed_flops, executed_share
 from advisor.tracing.full_depth import OperatorTable
 from advisor.tracing.ops import ITEM_BYTES, TracedOp, is_skinny, op_class, usual_class
 from advisor.tracing.symbolic import TraceShape
 
-LEARNING_KNOBS = (
-    *("learning_rate", "lr_rel", "num_train_epochs", "lora_alpha", "weight_decay", "warmup_ratio"),
-    *("lr_scheduler_type", "max_grad_norm", "class_weights", "evaluations_per_epoch", "load_best_model_at_end"),
-    "early_stopping_patience",
-)
+LEARNING_KNOBS = SHARED_KNOBS | {"lora_alpha"}
 """Knobs of a strategy that no step's time depends on."""
 RUN_KNOBS = ("max_seq_length", "eval_batch_size", "group_by_length")
 """Fields of ``ExecutionPlan`` that make a run of steps, not a step."""

@@ -100,7 +100,7 @@ class SuiteCell:
 
 
 @dataclass(frozen=True)
-class PublishedTable:
+class SuiteTable:
     """A table as published.
 
     Attributes:
@@ -152,7 +152,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Scale:
+class SuiteScale:
     """How much of the suite is run.
 
     Attributes:
@@ -204,13 +204,13 @@ class SuiteDefinition:
     source: str
     models: dict[str, SuiteModel]
     data: dict[str, SuiteData]
-    tables: tuple[PublishedTable, ...]
+    tables: tuple[SuiteTable, ...]
     cells: tuple[SuiteCell, ...]
     claims: tuple[Claim, ...]
-    scales: dict[str, Scale]
+    scales: dict[str, SuiteScale]
     notes: tuple[str, ...] = ()
 
-    def scale(self, name: str) -> Scale:
+    def scale(self, name: str) -> SuiteScale:
         """The scale of that name.
 
         Raises:
@@ -226,7 +226,7 @@ class SuiteDefinition:
         """The cell of that id."""
         return next(cell for cell in self.cells if cell.id == identity)
 
-    def cells_at(self, scale: Scale) -> tuple[SuiteCell, ...]:
+    def cells_at(self, scale: SuiteScale) -> tuple[SuiteCell, ...]:
         """The cells that are trained at a scale."""
         return tuple(cell for cell in self.cells if cell.trained and (not scale.cells or cell.id in scale.cells))
 

@@ -53,7 +53,7 @@ FORMAT = cell_format(SuiteRun, "advisor bench SUITE --output")
 
 
 @dataclass(frozen=True)
-class Spread:
+class SeedSpread:
     """A figure over seeds.
 
     Attributes:
@@ -94,7 +94,7 @@ class CellResults:
     model: str
     data: str
     state: CellState
-    measured: dict[str, Spread] = field(default_factory=dict)
+    measured: dict[str, SeedSpread] = field(default_factory=dict)
     predicted: dict[str, float] = field(default_factory=dict)
     published: dict[str, float] = field(default_factory=dict)
     published_predicted: dict[str, float] = field(default_factory=dict)
@@ -204,9 +204,9 @@ def is_at_chance(record: RunRecord) -> bool:
     return value <= chance + NORMAL_95 * math.sqrt(chance * (1 - chance) / max(data.eval_rows, 1))
 
 
-def spread(values: Sequence[float]) -> Spread:
+def spread(values: Sequence[float]) -> SeedSpread:
     """Mean and standard deviation of at least one value."""
-    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+    return SeedSpread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
 
 def cell_results(

@@ -109,9 +109,9 @@ def _configured(method: Strategy, model: ModelSpec, knobs: Mapping[str, Any]) ->
     if reason := ineligible(method, model, given):
         return reason
     config = method.configured(model, **given)
-    config.check_task(model.traits)
     if given.keys() - SHARED_KNOBS:
         return _checked(method, model, config)
+    config.check_task(model.traits)
     problems = method.problems(config, model)
     return f"its defaults do not fit the model: {'; '.join(problems)}" if problems else config
 
