@@ -17,7 +17,7 @@ from advisor.core.data import ReadOptions
 from advisor.core.errors import InputError
 from advisor.core.strategy import ClassWeights
 from advisor.core.tasks import task_names, task_traits
-from advisor.core.units import parse_duration_s, parse_memory_bytes
+from advisor.core.units import parse_duration_s, parse_energy_j, parse_latency_s, parse_memory_bytes
 
 if TYPE_CHECKING:
     from advisor.pipeline.inputs import DataSource, ModelSource
@@ -101,6 +101,23 @@ device_option = option(
 )
 memory_option = option("--memory", "memory_bytes", **SIZE, help="Memory budget: 8GiB, 8GB (= 8e9 bytes), 800MB.")
 time_option = option("--time", "time_s", **DURATION, help="Time budget of the whole run: 2h, 90min, 45s.")
+constraint_options = stacked(
+    option(
+        "--max-latency",
+        "max_latency_s",
+        type=parse_latency_s,
+        metavar="DURATION",
+        help="Longest forward pass of one row: 20ms; of the merged model where the method merges.",
+    ),
+    option("--max-saved-size", "max_saved_size_bytes", **SIZE, help="Largest saved adapter or model: 5MB, 90MiB."),
+    option(
+        "--max-energy",
+        "max_energy_j",
+        type=parse_energy_j,
+        metavar="ENERGY",
+        help="Most energy of the whole run: 40kJ, 20Wh; where the device's power is known.",
+    ),
+)
 safety_option = option(
     "--safety-level",
     type=click.FloatRange(0.5, 1, max_open=True),

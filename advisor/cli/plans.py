@@ -17,6 +17,7 @@ from advisor.cli.options import (
     TRAINING_KNOBS,
     N,
     budget_of,
+    constraint_options,
     data_options,
     data_source,
     device_option,
@@ -65,6 +66,7 @@ _force_option = option("--force", is_flag=True, help="Overwrite an existing --ou
 @device_option
 @memory_option
 @time_option
+@constraint_options
 @safety_option
 @option("--min-quality", type=float, metavar="X", help="Desired minimum of the metric; reported as a probability.")
 @option("--evidence", "evidence_s", **DURATION, help="Time to spend on short training runs.")
@@ -130,6 +132,7 @@ def recommend_command(context: click.Context, as_json: bool, output: Path | None
 @data_options(required=True)
 @memory_option
 @time_option
+@constraint_options
 @option(
     "--budget",
     "wall_clock_s",

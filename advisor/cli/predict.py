@@ -16,6 +16,7 @@ from advisor.cli.options import (
     TRAINING_KNOBS,
     N,
     budget_of,
+    constraint_options,
     data_options,
     data_source,
     device_option,
@@ -129,6 +130,7 @@ _execution_options = stacked(
 @device_option
 @memory_option
 @time_option
+@constraint_options
 @safety_option
 @option("--explain", is_flag=True, help="Show what the peak consists of and which change would lower it.")
 @option(
@@ -166,7 +168,7 @@ def predict_command(
             explanation = pipeline.explain(configuration, estimate, on_event)
 
     def show(console: Console, answer: CostEstimate) -> None:
-        print_cost(console, answer, title=title)
+        print_cost(console, answer, title=title, budget=configuration.budget)
         if explanation is not None:
             from advisor.reporting.explain import print_explanation
 
@@ -231,6 +233,7 @@ def _execution(options: dict[str, Any]) -> dict[str, Any]:
 @click.command("fit")
 @model_options()
 @memory_option
+@constraint_options
 @device_option
 @option("--method", "methods", multiple=True, metavar="NAME", help="Consider only this method; repeatable.")
 @option("--peft-config", **FILE, help="Also consider method peft with this JSON configuration.")

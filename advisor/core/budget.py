@@ -8,7 +8,15 @@ from typing import Any
 
 from advisor.core.cost import CostEstimate
 from advisor.core.device import DeviceProfile
-from advisor.core.units import format_bytes, format_duration
+from advisor.core.serialization import LATER
+from advisor.core.units import (
+    format_bytes,
+    format_duration,
+    format_energy,
+    round_up_duration,
+    round_up_energy,
+    round_up_memory,
+)
 
 TIME_LEVEL = 0.95
 """Probability with which a run must end within its time: the upper end of a 90 % interval."""
@@ -24,6 +32,10 @@ class BoundedFigure:
         show: A value in words.
         capacity: What a device has of it, which bounds every budget; ``None`` where devices set no bound.
         level: Probability with which the bound must hold; ``Budget.safety_level`` when ``None``.
+        point: What is predicted of it, where tables show it only when it is limited.
+        verb: What a run does with it, in words: it "takes" a time, it "saves" a size.
+        typed: A limit that is enough, as a user would type it.
+        instead: What helps besides a higher limit.
     """
 
     name: str
@@ -31,11 +43,29 @@ class BoundedFigure:
     show: Callable[[float], str]
     capacity: Callable[[DeviceProfile], float] | None = None
     level: float | None = None
+    point: Callable[[CostEstimate], float | None] | None = None
+    verb: str = "needs"
+    typed: Callable[[float], str] = str
+    instead: str = ""
 
     @property
     def label(self) -> str:
-        """The name without its unit: ``"memory"``; ``--memory`` is its option."""
+        """The name without its unit: ``"memory"``, ``"max_latency"``."""
         return self.name.rpartition("_")[0]
+
+    @property
+    def option(self) -> str:
+        """Of the command line: ``"--memory"``, ``"--max-latency"``."""
+        return f"--{self.label.replace('_', '-')}"
+
+    @property
+    def title(self) -> str:
+        """What is bounded, in words: ``"memory"``, ``"latency"``."""
+        return self.label.removeprefix("max_").replace("_", " ")
+
+    def limit_in_words(self, limit: float) -> str:
+        """``"8.00 GiB"``; of limits that are no usual budget with what it limits: ``"latency 20 ms"``."""
+        return self.show(limit) if self.title == self.label else f"{self.title} {self.show(limit)}"
 
 
 @dataclass(frozen=True)
@@ -93,20 +123,50 @@ class Fit:
         return {check.constraint.figure.label: excess for check in self.checks if (excess := check.excess) is not None}
 
 
-def _bounded(upper: Callable[[CostEstimate, float], float | None], show: Callable[[Any], str], **more: Any) -> Any:
+def _bounded(
+    upper: Callable[[CostEstimate, float], float | None],
+    show: Callable[[Any], str],
+    stored: Mapping[str, bool] | None = None,
+    **more: Any,
+) -> Any:
     """A field of ``Budget`` that bounds the figure of its name; the arguments are those of ``BoundedFigure``."""
-    return field(default=None, metadata={"bounded": {"upper": upper, "show": show, **more}})
+    return field(default=None, metadata={"bounded": {"upper": upper, "show": show, **more}, **(stored or {})})
 
 
 def _upper_memory_bytes(cost: CostEstimate, level: float) -> float | None:
     return cost.memory.quantile_bytes(level)
 
 
-def _upper_time_s(cost: CostEstimate, level: float) -> float | None:
+def _upper_of_time(cost: CostEstimate, name: str) -> float | None:
+    """The upper end of the 90 % interval of a figure of the cost's times."""
     if cost.time is None:
         return None
-    interval = cost.time.intervals.get("total_s")
-    return interval.high if interval is not None else cost.time.total_s
+    interval = cost.time.intervals.get(name)
+    value: float | None = getattr(cost.time, name)
+    return interval.high if interval is not None else value
+
+
+def _upper_time_s(cost: CostEstimate, level: float) -> float | None:
+    return _upper_of_time(cost, "total_s")
+
+
+def _upper_latency_s(cost: CostEstimate, level: float) -> float | None:
+    merged = _upper_of_time(cost, "merged_latency_s")
+    return merged if merged is not None else _upper_of_time(cost, "latency_s")
+
+
+def _latency_s(cost: CostEstimate) -> float | None:
+    if cost.time is None:
+        return None
+    return cost.time.merged_latency_s if cost.time.merged_latency_s is not None else cost.time.latency_s
+
+
+def _upper_saved_bytes(cost: CostEstimate, level: float) -> float | None:
+    return cost.saved_bytes if cost.saved_interval is None else cost.saved_interval.high
+
+
+def _upper_energy_j(cost: CostEstimate, level: float) -> float | None:
+    return _upper_of_time(cost, "energy_j")
 
 
 def _memory_bytes(device: DeviceProfile) -> float:
@@ -122,12 +182,50 @@ class Budget:
         time_s: Bounds the whole run's wall-clock time.
         min_quality: Wanted minimum of the task's metric; answered as a probability, it excludes nothing.
         safety_level: Probability with which a plan must stay within the memory bound.
+        max_latency_s: Bounds one forward pass of one row of median length, of the merged model where the method merges.
+        max_saved_size_bytes: Bounds the weights that the run saves: those of the adapter, or of the whole model.
+        max_energy_j: Bounds what the device takes over the whole run.
     """
 
-    memory_bytes: int | None = _bounded(_upper_memory_bytes, format_bytes, capacity=_memory_bytes)
-    time_s: float | None = _bounded(_upper_time_s, format_duration, level=TIME_LEVEL)
+    memory_bytes: int | None = _bounded(
+        _upper_memory_bytes,
+        format_bytes,
+        capacity=_memory_bytes,
+        typed=round_up_memory,
+        instead="use a smaller --max-seq-length",
+    )
+    time_s: float | None = _bounded(
+        *(_upper_time_s, format_duration),
+        level=TIME_LEVEL,
+        verb="takes",
+        typed=round_up_duration,
+        instead="train on fewer rows or epochs",
+    )
     min_quality: float | None = None
     safety_level: float = 0.95
+    max_latency_s: float | None = _bounded(
+        *(_upper_latency_s, format_duration, LATER),
+        level=TIME_LEVEL,
+        point=_latency_s,
+        verb="answers one row in",
+        typed=round_up_duration,
+        instead="use a smaller model or a smaller --max-seq-length",
+    )
+    max_saved_size_bytes: int | None = _bounded(
+        *(_upper_saved_bytes, format_bytes, LATER),
+        point=lambda cost: cost.saved_bytes,
+        verb="saves",
+        typed=round_up_memory,
+        instead="use a lower rank (--knob rank=4) or another adapter",
+    )
+    max_energy_j: float | None = _bounded(
+        *(_upper_energy_j, format_energy, LATER),
+        level=TIME_LEVEL,
+        point=lambda cost: cost.time.energy_j if cost.time is not None else None,
+        verb="uses",
+        typed=round_up_energy,
+        instead="train on fewer rows or epochs",
+    )
 
     def __post_init__(self) -> None:
         for figure in FIGURES:

@@ -10,6 +10,7 @@ from statistics import NormalDist
 from typing import Literal
 
 from advisor.core.metrics import Metric
+from advisor.core.serialization import LATER
 
 Evidence = Literal["measured", "interpolated", "extrapolated", "onset not reached"]
 """Whether the figure was measured, lies between measured configurations, or outside of them. ``"onset not reached"`` is
@@ -161,7 +162,7 @@ class TimeEstimate:
         samples_per_s: Effective batch size / ``step_s``.
         tokens_per_s: Real (not padding) tokens / ``step_s``.
         total_s: From reading the data to the saved result.
-        intervals: 90 % intervals by field name (``step_s``, ``total_s``, ``energy_j``).
+        intervals: 90 % intervals by field name (``step_s``, ``total_s``, ``energy_j``, ``latency_s``, ...).
         parts: Where ``total_s`` goes, seconds by name: ``data`` (reading and tokenising), ``loading`` (the model),
             ``set_up`` (the Trainer), ``warm_up`` (the first step beyond the others), ``training`` (steps),
             ``between_steps`` (fetching batches, callbacks), ``evaluation``, ``checkpoints``, ``saving``.
@@ -169,6 +170,9 @@ class TimeEstimate:
         inference: Speed of the trained model; ``None`` where no forward pass was traced.
         energy_j: What the device takes over the run, in joules; ``None`` where nothing is known of its power.
         energy_basis: How it was computed, or why it is missing.
+        latency_s: One forward pass of one row of median length (of the longest without data), as trained.
+        merged_latency_s: The same once adapters are merged into the weights; where a latency was bounded and the method
+            merges.
     """
 
     step_s: float
@@ -182,6 +186,8 @@ class TimeEstimate:
     inference: InferenceEstimate | None = None
     energy_j: float | None = None
     energy_basis: str = ""
+    latency_s: float | None = field(default=None, metadata=LATER)
+    merged_latency_s: float | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True)
@@ -223,6 +229,8 @@ class CostEstimate:
         trainable_parameters, total_parameters: Counts; quantised weights at their logical size.
         evidence, basis: The weakest of the figures.
         notes: Remarks, one sentence each.
+        saved_bytes: Weights on disk that the run saves: those of the adapter and a new head, or of the whole model.
+        saved_interval: Between what they lie; file headers and the data type of a head make the difference.
     """
 
     memory: MemoryEstimate
@@ -234,3 +242,5 @@ class CostEstimate:
     evidence: Evidence
     basis: Basis
     notes: tuple[str, ...] = field(default_factory=tuple)
+    saved_bytes: int | None = field(default=None, metadata=LATER)
+    saved_interval: Interval | None = field(default=None, metadata=LATER)

@@ -20,10 +20,14 @@ _BYTES = {
     "kib": KIB, "mib": MIB, "gib": GIB, "tib": 2**40,
 }  # fmt: skip
 _SECONDS = {
+    "us": 1e-6, "ms": 1e-3,
     "s": 1.0, "sec": 1.0, "second": 1.0, "seconds": 1.0,
     "min": 60.0, "mins": 60.0, "minute": 60.0, "minutes": 60.0, "m": 60.0,
     "h": 3600.0, "hr": 3600.0, "hour": 3600.0, "hours": 3600.0,
     "d": 86400.0, "day": 86400.0, "days": 86400.0,
+}  # fmt: skip
+_JOULES = {
+    "j": 1.0, "kj": 1e3, "wh": 3600.0, "kwh": 3.6e6,
 }  # fmt: skip
 _NUMBER = r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
 
@@ -45,14 +49,28 @@ def parse_memory_bytes(text: str) -> int:
     return value
 
 
-def parse_duration_s(text: str) -> float:
-    """``"2h"``, ``"90min"``, ``"45s"`` or ``"1h30min"`` as seconds.
+def parse_latency_s(text: str) -> float:
+    """``"20ms"`` or ``"1.5s"`` as seconds.
 
     Raises:
         BudgetError: no unit, unknown unit, or not greater than zero.
     """
-    rule = f"time must be a positive number with a unit, but got {text!r}"
-    fix = "write for example 2h, 90min, 45s or 1h30min"
+    return parse_duration_s(text, what="latency", examples="20ms or 1.5s")
+
+
+def parse_duration_s(text: str, *, what: str = "time", examples: str = "2h, 90min, 45s or 1h30min") -> float:
+    """``"2h"``, ``"90min"``, ``"45s"`` or ``"1h30min"`` as seconds.
+
+    Args:
+        text: Numbers with units.
+        what: It is, for messages.
+        examples: For messages.
+
+    Raises:
+        BudgetError: no unit, unknown unit, or not greater than zero.
+    """
+    rule = f"{what} must be a positive number with a unit, but got {text!r}"
+    fix = f"write for example {examples}"
     parts = re.findall(rf"{_NUMBER}\s*([A-Za-z]+)", text)
     if not parts or re.sub(rf"{_NUMBER}\s*[A-Za-z]+|\s", "", text):
         raise BudgetError(rule, fix=fix)
@@ -61,6 +79,22 @@ def parse_duration_s(text: str) -> float:
     value = sum(float(number) * _SECONDS[unit.lower()] for number, unit in parts)
     if value <= 0 or not math.isfinite(value):
         raise BudgetError(rule, fix=fix)
+    return value
+
+
+def parse_energy_j(text: str) -> float:
+    """``"500J"``, ``"40kJ"``, ``"20Wh"`` or ``"1.5kWh"`` as joules.
+
+    Raises:
+        BudgetError: no unit, unknown unit, or not greater than zero.
+    """
+    match = re.fullmatch(rf"\s*{_NUMBER}\s*([A-Za-z]+)\s*", text)
+    value = float(match[1]) * _JOULES.get(match[2].lower(), 0.0) if match is not None else 0.0
+    if not 0 < value < math.inf:
+        raise BudgetError(
+            f"energy must be a positive number with a unit, but got {text!r}",
+            fix="write for example 500J, 40kJ, 20Wh or 1.5kWh (1 Wh = 3600 J)",
+        )
     return value
 
 
@@ -98,6 +132,29 @@ def format_energy(value_j: float) -> str:
     if hours < 1:
         return f"{value_j:.3g} J"
     return f"{hours:.3g} Wh" if hours < 1000 else f"{hours / 1000:.3g} kWh"
+
+
+def round_up_memory(value_bytes: float) -> str:
+    """A limit that is enough, as the user would type it: ``"3.3GiB"``, ``"40MiB"``, ``"890KiB"``."""
+    if value_bytes >= GIB:
+        return f"{math.ceil(value_bytes / GIB * 10) / 10:.1f}GiB"
+    return (
+        f"{math.ceil(value_bytes / MIB / 10) * 10}MiB" if value_bytes >= MIB else f"{math.ceil(value_bytes / KIB)}KiB"
+    )
+
+
+def round_up_duration(value_s: float) -> str:
+    """A limit that is enough, as the user would type it: ``"12min"``, ``"35ms"``."""
+    if value_s < 1:
+        return f"{math.ceil(value_s * 1e3)}ms"
+    if value_s < 60:
+        return f"{math.ceil(value_s)}s"
+    return f"{math.ceil(value_s / 60)}min" if value_s < 10 * 3600 else f"{math.ceil(value_s / 3600)}h"
+
+
+def round_up_energy(value_j: float) -> str:
+    """A limit that is enough, as the user would type it: ``"340J"``, ``"12.4Wh"``."""
+    return f"{math.ceil(value_j)}J" if value_j < 3600 else f"{math.ceil(value_j / 360) / 10:.1f}Wh"
 
 
 def format_count(value: float) -> str:

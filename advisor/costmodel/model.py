@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from advisor.core.budget import Budget
 from advisor.core.coefficients import Calibration
-from advisor.core.cost import Basis, CostEstimate, Evidence, MemoryEstimate, QualityEstimate
+from advisor.core.cost import Basis, CostEstimate, Evidence, Interval, MemoryEstimate, QualityEstimate
 from advisor.core.data import DataProfile
 from advisor.core.device import DeviceProfile
+from advisor.core.errors import InputError
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
@@ -18,8 +19,9 @@ from advisor.costmodel.memory.estimate import bound_memory, estimate_memory
 from advisor.costmodel.memory.overheads import run_overheads
 from advisor.costmodel.memory.traced_run import MemoryBounds, TracedRun
 from advisor.costmodel.time.model import TimeModel
-from advisor.costmodel.time.run import speed_notes, stopping_notes
+from advisor.costmodel.time.run import predicted_energy, saved_model_bytes, speed_notes, stopping_notes
 from advisor.hardware.backends import backend_of
+from advisor.strategies import get_strategy
 from advisor.tracing.trace_store import TracedConfiguration, TraceStore
 
 if TYPE_CHECKING:
@@ -129,7 +131,12 @@ class CostModel:
         return bound_memory(self._run(self._traced(model, strategy, execution), None, same_length))
 
     def bounds(
-        self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, data: DataProfile | None
+        self,
+        model: ModelSpec,
+        strategy: StrategyConfig,
+        execution: ExecutionPlan,
+        data: DataProfile | None,
+        budget: Budget | None = None,
     ) -> CostBounds:
         """The cost of one configuration without a replay; arguments as in :meth:`estimate`.
 
@@ -138,7 +145,7 @@ class CostModel:
         """
         asked = self._traced(model, strategy, execution)
         memory = bound_memory(self._run(asked, data, same_length=False))
-        return CostBounds(self._cost(asked, data, memory.typical, None), memory)
+        return CostBounds(self._cost(asked, data, memory.typical, None, budget), memory)
 
     def estimate(
         self,
@@ -178,7 +185,7 @@ class CostModel:
                 min_quality=budget.min_quality if budget else None,
                 batch_size=execution.effective_batch_size,
             )
-        cost = self._cost(asked, data, memory, quality)
+        cost = self._cost(asked, data, memory, quality, budget)
         no_data = "no data set was given: the time is that of one optimizer step at full length"
         no_evaluation = "without evaluation: `advisor run` evaluates after each epoch and takes what that costs on top"
         notes = (
@@ -225,9 +232,12 @@ class CostModel:
         data: DataProfile | None,
         memory: MemoryEstimate,
         quality: QualityEstimate | None,
+        budget: Budget | None,
     ) -> CostEstimate:
         evaluated = None if data is None else self._evaluated(data)
-        time = self._times.estimate(asked, evaluated, peak_bytes=memory.allocated_bytes)
+        merged = self._merged(asked) if budget is not None and budget.max_latency_s is not None else None
+        time = self._times.estimate(asked, evaluated, peak_bytes=memory.allocated_bytes, merged=merged)
+        saved_bytes, saved_interval = saved_model_bytes(asked)
         parts = [part for part in (memory, time, quality) if part is not None]
         return CostEstimate(
             memory=memory,
@@ -238,7 +248,46 @@ class CostModel:
             total_parameters=asked.family.total_parameters(asked.rank),
             evidence=max((part.evidence for part in parts), key=_EVIDENCE_ORDER.index),
             basis=max((part.basis for part in parts), key=_BASIS_ORDER.index),
+            saved_bytes=saved_bytes,
+            saved_interval=saved_interval,
         )
+
+    def _merged(self, asked: TracedConfiguration) -> TracedConfiguration | None:
+        """The model once its adapters are merged into the weights; ``None`` where they are not, or it is not traced."""
+        name = get_strategy(asked.strategy.method).merges_into
+        if name is None:
+            return None
+        strategy = get_strategy(name).default_config(asked.model)
+        execution = replace(
+            asked.execution,
+            gradient_accumulation_steps=1,
+            gradient_checkpointing=False,
+            optim=ExecutionPlan(1).optim,
+            loss=ExecutionPlan(1).loss,
+            # Weights that are stored in 16 bits are computed with in 16 bits; a trainable model refuses both at once.
+            amp=asked.execution.amp if asked.execution.dtype == "float32" else "none",
+        )
+        try:
+            return self._traced(asked.model, strategy, execution)
+        except InputError:
+            return None
+
+    @property
+    def power_unknown(self) -> str:
+        """Why the energy of a run cannot be predicted on the device; empty where it can."""
+        one_second = Interval(1.0, 1.0)
+        energy_j, _, reason = predicted_energy(self.device, 1.0, one_second, self._watts_of(self.device.id))
+        return "" if energy_j is not None else reason
+
+    def model_figures(
+        self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, budget: Budget
+    ) -> CostEstimate:
+        """The cost of one step at full length with a typical memory: latency and saved size are those of the model.
+
+        Raises:
+            UntraceableError: the configuration cannot be traced.
+        """
+        return self.bounds(model, strategy, execution, None, budget).typical
 
     def _limit_bytes(self, budget: Budget | None) -> int | None:
         return None if budget is None else budget.memory_limit_bytes(self.device)

@@ -10,7 +10,7 @@ from advisor.core.strategy import StrategyConfig
 from advisor.pipeline.environment import named_device, this_machine
 from advisor.pipeline.events import OnEvent, counted_progress, note, phase
 from advisor.pipeline.inputs import ModelSource, check_length, inspect, tell_remarks
-from advisor.pipeline.predicting import DEFAULT_SEQ_LENGTH, cost_model_for
+from advisor.pipeline.predicting import DEFAULT_SEQ_LENGTH, check_bounds, cost_model_for
 from advisor.pipeline.recommending import check_methods
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def fit(
 
     Args:
         model: Folder, ``config.json``, GGUF file, hub id or demo model.
-        budget: Its memory and safety level; without a memory bound the device's capacity counts.
+        budget: Its memory, latency, saved size and safety level; without a memory bound the device's capacity counts.
         device: Whose memory it is; ``"auto"`` is this machine.
         methods: Look only at these: names, or complete configurations.
         knobs: Values by name, shared knobs or methods' own, instead of the defaults of every method that has them.
@@ -66,13 +66,18 @@ def fit(
     limit_bytes = budget.memory_limit_bytes(profile)
     if budget.memory_bytes is not None and budget.memory_bytes > profile.memory_bytes:
         note(on_event, f"{profile.id} has only {profile.memory_bytes / 2**30:.1f} GiB: that is the limit")
+    check_bounds(budget)
     found = candidates(spec, methods, knobs)
     tell_remarks(found.usable, on_event)
     phase(on_event, "tracing training steps")
     return fit_methods(
         spec,
         cost_model_for(profile, on_event),
-        FitRequest(micro_batch_size, length, limit_bytes, budget.safety_level, padded),
+        FitRequest(
+            *(micro_batch_size, length, limit_bytes, budget.safety_level, padded),
+            max_latency_s=budget.max_latency_s,
+            max_saved_size_bytes=budget.max_saved_size_bytes,
+        ),
         found,
         cards=known_devices() if cards else None,
         all_setups=all_setups,

@@ -11,7 +11,7 @@ from advisor.core.budget import Budget
 from advisor.core.cost import CostEstimate, QualityEstimate
 from advisor.core.data import DataProfile
 from advisor.core.device import DeviceProfile
-from advisor.core.errors import InputError
+from advisor.core.errors import DeviceError, InputError
 from advisor.core.model import ModelSpec
 from advisor.core.plan import Dtype, ExecutionPlan, Plan, load_plan
 from advisor.core.strategy import Knobs, StrategyConfig
@@ -232,6 +232,32 @@ def cost_model_for(
     return CostModel(device, calibration, quality=quality, watts_of=known_watts, evaluation=evaluation)
 
 
+def check_bounds(budget: Budget, cost_model: CostModel | None = None) -> None:
+    """Refuse a limit on what cannot be predicted, instead of letting everything pass.
+
+    Args:
+        budget: Of the user.
+        cost_model: Of the device; ``None`` where there is no data set, so that there is no whole run either.
+
+    Raises:
+        InputError: the energy of a run without rows.
+        DeviceError: the energy on a device whose power is not known.
+    """
+    if budget.max_energy_j is None:
+        return
+    if cost_model is None:
+        raise InputError(
+            "--max-energy limits a whole run, but without a data set there is none",
+            fix="add --data (recommend, tune, predict), or leave --max-energy out",
+        )
+    if reason := cost_model.power_unknown:
+        raise DeviceError(
+            f"--max-energy needs the power of {cost_model.device.id}, which is not known: {reason}",
+            fix="finish one `advisor run` where the device reports its energy (`advisor doctor` says whether it does), "
+            "name a --device whose profile states its power limit (a100-sxm4-80gb), or limit --time instead",
+        )
+
+
 def predict_configuration(configuration: Configuration, on_event: OnEvent | None = None) -> CostEstimate:
     """The cost of a configuration.
 
@@ -240,6 +266,7 @@ def predict_configuration(configuration: Configuration, on_event: OnEvent | None
     """
     cost_model = cost_model_for(configuration.device, on_event, evaluation=configuration.evaluation)
     data = configuration.data
+    check_bounds(configuration.budget, cost_model if data is not None else None)
     phase(on_event, "tracing the training step")
     cost = cost_model.estimate(
         configuration.model,

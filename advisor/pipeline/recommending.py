@@ -15,7 +15,7 @@ from advisor.pipeline.events import OnEvent, counted_progress, phase
 from advisor.pipeline.evidence import check_evidence, with_evidence
 from advisor.pipeline.inputs import DataSource, ModelSource, load_inputs, tell_remarks
 from advisor.pipeline.outputs import refuse_existing_file
-from advisor.pipeline.predicting import cost_model_for
+from advisor.pipeline.predicting import check_bounds, cost_model_for
 from advisor.pipeline.task_probing import can_be_probed, probe_first, with_probe
 from advisor.pipeline.trace_prefetch import prefetched_traces
 from advisor.search.planner import PlanRequest, SpeedKnobs, candidates, recommend_plans
@@ -79,6 +79,7 @@ def recommend(
     report = probe_first(inputs, budget or Budget(), profile, on_event) if wanted else None
     phase(on_event, "comparing strategies")
     cost_model = cost_model_for(profile, on_event)
+    check_bounds(budget or Budget(), cost_model)
     request = PlanRequest(
         inputs.model,
         inputs.data,

@@ -26,7 +26,7 @@ from advisor.pipeline.environment import this_device_id, this_machine
 from advisor.pipeline.events import OnEvent, note, phase
 from advisor.pipeline.inputs import DataSource, Inputs, ModelSource, load_inputs
 from advisor.pipeline.outputs import PLAN_FILE, RECORD_FILE, refuse_existing_file
-from advisor.pipeline.predicting import as_execution_plan, cost_model_for
+from advisor.pipeline.predicting import as_execution_plan, check_bounds, cost_model_for
 from advisor.pipeline.recommending import check_methods
 from advisor.pipeline.task_probing import can_be_probed, probe_first
 from advisor.reporting.verification import verify
@@ -106,6 +106,7 @@ def tune(
         device = _machine(before)
         quality = _quality(inputs, budget or Budget(), device, before, wall_clock_s)
         cost_model = cost_model_for(device, before, quality=quality)
+        check_bounds(budget or Budget(), cost_model)
         before.check()
     except _OutOfTime:
         return _untried(inputs, load_plan(outputs[0]), directory, time.monotonic() - started_at)

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
+from advisor.core.budget import Budget
 from advisor.core.cost import CostEstimate, InferenceEstimate, MemoryEstimate, TimeEstimate
 from advisor.core.units import format_bytes, format_count, format_duration, format_energy
 from advisor.reporting.text import format_interval, format_rate, format_share, make_table, print_table, remark, say
@@ -31,12 +32,20 @@ LEAST_SHOWN_SHARE = 0.005
 """Of the whole run; smaller parts are left out of the sentence."""
 
 
-def print_cost(console: Console, estimate: CostEstimate, *, title: str) -> None:
-    """Print the whole estimate: summary, memory breakdown, notes."""
+def print_cost(console: Console, estimate: CostEstimate, *, title: str, budget: Budget | None = None) -> None:
+    """Print the whole estimate: summary, memory breakdown, notes.
+
+    Args:
+        console: Where to print.
+        estimate: Of one configuration.
+        title: Above the table.
+        budget: Figures of the model are shown where it limits them.
+    """
     table = make_table("", ">predicted", ">90 % interval", "evidence", "source", title=title)
     _add_memory(table, estimate.memory)
     if estimate.time is not None:
         _add_time(table, estimate.time)
+    _add_limited(table, estimate, budget or Budget())
     if (quality := estimate.quality) is not None:
         show = quality.metric.show
         value = show(quality.value) if quality.value is not None else "unknown"
@@ -64,6 +73,18 @@ def _add_memory(table: Table, memory: MemoryEstimate) -> None:
         rows.insert(1, ("reserved peak", "reserved_bytes"))
     for label, name in rows:
         _add(table, label, memory, name, format_bytes)
+
+
+def _add_limited(table: Table, estimate: CostEstimate, budget: Budget) -> None:
+    time, saved_bytes = estimate.time, estimate.saved_bytes
+    if budget.max_latency_s is not None and time is not None:
+        labels = {"latency_s": "latency of one row", "merged_latency_s": "latency of one row, merged"}
+        for name, label in labels.items():
+            if getattr(time, name) is not None:
+                _add(table, label, time, name, format_duration)
+    if budget.max_saved_size_bytes is not None and saved_bytes is not None:
+        interval = format_interval(estimate.saved_interval, format_bytes)
+        table.add_row("saved weights", format_bytes(saved_bytes), interval, "", "counted")
 
 
 def _add_time(table: Table, time: TimeEstimate) -> None:

@@ -9,9 +9,9 @@ from rich.markup import escape
 
 from advisor.core.plan import SHORT_DTYPES
 from advisor.core.serialization import to_dict
-from advisor.core.units import format_bytes
+from advisor.core.units import format_bytes, format_duration
 from advisor.reporting.text import make_table, remark, say
-from advisor.search.fitting import FitAnswer, Largest, MethodFit, SetupFit, Switches
+from advisor.search.fitting import FitAnswer, FitRequest, Largest, MethodFit, SetupFit, Switches
 
 DTYPE_NAMES = {name: short for short, name in SHORT_DTYPES.items()}
 _COLUMNS = ("method", "set-up", ">memory needed", ">largest batch", ">largest length", ">largest rank")
@@ -47,7 +47,8 @@ def print_fit(console: Console, answer: FitAnswer) -> None:
         console.print(table)
         _print_legend(console, answer)
     for method in answer.methods:
-        for text in [method.reason] if method.reason else method.problems:
+        beyond = tuple(dict.fromkeys(text for setup in method.setups for text in setup.beyond))
+        for text in [method.reason] if method.reason else (*method.problems, *beyond):
             say(console, f"[bold]{escape(method.method)}[/bold]: {escape(text)}")
     _print_smallest(console, answer)
 
@@ -107,7 +108,10 @@ def _print_smallest(console: Console, answer: FitAnswer) -> None:
         return
     asked = answer.question
     limit = format_bytes(asked.limit_bytes)
-    console.print(f"[bold red]Nothing fits into {limit} on {escape(answer.device_id)}.[/bold red]")
+    others = _other_limits(asked)
+    console.print(
+        f"[bold red]Nothing fits into {' and '.join((limit, *others))} on {escape(answer.device_id)}.[/bold red]"
+    )
     if answer.leanest is None:
         return
     method, setup = answer.leanest
@@ -116,4 +120,13 @@ def _print_smallest(console: Console, answer: FitAnswer) -> None:
         console,
         f"the smallest requirement is {format_bytes(setup.memory_bytes)}: {method.method}, "
         f"{format_switches(setup.switches)}, {asked.micro_batch_size} x {asked.seq_length} tokens{card}",
+    )
+
+
+def _other_limits(asked: FitRequest) -> tuple[str, ...]:
+    """Limits besides memory, in words."""
+    latency, size = asked.max_latency_s, asked.max_saved_size_bytes
+    return (
+        *([f"a latency of {format_duration(latency)}"] if latency is not None else []),
+        *([f"a saved size of {format_bytes(size)}"] if size is not None else []),
     )

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from advisor.core.budget import Budget
+from advisor.core.budget import FIGURES, BoundedFigure, Budget
+from advisor.core.cost import CostEstimate
 from advisor.core.metrics import LOSS
 from advisor.core.plan import Plan
 from advisor.core.recommendation import RankedPlan, Recommendation
@@ -31,11 +32,8 @@ if TYPE_CHECKING:
 
 def format_budget(budget: Budget) -> str:
     """The budget in words: ``"within 8.00 GiB and 2 h 00 min"``."""
-    parts = []
-    if budget.memory_bytes is not None:
-        parts.append(format_bytes(budget.memory_bytes))
-    if budget.time_s is not None:
-        parts.append(format_duration(budget.time_s))
+    limits = [(figure, getattr(budget, figure.name)) for figure in FIGURES]
+    parts = [figure.limit_in_words(limit) for figure, limit in limits if limit is not None]
     return "within " + " and ".join(parts) if parts else "without a budget"
 
 
@@ -148,10 +146,13 @@ def _print_final(console: Console, result: TuneResult) -> None:
 def _print_ranked(console: Console, recommendation: Recommendation, limit: int) -> None:
     budget = format_budget(recommendation.budget)
     title = f"Plans {budget} on {recommendation.device_id} ({recommendation.considered:,} configurations considered)"
-    table = make_table("", "method", "quality", ">memory", ">run time", "source", title=title, no_wrap=True)
+    limited = _limited_figures(recommendation.budget)
+    extra = [f">{figure.title}" for figure in limited]
+    table = make_table("", "method", "quality", ">memory", ">run time", *extra, "source", title=title, no_wrap=True)
     shown = list(enumerate(recommendation.ranked[:limit], start=1))
     for index, ranked in shown:
-        table.add_row(*_ranked_row(index, ranked))
+        *cells, source = _ranked_row(index, ranked)
+        table.add_row(*cells, *_limited_cells(ranked.plan.predicted, limited), source)
     print_table(console, table, dispensable=("source",))
     for index, ranked in shown:
         say(console, f"[bold]{index}[/bold] {ranked.plan.strategy.method}: {ranked.reason}")
@@ -163,6 +164,16 @@ def _print_ranked(console: Console, recommendation: Recommendation, limit: int) 
         parts = [f"{rank} on {targets}" for targets, rank in best.largest_ranks.items()]
         console.print(f"largest ranks that fit: {', '.join(parts)}")
     _print_intervals(console, best)
+
+
+def _limited_figures(budget: Budget) -> list[BoundedFigure]:
+    """Figures that have no column of their own, where the budget limits them."""
+    return [figure for figure in FIGURES if figure.point is not None and getattr(budget, figure.name) is not None]
+
+
+def _limited_cells(cost: CostEstimate | None, limited: Sequence[BoundedFigure]) -> list[str]:
+    values = [figure.point(cost) if cost is not None and figure.point is not None else None for figure in limited]
+    return [figure.show(value) if value is not None else "–" for figure, value in zip(limited, values, strict=True)]
 
 
 def _ranked_row(index: int, ranked: RankedPlan) -> tuple[str, ...]:
@@ -189,6 +200,10 @@ def _print_intervals(console: Console, ranked: RankedPlan) -> None:
     if cost.time is not None:
         total = format_interval(cost.time.intervals.get("total_s"), format_duration)
         lines.append(f"whole run {format_duration(cost.time.total_s)} (90 %: {total})")
+    for figure in _limited_figures(ranked.plan.budget):
+        value, most = figure.point(cost) if figure.point is not None else None, figure.upper(cost, 0.95)
+        if value is not None and most is not None:
+            lines.append(f"{figure.title} {figure.show(value)} (at most {figure.show(most)})")
     if cost.quality is not None:
         lines.append(f"{cost.quality.metric.title} {format_quality(cost.quality)}: {cost.quality.reason}")
     for line in (*lines, *cost.notes):

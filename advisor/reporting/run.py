@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from advisor.experiments.operator_families import StepFamilies
 
 _LABELS = {
+    "time.latency_s": "latency of one row",
+    "time.merged_latency_s": "latency of one row, merged",
+    "saved_bytes": "saved weights",
     "memory.allocated_bytes": "allocated peak",
     "memory.reserved_bytes": "reserved peak",
     "memory.device_bytes": "device peak",

@@ -23,8 +23,8 @@ def verify(plan: Plan, measurement: Measurement, *, resumed: bool = False) -> tu
 
     Returns:
         One verification per predicted figure: allocated, reserved and device peak, step and total time, quality,
-        trainable parameters; speed of inference and energy where they were measured. Figures that were
-        predicted without an interval are left out.
+        trainable parameters; speed and latency of inference, saved size and energy where they were measured. Figures
+        that were predicted without an interval are left out.
     """
     if plan.predicted is None:
         return ()
@@ -59,6 +59,10 @@ def _verifications(
                 yield _compare(f"time.{name}", getattr(time, name), value_s, time.intervals[name])
         if whole:
             yield from _measured_extras(time, measured, eval_rows)
+        yield from _latencies(time, measured)
+    if predicted.saved_bytes is not None and (saved := _core_figure(measured, "saved_bytes")) is not None:
+        interval = predicted.saved_interval or Interval(predicted.saved_bytes, predicted.saved_bytes)
+        yield _compare("saved_bytes", predicted.saved_bytes, saved, interval)
     if quality is not None and quality.value is not None and quality.interval is not None:
         value = quality.metric.measured(measured.metrics)
         yield _compare(QUALITY_QUANTITY, quality.value, value, quality.interval, difference=True)
@@ -75,6 +79,26 @@ def _measured_extras(time: TimeEstimate, measured: Measurement, eval_rows: int) 
         yield _compare("time.inference.samples_per_s", speed, passes * eval_rows / measured.evaluation_s, interval)
     if time.energy_j is not None and measured.energy_j is not None and "energy_j" in time.intervals:
         yield _compare("time.energy_j", time.energy_j, measured.energy_j, time.intervals["energy_j"])
+
+
+LATENCIES = {
+    "latency_s": "inference_batch_1_latency_s",
+    "merged_latency_s": "merged_inference_batch_1_latency_s",
+}
+"""Predicted figure and the one of the benchmark core that it is a prediction of."""
+
+
+def _latencies(time: TimeEstimate, measured: Measurement) -> Iterator[Verification]:
+    for name, figure in LATENCIES.items():
+        value, seconds = getattr(time, name), _core_figure(measured, figure)
+        if value is not None and seconds is not None and name in time.intervals:
+            yield _compare(f"time.{name}", value, seconds, time.intervals[name])
+
+
+def _core_figure(measured: Measurement, name: str) -> float | None:
+    """A figure of the benchmark core; ``None`` where it was not measured."""
+    found = measured.benchmark.efficiency.get(name) if measured.benchmark is not None else None
+    return found.value if found is not None else None
 
 
 def _compare(

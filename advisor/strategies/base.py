@@ -98,6 +98,8 @@ class Strategy(ABC):
             forward pass, and ``declared_trainable`` names the weights that the classifier stands for. Pretrained
             weights are what it lives on, so that it is not considered unasked where there are none.
         saves_whole_model: Whether ``save`` writes all weights, so that loading needs none of the base model's.
+        merges_into: Registry name of the method whose trained model has the operators that this one's has once its
+            adapters are merged into the weights (PEFT's ``merge_and_unload``); ``None`` where nothing is merged.
     """
 
     name: str
@@ -117,6 +119,7 @@ class Strategy(ABC):
     may_share_across_layers: bool = False
     fits_frozen_features: bool = False
     saves_whole_model: bool = True
+    merges_into: str | None = None
 
     @abstractmethod
     def default_config(self, model: ModelSpec) -> StrategyConfig:

@@ -71,6 +71,7 @@ class Lora(RankedStrategy):
     )
     own_optimizers: frozenset[Optimizer] = frozenset({"lorafa"})
     alternatives = ("qlora", "partial")
+    merges_into: str | None = "full"
     default_rank = 8
     default_alpha = 16
 
@@ -132,6 +133,7 @@ class Hira(RankedStrategy):
     )
 
     knobs = HiraKnobs
+    merges_into = "full"
     highest_rank = 128
 
     def default_config(self, model: ModelSpec) -> StrategyConfig:

@@ -49,6 +49,7 @@ class QLora(Lora):
 
     knobs: type[QLoraKnobs] = QLoraKnobs
     stores_4bit_weights = True
+    merges_into = None  # merging into 4-bit weights rounds them anew, and is not predicted
     alternatives = ("lora", "partial")
 
     def quantization(self, config: StrategyConfig) -> Quantization | None:

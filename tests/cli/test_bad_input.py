@@ -37,6 +37,30 @@ def test_impossible_time_budgets(advisor: Advisor, time: str) -> None:
     refused(advisor("recommend", "m", "--data", "d", f"--time={time}"), repr(time), "90min")
 
 
+@pytest.mark.parametrize(
+    ("given", "texts"),
+    [
+        ("--max-latency=0ms", ["latency", "20ms"]),
+        ("--max-latency=-5ms", ["'-5ms'", "20ms"]),
+        ("--max-latency=20", ["'20'", "20ms"]),
+        ("--max-saved-size=0MB", ["'0MB'", "8GiB"]),
+        ("--max-saved-size=small", ["'small'"]),
+        ("--max-energy=0Wh", ["'0Wh'", "40kJ"]),
+        ("--max-energy=3parsec", ["'3parsec'", "20Wh"]),
+    ],
+)
+@pytest.mark.parametrize("command", ["predict", "fit", "recommend", "tune"])
+def test_impossible_limits_of_the_model(advisor: Advisor, command: str, given: str, texts: list[str]) -> None:
+    refused(advisor(command, "m", given), *texts)
+
+
+def test_energy_is_limited_only_where_it_is_known(advisor: Advisor, model_dir: Path, table: Path) -> None:
+    limit = ("--device", "t4", "--max-energy", "20Wh")
+    refused(advisor("predict", model_dir, "--task", "sequence-classification", *limit), "--data", "--max-energy")
+    refused(advisor("fit", model_dir, "--task", "sequence-classification", *limit), "--data")
+    refused(advisor("recommend", model_dir, "--data", table, *limit), "power of t4", "advisor run", "--time")
+
+
 def test_unknown_commands_and_options_name_near_ones(advisor: Advisor) -> None:
     refused(advisor("recomend"), "did you mean recommend")
     refused(advisor("predict", "m", "--sequence-length", "3"), "--sequence-length")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from advisor.core.budget import Budget
 from advisor.core.cost import CostEstimate
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
@@ -13,6 +14,7 @@ from advisor.costmodel.model import CostModel
 from advisor.hardware.profiles import load_profile
 from advisor.strategies import get_strategy
 from advisor.training.models import inspect_model
+from tests.tracing.tiny import tiny_spec
 
 CONFIGS = Path(__file__).resolve().parents[1] / "fixtures" / "configs"
 GIB = 2**30
@@ -113,3 +115,20 @@ def test_a_second_process_reads_the_traces(cache: Path, monkeypatch: pytest.Monk
 
 def _not_again(*args: object) -> None:
     raise AssertionError("traced although the trace is on disk")
+
+
+def test_latency_and_saved_size_are_those_of_the_trained_model(cache: Path, tmp_path: Path) -> None:
+    """One row on its own is faster than a batch, merging removes the adapters' operators, an adapter is small."""
+    cost_model = CostModel(load_profile("t4"), cache_dir=cache)
+    spec = tiny_spec("distilbert", "sequence-classification", tmp_path)
+    execution = ExecutionPlan(8, max_seq_length=128, eval_batch_size=8)
+    config = get_strategy("lora").default_config(spec)
+    plain = cost_model.estimate(spec, config, execution, None)
+    limited = cost_model.estimate(spec, config, execution, None, Budget(max_latency_s=0.001))
+    assert plain.time is not None and limited.time is not None
+    assert plain.time.merged_latency_s is None and plain.time.latency_s == limited.time.latency_s
+    assert 0 < limited.time.merged_latency_s < 0.9 * limited.time.latency_s < limited.time.step_s  # type: ignore[operator]
+    assert limited.fits is False
+    full = estimate(cost_model, spec, "full")
+    assert full.saved_bytes == 4 * full.total_parameters and plain.saved_bytes == 4 * plain.trainable_parameters
+    assert full.saved_interval is not None and full.saved_interval.contains(full.saved_bytes)

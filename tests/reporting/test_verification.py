@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from advisor.core.benchmark import Benchmark, MeasuredFigure
 from advisor.core.cost import Interval
 from advisor.core.metrics import ACCURACY
 from advisor.core.run import Measurement, Verification
@@ -82,6 +83,26 @@ def test_speed_of_inference_and_energy_are_judged_where_they_were_measured() -> 
     plan = make_plan(predicted=cost_estimate(time=time))
     assert verdicts(plan, evaluated)["time.energy_j"].verdict == "inside"
     assert "time.energy_j" not in verdicts(plan, measurement()), "nothing was measured"
+
+
+def test_latency_and_saved_size_are_judged_where_they_were_measured() -> None:
+    predicted = cost_estimate(saved_bytes=900, saved_interval=Interval(900, 1000))
+    assert predicted.time is not None
+    intervals = predicted.time.intervals | {
+        "latency_s": Interval(0.002, 0.006), "merged_latency_s": Interval(0.001, 0.004)
+    }  # fmt: skip
+    time = dataclasses.replace(predicted.time, latency_s=0.004, merged_latency_s=0.003, intervals=intervals)
+    plan = make_plan(predicted=dataclasses.replace(predicted, time=time))
+    assert {"time.latency_s", "saved_bytes"}.isdisjoint(verdicts(plan))
+    figures = {
+        "inference_batch_1_latency_s": MeasuredFigure(0.005),
+        "merged_inference_batch_1_latency_s": MeasuredFigure(0.0045),
+        "saved_bytes": MeasuredFigure(950),
+    }
+    found = verdicts(plan, measurement(benchmark=Benchmark(efficiency=figures)))
+    judged = {name: found[name].verdict for name in ("time.latency_s", "time.merged_latency_s", "saved_bytes")}
+    assert judged == {"time.latency_s": "inside", "time.merged_latency_s": "outside", "saved_bytes": "inside"}
+    assert found["time.latency_s"].relative_error == pytest.approx(0.004 / 0.005 - 1)
 
 
 def test_reserved_memory_counts_where_there_is_an_allocator() -> None:

@@ -124,8 +124,9 @@ class FakeCostModel:
     quality: QualityModel = field(default_factory=QualityModel)
 
     def bounds(
-        self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, data: DataProfile | None
-    ) -> CostBounds:
+        self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, data: DataProfile | None,
+        budget: Budget | None = None,
+    ) -> CostBounds:  # fmt: skip
         typical = self._cost(model, strategy, execution, data)
         device_bytes = typical.memory.device_bytes
         low, high = device_bytes * (1 - self.looseness), device_bytes * (1 + self.looseness)
@@ -158,7 +159,11 @@ class FakeCostModel:
         memory = self._memory(model, strategy, execution)
         time = self._time(model, strategy, execution, data) if self.timed else None
         trainable = int(model.total_parameters * TRAINABLE_SHARE.get(strategy.method, ADAPTER_SHARE))
-        return CostEstimate(memory, time, None, None, trainable, model.total_parameters, "extrapolated", "datasheet")
+        saved_bytes = 4 * (model.total_parameters if get_strategy(strategy.method).saves_whole_model else trainable)
+        return CostEstimate(
+            *(memory, time, None, None, trainable, model.total_parameters, "extrapolated", "datasheet"),
+            saved_bytes=saved_bytes,
+        )
 
     def _memory(self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan) -> MemoryEstimate:
         per_weight = 0.6 if get_strategy(strategy.method).stores_4bit_weights else SIZE[execution.dtype]
@@ -192,6 +197,8 @@ class FakeCostModel:
         rows = data.train_rows if data else 1000
         total = step * rows * strategy.num_train_epochs / execution.effective_batch_size + 5
         interval = {"step_s": Interval(step * 0.9, step * 1.1), "total_s": Interval(total * 0.9, total * 1.1)}
+        latency = 2 * model.total_parameters * execution.max_seq_length / rate
         return TimeEstimate(
-            step, execution.effective_batch_size / step, 0.0, total, interval, {}, "extrapolated", "datasheet"
-        )
+            step, execution.effective_batch_size / step, 0.0, total, interval, {}, "extrapolated", "datasheet",
+            latency_s=latency,
+        )  # fmt: skip

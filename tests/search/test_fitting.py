@@ -248,3 +248,17 @@ def test_a_card_without_bfloat16_gets_float16_where_that_can_train(setup_of):
     assert on_card(setup_of("float32", "bf16"), t4, full).amp == "fp16"
     assert on_card(setup_of("bfloat16", "none"), t4, full) is None
     assert on_card(setup_of("float32", "none"), t4, full).dtype == "float32"
+
+
+def test_limits_on_the_model_end_the_axes_and_say_so(answer: FitAnswer, cost_model: CostModel, llama: ModelSpec):
+    method, plain = next((m, setup) for m, setup in traced(answer) if setup.rank is not None and setup.rank.value > 8)
+    assert not plain.beyond and method.strategy is not None
+    cost = cost_model.model_figures(llama, method.strategy, plain.switches.execution(4, 512, padded=True), Budget())
+    assert cost.saved_interval is not None
+    small = dataclasses.replace(QUESTION, max_saved_size_bytes=int(cost.saved_interval.high) + 1)
+    found = fit_methods(llama, cost_model, small, candidates(llama, [method.method])).methods[0].setups[0]
+    assert found.rank is not None and (found.rank.value, found.rank.bound) == (8, "saved size")
+    assert found.fits and found.seq_length == plain.seq_length
+    fast = dataclasses.replace(QUESTION, max_latency_s=1e-9)
+    refused = fit_methods(llama, cost_model, fast, candidates(llama, [method.method])).methods[0]
+    assert not refused.fits and "--max-latency" in refused.setups[0].beyond[0]

@@ -13,7 +13,7 @@ from advisor.core.model import ModelSpec
 from advisor.core.plan import Plan
 from advisor.core.recommendation import Recommendation, RejectedMethod
 from advisor.core.strategy import StrategyConfig
-from advisor.core.units import parse_memory_bytes
+from advisor.core.units import parse_latency_s, parse_memory_bytes
 from advisor.costmodel.memory.traced_run import MemoryBounds
 from advisor.costmodel.model import CostBounds
 from advisor.costmodel.quality.evidence import EvidenceRun, QualityEvidence
@@ -158,8 +158,8 @@ def test_bounds_that_are_too_tight_cost_a_search_but_no_wrong_plan():
     """Bounds that promise two thirds of the memory: what they let through is refused when it is priced."""
 
     class Optimistic(FakeCostModel):
-        def bounds(self, model, strategy, execution, data):
-            found = super().bounds(model, strategy, execution, data)
+        def bounds(self, model, strategy, execution, data, budget=None):
+            found = super().bounds(model, strategy, execution, data, budget)
             typical = with_device_bytes(found.typical.memory, found.typical.memory.device_bytes * 2 // 3)
             memory = MemoryBounds(typical, 0.6 * found.memory.least_bytes, 0.6 * found.memory.most_bytes)
             return CostBounds(replace(found.typical, memory=typical), memory)
@@ -331,3 +331,34 @@ def test_reranking_without_new_knowledge_changes_nothing():
     answer = recommend(distilbert(), cuda(24))
     again = rerank(answer, QualityModel())
     assert [item.plan.strategy.method for item in again.ranked] == [item.plan.strategy.method for item in answer.ranked]
+
+
+def test_limits_on_the_model_reject_what_exceeds_them_and_say_what_would_help():
+    model, device = distilbert(), cuda(80)
+    fake = FakeCostModel(device)
+    small = plans_of(model, fake, Budget(max_saved_size_bytes=4 * 1_000_000))
+    assert {item.plan.strategy.method for item in small.ranked} == {"lora", "qlora", "sparse_lora", "ia3"}
+    reasons = {item.method: item.reason for item in small.rejected}
+    assert "saves up to" in reasons["full"] and "the saved size budget is 3.81 MiB" in reasons["full"]
+    nothing = plans_of(model, fake, Budget(max_latency_s=1e-6, max_saved_size_bytes=10))
+    assert not nothing.ranked
+    assert "raise --max-latency to" in nothing.advice[0] and "raise --max-saved-size to" in nothing.advice[0]
+    enough = re.search(r"raise --max-latency to (\S+),", nothing.advice[0])
+    assert enough is not None
+    assert plans_of(model, fake, Budget(max_latency_s=parse_latency_s(enough[1]))).ranked
+
+
+def test_the_largest_rank_keeps_every_limit():
+    class ByRank(FakeCostModel):
+        def bounds(self, model, strategy, execution, data, budget=None):
+            found = super().bounds(model, strategy, execution, data, budget)
+            return replace(found, typical=replace(found.typical, saved_bytes=1000 * (strategy.rank or 1)))
+
+        def estimate(self, model, strategy, *rest, **options):
+            return replace(super().estimate(model, strategy, *rest, **options), saved_bytes=1000 * (strategy.rank or 1))
+
+    ranks = {}
+    for limit in (20_000, 40_000):
+        answer = plans_of(distilbert(), ByRank(cuda(80)), Budget(max_saved_size_bytes=limit), methods=["lora"])
+        ranks[limit] = answer.ranked[0].largest_ranks["attention"]
+    assert ranks == {20_000: 16, 40_000: 32}

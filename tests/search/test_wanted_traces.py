@@ -20,9 +20,9 @@ from tests.search.planner_fakes import DATA, GIB, FakeCostModel, cpu, cuda, data
 class Asked(FakeCostModel):
     """Keeps every configuration that planning asks about."""
 
-    def bounds(self, model, strategy, execution, data):
+    def bounds(self, model, strategy, execution, data, budget=None):
         self.configurations.append((strategy, execution))
-        return super().bounds(model, strategy, execution, data)
+        return super().bounds(model, strategy, execution, data, budget)
 
     @property
     def configurations(self) -> list[tuple[StrategyConfig, ExecutionPlan]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from advisor.core.coefficients import Calibration
@@ -9,6 +10,7 @@ from advisor.core.cost import Interval, TimeEstimate
 from advisor.core.data import DataProfile
 from advisor.core.device import DeviceProfile
 from advisor.core.plan import ExecutionPlan
+from advisor.costmodel.time.lengths import padded_lengths
 from advisor.costmodel.time.operator_times import (
     OperatorClock,
     OperatorSeconds,
@@ -41,10 +43,42 @@ class TimeModel:
         self.device, self.calibration, self._watts = device, calibration, watts
         self._clocks: dict[bool, OperatorClock] = {}
 
-    def estimate(self, asked: TracedConfiguration, data: DataProfile | None, *, peak_bytes: int) -> TimeEstimate:
+    def estimate(
+        self,
+        asked: TracedConfiguration,
+        data: DataProfile | None,
+        *,
+        peak_bytes: int,
+        merged: TracedConfiguration | None = None,
+    ) -> TimeEstimate:
         """Of a whole run over ``data``, or of one optimizer step at full length without data: as it was measured where
         the calibration has measured it.
+
+        Args:
+            asked: What is run.
+            data: Lengths and row counts.
+            peak_bytes: What is allocated at the peak.
+            merged: The model with its adapters merged, where its latency is asked for.
         """
+        length = _typical_length(data, asked.execution)
+        latencies = {"latency_s": self.latency(asked, length)}
+        if merged is not None:
+            latencies["merged_latency_s"] = self.latency(merged, length)
+        found = self._run_or_step(asked, data, peak_bytes)
+        intervals = {name: Interval(time.low, time.high) for name, time in latencies.items()}
+        return dataclasses.replace(
+            found,
+            intervals=found.intervals | intervals,
+            latency_s=latencies["latency_s"].seconds,
+            merged_latency_s=latencies["merged_latency_s"].seconds if merged is not None else None,
+        )
+
+    def latency(self, asked: TracedConfiguration, seq_length: int) -> StepTime:
+        """Of one forward pass of one row with ``seq_length`` tokens."""
+        one_row = dataclasses.replace(asked.execution, eval_batch_size=1)
+        return self.evaluation(dataclasses.replace(asked, execution=one_row), seq_length)
+
+    def _run_or_step(self, asked: TracedConfiguration, data: DataProfile | None, peak_bytes: int) -> TimeEstimate:
         execution = asked.execution
         if data is None:
             length = execution.max_seq_length
@@ -89,6 +123,13 @@ class TimeModel:
         if execution.tf32 not in self._clocks:
             self._clocks[execution.tf32] = OperatorClock(self.device, self.calibration, tf32=execution.tf32)
         return self._clocks[execution.tf32]
+
+
+def _typical_length(data: DataProfile | None, execution: ExecutionPlan) -> int:
+    """Padded tokens of a row of median length; of the longest where no data are known."""
+    if data is None:
+        return execution.max_seq_length
+    return padded_lengths(data, 1, max_seq_length=execution.max_seq_length, padded=execution.padded).quantile(0.5)
 
 
 def _setting(asked: TracedConfiguration, tokens: int) -> StepConditions:

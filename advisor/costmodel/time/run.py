@@ -196,6 +196,7 @@ STATE_BYTES: dict[Optimizer, int] = {"sgd": 0, "adafactor": 0, "adamw_bnb_8bit":
 """Optimizer states of one parameter: AdamW's two moments are float32 (8 bytes); 8-bit ones a byte each; Adafactor's are
 sums over rows and columns, and plain SGD has none."""
 ADAMW_STATE_BYTES = 8
+ADAPTER_ITEM_BYTES = 4
 QUANTIZED_WEIGHT_BYTES = 0.5 + 4 / 64
 """NF4: two weights a byte and one float32 scale per block of 64 (Dettmers et al. 2023, QLoRA, before the scales are
 quantised themselves)."""
@@ -220,6 +221,28 @@ def run_shape(asked: TracedConfiguration, *, peak_bytes: int = 0) -> RunShape:
         fresh_bytes=max(0, peak_bytes - loaded_bytes(asked)),
         fitted_weights=trainable if method.fits_frozen_features else 0,
     )
+
+
+FILE_HEADER_SHARE, FILE_HEADER_BYTES = 0.01, 1 << 16
+"""What safetensors adds to the tensors at most: some 100 bytes of JSON for each of them."""
+
+
+def saved_model_bytes(asked: TracedConfiguration) -> tuple[int, Interval]:
+    """Weights on disk after the run, and between what they lie.
+
+    The whole model is saved in the plan's data type. PEFT keeps adapters in float32 whatever the base model is stored
+    in (``cast_adapter_dtype``), a new head in the base model's type. The head is what is left at rank 0.
+    """
+    family, rank, item_bytes = asked.family, asked.rank, ITEM_BYTES[asked.execution.dtype]
+    if get_strategy(asked.strategy.method).saves_whole_model:
+        value = least = family.total_parameters(rank) * item_bytes
+    else:
+        trained = family.trainable_parameters(rank)
+        head = max(0, family.trainable_parameters(0)) if asked.strategy.rank is not None else 0
+        value = (trained - head) * ADAPTER_ITEM_BYTES + head * item_bytes
+        least = min(value, trained * item_bytes)
+    most = max(value, value * (1 + FILE_HEADER_SHARE) + FILE_HEADER_BYTES)
+    return value, Interval(least, most)
 
 
 def quantized_parameters(asked: TracedConfiguration) -> int:

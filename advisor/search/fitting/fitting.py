@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
-from advisor.core.budget import Budget
+from advisor.core.budget import Budget, ConstraintCheck
 from advisor.core.data import PAD_MULTIPLE
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import AdvisorError, InputError
@@ -110,6 +110,19 @@ class Points:
             memory = self._cost_model.memory(self.model, point.strategy, execution, budget, same_length=True)
             self._exact_bytes[key] = memory.quantile_bytes(self.question.safety_level)
         return self._exact_bytes[key]
+
+    def beyond_memory(self, point: FitPoint) -> tuple[ConstraintCheck, ...]:
+        """The limits besides memory that the point exceeds.
+
+        Raises:
+            UntraceableError: the configuration cannot be traced.
+        """
+        if not self.question.bounds_the_model:
+            return ()
+        budget = self.question.budget
+        cost = self._cost_model.model_figures(self.model, point.strategy, point.execution(self.question), budget)
+        checks = budget.check(cost, self.device).checks
+        return tuple(check for check in checks if check.constraint.figure.capacity is None and not check.ok)
 
     def live_bytes(self, point: FitPoint) -> int:
         """What tensors take at the peak: grows with batch, length and rank."""
@@ -278,11 +291,12 @@ class _Search:
         positions = self.model.max_positions
         end: Bound = "search limit" if positions is None else "positions"
         tokens = positions or MOST_TOKENS
+        beyond = self.points.beyond_memory(asked)
         return SetupFit(
             switches=setup,
             memory_bytes=need_bytes,
             traced=True,
-            fits=self.question.budget.check_figures({"memory_bytes": need_bytes}, self.device).ok,
+            fits=not beyond and self.question.budget.check_figures({"memory_bytes": need_bytes}, self.device).ok,
             micro_batch=self._largest(asked, lambda rows: asked._replace(rows=rows), MOST_ROWS, "search limit"),
             seq_length=self._largest(
                 asked, lambda length: asked._replace(length=length), tokens, end, step=PAD_MULTIPLE
@@ -291,6 +305,7 @@ class _Search:
             if ranked
             else None,
             card=self._card(asked, need_bytes),
+            beyond=tuple(map(_beyond, beyond)),
         )
 
     def _largest(
@@ -312,15 +327,29 @@ class _Search:
         value = axis.largest_fitting()
         if value is None:
             return None
-        return Largest(
-            value, step, self.points.memory_bytes(point_of(value)), end if value + step > axis.high else "memory"
-        )
+        bound: Bound = end if value + step > axis.high else "memory"
+        if broken := self.points.beyond_memory(point_of(value)):
+            fits, fails = 0, value // step
+            while fails - fits > 1:
+                middle = (fits + fails) // 2
+                exceeded = self.points.beyond_memory(point_of(middle * step))
+                fits, fails, broken = (fits, middle, exceeded) if exceeded else (middle, fails, broken)
+            if fits == 0:
+                return None
+            value, bound = fits * step, cast(Bound, broken[0].constraint.figure.title)
+        return Largest(value, step, self.points.memory_bytes(point_of(value)), bound)
 
     def _card(self, asked: FitPoint, need_bytes: int) -> CardFit | None:
         if self.cards is None:
             return None
         known = None if backend_of(self.device).is_host else need_bytes
         return self.cards.smallest(self.model, asked.strategy, asked.setup, self.question, known)
+
+
+def _beyond(check: ConstraintCheck) -> str:
+    figure = check.constraint.figure
+    needed, limit = figure.show(check.needed or 0.0), figure.show(check.constraint.limit)
+    return f"{figure.verb} up to {needed}; the {figure.title} budget is {limit} ({figure.option})"
 
 
 def widest_rank(model: ModelSpec, strategy: StrategyConfig) -> int:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from advisor.core.budget import Budget
 from advisor.core.plan import Amp, AttentionImplementation, Dtype, ExecutionPlan, Optimizer
+from advisor.core.serialization import LATER
 from advisor.core.strategy import StrategyConfig
 
-Bound = Literal["memory", "positions", "layer width", "search limit"]
-"""What ends an axis: the memory, the model's positions, the narrowest adapted layer, or the largest value looked at."""
+Bound = Literal["memory", "latency", "saved size", "positions", "layer width", "search limit"]
+"""What ends an axis: a limit, the model's positions, the narrowest adapted layer, or the largest value looked at."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class FitRequest:
         limit_bytes: What the device's peak memory must stay within.
         safety_level: Probability with which it must.
         padded: Whether batches hold padding (decides mask and attention kernel).
+        max_latency_s, max_saved_size_bytes: Further limits, as in ``Budget``; a latency is that of the asked length.
     """
 
     micro_batch_size: int
@@ -31,11 +33,23 @@ class FitRequest:
     limit_bytes: int
     safety_level: float = 0.95
     padded: bool = True
+    max_latency_s: float | None = field(default=None, metadata=LATER)
+    max_saved_size_bytes: int | None = field(default=None, metadata=LATER)
 
     @property
     def budget(self) -> Budget:
-        """The same bound as a budget."""
-        return Budget(memory_bytes=self.limit_bytes, safety_level=self.safety_level)
+        """The same limits as a budget."""
+        return Budget(
+            memory_bytes=self.limit_bytes,
+            safety_level=self.safety_level,
+            max_latency_s=self.max_latency_s,
+            max_saved_size_bytes=self.max_saved_size_bytes,
+        )
+
+    @property
+    def bounds_the_model(self) -> bool:
+        """Whether anything besides memory is limited."""
+        return self.max_latency_s is not None or self.max_saved_size_bytes is not None
 
 
 @dataclass(frozen=True)
@@ -108,6 +122,7 @@ class SetupFit:
         micro_batch, seq_length, rank: The largest that fits on each axis, the others as asked; ``None`` when not even
             the least does, or the method has no rank.
         card: Smallest known card for the asked point; ``None`` when none is large enough or none was looked for.
+        beyond: Limits besides memory that the asked point exceeds, one phrase each.
     """
 
     switches: Switches
@@ -118,6 +133,7 @@ class SetupFit:
     seq_length: Largest | None = None
     rank: Largest | None = None
     card: CardFit | None = None
+    beyond: tuple[str, ...] = field(default=(), metadata=LATER)
 
 
 @dataclass(frozen=True)

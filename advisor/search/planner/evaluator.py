@@ -180,11 +180,12 @@ class Evaluator:
         """The cost of a set-up, exact where its bounds leave open whether it fits."""
         key = (repr(strategy), execution)
         if key not in self._points:
-            bounds = self.cost_model.bounds(self.request.model, strategy, execution, self.request.data)
+            request = self.request
+            bounds = self.cost_model.bounds(request.model, strategy, execution, request.data, request.budget)
             if bounds.memory.leave_open(self.limit_bytes):
                 self._points[key] = self._priced(strategy, execution)
             else:
-                fit = self.request.budget.check(bounds.typical, self.cost_model.device)
+                fit = request.budget.check(bounds.typical, self.cost_model.device)
                 self._points[key] = EvaluatedSetup(execution, bounds.typical, fit, exact=False)
         return self._points[key]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from advisor.core.budget import Budget
 from advisor.core.device import SHARED_MEMORY_FACT, DeviceProfile
 from advisor.core.errors import AdvisorError
-from advisor.core.units import GIB, MIB, format_bytes, format_duration
+from advisor.core.units import format_bytes, round_up_memory
 from advisor.hardware.backends import backend_of
 from advisor.search.planner.evaluator import EvaluatedSetup
 from advisor.search.planner.precision import describe
@@ -42,48 +42,37 @@ def why_rejected(solution: Solution, budget: Budget, device: DeviceProfile, devi
 
 
 def what_to_change(solutions: Sequence[Solution]) -> tuple[str, ...]:
-    """Advice when nothing fits: the smallest plan of all, or the fastest."""
-    advice = []
+    """Advice when nothing fits: the smallest plan of all, or the one that comes nearest to the other limits."""
     smallest = min((s for s in solutions if s.smallest), key=lambda s: _memory(s.smallest), default=None)
-    fastest = min((s for s in solutions if s.fastest), key=lambda s: _time(s.fastest), default=None)
-    if fastest is not None and fastest.fastest is not None:
-        needs = _time(fastest.fastest)
-        advice.append(
-            f"the fastest plan that fits the memory takes up to {format_duration(needs)}: {fastest.strategy.method}, "
-            f"{describe(fastest.fastest.execution)}; raise --time to {round_up_duration(needs)}, "
-            "or train on fewer rows or epochs"
+    nearest = min((s for s in solutions if s.fastest), key=lambda s: _excess(s.fastest), default=None)
+    if nearest is not None and nearest.fastest is not None:
+        found = [(check.constraint.figure, check.needed or 0.0) for check in nearest.fastest.fit.checks if not check.ok]
+        needs = " and ".join(f"{figure.verb} up to {figure.show(needed)}" for figure, needed in found)
+        ways = ", ".join(
+            f"raise {figure.option} to {figure.typed(needed)}, or {figure.instead}" for figure, needed in found
         )
-    elif smallest is not None and smallest.smallest is not None:
-        needs = smallest.smallest.memory_bytes
+        which = "the plan that comes nearest to the limits"
+        if [figure.label for figure, _ in found] == ["time"]:
+            which = "the fastest plan that fits the memory"
+        setup = describe(nearest.fastest.execution)
+        return (f"{which} {needs}: {nearest.strategy.method}, {setup}; {ways}",)
+    if smallest is not None and smallest.smallest is not None:
+        needed = smallest.smallest.memory_bytes
         length = smallest.smallest.execution.max_seq_length
-        advice.append(
-            f"the smallest plan needs {format_bytes(needs)}: {smallest.strategy.method}, "
+        return (
+            f"the smallest plan needs {format_bytes(needed)}: {smallest.strategy.method}, "
             f"{describe(smallest.smallest.execution)}; "
-            f"raise --memory to {round_up_memory(needs)}, or use a --max-seq-length below {length}"
+            f"raise --memory to {round_up_memory(needed)}, or use a --max-seq-length below {length}",
         )
-    return tuple(advice)
-
-
-def round_up_memory(value_bytes: int) -> str:
-    """A memory budget that is enough, as the user would type it: ``"3.3GiB"``."""
-    if value_bytes >= GIB:
-        return f"{math.ceil(value_bytes / GIB * 10) / 10:.1f}GiB"
-    return f"{math.ceil(value_bytes / MIB / 10) * 10}MiB"
-
-
-def round_up_duration(value_s: float) -> str:
-    """A time budget that is enough, as the user would type it: ``"12min"``."""
-    if value_s < 60:
-        return f"{math.ceil(value_s)}s"
-    return f"{math.ceil(value_s / 60)}min" if value_s < 10 * 3600 else f"{math.ceil(value_s / 3600)}h"
+    return ()
 
 
 def _beyond(point: EvaluatedSetup) -> str:
     """Which bounds besides memory the fastest set-up breaks."""
     broken = [(check.constraint.figure, check) for check in point.fit.checks if not check.ok]
-    needs = " and ".join(f"up to {figure.show(check.needed or 0.0)}" for figure, check in broken)
-    bounds = " and ".join(f"the {figure.label} budget is {figure.show(c.constraint.limit)}" for figure, c in broken)
-    return f"takes {needs} at {describe(point.execution)}, its fastest set-up inside the memory; {bounds}"
+    needs = " and ".join(f"{figure.verb} up to {figure.show(check.needed or 0.0)}" for figure, check in broken)
+    bounds = " and ".join(f"the {figure.title} budget is {figure.show(c.constraint.limit)}" for figure, c in broken)
+    return f"{needs} at {describe(point.execution)}, its fastest set-up inside the memory; {bounds}"
 
 
 def _too_large(point: EvaluatedSetup, budget: Budget, device: DeviceProfile, devices: Sequence[DeviceProfile]) -> str:
@@ -106,7 +95,6 @@ def _memory(point: EvaluatedSetup | None) -> float:
     return point.memory_bytes if point is not None else math.inf
 
 
-def _time(point: EvaluatedSetup | None) -> float:
-    """Upper bound of the whole run, in seconds."""
-    known = point.fit.needed("time_s") if point is not None else None
-    return math.inf if known is None else known
+def _excess(point: EvaluatedSetup | None) -> float:
+    """By how much the limits are exceeded, the worst one, relative to it."""
+    return max(point.fit.excesses().values(), default=math.inf) if point is not None else math.inf

@@ -292,5 +292,5 @@ def largest_rank(strategy: StrategyConfig, best: EvaluatedSetup, evaluator: Eval
     while high - low > 1:
         middle = (low + high) // 2
         point = evaluator.evaluate(strategy.replaced(rank=ranks[middle]), family, micro_batch)
-        low, high = (middle, high) if evaluator.fits(point) else (low, middle)
+        low, high = (middle, high) if point.fit.ok else (low, middle)
     return ranks[low] if low >= 0 else strategy.rank
