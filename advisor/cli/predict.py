@@ -64,7 +64,7 @@ _knob_options = stacked(
         "--target-modules", type=names, metavar="NAMES", help="attention, all-linear, or module names: q_proj,v_proj."
     ),
     option("--unfrozen-layers", type=COUNT, help="For partial: how many last layers train."),
-    option("--sparsity", type=_SHARE, help="For sparse_lora: share of zeroed adapter weights."),
+    option("--sparsity", type=_SHARE, help="For sparse_lora and sparse_qlora: share of zeroed adapter weights."),
     option(
         "--double-quant/--no-double-quant",
         default=None,
@@ -284,7 +284,8 @@ def fit_command(context: click.Context, as_json: bool, **options: Any) -> None:
             methods=options["methods"] or None,
             knobs=knob_values(options, "rank"),
             on_event=on_event,
-            **picked(options, "device", "micro_batch_size", "seq_length", "padded", "num_labels"),
+            padded=options["padded"] is not False,
+            **picked(options, "device", "micro_batch_size", "seq_length", "num_labels"),
             **picked(options, "cards", "all_setups"),
         )
     print_answer(answer, as_json, print_fit, fit_answer)

@@ -78,7 +78,10 @@ def with_benchmark(
             logging.getLogger(__name__).warning("forgetting cannot be measured", exc_info=True)
             notes.append(f"forgetting could not be measured: {str(failure).splitlines()[0][:200]}")
     if settings.inference and trained.model is not None:
-        figures, missing = inference_figures(trained.model, trained.data, plan.execution, runtime, limit_s=limit_s)
+        pruned = bool(measured.achieved_sparsity)
+        figures, missing = inference_figures(
+            trained.model, trained.data, plan.execution, runtime, limit_s=limit_s, pruned=pruned
+        )
         efficiency |= figures
         notes += missing
     if measured.energy_j is None and measured.energy_source:

@@ -16,18 +16,21 @@ from tqdm import tqdm
 from advisor.core.benchmark import MeasuredFigure
 from advisor.core.plan import ExecutionPlan
 from advisor.hardware.backends.base import Runtime
+from advisor.measurement.sparse_export import export_bytes, in_sparse_format
 from advisor.training.data import PreparedData
 
 WARM_UP_PASSES = 2
 LEAST_PASSES, MOST_PASSES = 3, 200
+NAMES = {"": "inference", "sparse_": "the adapter in a sparse format", "merged_": "the merged model"}
 STABLE_PASSES = 20
 """Fewer passes say so."""
 
 
 def inference_figures(
-    model: Any, data: PreparedData, execution: ExecutionPlan, runtime: Runtime, *, limit_s: float
+    model: Any, data: PreparedData, execution: ExecutionPlan, runtime: Runtime, *, limit_s: float, pruned: bool = False
 ) -> tuple[dict[str, MeasuredFigure], list[str]]:
-    """Latency and throughput of forward passes, of the model as trained and, where it can be merged, merged.
+    """Latency and throughput of forward passes: of the model as trained, with pruned adapters in a sparse format, and,
+    where it can be merged, merged.
 
     The model is changed: merging is done last, and in place.
 
@@ -37,28 +40,36 @@ def inference_figures(
         execution: Batch size of the evaluation, which is known to fit, and mixed precision.
         runtime: Of the device that the model is on.
         limit_s: Of the whole; at least a few passes are always timed.
+        pruned: Whether the method pruned its adapters.
 
     Returns:
         Figures by name, and what could not be measured, with the reason.
     """
-    mergeable = hasattr(model, "peft_config")
+    variants = ["", *(["sparse_"] if pruned else []), *(["merged_"] if hasattr(model, "peft_config") else [])]
     sizes = sorted({1, execution.evaluation_batch_size})
-    share_s = limit_s / (len(sizes) * (2 if mergeable else 1))
+    share_s = limit_s / (len(sizes) * len(variants))
     figures: dict[str, MeasuredFigure] = {}
     notes: list[str] = []
-    for prefix in ("", "merged_") if mergeable else ("",):
+    for prefix in variants:
         try:
-            if prefix:
+            if prefix == "sparse_":
+                dense_bytes, packed_bytes = export_bytes(model)
+                figures["dense_adapter_bytes"] = MeasuredFigure(dense_bytes, "pruned matrices in a safetensors file")
+                figures["sparse_adapter_bytes"] = MeasuredFigure(
+                    packed_bytes, "the same as a bit for each weight and the values that are not zero"
+                )
+            if prefix == "merged_":
                 # PEFT shows a bar, and even a disabled one makes a semaphore that nobody removes at the end.
                 tqdm.set_lock(threading.RLock())
                 model = model.merge_and_unload()
                 figures["merged_bytes"] = MeasuredFigure(footprint_bytes(model), "tensors of the merged model")
-            for rows in sizes:
-                passes_s, timed_rows = _timed_passes(model, data, rows, execution, runtime, share_s)
-                figures |= _figures(f"{prefix}inference_", rows, passes_s, timed_rows)
+            with in_sparse_format(model) if prefix == "sparse_" else contextlib.nullcontext():
+                for rows in sizes:
+                    passes_s, timed_rows = _timed_passes(model, data, rows, execution, runtime, share_s)
+                    figures |= _figures(f"{prefix}inference_", rows, passes_s, timed_rows)
         except Exception as failure:  # the run is done; what is measured after it must not end it
             logging.getLogger(__name__).warning("inference cannot be timed", exc_info=True)
-            what = "the merged model" if prefix else "inference"
+            what = NAMES[prefix]
             text = str(failure).strip()
             reason = text.splitlines()[0] if text else type(failure).__name__
             notes.append(f"{what} could not be measured: {reason[:200]}")

@@ -29,7 +29,8 @@ REFERENCE_METHOD = "full"
 
 _BUILT_IN = (
     *("own_weights:FullFineTuning", "own_weights:PartialFineTuning", "own_weights:HeadOnly"),
-    *("lora:Lora", "lora:HighRankLora", "lora:Hira", "sparse_lora:SparseLora", "qlora:QLora"),
+    *("lora:Lora", "lora:HighRankLora", "lora:Hira", "sparse_lora:SparseLora"),
+    *("qlora:QLora", "sparse_lora:SparseQLora"),
     *("ia3:IA3", "linear_probe:LinearProbe", "peft:AnyPeft"),
 )
 

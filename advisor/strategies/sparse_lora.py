@@ -1,4 +1,4 @@
-"""LoRA whose adapter weights are pruned by magnitude while they train (Yadav et al. 2025)."""
+"""LoRA and QLoRA whose adapter weights are pruned by magnitude while they train (Yadav et al. 2025)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from advisor.core.model import ModelSpec
 from advisor.core.strategy import StrategyConfig
 from advisor.strategies.base import Dimension, FloatDimension
 from advisor.strategies.lora import Lora, LoraKnobs
+from advisor.strategies.qlora import QLora, QLoraKnobs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SparseLoraKnobs(LoraKnobs):
-    """LoRA's, and how sparse its adapters become.
+class _SparseKnobs(LoraKnobs):
+    """How sparse adapters become.
 
     Attributes:
         sparsity: Final share of zeroed adapter weights.
@@ -38,18 +39,20 @@ class SparseLoraKnobs(LoraKnobs):
         return (*super().described(), f"sparsity {self.sparsity:g}")
 
 
-class SparseLora(Lora):
-    """LoRA with a cubic schedule of magnitude masks and an L1 penalty; the mask is fixed for the last quarter."""
+@dataclass(frozen=True)
+class SparseLoraKnobs(_SparseKnobs):
+    """LoRA's, and how sparse its adapters become."""
 
-    name = "sparse_lora"
-    title = "sparse LoRA"
-    knobs = SparseLoraKnobs
-    builds_as = "lora"
+
+@dataclass(frozen=True)
+class SparseQLoraKnobs(_SparseKnobs, QLoraKnobs):
+    """QLoRA's, and how sparse its adapters become."""
+
+
+class _Sparse(Lora):
+    """What pruning adds to a method that trains LoRA factors."""
+
     own_optimizers = frozenset()  # masks and penalty want both factors to train
-    defaults_source = (
-        "final sparsity 0.5, cubic schedule, L1 1e-5: Yadav et al. 2025 (Benchmarking Parameter-Efficient "
-        "Fine-Tuning); everything else as LoRA"
-    )
 
     def search_space(self, model: ModelSpec) -> dict[str, Dimension]:
         return super().search_space(model) | {"sparsity": FloatDimension(0.1, 0.9)}
@@ -57,10 +60,33 @@ class SparseLora(Lora):
     def callbacks(self, config: StrategyConfig) -> list[TrainerCallback]:
         from advisor.strategies.sparsity import SparsityCallback
 
-        knobs = SparseLoraKnobs.of(config)
+        knobs = _SparseKnobs.of(config)
         return [SparsityCallback(knobs.sparsity, knobs.l1_lambda)]
 
     def achieved_sparsity(self, model: nn.Module) -> float | None:
         from advisor.strategies.sparsity import achieved_sparsity
 
         return achieved_sparsity(model)
+
+
+class SparseLora(_Sparse):
+    """LoRA with a cubic schedule of magnitude masks and an L1 penalty; the mask is fixed for the last quarter."""
+
+    name = "sparse_lora"
+    title = "sparse LoRA"
+    knobs = SparseLoraKnobs
+    builds_as = "lora"
+    defaults_source = (
+        "final sparsity 0.5, cubic schedule, L1 1e-5: Yadav et al. 2025 (Benchmarking Parameter-Efficient "
+        "Fine-Tuning); everything else as LoRA"
+    )
+
+
+class SparseQLora(_Sparse, QLora):
+    """QLoRA whose adapters are pruned as those of sparse LoRA are: the weights below them stay in 4 bits."""
+
+    name = "sparse_qlora"
+    title = "sparse QLoRA"
+    knobs = SparseQLoraKnobs
+    builds_as = "qlora"
+    defaults_source = "storage as QLoRA, sparsity as sparse LoRA; no study has combined them"

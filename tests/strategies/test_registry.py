@@ -11,7 +11,19 @@ from advisor.strategies import get_strategy, registry, strategy_names
 
 
 def test_the_ten_methods_are_there() -> None:
-    expected = {"full", "partial", "head", "lora", "high_rank_lora", "hira", "sparse_lora", "qlora", "ia3", "peft"}
+    expected = {
+        "full",
+        "partial",
+        "head",
+        "lora",
+        "high_rank_lora",
+        "hira",
+        "sparse_lora",
+        "qlora",
+        "sparse_qlora",
+        "ia3",
+        "peft",
+    }
     assert expected <= set(strategy_names())
 
 

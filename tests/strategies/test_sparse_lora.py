@@ -61,8 +61,9 @@ def test_smallest_magnitudes_go_and_an_untrained_matrix_stays() -> None:
     assert not zero.any()
 
 
-def test_run_ends_at_the_wanted_sparsity(spec: ModelSpec, tmp_path: Path) -> None:
-    strategy = get_strategy("sparse_lora")
+@pytest.mark.parametrize("method", ["sparse_lora", "sparse_qlora"])
+def test_run_ends_at_the_wanted_sparsity(spec: ModelSpec, tmp_path: Path, method: str) -> None:
+    strategy = get_strategy(method)
     config = strategy.configured(spec, learning_rate=1e-2, sparsity=0.7)
     model = build_model(spec, config, EXECUTION)
     assert achieved_sparsity(model) == 0, "B is zero before training, which is not sparsity"
@@ -72,6 +73,9 @@ def test_run_ends_at_the_wanted_sparsity(spec: ModelSpec, tmp_path: Path) -> Non
         assert float((weight == 0).float().mean()) == pytest.approx(0.7, abs=0.005), "every matrix keeps its share"
     head = dict(model.named_parameters())["base_model.model.classifier.modules_to_save.default.weight"]
     assert bool((head != 0).all()), "the head is not pruned"
+    if strategy.stores_4bit_weights:
+        stored = [p for name, p in model.named_parameters() if name.endswith("query.base_layer.weight")]
+        assert stored and all(weight.dtype == torch.uint8 for weight in stored), "the base stays in 4 bits"
 
 
 def test_mask_does_not_move_in_the_last_quarter(spec: ModelSpec, tmp_path: Path) -> None:
