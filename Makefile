@@ -15,7 +15,7 @@
 # make validate       memory over a grid of small models (CPU, a few minutes)
 # make validate-time  step times of more than 200 configurations (CPU, about 45 minutes)
 # make validate-runs  nine whole training runs, part by part (CPU, about 20 minutes)
-# make validate-gpu   memory and step times of models from 60M to 8B parameters (GPU, about 35 minutes)
+# make validate-gpu   what a GPU says about the predictions: 15 minutes, resumable, one file to send back
 # make strategies     all ten strategies trained, as a table (CPU, about 15 minutes)
 # make corpus         short training runs for the quality model, resumable (CPU, hours; docs/how-it-works/quality.md)
 # make quality-model  fit the quality model to recorded runs
@@ -109,11 +109,7 @@ validate-time: setup
 
 validate-gpu: export ADVISOR_HOME ?= $(CURDIR)/.advisor
 validate-gpu: setup
-	$(BIN)/advisor probe
-	$(BIN)/advisor calibrate run
-	for shard in 1/3 2/3 3/3; do \
-	  $(BIN)/advisor validate all --grid cuda --shard $$shard --time-limit 8min --output $(VALIDATION) || exit $$?; \
-	done
+	$(BIN)/python tools/gpu_checklist.py
 
 # model:data:method:training rows:held-out rows:rows per step:epochs. Existing calibrations are reused. The last command
 # fails if the median error is above 8 % or the largest above 15 %.
