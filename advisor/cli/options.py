@@ -13,7 +13,7 @@ import click
 
 from advisor.cli.reading import label_map, read_option
 from advisor.core.budget import Budget
-from advisor.core.data import ReadOptions
+from advisor.core.data import Packing, ReadOptions
 from advisor.core.errors import InputError
 from advisor.core.strategy import ClassWeights
 from advisor.core.tasks import task_names, task_traits
@@ -133,7 +133,9 @@ trust_options = stacked(
     option("--trust-remote-code", is_flag=True, help="Allow Python code that comes with the model."),
     option("--allow-pickle", is_flag=True, help="Allow pickled weights; loading them can execute code."),
 )
-padding_option = switch("padding", True, "Whether batches contain padding.", "padded")
+padding_option = switch(
+    "padding", None, "Whether batches contain padding.", "padded", shown="where rows differ in length"
+)
 
 
 SPEED_KNOBS = ("group_by_length", "tf32", "torch_compile", "num_threads")
@@ -256,6 +258,12 @@ def data_options(*, required: bool) -> Callable[[F], F]:
         ),
         option("--drop-labels", type=names, multiple=True, metavar="A,B", help="Leave out the rows of these classes."),
         option("--drop-unlabelled", is_flag=True, help="Leave out the rows without a label."),
+        option(
+            "--packing",
+            type=click.Choice(get_args(Packing)),
+            help="Documents that share a block do not see each other (separate), or are one running text (joined); by"
+            " default separate, where the model can.",
+        ),
         option("--split", metavar="NAME", help="Training split of a `datasets` source."),
         option("--eval-data", metavar="DATA", help="Held-out file or split; by default 10 % of the rows."),
         option("--max-train-rows", **N, help="Train on at most N rows."),
@@ -288,7 +296,7 @@ def data_source(options: dict[str, Any]) -> DataSource:
         reading=ReadOptions(**dict(options["read_options"])),
         label_map=tuple(pair for pairs in options["label_map"] for pair in pairs),
         drop_labels=tuple(name for names in options["drop_labels"] for name in names),
-        **picked(options, *columns, *limits, "format", "drop_unlabelled"),
+        **picked(options, *columns, *limits, "format", "drop_unlabelled", "packing"),
     )
 
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from advisor.core.serialization import LATER
+
+Packing = Literal["separate", "joined"]
+"""Whether documents that are packed into one block are kept apart, or are one running text."""
+
 DataKind = Literal["demo", "csv", "jsonl", "parquet", "excel", "text", "conll", "datasets"]
 
 PAD_MULTIPLE = 8
@@ -65,6 +70,8 @@ class DataSpec:
         drop_labels: Rows of these classes are left out.
         drop_unlabelled: Rows without a label are left out; otherwise they are refused.
         stratified: Every class gives its share of the held-out rows; older files hold out without regard to classes.
+        separate_documents: Documents that are packed into one block do not see each other: attention and positions
+            begin anew at each, and its first token is not predicted. Otherwise a block is one running text.
     """
 
     source: str
@@ -85,6 +92,7 @@ class DataSpec:
     drop_labels: tuple[str, ...] = ()
     drop_unlabelled: bool = False
     stratified: bool = False
+    separate_documents: bool = field(default=False, metadata=LATER)
 
     def __post_init__(self) -> None:
         if not 0 < self.eval_fraction < 1:
@@ -117,6 +125,7 @@ class DataProfile:
         reading_s: Wall clock of reading, cleaning, splitting and ordering the source here, whatever the caps (of packed
             text also of tokenising it, since all of it is); ``None`` where it was not measured.
         tokenizing_s_per_row: The same of tokenising one row.
+        separate_documents: As in ``DataSpec``.
     """
 
     train_rows: int
@@ -135,6 +144,12 @@ class DataProfile:
     length_counts: tuple[int, ...] = ()
     reading_s: float | None = field(default=None, compare=False)
     tokenizing_s_per_row: float | None = field(default=None, compare=False)
+    separate_documents: bool = field(default=False, metadata=LATER)
+
+    @property
+    def padded(self) -> bool:
+        """Whether batches hold padding: rows differ in length."""
+        return len(set(self.token_length_quantiles)) > 1
 
     @property
     def num_labels(self) -> int:

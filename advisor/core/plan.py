@@ -11,7 +11,7 @@ from advisor.core.cost import CostEstimate
 from advisor.core.data import DataProfile, DataSpec
 from advisor.core.errors import PlanError
 from advisor.core.model import ModelSpec
-from advisor.core.serialization import from_dict, read_json, to_json
+from advisor.core.serialization import LATER, from_dict, read_json, to_json
 from advisor.core.store import write_text_atomically
 from advisor.core.strategy import StrategyConfig
 
@@ -45,6 +45,8 @@ class ExecutionPlan:
         gradient_accumulation_steps: Forward passes per optimizer step; their product is the effective batch size.
         max_seq_length: Rows are truncated here.
         padded: Whether batches hold padding (decides mask and attention kernel).
+        separate_documents: Whether blocks hold several documents that do not see each other (decides mask and attention
+            kernel).
         gradient_checkpointing: Recompute activations.
         reentrant_checkpointing: Recompute with autograd's reentrant variant instead of the non-reentrant one.
         attn_implementation: As in transformers.
@@ -88,6 +90,7 @@ class ExecutionPlan:
     group_by_length: bool = False
     tf32: bool = False
     torch_compile: bool = False
+    separate_documents: bool = field(default=False, metadata=LATER)
 
     def __post_init__(self) -> None:
         problems = [
@@ -95,12 +98,24 @@ class ExecutionPlan:
             for name in ("micro_batch_size", "gradient_accumulation_steps", "max_seq_length", "eval_batch_size")
             if (value := getattr(self, name)) is not None and value < 1
         ]
+        if self.separate_documents and self.padded:
+            problems.append("documents of a block are kept apart without a padding mask, but padded is true")
+        if self.separate_documents and self.attn_implementation == "flash_attention_2":
+            problems.append(
+                "documents of a block are kept apart by sdpa or eager attention, but attn_implementation is"
+                " flash_attention_2 (--packing joined does not keep them apart)"
+            )
         if problems:
             raise ValueError("; ".join(problems))
 
     @property
     def effective_batch_size(self) -> int:
         return self.micro_batch_size * self.gradient_accumulation_steps
+
+    @property
+    def masked(self) -> bool:
+        """Whether attention needs a mask beside the causal one."""
+        return self.padded or self.separate_documents
 
     @property
     def evaluation_batch_size(self) -> int:

@@ -134,7 +134,12 @@ def run_steps(request: StepRequest, *, callbacks: Sequence[TrainerCallback] = ()
     get_backend(request.device_type).runtime.prepare_process(execution.num_threads)
     baseline_bytes = resident_bytes()
     template = synthetic_batch(
-        request.model, execution.micro_batch_size, request.seq_length, padded=execution.padded, seed=request.seed
+        request.model,
+        execution.micro_batch_size,
+        request.seq_length,
+        padded=execution.padded,
+        separate_documents=execution.separate_documents,
+        seed=request.seed,
     )
     timed = _timed_steps(request)
     timed_steps = max(timed, default=request.mixed_length_steps + request.warmup_steps - 1) + 1

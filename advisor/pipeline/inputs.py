@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advisor.core.data import AS_DETECTED, DataProfile, DataSpec, ReadOptions
+from advisor.core.data import AS_DETECTED, DataProfile, DataSpec, Packing, ReadOptions
 from advisor.core.errors import DataError, InputError
 from advisor.core.memo import files_identity, recall
 from advisor.core.model import ModelSpec
@@ -18,6 +18,7 @@ from advisor.pipeline.events import OnEvent, note, phase
 if TYPE_CHECKING:
     from advisor.core.strategy import StrategyConfig
     from advisor.strategies import Strategy
+    from advisor.training.data.rows import RowKind
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class DataSource:
         label_map: Pairs of a label and the class that it stands for.
         drop_labels: Rows of these classes are left out.
         drop_unlabelled: Leave out rows without a label instead of refusing them.
+        packing: Whether documents that share a block see each other ; ``None``
+            keeps them apart where the model can.
     """
 
     source: str
@@ -68,6 +71,7 @@ class DataSource:
     label_map: tuple[tuple[str, str], ...] = ()
     drop_labels: tuple[str, ...] = ()
     drop_unlabelled: bool = False
+    packing: Packing | None = None
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -131,11 +135,42 @@ def load_inputs(model: str | ModelSource, data: str | DataSource, on_event: OnEv
     )
     if model_spec.head_remark:
         note(on_event, model_spec.head_remark)
+    spec = _with_packing(spec, rows.kind, model_spec, data.packing, on_event)
     phase(on_event, "measuring token lengths")
     profile, remarks = _measured(spec, model_spec, data.max_seq_length, on_event)
     for finding in (*remarks, *data_findings(profile)):
         note(on_event, finding)
     return Inputs(model_spec, spec, profile)
+
+
+def _with_packing(
+    spec: DataSpec, rows: RowKind, model: ModelSpec, asked: Packing | None, on_event: OnEvent | None
+) -> DataSpec:
+    """Whether documents that share a block see each other.
+
+    Raises:
+        DataError: nothing is packed, or the task or the model cannot keep documents apart.
+    """
+    from advisor.strategies.skeleton import separates_documents
+
+    documents = rows == "text" and spec.kind != "text"
+    if not documents and asked is not None:
+        what = "one running text" if rows == "text" else "rows of their own"
+        raise DataError(f"only documents are packed, but {spec.source} is {what}", fix="leave --packing out")
+    if not documents or asked == "joined":
+        return spec
+    reason = ""
+    if not model.traits.predicts_next_token:
+        reason = f"{model.traits.title} reads a block as one text"
+    elif not separates_documents(model):
+        reason = f"the layers of {model.model_type} cannot be told where a document begins"
+    if reason and asked == "separate":
+        raise DataError(f"documents of a block must be kept apart, but {reason}", fix="pass --packing joined")
+    if reason:
+        note(on_event, f"documents that share a block see each other: {reason}")
+        return spec
+    note(on_event, "documents that share a block do not see each other (--packing joined makes it one text)")
+    return replace(spec, separate_documents=True)
 
 
 def _measured(

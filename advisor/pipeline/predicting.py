@@ -335,6 +335,8 @@ def as_execution_plan(
         "max_seq_length": measured,
         "attn_implementation": usual_attention(model),
         "dtype": stored_dtype(model),
+        "padded": data is None or data.padded,
+        "separate_documents": data is not None and data.separate_documents,
         **values,
     }
     known = {field.name for field in dataclasses.fields(ExecutionPlan)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pkgutil
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -149,6 +150,47 @@ def attention_implementations(spec: ModelSpec) -> tuple[AttentionImplementation,
         return [name for name, flag in FLAGS.items() if getattr(model_class, flag, False)]
 
     return ("eager", *recall_structure("attention kernels", spec, None, supported))
+
+
+def separates_documents(spec: ModelSpec) -> bool:
+    """Whether the architecture keeps packed documents apart when their positions begin anew.
+
+    It must look for packed sequences in the positions that a batch brings (transformers' ``create_causal_mask`` does,
+    where a batch has no mask), and no layer may carry anything along the row by other means, as convolutions and
+    recurrent states do. One layer is run on the meta device to see it.
+
+    Raises:
+        ModelError: transformers has no such head for the architecture, or cannot build it.
+    """
+
+    def separates() -> bool:
+        from torch import nn
+
+        skeleton = build_skeleton(spec)
+        if any(isinstance(module, nn.Conv1d) for module in skeleton.modules()):
+            return False
+        return _looks_for_packed_sequences(build_skeleton(spec, num_hidden_layers=1))
+
+    return bool(recall_structure("separate documents", spec, None, separates))
+
+
+def _looks_for_packed_sequences(skeleton: nn.Module) -> bool:
+    import torch
+    from transformers import masking_utils
+
+    looked: list[torch.Tensor] = []
+    find = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = looked.append
+    try:
+        tokens = torch.zeros(1, 8, dtype=torch.long, device="meta")
+        embedded = torch.zeros(1, 8, skeleton.get_input_embeddings().embedding_dim, device="meta")
+        # What reads values ends on this device: layers that route, after the mask, or a look for padding, before it.
+        for inputs in ({"input_ids": tokens}, {"inputs_embeds": embedded}):
+            with suppress(Exception):
+                skeleton(**inputs, position_ids=tokens)
+    finally:
+        masking_utils.find_packed_sequence_indices = find
+    return bool(looked)
 
 
 def usual_attention(spec: ModelSpec) -> AttentionImplementation:

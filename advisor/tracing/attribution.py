@@ -75,7 +75,7 @@ def attributed_trace(request: TraceRequest) -> AttributedRecording:
     recorders: list[AttributingRecorder] = []
 
     def recorder_of(model: torch.nn.Module, device_type: str) -> StepRecorder:
-        recorders.append(AttributingRecorder(model, device_type, padded=request.execution.padded))
+        recorders.append(AttributingRecorder(model, device_type, masked=request.execution.masked))
         return recorders[-1]
 
     trace_step(request, recorder_of)
@@ -156,11 +156,11 @@ class AttributingRecorder(StepRecorder):
     Args:
         model: The model whose modules are named; built, on fake tensors.
         device_type: Whose storages count.
-        padded: As in :class:`StepRecorder`.
+        masked: As in :class:`StepRecorder`.
     """
 
-    def __init__(self, model: torch.nn.Module, device_type: str, *, padded: bool) -> None:
-        super().__init__(device_type, padded=padded)
+    def __init__(self, model: torch.nn.Module, device_type: str, *, masked: bool) -> None:
+        super().__init__(device_type, masked=masked)
         self.attributed = AttributedRecording(adapter_modules=adapter_modules(model))
         self.recording = self.attributed
         self._watch = ModuleWatch(model)

@@ -92,15 +92,16 @@ class StepRecorder(TorchDispatchMode):
 
     Args:
         device_type: Whose storages count.
-        padded: What data-dependent branches see: ``attention_mask.all()`` is ``not padded``.
+        masked: What data-dependent branches see: ``attention_mask.all()``, and whether all positions are of one
+            document, is ``not masked``.
         keep_signatures: Keep what is needed to replay each operator on real tensors.
     """
 
-    def __init__(self, device_type: str, *, padded: bool, keep_signatures: bool = False) -> None:
+    def __init__(self, device_type: str, *, masked: bool, keep_signatures: bool = False) -> None:
         super().__init__()
         self.device_type = device_type
         self._on_host = is_host(device_type)
-        self.padded = padded
+        self.masked = masked
         self.keep_signatures = keep_signatures
         self.recording = Recording()
         self.phase = "weights"
@@ -168,7 +169,7 @@ class StepRecorder(TorchDispatchMode):
     def _scalar(self, tensor: torch.Tensor) -> bool | float | int:
         """The value a data-dependent branch sees; every tensor is treated as ordinary finite data."""
         if tensor.dtype == torch.bool:
-            return not self.padded
+            return not self.masked
         return 1.0 if tensor.dtype.is_floating_point else 1
 
     def _every_index(self, tensor: torch.Tensor) -> torch.Tensor:

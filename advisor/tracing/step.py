@@ -171,7 +171,7 @@ def _trace_on(
     if recorder_of is not None:
         recorder = recorder_of(model, device_type)
     else:
-        recorder = StepRecorder(device_type, padded=request.execution.padded, keep_signatures=request.keep_signatures)
+        recorder = StepRecorder(device_type, masked=request.execution.masked, keep_signatures=request.keep_signatures)
     if get_strategy(request.strategy.method).fits_frozen_features:
         return _trace_forward(model, request, device_type, recorder)
     model.train()
@@ -232,6 +232,8 @@ def _batch(request: TraceRequest, device_type: str) -> dict[str, torch.Tensor]:
     execution = request.execution
     task = get_task(request.model.task)
     shapes = task.batch_shapes(request.model, execution.micro_batch_size, request.seq_length, padded=execution.padded)
+    if execution.separate_documents:
+        shapes["position_ids"] = shapes["input_ids"]
     floats = {"labels"} if task.traits.float_labels else set()
     return {
         name: torch.zeros(shape, dtype=torch.float32 if name in floats else torch.long, device=device_type)

@@ -13,7 +13,7 @@ from advisor.training.tasks import get_task
 
 
 def synthetic_batch(
-    spec: ModelSpec, rows: int, seq_length: int, *, padded: bool, seed: int = 0
+    spec: ModelSpec, rows: int, seq_length: int, *, padded: bool, separate_documents: bool = False, seed: int = 0
 ) -> dict[str, torch.Tensor]:
     """One micro-batch of random tokens, as the task's collator would make it.
 
@@ -22,10 +22,11 @@ def synthetic_batch(
         rows: Micro-batch size.
         seq_length: Padded length in tokens.
         padded: Whether the last row is half padding (with a single row: its last token).
+        separate_documents: Whether every row holds two documents that do not see each other.
         seed: Of the tokens and labels.
 
     Returns:
-        The tensors of ``Task.batch_shapes``.
+        The tensors of ``Task.batch_shapes``, and ``position_ids`` of separate documents.
     """
     task = get_task(spec.task)
     generator = torch.Generator().manual_seed(seed)
@@ -42,7 +43,11 @@ def synthetic_batch(
         "token_type_ids": torch.zeros_like(tokens),
         "labels": task.random_labels(spec, tokens, mask, generator),
     }
-    return {name: values[name] for name in task.batch_shapes(spec, rows, seq_length, padded=padded)}
+    batch = {name: values[name] for name in task.batch_shapes(spec, rows, seq_length, padded=padded)}
+    if separate_documents:
+        halves = torch.arange(seq_length) % max(1, -(-seq_length // 2))
+        batch["position_ids"] = halves.expand(rows, -1).clone()
+    return batch
 
 
 class RepeatedBatch(Dataset[int]):

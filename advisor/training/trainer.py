@@ -37,6 +37,7 @@ from advisor.training.checkpoints import (
 from advisor.training.compilation import compile_problem, described, forget_compiled_code, raised_by_compiled_code
 from advisor.training.data import PreparedData, prepare_data
 from advisor.training.data.encoding import EncodedDataset
+from advisor.training.data.packing import require_separation
 from advisor.training.metrics import HeldOut, held_out_metrics
 from advisor.training.models import load_tokenizer
 from advisor.training.run_folder import RunFolder, name_classes
@@ -223,6 +224,8 @@ class _Run:
             set_seed(plan.seed)
             model = build_model(plan.model, plan.strategy, self.execution, device=backend.torch_device)
             self.account.parameters = count_parameters(model)
+            if plan.data.separate_documents:
+                require_separation(model, data.train_dataset[0]["input_ids"], plan.model.source)
             ensure_writable_dir(self.folder.path, needed_bytes=disk_bytes(model, plan.strategy))
             name_classes(model, data.label_names)
             self.trained.held_out.name_labels(data.label_names)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from advisor.core.tasks import task_traits
 from advisor.pipeline.inputs import DataSource, ModelSource, load_inputs
 from tests.cli.conftest import Advisor
 from tests.training.tasks.cases import CASES, save_tiny
@@ -141,6 +142,26 @@ def test_rows_that_are_all_too_long_are_cut_and_it_is_said(
     inputs = load_inputs(ModelSource(str(tiny(task)), task), source, lambda event: told.append(event.get("text", "")))
     assert inputs.profile.truncated_rows == inputs.profile.train_rows == 27
     assert any("truncated to 16 tokens" in text for text in told)
+
+
+@pytest.mark.parametrize("task", CASES)
+def test_rows_that_are_all_longer_than_the_model(
+    task: str, refused: Callable[..., str], tiny: Callable[[str], Path]
+) -> None:
+    """They are only cut where the user says so."""
+    positions = json.loads((tiny(task) / "config.json").read_text()).get("max_position_embeddings")
+    columns = CASES[task].columns
+    if positions is None or columns is None or (task_traits(task).packs_text and "text" in columns):
+        pytest.skip("positions of this model have no end, or its text is cut into blocks")
+
+    def lengthened(value: Any) -> Any:
+        if isinstance(value, list):
+            return value * positions
+        return f"{value} " + "word " * positions if " " in str(value) else value
+
+    said = refused(task, lambda i: {name: lengthened(value(i)) for name, value in columns.items()})
+    assert f"must fit into the model's {positions} positions" in said
+    assert f"--max-seq-length {positions}" in said
 
 
 @pytest.mark.parametrize("task", CASES)

@@ -52,6 +52,7 @@ TWICE = {"gradient_accumulation_steps": 2}
 KEPT = {"zero_grad_set_to_none": False}
 HELD = {"hold_outputs": True}
 FUSED = {"loss": "fused-linear"}
+DOCUMENTS = {"padded": False, "separate_documents": True}
 UPCAST = {**BF16_WEIGHTS, "kbit_upcast": True}
 METHODS = tuple(m.name for m in strategies() if m.user_knob is None and not m.fits_frozen_features)
 
@@ -65,6 +66,8 @@ def optimized(optim: str, **more: Any) -> dict[str, Any]:
 
 
 CASES = [
+    *cases("llama", LM, ("lora",), DOCUMENTS, {**DOCUMENTS, **EAGER}, {**DOCUMENTS, **SAVED}),
+    *cases("gpt2", LM, ("full",), DOCUMENTS),
     *cases("bert", CLASSIFY, METHODS, {}),
     *cases("bert", CLASSIFY, ("full", "partial", "lora", "qlora"), SAVED, REENTRANT),
     *cases("bert", CLASSIFY, ("head",), REENTRANT),

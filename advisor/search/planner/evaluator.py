@@ -10,7 +10,7 @@ from advisor.core.device import DeviceProfile
 from advisor.core.plan import AttentionImplementation, ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.model import CostModel
-from advisor.search.planner.precision import BYTES_PER_LOGIT, PrecisionPolicy, is_padded
+from advisor.search.planner.precision import BYTES_PER_LOGIT, PrecisionPolicy
 from advisor.search.planner.request import PlanRequest
 from advisor.strategies import get_strategy
 
@@ -211,7 +211,8 @@ def execution_of(
         micro_batch_size=micro_batch,
         gradient_accumulation_steps=request.effective_batch_size // micro_batch,
         max_seq_length=data.max_seq_length,
-        padded=is_padded(data.token_length_quantiles),
+        padded=data.padded,
+        separate_documents=data.separate_documents,
         gradient_checkpointing=family.checkpointing,
         attn_implementation=family.attention,
         dtype=rung.dtype,

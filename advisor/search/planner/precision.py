@@ -133,25 +133,20 @@ def cpu_precisions(device: DeviceProfile) -> tuple[PrecisionPolicy, ...]:
 
 
 def attention_kernels(
-    device: DeviceProfile, model: ModelSpec, rung: PrecisionPolicy
+    device: DeviceProfile, model: ModelSpec, rung: PrecisionPolicy, *, separate_documents: bool = False
 ) -> tuple[AttentionImplementation, ...]:
-    """Kernels to try, preferred first: flash attention 2 where architecture, device, data type and package allow it,
-    SDPA, eager.
+    """Kernels to try, preferred first: flash attention 2 where architecture, device, data type, package and batches
+    allow it, SDPA, eager.
     """
     supported = attention_implementations(model)
     half = rung.dtype != "float32" or rung.amp != "none"
     setups = backend_of(device).setups
     there = "flash_attention_2" in setups.attention and "flash" in device.attention_kernels
-    flash = there and half and "flash_attention_2" in supported
+    flash = there and half and not separate_documents and "flash_attention_2" in supported
     usual: AttentionImplementation = "sdpa" if "sdpa" in supported else "eager"
     if flash and importlib.util.find_spec("flash_attn") is not None:
         return ("flash_attention_2", usual)
     return ("sdpa", "eager") if usual == "sdpa" and setups.compared else (usual,)
-
-
-def is_padded(quantiles: tuple[int, ...]) -> bool:
-    """Whether batches hold padding: rows differ in length."""
-    return len(set(quantiles)) > 1
 
 
 def describe(execution: ExecutionPlan) -> str:

@@ -108,10 +108,14 @@ class Solver:
         total = 0
         for strategy in strategies:
             rungs = precision_policies(device, model, strategy)
-            kernels = sum(len(attention_kernels(device, model, rung)) for rung in rungs)
+            kernels = sum(len(self._kernels(rung)) for rung in rungs)
             ranks = max(1, len(rank_grid(strategy, model)))
             total += ranks * kernels * 2 * len(self.evaluator.micro_batches)
         return total
+
+    def _kernels(self, rung: PrecisionPolicy) -> tuple[AttentionImplementation, ...]:
+        request, device = self.evaluator.request, self.evaluator.cost_model.device
+        return attention_kernels(device, request.model, rung, separate_documents=request.data.separate_documents)
 
     # --- one rung -------------------------------------------------------------------------------------------------
 
@@ -238,17 +242,13 @@ class Solver:
         if not backend_of(device).setups.compared:
             return rung, self._first_traceable(strategy, rung)
         if self._settled is None:
-            options = [
-                (option, kernel)
-                for option in cpu_precisions(device)
-                for kernel in attention_kernels(device, self.evaluator.request.model, option)
-            ]
+            options = [(option, kernel) for option in cpu_precisions(device) for kernel in self._kernels(option)]
             self._settled = self._compare(strategy, options)
         settled, kernel = self._settled
         return replace(settled, loss=rung.loss), kernel
 
     def _first_traceable(self, strategy: StrategyConfig, rung: PrecisionPolicy) -> AttentionImplementation:
-        kernels = attention_kernels(self.evaluator.cost_model.device, self.evaluator.request.model, rung)
+        kernels = self._kernels(rung)
         for kernel in kernels[:-1]:
             try:
                 self.evaluator.evaluate(

@@ -60,5 +60,7 @@ def _groups(request: PlanRequest, device: DeviceProfile, strategy: StrategyConfi
         hopeless = not compared and rung.least_bytes(request.model, method) > limit_bytes
         if hopeless and rung is not precisions[-1]:
             continue
-        for kernel in attention_kernels(device, request.model, rung):
+        for kernel in attention_kernels(
+            device, request.model, rung, separate_documents=request.data.separate_documents
+        ):
             yield index > 0 and not compared, SetupGroup(rung, kernel, False)

@@ -67,11 +67,19 @@ class BlockCollator:
         self.masking = masking
 
     def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Blocks as tensors: ``input_ids`` and ``labels``, both [blocks, length]."""
+        """Blocks as tensors: ``input_ids`` and ``labels``, both [blocks, length].
+
+        Blocks of several documents bring ``position_ids`` [blocks, length] as well: models keep apart what begins anew
+        in them. The first token of a document then follows from nothing, and does not count.
+        """
         if "labels" not in features[0] and self.masking is not None:
             masked = self.masking([{"input_ids": feature["input_ids"]} for feature in features])
             return {"input_ids": masked["input_ids"], "labels": masked["labels"]}
         input_ids = torch.tensor([feature["input_ids"] for feature in features], dtype=torch.long)
+        if "position_ids" in features[0]:
+            positions = torch.tensor([feature["position_ids"] for feature in features], dtype=torch.long)
+            labels = input_ids.masked_fill(positions == 0, IGNORED_LABEL)
+            return {"input_ids": input_ids, "position_ids": positions, "labels": labels}
         if "labels" not in features[0]:
             return {"input_ids": input_ids, "labels": input_ids.clone()}
         return {"input_ids": input_ids, "labels": torch.tensor([f["labels"] for f in features], dtype=torch.long)}

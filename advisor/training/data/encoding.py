@@ -138,11 +138,18 @@ class BlockDataset:
     Args:
         blocks: Token ids, shape (blocks, max_seq_length).
         labels: Same shape, or ``None`` when the collator makes them.
+        positions: Same shape, from 0 in every document of a block; ``None`` where a block is one text.
     """
 
-    def __init__(self, blocks: NDArray[np.int32], labels: NDArray[np.int32] | None) -> None:
+    def __init__(
+        self,
+        blocks: NDArray[np.int32],
+        labels: NDArray[np.int32] | None = None,
+        positions: NDArray[np.int32] | None = None,
+    ) -> None:
         self._blocks = blocks
         self._labels = labels
+        self._positions = positions
         self.lengths: NDArray[np.int64] = np.full(len(blocks), blocks.shape[1], dtype=np.int64)
 
     def __len__(self) -> int:
@@ -152,6 +159,8 @@ class BlockDataset:
         item = {"input_ids": self._blocks[index].tolist()}
         if self._labels is not None:
             item["labels"] = self._labels[index].tolist()
+        if self._positions is not None:
+            item["position_ids"] = self._positions[index].tolist()
         return item
 
 

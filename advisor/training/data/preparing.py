@@ -16,7 +16,7 @@ from advisor.core.errors import DataError
 from advisor.core.model import ModelSpec
 from advisor.training.data.collators import BlockCollator
 from advisor.training.data.encoding import BlockDataset, EncodedDataset
-from advisor.training.data.packing import pack, token_stream
+from advisor.training.data.packing import Blocks, pack, token_stream
 from advisor.training.data.profiling import require_max_seq_length
 from advisor.training.data.rows import Row, Rows, row_key
 from advisor.training.data.rules import DataRules, data_rules
@@ -121,7 +121,7 @@ def _packed(
 ) -> PreparedData:
     edges = rules.block_edges(tokenizer)
 
-    def blocks(part: Sequence[Row], limit: int | None, name: str) -> NDArray[np.int32]:
+    def blocks(part: Sequence[Row], limit: int | None, name: str) -> Blocks:
         stream = token_stream(part, tokenizer, rules.document_edges(tokenizer), continuous=spec.kind == "text")
         return pack(stream, edges, max_seq_length=max_seq_length, seed=spec.split_seed, limit=limit, name=name)
 
@@ -129,13 +129,14 @@ def _packed(
     train = evaluation
     if not held_out_only:
         train = blocks(rows.train, spec.max_train_rows, f"the training part of {spec.source}")
-    items = tuple(hashlib.blake2b(block.tobytes(), digest_size=16).hexdigest() for block in evaluation)
-    masking, labels = rules.masking(tokenizer), None
+    items = tuple(hashlib.blake2b(block.tobytes(), digest_size=16).hexdigest() for block in evaluation.ids)
+    masking, held_out, labels = rules.masking(tokenizer), evaluation.ids, None
     if masking is not None:
-        evaluation, labels = _mask_once(evaluation, masking, spec.split_seed)
+        held_out, labels = _mask_once(held_out, masking, spec.split_seed)
+    apart = spec.separate_documents
     return PreparedData(
-        train_dataset=BlockDataset(train, None),
-        eval_dataset=BlockDataset(evaluation, labels),
+        train_dataset=BlockDataset(train.ids, positions=train.positions if apart else None),
+        eval_dataset=BlockDataset(held_out, labels, evaluation.positions if apart else None),
         collator=BlockCollator(masking),
         label_names=(),
         max_seq_length=max_seq_length,

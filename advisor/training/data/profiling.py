@@ -48,7 +48,8 @@ def profile_data(spec: DataSpec, model: ModelSpec, tokenizer: Any, *, max_seq_le
             8, at most 512 and at most the model's positions. Packed text: 128 for small models, else 512.
 
     Raises:
-        DataError: the data cannot be used, or the length is beyond the model's positions.
+        DataError: the data cannot be used, or the length (where none is named: of all rows) is beyond the model's
+            positions.
     """
     if max_seq_length is not None:
         require_max_seq_length(max_seq_length, model)
@@ -57,7 +58,14 @@ def profile_data(spec: DataSpec, model: ModelSpec, tokenizer: Any, *, max_seq_le
         return _packed_profile(spec, rows, reading_s, model, tokenizer, max_seq_length)
     sample = _length_sample(rows.train)
     lengths, tokenizing_s = _sorted_lengths(sample, tokenizer, data_rules(model.task))
-    longest = int(lengths[-1])
+    shortest, longest = int(lengths[0]), int(lengths[-1])
+    if max_seq_length is None and model.max_positions is not None and shortest > model.max_positions:
+        raise DataError(
+            f"some rows must fit into the model's {model.max_positions} positions, but the shortest of {len(sample):,}"
+            f" rows of {spec.source} has {shortest:,} tokens",
+            fix=f"pass --max-seq-length {model.max_positions} to train on the beginning of each row, split the rows, or"
+            " choose a model with more positions",
+        )
     limit = max_seq_length or default_max_seq_length(longest, model)
     truncated = int((lengths > limit).sum())
     cut = np.minimum(lengths, limit)
@@ -166,6 +174,7 @@ def _packed_profile(
         sampled_rows=sampled,
         reading_s=reading_s + train_s + eval_s,
         tokenizing_s_per_row=0.0,
+        separate_documents=spec.separate_documents,
         **_common(rows),
     )
 
