@@ -15,6 +15,7 @@ from advisor.cli.reading import label_map, read_option
 from advisor.core.budget import Budget
 from advisor.core.data import Packing, ReadOptions
 from advisor.core.errors import InputError
+from advisor.core.objective import DEFAULT_OBJECTIVE, OBJECTIVES
 from advisor.core.strategy import ClassWeights
 from advisor.core.tasks import task_names, task_traits
 from advisor.core.units import parse_duration_s, parse_energy_j, parse_latency_s, parse_memory_bytes
@@ -117,6 +118,16 @@ constraint_options = stacked(
         metavar="ENERGY",
         help="Most energy of the whole run: 40kJ, 20Wh; where the device's power is known.",
     ),
+)
+objective_option = option(
+    "--objective",
+    type=click.Choice(list(OBJECTIVES)),
+    default=DEFAULT_OBJECTIVE.name,
+    help="quality: the best; cheapest (memory x time), fastest: above --min-quality; pareto: what no other beats in"
+    " quality, time and memory at once.",
+)
+min_quality_option = option(
+    "--min-quality", type=float, metavar="X", help="Desired minimum of the metric; reported as a probability."
 )
 safety_option = option(
     "--safety-level",

@@ -25,9 +25,11 @@ from advisor.cli.options import (
     knob_option,
     knob_values,
     memory_option,
+    min_quality_option,
     model_options,
     model_source,
     names,
+    objective_option,
     option,
     picked,
     safety_option,
@@ -40,7 +42,7 @@ from advisor.cli.options import (
 )
 from advisor.cli.output import answer_console, print_answer, progress
 from advisor.core.errors import EXIT_NOTHING_FITS, InputError
-from advisor.core.units import parse_duration_s
+from advisor.core.units import parse_duration_s, parse_energy_j
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -68,7 +70,8 @@ _force_option = option("--force", is_flag=True, help="Overwrite an existing --ou
 @time_option
 @constraint_options
 @safety_option
-@option("--min-quality", type=float, metavar="X", help="Desired minimum of the metric; reported as a probability.")
+@objective_option
+@min_quality_option
 @option("--evidence", "evidence_s", **DURATION, help="Time to spend on short training runs.")
 @option(
     "--probe/--no-probe",
@@ -97,9 +100,9 @@ def recommend_command(context: click.Context, as_json: bool, output: Path | None
     is recommended that is not expected to beat it. Without --evidence the other quality estimates come from published
     comparisons and say little about your task; with it, the best plans are trained briefly.
 
-    JSON keys: device_id, budget, considered, evaluated, replays, ranked[] (rank, method, score, tied, reason,
-    largest_ranks, strategy, execution, cost), rejected[] (method, reason, smallest_plan), advice[], plan_path;
-    and probe, where one was made.
+    JSON keys: device_id, objective, budget, considered, evaluated, replays, ranked[] (rank, method, score, tied,
+    pareto, reason, largest_ranks, strategy, execution, cost), rejected[] (method, reason, smallest_plan), advice[],
+    plan_path; and probe, where one was made.
 
     \b
     Examples:
@@ -119,6 +122,7 @@ def recommend_command(context: click.Context, as_json: bool, output: Path | None
             output=output,
             on_event=on_event,
             **picked(options, "device", "methods", "effective_batch_size", "evidence_s", "probe", "seed", "force"),
+            objective=options["objective"],
         )
     print_answer(recommendation, as_json, print_recommendation, lambda answer: recommendation_answer(answer, output))
     if recommendation.best is None:
@@ -142,6 +146,15 @@ def recommend_command(context: click.Context, as_json: bool, output: Path | None
     help="Wall-clock budget of this call: data, predictions, trials and the final run.",
 )
 @option("--trials", "max_trials", **N, help="Stop after N trials.")
+@option(
+    "--energy-budget",
+    "energy_budget_j",
+    type=parse_energy_j,
+    metavar="ENERGY",
+    help="Most energy of this call's runs: 40kJ, 20Wh; where the device reports it.",
+)
+@objective_option
+@min_quality_option
 @option("--study-dir", required=True, **DIR, help="Folder of the study.")
 @option("--resume", is_flag=True, help="Continue the study in --study-dir.")
 @_search_options
@@ -157,7 +170,7 @@ def tune_command(as_json: bool, study_dir: Path, output: Path | None, **options:
     best plan is trained on all rows and judged on rows that no trial saw. --resume goes on with all finished trials.
 
     JSON keys: best, best_trial, best_reason, metric_name, trials[], pareto[], never_started[], ladder_rows, full_rows,
-    stopped_because, elapsed_s, study_dir, study_name, final, final_skipped, interrupted, plan_path.
+    stopped_because, elapsed_s, study_dir, study_name, final, final_skipped, interrupted, objective, plan_path.
 
     \b
     Example:
@@ -178,6 +191,7 @@ def tune_command(as_json: bool, study_dir: Path, output: Path | None, **options:
                 knobs=knob_values(options, *TRAINING_KNOBS),
                 output=output,
                 on_event=on_event,
+                **picked(options, "objective", "energy_budget_j"),
                 **picked(options, "wall_clock_s", "methods", "max_trials", "effective_batch_size", "seed"),
                 **picked(options, "resume", "force"),
             )

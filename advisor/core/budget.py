@@ -235,6 +235,12 @@ class Budget:
         if not 0.5 <= self.safety_level < 1:
             raise ValueError(f"0.5 <= safety_level < 1 must hold, but got {self.safety_level}")
 
+    def in_words(self) -> str:
+        """Every limit as an option: ``"--memory 8.00 GiB, --time 2 h 00 min"``."""
+        limits = [(figure, getattr(self, figure.name)) for figure in FIGURES]
+        found = [f"{figure.option} {figure.show(limit)}" for figure, limit in limits if limit is not None]
+        return ", ".join(found) or "none"
+
     def constraints(self, device: DeviceProfile) -> tuple[Constraint, ...]:
         """What must hold on ``device``: every limit is the smaller of the budget's and the device's own."""
         found = []

@@ -19,6 +19,7 @@ class RankedPlan:
         tied: Whether its difference to the best is inside the noise between seeds.
         reason: Why it stands where it stands, one sentence.
         largest_ranks: By target set, the largest rank that still fits; empty where the method has no rank.
+        pareto: Whether no other plan beats it in expected quality, run time and memory at once.
     """
 
     plan: Plan
@@ -26,6 +27,7 @@ class RankedPlan:
     tied: bool
     reason: str
     largest_ranks: dict[str, int] = field(default_factory=dict)
+    pareto: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Recommendation:
         replays: How many of these were evaluated exactly, each with a replay of the allocator: those listed here, and
             those near the memory limit.
         probe: What a linear probe of the task showed, where one was made.
+        objective: What the plans are ordered by.
     """
 
     device_id: str
@@ -67,6 +70,7 @@ class Recommendation:
     evaluated: int = 0
     replays: int = 0
     probe: LinearProbeReport | None = None
+    objective: str = "quality"
 
     @property
     def best(self) -> Plan | None:

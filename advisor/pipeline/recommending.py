@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.core.budget import Budget
+from advisor.core.objective import DEFAULT_OBJECTIVE, check_floor, get_objective
 from advisor.core.recommendation import Recommendation
 from advisor.core.strategy import StrategyConfig
 from advisor.pipeline.environment import named_device, this_machine
@@ -32,6 +33,7 @@ def recommend(
     effective_batch_size: int = 32,
     evidence_s: float | None = None,
     probe: bool = True,
+    objective: str = DEFAULT_OBJECTIVE.name,
     seed: int = 42,
     speed: SpeedKnobs | None = None,
     output: Path | str | None = None,
@@ -52,6 +54,8 @@ def recommend(
         probe: First probe the task where that is cheap (``task_probing``): weights and labelled rows are at hand, the
             plans are for this machine, and it fits into the memory limit. It takes a tenth of the time budget at most,
             and never more than a minute. No plan is then recommended that is not expected to beat the probe.
+        objective: ``"quality"``; ``"cheapest"`` or ``"fastest"`` above ``budget.min_quality``; or ``"pareto"``: first
+            those plans that no other beats in quality, time and memory at once.
         seed: Of the plans' training, and of the short runs.
         speed: Execution knobs that are not to be chosen.
         output: Where to write the best plan; nothing is written when nothing fits.
@@ -64,12 +68,14 @@ def recommend(
     Raises:
         InputError: anything about the inputs that cannot be used.
     """
-    profile = named_device(device)
+    profile, aim = named_device(device), get_objective(objective)
     check_methods(methods)
+    aim.check(budget or Budget())
     target = Path(output) if output is not None else None
     if target is not None and not force:
         refuse_existing_file(target)
     inputs = load_inputs(model, data, on_event)
+    check_floor(budget.min_quality if budget is not None else None, inputs.model.traits.metric)
     found = candidates(inputs.model, methods, knobs)
     tell_remarks(found.usable, on_event)
     profile = profile or this_machine(on_event)
@@ -88,6 +94,7 @@ def recommend(
         effective_batch_size,
         seed,
         speed or SpeedKnobs(),
+        aim,
     )
     with prefetched_traces(request, cost_model, found):
         recommendation = recommend_plans(request, cost_model, found, on_progress=counted_progress(on_event))

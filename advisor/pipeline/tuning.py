@@ -14,11 +14,14 @@ from advisor.core.budget import Budget
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError
 from advisor.core.events import Event
+from advisor.core.objective import DEFAULT_OBJECTIVE, check_floor, get_objective
 from advisor.core.plan import ExecutionPlan, Plan, load_plan
 from advisor.core.run import RunRecord
 from advisor.core.serialization import to_json
 from advisor.core.store import ensure_writable_dir, write_text_atomically
+from advisor.hardware.backends import backend_of
 from advisor.hardware.backends.cpu import cpu_id
+from advisor.hardware.energy import EnergyMeter
 from advisor.hardware.host import inspect_host
 from advisor.hardware.probe import QUICK_S, probe_device
 from advisor.hardware.versions import installed_versions
@@ -53,6 +56,8 @@ def tune(
     methods: Sequence[str] | None = None,
     knobs: Mapping[str, Any] | None = None,
     max_trials: int | None = None,
+    objective: str = DEFAULT_OBJECTIVE.name,
+    energy_budget_j: float | None = None,
     effective_batch_size: int = 32,
     seed: int = 42,
     resume: bool = False,
@@ -74,6 +79,9 @@ def tune(
         methods: Search only these.
         knobs: Values by name that are given instead of searched, for every method that has them.
         max_trials: Stop after so many trials.
+        objective: ``"quality"``; ``"cheapest"`` or ``"fastest"`` above ``budget.min_quality``; or ``"pareto"``, which
+            answers with the best quality and shows every trade.
+        energy_budget_j: What the runs of this call may take, by the device's own meter.
         effective_batch_size: Kept the same for all trials.
         seed: Of sampler, hold-out and training.
         resume: Continue the study in ``study_dir``.
@@ -84,17 +92,21 @@ def tune(
 
     Raises:
         InputError: anything about the inputs that cannot be used.
+        DeviceError: an energy budget on a device that has no meter.
         NothingFitsError: no candidate fits the budget.
         StudyInterrupted: Ctrl-C; every finished trial is kept, and ``result`` is what is known so far.
     """
     started_at = time.monotonic()
     check_methods(methods)
+    aim = get_objective(objective)
+    aim.check(budget or Budget())
     directory = Path(study_dir)
     if output is not None and not force and not resume:
         refuse_existing_file(Path(output))
     ensure_writable_dir(directory)
     outputs = [directory / PLAN_FILE, *([Path(output)] if output is not None else [])]
     inputs = load_inputs(model, data, on_event)
+    check_floor(budget.min_quality if budget is not None else None, inputs.model.traits.metric)
     usual = as_execution_plan({}, inputs.model, inputs.profile)
     first = _first_plan(inputs, budget or Budget(), usual, effective_batch_size, seed, methods, knobs or {})
     if first is not None and not outputs[0].exists():
@@ -104,12 +116,14 @@ def tune(
         # Nothing ends on time that is not asked to: what comes before the trials stops between its own steps.
         before = _Deadline(on_event, started_at + wall_clock_s)
         device = _machine(before)
+        if energy_budget_j is not None:
+            _check_meter(device)
         quality = _quality(inputs, budget or Budget(), device, before, wall_clock_s)
         cost_model = cost_model_for(device, before, quality=quality)
         check_bounds(budget or Budget(), cost_model)
         before.check()
     except _OutOfTime:
-        return _untried(inputs, load_plan(outputs[0]), directory, time.monotonic() - started_at)
+        return _untried(inputs, load_plan(outputs[0]), directory, time.monotonic() - started_at, objective)
     from advisor.search.study import tune_study
 
     phase(on_event, "tuning")
@@ -128,6 +142,8 @@ def tune(
         seed=seed,
         resume=resume,
         first_plan=usual,
+        objective=aim,
+        energy_budget_j=energy_budget_j,
         outputs=outputs[1:],
         resume_command=resume_command,
         on_event=on_event,
@@ -177,6 +193,21 @@ def _machine(before: _Deadline) -> DeviceProfile:
         raise
 
 
+def _check_meter(device: DeviceProfile) -> None:
+    """Refuse to count energy where no meter says what was used.
+
+    Raises:
+        DeviceError: with the reason.
+    """
+    with EnergyMeter(backend_of(device).runtime.energy_counter) as meter:
+        pass
+    if meter.joules is None:
+        raise DeviceError(
+            f"--energy-budget needs a device that reports its energy, but {device.id} does not: {meter.source}",
+            fix="limit --budget or --trials instead, or run as a user who may read the meter (`advisor doctor`)",
+        )
+
+
 def _quality(
     inputs: Inputs, budget: Budget, device: DeviceProfile, before: _Deadline, wall_clock_s: float
 ) -> QualityModel | None:
@@ -223,7 +254,7 @@ def _first_plan(
     return Plan(inputs.model, inputs.data, inputs.profile, config, execution, device, seed, budget, versions=versions)
 
 
-def _untried(inputs: Inputs, plan: Plan, directory: Path, elapsed_s: float) -> TuneResult:
+def _untried(inputs: Inputs, plan: Plan, directory: Path, elapsed_s: float, objective: str) -> TuneResult:
     """What a call answers that came to no trial."""
     from advisor.search.study import TuneResult
 
@@ -242,6 +273,7 @@ def _untried(inputs: Inputs, plan: Plan, directory: Path, elapsed_s: float) -> T
         study_dir=str(directory),
         study_name="",
         final_skipped="there was no trial",
+        objective=objective,
     )
 
 

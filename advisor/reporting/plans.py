@@ -11,6 +11,7 @@ from rich.console import Console
 from advisor.core.budget import FIGURES, BoundedFigure, Budget
 from advisor.core.cost import CostEstimate
 from advisor.core.metrics import LOSS
+from advisor.core.objective import get_objective
 from advisor.core.plan import Plan
 from advisor.core.recommendation import RankedPlan, Recommendation
 from advisor.core.serialization import to_dict
@@ -147,12 +148,14 @@ def _print_ranked(console: Console, recommendation: Recommendation, limit: int) 
     budget = format_budget(recommendation.budget)
     title = f"Plans {budget} on {recommendation.device_id} ({recommendation.considered:,} configurations considered)"
     limited = _limited_figures(recommendation.budget)
-    extra = [f">{figure.title}" for figure in limited]
+    front = get_objective(recommendation.objective).front
+    extra = [f">{figure.title}" for figure in limited] + (["Pareto"] if front else [])
     table = make_table("", "method", "quality", ">memory", ">run time", *extra, "source", title=title, no_wrap=True)
     shown = list(enumerate(recommendation.ranked[:limit], start=1))
     for index, ranked in shown:
         *cells, source = _ranked_row(index, ranked)
-        table.add_row(*cells, *_limited_cells(ranked.plan.predicted, limited), source)
+        trade = ["yes" if ranked.pareto else "beaten"] if front else []
+        table.add_row(*cells, *_limited_cells(ranked.plan.predicted, limited), *trade, source)
     print_table(console, table, dispensable=("source",))
     for index, ranked in shown:
         say(console, f"[bold]{index}[/bold] {ranked.plan.strategy.method}: {ranked.reason}")
@@ -217,6 +220,7 @@ def recommendation_answer(recommendation: Recommendation, plan_path: Path | None
     """
     return {
         "device_id": recommendation.device_id,
+        "objective": recommendation.objective,
         "budget": to_dict(recommendation.budget),
         "considered": recommendation.considered,
         "evaluated": recommendation.evaluated,
@@ -242,6 +246,7 @@ def _ranked_answer(rank: int, ranked: RankedPlan) -> dict[str, Any]:
         "method": ranked.plan.strategy.method,
         "score": ranked.score,
         "tied": ranked.tied,
+        "pareto": ranked.pareto,
         "reason": ranked.reason,
         "largest_ranks": dict(ranked.largest_ranks),
         **_plan_answer(ranked.plan),

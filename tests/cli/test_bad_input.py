@@ -61,6 +61,21 @@ def test_energy_is_limited_only_where_it_is_known(advisor: Advisor, model_dir: P
     refused(advisor("recommend", model_dir, "--data", table, *limit), "power of t4", "advisor run", "--time")
 
 
+@pytest.mark.parametrize("objective", ["cheapest", "fastest"])
+def test_a_cost_needs_a_floor(advisor: Advisor, objective: str, tmp_path: Path) -> None:
+    refused(advisor("recommend", "m", "--data", "d", "--objective", objective), objective, "--min-quality")
+    study = ("--study-dir", tmp_path / "study")
+    refused(advisor("tune", "m", "--data", "d", *study, "--objective", objective), objective, "--min-quality")
+    assert not (tmp_path / "study").exists()
+    refused(advisor("recommend", "m", "--data", "d", "--objective", "best"), "best", "cheapest")
+    refused(advisor("tune", "m", "--data", "d", *study, "--energy-budget=0Wh"), "energy", "20Wh")
+
+
+def test_a_floor_beyond_the_metric(advisor: Advisor, model_dir: Path, table: Path) -> None:
+    answer = advisor("recommend", model_dir, "--data", table, "--device", "t4", "--min-quality", "80")
+    refused(answer, "accuracy", "0.8", "80")
+
+
 def test_unknown_commands_and_options_name_near_ones(advisor: Advisor) -> None:
     refused(advisor("recomend"), "did you mean recommend")
     refused(advisor("predict", "m", "--sequence-length", "3"), "--sequence-length")

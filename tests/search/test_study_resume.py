@@ -135,7 +135,7 @@ def test_a_run_that_kills_the_study_again_and_again_is_told_as_failed(tmp_path: 
     ("changes", "part"),
     [
         ({"methods": ["head"]}, "methods"),
-        ({"budget": Budget(memory_bytes=500 * MIB)}, "budget"),
+        ({"budget": Budget(memory_bytes=500 * MIB)}, "limits: was --memory 600 MiB, is --memory 500 MiB"),
         ({"effective_batch_size": 16}, "effective batch size"),
         ({"seed": 1}, "seed"),
     ],

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from advisor.core.budget import Budget
 from advisor.core.cost import QualityEstimate
 from advisor.core.data import DataProfile
 from advisor.core.model import ModelSpec
+from advisor.core.objective import DEFAULT_OBJECTIVE, REACHED, Objective, pareto_front
 from advisor.core.plan import Plan
 from advisor.core.recommendation import RankedPlan
 from advisor.core.strategy import StrategyConfig
@@ -83,30 +86,74 @@ def rank(
     expectations: Mapping[str, Expectation],
     margin: float,
     largest_ranks: Mapping[str, dict[str, int]] | None = None,
+    objective: Objective = DEFAULT_OBJECTIVE,
 ) -> tuple[RankedPlan, ...]:
     """Plans best first, with reasons; all arguments share the keys of ``plans``, ``expectations`` may have more.
 
-    Inside a group, methods that were tried come first, then the cheaper ones.
+    Inside a group, methods that were tried come first, then the cheaper ones. An objective with a floor puts those
+    first that are expected to reach it, the least cost at the top; one of trades those that no other plan beats.
     """
     groups = noise_groups(expectations, margin)
-    names = sorted(plans, key=lambda name: (groups[name], expectations[name].caution > 0, *_cost(plans[name]), name))
+    front = pareto_front({name: (groups[name], *_cost(plan)) for name, plan in plans.items()})
+    reached = {name: _reaches(expectations[name]) for name in plans}
+
+    def standing(name: str) -> tuple[Any, ...]:
+        by_quality = (groups[name], expectations[name].caution > 0, *_cost(plans[name]), name)
+        if objective.cost is not None and reached[name]:
+            return (0, objective.cost(*_figures(plans[name])), *by_quality)
+        first = objective.front and name in front
+        return (0 if first else 1, 0.0, *by_quality)
+
+    names = sorted(plans, key=standing)
     if not names:
         return ()
     best = names[0]
     ties = [name for name in names[1:] if groups[name] == groups[best]]
+    by_cost = objective if any(reached.values()) else DEFAULT_OBJECTIVE
     ranked = []
     for name in names:
-        if name == best:
+        if by_cost.cost is not None:
+            reason = _reason_by_cost(plans[name], expectations[name], plans[best], by_cost, sum(reached.values()))
+        elif name == best:
             tried = [plans[other].strategy.method for other in ties if expectations[other].caution == 0]
             reason = _reason_of_best(plans[best], expectations[best], tried, margin)
+            if objective.needs_floor:
+                reason = f"no plan is expected to reach the floor, so the best quality counts; {reason}"
         else:
             reason = _reason_of_other(
                 plans[name], expectations[name], plans[best], expectations[best], name in ties, margin
             )
-        tied = bool(ties) and name in (best, *ties)
+        tied = bool(ties) and name in (best, *ties) and by_cost.cost is None
         ranks = dict((largest_ranks or {}).get(name, {}))
-        ranked.append(RankedPlan(plans[name], expectations[name].score, tied, reason, ranks))
+        score = expectations[name].score
+        ranked.append(RankedPlan(plans[name], score, tied, reason, ranks, pareto=name in front))
     return tuple(ranked)
+
+
+def _reaches(expected: Expectation) -> bool:
+    """Whether the floor is reached, rather than not."""
+    return expected.quality.p_at_least is not None and expected.quality.p_at_least >= REACHED
+
+
+def _figures(plan: Plan) -> tuple[float, float]:
+    """Predicted seconds and peak bytes; an unknown time is the worst."""
+    cost = plan.predicted
+    if cost is None:
+        return math.inf, math.inf
+    return cost.time.total_s if cost.time is not None else math.inf, float(cost.memory.device_bytes)
+
+
+def _reason_by_cost(plan: Plan, expected: Expectation, best: Plan, objective: Objective, reaching: int) -> str:
+    """Why a plan stands where it does, where the least cost above a floor counts."""
+    chance = expected.quality.p_at_least
+    quality = "of reaching the minimum nothing is known" if chance is None else f"probability {chance:.2f}"
+    if not _reaches(expected):
+        return f"not expected to reach the minimum ({quality})"
+    cost = objective.in_words(*_figures(plan))
+    if plan is best:
+        which = "the only plan that is" if reaching == 1 else f"{objective.title} of {reaching} plans that are"
+        return f"{which} expected to reach the minimum ({quality}): {cost}"
+    return f"expected to reach the minimum ({quality}), but {_cost_difference(plan, best)}"
 
 
 def _cost(plan: Plan) -> tuple[float, int]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from advisor.core.budget import Budget
 from advisor.core.cost import QualityEstimate
 from advisor.core.device import DeviceProfile
+from advisor.core.objective import Objective, get_objective
 from advisor.core.plan import BITSANDBYTES_OPTIMIZERS, Plan
 from advisor.core.recommendation import Recommendation, RejectedMethod
 from advisor.core.strategy import StrategyConfig
@@ -63,10 +64,10 @@ def recommend_plans(
         if item.best is not None
     }
     largest = {name: item.largest_ranks for name, item in solutions.items()}
-    ranked = rank(plans, expectations, cost_model.quality.tie_margin, largest)
+    ranked = rank(plans, expectations, cost_model.quality.tie_margin, largest, request.objective)
     lost = [item for item in solutions.values() if item.best is None]
     known = known_devices() if lost else ()
-    advice = _notes(plans, request.budget) if ranked else what_to_change(list(solutions.values()))
+    advice = _notes(plans, request.budget, request.objective) if ranked else what_to_change(list(solutions.values()))
     return Recommendation(
         cost_model.device.id,
         request.budget,
@@ -76,6 +77,7 @@ def recommend_plans(
         advice,
         evaluator.evaluated,
         evaluator.replays,
+        objective=request.objective.name,
     )
 
 
@@ -95,7 +97,8 @@ def rerank(recommendation: Recommendation, quality: QualityModel) -> Recommendat
     }
     plans = {name: _with_quality(item.plan, expectations[name].quality) for name, item in listed.items()}
     largest = {name: item.largest_ranks for name, item in listed.items()}
-    return replace(recommendation, ranked=rank(plans, expectations, quality.tie_margin, largest))
+    objective = get_objective(recommendation.objective)
+    return replace(recommendation, ranked=rank(plans, expectations, quality.tie_margin, largest, objective))
 
 
 def _with_quality(plan: Plan, quality: QualityEstimate) -> Plan:
@@ -187,12 +190,12 @@ def _largest_ranks(solver: Solver, solutions: Sequence[Solution]) -> dict[str, i
     return found
 
 
-def _notes(plans: Mapping[str, Plan], budget: Budget) -> tuple[str, ...]:
+def _notes(plans: Mapping[str, Plan], budget: Budget, objective: Objective) -> tuple[str, ...]:
     notes = []
     if budget.time_s is not None and any(plan.predicted and plan.predicted.time is None for plan in plans.values()):
         notes.append(
             "times are unknown on this device, so the time budget was not checked; run `advisor calibrate run` on it"
         )
-    if budget.min_quality is not None:
+    if budget.min_quality is not None and not objective.needs_floor:
         notes.append(f"the desired minimum of {budget.min_quality:g} is reported as a probability; it excludes no plan")
     return tuple(notes)

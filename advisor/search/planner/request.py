@@ -9,6 +9,7 @@ from advisor.core.data import DataProfile, DataSpec
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import InputError
 from advisor.core.model import ModelSpec
+from advisor.core.objective import DEFAULT_OBJECTIVE, Objective
 from advisor.core.plan import ExecutionPlan
 from advisor.costmodel.time.run import computed_tokens
 from advisor.hardware.backends import backend_of
@@ -94,6 +95,7 @@ class PlanRequest:
         budget: Upper bounds; the device's capacity always counts.
         effective_batch_size: Rows per optimizer step, the same for all methods; micro-batches are its divisors.
         seed: Training seed of the plans.
+        objective: What the plans are ordered by.
         speed: What is fixed of the knobs that change no operator; by default all of them are chosen.
 
     Raises:
@@ -107,6 +109,7 @@ class PlanRequest:
     effective_batch_size: int = 32
     seed: int = 42
     speed: SpeedKnobs = field(default_factory=SpeedKnobs)
+    objective: Objective = DEFAULT_OBJECTIVE
 
     def __post_init__(self) -> None:
         if self.effective_batch_size < 1:

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from advisor.core.plan import Plan
+from advisor.core.recommendation import RankedPlan
 from advisor.search.planner.candidates import ineligible
-from advisor.search.planner.ranking import expectation, noise_groups, rank
+from advisor.search.planner.ranking import Expectation, expectation, noise_groups, rank
 from advisor.search.study.context import OnEvent, StudyContext
 from advisor.search.study.durations import StudyClock
 from advisor.search.study.records import Origin, ParamValue, TrialSummary
@@ -99,7 +100,7 @@ class Agenda:
             found = self.start(name, allowed_s)
             if isinstance(found, Plan):
                 plans[name] = found
-        ranked = [item.plan.strategy.method for item in rank(plans, expectations, self.tie_margin)]
+        ranked = [item.plan.strategy.method for item in self._ranked(plans, expectations)]
         rest = [name for name in queue if name not in plans and name not in self.skipped]
         # What fits frozen features has no learning rate to race, and cannot tell how long trainings take.
         self.order = sorted([*ranked, *rest], key=lambda name: (self._is_baseline(name), name != recommended))
@@ -109,6 +110,9 @@ class Agenda:
             for name, plan in plans.items()
             if self._is_baseline(name) and (probed or _total_s(plan) <= BASELINE_SHARE * self.clock.budget_s)
         ]
+
+    def _ranked(self, plans: dict[str, Plan], expectations: dict[str, Expectation]) -> tuple[RankedPlan, ...]:
+        return rank(plans, expectations, self.tie_margin, objective=self.setting.objective)
 
     def _is_baseline(self, method: str) -> bool:
         return self.setting.strategies[method].fits_frozen_features

@@ -17,6 +17,7 @@ from advisor.core.errors import RunFailed, UntraceableError
 from advisor.core.events import OnEvent
 from advisor.core.metrics import Metric
 from advisor.core.model import ModelSpec
+from advisor.core.objective import DEFAULT_OBJECTIVE, Objective
 from advisor.core.plan import ExecutionPlan, Plan
 from advisor.core.recommendation import RejectedMethod
 from advisor.core.run import Measurement
@@ -71,6 +72,7 @@ class StudyContext:
 
     Attributes:
         first_plan: Execution knobs of the plan that is written before any cost was predicted.
+        objective: What the answer is; trials are judged alike whatever it is.
     """
 
     model: ModelSpec
@@ -84,6 +86,7 @@ class StudyContext:
     strategies: Mapping[str, Strategy]
     knobs: Mapping[str, Any] = field(default_factory=dict)
     first_plan: ExecutionPlan | None = None
+    objective: Objective = DEFAULT_OBJECTIVE
     _plans: dict[str, Plan | Infeasible] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -194,14 +197,19 @@ class StudyContext:
         return dataclasses.replace(plan, data=data, data_profile=profile, predicted=predicted)
 
     def identity(self, declared: Space) -> dict[str, str]:
-        """What must be equal for a study to be resumed, each part as a short hash or value."""
+        """What must be equal for a study to be resumed, each part as a short hash or value.
+
+        Neither the objective nor the floor of quality is part of it: they choose among trials and change none.
+        """
+        limits = dataclasses.replace(self.budget, min_quality=None)
         described = {name: value for name, value in to_dict(self.model).items() if name != "fingerprints"}
         return {
             "model": f"{self.model.source} as {self.model.task} ({_digest(described)})",
             "model files": _digest(self.model.fingerprints),
             "data": self.data_profile.fingerprint or _digest(self.data_spec),
             "data reading": _digest(self.data_spec),
-            "budget": _digest(self.budget),
+            "budget": _digest(limits),
+            "limits": limits.in_words(),
             "methods": ", ".join(space.method for space in declared.methods),
             "effective batch size": str(self.effective_batch_size),
             "seed": str(self.seed),

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from advisor.core.plan import Plan
+from advisor.core.run import Measurement
+from advisor.core.units import format_energy
 from advisor.search.study.context import StudyContext
 from advisor.search.study.records import Evaluation, TrialSummary
 from advisor.search.study.successive_halving import RunCost
@@ -180,3 +182,36 @@ class DurationEstimator:
         expected_s = self.final_s(plan)
         wanted_s = FINAL_MARGIN * expected_s if expected_s is not None else math.inf
         self.clock.reserve_s = wanted_s if wanted_s <= FINAL_SHARE * self.clock.budget_s else 0.0
+
+
+@dataclass
+class EnergyAccount:
+    """Joules that the runs of one call took, beside what they may take.
+
+    Attributes:
+        limit_j: ``None`` leaves them open.
+        used_j: By finished runs, as the device's own meter says.
+        measured_s: How long these runs took.
+    """
+
+    limit_j: float | None = None
+    used_j: float = 0.0
+    measured_s: float = 0.0
+
+    def note(self, measurement: Measurement) -> None:
+        """Take a finished run into account."""
+        if measurement.energy_j is not None:
+            self.used_j += measurement.energy_j
+            self.measured_s += measurement.total_s
+
+    def short_of(self, seconds: float) -> bool:
+        """Whether a run of so many seconds, at the mean power so far, would take more than what is left."""
+        if self.limit_j is None:
+            return False
+        watts = self.used_j / self.measured_s if self.measured_s > 0 else 0.0
+        return self.used_j >= self.limit_j or self.used_j + watts * seconds > self.limit_j
+
+    @property
+    def in_words(self) -> str:
+        """The limit and what was used: ``"20 Wh (18.2 Wh used)"``."""
+        return f"{format_energy(self.limit_j or 0.0)} ({format_energy(self.used_j)} used)"

@@ -104,12 +104,20 @@ def _constraints(setting: StudyContext, measurement: Measurement, projected_s: f
     needed = {
         "memory_bytes": measurement.device_peak_bytes,
         "time_s": measurement.total_s if ended_by_time else projected_s,
+        "max_energy_j": _projected_energy_j(measurement, projected_s),
     }
     values = setting.budget.check_figures(needed, setting.cost_model.device).excesses()
     broken = {"out_of_memory": "memory", "over_time": "time"}.get(measurement.outcome)
     if broken is not None:
         values[broken] = max(values.get(broken, 0.0), ENDED_BY_BOUND)
     return values
+
+
+def _projected_energy_j(measurement: Measurement, projected_s: float | None) -> float | None:
+    """The final run's energy at the mean power of this one; unknown where no meter says so."""
+    if measurement.energy_j is None or projected_s is None or measurement.total_s <= 0:
+        return None
+    return measurement.energy_j / measurement.total_s * projected_s
 
 
 def _projected_total_s(setting: StudyContext, plan: Plan, measurement: Measurement) -> float | None:

@@ -13,7 +13,7 @@ from advisor.core.plan import Plan
 from advisor.core.stats import NORMAL_95
 from advisor.search.study.agenda import FIRST_PREDICTION_SHARE, Agenda
 from advisor.search.study.context import Infeasible, OnEvent, Runner, StudyContext
-from advisor.search.study.durations import FIRST_RUN_S, DurationEstimator
+from advisor.search.study.durations import FIRST_RUN_S, DurationEstimator, EnergyAccount
 from advisor.search.study.evaluate import finite, run_evaluation, train
 from advisor.search.study.records import Evaluation, FinalRun, Origin, TrialSummary, TrialVerdict
 from advisor.search.study.space import Space
@@ -56,6 +56,7 @@ class StudyLoop:
     on_best: Callable[[Plan], None]
     max_trials: int | None = None
     on_event: OnEvent | None = None
+    energy: EnergyAccount = field(default_factory=EnergyAccount)
     stopped_because: str = ""
     _live: dict[int, optuna.Trial] = field(default_factory=dict)
     _postponed: set[int] = field(default_factory=set)
@@ -78,7 +79,8 @@ class StudyLoop:
     @property
     def best(self) -> TrialSummary | None:
         """The trial that would win now; ``None`` when no trial says anything yet."""
-        return winner(self.history.trials.values(), self.setting.metric)
+        setting = self.setting
+        return winner(self.history.trials.values(), setting.metric, setting.objective, setting.budget.min_quality)
 
     def best_plan(self) -> Plan | None:
         """Its plan, with predicted costs where they are known by now."""
@@ -143,11 +145,17 @@ class StudyLoop:
             return f"max_trials = {self.max_trials} trials were started"
         if needed_s > self.pace.clock.remaining_s:
             return f"{_OUT_OF_TIME}: another trial would take longer than what is left"
+        if self.energy.short_of(needed_s):
+            return (
+                f"the energy budget of {self.energy.in_words} is used: another trial would take more than what is left"
+            )
         if self._rejections >= MAX_REJECTIONS:
             return f"{self._rejections} sampled configurations in a row do not fit the budget"
         return ""
 
     def _reason_not_to_sample(self) -> str:
+        if self.setting.objective.needs_floor:
+            return ""  # a cheaper trial need not have a lower loss
         scores, sampled = self.history.base_scores(), self.history.sampled_scores()
         if scores and not worth_going_on(min(scores.values()), sampled, self.pace.affordable_trials()):
             return "the expected gain of the remaining budget is below the noise between seeds"
@@ -231,6 +239,7 @@ class StudyLoop:
         summary = dataclasses.replace(summary, evaluations=(*summary.evaluations, evaluation))
         self.history.trials[number] = summary
         self.pace.learn(summary, evaluation)
+        self.energy.note(evaluation.measurement)
         self.publish()
         self.storage.report(self._live[number], evaluation)
         self._emit_trial("evaluated", summary, **_headline(evaluation))
@@ -288,6 +297,8 @@ class StudyLoop:
         expected_s, left_s = self.pace.final_s(plan), self.pace.clock.left_s
         if expected_s is None or expected_s > left_s or left_s < FIRST_RUN_S:
             return f"it would take longer than the {max(0.0, left_s):.0f} s that are left"
+        if self.energy.short_of(expected_s):
+            return f"it would take more than what is left of the energy budget of {self.energy.in_words}"
         self._emit({"kind": "phase", "name": "the verified final run"})
         folder = self.storage.final_dir
         if known is not None:

@@ -158,6 +158,7 @@ class TuneResult:
         final: The verified final run, if there was time for it.
         final_skipped: Why there was no final run.
         interrupted: Whether Ctrl-C ended the call.
+        objective: What the answer is: ``quality``, ``cheapest``, ``fastest`` or ``pareto``.
     """
 
     best: Plan
@@ -176,6 +177,7 @@ class TuneResult:
     final: FinalRun | None = None
     final_skipped: str = ""
     interrupted: bool = False
+    objective: str = "quality"
 
     @property
     def metric(self) -> Metric:

@@ -151,6 +151,8 @@ def _loaded(
         for part, now in identity.items()
         if part in before and before[part] != now
     ]
+    if any(problem.startswith("limits: ") for problem in changed):
+        changed = [problem for problem in changed if not problem.startswith("budget: ")]  # the same, as a hash
     if changed:
         raise InputError(
             f"a resumed study must be about the same thing, but the one in {study_dir} differs",

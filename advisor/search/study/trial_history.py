@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from advisor.core.metrics import Metric
+from advisor.core.objective import DEFAULT_OBJECTIVE, Objective, pareto_front
 from advisor.search.study.records import Evaluation, ParetoPoint, TrialSummary, TrialVerdict
 from advisor.search.study.successive_halving import climbers, metric_sd, relative_loss_sd
 
@@ -148,7 +150,7 @@ def contenders(trials: Iterable[TrialSummary], *, beyond_chance: bool = True) ->
     return [(trial, top) for trial, top in reached if top.train_rows == most]
 
 
-def winner(trials: Iterable[TrialSummary], metric: Metric) -> TrialSummary | None:
+def best_quality(trials: Iterable[TrialSummary], metric: Metric) -> TrialSummary | None:
     """The best trial at the highest fidelity; among those within seed noise of it, the one with the lowest loss.
 
     A held-out accuracy moves in steps of one item, the likelihood does not, so it decides between equals. The noise is
@@ -168,6 +170,40 @@ def winner(trials: Iterable[TrialSummary], metric: Metric) -> TrialSummary | Non
     return kept[0] if kept else best
 
 
+def winner(
+    trials: Iterable[TrialSummary],
+    metric: Metric,
+    objective: Objective = DEFAULT_OBJECTIVE,
+    floor: float | None = None,
+) -> TrialSummary | None:
+    """The trial that an objective asks for: the best quality, or the least cost of a final run above a floor.
+
+    A trial that reaches the floor on fewer rows counts, since more rows seldom make it worse; where none does, the best
+    quality counts.
+    """
+    known = tuple(trials)
+    if objective.cost is None or floor is None:
+        return best_quality(known, metric)
+    costs = {
+        trial.number: objective.cost(top.projected_total_s or math.inf, float(top.device_peak_bytes or 0))
+        for trial, top in reaching(known, metric, floor)
+    }
+    if not costs:
+        return best_quality(known, metric)
+    number = min(costs, key=lambda item: (costs[item], item))
+    return next(trial for trial in known if trial.number == number)
+
+
+def reaching(trials: Iterable[TrialSummary], metric: Metric, floor: float) -> list[tuple[TrialSummary, Evaluation]]:
+    """Feasible trials beyond chance whose metric reaches a floor, with the evaluation that shows it."""
+    tops = [(trial, top) for trial in trials if trial.verdict != "infeasible" and (top := trial.top) is not None]
+    return [
+        (trial, top)
+        for trial, top in tops
+        if not top.at_chance and top.metric is not None and metric.score(top.metric) >= metric.score(floor)
+    ]
+
+
 def pareto_points(trials: Iterable[TrialSummary], metric: Metric) -> tuple[ParetoPoint, ...]:
     """The trials that no other beats in metric, device memory and projected time at once; best metric first."""
     known = tuple(trials)
@@ -176,10 +212,8 @@ def pareto_points(trials: Iterable[TrialSummary], metric: Metric) -> tuple[Paret
     costs = [
         (-metric.score(point.metric), float(point.device_peak_bytes or 0), point.total_s or 0.0) for point in points
     ]
-    front = [
-        point for point, cost in zip(points, costs, strict=True) if not any(_dominates(other, cost) for other in costs)
-    ]
-    return tuple(sorted(front, key=lambda point: -metric.score(point.metric)))
+    front = pareto_front(dict(enumerate(costs)))
+    return tuple(sorted((points[index] for index in front), key=lambda point: -metric.score(point.metric)))
 
 
 def _point(trial: TrialSummary, top: Evaluation) -> ParetoPoint:
@@ -190,11 +224,4 @@ def _point(trial: TrialSummary, top: Evaluation) -> ParetoPoint:
         nll=top.nll or 0.0,
         device_peak_bytes=top.device_peak_bytes,
         total_s=top.projected_total_s,
-    )
-
-
-def _dominates(first: Sequence[float], second: Sequence[float]) -> bool:
-    """At least as good everywhere and better somewhere (all lower is better)."""
-    return all(a <= b for a, b in zip(first, second, strict=True)) and any(
-        a < b for a, b in zip(first, second, strict=True)
     )

@@ -24,20 +24,21 @@ from advisor.core.errors import (
     RunFailed,
 )
 from advisor.core.model import ModelSpec
+from advisor.core.objective import DEFAULT_OBJECTIVE, Objective
 from advisor.core.plan import ExecutionPlan, Plan
 from advisor.costmodel.model import CostModel
 from advisor.search.planner import check_knobs
 from advisor.search.planner.candidates import ineligible
 from advisor.search.study.agenda import Agenda
 from advisor.search.study.context import ExecutionSolver, OnEvent, Runner, StudyContext
-from advisor.search.study.durations import DurationEstimator, StudyClock, grace_s, run_cost
+from advisor.search.study.durations import DurationEstimator, EnergyAccount, StudyClock, grace_s, run_cost
 from advisor.search.study.loop import StudyLoop
 from advisor.search.study.records import FinalRun, NeverStarted, TuneResult
 from advisor.search.study.solving import StoppableSolver
 from advisor.search.study.space import RACE, MethodSpace, Space, method_space, shared_axes
 from advisor.search.study.storage import StudyStorage, open_study, owned
 from advisor.search.study.successive_halving import choose_ladder, floor_of, with_known_rungs
-from advisor.search.study.trial_history import TrialHistory, pareto_points
+from advisor.search.study.trial_history import TrialHistory, pareto_points, reaching
 from advisor.strategies import DEFAULT_METHOD, Strategy, get_strategy, strategy_names
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ def tune_study(
     strategies: Mapping[str, Strategy] | None = None,
     storage: optuna.storages.BaseStorage | None = None,
     first_plan: ExecutionPlan | None = None,
+    objective: Objective = DEFAULT_OBJECTIVE,
+    energy_budget_j: float | None = None,
     outputs: Sequence[Path] = (),
     resume_command: str | None = None,
     on_event: OnEvent | None = None,
@@ -113,6 +116,8 @@ def tune_study(
         strategies: By name, instead of the registry.
         storage: Of Optuna, instead of SQLite in the study's folder.
         first_plan: Execution knobs of the plan that is written before any cost was predicted.
+        objective: What the answer is.
+        energy_budget_j: What the runs of this call may take, by the device's own meter.
         outputs: Further files that always hold the best plan so far.
         resume_command: Shown when the user interrupts.
         on_event: Receives ``{"kind": "trial", "state": ...}`` and the runs' own events with their trial.
@@ -144,6 +149,7 @@ def tune_study(
         available,
         knobs or {},
         first_plan,
+        objective,
     )
     with owned(study_dir):
         space, unusable = declared_methods(setting)
@@ -152,7 +158,7 @@ def tune_study(
         opened = open_study(study_dir, setting.identity(space), space, seed=seed, resume=resume, storage=storage)
         job = _Job(setting, space, tuple(unusable), opened, clock, study_dir, (study_dir / PLAN_FILE, *outputs))
         trains = runner or _measure_run(time_budget_s)
-        return job.run(trains, max_trials, resume_command, on_event)
+        return job.run(trains, max_trials, resume_command, on_event, EnergyAccount(energy_budget_j))
 
 
 def declared_methods(setting: StudyContext) -> tuple[Space, list[NeverStarted]]:
@@ -211,7 +217,12 @@ class _Job:
     _written: Plan | None = None
 
     def run(
-        self, runner: Runner, max_trials: int | None, resume_command: str | None, on_event: OnEvent | None
+        self,
+        runner: Runner,
+        max_trials: int | None,
+        resume_command: str | None,
+        on_event: OnEvent | None,
+        energy: EnergyAccount,
     ) -> TuneResult:
         history = TrialHistory((self.setting.full_rows,))
         history.trials = {trial.number: trial for trial in self.storage.trials()}
@@ -228,6 +239,7 @@ class _Job:
             self._write,
             max_trials,
             on_event,
+            energy,
         )
         self._write(loop.best_plan() or self.setting.unpredicted_plan(self._first_default()))
         skipped = "the study was interrupted"
@@ -337,6 +349,7 @@ class _Job:
             final=final,
             final_skipped=skipped,
             interrupted=interrupted,
+            objective=self.setting.objective.name,
         )
 
     def _interrupted(self, result: TuneResult, resume_command: str | None) -> StudyInterrupted:
@@ -360,6 +373,15 @@ def _reason(loop: StudyLoop) -> str:
         return f"the recommended default: onset not reached, no run on up to {rows:,} rows left chance level"
     rows = best.top.train_rows if best.top is not None else 0
     others = sum(trial.started for trial in loop.history.trials.values()) - 1
+    objective, floor, metric = loop.setting.objective, loop.setting.budget.min_quality, loop.setting.metric
+    if objective.needs_floor and floor is not None:
+        count = len(reaching(loop.history.trials.values(), metric, floor))
+        which = f"trial {best.number}, {objective.title} of {count} that reached {metric.title} {metric.show(floor)}"
+        top = best.top
+        if count and top is not None:
+            cost = objective.in_words(top.projected_total_s or 0.0, top.device_peak_bytes or 0)
+            return f"{which}: {cost} by projection from {rows:,} rows"
+        return f"no trial reached {metric.title} {metric.show(floor)}; trial {best.number} is the best of {others + 1}"
     if best.origin == "recommended":
         return f"the recommended default; none of {others} other trials beats it by more than seeds differ"
     return f"trial {best.number}, the best of {others + 1} trials on {rows:,} rows"
