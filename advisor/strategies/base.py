@@ -97,6 +97,8 @@ class Strategy(ABC):
             classifier is fitted to what comes out. Epochs, learning rate and optimizer then mean nothing, a step is a
             forward pass, and ``declared_trainable`` names the weights that the classifier stands for. Pretrained
             weights are what it lives on, so that it is not considered unasked where there are none.
+        packable: Whether several configurations can be trained in one forward pass over one frozen base: all that
+            trains are LoRA layers of PEFT and copies of whole modules (``modules_to_save``).
         saves_whole_model: Whether ``save`` writes all weights, so that loading needs none of the base model's.
         merges_into: Registry name of the method whose trained model has the operators that this one's has once its
             adapters are merged into the weights (PEFT's ``merge_and_unload``); ``None`` where nothing is merged.
@@ -118,6 +120,7 @@ class Strategy(ABC):
     builds_as: str | None = None
     may_share_across_layers: bool = False
     fits_frozen_features: bool = False
+    packable: bool = False
     saves_whole_model: bool = True
     merges_into: str | None = None
 

@@ -72,6 +72,7 @@ class Lora(RankedStrategy):
     own_optimizers: frozenset[Optimizer] = frozenset({"lorafa"})
     alternatives = ("qlora", "partial")
     merges_into: str | None = "full"
+    packable = True
     default_rank = 8
     default_alpha = 16
 

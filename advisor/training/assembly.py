@@ -37,6 +37,7 @@ def assemble_trainer(
     execution: ExecutionPlan | None = None,
     held_out: HeldOut | None = None,
     compute_loss_func: Callable[..., torch.Tensor] | None = None,
+    trainer_class: Callable[..., Trainer] = OrderingTrainer,
 ) -> Trainer:
     """The stock Trainer around a built model.
 
@@ -56,11 +57,11 @@ def assemble_trainer(
         execution: Whether there is such an optimizer, and whose loop it is.
         held_out: Computes the task's metrics; to be asked for further ones afterwards.
         compute_loss_func: Instead of the task's own.
+        trainer_class: Makes the Trainer where ``execution`` asks for no other loop's habits.
     """
     rules = get_task(task)
     held_out = held_out or HeldOut(rules)
     optimizer = None
-    trainer_class: Callable[..., Trainer] = OrderingTrainer
     if strategy is not None and execution is not None:
         optimizer = own_optimizer(model, strategy, execution)
         forget_earlier_overrides(execution)

@@ -32,25 +32,17 @@ class StopSwitch(TrainerCallback):
 
     Attributes:
         reason: Why the run was stopped; ``None`` while it was not.
+        stepping: Whether training has begun and not ended: only then is there a step to be finished.
     """
 
     def __init__(self, deadline_s: float = math.inf) -> None:
         self.reason: StopReason | None = None
         self._deadline_s = deadline_s
-        self._stepping = False
-        self._interrupts = 0
+        self.stepping = False
 
-    @contextlib.contextmanager
-    def catching_interrupts(self) -> Iterator[None]:
-        """Ctrl-C asks for a clean stop; a second one raises ``KeyboardInterrupt`` at once. Main thread only."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        previous = signal.signal(signal.SIGINT, lambda signum, frame: self._interrupted())
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, previous)
+    def interrupt(self) -> None:
+        """Ask for a clean stop, as Ctrl-C does."""
+        self.reason = "interrupted"
 
     def check(self) -> None:
         """Between phases: raises ``StopRun`` when the run has been asked to stop."""
@@ -60,10 +52,10 @@ class StopSwitch(TrainerCallback):
             raise StopRun(self.reason)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._stepping = True
+        self.stepping = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._stepping = False
+        self.stepping = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         finished = state.global_step >= state.max_steps
@@ -85,11 +77,30 @@ class StopSwitch(TrainerCallback):
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.check()
 
-    def _interrupted(self) -> None:
-        self._interrupts += 1
-        self.reason = "interrupted"
-        if self._interrupts > 1 or not self._stepping:
+
+@contextlib.contextmanager
+def catching_interrupts(*switches: StopSwitch) -> Iterator[None]:
+    """Ctrl-C asks the runs of this process for a clean stop; a second one, or one that comes while none of them is
+    training, raises ``KeyboardInterrupt`` at once. Main thread only.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    interrupts = 0
+
+    def interrupted(signum: int, frame: Any) -> None:
+        nonlocal interrupts
+        interrupts += 1
+        for switch in switches:
+            switch.interrupt()
+        if interrupts > 1 or not any(switch.stepping for switch in switches):
             raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def finite_weights(model: nn.Module) -> bool:

@@ -42,8 +42,8 @@ from advisor.training.metrics import HeldOut, held_out_metrics
 from advisor.training.models import load_tokenizer
 from advisor.training.run_folder import RunFolder, name_classes
 from advisor.training.run_samples import FetchedRows, RunSamples
-from advisor.training.sampling import evaluation_order
-from advisor.training.stopping import StopRun, StopSwitch
+from advisor.training.sampling import OrderingTrainer, evaluation_order
+from advisor.training.stopping import StopRun, StopSwitch, catching_interrupts
 from advisor.training.switches import backend_of_plan, check_execution
 from advisor.training.tasks import get_task
 from advisor.training.wall_clock import RunAccount
@@ -109,7 +109,7 @@ def train_only(
     if (finished := folder.finished()) is not None:
         return finished, trained
     switch = StopSwitch(math.inf if time_limit_s is None else time.monotonic() + time_limit_s)
-    with switch.catching_interrupts():
+    with catching_interrupts(switch):
         if get_strategy(plan.strategy.method).fits_frozen_features:
             from advisor.training.linear_probe.run import ProbeRun
 
@@ -117,7 +117,7 @@ def train_only(
             measurement = probe.execute()
             trained.data, trained.tokenizer = probe.data, probe.tokenizer
             return measurement, trained
-        run = _Run(plan, plan.execution, folder, on_event or _ignore, switch, save_every_s, trained)
+        run = TrainingRun(plan, plan.execution, folder, on_event or _ignore, switch, save_every_s, trained)
         return _executed(run), trained
 
 
@@ -147,7 +147,7 @@ def with_final_metrics(measurement: Measurement, trained: TrainedRun) -> Measure
     return dataclasses.replace(measurement, metrics={**measurement.metrics, **figures})
 
 
-def _executed(run: _Run) -> Measurement:
+def _executed(run: TrainingRun) -> Measurement:
     """The run as planned; where its compiled model fails, once more with the model as it is written.
 
     Compilation promises the same numbers, faster, so nothing is lost by going without. An error that is the model's own
@@ -166,7 +166,7 @@ def _executed(run: _Run) -> Measurement:
 
 
 @dataclass
-class _Run:
+class TrainingRun:
     """One attempt at a training run."""
 
     plan: Plan
@@ -204,7 +204,7 @@ class _Run:
             return self.account.stopped(stop.reason, checkpoints_s=self.keeper.saving_s)
         return self.account.completed(metrics, checkpoints_s=self.keeper.saving_s)
 
-    def uncompiled(self, why: str) -> _Run:
+    def uncompiled(self, why: str) -> TrainingRun:
         """Another attempt at the same run, that does not compile the model."""
         self._note(why)
         execution = dataclasses.replace(self.execution, torch_compile=False)
@@ -217,12 +217,11 @@ class _Run:
         with self.account.timing("data"):
             backend.runtime.prepare_process(plan.execution.num_threads)
             self._try_compilation(backend)
-            tokenizer = load_tokenizer(plan.model)
-            data = prepare_data(plan.data, plan.model, tokenizer, max_seq_length=plan.execution.max_seq_length)
+            data, tokenizer = self._read_data()
         self.switch.check()
         with self.account.timing("loading"):
             set_seed(plan.seed)
-            model = build_model(plan.model, plan.strategy, self.execution, device=backend.torch_device)
+            model = self._build(backend.torch_device)
             self.account.parameters = count_parameters(model)
             if plan.data.separate_documents:
                 require_separation(model, data.train_dataset[0]["input_ids"], plan.model.source)
@@ -231,6 +230,20 @@ class _Run:
             self.trained.held_out.name_labels(data.label_names)
         self.switch.check()
         return data, tokenizer, model
+
+    def _read_data(self) -> tuple[PreparedData, Any]:
+        """Rows and tokenizer."""
+        tokenizer = load_tokenizer(self.plan.model)
+        length = self.plan.execution.max_seq_length
+        return prepare_data(self.plan.data, self.plan.model, tokenizer, max_seq_length=length), tokenizer
+
+    def _build(self, device: str) -> nn.Module:
+        """The model to train; the seed is set."""
+        return build_model(self.plan.model, self.plan.strategy, self.execution, device=device)
+
+    def _trainer_class(self) -> Callable[..., Trainer]:
+        """What trains it."""
+        return OrderingTrainer
 
     def _assemble(self, data: PreparedData, tokenizer: Any, model: nn.Module) -> Trainer:
         plan = self.plan
@@ -272,6 +285,7 @@ class _Run:
                 execution=self.execution,
                 held_out=self.trained.held_out,
                 compute_loss_func=self._weighted_loss(data) if weigh else None,
+                trainer_class=self._trainer_class(),
             )
             self.trained.held_out.order = evaluation_order(trainer)
             return trainer
