@@ -170,7 +170,8 @@ def tune_command(as_json: bool, study_dir: Path, output: Path | None, **options:
     best plan is trained on all rows and judged on rows that no trial saw. --resume goes on with all finished trials.
 
     JSON keys: best, best_trial, best_reason, metric_name, trials[], pareto[], never_started[], ladder_rows, full_rows,
-    stopped_because, elapsed_s, study_dir, study_name, final, final_skipped, interrupted, objective, plan_path.
+    stopped_because, elapsed_s, study_dir, study_name, final, final_skipped, interrupted, objective,
+    leaderboard[], race[], plan_path.
 
     \b
     Example:
@@ -178,7 +179,7 @@ def tune_command(as_json: bool, study_dir: Path, output: Path | None, **options:
         --memory 4GiB --budget 30min --study-dir studies/reviews
     """
     from advisor.core.serialization import to_dict
-    from advisor.reporting.plans import print_study
+    from advisor.reporting.study import print_study
     from advisor.search.study import StudyInterrupted
 
     try:

@@ -93,6 +93,10 @@ class StudyEvent(TypedDict):
     reserved_s: NotRequired[float]
     budget_s: NotRequired[float]
     expected_gain: NotRequired[float | None]
+    rung_trials: NotRequired[list[int]]
+    objective: NotRequired[str]
+    energy_used_j: NotRequired[float | None]
+    energy_budget_j: NotRequired[float | None]
 
 
 class NoteEvent(TypedDict):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
 from advisor.core.budget import FIGURES, BoundedFigure, Budget
 from advisor.core.cost import CostEstimate
-from advisor.core.metrics import LOSS
 from advisor.core.objective import get_objective
 from advisor.core.plan import Plan
 from advisor.core.recommendation import RankedPlan, Recommendation
@@ -23,12 +22,8 @@ from advisor.reporting.text import (
     format_strategy,
     make_table,
     print_table,
-    remark,
     say,
 )
-
-if TYPE_CHECKING:
-    from advisor.search.study import TrialSummary, TuneResult
 
 
 def format_budget(budget: Budget) -> str:
@@ -60,88 +55,6 @@ def print_recommendation(console: Console, recommendation: Recommendation, *, li
     say(console, f"{evaluated:,} configurations evaluated, {replays:,} of them with a replay of the memory allocator")
     for advice in recommendation.advice:
         say(console, f"- {advice}")
-
-
-def print_study(console: Console, result: TuneResult) -> None:
-    """Print how the study ended, its trials, the learning-rate race, the Pareto front, and the answer."""
-    started = [trial for trial in result.trials if trial.started]
-    say(
-        console,
-        f"{len(started)} trials in {format_duration(result.elapsed_s)}; stopped because {result.stopped_because}",
-    )
-    if started:
-        _print_leaderboard(console, result, started)
-        _print_race(console, result)
-    if result.pareto:
-        title = "Pareto front of quality, memory and time"
-        table = make_table("trial", "method", result.metric.title, "device peak", "final run", title=title)
-        for point in result.pareto:
-            memory = format_bytes(point.device_peak_bytes) if point.device_peak_bytes is not None else "–"
-            total = format_duration(point.total_s) if point.total_s is not None else "–"
-            table.add_row(str(point.trial), point.method, result.metric.show(point.metric), memory, total)
-        print_table(console, table)
-    for never in result.never_started:
-        remark(console, f"not started: {never.method}: {never.reason}")
-    best = result.best.strategy
-    console.print(f"\n[bold green]Best: {best.method}[/bold green] {format_strategy(best)}")
-    say(console, f"  {result.best_reason}")
-    _print_final(console, result)
-
-
-def _print_leaderboard(console: Console, result: TuneResult, started: Sequence[TrialSummary]) -> None:
-    """The trials, those that came farthest and were best there first."""
-
-    def standing(trial: TrialSummary) -> tuple[int, float, int]:
-        top = trial.top
-        return (-top.train_rows if top is not None else 0, (top.nll if top is not None else None) or 9e9, trial.number)
-
-    titles = (">", "configuration", "why", "verdict", ">rows", result.metric.title, LOSS.title)
-    table = make_table(*titles, title="Leaderboard, on rows held out from the training rows")
-    for trial in sorted(started, key=standing):
-        last = trial.top or trial.evaluations[-1]
-        metric = result.metric.show(last.metric) if last.metric is not None else "–"
-        loss = f"{last.nll:.4f}" if last.nll is not None else "–"
-        configuration = f"{trial.strategy.method} {format_strategy(trial.strategy)}"
-        verdict = "at chance" if last.at_chance else trial.verdict
-        table.add_row(str(trial.number), configuration, trial.origin, verdict, str(last.train_rows), metric, loss)
-    print_table(console, table, dispensable=(LOSS.title, "why"))
-
-
-def _print_race(console: Console, result: TuneResult) -> None:
-    """The recommended method at several learning rates, on the first rows that all of them ran on."""
-    race = [trial for trial in result.trials if trial.origin in ("recommended", "race") and trial.evaluations]
-    shared = {e.train_rows for e in race[0].evaluations} if race else set()
-    for trial in race:
-        shared &= {e.train_rows for e in trial.evaluations}
-    if len(race) < 2 or not shared:
-        return
-    rows = max(shared)
-    title = f"Learning-rate race of {race[0].strategy.method} on {rows:,} rows"
-    table = make_table(">times the default", ">learning rate", result.metric.title, LOSS.title, title=title)
-    for trial in sorted(race, key=lambda item: item.strategy.lr_rel):
-        run = next(e for e in trial.evaluations if e.train_rows == rows)
-        metric = result.metric.show(run.metric) if run.metric is not None else "–"
-        loss = f"{run.nll:.4f}" if run.nll is not None else "–"
-        table.add_row(f"{trial.strategy.lr_rel:.3g}", f"{trial.strategy.learning_rate:.2g}", metric, loss)
-    console.print(table)
-
-
-def _print_final(console: Console, result: TuneResult) -> None:
-    """The study's answer: the final run on rows that no trial saw, predicted against measured."""
-    if result.final is None:
-        say(console, f"  not verified by a final run: {result.final_skipped}")
-        return
-    run, cost = result.final.measurement, result.final.plan.predicted
-    if result.final.metric is not None:
-        predicted = f" (predicted {format_quality(cost.quality)})" if cost is not None and cost.quality else ""
-        shown = result.metric.show(result.final.metric)
-        say(console, f"  final run: {result.metric.title} {shown} on held-out rows that no trial saw{predicted}")
-    if cost is not None and cost.time is not None:
-        took, expected = format_duration(run.total_s), format_duration(cost.time.total_s)
-        say(console, f"  whole run {took} (predicted {expected})")
-    if cost is not None and run.device_peak_bytes is not None:
-        peak, expected = format_bytes(run.device_peak_bytes), format_bytes(cost.memory.device_bytes)
-        say(console, f"  device peak {peak} (predicted {expected})")
 
 
 def _print_ranked(console: Console, recommendation: Recommendation, limit: int) -> None:

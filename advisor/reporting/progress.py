@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from advisor.core.events import Event
-from advisor.core.metrics import get_metric
-from advisor.core.units import format_duration
+from advisor.reporting.study_panel import StudyPanel, best_so_far, expected_of_going_on, time_left
 from advisor.reporting.text import say
 
 PLAIN_INTERVAL_S = 10.0
@@ -37,6 +37,8 @@ class ProgressView:
             transient=True,
         )
         self._task: TaskID | None = None
+        self._panel: StudyPanel | None = None
+        self._panel_live: Live | None = None
         self._phase = ""
         self._last_plain_s = 0.0
 
@@ -46,14 +48,28 @@ class ProgressView:
         return self
 
     def __exit__(self, *failure: object) -> None:
+        if self._panel_live is not None:
+            self._panel_live.stop()
         if self._live:
             self._bars.stop()
 
     def on_event(self, event: Event) -> None:
         """Show one event; kinds that are not known are ignored, so that jobs may say more than views show.
 
-        Of the runs inside a study only the steps are shown: their phases and figures would bury the trials.
+        Of the runs inside a study only the steps are shown: their phases and figures would bury the trials. On a
+        terminal a study is one panel, with a line above it for every trial that ends.
         """
+        if self._live and event.get("kind") == "study" and self._panel is None:
+            self._bars.stop()
+            self._panel = StudyPanel()
+            self._panel_live = Live(self._panel, console=self._console, refresh_per_second=4, transient=True)
+            self._panel_live.start()
+        if self._panel is not None:
+            self._panel.take(event)
+            if event.get("kind") in ("phase", "progress", "step", "study", "evaluation"):
+                return
+            if event.get("kind") == "trial" and event.get("state") == "started":
+                return
         if "trial" in event and event.get("kind") in ("phase", "metrics", "evaluation"):
             return
         show = {
@@ -114,22 +130,13 @@ class ProgressView:
         self._say(f"trial {event.get('trial')}: {', '.join(filter(None, words))}")
 
     def _show_study(self, event: Mapping[str, Any]) -> None:
-        """One line after every trial: the best so far, the rungs, the time that is left, and what going on may gain."""
-        if event.get("state") != "status":
+        """One line after every trial: the best so far, the rungs, what is left, and what going on may gain."""
+        if event.get("state") != "status" or self._live:
             return
-        if event.get("best_trial") is None:
-            parts = ["best so far: the recommended default (no trial has left chance level)"]
-        else:
-            name = f"{event.get('best_method')} at {event.get('best_lr_rel'):.3g} x its learning rate"
-            parts = [f"best so far: trial {event.get('best_trial')}, {name}{_quality_of(event)}"]
         rungs = " > ".join(f"{rows:,}" for rows in event.get("ladder_rows") or ())
-        parts.append(f"rungs {rungs} rows")
-        left, budget = format_duration(event.get("remaining_s") or 0.0), format_duration(event.get("budget_s") or 0.0)
-        reserved_s = event.get("reserved_s") or 0.0
-        reserved = f" and {format_duration(reserved_s)} for the final run" if reserved_s else ""
-        parts.append(f"{left} left of {budget}{reserved}")
+        parts = [f"best so far: {best_so_far(event)}", f"rungs {rungs} rows", time_left(event)]
         if event.get("expected_gain") is not None:
-            parts.append(f"going on may lower the loss by {event['expected_gain']:.3f}")
+            parts.append(f"going on {expected_of_going_on(event)}")
         self._say("; ".join(parts))
 
     def _say(self, text: str) -> None:
@@ -147,14 +154,3 @@ class ProgressView:
         if now_s - self._last_plain_s >= PLAIN_INTERVAL_S:
             self._last_plain_s = now_s
             self._say(f"{share:4.0%} {detail}" if share is not None else detail)
-
-
-def _quality_of(event: Mapping[str, Any]) -> str:
-    """``", accuracy 0.78 (90 %: 0.75 to 0.81) on 1,600 rows"``, as far as it is known."""
-    metric, name = event.get("metric"), event.get("metric_name")
-    if metric is None or name is None:
-        return ""
-    text = f", {get_metric(str(name)).title} {get_metric(str(name)).show(metric)}"
-    if event.get("low") is not None:
-        text += f" (90 %: {event['low']:.2f} to {event['high']:.2f})"
-    return text + f" on {event.get('train_rows'):,} rows"

@@ -25,8 +25,6 @@ class IA3(AdapterStrategy):
         "T-Few recipe (T0-3B, 11B); 8e-3 below: the IA3 guide of the PEFT documentation"
     )
 
-    merges_into = "full"
-
     def default_config(self, model: ModelSpec) -> StrategyConfig:
         learning_rate = 3e-3 if is_large(model) else 8e-3
         return StrategyConfig(method=self.name, learning_rate=learning_rate, knobs=TargetKnobs())

@@ -1,5 +1,6 @@
 """Tables say the figures, their intervals and verdicts; JSON answers keep their documented keys."""
 
+import dataclasses
 import io
 import json
 
@@ -12,7 +13,7 @@ from advisor.core.device import DeviceProfile, Rate
 from advisor.core.metrics import ACCURACY
 from advisor.core.plan import ExecutionPlan
 from advisor.core.recommendation import RankedPlan, Recommendation, RejectedMethod
-from advisor.core.run import RunRecord
+from advisor.core.run import Measurement, RunRecord
 from advisor.core.serialization import to_json
 from advisor.core.strategy import StrategyConfig
 from advisor.reporting.cost import print_cost
@@ -20,8 +21,12 @@ from advisor.reporting.device import print_device, print_device_list
 from advisor.reporting.plans import format_budget, print_recommendation, recommendation_answer
 from advisor.reporting.progress import ProgressView
 from advisor.reporting.run import print_run, run_answer
+from advisor.reporting.study import print_study
+from advisor.reporting.study_panel import StudyPanel
 from advisor.reporting.text import format_execution, format_quality, format_strategy
 from advisor.reporting.verification import verify
+from advisor.search.study import Evaluation, ExceededLimit, NeverStarted, TrialSummary, TuneResult
+from advisor.search.study.trial_history import leaderboard, pareto_points, race_points
 from advisor.strategies.lora import LoraKnobs
 from tests.core.records import cost_estimate, make_plan, measurement
 
@@ -191,10 +196,10 @@ def test_quality_in_one_line(value: float | None, interval: Interval | None, tex
 
 def test_the_recommend_answer_has_its_documented_keys(tmp_path) -> None:
     answer = json.loads(to_json(recommendation_answer(recommendation(), tmp_path / "plan.json")))
-    keys = ["device_id", "budget", "considered", "evaluated", "replays", "ranked", "rejected", "advice", "plan_path"]
-    assert list(answer) == keys
+    keys = ["device_id", "objective", "budget", "considered", "evaluated", "replays", "ranked", "rejected", "advice"]
+    assert list(answer) == [*keys, "plan_path"]
     first = answer["ranked"][0]
-    keys = ["rank", "method", "score", "tied", "reason", "largest_ranks", "strategy", "execution", "cost"]
+    keys = ["rank", "method", "score", "tied", "pareto", "reason", "largest_ranks", "strategy", "execution", "cost"]
     assert list(first) == keys
     assert first["cost"]["memory"]["device_bytes"] == 600 * 2**20
     assert answer["rejected"][0]["smallest_plan"]["strategy"]["method"] == "lora"
@@ -259,3 +264,114 @@ def test_progress_on_a_terminal_survives_every_kind_of_event() -> None:
             view.on_event(event)
     assert "trial 3: lora, evaluated, train rows 160, metric 0.5" in console.file.getvalue()
     assert "0.123" not in console.file.getvalue()
+
+
+STATUS = {
+    "kind": "study", "state": "status", "reason": "", "best_trial": 3, "best_method": "lora", "best_lr_rel": 3.0,
+    "metric_name": "accuracy", "metric": 0.78, "low": 0.75, "high": 0.81, "train_rows": 1600,
+    "ladder_rows": [640, 1600], "rung_trials": [4, 2], "remaining_s": 300.0, "reserved_s": 60.0, "budget_s": 600.0,
+    "expected_gain": None, "objective": "quality", "energy_used_j": None, "energy_budget_j": None,
+}  # fmt: skip
+
+
+def drawn(panel: StudyPanel) -> str:
+    page = Page()
+    page.console.print(panel)
+    return page.text
+
+
+def test_a_study_on_a_terminal_is_a_panel_of_what_runs_and_what_is_left() -> None:
+    clock = [0.0]
+    panel = StudyPanel(now=lambda: clock[0])
+    assert "starting" in drawn(panel)
+    panel.take(STATUS)
+    panel.take({"kind": "trial", "state": "started", "trial": 7, "method": "ia3", "train_rows": 640})
+    panel.take({"kind": "step", "step": 12, "total": 60, "loss": 0.51234, "trial": 7})
+    clock[0] = 30.0
+    shown = drawn(panel)
+    for text in (
+        "trial 7: ia3 on 640 rows, step 12 of 60, loss 0.5123",
+        "640 rows: 4 > 1,600 rows: 2",
+        "trial 3, lora at 3 x its learning rate, accuracy 0.780 (90 %: 0.75 to 0.81) on 1,600 rows",
+        "4 min 30 s left of 10 min 00 s and 1 min 00 s for the final run",
+        "not known yet",
+        "Ctrl-C ends it with the best plan so far",
+    ):
+        assert text in shown
+    panel.take({**STATUS, "expected_gain": 0.0213, "best_trial": None, "energy_budget_j": 72e3, "energy_used_j": 36e3})
+    panel.take({"kind": "phase", "name": "the verified final run"})
+    shown = drawn(panel)
+    assert "may lower the loss by 0.021" in shown and "the recommended default" in shown
+    assert "10 Wh of 20 Wh used" in shown and "now" in shown and "the verified final run" in shown
+    assert "step 12" not in shown
+
+
+def test_a_study_in_a_log_is_plain_lines_and_on_a_terminal_lines_above_the_panel() -> None:
+    events = (
+        {"kind": "phase", "name": "tuning"},
+        STATUS,
+        {"kind": "trial", "trial": 7, "method": "ia3", "state": "started", "train_rows": 640},
+        {"kind": "step", "trial": 7, "step": 12, "total": 60, "loss": 0.5},
+        {"kind": "trial", "trial": 7, "method": "ia3", "state": "pruned", "reason": "others were better on 640 rows"},
+        {"kind": "study", "state": "stopped", "reason": "the time budget is used"},
+    )
+    page = Page()
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=120)
+    for console in (page.console, terminal):
+        with ProgressView(console) as view:
+            for event in events:
+                view.on_event(event)  # type: ignore[arg-type]
+    assert "\x1b" not in page.text
+    assert "best so far: trial 3, lora at 3 x its learning rate" in page.text
+    assert "trial 7: ia3, started" in page.text
+    drawn_text = terminal.file.getvalue()
+    assert "Ctrl-C ends it" in drawn_text and "trial 7: ia3, pruned, others were better" in drawn_text
+
+
+def study_result(**changes: object) -> TuneResult:
+    lora, head = StrategyConfig("lora", 1e-3, knobs=LoraKnobs()), StrategyConfig("head", 1e-3)
+
+    def run(rows: int, nll: float, peak_mib: int, total_s: float) -> Evaluation:
+        return Evaluation(
+            rows, "completed", "", nll, 1 - nll / 2, peak_mib * 2**20, 9.0, total_s, {}, Measurement("completed")
+        )
+
+    trials = (
+        TrialSummary(0, {}, lora, "completed", "", "recommended", (run(640, 0.5, 400, 90.0),)),
+        TrialSummary(1, {}, dataclasses.replace(lora, lr_rel=3.0, learning_rate=3e-3), "completed", "", "race",
+                     (run(640, 0.4, 400, 90.0),)),
+        TrialSummary(2, {}, head, "completed", "", "default", (run(640, 0.9, 200, 30.0),)),
+    )  # fmt: skip
+    never = (
+        NeverStarted(None, "full", "needs 3.1 GiB", exceeded=(ExceededLimit("memory_bytes", 3.1 * 2**30, 2**30),)),
+        NeverStarted(None, "ia3", "there was no time to try it"),
+        *(NeverStarted(n, "lora", "never started: needs 1.2 GiB",
+                       exceeded=(ExceededLimit("memory_bytes", 1.2 * 2**30, 2**30),)) for n in (3, 4)),
+    )  # fmt: skip
+    result = TuneResult(
+        make_plan(), 1, "trial 1, the best of 3 trials on 640 rows", "accuracy", trials,
+        pareto_points(trials, ACCURACY), never, (640,), 900, "max_trials = 3 trials were started", 61.0, "s", "n",
+        final_skipped="it would take longer", leaderboard=leaderboard(trials), race=race_points(trials),
+    )  # fmt: skip
+    return dataclasses.replace(result, **changes)  # type: ignore[arg-type]
+
+
+def test_a_study_ends_with_a_leaderboard_the_race_and_what_was_never_started() -> None:
+    page = Page()
+    print_study(page.console, study_result())
+    lines = page.text.splitlines()
+    board = next(line for line in lines if "Leaderboard" in line)
+    assert "Learning-rate race of lora on 640 rows" in board, "side by side where there is room"
+    rows = [line for line in lines if "completed" in line]
+    assert [row.split()[0] for row in rows] == ["1", "0", "2"]
+    assert ["yes" in row for row in rows] == [True, False, True]
+    assert any("full" in line and "3.10 GiB" in line and "memory 1.00 GiB" in line for line in lines)
+    assert any("ia3" in line and "no time" in line for line in lines)
+    assert any("lora" in line and " 2 " in line and "1.20 GiB" in line for line in lines)
+    narrow = io.StringIO()
+    print_study(Console(file=narrow, width=100), study_result())
+    assert max(map(len, narrow.getvalue().splitlines())) <= 100
+    assert "Learning-rate race" in narrow.getvalue()
+    values = json.loads(to_json(study_result()))
+    assert values["leaderboard"] == [1, 0, 2] and [point["lr_rel"] for point in values["race"]] == [1.0, 3.0]
+    assert values["never_started"][0]["exceeded"][0]["name"] == "memory_bytes"

@@ -19,7 +19,7 @@ from advisor.search.planner.candidates import ineligible
 from advisor.search.planner.ranking import Expectation, expectation, noise_groups, rank
 from advisor.search.study.context import OnEvent, StudyContext
 from advisor.search.study.durations import StudyClock
-from advisor.search.study.records import Origin, ParamValue, TrialSummary
+from advisor.search.study.records import ExceededLimit, Origin, ParamValue, TrialSummary
 from advisor.search.study.space import LR_REL, METHOD, RACE, MethodSpace, SearchAxis, Space
 from advisor.search.study.storage import STARTUP_TRIALS, StudyStorage
 
@@ -48,6 +48,7 @@ class Agenda:
     Attributes:
         order: Methods, the recommended one first; those that were not predicted last.
         skipped: Methods that cannot be tried, and why.
+        exceeded: The limits that these break, where that is why.
         baselines: Methods that fit frozen features in a small share of the budget, or in none because the task was
             probed: they run before all others.
     """
@@ -59,6 +60,7 @@ class Agenda:
     on_event: OnEvent | None = None
     order: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
+    exceeded: dict[str, tuple[ExceededLimit, ...]] = field(default_factory=dict)
     baselines: list[str] = field(default_factory=list)
     _starts: dict[str, dict[str, ParamValue]] = field(default_factory=dict)
     _late: set[str] = field(default_factory=set)
@@ -143,6 +145,7 @@ class Agenda:
                 self._starts[method] = params
                 return found
             reason = reason or found.reason
+            self.exceeded.setdefault(method, found.exceeded)
         self.skipped[method] = reason
         return None
 

@@ -27,6 +27,7 @@ from advisor.costmodel.model import CostModel
 from advisor.hardware.versions import installed_versions
 from advisor.search.planner.request import PlanRequest
 from advisor.search.study.onset import ChanceLevel, chance_level
+from advisor.search.study.records import ExceededLimit
 from advisor.search.study.space import Space
 from advisor.strategies import Strategy
 
@@ -60,10 +61,12 @@ class Infeasible:
 
     Attributes:
         constraints: By how much it breaks each budget (figure / budget - 1, positive), as far as that is known.
+        exceeded: The figures and limits behind them.
     """
 
     reason: str
     constraints: dict[str, float]
+    exceeded: tuple[ExceededLimit, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,8 @@ class StudyContext:
             return Infeasible("the planner's own plan breaks the budget", violated) if violated else answer
         known = self.constraints(answer.smallest_plan) if answer.smallest_plan is not None else {}
         broken = {name: value for name, value in known.items() if value > 0}
-        return Infeasible(answer.reason, broken or {"fits": 1.0})
+        exceeded = self.exceeded(answer.smallest_plan) if answer.smallest_plan is not None else ()
+        return Infeasible(answer.reason, broken or {"fits": 1.0}, exceeded)
 
     def _request(self, batch: int) -> PlanRequest:
         return PlanRequest(self.model, self.data_spec, self.data_profile, self.budget, batch, self.seed)
@@ -184,6 +188,17 @@ class StudyContext:
     def constraints(self, plan: Plan) -> dict[str, float]:
         """How far the predicted figures are beyond their limits, relative to these, by the figures' labels."""
         return self.budget.check(plan.predicted, self.cost_model.device).excesses() if plan.predicted else {}
+
+    def exceeded(self, plan: Plan) -> tuple[ExceededLimit, ...]:
+        """The limits that the predicted figures are beyond."""
+        if plan.predicted is None:
+            return ()
+        checks = self.budget.check(plan.predicted, self.cost_model.device).checks
+        return tuple(
+            ExceededLimit(check.constraint.figure.name, check.needed, check.constraint.limit)
+            for check in checks
+            if check.needed is not None and not check.ok
+        )
 
     def trial_plan(self, plan: Plan, train_rows: int) -> Plan:
         """The same plan on a prefix of the training rows, judged on rows of the training split only."""

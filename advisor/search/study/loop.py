@@ -68,6 +68,7 @@ class StudyLoop:
         Raises:
             InterruptedByUser: Ctrl-C; the trial in progress stays open.
         """
+        self._emit_status()
         for trial in self.storage.orphans():
             self._pick_up(trial)
         while not self.stopped_because:
@@ -194,13 +195,14 @@ class StudyLoop:
         left_s = self.pace.clock.remaining_s
         share_s = self.pace.clock.budget_s * FIRST_PREDICTION_SHARE
         limit_s = left_s if self.setting.is_bounded else min(left_s, share_s)
-        plan: Plan | Infeasible | None = Infeasible(skipped, {"fits": 1.0}) if skipped else None
+        exceeded = self.agenda.exceeded.get(method, ())
+        plan: Plan | Infeasible | None = Infeasible(skipped, {"fits": 1.0}, exceeded) if skipped else None
         known = self.setting.is_predicted(trial.strategy, trial.effective_batch_size)
         if plan is None and (known or (left_s > 0 and not self.agenda.gave_up_on(method))):
             plan = self.setting.plan(trial.strategy, trial.effective_batch_size, time_limit_s=max(0.1, limit_s))
         if isinstance(plan, Infeasible):
             self._rejections += 1
-            unfit = dataclasses.replace(trial, constraints=plan.constraints)
+            unfit = dataclasses.replace(trial, constraints=plan.constraints, exceeded=plan.exceeded)
             self._close(unfit, "infeasible", f"never started: {plan.reason}")
             return None
         if plan is None and trial.origin in ("recommended", "race") and not self.setting.is_bounded:
@@ -336,10 +338,14 @@ class StudyLoop:
                 "high": high,
                 "train_rows": top.train_rows if top is not None else None,
                 "ladder_rows": list(self.history.ladder_rows),
+                "rung_trials": [self.history.count_on(rows) for rows in self.history.ladder_rows],
+                "objective": self.setting.objective.name,
                 "remaining_s": max(0.0, clock.remaining_s),
                 "reserved_s": clock.reserve_s,
                 "budget_s": clock.budget_s,
                 "expected_gain": gain,
+                "energy_used_j": self.energy.used_j or None,
+                "energy_budget_j": self.energy.limit_j,
             }
         )
 

@@ -8,6 +8,7 @@ from typing import Literal
 from advisor.core.metrics import Metric, get_metric
 from advisor.core.plan import ExecutionPlan, Plan
 from advisor.core.run import Measurement, Outcome
+from advisor.core.serialization import LATER
 from advisor.core.strategy import StrategyConfig
 
 TrialVerdict = Literal["completed", "pruned", "infeasible", "out_of_memory", "over_time", "failed", "open"]
@@ -57,6 +58,21 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class ExceededLimit:
+    """A predicted figure that is beyond its limit, in base units.
+
+    Attributes:
+        name: Field of ``Budget``: ``"memory_bytes"``, ``"max_latency_s"``.
+        predicted: What the figure stays below with the limit's probability.
+        limit: The smaller of the budget's and the device's own.
+    """
+
+    name: str
+    predicted: float
+    limit: float
+
+
+@dataclass(frozen=True)
 class TrialSummary:
     """One row of the trials table: a configuration and everything that was measured of it.
 
@@ -68,6 +84,7 @@ class TrialSummary:
         constraints: The worst value of each constraint, predicted or measured.
         effective_batch_size: Rows per optimizer step; ``None`` is the study's.
         execution: The execution knobs that it ran with, as solved for the final run; ``None`` before it ran.
+        exceeded: The limits that it breaks by prediction, where it was therefore never started.
     """
 
     number: int
@@ -80,6 +97,7 @@ class TrialSummary:
     constraints: dict[str, float] = field(default_factory=dict)
     effective_batch_size: int | None = None
     execution: ExecutionPlan | None = None
+    exceeded: tuple[ExceededLimit, ...] = field(default=(), metadata=LATER)
 
     @property
     def started(self) -> bool:
@@ -99,12 +117,31 @@ class NeverStarted:
 
     Attributes:
         trial: Number in the study; ``None`` for a method that was dropped or cut before the study began.
+        exceeded: The limits that it breaks by prediction, with the predicted figures.
     """
 
     trial: int | None
     method: str
     reason: str
     params: dict[str, ParamValue] = field(default_factory=dict)
+    exceeded: tuple[ExceededLimit, ...] = ()
+
+
+@dataclass(frozen=True)
+class RacePoint:
+    """One learning rate of the recommended method, on the most rows that all of these ran on.
+
+    Attributes:
+        lr_rel: Multiple of the method's default learning rate.
+    """
+
+    trial: int
+    method: str
+    lr_rel: float
+    learning_rate: float
+    train_rows: int
+    metric: float | None
+    nll: float | None
 
 
 @dataclass(frozen=True)
@@ -159,6 +196,8 @@ class TuneResult:
         final_skipped: Why there was no final run.
         interrupted: Whether Ctrl-C ended the call.
         objective: What the answer is: ``quality``, ``cheapest``, ``fastest`` or ``pareto``.
+        leaderboard: Numbers of the started trials: those that came farthest, the lowest loss first.
+        race: The recommended method at several learning rates, lowest first; empty with fewer than two.
     """
 
     best: Plan
@@ -178,6 +217,8 @@ class TuneResult:
     final_skipped: str = ""
     interrupted: bool = False
     objective: str = "quality"
+    leaderboard: tuple[int, ...] = ()
+    race: tuple[RacePoint, ...] = ()
 
     @property
     def metric(self) -> Metric:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from advisor.core.metrics import Metric
 from advisor.core.objective import DEFAULT_OBJECTIVE, Objective, pareto_front
-from advisor.search.study.records import Evaluation, ParetoPoint, TrialSummary, TrialVerdict
+from advisor.search.study.records import Evaluation, ParetoPoint, RacePoint, TrialSummary, TrialVerdict
 from advisor.search.study.successive_halving import climbers, metric_sd, relative_loss_sd
 
 
@@ -85,6 +85,10 @@ class TrialHistory:
     def known_rows(self) -> set[int]:
         """Row counts that there are evaluations on."""
         return {evaluation.train_rows for trial in self.trials.values() for evaluation in trial.evaluations}
+
+    def count_on(self, rows: int) -> int:
+        """How many trials ran on so many rows."""
+        return sum(any(run.train_rows == rows for run in trial.evaluations) for trial in self.trials.values())
 
     def scores(self, rows: int) -> dict[int, float]:
         """Loss per item of every feasible evaluation on so many rows, by trial."""
@@ -224,4 +228,33 @@ def _point(trial: TrialSummary, top: Evaluation) -> ParetoPoint:
         nll=top.nll or 0.0,
         device_peak_bytes=top.device_peak_bytes,
         total_s=top.projected_total_s,
+    )
+
+
+def leaderboard(trials: Iterable[TrialSummary]) -> tuple[int, ...]:
+    """Numbers of the started trials: those that came farthest and were best there first."""
+
+    def standing(trial: TrialSummary) -> tuple[int, float, int]:
+        top = trial.top
+        loss = top.nll if top is not None and top.nll is not None else math.inf
+        return (-top.train_rows if top is not None else 0, loss, trial.number)
+
+    return tuple(trial.number for trial in sorted((t for t in trials if t.started), key=standing))
+
+
+def race_points(trials: Iterable[TrialSummary]) -> tuple[RacePoint, ...]:
+    """The recommended method at several learning rates, on the most rows that all of them ran on."""
+    raced = [trial for trial in trials if trial.origin in ("recommended", "race") and trial.evaluations]
+    shared = set.intersection(*({run.train_rows for run in trial.evaluations} for trial in raced)) if raced else set()
+    if len(raced) < 2 or not shared:
+        return ()
+    rows = max(shared)
+    return tuple(
+        RacePoint(
+            *(trial.number, trial.strategy.method, trial.strategy.lr_rel, trial.strategy.learning_rate, rows),
+            *(run.metric, run.nll),
+        )
+        for trial in sorted(raced, key=lambda item: item.strategy.lr_rel)
+        for run in trial.evaluations
+        if run.train_rows == rows
     )

@@ -38,7 +38,7 @@ from advisor.search.study.solving import StoppableSolver
 from advisor.search.study.space import RACE, MethodSpace, Space, method_space, shared_axes
 from advisor.search.study.storage import StudyStorage, open_study, owned
 from advisor.search.study.successive_halving import choose_ladder, floor_of, with_known_rungs
-from advisor.search.study.trial_history import TrialHistory, pareto_points, reaching
+from advisor.search.study.trial_history import TrialHistory, leaderboard, pareto_points, race_points, reaching
 from advisor.strategies import DEFAULT_METHOD, Strategy, get_strategy, strategy_names
 
 if TYPE_CHECKING:
@@ -273,7 +273,7 @@ class _Job:
         if not agenda.order:
             for path in self.outputs:
                 path.unlink(missing_ok=True)
-            reasons = [NeverStarted(None, method, reason) for method, reason in agenda.skipped.items()]
+            reasons = _skipped(agenda)
             raise _nothing_fits([*self.unusable, *reasons])
         default = self.space.config(agenda.start_params(agenda.order[0]))
         found = self.setting.plan(default, time_limit_s=0.1) if self.setting.is_predicted(default) else None
@@ -350,6 +350,8 @@ class _Job:
             final_skipped=skipped,
             interrupted=interrupted,
             objective=self.setting.objective.name,
+            leaderboard=leaderboard(trials),
+            race=race_points(trials),
         )
 
     def _interrupted(self, result: TuneResult, resume_command: str | None) -> StudyInterrupted:
@@ -389,13 +391,20 @@ def _reason(loop: StudyLoop) -> str:
 
 def _never_started(loop: StudyLoop) -> list[NeverStarted]:
     refused = [
-        NeverStarted(trial.number, trial.strategy.method, trial.reason, trial.params)
+        NeverStarted(trial.number, trial.strategy.method, trial.reason, trial.params, trial.exceeded)
         for trial in loop.history.trials.values()
         if trial.verdict == "infeasible" and not trial.started and trial.strategy.method not in loop.agenda.skipped
     ]
-    skipped = [NeverStarted(None, method, reason) for method, reason in loop.agenda.skipped.items()]
+    skipped = _skipped(loop.agenda)
     unopened = [NeverStarted(None, method, "there was no time to try it") for method in loop.agenda.unopened()]
     return [*skipped, *unopened, *refused]
+
+
+def _skipped(agenda: Agenda) -> list[NeverStarted]:
+    return [
+        NeverStarted(None, method, reason, exceeded=agenda.exceeded.get(method, ()))
+        for method, reason in agenda.skipped.items()
+    ]
 
 
 @contextlib.contextmanager
