@@ -34,6 +34,7 @@ from advisor.training.assembly import assemble_trainer, count_parameters
 from advisor.training.build import build_model
 from advisor.training.callbacks import StepClock
 from advisor.training.synthetic import RepeatedBatch, synthetic_batch
+from advisor.training.tasks import get_task
 
 
 @dataclass(frozen=True)
@@ -202,6 +203,7 @@ def _train_on_copies(
             callbacks=[*get_strategy(request.strategy.method).callbacks(request.strategy), *callbacks],
             strategy=request.strategy,
             execution=request.execution,
+            compute_loss_func=get_task(request.model.task).loss_func_of(request.model, request.strategy),
         )
         trainer.train()
         evaluation = None

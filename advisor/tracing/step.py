@@ -175,7 +175,7 @@ def _trace_on(
     if get_strategy(request.strategy.method).fits_frozen_features:
         return _trace_forward(model, request, device_type, recorder)
     model.train()
-    loss_function = get_task(request.model.task).compute_loss_func()
+    loss_function = get_task(request.model.task).loss_func_of(request.model, request.strategy)
     loop = TracedLoop(model, request.strategy, request.execution, device_type, unreached, loss_function)
     with recorder:
         recorder.watch(loop.trainable, "weight")

@@ -187,6 +187,7 @@ def strategy_key(strategy: StrategyConfig) -> dict[str, Any]:
         "knobs": method.trace_key(strategy),
         "clips": strategy.max_grad_norm > 0,
         "decays": strategy.weight_decay > 0,
+        **({"weighs": True} if strategy.class_weights != "none" else {}),
     }
 
 

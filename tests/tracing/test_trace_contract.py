@@ -52,6 +52,7 @@ TWICE = {"gradient_accumulation_steps": 2}
 KEPT = {"zero_grad_set_to_none": False}
 HELD = {"hold_outputs": True}
 FUSED = {"loss": "fused-linear"}
+WEIGHTED = {"class_weights": "balanced"}
 DOCUMENTS = {"padded": False, "separate_documents": True}
 UPCAST = {**BF16_WEIGHTS, "kbit_upcast": True}
 METHODS = tuple(m.name for m in strategies() if m.user_knob is None and not m.fits_frozen_features)
@@ -66,6 +67,10 @@ def optimized(optim: str, **more: Any) -> dict[str, Any]:
 
 
 CASES = [
+    *(
+        Case("bert", task, "lora", WEIGHTED)
+        for task in (CLASSIFY, "multi-label-classification", "token-classification")
+    ),
     *cases("llama", LM, ("lora",), DOCUMENTS, {**DOCUMENTS, **EAGER}, {**DOCUMENTS, **SAVED}),
     *cases("gpt2", LM, ("full",), DOCUMENTS),
     *cases("bert", CLASSIFY, METHODS, {}),
@@ -101,7 +106,11 @@ def assert_traced_as_profiled(case: Case, folder: Path, *, scratch_bytes: int = 
     spec = tiny_spec(case.model, case.task, folder)
     strategy = get_strategy(case.method).default_config(spec)
     knobs = {"micro_batch_size": 8, "max_seq_length": LENGTH, **case.knobs}
-    strategy = replace(strategy, max_grad_norm=knobs.pop("max_grad_norm", strategy.max_grad_norm))
+    strategy = replace(
+        strategy,
+        max_grad_norm=knobs.pop("max_grad_norm", strategy.max_grad_norm),
+        class_weights=knobs.pop("class_weights", "none"),
+    )
     execution = ExecutionPlan(**knobs)
     trace = trace_step(TraceRequest(spec, strategy, execution, execution.max_seq_length, evaluation=False))
     sizes = np.array([storage.size_bytes for storage in trace.recording.storages])

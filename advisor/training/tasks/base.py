@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from advisor.core.data import DataSpec
 from advisor.core.metrics import Metric
 from advisor.core.model import ModelSpec
+from advisor.core.strategy import StrategyConfig
 from advisor.core.tasks import RegisteredTask
 from advisor.training.data.rows import Row, RowKind, Rows
 from advisor.training.data.rules import DataRules, Edges
@@ -180,6 +181,14 @@ class Task(RegisteredTask, DataRules):
         labels of the whole batch that count, ``None`` outside of training). ``None`` takes the model's own loss.
         """
         return None
+
+    def loss_func_of(self, spec: ModelSpec, strategy: StrategyConfig) -> Callable[..., torch.Tensor] | None:
+        """The loss of a strategy's steps on made-up rows: where it weighs classes, the weights are made up, too."""
+        if strategy.class_weights == "none":
+            return self.compute_loss_func()
+        import numpy as np
+
+        return self.weighted_loss_func(np.eye(spec.num_labels), spec.num_labels)
 
     def weighted_loss_func(self, labels: NDArray[Any], num_labels: int) -> Callable[..., torch.Tensor]:
         """As ``compute_loss_func``, with every class weighted by its inverse frequency; of tasks whose traits say
