@@ -23,6 +23,7 @@ _COMMANDS = {
     "fit": "predict",
     "recommend": "plans",
     "tune": "plans",
+    "show": "show",
     "run": "plans",
     "evaluate": "results",
     "compare": "results",

@@ -172,6 +172,8 @@ def test_plans_that_are_damaged_or_newer(advisor: Advisor, tmp_path: Path, text:
 
 
 def test_a_missing_plan(advisor: Advisor, tmp_path: Path) -> None:
+    refused(advisor("show", tmp_path / "no.json", "--why"), "no.json")
+    refused(advisor("show", tmp_path), "plan.json")
     refused(advisor("run", tmp_path / "plan.json", "--output", tmp_path / "out"), "plan.json")
 
 
