@@ -191,6 +191,25 @@ class TimeEstimate:
 
 
 @dataclass(frozen=True)
+class QualityPoint:
+    """Expected held-out quality of the same plan after a number of epochs, as a whole run of its own.
+
+    Attributes:
+        epochs: Passes over the training rows.
+        steps: Optimizer steps of that run.
+        value: Expected metric.
+        interval: 90 % interval.
+        evidence: Whether runs of so many steps were recorded.
+    """
+
+    epochs: float
+    steps: int
+    value: float
+    interval: Interval
+    evidence: Evidence
+
+
+@dataclass(frozen=True)
 class QualityEstimate:
     """Expected held-out quality.
 
@@ -204,6 +223,7 @@ class QualityEstimate:
         evidence, basis: Of the quality.
         parts: What the figure is made of, in the metric's unit, by name; they add up to ``value`` up to its limits.
             Empty where it is no sum.
+        curve: The metric as a function of epochs and steps, rising; empty where it is not known.
     """
 
     metric: Metric
@@ -215,6 +235,7 @@ class QualityEstimate:
     evidence: Evidence
     basis: Basis
     parts: dict[str, float] = field(default_factory=dict)
+    curve: tuple[QualityPoint, ...] = field(default=(), metadata=LATER)
 
 
 @dataclass(frozen=True)

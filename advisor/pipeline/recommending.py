@@ -19,7 +19,7 @@ from advisor.pipeline.outputs import refuse_existing_file
 from advisor.pipeline.predicting import check_bounds, cost_model_for
 from advisor.pipeline.task_probing import can_be_probed, probe_first, with_probe
 from advisor.pipeline.trace_prefetch import prefetched_traces
-from advisor.search.planner import PlanRequest, SpeedKnobs, candidates, recommend_plans
+from advisor.search.planner import PlanRequest, SpeedKnobs, candidates, recommend_plans, with_epochs
 
 
 def recommend(
@@ -83,6 +83,8 @@ def recommend(
         check_evidence(inputs.model, profile)
     wanted = probe and can_be_probed(inputs)
     report = probe_first(inputs, budget or Budget(), profile, on_event) if wanted else None
+    from advisor.costmodel.quality.probed import ProbedQuality
+
     phase(on_event, "comparing strategies")
     cost_model = cost_model_for(profile, on_event)
     check_bounds(budget or Budget(), cost_model)
@@ -101,6 +103,9 @@ def recommend(
     if isinstance(report, str):
         recommendation = dataclasses.replace(recommendation, advice=(*recommendation.advice, report))
     elif report is not None:
+        if "num_train_epochs" not in (knobs or {}):
+            complete = [item for item in methods or () if isinstance(item, StrategyConfig)]
+            recommendation = with_epochs(recommendation, ProbedQuality(report), cost_model, complete)
         recommendation = with_probe(recommendation, report)
     if evidence_s is not None and recommendation.ranked:
         recommendation = with_evidence(recommendation, evidence_s, on_event)

@@ -16,6 +16,7 @@ from advisor.core.recommendation import RankedPlan, Recommendation
 from advisor.core.serialization import to_dict
 from advisor.core.units import format_bytes, format_duration
 from advisor.reporting.text import (
+    format_curve,
     format_execution,
     format_interval,
     format_quality,
@@ -122,6 +123,8 @@ def _print_intervals(console: Console, ranked: RankedPlan) -> None:
             lines.append(f"{figure.title} {figure.show(value)} (at most {figure.show(most)})")
     if cost.quality is not None:
         lines.append(f"{cost.quality.metric.title} {format_quality(cost.quality)}: {cost.quality.reason}")
+        if cost.quality.curve:
+            lines.append(f"{cost.quality.metric.title} by epochs (steps): {format_curve(cost.quality)}")
     for line in (*lines, *cost.notes):
         say(console, f"  {line}")
 

@@ -116,6 +116,13 @@ def format_quality(quality: QualityEstimate | None) -> str:
     return f"{show(quality.value)}{interval}"
 
 
+def format_curve(quality: QualityEstimate) -> str:
+    """Expected metric by epochs: ``"1 (16) 0.691, 3 (48) 0.787, 12 (192) 0.902 (90 %: 0.68 - 1.00)"``."""
+    show = quality.metric.show
+    points = [f"{point.epochs:g} ({point.steps:,}) {show(point.value)}" for point in quality.curve]
+    return f"{', '.join(points)} (90 % of the last: {format_interval(quality.curve[-1].interval, show)})"
+
+
 def format_strategy(config: StrategyConfig) -> str:
     """A method with its main knobs: ``"lora r=8, alpha=16, attention, lr 1e-03, 2 epochs"``."""
     epochs = f"{config.num_train_epochs:g} epoch{'' if config.num_train_epochs == 1 else 's'}"

@@ -178,6 +178,10 @@ def _quality(quality: QualityEstimate) -> Iterator[NumberOrigin]:
     yield _number("quality", metric, quality.value, show, origin, quality.interval, quality.evidence)
     for name, part in quality.parts.items():
         yield _number("quality", f"{metric}: {name}", part, show, "a term of the sum")
+    for point in quality.curve:
+        figure = f"{metric}: after {point.epochs:g} epochs, {point.steps:,} steps"
+        origin = "a whole run of that length; the onset follows log2(steps x relative learning rate)"
+        yield _number("quality", figure, point.value, show, origin, point.interval, point.evidence)
     if quality.p_at_least is not None:
         yield _number(
             "quality", "probability of the minimum", quality.p_at_least, lambda p: f"{p:.0%}", "by the interval"

@@ -9,12 +9,13 @@ estimate: its own runs where it has some, else the task's level as the other met
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 
-from advisor.core.cost import Basis, Interval, QualityEstimate
+from advisor.core.cost import Basis, Evidence, Interval, QualityEstimate, QualityPoint
 from advisor.core.data import DataProfile
 from advisor.core.linear_probe import LinearProbeReport
 from advisor.core.metrics import Metric, same
@@ -165,12 +166,18 @@ class QualityModel:
         return self._gap(model, strategy.method, strategy).sd_points / 100
 
     @property
+    def seed_margin(self) -> float:
+        """Differences below this are what two seeds of one run differ by: the standard deviation of their difference,
+        on the ranking scale.
+        """
+        return math.sqrt(2) * self.prior.seed_sd
+
+    @property
     def tie_margin(self) -> float:
         """Differences below this are ties: the standard deviation of the difference of two seeds, or where that is
         more, of the predicted difference of two strategies.
         """
-        between_seeds = math.sqrt(2) * self.prior.seed_sd
-        return between_seeds if self.set_ups is None else max(between_seeds, self.set_ups.difference_sd)
+        return self.seed_margin if self.set_ups is None else max(self.seed_margin, self.set_ups.difference_sd)
 
     def _gap(self, model: ModelSpec, method: str, strategy: StrategyConfig | None = None) -> Gap:
         if strategy is not None:
@@ -288,6 +295,8 @@ class QualityModel:
             _p_at_least(min_quality, predicted.value, _Posterior(predicted.value, sd, sd)), False, reason,
             "interpolated" if predicted.inside else "extrapolated",
             "measured" if own else "transferred", parts,
+            _curve(set_ups, lambda epochs: set_up(replace(strategy, num_train_epochs=epochs), data.train_rows), told,
+                   strategy.num_train_epochs),
         )  # fmt: skip
 
     @property
@@ -375,6 +384,26 @@ class QualityModel:
             metric, of_loss(loss), Interval(low, high, 0.9), wanted, self.certified, reason,
             "extrapolated", "measured" if own else "transferred",
         )  # fmt: skip
+
+
+CURVE_EPOCHS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0)
+"""Where the expected metric is given as a function of epochs, as far as runs of so many steps were recorded."""
+
+
+def _curve(
+    set_ups: SetUpModel, set_up_of_epochs: Callable[[float], SetUp], runs: Sequence[FinishedRun], planned: float
+) -> tuple[QualityPoint, ...]:
+    """The metric after other numbers of epochs: those whose steps were recorded, and the planned one."""
+    points = []
+    for epochs in sorted({*CURVE_EPOCHS, planned}):
+        asked = set_up_of_epochs(epochs)
+        if epochs != planned and not set_ups.steps_were_recorded(asked):
+            continue
+        found = set_ups.predict(asked, runs)
+        low, high = max(found.value - found.half_width, 0.0), min(found.value + found.half_width, 1.0)
+        evidence: Evidence = "interpolated" if found.inside else "extrapolated"
+        points.append(QualityPoint(epochs, asked.steps, found.value, Interval(low, high, 0.9), evidence))
+    return tuple(points)
 
 
 PARTS_SHOWN = 4

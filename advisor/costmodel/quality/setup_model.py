@@ -277,6 +277,11 @@ class SetUpModel:
             total += max(low - value, value - high, 0.0)
         return total
 
+    def steps_were_recorded(self, set_up: SetUp) -> bool:
+        """Whether recorded runs had as many steps, and as few."""
+        low, high = self.ranges.get("steps", (-math.inf, math.inf))
+        return low <= axes(set_up)["steps"] <= high
+
 
 def axes(set_up: SetUp) -> dict[str, float]:
     """The axes along which a set-up can lie outside of the recorded ones, in doublings."""
