@@ -74,11 +74,15 @@ def _parse_config(spec: ModelSpec) -> PreTrainedConfig:
 
 _OTHER_DEPTHS = ("num_decoder_layers", "decoder_layers", "encoder_layers", "num_encoder_layers")
 
+_LAST_LAYERS = ("num_kv_shared_layers",)
+"""How many of the last layers do something apart: Gemma 3n's and Gemma 4's read keys and values of earlier ones."""
+
 
 def set_depth(config: Any, num_hidden_layers: int) -> None:
     """Depth under the architecture's own name (``n_layer``, ``num_layers``).
 
-    A decoder of the encoder's depth follows, and so does every list with one entry a layer.
+    A decoder of the encoder's depth follows, and so does every list with one entry a layer. Layers go from the end:
+    settings of single layers beyond it go with them, and of the last layers, counted together, the same number.
     """
     before = config.num_hidden_layers
     decoders = [name for name in _OTHER_DEPTHS if getattr(config, name, None) == before]
@@ -88,6 +92,12 @@ def set_depth(config: Any, num_hidden_layers: int) -> None:
         setattr(config, name, num_hidden_layers)
     for name, values in lists.items():
         setattr(config, name, (values * -(-num_hidden_layers // before))[:num_hidden_layers])
+    for name in _LAST_LAYERS:
+        if isinstance(count := getattr(config, name, None), int):
+            setattr(config, name, max(0, count + num_hidden_layers - before))
+    if getattr(config, "is_heterogeneous", False):
+        overrides = config.to_dict()["per_layer_config"]
+        config.per_layer_config = {n: of for n, of in overrides.items() if int(n) < num_hidden_layers}
 
 
 def build_skeleton(spec: ModelSpec, num_hidden_layers: int | None = None) -> nn.Module:
@@ -119,6 +129,7 @@ class _Key:
 @lru_cache(maxsize=16)
 def _build_skeleton(config_json: str, task: Task, key: _Key, num_hidden_layers: int | None) -> nn.Module:
     import torch
+    import transformers
 
     try:
         config = model_config(key.spec, num_hidden_layers=num_hidden_layers)
@@ -131,9 +142,13 @@ def _build_skeleton(config_json: str, task: Task, key: _Key, num_hidden_layers: 
                 f"but transformers has none for {key.spec.model_type!r}",
                 fix="choose another task or model",
             ) from None
-        reason = " ".join(str(failure).split()) or type(failure).__name__
+        reason = " ".join(str(failure).split())
+        if not isinstance(failure, ValueError) or not reason:
+            reason = f"{type(failure).__name__}: {reason}"
         raise ModelError(
-            f"transformers cannot build {key.spec.model_type!r} from its configuration: {reason}"
+            f"transformers {transformers.__version__} cannot build {key.spec.model_type!r} from its configuration: "
+            f"{reason}",
+            fix="take the config.json that the model was published with: a key is missing, or contradicts another",
         ) from failure
     return built
 

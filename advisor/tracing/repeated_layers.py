@@ -8,6 +8,8 @@ two shallow models are built as well, and must be the deep one with repeated blo
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -211,3 +213,47 @@ def _windows(model: ModelSpec) -> tuple[bool, list[tuple[str, int, int]]]:
         if isinstance(width, int) and width > 0 and not derived:
             windows.append((name, width, share))
     return isinstance(model.config.get("text_config"), dict) and text is not config, windows
+
+
+# --------------------
+# Chunked recurrences: Mamba 2 and gated delta layers cut rows into chunks and pad the last one.
+#
+# Within one number of chunks nothing else depends on the padded length, and a loop over chunks runs equally often; at
+# another number it does not. So shapes are traced at the number of chunks that the longest row has.
+
+_CHUNKS = ("chunk_size", "block_size")
+"""What layers call the length of a chunk (Mamba 2, MiniMax): an attribute, or a parameter's default (gated delta)."""
+
+
+def padded_chunks(model: ModelSpec, seq_length: int) -> tuple[int, int] | None:
+    """``(length of a chunk, chunks of the longest row)``; ``None`` where no layer works in chunks."""
+    size = recall_structure("chunks", model, None, lambda: _chunk_size(model), code=CODE)
+    return (size, -(-padded_length(seq_length) // size)) if size else None
+
+
+def _chunk_size(model: ModelSpec) -> int:
+    """The least common multiple of all layers' chunks; 0 where there are none."""
+    from advisor.strategies.skeleton import build_skeleton
+
+    classes: dict[type, set[int]] = {}
+    sizes: set[int] = set()
+    for module in build_skeleton(model).modules():
+        sizes |= {value for name in _CHUNKS if isinstance(value := vars(module).get(name), int) and value > 0}
+        if type(module) not in classes:
+            classes[type(module)] = _default_chunks(type(module))
+        sizes |= classes[type(module)]
+    return math.lcm(*sizes) if sizes else 0
+
+
+def _default_chunks(module_class: type) -> set[int]:
+    """Chunks that the functions called by a layer's forward pass have by default."""
+    forward = inspect.unwrap(module_class.forward)  # type: ignore[attr-defined]
+    sizes = set()
+    for name in getattr(getattr(forward, "__code__", None), "co_names", ()):
+        function = forward.__globals__.get(name)
+        if not inspect.isfunction(function):
+            continue
+        default = inspect.signature(function).parameters.get(_CHUNKS[0])
+        if default is not None and isinstance(default.default, int):
+            sizes.add(default.default)
+    return sizes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from advisor.core.errors import UntraceableError
 from advisor.core.plan import BITSANDBYTES_OPTIMIZERS
 from advisor.strategies import get_strategy
 from advisor.tracing.kernel_temporaries import hidden_bytes
+from advisor.tracing.repeated_layers import padded_chunks
 from advisor.tracing.symbolic import SymbolicSizes, TraceShape, UnfitError, fit_sizes
 
 if TYPE_CHECKING:  # a family that was read from disk needs neither torch's tracing nor the Trainer
@@ -105,6 +107,7 @@ def symbolic_trace(request: TraceRequest) -> SymbolicTrace:
 
     ranked = is_ranked(request)
     shapes = sampled_shapes(request, ranked)
+    _refuse_long_loops(request)
     traces: dict[TraceShape, StepTrace] = {}
     for rank in sorted({rank for _, _, rank in shapes}):
         strategy = request.strategy.replaced(rank=rank) if ranked else request.strategy
@@ -122,6 +125,28 @@ def symbolic_trace(request: TraceRequest) -> SymbolicTrace:
             fix="no option changes what the model itself does: train it for a few steps at the length you need "
             "(transformers' Trainer with max_steps), or predict another model of this size",
         ) from failure
+
+
+LONGEST_LOOP = 64
+"""Chunks of a row that a step may loop over, 4,096 tokens of gated delta layers: a minute or two of tracing."""
+
+
+def _refuse_long_loops(request: TraceRequest) -> None:
+    """A loop over chunks is traced as it runs; one that is too long for that shows in its first two chunks."""
+    from advisor.tracing.step import TraceSession
+
+    chunks = padded_chunks(request.model, request.seq_length)
+    if chunks is None or chunks[1] <= LONGEST_LOOP:
+        return
+    size, number = chunks
+    with TraceSession(request) as session:
+        one, two = (len(session.trace(2, n * size - 8).recording.operators) for n in (1, 2))
+    if one != two:
+        raise UntraceableError(
+            f"the step of {request.model.model_type} loops over chunks of {size} tokens, {number} for a row of "
+            f"{request.seq_length}: traced are at most {LONGEST_LOOP}",
+            fix=f"add --max-seq-length {LONGEST_LOOP * size}, or less",
+        )
 
 
 def _most_varied_module(request: TraceRequest, shapes: list[TraceShape]) -> str:
@@ -154,14 +179,39 @@ def is_ranked(request: TraceRequest) -> bool:
 
 
 def sampled_shapes(request: TraceRequest, ranked: bool) -> list[TraceShape]:
-    """Where to trace: ``SAMPLED``, shorter for models of few positions; rank 1 where it is not symbolic."""
+    """Where to trace: ``SAMPLED``, shorter for models of few positions; rank 1 where it is not symbolic.
+
+    Where layers work in chunks, lengths of as many chunks as the request's own.
+    """
     shapes = list(SAMPLED)
+    chunks = padded_chunks(request.model, request.seq_length)
+    if chunks is not None and (lengths := _chunked_lengths(*chunks)):
+        shapes = [(batch, length, rank) for (batch, _, rank), length in zip(shapes, lengths, strict=True)]
+        return [(batch, length, rank if ranked else 1) for batch, length, rank in shapes]
     limit = request.model.max_positions or 1 << 30
     if limit < max(length for _, length, _ in shapes):
         shapes = [
             (batch, min(8 * index, limit), rank) for index, (batch, _, rank) in zip((2, 1, 4), shapes, strict=True)
         ]
     return [(batch, length, rank if ranked else 1) for batch, length, rank in shapes]
+
+
+def _chunked_lengths(size: int, number: int) -> list[int]:
+    """Three lengths of ``number`` chunks: ``SAMPLED``'s where they are; else a multiple of 8 times a prime first.
+
+    The last chunk is padded in all of them: a full one, whose padding is cut off by no copy, has its peak within
+    0.1 %. Empty where a chunk is so short that it has no three lengths.
+    """
+    usual = [length for _, length, _ in SAMPLED]
+    if number == 1 and max(usual) < size:
+        return usual
+    eighths = range((number - 1) * size // 8 + 1, number * size // 8)
+    if len(eighths) < 3:
+        return []
+    primes = [n for n in eighths if all(n % divisor for divisor in range(2, math.isqrt(n) + 1))]
+    first = max((n for n in primes if n > 11), default=eighths[-1])
+    rest = [n for n in eighths if n != first]
+    return [8 * first, 8 * rest[0], 8 * rest[-1]]
 
 
 def _fit(traces: dict[TraceShape, StepTrace], added: int) -> SymbolicTrace:

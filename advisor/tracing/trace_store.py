@@ -29,7 +29,7 @@ from advisor.core.tasks import TASKS
 from advisor.hardware.backends import get_backend
 from advisor.strategies import get_strategy, strategy_version
 from advisor.tracing.full_depth import FullDepthTrace, ReplayCache
-from advisor.tracing.repeated_layers import Depths, normalize_attention_window, traced_depths
+from advisor.tracing.repeated_layers import Depths, normalize_attention_window, padded_chunks, traced_depths
 from advisor.tracing.symbolic import SymbolicSizes, TraceShape
 from advisor.tracing.symbolic_trace import SymbolicTrace
 
@@ -169,6 +169,7 @@ class TraceStore:
             "semantics": self.semantics,
             "capability": self.compute_capability,
             "depth": depth,
+            "chunks": padded_chunks(model, execution.max_seq_length),
             "code": (trace_version(), strategy_version(strategy.method)),
         }
         return hashlib.sha256(json.dumps(to_dict(content), sort_keys=True).encode()).hexdigest()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from advisor import pipeline
-from advisor.core.errors import InputError, ModelError, UntraceableError
+from advisor.core.errors import InputError, ModelError
 from advisor.core.plan import ExecutionPlan
 from advisor.strategies.peft import PeftKnobs
 from advisor.training.models import inspect_model, load_tokenizer
@@ -235,18 +235,3 @@ def test_a_window_that_stands_twice_in_a_configuration_is_one(tmp_path: Path, le
     execution = ExecutionPlan(2, max_seq_length=length, attn_implementation="sdpa")
     cost = pipeline.predict(task_of(source, "causal-lm"), method="lora", execution=execution, device=CARD)
     assert cost.memory.allocated_bytes > 0
-
-
-@pytest.mark.slow
-def test_a_loop_over_chunks_of_the_text_is_refused_with_its_module(tmp_path: Path) -> None:
-    heads = {"linear_num_value_heads": 4, "linear_num_key_heads": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-    widths = {"hidden_size": 64, "head_dim": 16, "linear_key_head_dim": 16, "linear_value_head_dim": 16}
-    experts = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 32}
-    layers = {"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"], "vocab_size": 512}
-    values = {"model_type": "qwen3_next", "shared_expert_intermediate_size": 32} | heads | widths | experts | layers
-    source = config(tmp_path, values)
-    with pytest.raises(UntraceableError, match=r"Qwen3NextGatedDeltaNet.*number of bmm") as refused:
-        pipeline.predict(
-            task_of(source, "causal-lm"), method="lora", execution=ExecutionPlan(1, max_seq_length=64), device=CARD
-        )
-    assert "--" not in str(refused.value.fix), "no flag helps"
