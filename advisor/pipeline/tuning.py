@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from advisor.core.serialization import to_json
 from advisor.core.store import ensure_writable_dir, write_text_atomically
 from advisor.hardware.backends import backend_of
 from advisor.hardware.backends.cpu import cpu_id
-from advisor.hardware.energy import EnergyMeter
+from advisor.hardware.energy import Counter, EnergyMeter
 from advisor.hardware.host import inspect_host
 from advisor.hardware.probe import QUICK_S, probe_device
 from advisor.hardware.versions import installed_versions
@@ -117,7 +117,7 @@ def tune(
         before = _Deadline(on_event, started_at + wall_clock_s)
         device = _machine(before)
         if energy_budget_j is not None:
-            _check_meter(device)
+            check_meter(device.id, backend_of(device).runtime.energy_counter)
         quality = _quality(inputs, budget or Budget(), device, before, wall_clock_s)
         cost_model = cost_model_for(device, before, quality=quality)
         check_bounds(budget or Budget(), cost_model)
@@ -193,17 +193,21 @@ def _machine(before: _Deadline) -> DeviceProfile:
         raise
 
 
-def _check_meter(device: DeviceProfile) -> None:
+def check_meter(device_id: str, counter: Callable[[], Counter]) -> None:
     """Refuse to count energy where no meter says what was used.
+
+    Args:
+        device_id: For the message.
+        counter: Opens the device's meter.
 
     Raises:
         DeviceError: with the reason.
     """
-    with EnergyMeter(backend_of(device).runtime.energy_counter) as meter:
+    with EnergyMeter(counter) as meter:
         pass
     if meter.joules is None:
         raise DeviceError(
-            f"--energy-budget needs a device that reports its energy, but {device.id} does not: {meter.source}",
+            f"--energy-budget needs a device that reports its energy, but {device_id} does not: {meter.source}",
             fix="limit --budget or --trials instead, or run as a user who may read the meter (`advisor doctor`)",
         )
 

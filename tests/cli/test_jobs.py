@@ -50,6 +50,7 @@ def test_recommend_predict_run_and_verify(advisor: Advisor, plan_file: Path, tmp
     verdicts = {item.quantity: item for item in record.verifications}
     assert verdicts["trainable_parameters"].verdict == "inside"
     assert verdicts["memory.allocated_bytes"].relative_error == pytest.approx(0, abs=0.02)
+    assert verdicts["saved_bytes"].verdict == "inside" and verdicts["time.latency_s"].measured > 0
 
     before = (out / "record.json").read_bytes()
     again = advisor("run", plan_file, "--output", out)

@@ -11,6 +11,7 @@ import pytest
 
 from advisor.core.budget import Budget
 from advisor.core.data import DataSpec
+from advisor.core.errors import DeviceError
 from advisor.core.linear_probe import LinearProbeReport
 from advisor.pipeline import tuning
 from advisor.pipeline.inputs import Inputs
@@ -52,3 +53,24 @@ def test_a_longer_search_probes_rows_that_the_final_run_is_not_judged_on(
         [(searched, budget)] = asked
         assert searched.data.inner_holdout and not inputs.data.inner_holdout
         assert budget.time_s == budget_s and "0.700 at 800" in told[0]["text"]
+
+
+class Meter:
+    """A meter that always says the same."""
+
+    source, every_s, joules = "a fake meter", 60.0, 5.0
+
+    def read(self) -> None:
+        pass
+
+
+def test_energy_is_budgeted_only_where_a_meter_counts_it() -> None:
+    tuning.check_meter("metered", Meter)
+
+    def none() -> Meter:
+        raise DeviceError("there is no counter")
+
+    with pytest.raises(DeviceError, match="--energy-budget needs a device that reports its energy") as refused:
+        tuning.check_meter("cpu-test", none)
+    assert "cpu-test" in refused.value.message and "there is no counter" in refused.value.message
+    assert "--trials" in str(refused.value.fix)
