@@ -18,7 +18,13 @@ from advisor.core.errors import InputError
 from advisor.core.objective import DEFAULT_OBJECTIVE, OBJECTIVES
 from advisor.core.strategy import ClassWeights
 from advisor.core.tasks import task_names, task_traits
-from advisor.core.units import parse_duration_s, parse_energy_j, parse_latency_s, parse_memory_bytes
+from advisor.core.units import (
+    parse_duration_s,
+    parse_energy_j,
+    parse_latency_s,
+    parse_memory_bytes,
+    parse_saved_size_bytes,
+)
 
 if TYPE_CHECKING:
     from advisor.pipeline.inputs import DataSource, ModelSource
@@ -110,7 +116,13 @@ constraint_options = stacked(
         metavar="DURATION",
         help="Longest forward pass of one row: 20ms; of the merged model where the method merges.",
     ),
-    option("--max-saved-size", "max_saved_size_bytes", **SIZE, help="Largest saved adapter or model: 5MB, 90MiB."),
+    option(
+        "--max-saved-size",
+        "max_saved_size_bytes",
+        type=parse_saved_size_bytes,
+        metavar="SIZE",
+        help="Largest saved adapter or model: 5MB, 90MiB.",
+    ),
     option(
         "--max-energy",
         "max_energy_j",

@@ -32,13 +32,26 @@ _JOULES = {
 _NUMBER = r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
 
 
-def parse_memory_bytes(text: str) -> int:
-    """``"8GiB"``, ``"8 GiB"``, ``"8GB"`` (= 8e9) or ``"800MB"`` as bytes.
+def parse_saved_size_bytes(text: str) -> int:
+    """``"5MB"`` (= 5e6) or ``"90MiB"`` as bytes.
 
     Raises:
         BudgetError: no unit, unknown unit, or not greater than zero.
     """
-    rule = f"memory must be a positive number with a unit, but got {text!r}"
+    return parse_memory_bytes(text, what="the saved size")
+
+
+def parse_memory_bytes(text: str, *, what: str = "memory") -> int:
+    """``"8GiB"``, ``"8 GiB"``, ``"8GB"`` (= 8e9) or ``"800MB"`` as bytes.
+
+    Args:
+        text: A number with a unit.
+        what: It is, for messages.
+
+    Raises:
+        BudgetError: no unit, unknown unit, or not greater than zero.
+    """
+    rule = f"{what} must be a positive number with a unit, but got {text!r}"
     fix = "write for example 8GiB (= 8 * 2**30 bytes), 8GB (= 8e9 bytes) or 800MB"
     match = re.fullmatch(rf"\s*{_NUMBER}\s*([A-Za-z]+)\s*", text)
     if match is None or match[2].lower() not in _BYTES:

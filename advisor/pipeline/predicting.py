@@ -254,7 +254,7 @@ def check_bounds(budget: Budget, cost_model: CostModel | None = None) -> None:
         raise DeviceError(
             f"--max-energy needs the power of {cost_model.device.id}, which is not known: {reason}",
             fix="finish one `advisor run` where the device reports its energy (`advisor doctor` says whether it does), "
-            "name a --device whose profile states its power limit (a100-sxm4-80gb), or limit --time instead",
+            "or limit --time instead",
         )
 
 

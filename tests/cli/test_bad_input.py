@@ -43,7 +43,7 @@ def test_impossible_time_budgets(advisor: Advisor, time: str) -> None:
         ("--max-latency=0ms", ["latency", "20ms"]),
         ("--max-latency=-5ms", ["'-5ms'", "20ms"]),
         ("--max-latency=20", ["'20'", "20ms"]),
-        ("--max-saved-size=0MB", ["'0MB'", "8GiB"]),
+        ("--max-saved-size=0MB", ["saved size", "'0MB'", "800MB"]),
         ("--max-saved-size=small", ["'small'"]),
         ("--max-energy=0Wh", ["'0Wh'", "40kJ"]),
         ("--max-energy=3parsec", ["'3parsec'", "20Wh"]),
@@ -54,11 +54,14 @@ def test_impossible_limits_of_the_model(advisor: Advisor, command: str, given: s
     refused(advisor(command, "m", given), *texts)
 
 
-def test_energy_is_limited_only_where_it_is_known(advisor: Advisor, model_dir: Path, table: Path) -> None:
-    limit = ("--device", "t4", "--max-energy", "20Wh")
-    refused(advisor("predict", model_dir, "--task", "sequence-classification", *limit), "--data", "--max-energy")
-    refused(advisor("fit", model_dir, "--task", "sequence-classification", *limit), "--data")
-    refused(advisor("recommend", model_dir, "--data", table, *limit), "power of t4", "advisor run", "--time")
+def test_energy_is_limited_only_where_it_is_known(
+    advisor: Advisor, model_dir: Path, table: Path, cpu_profile: object
+) -> None:
+    limit = ("--max-energy", "20Wh")
+    task = ("--task", "sequence-classification", "--device", "t4")
+    refused(advisor("predict", model_dir, *task, *limit), "--data", "--max-energy")
+    refused(advisor("fit", model_dir, *task, *limit), "--data")
+    refused(advisor("recommend", model_dir, "--data", table, *limit), "the power of", "advisor run", "--time")
 
 
 @pytest.mark.parametrize("objective", ["cheapest", "fastest"])

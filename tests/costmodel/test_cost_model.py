@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -132,3 +133,11 @@ def test_latency_and_saved_size_are_those_of_the_trained_model(cache: Path, tmp_
     full = estimate(cost_model, spec, "full")
     assert full.saved_bytes == 4 * full.total_parameters and plain.saved_bytes == 4 * plain.trainable_parameters
     assert full.saved_interval is not None and full.saved_interval.contains(full.saved_bytes)
+
+
+def test_energy_is_known_where_power_was_measured_or_is_limited(cache: Path) -> None:
+    """A data sheet's power limit, or earlier runs; otherwise the reason is said."""
+    assert CostModel(load_profile("a100-sxm4-80gb"), cache_dir=cache).power_unknown == ""
+    card = replace(load_profile("t4"), power_limit_watts=None)
+    assert "t4" in CostModel(card, cache_dir=cache).power_unknown
+    assert CostModel(card, cache_dir=cache, watts_of=lambda device_id: [60.0]).power_unknown == ""

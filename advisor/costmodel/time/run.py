@@ -297,7 +297,7 @@ def power_limit_w(device: DeviceProfile) -> float | None:
     if probed:
         return float(probed.group(1))
     stated = WATTS.search(device.facts.get("power_limit", ""))
-    return float(stated.group(1)) if stated else None
+    return float(stated.group(1)) if stated else device.power_limit_watts
 
 
 # --------------------

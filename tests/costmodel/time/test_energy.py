@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,9 @@ def test_a_damaged_memory_counts_as_none(tmp_path: Path) -> None:
     remember_power(CPU.id, 4000.0, 100.0)
     next((tmp_path / "power").iterdir()).write_text("{")
     assert known_watts(CPU.id) == []
+
+
+def test_a_data_sheet_states_its_limit_too() -> None:
+    card = DeviceProfile("card", "card", "cuda", 2**34, power_limit_watts=70.0)
+    assert power_limit_w(card) == 70.0
+    assert power_limit_w(dataclasses.replace(card, facts={"power_limit_w": "60.0 (NVML)"})) == 60.0
