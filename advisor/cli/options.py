@@ -161,7 +161,7 @@ padding_option = switch(
 )
 
 
-SPEED_KNOBS = ("group_by_length", "tf32", "torch_compile", "num_threads")
+SPEED_KNOBS = ("group_by_length", "tf32", "torch_compile", "keep_features", "num_threads")
 
 
 def speed_options(*, chosen: bool) -> Callable[[F], F]:
@@ -177,6 +177,12 @@ def speed_options(*, chosen: bool) -> Callable[[F], F]:
         switch("group-by-length", None, "Batch rows of similar length.", shown=pays),
         switch("tf32", None, "Use TensorFloat-32 for float32 products.", shown=available),
         switch("torch-compile", None, "Compile the model.", shown="off"),
+        switch(
+            "keep-features",
+            None,
+            "For head and partial: compute the frozen first layers once a row, without dropout.",
+            shown="where it saves time and the model has no dropout" if chosen else "off",
+        ),
         option("--num-threads", **N, show_default=threads, help="CPU threads."),
     )
 

@@ -69,6 +69,9 @@ class ExecutionPlan:
         tf32: Matrix products of float32 tensors may round their operands to TensorFloat-32 (CUDA, compute capability
             8.0 and up).
         torch_compile: Compile the model with ``torch.compile`` (the Trainer's ``torch_compile``).
+        keep_features: Compute the output of the frozen first layers once per row, without dropout, and skip these
+            layers from then on (methods that train the last layers or the head). The only knob here that changes what
+            is learned, where the model has dropout.
     """
 
     micro_batch_size: int
@@ -91,6 +94,7 @@ class ExecutionPlan:
     tf32: bool = False
     torch_compile: bool = False
     separate_documents: bool = field(default=False, metadata=LATER)
+    keep_features: bool = field(default=False, metadata=LATER)
 
     def __post_init__(self) -> None:
         problems = [

@@ -42,6 +42,7 @@ class TaskTraits:
         predicts_next_token: A decoder's own task: losses over its output projection and writing token by token exist.
         accepts_loss_kwargs: The model divides its loss by the items of the whole batch, if it is told how many there
             are; other losses are means over a micro-batch.
+        masks_anew: Other tokens of a row are hidden in each epoch.
         packs_text: Running text comes in full blocks, without padding and mask.
         keeps_token_logits: Evaluation holds the scores of every token of its batch.
         projects_to_vocabulary: The output has one score per entry of the vocabulary, whose table is multiplied with;
@@ -67,6 +68,7 @@ class TaskTraits:
     needs_pad_token: bool = False
     predicts_next_token: bool = False
     accepts_loss_kwargs: bool = False
+    masks_anew: bool = False
     packs_text: bool = False
     keeps_token_logits: bool = True
     projects_to_vocabulary: bool = True

@@ -117,8 +117,7 @@ class CostModel:
         Raises:
             UntraceableError: the configuration cannot be traced.
         """
-        run = self._run(self._traced(model, strategy, execution), None, same_length)
-        return estimate_memory(run, self._limit_bytes(budget))
+        return self._memory(self._traced(model, strategy, execution), None, same_length, budget)
 
     def bound_memory(
         self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, *, same_length: bool = False
@@ -128,7 +127,7 @@ class CostModel:
         Raises:
             UntraceableError: the configuration cannot be traced.
         """
-        return bound_memory(self._run(self._traced(model, strategy, execution), None, same_length))
+        return self._bound_memory(self._traced(model, strategy, execution), None, same_length)
 
     def bounds(
         self,
@@ -144,7 +143,7 @@ class CostModel:
             UntraceableError: the configuration cannot be traced.
         """
         asked = self._traced(model, strategy, execution)
-        memory = bound_memory(self._run(asked, data, same_length=False))
+        memory = self._bound_memory(asked, data, same_length=False)
         return CostBounds(self._cost(asked, data, memory.typical, None, budget), memory)
 
     def estimate(
@@ -175,7 +174,7 @@ class CostModel:
             UntraceableError: the configuration cannot be traced.
         """
         asked = self._traced(model, strategy, execution)
-        memory = estimate_memory(self._run(asked, data, same_length), self._limit_bytes(budget))
+        memory = self._memory(asked, data, same_length, budget)
         quality = None
         if with_quality and data is not None:
             quality = self.quality.estimate(
@@ -236,7 +235,8 @@ class CostModel:
     ) -> CostEstimate:
         evaluated = None if data is None else self._evaluated(data)
         merged = self._merged(asked) if budget is not None and budget.max_latency_s is not None else None
-        time = self._times.estimate(asked, evaluated, peak_bytes=memory.allocated_bytes, merged=merged)
+        peak_bytes, whole = memory.allocated_bytes, self._first_pass(asked)
+        time = self._times.estimate(asked, evaluated, peak_bytes=peak_bytes, merged=merged, whole=whole)
         saved_bytes, saved_interval = saved_model_bytes(asked)
         parts = [part for part in (memory, time, quality) if part is not None]
         return CostEstimate(
@@ -251,6 +251,30 @@ class CostModel:
             saved_bytes=saved_bytes,
             saved_interval=saved_interval,
         )
+
+    def _first_pass(self, asked: TracedConfiguration) -> TracedConfiguration | None:
+        """The same with all layers running, where rows pass through them once before training."""
+        if not asked.execution.keep_features:
+            return None
+        return self._traced(asked.model, asked.strategy, replace(asked.execution, keep_features=False))
+
+    def _memory(
+        self, asked: TracedConfiguration, data: DataProfile | None, same_length: bool, budget: Budget | None
+    ) -> MemoryEstimate:
+        """Of the run; where frozen layers run once before training, that is taken for a step without skipping them,
+        which holds at least as much.
+        """
+        runs = [self._run(asked, data, same_length)]
+        if (whole := self._first_pass(asked)) is not None and data is not None:
+            runs.append(self._run(whole, data, same_length))
+        found = [estimate_memory(run, self._limit_bytes(budget)) for run in runs]
+        return max(found, key=lambda memory: memory.device_bytes)
+
+    def _bound_memory(self, asked: TracedConfiguration, data: DataProfile | None, same_length: bool) -> MemoryBounds:
+        found = [bound_memory(self._run(asked, data, same_length))]
+        if (whole := self._first_pass(asked)) is not None and data is not None:
+            found.append(bound_memory(self._run(whole, data, same_length)))
+        return max(found, key=lambda bounds: bounds.typical.device_bytes)
 
     def _merged(self, asked: TracedConfiguration) -> TracedConfiguration | None:
         """The model once its adapters are merged into the weights; ``None`` where they are not, or it is not traced."""

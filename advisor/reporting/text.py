@@ -140,6 +140,7 @@ def format_execution(execution: ExecutionPlan) -> str:
         execution.dtype if execution.amp == "none" else f"{execution.dtype} + {execution.amp} amp",
         execution.optim,
         *(["grouped by length"] if execution.group_by_length else []),
+        *(["kept features"] if execution.keep_features else []),
         *(["tf32"] if execution.tf32 and execution.amp == "none" and execution.dtype == "float32" else []),
         *(["compiled"] if execution.torch_compile else []),
         *([f"{execution.num_threads} threads"] if execution.num_threads is not None else []),

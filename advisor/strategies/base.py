@@ -189,6 +189,12 @@ class Strategy(ABC):
         """
         return None
 
+    def frozen_first_layers(self, model: nn.Module, config: StrategyConfig) -> int:
+        """How many of the first layers of a model compute the same in every epoch but for dropout: neither they nor
+        anything before them trains.
+        """
+        return 0
+
     def remarks(self, config: StrategyConfig) -> list[str]:
         """What is worth saying about a configuration that is used."""
         return []

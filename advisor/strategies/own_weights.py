@@ -121,6 +121,10 @@ class PartialFineTuning(OwnWeights):
             owners += head_modules(model)
         return {name for name, _ in model.named_parameters() if any(name.startswith(f"{owner}.") for owner in owners)}
 
+    def frozen_first_layers(self, model: nn.Module, config: StrategyConfig) -> int:
+        _, layers = backbone_layers(model)
+        return max(0, len(layers) - PartialKnobs.of(config).unfrozen_layers)
+
 
 def _is_language_model(model: nn.Module) -> bool:
     getter = getattr(model, "get_output_embeddings", None)
@@ -156,6 +160,9 @@ class HeadOnly(OwnWeights):
     def declared_trainable(self, model: nn.Module, config: StrategyConfig) -> set[str]:
         heads = head_modules(model)
         return {name for name, _ in model.named_parameters() if any(name.startswith(f"{head}.") for head in heads)}
+
+    def frozen_first_layers(self, model: nn.Module, config: StrategyConfig) -> int:
+        return len(backbone_layers(model)[1])
 
 
 def untie_output_embeddings(model: nn.Module) -> bool:

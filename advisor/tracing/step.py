@@ -23,6 +23,7 @@ from advisor.tracing.environment import fake_device
 from advisor.tracing.recorder import Recording, StepRecorder
 from advisor.tracing.training_loop import TracedLoop, frozen_tensors, logical_parameters, state_tensors
 from advisor.training.build import build_model
+from advisor.training.kept_prefix import layers_return_tuples
 from advisor.training.linear_probe.pooling import Pooler
 from advisor.training.tasks import get_task
 
@@ -81,9 +82,16 @@ def trace_step(request: TraceRequest, recorder_of: RecorderOf | None = None) -> 
     Raises:
         UntraceableError: a library's operator cannot run on fake tensors; the message names it.
     """
+    _look_ahead(request)
     with _failures_named(request), fake_device(request.semantics, request.compute_capability) as device_type:
         model = _build(request, device_type)
         return _trace_on(model, request, device_type, recorder_of)
+
+
+def _look_ahead(request: TraceRequest) -> None:
+    """What building the model asks about the architecture and what cannot be found out on a fake device."""
+    if request.execution.keep_features:
+        layers_return_tuples(request.model)
 
 
 @contextlib.contextmanager
@@ -122,6 +130,7 @@ class TraceSession:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> TraceSession:
+        _look_ahead(self.request)
         self._device_type = self._stack.enter_context(
             fake_device(self.request.semantics, self.request.compute_capability)
         )

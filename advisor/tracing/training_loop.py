@@ -23,8 +23,8 @@ from advisor.tracing.fake_peft import kept_tensors
 from advisor.tracing.recorder import StepRecorder
 from advisor.training.loss import fused_evaluation
 from advisor.training.optimizer import create_optimizer
+from advisor.training.switches import AMP_DTYPES
 
-AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Batch = dict[str, torch.Tensor]
 
 

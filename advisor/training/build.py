@@ -30,6 +30,7 @@ from advisor.strategies.skeleton import (
 )
 from advisor.strategies.targets import backbone_linears, head_linears, head_modules
 from advisor.training.hub import forbid_kernel_downloads
+from advisor.training.kept_prefix import skip_frozen_layers
 from advisor.training.loss import fuse_output_projection
 from advisor.training.switches import (
     check_execution,
@@ -84,6 +85,8 @@ def build_model(
         base.accepts_loss_kwargs = False
     if execution.gradient_checkpointing:
         enable_checkpointing(base, method, reentrant=execution.reentrant_checkpointing)
+    if execution.keep_features:
+        skip_frozen_layers(spec, model, strategy)
     if execution.optim == "lorafa":
         freeze_first_factors(model)
     if execution.loss == "fused-linear":

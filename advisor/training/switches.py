@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +20,15 @@ from advisor.hardware.profiles import load_profile, profile_names
 from advisor.strategies import get_strategy, strategies
 from advisor.strategies.base import Strategy
 from advisor.training.sources import stored_quantization
+
+AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""What operators of a forward pass under automatic mixed precision compute in."""
+
+
+def autocast(execution: ExecutionPlan, device_type: str) -> contextlib.AbstractContextManager[Any]:
+    """The plan's mixed precision of a forward pass; nothing where it has none."""
+    dtype = AMP_DTYPES.get(execution.amp)
+    return contextlib.nullcontext() if dtype is None else torch.autocast(device_type, dtype=dtype)
 
 
 def check_execution(

@@ -38,13 +38,14 @@ from advisor.training.compilation import compile_problem, described, forget_comp
 from advisor.training.data import PreparedData, prepare_data
 from advisor.training.data.encoding import EncodedDataset
 from advisor.training.data.packing import require_separation
+from advisor.training.kept_prefix import NumberedRows, NumberingCollator, kept_prefix, kept_prefix_trainer
 from advisor.training.metrics import HeldOut, held_out_metrics
 from advisor.training.models import load_tokenizer
 from advisor.training.run_folder import RunFolder, name_classes
 from advisor.training.run_samples import FetchedRows, RunSamples
 from advisor.training.sampling import OrderingTrainer, evaluation_order
 from advisor.training.stopping import StopRun, StopSwitch, catching_interrupts
-from advisor.training.switches import backend_of_plan, check_execution
+from advisor.training.switches import autocast, backend_of_plan, check_execution
 from advisor.training.tasks import get_task
 from advisor.training.wall_clock import RunAccount
 
@@ -198,6 +199,8 @@ class TrainingRun:
             if LOSS.name not in metrics:
                 raise StopRun("diverged")
             metrics = self._with_best_model(trainer, metrics)
+            if self.execution.keep_features:
+                kept_prefix(model).restore()
             self._save(model, tokenizer)
             self.trained.model, self.trained.tokenizer, self.trained.data = model, tokenizer, data
         except StopRun as stop:
@@ -241,15 +244,37 @@ class TrainingRun:
         """The model to train; the seed is set."""
         return build_model(self.plan.model, self.plan.strategy, self.execution, device=device)
 
-    def _trainer_class(self) -> Callable[..., Trainer]:
+    def _trainer_class(self, model: nn.Module) -> Callable[..., Trainer]:
         """What trains it."""
-        return OrderingTrainer
+        return kept_prefix_trainer(model) if self.execution.keep_features else OrderingTrainer
+
+    def _keep_features(self, model: nn.Module, data: PreparedData) -> None:
+        """Before training: every row through the frozen layers, once."""
+        backend = backend_of_plan(self.plan)
+        self._phase("features of the frozen layers")
+        with self.account.timing("features"):
+            kept_prefix(model).compute(
+                (data.train_dataset, data.eval_dataset),
+                data.collator,
+                self.folder.path / "features.partial",
+                device=backend.torch_device,
+                batch_rows=self.execution.evaluation_batch_size,
+                precision=lambda: autocast(self.execution, backend.name),
+                check=self.switch.check,
+            )
 
     def _assemble(self, data: PreparedData, tokenizer: Any, model: nn.Module) -> Trainer:
         plan = self.plan
         steps_per_epoch = math.ceil(len(data.train_dataset) / plan.execution.effective_batch_size)
-        rows = FetchedRows(data.train_dataset)
-        self.trained.samples = RunSamples(rows, plan.execution.effective_batch_size, self._paused_s)
+        fetched = FetchedRows(data.train_dataset)
+        rows: Any = fetched
+        eval_rows: Any = data.eval_dataset
+        collator: Any = data.collator
+        if self.execution.keep_features:
+            self._keep_features(model, data)
+            rows, eval_rows = NumberedRows(rows, 0), NumberedRows(eval_rows, len(rows))
+            collator = NumberingCollator(collator)
+        self.trained.samples = RunSamples(fetched, plan.execution.effective_batch_size, self._paused_s)
         callbacks: list[TrainerCallback] = [
             *get_strategy(plan.strategy.method).callbacks(plan.strategy),
             EvaluationSchedule(steps_per_epoch, plan.strategy.evaluations_per_epoch),
@@ -277,15 +302,15 @@ class TrainingRun:
                 arguments,
                 plan.model.task,
                 train_dataset=rows,
-                eval_dataset=data.eval_dataset,
-                collator=data.collator,
+                eval_dataset=eval_rows,
+                collator=collator,
                 callbacks=callbacks,
                 tokenizer=tokenizer,
                 strategy=plan.strategy,
                 execution=self.execution,
                 held_out=self.trained.held_out,
                 compute_loss_func=self._weighted_loss(data) if weigh else None,
-                trainer_class=self._trainer_class(),
+                trainer_class=self._trainer_class(model),
             )
             self.trained.held_out.order = evaluation_order(trainer)
             return trainer

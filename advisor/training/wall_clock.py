@@ -12,7 +12,7 @@ from advisor.core.run import Measurement, Outcome
 from advisor.training.callbacks import OnEvent, ProgressEvents, StepClock
 from advisor.training.stopping import StopReason
 
-Part = Literal["data", "loading", "set_up", "training", "fitting", "saving"]
+Part = Literal["data", "loading", "set_up", "features", "training", "fitting", "saving"]
 
 LEAST_STEPS = 3
 """Fewer steps cannot tell what the first one took beyond the others."""
@@ -45,7 +45,7 @@ class RunAccount:
         self._earlier_s = earlier_s
         self._began_s = time.perf_counter()
         self._times_s: dict[Part, float] = dict.fromkeys(
-            ("data", "loading", "set_up", "training", "fitting", "saving"), 0.0
+            ("data", "loading", "set_up", "features", "training", "fitting", "saving"), 0.0
         )
         self._preparing_s = 0.0
         self._restored_steps = 0
@@ -104,7 +104,9 @@ class RunAccount:
             reason=reason,
             step_times_s=tuple(self.clock.step_times_s),
             loading_s=times_s["data"] + times_s["loading"],
-            training_s=max(0.0, times_s["training"] - evaluation_s - checkpoints_s) + times_s["fitting"],
+            training_s=max(0.0, times_s["training"] - evaluation_s - checkpoints_s)
+            + times_s["features"]
+            + times_s["fitting"],
             evaluation_s=evaluation_s,
             saving_s=times_s["saving"] + checkpoints_s,
             total_s=total_s,
@@ -138,8 +140,8 @@ def run_parts(step_times_s: Sequence[float], seconds: Mapping[str, float]) -> di
         step_times_s: Every optimizer step of this process.
         seconds: ``data``, ``loading``, ``set_up`` (up to the first step), ``training`` (all of ``Trainer.train``),
             ``preparing`` (of that, before the first step), ``evaluation`` and ``checkpoints`` within training,
-            ``fitting`` after it where there is one, ``saving``, ``earlier`` (other processes and attempts of the run),
-            ``total``.
+            ``features`` before and ``fitting`` after it where there are any, ``saving``, ``earlier`` (other processes
+            and attempts of the run), ``total``.
     """
     steps_s, warm_up_s = sum(step_times_s), 0.0
     if len(step_times_s) >= LEAST_STEPS:
@@ -156,8 +158,7 @@ def run_parts(step_times_s: Sequence[float], seconds: Mapping[str, float]) -> di
         "checkpoints": seconds["checkpoints"],
         "saving": seconds["saving"],
     }
-    if seconds.get("fitting"):
-        parts["fitting"] = seconds["fitting"]
+    parts |= {name: seconds[name] for name in ("features", "fitting") if seconds.get(name)}
     if seconds["earlier"]:
         parts["earlier"] = seconds["earlier"]
     return parts | {"other": seconds["total"] - sum(parts.values())}

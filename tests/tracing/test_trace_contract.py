@@ -50,6 +50,7 @@ BF16_WEIGHTS = {"dtype": "bfloat16"}
 BF16_AMP = {"amp": "bf16"}
 TWICE = {"gradient_accumulation_steps": 2}
 KEPT = {"zero_grad_set_to_none": False}
+FEATURES = {"keep_features": True}
 HELD = {"hold_outputs": True}
 FUSED = {"loss": "fused-linear"}
 WEIGHTED = {"class_weights": "balanced"}
@@ -76,6 +77,8 @@ CASES = [
     *cases("bert", CLASSIFY, METHODS, {}),
     *cases("bert", CLASSIFY, ("full", "partial", "lora", "qlora"), SAVED, REENTRANT),
     *cases("bert", CLASSIFY, ("head",), REENTRANT),
+    *cases("bert", CLASSIFY, ("head", "partial"), FEATURES),
+    *cases("llama", LM, ("partial",), {**FEATURES, **BF16_WEIGHTS}),
     *cases("bert", CLASSIFY, ("full", "lora"), EAGER, BF16_AMP),
     *cases("bert", CLASSIFY, ("full",), TWICE, KEPT, {**KEPT, **TWICE}, HELD, {"max_grad_norm": 0.0}),
     *cases("bert", CLASSIFY, ("lora",), {"padded": False}),

@@ -59,7 +59,7 @@ def run_overheads(asked: TracedConfiguration, shapes: RunShapes, data: DataProfi
     return RunOverheads(
         extra_batch_bytes=untraced_batch_bytes(execution, rows, length),
         quantizing_bytes=quantized * item_bytes,
-        reader_bytes=READER_BYTES + fitting_bytes if data is not None else 0,
+        reader_bytes=READER_BYTES + fitting_bytes + kept_bytes(asked, data) if data is not None else 0,
         host=HostNeeds(
             weights_bytes=0 if quantized else total * item_bytes,
             stored_bytes=asked.model.weights_bytes,
@@ -68,6 +68,16 @@ def run_overheads(asked: TracedConfiguration, shapes: RunShapes, data: DataProfi
             text_bytes=data.text_bytes + fitting_bytes if data is not None else 0,
         ),
     )
+
+
+def kept_bytes(asked: TracedConfiguration, data: DataProfile) -> int:
+    """Hidden states of all tokens, where they are kept: a file whose pages count as the process's while it reads
+    them.
+    """
+    if not asked.execution.keep_features:
+        return 0
+    tokens = (data.train_rows + data.eval_rows) * data.mean_tokens(asked.execution.max_seq_length)
+    return round(tokens * asked.model.hidden_size * ITEM_BYTES[asked.execution.dtype])
 
 
 FITTING_IMPORT_BYTES = 60 << 20

@@ -50,6 +50,7 @@ class TimeModel:
         *,
         peak_bytes: int,
         merged: TracedConfiguration | None = None,
+        whole: TracedConfiguration | None = None,
     ) -> TimeEstimate:
         """Of a whole run over ``data``, or of one optimizer step at full length without data: as it was measured where
         the calibration has measured it.
@@ -59,12 +60,13 @@ class TimeModel:
             data: Lengths and row counts.
             peak_bytes: What is allocated at the peak.
             merged: The model with its adapters merged, where its latency is asked for.
+            whole: The same with all layers running, where rows pass through them once and their features are kept.
         """
         length = _typical_length(data, asked.execution)
-        latencies = {"latency_s": self.latency(asked, length)}
+        latencies = {"latency_s": self.latency(whole or asked, length)}
         if merged is not None:
             latencies["merged_latency_s"] = self.latency(merged, length)
-        found = self._run_or_step(asked, data, peak_bytes)
+        found = self._run_or_step(asked, data, peak_bytes, whole)
         intervals = {name: Interval(time.low, time.high) for name, time in latencies.items()}
         return dataclasses.replace(
             found,
@@ -78,7 +80,9 @@ class TimeModel:
         one_row = dataclasses.replace(asked.execution, eval_batch_size=1)
         return self.evaluation(dataclasses.replace(asked, execution=one_row), seq_length)
 
-    def _run_or_step(self, asked: TracedConfiguration, data: DataProfile | None, peak_bytes: int) -> TimeEstimate:
+    def _run_or_step(
+        self, asked: TracedConfiguration, data: DataProfile | None, peak_bytes: int, whole: TracedConfiguration | None
+    ) -> TimeEstimate:
         execution = asked.execution
         if data is None:
             length = execution.max_seq_length
@@ -91,6 +95,7 @@ class TimeModel:
             execution,
             self.device,
             evaluation_time_of=lambda length: self.evaluation(asked, length),
+            first_pass_time_of=(lambda length: self.evaluation(whole, length)) if whole is not None else None,
             shape=run_shape(asked, peak_bytes=peak_bytes),
             decoding=self._decode_speed(asked) if asked.model.traits.predicts_next_token else None,
             watts=self._watts,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from advisor.core.cost import Basis
 from advisor.core.device import DeviceProfile
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
+from advisor.core.serialization import to_dict
 from advisor.core.strategy import SHARED_KNOBS, StrategyConfig, first_layout
 from advisor.costmodel.time.device_rates import DeviceRates, Efficiencies, executed_flops, executed_share
 from advisor.tracing.full_depth import OperatorTable
@@ -48,7 +49,7 @@ def configuration_key(model: ModelSpec, strategy: StrategyConfig, execution: Exe
         seq_length: Tokens per row of every micro-batch.
     """
     learned = {name: value for name, value in first_layout(strategy).items() if name not in LEARNING_KNOBS}
-    executed = {name: value for name, value in asdict(execution).items() if name not in RUN_KNOBS}
+    executed = {name: value for name, value in to_dict(execution).items() if name not in RUN_KNOBS}
     text = json.dumps([model_key(model), learned, executed, seq_length], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

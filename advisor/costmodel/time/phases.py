@@ -21,8 +21,8 @@ PART_NAMES = (
     *("evaluation", "checkpoints", "saving"),
 )
 """In the order of a run; a measured run has the same ones, and ``other`` for what is none of them."""
-FITTING = "fitting"
-"""A further part of methods that fit a classifier to frozen features."""
+FITTING, FEATURES = "fitting", "features"
+"""Further parts, of methods that fit a classifier to frozen features, and of runs that compute frozen layers once."""
 
 STORAGE_BYTES_PER_S = 500e6
 """Writing files and flushing them where nothing was probed: a SATA solid-state disk (SATA 3: 600 MB/s less encoding and

@@ -17,7 +17,7 @@ from advisor.core.strategy import StrategyConfig
 from advisor.core.units import counted
 from advisor.costmodel.time.device_rates import BANDWIDTH_EFFICIENCY
 from advisor.costmodel.time.lengths import LengthCurve, StepTimeOf, evaluation_lengths, micro_batch_lengths
-from advisor.costmodel.time.phases import FITTING, FIXED_PART_FACTOR, PART_NAMES, RunShape, fixed_parts
+from advisor.costmodel.time.phases import FEATURES, FITTING, FIXED_PART_FACTOR, PART_NAMES, RunShape, fixed_parts
 from advisor.costmodel.time.step import HOST_RATE_KEY, StepTime, side_by_side
 from advisor.hardware.backends import backend_of
 from advisor.strategies import get_strategy
@@ -45,6 +45,7 @@ def run_time(
     device: DeviceProfile,
     *,
     evaluation_time_of: StepTimeOf | None = None,
+    first_pass_time_of: StepTimeOf | None = None,
     shape: RunShape | None = None,
     decoding: tuple[float, str] | None = None,
     watts: Sequence[float] = (),
@@ -62,6 +63,7 @@ def run_time(
         device: Its rates of storage and fresh memory, when they were probed.
         evaluation_time_of: Time of one evaluation batch (``eval_batch_size`` rows) at one padded length; a third of a
             training step's rows' time when ``None``.
+        first_pass_time_of: The same of a pass through all layers, where all rows take one before training.
         shape: Loading, evaluations and saves.
         decoding: What ``decode_speed`` says of a causal model.
         watts: Mean power of earlier runs on the device.
@@ -75,6 +77,12 @@ def run_time(
         "training": _full_steps(data, strategy, execution) * curve.mean_s,
         "evaluation": parts_of.evaluations * _evaluation_s(forward, curve, data, execution),
     }
+    served = forward
+    if first_pass_time_of is not None:
+        first_pass = LengthCurve(first_pass_time_of, evaluation_lengths(data, replace(execution, group_by_length=True)))
+        batches = (data.train_rows + data.eval_rows) / execution.evaluation_batch_size
+        computed[FEATURES] = batches * first_pass.mean_s
+        served = first_pass if forward is not None else None
     fixed = fixed_parts(
         parts_of,
         data,
@@ -86,7 +94,7 @@ def run_time(
     )
     if parts_of.evaluates_best:
         fixed["saving"] += computed["evaluation"] / parts_of.evaluations
-    parts = {name: {**computed, **fixed}[name] for name in (*PART_NAMES, FITTING) if name in computed | fixed}
+    parts = {name: {**computed, **fixed}[name] for name in (*PART_NAMES, FEATURES, FITTING) if name in computed | fixed}
     rows, tokens = execution.effective_batch_size, data.mean_tokens(execution.max_seq_length)
     intervals = _intervals(step_s, sum(computed.values()), list(fixed.values()), curve.reference)
     total_s = sum(parts.values())
@@ -102,8 +110,8 @@ def run_time(
         parts=parts,
         evidence=curve.reference.evidence,
         basis=curve.reference.basis,
-        inference=inference_speed(execution.evaluation_batch_size / forward.mean_s, tokens, forward.reference, decoding)
-        if forward is not None
+        inference=inference_speed(execution.evaluation_batch_size / served.mean_s, tokens, served.reference, decoding)
+        if served is not None
         else None,
         energy_j=energy_j,
         energy_basis=energy_basis,

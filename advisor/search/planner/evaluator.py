@@ -13,6 +13,8 @@ from advisor.costmodel.model import CostModel
 from advisor.search.planner.precision import BYTES_PER_LOGIT, PrecisionPolicy
 from advisor.search.planner.request import PlanRequest
 from advisor.strategies import get_strategy
+from advisor.strategies.skeleton import build_skeleton
+from advisor.training.kept_prefix import has_dropout, kept_features_problem
 
 MAX_EVAL_BATCH = 64
 """Evaluation keeps no activations, so it takes a larger batch than training; beyond this nothing is gained on small
@@ -135,6 +137,18 @@ class Evaluator:
                 best = other
         return best
 
+    def with_kept_features(self, strategy: StrategyConfig, point: EvaluatedSetup) -> EvaluatedSetup:
+        """The same training with its frozen first layers computed once, where that is predicted to end sooner, fits,
+        and changes nothing, because the model has no dropout.
+        """
+        request = self.request
+        if request.speed.keep_features is not None or strategy.num_train_epochs <= 1 or has_dropout(request.model):
+            return point
+        if not can_keep_features(request, strategy):
+            return point
+        other = self._point(strategy, replace(point.execution, keep_features=True))
+        return other if self.fits(other) and other.objective_s < point.objective_s else point
+
     def price(self, strategy: StrategyConfig, point: EvaluatedSetup) -> EvaluatedSetup:
         """The same set-up with its exact cost."""
         if not point.exact:
@@ -221,7 +235,14 @@ def execution_of(
         loss=rung.loss,
         eval_batch_size=eval_batch,
     )
-    return request.speed.settled(execution, device, data, quantized=get_strategy(strategy.method).stores_4bit_weights)
+    quantized = get_strategy(strategy.method).stores_4bit_weights
+    kept = bool(request.speed.keep_features) and can_keep_features(request, strategy)
+    return replace(request.speed.settled(execution, device, data, quantized=quantized), keep_features=kept)
+
+
+def can_keep_features(request: PlanRequest, strategy: StrategyConfig) -> bool:
+    """Whether the method has frozen first layers on this model, and rows stay as they are."""
+    return kept_features_problem(request.model, build_skeleton(request.model), strategy) is None
 
 
 def micro_batches(request: PlanRequest) -> tuple[int, ...]:

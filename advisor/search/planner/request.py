@@ -27,12 +27,15 @@ class SpeedKnobs:
         group_by_length: Batches of rows of similar length; by default where less padding is computed.
         tf32: TensorFloat-32 for products of float32 tensors; by default where the device has it.
         torch_compile: Compile the model; never chosen by itself, because what it saves is not predicted.
+        keep_features: Compute frozen first layers once (``ExecutionPlan.keep_features``), for methods that have any; by
+            default where it is predicted to save time and the model has no dropout, so that it changes nothing else.
         num_threads: Intra-op threads on a CPU; by default what the probe found to be fastest.
     """
 
     group_by_length: bool | None = None
     tf32: bool | None = None
     torch_compile: bool = False
+    keep_features: bool | None = None
     num_threads: int | None = None
 
     def check(self, device: DeviceProfile) -> None:

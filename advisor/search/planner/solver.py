@@ -84,7 +84,8 @@ class Solver:
                 break
         if fitting is None:
             return self._smallest(strategy, tuple(tried) or rungs, failure)
-        found = self.evaluator.price(strategy, self.evaluator.with_faster_evaluation(strategy, fitting))
+        faster = self.evaluator.with_faster_evaluation(strategy, fitting)
+        found = self.evaluator.price(strategy, self.evaluator.with_kept_features(strategy, faster))
         if not self.evaluator.fits(found):  # its bounds were not wide enough: now the exact cost is known
             return self.solve(strategy)
         return Solution(strategy, best=found) if found.fit.ok else Solution(strategy, fastest=found)

@@ -28,11 +28,9 @@ from advisor.training.packing.stacked_body import PassRequest, StackedBody, body
 from advisor.training.run_folder import RunFolder
 from advisor.training.sampling import OrderingTrainer
 from advisor.training.stopping import StopSwitch, catching_interrupts
-from advisor.training.switches import backend_of_plan
+from advisor.training.switches import autocast, backend_of_plan
 from advisor.training.tasks import get_task
 from advisor.training.trainer import TrainedRun, TrainingRun, with_final_metrics
-
-AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 OnMemberEvent = Callable[[int, Event], None]
 """Receives a member's position among the plans, and its event."""
@@ -126,7 +124,7 @@ class _Pack:
 
     def __init__(self, backend: Backend, plan: Plan) -> None:
         self._device = torch.device(backend.torch_device)
-        self.body = StackedBody(self._device.type, AMP_DTYPES.get(plan.execution.amp))
+        self.body = StackedBody(lambda: autocast(plan.execution, self._device.type), self._device.type)
         self.numbers: dict[MemberThread, int] = {}
         self._data: tuple[PreparedData, Any] | None = None
 
@@ -182,7 +180,7 @@ class PackedRun(TrainingRun):
         self.pack.join(self.thread, model)
         return model
 
-    def _trainer_class(self) -> Callable[..., Trainer]:
+    def _trainer_class(self, model: nn.Module) -> Callable[..., Trainer]:
         return functools.partial(PackedTrainer, thread=self.thread)
 
 

@@ -61,12 +61,12 @@ class StackedBody:
     A forward pass is followed by the backward pass of the same requests, if they have any.
 
     Args:
+        precision: Mixed precision of a forward pass.
         device_type: What torch calls the device.
-        amp: Data type of automatic mixed precision.
     """
 
-    def __init__(self, device_type: str, amp: torch.dtype | None = None) -> None:
-        self._device_type, self._amp = device_type, amp
+    def __init__(self, precision: Callable[[], contextlib.AbstractContextManager[Any]], device_type: str) -> None:
+        self._precision, self._device_type = precision, device_type
         self._bodies: list[Any] = []
         self._layers: dict[str, list[Any]] = {}
         self._run: Callable[..., Any] = _no_member
@@ -219,11 +219,6 @@ class StackedBody:
                 yield
         finally:
             self._dropout = None
-
-    def _precision(self) -> Any:
-        if self._amp is None:
-            return contextlib.nullcontext()
-        return torch.autocast(self._device_type, dtype=self._amp)
 
     def _part(self, value: Any, member: int) -> Any:
         """A member's rows of everything in an output; what is kept for generation is left out."""

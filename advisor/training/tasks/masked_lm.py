@@ -30,6 +30,7 @@ class MaskedLM(Task):
         auto_class="AutoModelForMaskedLM",
         loss="cross-entropy of masked tokens",
         comparisons="language-modelling",
+        masks_anew=True,
         packs_text=True,
     )
 
