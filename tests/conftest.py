@@ -64,6 +64,17 @@ def advisor_home() -> Path:
 
 
 @pytest.fixture(scope="session")
+def trace_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Traces that the tests of this run make once, whichever worker needs them first; for tests of what follows from
+    a trace, not of how one is made.
+    """
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "traces"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def demo_dir() -> Path:
     """Where the demo assets lie; `make assets` fetches them."""
     return Path(os.environ["ADVISOR_DEMO_DIR"])

@@ -21,11 +21,6 @@ CONFIGS = Path(__file__).resolve().parents[1] / "fixtures" / "configs"
 GIB = 2**30
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("traces")
-
-
 def classifier(name: str) -> ModelSpec:
     return inspect_model(str(CONFIGS / f"{name}.json"), "sequence-classification")
 
@@ -36,38 +31,41 @@ def estimate(cost_model: CostModel, spec: ModelSpec, method: str, **knobs: objec
 
 
 @pytest.mark.parametrize(("name", "memory_ratio"), [("bert-base-uncased", 1.2), ("distilbert-base-uncased", 1.05)])
-def test_partial_costs_less_than_lora_on_encoders(name: str, memory_ratio: float, cache: Path) -> None:
+def test_partial_costs_less_than_lora_on_encoders(name: str, memory_ratio: float, trace_cache: Path) -> None:
     """Malipiero and Stärk, LoRA vs partial fine-tuning on SNLI: LoRA took 1.36-1.82x the memory and 1.5-1.66x the
     time."""
-    cost_model, spec = CostModel(load_profile("a100-sxm4-80gb"), cache_dir=cache), classifier(name)
+    cost_model, spec = CostModel(load_profile("a100-sxm4-80gb"), cache_dir=trace_cache), classifier(name)
     partial, lora = estimate(cost_model, spec, "partial"), estimate(cost_model, spec, "lora")
     assert lora.memory.allocated_bytes > memory_ratio * partial.memory.allocated_bytes
     assert lora.time is not None and partial.time is not None
     assert lora.time.step_s > 1.2 * partial.time.step_s
 
 
-def test_snli_figures(cache: Path) -> None:
+def test_snli_figures(trace_cache: Path) -> None:
     """The same source, BERT-base at batch 8: 0.89 GB partial, 1.57 GB LoRA (allocator or NVML not stated, length not
     stated)."""
-    cost_model, spec = CostModel(load_profile("a100-sxm4-80gb"), cache_dir=cache), classifier("bert-base-uncased")
+    cost_model, spec = CostModel(load_profile("a100-sxm4-80gb"), cache_dir=trace_cache), classifier("bert-base-uncased")
     partial, lora = estimate(cost_model, spec, "partial"), estimate(cost_model, spec, "lora")
     assert 0.5e9 < partial.memory.allocated_bytes < 0.95e9
     assert partial.memory.allocated_bytes < lora.memory.allocated_bytes < 1.7e9
 
 
-def test_published_distilbert_full_fine_tuning(cache: Path) -> None:
+def test_published_distilbert_full_fine_tuning(trace_cache: Path) -> None:
     """Lee et al., DistilBERT on SST-2, full fine-tuning, batch 8: 1305.9 MiB by max_memory_allocated.
 
     Batches are padded dynamically; the longest SST-2 sentence has 66 tokens. Their optimizer was the default of its
     time, foreach AdamW, whose temporaries are copies of the parameters.
     """
-    cost_model, spec = CostModel(load_profile("a100-sxm4-80gb"), cache_dir=cache), classifier("distilbert-base-uncased")
+    cost_model, spec = (
+        CostModel(load_profile("a100-sxm4-80gb"), cache_dir=trace_cache),
+        classifier("distilbert-base-uncased"),
+    )
     cost = estimate(cost_model, spec, "full", max_seq_length=72, optim="adamw_torch")
     assert cost.memory.allocated_bytes == pytest.approx(1305.9 * 2**20, rel=0.03)
 
 
-def test_breakdown_adds_up(cache: Path) -> None:
-    cost_model, spec = CostModel(load_profile("t4"), cache_dir=cache), classifier("distilbert-base-uncased")
+def test_breakdown_adds_up(trace_cache: Path) -> None:
+    cost_model, spec = CostModel(load_profile("t4"), cache_dir=trace_cache), classifier("distilbert-base-uncased")
     for method in ("full", "lora"):
         memory = estimate(cost_model, spec, method).memory
         assert memory.breakdown.total_bytes == memory.device_bytes
@@ -76,8 +74,8 @@ def test_breakdown_adds_up(cache: Path) -> None:
             assert interval.contains(getattr(memory, name))
 
 
-def test_more_of_anything_costs_more(cache: Path) -> None:
-    cost_model, spec = CostModel(load_profile("t4"), cache_dir=cache), classifier("distilbert-base-uncased")
+def test_more_of_anything_costs_more(trace_cache: Path) -> None:
+    cost_model, spec = CostModel(load_profile("t4"), cache_dir=trace_cache), classifier("distilbert-base-uncased")
 
     def device_bytes(**knobs: object) -> int:
         return estimate(cost_model, spec, "lora", **knobs).memory.device_bytes
@@ -87,9 +85,9 @@ def test_more_of_anything_costs_more(cache: Path) -> None:
     assert device_bytes(gradient_checkpointing=True, micro_batch_size=32) < device_bytes(micro_batch_size=32)
 
 
-def test_weights_of_a_large_decoder(cache: Path) -> None:
+def test_weights_of_a_large_decoder(trace_cache: Path) -> None:
     spec = inspect_model(str(CONFIGS / "mistral-7b-v0.1.json"), "causal-lm")
-    cost_model = CostModel(load_profile("rtx-4090"), cache_dir=cache)
+    cost_model = CostModel(load_profile("rtx-4090"), cache_dir=trace_cache)
     knobs = {
         "micro_batch_size": 1,
         "max_seq_length": 512,
@@ -106,11 +104,11 @@ def test_weights_of_a_large_decoder(cache: Path) -> None:
     assert qlora.total_parameters == lora.total_parameters == 7_241_732_096 + lora.trainable_parameters
 
 
-def test_a_second_process_reads_the_traces(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_process_reads_the_traces(trace_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = classifier("distilbert-base-uncased")
-    first = estimate(CostModel(load_profile("t4"), cache_dir=cache), spec, "lora")
+    first = estimate(CostModel(load_profile("t4"), cache_dir=trace_cache), spec, "lora")
     monkeypatch.setattr("advisor.tracing.symbolic_trace.symbolic_trace", _not_again)
-    second = estimate(CostModel(load_profile("t4"), cache_dir=cache), spec, "lora")
+    second = estimate(CostModel(load_profile("t4"), cache_dir=trace_cache), spec, "lora")
     assert second == first
 
 
@@ -118,9 +116,9 @@ def _not_again(*args: object) -> None:
     raise AssertionError("traced although the trace is on disk")
 
 
-def test_latency_and_saved_size_are_those_of_the_trained_model(cache: Path, tmp_path: Path) -> None:
+def test_latency_and_saved_size_are_those_of_the_trained_model(trace_cache: Path, tmp_path: Path) -> None:
     """One row on its own is faster than a batch, merging removes the adapters' operators, an adapter is small."""
-    cost_model = CostModel(load_profile("t4"), cache_dir=cache)
+    cost_model = CostModel(load_profile("t4"), cache_dir=trace_cache)
     spec = tiny_spec("distilbert", "sequence-classification", tmp_path)
     execution = ExecutionPlan(8, max_seq_length=128, eval_batch_size=8)
     config = get_strategy("lora").default_config(spec)

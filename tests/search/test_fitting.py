@@ -94,8 +94,8 @@ def llama(tmp_path_factory) -> ModelSpec:
 
 
 @pytest.fixture(scope="module")
-def cost_model(tmp_path_factory) -> CostModel:
-    return CostModel(load_profile("rtx-4090"), cache_dir=tmp_path_factory.mktemp("traces"))
+def cost_model(trace_cache) -> CostModel:
+    return CostModel(load_profile("rtx-4090"), cache_dir=trace_cache)
 
 
 QUESTION = FitRequest(micro_batch_size=4, seq_length=512, limit_bytes=1700 * MIB)

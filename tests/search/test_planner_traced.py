@@ -29,9 +29,8 @@ CONFIGS = Path(__file__).parents[1] / "fixtures" / "configs"
 
 
 @pytest.fixture(scope="module")
-def cost_models(tmp_path_factory) -> dict[str, CostModel]:
-    traces = tmp_path_factory.mktemp("traces")
-    return {name: CostModel(load_profile(name), cache_dir=traces) for name in DEVICES}
+def cost_models(trace_cache) -> dict[str, CostModel]:
+    return {name: CostModel(load_profile(name), cache_dir=trace_cache) for name in DEVICES}
 
 
 def recommend(

@@ -107,8 +107,8 @@ def test_without_times_bytes_decide_and_nothing_is_said_about_time():
 
 
 @pytest.fixture(scope="module")
-def cost_model(tmp_path_factory) -> CostModel:
-    return CostModel(CARD, cache_dir=tmp_path_factory.mktemp("traces"))
+def cost_model(trace_cache) -> CostModel:
+    return CostModel(CARD, cache_dir=trace_cache)
 
 
 def test_savings_are_differences_of_two_predictions_and_failures_are_skipped(llama: ModelSpec, cost_model: CostModel):

@@ -17,7 +17,7 @@ from tests.costmodel.published.figures import Figure, Predictor, Row, summary, t
 
 
 @pytest.fixture(scope="module")
-def predictor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Predictor]:
+def predictor(tmp_path_factory: pytest.TempPathFactory, trace_cache: Path) -> Iterator[Predictor]:
     """A cost model that also knows LitGPT's architecture and methods, as if its package were installed."""
     folder = tmp_path_factory.mktemp("published")
     info = folder / "litgpt_methods-1.0.dist-info"
@@ -31,7 +31,7 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Predictor]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
         registry.forget()
-        yield Predictor(Path(folder) / "traces")
+        yield Predictor(trace_cache)
     registry.forget()
 
 

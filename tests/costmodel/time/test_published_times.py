@@ -42,7 +42,7 @@ SMALL_STEP_TOKENS = 1024
 
 
 @pytest.fixture(scope="module")
-def predictor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StepPredictor]:
+def predictor(tmp_path_factory: pytest.TempPathFactory, trace_cache: Path) -> Iterator[StepPredictor]:
     """A cost model that also knows the kernels and adapters of Qwen's runs, as if their package were installed."""
     folder = tmp_path_factory.mktemp("published-times")
     info = folder / "qwen_kernels-1.0.dist-info"
@@ -56,7 +56,7 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StepPredicto
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
         registry.forget()
-        yield StepPredictor(Path(folder) / "traces")
+        yield StepPredictor(trace_cache)
     registry.forget()
 
 
