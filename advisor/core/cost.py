@@ -265,3 +265,25 @@ class CostEstimate:
     notes: tuple[str, ...] = field(default_factory=tuple)
     saved_bytes: int | None = field(default=None, metadata=LATER)
     saved_interval: Interval | None = field(default=None, metadata=LATER)
+
+
+@dataclass(frozen=True)
+class PackEstimate:
+    """What a pack of runs is predicted to cost, beside the same runs one after the other.
+
+    Attributes:
+        members: How many.
+        allocated_bytes: Tensors that are alive at the worst moment of a step, all rows at full length.
+        step_s: One optimizer step of all members.
+        alone_s: One optimizer step of each member, one after the other.
+    """
+
+    members: int
+    allocated_bytes: int
+    step_s: float
+    alone_s: float
+
+    @property
+    def speed_up(self) -> float:
+        """How many times as fast the pack is."""
+        return self.alone_s / self.step_s

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from advisor.core.budget import Budget
 from advisor.core.coefficients import Calibration
-from advisor.core.cost import Basis, CostEstimate, Evidence, Interval, MemoryEstimate, QualityEstimate
+from advisor.core.cost import Basis, CostEstimate, Evidence, Interval, MemoryEstimate, PackEstimate, QualityEstimate
 from advisor.core.data import DataProfile
 from advisor.core.device import DeviceProfile
 from advisor.core.errors import InputError
@@ -302,6 +302,37 @@ class CostModel:
         one_second = Interval(1.0, 1.0)
         energy_j, _, reason = predicted_energy(self.device, 1.0, one_second, self._watts_of(self.device.id))
         return "" if energy_j is not None else reason
+
+    def pack(self, model: ModelSpec, strategies: Sequence[StrategyConfig], execution: ExecutionPlan) -> PackEstimate:
+        """The cost of training several configurations in one pass over one frozen model (``training.packing``).
+
+        Memory is traced, with every member's adapter, head and optimizer. Time is that of a step whose batch holds all
+        members' rows, with adapters of the largest rank; what it saves are launches, and products that are too small to
+        fill the device.
+
+        Args:
+            model: Needs no weights.
+            strategies: Of the members.
+            execution: Of each member; the batch size is that of one.
+
+        Raises:
+            InputError: they cannot be packed.
+            UntraceableError: the configuration cannot be traced.
+        """
+        from advisor.tracing.packed_step import trace_pack
+        from advisor.tracing.step import TraceRequest
+
+        length, members = execution.max_seq_length, len(strategies)
+        semantics, capability = self.traces.semantics, self.traces.compute_capability
+        request = TraceRequest(model, strategies[0], execution, length, semantics, capability, evaluation=False)
+        widest = max(strategies, key=lambda strategy: strategy.rank or 0)
+        stacked = replace(execution, micro_batch_size=members * execution.micro_batch_size)
+        return PackEstimate(
+            members,
+            trace_pack(request, strategies).peak_bytes,
+            self._times.step(self._traced(model, widest, stacked), length).seconds,
+            sum(self._times.step(self._traced(model, alone, execution), length).seconds for alone in strategies),
+        )
 
     def model_figures(
         self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan, budget: Budget

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -67,6 +68,13 @@ class StepTrace:
     trainable_parameters: int
     total_parameters: int
 
+    @property
+    def peak_bytes(self) -> int:
+        """Largest number of live tensor bytes."""
+        sizes = [storage.size_bytes for storage in self.recording.storages]
+        changes = (sign * sizes[storage] for sign, storage, _ in self.recording.events)
+        return max(itertools.accumulate(changes, initial=0))
+
 
 RecorderOf = Callable[[torch.nn.Module, str], StepRecorder]
 """Makes the recorder of a built model on a device type."""
@@ -83,8 +91,8 @@ def trace_step(request: TraceRequest, recorder_of: RecorderOf | None = None) -> 
         UntraceableError: a library's operator cannot run on fake tensors; the message names it.
     """
     _look_ahead(request)
-    with _failures_named(request), fake_device(request.semantics, request.compute_capability) as device_type:
-        model = _build(request, device_type)
+    with failures_named(request), fake_device(request.semantics, request.compute_capability) as device_type:
+        model = build_traced(request, device_type)
         return _trace_on(model, request, device_type, recorder_of)
 
 
@@ -95,7 +103,7 @@ def _look_ahead(request: TraceRequest) -> None:
 
 
 @contextlib.contextmanager
-def _failures_named(request: TraceRequest) -> Iterator[None]:
+def failures_named(request: TraceRequest) -> Iterator[None]:
     """A library's failure on fake tensors as an ``UntraceableError`` that names where."""
     try:
         yield
@@ -135,8 +143,8 @@ class TraceSession:
             fake_device(self.request.semantics, self.request.compute_capability)
         )
         try:
-            with _failures_named(self.request):
-                self._model = _build(self.request, self._device_type)
+            with failures_named(self.request):
+                self._model = build_traced(self.request, self._device_type)
         except BaseException as failure:
             self._stack.__exit__(type(failure), failure, failure.__traceback__)
             raise
@@ -153,11 +161,12 @@ class TraceSession:
     def trace(self, micro_batch_size: int, seq_length: int) -> StepTrace:
         execution = dataclasses.replace(self.request.execution, micro_batch_size=micro_batch_size)
         request = dataclasses.replace(self.request, execution=execution, seq_length=seq_length)
-        with _failures_named(request):
+        with failures_named(request):
             return _trace_on(self._model, request, self._device_type)
 
 
-def _build(request: TraceRequest, device_type: str) -> torch.nn.Module:
+def build_traced(request: TraceRequest, device_type: str) -> torch.nn.Module:
+    """The model of a request on the fake device that was entered."""
     with torch.device(device_type):
         return build_model(
             request.model,
@@ -193,7 +202,7 @@ def _trace_on(
         recorder.watch(state_tensors(loop.optimizer), "optimizer_state")
         recorder.watch(loop.gradients(), "gradient")
         recorder.phase = "forward"
-        loop.step(_drawn_batches(request, device_type), recorder)
+        loop.step(traced_batches(request, device_type), recorder)
         if request.evaluation:
             loop.evaluate(_batch(request, device_type), recorder)
     recorder.close()
@@ -228,7 +237,7 @@ def _trace_forward(
     )
 
 
-def _drawn_batches(request: TraceRequest, device_type: str) -> list[dict[str, torch.Tensor]]:
+def traced_batches(request: TraceRequest, device_type: str) -> list[dict[str, torch.Tensor]]:
     """What the Trainer holds during a step: its micro-batches (two stand for all), and on CPU the prefetched next one.
 
     accelerate's data loader is one batch ahead; it moves a batch to the device only when it hands it out.

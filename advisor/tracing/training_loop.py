@@ -87,7 +87,7 @@ class TracedLoop:
         for index in range(micro_batches):
             first = "" if index == micro_batches - 1 else "first_"
             recorder.phase = f"{first}forward"
-            loss, held = self._forward_loss(batches[index])
+            loss, held = self.forward_loss(batches[index])
             recorder.phase = f"{first}backward"
             (loss if self.scaler is None else self.scaler.scale(loss)).backward()
             for gradient in self.gradients():
@@ -98,7 +98,7 @@ class TracedLoop:
             total_loss = detached if total_loss is None else total_loss + detached
         self.unreached = frozenset(position for position, p in enumerate(self.trainable) if p.grad is None)
         recorder.phase = "optimizer"
-        self._update()
+        self.update()
         torch.clear_autocast_cache()
 
     def evaluate(self, batch: Batch, recorder: StepRecorder) -> None:
@@ -106,10 +106,10 @@ class TracedLoop:
         recorder.phase = "evaluation"
         self.model.eval()
         with torch.no_grad(), fused_evaluation(self.model):
-            self._forward_loss(batch)
+            self.forward_loss(batch)
         self.model.train()
 
-    def _forward_loss(self, batch: Batch) -> tuple[torch.Tensor, Any]:
+    def forward_loss(self, batch: Batch) -> tuple[torch.Tensor, Any]:
         """The loss to run backward from, and what the loop keeps of the outputs until then."""
         extra = {"num_items_in_batch": 1.0} if self._scaled_by_model else {}
         labels = batch["labels"]
@@ -130,7 +130,8 @@ class TracedLoop:
             scaled = loss if self._scaled_by_model else loss / self.execution.gradient_accumulation_steps
         return scaled, (outputs if self.execution.hold_outputs else None)
 
-    def _update(self) -> None:
+    def update(self) -> None:
+        """Clip, step, and drop the gradients."""
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         # Without clipping the Trainer still takes the norm, to log it.
