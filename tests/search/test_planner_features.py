@@ -49,6 +49,7 @@ def test_features_are_kept_where_the_model_has_no_dropout(cost_model: CostModel,
     assert kept.predicted.memory.allocated_bytes >= 0.95 * whole.allocated_bytes, "the first pass needs memory, too"
 
 
+@pytest.mark.slow
 def test_dropout_stays_as_it_is_unless_the_user_says_so(cost_model: CostModel, tmp_path: Path) -> None:
     model = spec("bert", tmp_path)
     assert not plan_of(model, cost_model).execution.keep_features

@@ -34,8 +34,15 @@ def live_after_bytes(trace: StepTrace) -> int:
     return int((signs * sizes[storages]).sum())
 
 
-@pytest.mark.parametrize("switches", [{}, {"gradient_checkpointing": True}])
-@pytest.mark.parametrize(("model", "task"), [("bert", "sequence-classification"), ("llama", "causal-lm")])
+@pytest.mark.parametrize(
+    ("model", "task", "switches"),
+    [
+        ("bert", "sequence-classification", {}),
+        ("llama", "causal-lm", {"gradient_checkpointing": True}),
+        pytest.param("bert", "sequence-classification", {"gradient_checkpointing": True}, marks=pytest.mark.slow),
+        pytest.param("llama", "causal-lm", {}, marks=pytest.mark.slow),
+    ],
+)
 def test_a_packs_peak_is_predicted(model: str, task: str, switches: dict[str, bool], tmp_path: Path) -> None:
     spec = tiny_spec(model, task, tmp_path)  # type: ignore[arg-type]
     execution = ExecutionPlan(4, max_seq_length=LENGTH, **switches)

@@ -91,7 +91,10 @@ def held_out_loss(plan: Plan, saved: Path) -> float:
     "switches",
     [
         {"gradient_checkpointing": True, "gradient_accumulation_steps": 2},
-        {"gradient_checkpointing": True, "reentrant_checkpointing": True, "attn_implementation": "eager"},
+        pytest.param(
+            {"gradient_checkpointing": True, "reentrant_checkpointing": True, "attn_implementation": "eager"},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_checkpointed_members_draw_the_same_masks_twice(folder: Path, tmp_path: Path, switches: dict[str, Any]) -> None:
