@@ -27,7 +27,15 @@ TRAINABLE_SHARE = {"full": 1.0, "partial": 0.22, "head": 0.009, "high_rank_lora"
 ADAPTER_SHARE = 0.011
 """Of every other method."""
 STORED_ACTIVATIONS = {"partial": 0.4, "head": 0.1, "hira": 1.5}
-SLOWNESS = {"full": 1.25, "partial": 0.6, "head": 0.45, "qlora": 1.5, "hira": 1.6, "sparse_lora": 1.02}
+SLOWNESS = {
+    "full": 1.25,
+    "partial": 0.6,
+    "head": 0.45,
+    "qlora": 1.5,
+    "hira": 1.6,
+    "sparse_lora": 1.02,
+    "sparse_qlora": 1.53,
+}
 SIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 

@@ -135,7 +135,7 @@ def test_checkpointing_is_only_traced_when_the_largest_micro_batch_does_not_fit(
     roomy = FakeCostModel(cuda(80))
     recommend(distilbert(), roomy.device, fake=roomy)
     assert not any(family[1] for family in roomy.families)
-    assert len(roomy.families) == 9
+    assert len(roomy.families) == len({family[0] for family in roomy.families}), "one trace a method"
     tight = FakeCostModel(cuda(80))
     answer = recommend(distilbert(), tight.device, fake=tight, memory_gib=0.45, methods=["lora"])
     assert any(family[1] for family in tight.families)
@@ -272,7 +272,9 @@ def test_ties_are_inside_the_noise_and_the_best_is_the_cheapest_of_them():
     assert len(tied) > 1
     assert max(item.score for item in tied) - min(item.score for item in tied) <= 0.0157
     seconds = {item.plan.strategy.method: item.plan.predicted.time.total_s for item in tied}
-    handicapped = [1.2 * value if method == "qlora" else value for method, value in seconds.items()]
+    handicapped = [
+        1.2 * value if get_strategy(method).stores_4bit_weights else value for method, value in seconds.items()
+    ]
     assert handicapped == sorted(handicapped)
     assert all(item.score < min(other.score for other in tied) for item in answer.ranked if not item.tied)
 
@@ -337,7 +339,8 @@ def test_limits_on_the_model_reject_what_exceeds_them_and_say_what_would_help():
     model, device = distilbert(), cuda(80)
     fake = FakeCostModel(device)
     small = plans_of(model, fake, Budget(max_saved_size_bytes=4 * 1_000_000))
-    assert {item.plan.strategy.method for item in small.ranked} == {"lora", "qlora", "sparse_lora", "ia3"}
+    assert all(item.plan.predicted.saved_bytes <= 4_000_000 for item in small.ranked) and small.ranked
+    assert {"lora", "ia3"} <= {item.plan.strategy.method for item in small.ranked}
     reasons = {item.method: item.reason for item in small.rejected}
     assert "saves up to" in reasons["full"] and "the saved size budget is 3.81 MiB" in reasons["full"]
     nothing = plans_of(model, fake, Budget(max_latency_s=1e-6, max_saved_size_bytes=10))
