@@ -76,7 +76,10 @@ class CommandGroup(click.Group):
         try:
             code = super().main(arguments, *rest, **options)
         except BaseException as failure:
-            sys.exit(report_failure(failure, as_json="--json" in arguments))
+            code = report_failure(failure, as_json="--json" in arguments)
+            # CPython remembers a KeyboardInterrupt that passed through exec of a string (dataclasses are made so), and
+            # `python -m` would die of SIGINT instead of leaving with the code (pythonrun.c: run_eval_code_obj).
+            exec("")
         sys.exit(code if isinstance(code, int) else 0)
 
 

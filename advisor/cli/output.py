@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from advisor.core.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, AdvisorError
+from advisor.core.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, AdvisorError, OutputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,6 +65,10 @@ def print_answer(
         show(answer_console(), answer)
 
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""Of failures to write: what the disk says, not the code."""
+
+
 def report_failure(failure: BaseException, *, as_json: bool) -> int:
     """Show a failure and return the exit code.
 
@@ -110,6 +115,12 @@ def _as_advisor_error(failure: BaseException) -> AdvisorError:
     if isinstance(failure, KeyboardInterrupt | click.Abort):
         message = "stopped by Ctrl-C; nothing that was there before has been changed"
         return _error("interrupted", EXIT_INTERRUPTED, message)
+    if isinstance(failure, OSError) and (failure.errno in _NO_ROOM or "temporary directory" in str(failure)):
+        return OutputError(
+            f"files must be writable, but {failure.filename or 'the disk'} is not: {failure.strerror or failure}",
+            fix="free some space, or name a folder with room: --output for results, ADVISOR_HOME for what is kept "
+            "between commands, TMPDIR for temporary files",
+        )
     return _unexpected(failure)
 
 

@@ -36,8 +36,7 @@ def user_data_dir(*parts: str) -> Path:
     shared = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share")
     base = Path(override) if override else shared / "finetune-advisor"
     folder = base.expanduser().joinpath(*parts)
-    with output_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    _make_kept(folder)
     return folder
 
 
@@ -50,8 +49,7 @@ def user_cache_dir(*parts: str) -> Path:
     shared = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     base = Path(override) / "cache" if override else shared / "finetune-advisor"
     folder = base.expanduser().joinpath(*parts)
-    with output_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    _make_kept(folder)
     return folder
 
 
@@ -100,6 +98,16 @@ def ensure_writable_dir(path: Path, *, needed_bytes: int = 0) -> None:
             f"the output needs {needed_bytes} bytes, but {path} has {free_bytes} bytes free",
             fix="free some space or name another --output",
         )
+
+
+def _make_kept(folder: Path) -> None:
+    """Creates a folder that the user did not name: the fix says how to name another one."""
+    try:
+        with output_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OutputError as failure:
+        fix = f"set {USER_DATA_VARIABLE} to a folder that can be written"
+        raise OutputError(failure.message, fix=fix) from failure
 
 
 @contextlib.contextmanager

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -40,6 +43,27 @@ def test_an_unexpected_failure_is_an_apology_with_a_log(capsys: pytest.CaptureFi
     assert "ZeroDivisionError: division by zero" in printed
     log = next(word for word in printed.split() if word.endswith(".log;"))[:-1]
     assert "Traceback" in Path(log).read_text()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_takes_nothing_is_no_mistake_of_the_advisor(
+    number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report_failure(OSError(number, "no room", "/data/plan.json"), as_json=False) == 2
+    printed = capsys.readouterr().err
+    assert "/data/plan.json is not: no room" in printed and "TMPDIR" in printed
+
+
+def test_an_interrupt_inside_generated_code_leaves_with_130_too(tmp_path: Path) -> None:
+    """`python -m` would die of the signal: imports make dataclasses by exec, and Ctrl-C often falls into imports."""
+    (tmp_path / "stopping.py").write_text(
+        "from advisor.cli.app import app\n"
+        "app.callback = lambda: exec('raise KeyboardInterrupt')\n"
+        "app(['doctor'], prog_name='advisor')\n"
+    )
+    command = [sys.executable, "-m", "stopping"]
+    stopped = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert stopped.returncode == 130 and "interrupted" in stopped.stderr
 
 
 def test_an_interrupt_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
