@@ -91,7 +91,8 @@ def build_model(
         freeze_first_factors(model)
     if execution.loss == "fused-linear":
         fuse_output_projection(base)
-    prepare_for_scaling(model, execution)
+    if not method.fits_frozen_features:  # which takes no step that gradients could be scaled for
+        prepare_for_scaling(model, execution)
     if not empty and is_host(device):
         hand_back_freed_memory()
     model.train()

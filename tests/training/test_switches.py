@@ -16,6 +16,7 @@ from advisor.core.plan import ExecutionPlan, Plan
 from advisor.core.strategy import StrategyConfig
 from advisor.strategies import get_strategy
 from advisor.strategies.peft import PeftKnobs
+from advisor.tracing.step import TraceRequest, trace_step
 from advisor.training import compilation, switches
 from advisor.training.build import build_model
 from advisor.training.callbacks import StepClock
@@ -95,6 +96,15 @@ def test_the_gradient_scaler_meets_no_half_precision_weights(tmp_path: Path) -> 
     assert {p.dtype for p in lora.parameters() if not p.requires_grad} == {torch.float16}
     with pytest.raises(InputError, match="cannot train weights stored in float16"):
         prepare_for_scaling(build_model(spec, StrategyConfig("full", 1e-3), plain), scaled)
+
+
+def test_features_of_a_half_precision_model_need_no_gradient_scaler(tmp_path: Path) -> None:
+    """A card without bfloat16 (T4) computes them in float16."""
+    spec = tiny_spec("bert", CLASSIFY, tmp_path)
+    probe = get_strategy("linear_probe").default_config(spec)
+    execution = ExecutionPlan(4, dtype="float16", amp="fp16")
+    request = TraceRequest(spec, probe, execution, 16, semantics="cuda", compute_capability=(7, 5), evaluation=False)
+    assert trace_step(request).trainable_parameters > 0
 
 
 def test_upcast_keeps_four_bit_weights_and_makes_the_rest_float32(tmp_path: Path) -> None:
