@@ -39,6 +39,7 @@ class DeviceProfile:
         memory_bytes: Capacity that plans may use at most (CPU: physical or cgroup limit).
         available_bytes: Free at probe time; ``None`` in a datasheet profile.
         compute_capability: CUDA ``(major, minor)``; ``None`` on CPU.
+        multiprocessors: Of a GPU: kernels that add up over rows take a buffer that grows with them.
         dtypes: Data types that train there, for example ``("float32", "bfloat16")``.
         attention_kernels: Kernels that work there: ``"math"``, ``"efficient"``, ``"flash"``, ``"cudnn"``.
         context_bytes: Memory that a process holds besides tensors (CUDA context; CPU: resident set after imports).
@@ -96,6 +97,7 @@ class DeviceProfile:
     memory_bytes: int
     available_bytes: int | None = None
     compute_capability: tuple[int, int] | None = None
+    multiprocessors: int | None = None
     dtypes: tuple[str, ...] = ("float32",)
     attention_kernels: tuple[str, ...] = ("math",)
     context_bytes: int = 0

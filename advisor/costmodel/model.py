@@ -78,8 +78,13 @@ class CostModel:
         self.device, self.calibration, self.evaluation = device, calibration, evaluation
         self._quality_model, self._cache_dir, self._watts_of = quality, cache_dir, watts_of
         self._times = TimeModel(device, calibration, watts_of(device.id))
-        self.traces = TraceStore.on_disk(backend_of(device).traced_as, device.compute_capability, cache_dir)
-        self._stores = {(self.traces.semantics, self.traces.compute_capability): self.traces}
+        self.traces = TraceStore.on_disk(
+            backend_of(device).traced_as,
+            device.compute_capability,
+            cache_dir,
+            multiprocessors=device.multiprocessors,
+        )
+        self._stores = {self.traces.shared_by: self.traces}
 
     def on(self, device: DeviceProfile) -> CostModel:
         """The cost model of another device, uncalibrated; traces are shared where both run the same operators."""
@@ -91,7 +96,7 @@ class CostModel:
             evaluation=self.evaluation,
         )
         other._stores = self._stores
-        other.traces = self._stores.setdefault((other.traces.semantics, other.traces.compute_capability), other.traces)
+        other.traces = self._stores.setdefault(other.traces.shared_by, other.traces)
         return other
 
     @property

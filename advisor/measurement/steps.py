@@ -183,7 +183,7 @@ def _train_on_copies(
         num_hidden_layers=request.num_hidden_layers,
     )
     rows = (steps + 1) * execution.effective_batch_size
-    dataset = RepeatedBatch(template, rows, first_lengths=_mixed_lengths(request))
+    dataset = RepeatedBatch(template, rows, first_lengths=mixed_lengths(request))
     with tempfile.TemporaryDirectory(prefix="advisor-steps-") as folder:
         arguments = training_arguments(
             request.strategy,
@@ -219,8 +219,8 @@ def _timed_steps(request: StepRequest) -> list[int]:
     return [first + stride * (index + 1) - 1 for index in range(request.steps)]
 
 
-def _mixed_lengths(request: StepRequest) -> list[int]:
-    """Length of every micro-batch up to the last timed step; empty when all have the full length.
+def mixed_lengths(request: StepRequest) -> list[int]:
+    """Length in tokens of every micro-batch up to the last timed step; empty when all have the full length.
 
     Lengths are multiples of 8 from a quarter of the full length up, in no order.
     """

@@ -27,6 +27,7 @@ from advisor.tracing.symbolic_trace import (
     KINDS,
     SymbolicTrace,
     canonical_events,
+    first_products,
     fit_columns,
     is_ranked,
     kernel_rules,
@@ -108,6 +109,7 @@ def _transplanted(
         operator_slices=operator_slices(recording),
         trainable=fit_columns([[trainable] for trainable, _ in counts], ranks),
         total=fit_columns([[total] for _, total in counts], ranks),
+        first_products=first_products(recording),
     )
 
 

@@ -118,7 +118,9 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
 
 
 def _call(operator: Any, dtype: torch.dtype, args: Any, kwargs: Any) -> Any:
-    return operator(*[_cast(a, dtype) for a in args], **{k: _cast(v, dtype) for k, v in kwargs.items()})
+    """Cast from the last argument to the first, as torch's compiled wrappers do: it decides which block is free."""
+    cast = {name: _cast(value, dtype) for name, value in reversed(kwargs.items())}
+    return operator(*reversed([_cast(value, dtype) for value in reversed(args)]), **cast)
 
 
 def _excluded() -> Any:

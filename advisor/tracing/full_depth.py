@@ -16,6 +16,7 @@ import numpy.typing as npt
 from advisor.core.errors import AdvisorError
 from advisor.core.store import write_text_atomically
 from advisor.tracing.full_depth_events import DeepLog, MisalignedError, deepen
+from advisor.tracing.kernel_temporaries import A100, Multiprocessors
 from advisor.tracing.ops import MEMBERS, TracedOp
 from advisor.tracing.symbolic import BASIS, TraceShape, features
 from advisor.tracing.symbolic_trace import KINDS, PHASES, SAMPLED, EventLog, SymbolicTrace, lengthened
@@ -78,12 +79,14 @@ class FullDepthTrace:
         deeper: Traced with one repeated block of layers more than ``shallow``.
         extra_layers: Blocks of the model beyond ``shallow``.
         replays: What replays of the full depth found before.
+        card: Whose kernels take temporaries.
     """
 
     shallow: SymbolicTrace
     deeper: SymbolicTrace | None = None
     extra_layers: int = 0
     replays: ReplayCache = field(default_factory=ReplayCache, compare=False)
+    card: Multiprocessors = A100
 
     @cached_property
     def deep_log(self) -> DeepLog | None:
@@ -98,21 +101,21 @@ class FullDepthTrace:
     def events(self, shape: TraceShape) -> EventLog | None:
         """Allocations and frees of a step and an evaluation pass at full depth; ``None`` where they are unknown."""
         if self.deeper is None:
-            return self.shallow.events(shape)
+            return self.shallow.events(shape, self.card)
         if self.deep_log is None:
             return None
-        return self.deep_log.events(self.shallow.events(shape), self.deeper.events(shape))
+        return self.deep_log.events(self.shallow.events(shape, self.card), self.deeper.events(shape, self.card))
 
     def deepest_events(self, shape: TraceShape) -> EventLog:
         """The same at the greatest traced depth."""
-        return (self.deeper or self.shallow).events(shape)
+        return (self.deeper or self.shallow).events(shape, self.card)
 
     def peaks(self, shape: TraceShape, *, round_bytes: int) -> dict[str, Peak]:
         """Peak of every phase of the step, and of an evaluation pass of the same shape."""
         log = self.events(shape)
         if log is not None:
             return phase_peaks(log, round_bytes=round_bytes)
-        shallow, deeper = self.shallow.events(shape), self.deepest_events(shape)
+        shallow, deeper = self.shallow.events(shape, self.card), self.deepest_events(shape)
         return deep_phase_peaks(shallow, deeper, self.extra_layers, round_bytes=round_bytes)
 
     def multiplies_in(self, phase: str) -> bool:

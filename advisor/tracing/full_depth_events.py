@@ -53,7 +53,13 @@ class DeepLog:
         sizes[added] = deeper.sizes_bytes[self.base[added]]
         small = shallow.sizes_bytes[self.base[~added]]
         sizes[~added] = small + self.layers * (deeper.sizes_bytes[self.slope[~added]] - small)
-        return EventLog(self.signs, self.storages, self.phases, sizes, self.kinds)
+        forward, backward = (self._kept(number) for number in shallow.first_products)
+        return EventLog(self.signs, self.storages, self.phases, sizes, self.kinds, (forward, backward))
+
+    def _kept(self, number: int) -> int:
+        """Number of a storage of the shallow log at full depth; -1 where there is none."""
+        found = np.flatnonzero((self.base == number) & (self.slope != NEVER))
+        return int(found[0]) if len(found) else NEVER
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from advisor.hardware.backends import is_host
-from advisor.tracing.kernel_temporaries import KernelCall, hidden_bytes, kernel_call
-from advisor.tracing.ops import CAUSAL, TracedOp, encode_signature
+from advisor.tracing.kernel_temporaries import BEHIND_OUTPUTS, KernelCall, hidden_bytes, kernel_call
+from advisor.tracing.ops import CAUSAL, MEMBERS, TracedOp, encode_signature
 
 aten = torch.ops.aten
 
@@ -33,6 +33,10 @@ VIEW_OPERATORS = frozenset(
         *("lift_fresh", "diagonal", "unfold", "chunk", "_reshape_alias", "view_as_real", "view_as_complex"),
     )
 )
+PRODUCTS = frozenset(f"{MEMBERS['gemm']} {MEMBERS['bmm']}".split())
+"""Matrix products of cuBLAS, the first of which takes a workspace."""
+LAST_OUTPUT_FIRST = frozenset({"native_dropout"})
+"""Operators of CUDA that allocate their outputs from the last to the first: dropout's mask before its values."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +83,31 @@ class Recording:
     Attributes:
         events: ``(+1 | -1, storage number, phase)`` in program order.
         kernel_calls: Calls with hidden temporaries, with the number of their first storage.
+        first_products: By phase, the storage that its first matrix product wrote.
     """
 
     operators: list[RecordedOperator] = field(default_factory=list)
     events: list[tuple[int, int, str]] = field(default_factory=list)
     storages: list[Storage] = field(default_factory=list)
     kernel_calls: list[tuple[int, KernelCall]] = field(default_factory=list)
+    first_products: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class _Sum:
+    """A sum of two gradients that is not yet known to be one: it is, unless the first of them dies at once.
+
+    Autograd adds a further gradient to the one it holds, in place where nobody else holds that one and it is no view; a
+    tensor subclass, as fake tensors are, is added out of place (torch/csrc/autograd/input_buffer.cpp).
+    """
+
+    key: int
+    first: int
+    phase: str
+
+
+_UNSETTLED = -1
+"""Number of a sum's storage until it is known."""
 
 
 class StepRecorder(TorchDispatchMode):
@@ -106,10 +129,12 @@ class StepRecorder(TorchDispatchMode):
         self.recording = Recording()
         self.phase = "weights"
         self._live: dict[int, tuple[int, Any]] = {}
+        self._sum: _Sum | None = None
         self._closed = False
 
     def close(self) -> None:
         """Stop recording: what dies afterwards is the trace's own clean-up."""
+        self._settle()
         self._closed = True
 
     def watch(self, tensors: Iterable[Any], kind: str) -> None:
@@ -120,26 +145,64 @@ class StepRecorder(TorchDispatchMode):
 
     def label(self, tensor: torch.Tensor, kind: str) -> None:
         """Say what an already recorded storage is (for example a gradient)."""
+        self._settle()
         entry = self._live.get(tensor.untyped_storage()._cdata)
         if entry is not None:
             self.recording.storages[entry[0]].kind = kind
 
     def _watch_storage(self, storage: Any, kind: str) -> None:
-        key = storage._cdata
-        if key in self._live or storage.nbytes() == 0:
+        if storage._cdata in self._live or storage.nbytes() == 0:
             return
+        self._settle()
+        self._live[storage._cdata] = (self._born(storage.nbytes(), kind, self.phase), self._reference(storage))
+
+    def _born(self, size_bytes: int, kind: str, phase: str) -> int:
         number = len(self.recording.storages)
-        self.recording.storages.append(Storage(storage.nbytes(), kind, self.phase))
-        self.recording.events.append((+1, number, self.phase))
+        self.recording.storages.append(Storage(size_bytes, kind, phase))
+        self.recording.events.append((+1, number, phase))
+        return number
 
-        def freed(_: Any, key: int = key, number: int = number) -> None:
+    def _reference(self, storage: Any) -> Any:
+        key = storage._cdata
+        reference: Any = None
+
+        def freed(_: Any) -> None:
             entry = self._live.get(key)
-            if entry is not None and entry[0] == number:
-                del self._live[key]
-            if not self._closed:
-                self.recording.events.append((-1, number, self.phase))
+            if entry is not None and entry[1] is reference:
+                self._freed(key)
 
-        self._live[key] = (number, weakref.ref(storage, freed))
+        reference = weakref.ref(storage, freed)
+        return reference
+
+    def _freed(self, key: int) -> None:
+        if self._sum is not None and (self._sum.key == key or self._sum.phase != self.phase):
+            self._settle()
+        number, _ = self._live.pop(key)
+        if self._sum is not None and self._sum.first == number:
+            self._live[self._sum.key] = (number, self._live[self._sum.key][1])
+            self._sum = None
+        elif not self._closed:
+            self.recording.events.append((-1, number, self.phase))
+
+    def _watch_sum(self, first: torch.Tensor, result: torch.Tensor) -> bool:
+        """Note a sum that may turn out to be in place; says whether it is one."""
+        held, storage = self._live.get(first.untyped_storage()._cdata), result.untyped_storage()
+        alike = first.dtype == result.dtype and first.untyped_storage().nbytes() == storage.nbytes()
+        if held is None or not alike or first._is_view() or storage._cdata in self._live or not storage.nbytes():
+            return False
+        self._settle()
+        self._live[storage._cdata] = (_UNSETTLED, self._reference(storage))
+        self._sum = _Sum(storage._cdata, held[0], self.phase)
+        return True
+
+    def _settle(self) -> None:
+        """The sum was none in place: it has memory of its own."""
+        if self._sum is None:
+            return
+        found, self._sum = self._sum, None
+        reference = self._live[found.key][1]
+        size_bytes = self.recording.storages[found.first].size_bytes
+        self._live[found.key] = (self._born(size_bytes, "activation", found.phase), reference)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -150,14 +213,28 @@ class StepRecorder(TorchDispatchMode):
         outputs = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
         if name not in VIEW_OPERATORS and self._concerns_device(name, outputs):
             self._record_operator(func, name, args, kwargs, out, outputs)
+        if self._adds_gradients(func) and self._watch_sum(args[0], out):
+            return out
         call = kernel_call(name, args, kwargs, out, on_host=self._on_host)
+        outputs_first = call is not None and call.rule in BEHIND_OUTPUTS
+        if outputs_first:
+            self.watch(outputs, "activation")
         numbers = self._allocate_hidden(call) if call is not None else []
-        self.watch(outputs, "activation")
+        if not outputs_first:
+            self.watch(reversed(outputs) if name in LAST_OUTPUT_FIRST and not self._on_host else outputs, "activation")
         self.recording.events.extend((-1, number, self.phase) for number in numbers)
+        if outputs and self.phase not in self.recording.first_products and name in PRODUCTS:
+            self.recording.first_products[self.phase] = self._live[outputs[0].untyped_storage()._cdata][0]
         return out
+
+    def _adds_gradients(self, func: Any) -> bool:
+        """Whether this may be autograd, adding a gradient to one that it holds."""
+        in_backward = self.phase in ("first_backward", "backward") and not torch.is_grad_enabled()
+        return in_backward and not self._on_host and func is aten.add.Tensor
 
     def _allocate_hidden(self, call: KernelCall) -> list[int]:
         """One storage per slot of the rule, also when it is empty here: another shape may fill it."""
+        self._settle()
         first = len(self.recording.storages)
         sizes = hidden_bytes(call.rule, call.sizes)
         self.recording.kernel_calls.append((first, call))

@@ -22,7 +22,13 @@ from advisor.hardware.backends import HOST, is_host
 from advisor.strategies import get_strategy
 from advisor.tracing.environment import fake_device
 from advisor.tracing.recorder import Recording, StepRecorder
-from advisor.tracing.training_loop import TracedLoop, frozen_tensors, logical_parameters, state_tensors
+from advisor.tracing.training_loop import (
+    TracedLoop,
+    frozen_tensors,
+    in_order_of_creation,
+    logical_parameters,
+    state_tensors,
+)
 from advisor.training.build import build_model
 from advisor.training.kept_prefix import layers_return_tuples
 from advisor.training.linear_probe.pooling import Pooler
@@ -196,7 +202,7 @@ def _trace_on(
     loss_function = get_task(request.model.task).loss_func_of(request.model, request.strategy)
     loop = TracedLoop(model, request.strategy, request.execution, device_type, unreached, loss_function)
     with recorder:
-        recorder.watch(loop.trainable, "weight")
+        recorder.watch(in_order_of_creation(model), "weight")
         recorder.watch(frozen_tensors(model), "weight")
         recorder.phase = "states"
         recorder.watch(state_tensors(loop.optimizer), "optimizer_state")

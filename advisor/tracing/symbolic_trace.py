@@ -14,7 +14,7 @@ import numpy.typing as npt
 from advisor.core.errors import UntraceableError
 from advisor.core.plan import BITSANDBYTES_OPTIMIZERS
 from advisor.strategies import get_strategy
-from advisor.tracing.kernel_temporaries import hidden_bytes
+from advisor.tracing.kernel_temporaries import A100, Multiprocessors, hidden_bytes
 from advisor.tracing.repeated_layers import padded_chunks
 from advisor.tracing.symbolic import SymbolicSizes, TraceShape, UnfitError, fit_sizes
 
@@ -41,6 +41,8 @@ class EventLog:
         phases: Index into ``PHASES`` of each event.
         sizes_bytes: By storage number.
         kinds: Index into ``KINDS`` by storage number.
+        first_products: What the first matrix products of the forward and of the backward pass write; -1 where there is
+            none, or it is not known.
     """
 
     signs: npt.NDArray[np.int64]
@@ -48,6 +50,7 @@ class EventLog:
     phases: npt.NDArray[np.int64]
     sizes_bytes: npt.NDArray[np.int64]
     kinds: npt.NDArray[np.int64]
+    first_products: tuple[int, int] = (-1, -1)
 
 
 @dataclass(frozen=True)
@@ -73,16 +76,17 @@ class SymbolicTrace:
     trainable: SymbolicSizes
     total: SymbolicSizes
     added_tokens: int = 0
+    first_products: tuple[int, int] = (-1, -1)
 
-    def events(self, shape: TraceShape) -> EventLog:
-        """The allocation events at ``shape``."""
+    def events(self, shape: TraceShape, card: Multiprocessors = A100) -> EventLog:
+        """The allocation events at ``shape`` on a card."""
         shape = lengthened(shape, self.added_tokens)
         sizes = self.storage_sizes(shape)
         numbers = self.kernel_sizes(shape)
         for first, rule, start, stop in self.kernel_rules:
-            hidden = hidden_bytes(rule, [int(n) for n in numbers[start:stop]])
+            hidden = hidden_bytes(rule, [int(n) for n in numbers[start:stop]], card)
             sizes[first : first + len(hidden)] = hidden
-        return EventLog(self.signs, self.storages, self.phases, sizes, self.kinds)
+        return EventLog(self.signs, self.storages, self.phases, sizes, self.kinds, self.first_products)
 
     def trainable_parameters(self, rank: int) -> int:
         return int(self.trainable((1, 1, rank))[0])
@@ -244,7 +248,15 @@ def _fit(traces: dict[TraceShape, StepTrace], added: int) -> SymbolicTrace:
         trainable=fit_columns([[trace.trainable_parameters] for trace in traces.values()], shapes),
         total=fit_columns([[trace.total_parameters] for trace in traces.values()], shapes),
         added_tokens=added,
+        first_products=first_products(first),
     )
+
+
+def first_products(recording: Recording) -> tuple[int, int]:
+    """As in ``EventLog``: with accumulated gradients those of the first micro-batch."""
+    found = recording.first_products
+    forward, backward = (found.get(f"first_{phase}", found.get(phase, -1)) for phase in ("forward", "backward"))
+    return forward, backward
 
 
 def kernel_rules(recording: Recording) -> tuple[tuple[tuple[int, str, int, int], ...], set[int]]:

@@ -29,6 +29,7 @@ from advisor.core.tasks import TASKS
 from advisor.hardware.backends import get_backend
 from advisor.strategies import get_strategy, strategy_version
 from advisor.tracing.full_depth import FullDepthTrace, ReplayCache
+from advisor.tracing.kernel_temporaries import A100, Multiprocessors
 from advisor.tracing.repeated_layers import Depths, normalize_attention_window, padded_chunks, traced_depths
 from advisor.tracing.symbolic import SymbolicSizes, TraceShape
 from advisor.tracing.symbolic_trace import SymbolicTrace
@@ -54,10 +55,17 @@ class TraceStore:
         semantics: Name of the back end whose operators steps have.
         compute_capability: Of a card; only whether it is at least 8.0 changes a trace.
         cache_dir: Where traces are kept between processes; ``None`` keeps them in memory only.
+        card: What families are evaluated for; their traces do not depend on it.
     """
 
-    def __init__(self, semantics: str, compute_capability: tuple[int, int] | None, cache_dir: Path | None) -> None:
-        self.semantics = semantics
+    def __init__(
+        self,
+        semantics: str,
+        compute_capability: tuple[int, int] | None,
+        cache_dir: Path | None,
+        card: Multiprocessors = A100,
+    ) -> None:
+        self.semantics, self.card = semantics, card
         self.compute_capability = None if get_backend(semantics).is_host else _capability_class(compute_capability)
         self.cache_dir = cache_dir
         self._families: dict[str, FullDepthTrace] = {}
@@ -66,10 +74,21 @@ class TraceStore:
 
     @classmethod
     def on_disk(
-        cls, semantics: str, compute_capability: tuple[int, int] | None, cache_dir: Path | None = None
+        cls,
+        semantics: str,
+        compute_capability: tuple[int, int] | None,
+        cache_dir: Path | None = None,
+        *,
+        multiprocessors: int | None = None,
     ) -> TraceStore:
         """One that keeps traces between processes, in the user's data directory unless a folder is named."""
-        return cls(semantics, compute_capability, cache_dir or user_data_dir("traces"))
+        card = Multiprocessors.of(multiprocessors, compute_capability)
+        return cls(semantics, compute_capability, cache_dir or user_data_dir("traces"), card)
+
+    @property
+    def shared_by(self) -> tuple[object, ...]:
+        """Equal for devices whose families are the same."""
+        return self.semantics, self.compute_capability, self.card
 
     def get(self, model: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan) -> FullDepthTrace:
         """The family of a configuration, traced when it is new.
@@ -102,10 +121,10 @@ class TraceStore:
         depths = self.depths(model, strategy, execution)
         replays = ReplayCache(self._file(self.key(model, strategy, execution), "replays.json"))
         if depths is None:
-            return FullDepthTrace(self._traced(model, strategy, execution, None), replays=replays)
+            return FullDepthTrace(self._traced(model, strategy, execution, None), replays=replays, card=self.card)
         shallow = self._traced(model, strategy, execution, depths.shallow)
         deeper = self._traced(model, strategy, execution, depths.deeper, shallow)
-        return FullDepthTrace(shallow, deeper, extra_layers=depths.repeats, replays=replays)
+        return FullDepthTrace(shallow, deeper, extra_layers=depths.repeats, replays=replays, card=self.card)
 
     def _file(self, key: str, kind: str) -> Path | None:
         return self.cache_dir / f"{key}.{kind}" if self.cache_dir is not None else None

@@ -26,6 +26,8 @@ from advisor.training.optimizer import create_optimizer
 from advisor.training.switches import AMP_DTYPES
 
 Batch = dict[str, torch.Tensor]
+ADAPTER = "default"
+"""PEFT's name of the only adapter."""
 
 
 class TracedLoop:
@@ -182,6 +184,15 @@ def accepts_loss_kwargs(model: torch.nn.Module) -> bool:
 
 # --------------------
 # Tensors that outlive a step: weights, quantisation statistics, optimizer states.
+
+
+def in_order_of_creation(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """A model's own parameters, then those of an adapter and its copies of whole modules, which came later.
+
+    PEFT keeps what it adds in dictionaries by the adapter's name.
+    """
+    named = [(ADAPTER in name.split("."), parameter) for name, parameter in model.named_parameters()]
+    return [parameter for _, parameter in sorted(named, key=lambda pair: pair[0])]
 
 
 def frozen_tensors(model: torch.nn.Module) -> list[torch.Tensor]:

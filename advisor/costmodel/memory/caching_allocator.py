@@ -64,7 +64,7 @@ class _Segment:
 class _Block:
     """A part of a segment, free or in use, with its neighbours in address order."""
 
-    __slots__ = ("address", "following", "free", "pool", "preceding", "segment", "size_bytes")
+    __slots__ = ("address", "following", "free", "mapped", "pool", "preceding", "segment", "size_bytes")
 
     def __init__(self, size_bytes: int, address: int, pool: _Pool, segment: _Segment) -> None:
         self.size_bytes = size_bytes
@@ -72,6 +72,7 @@ class _Block:
         self.pool = pool
         self.segment = segment
         self.free = False
+        self.mapped = True
         self.preceding: _Block | None = None
         self.following: _Block | None = None
 
@@ -110,7 +111,7 @@ class CachingAllocator(EventReplay):
         size = round_size(size_bytes)
         pool = self._small if size <= SMALL_BYTES else self._large
         index = bisect.bisect_left(pool, (size,))
-        block = pool.pop(index)[2] if index < len(pool) else self._new_segment(size, pool)
+        block = pool.pop(self._best(pool, index))[2] if index < len(pool) else self._new_segment(size, pool)
         if block is None:
             self.out_of_memory = True
             return False
@@ -144,8 +145,11 @@ class CachingAllocator(EventReplay):
         if after is not None and after.free:
             _unlist(after)
             _absorb(block, after)
-        block.free = True
         _enlist(block)
+
+    def _best(self, pool: _Pool, index: int) -> int:
+        """Which free block serves a request, of those from ``index`` on, which are large enough."""
+        return index
 
     def _new_segment(self, size: int, pool: _Pool) -> _Block | None:
         wanted = segment_size(size)
@@ -161,16 +165,11 @@ class CachingAllocator(EventReplay):
 
     def _split(self, block: _Block, size: int) -> None:
         rest = block.size_bytes - size
-        if not (rest >= ROUND_BYTES if block.pool is self._small else rest > SMALL_BYTES):
-            return
-        remainder = _Block(rest, block.address + size, block.pool, block.segment)
-        remainder.preceding, remainder.following = block, block.following
-        if block.following is not None:
-            block.following.preceding = remainder
-        block.following = remainder
-        block.size_bytes = size
-        remainder.free = True
-        _enlist(remainder)
+        if self._is_worth_splitting(block, rest):
+            _enlist(_cut(block, size))
+
+    def _is_worth_splitting(self, block: _Block, rest: int) -> bool:
+        return rest >= ROUND_BYTES if block.pool is self._small else rest > SMALL_BYTES
 
     def return_free_segments(self) -> None:
         """Give wholly free segments back to the device, as ``empty_cache`` does (``release_cached_blocks``)."""
@@ -191,9 +190,171 @@ def _absorb(block: _Block, after: _Block) -> None:
         after.following.preceding = block
 
 
+def _cut(block: _Block, size: int) -> _Block:
+    """Shorten a block to ``size``; returns the rest as its upper neighbour."""
+    rest = _Block(block.size_bytes - size, block.address + size, block.pool, block.segment)
+    rest.preceding, rest.following = block, block.following
+    if block.following is not None:
+        block.following.preceding = rest
+    block.following = rest
+    block.size_bytes = size
+    return rest
+
+
 def _enlist(block: _Block) -> None:
+    block.free = True
     bisect.insort(block.pool, (block.size_bytes, block.address, block))
 
 
 def _unlist(block: _Block) -> None:
     block.pool.pop(bisect.bisect_left(block.pool, (block.size_bytes, block.address)))
+
+
+class ExpandableAllocator(CachingAllocator):
+    """The same with ``expandable_segments:True``: one segment per pool, whose address space is mapped page by page.
+
+    Source: as above (``try_allocate_expandable_block``, ``map_block``, ``unmap_block``). A request that no free block
+    can hold extends the first free block that unmapped space follows; of free blocks that are large enough, one that
+    can grow least is taken; what is left of a block is always split off; ``empty_cache`` returns every page that is
+    wholly free. Pages are 2 MiB in the small pool and 20 MiB in the large one.
+    """
+
+    def __init__(self, capacity_bytes: int | None = None) -> None:
+        super().__init__(capacity_bytes)
+        self._unmapped: dict[int, list[_Block]] = {}
+        self._pages: dict[int, int] = {}
+        self._space(self._small, 0)
+        self._space(self._large, LARGE_SEGMENT_BYTES << 36)  # aligned to pages
+
+    def _space(self, pool: _Pool, address: int) -> None:
+        block = _Block(1 << 50, address, pool, _Segment(0))
+        block.mapped = False
+        self._unmapped[id(pool)] = [block]
+
+    def allocate(self, number: int, size_bytes: int) -> bool:
+        if not super().allocate(number, size_bytes):
+            return False
+        self._count(self._blocks[number], +1)
+        self.peak_pinned_bytes = max(self.peak_pinned_bytes, self.pinned_bytes)
+        return True
+
+    def release(self, number: int) -> None:
+        self._count(self._blocks[number], -1)
+        super().release(number)
+
+    def _page(self, pool: _Pool) -> int:
+        return SMALL_SEGMENT_BYTES if pool is self._small else LARGE_SEGMENT_BYTES
+
+    def _count(self, block: _Block, change: int) -> None:
+        """Pages with a live block are pinned."""
+        size = self._page(block.pool)
+        for page in range(block.address // size, (block.address + block.size_bytes - 1) // size + 1):
+            count = self._pages.get(page, 0)
+            self._pages[page] = count + change
+            if 0 in (count, count + change):
+                self.pinned_bytes += change * size
+
+    def _best(self, pool: _Pool, index: int) -> int:
+        while index + 1 < len(pool) and _growable(pool[index + 1][2]) < _growable(pool[index][2]):
+            index += 1
+        return index
+
+    def _is_worth_splitting(self, block: _Block, rest: int) -> bool:
+        return rest >= ROUND_BYTES
+
+    def _new_segment(self, size: int, pool: _Pool) -> _Block | None:
+        found = self._extended(size, pool)
+        if found is None:
+            self.return_free_segments()
+            found = self._extended(size, pool)
+        if found is not None:
+            _unlist(found)
+        return found
+
+    def _extended(self, size: int, pool: _Pool) -> _Block | None:
+        """A free block of at least ``size``, made by mapping what follows it."""
+        block = next(start for start in map(_start, self._unmapped[id(pool)]) if _reaches(start, size))
+        if not block.mapped and not self._map(block, min(block.size_bytes, size)):
+            return None
+        while block.size_bytes < size:
+            further = block.following
+            assert further is not None
+            if not self._map(further, min(size - block.size_bytes, further.size_bytes)):
+                return None
+            block = further
+        return block
+
+    def _map(self, block: _Block, size: int) -> bool:
+        page = self._page(block.pool)
+        mapped = -(-size // page) * page
+        if self.capacity_bytes is not None and self.reserved_bytes + mapped > self.capacity_bytes:
+            return False
+        self.reserved_bytes += mapped
+        self.peak_reserved_bytes = max(self.peak_reserved_bytes, self.reserved_bytes)
+        spaces = self._unmapped[id(block.pool)]
+        spaces.remove(block)
+        if mapped < block.size_bytes:
+            rest = _cut(block, mapped)
+            rest.mapped = False
+            bisect.insort(spaces, rest, key=lambda space: space.address)
+        block.mapped = True
+        before, after = block.preceding, block.following
+        if before is not None and before.free:
+            _unlist(before)
+            block.address, block.size_bytes = before.address, before.size_bytes + block.size_bytes
+            block.preceding = before.preceding
+            if block.preceding is not None:
+                block.preceding.following = block
+        if after is not None and after.free:
+            _unlist(after)
+            _absorb(block, after)
+        _enlist(block)
+        return True
+
+    def return_free_segments(self) -> None:
+        for pool in (self._small, self._large):
+            for _, _, block in list(pool):
+                self._unmap(block)
+
+    def _unmap(self, block: _Block) -> None:
+        page = self._page(block.pool)
+        begin = -(-block.address // page) * page
+        end = (block.address + block.size_bytes) // page * page
+        if begin >= end:
+            return
+        _unlist(block)
+        if begin > block.address:
+            before, block = block, _cut(block, begin - block.address)
+            _enlist(before)
+        if end < block.address + block.size_bytes:
+            _enlist(_cut(block, end - block.address))
+        self.reserved_bytes -= block.size_bytes
+        block.mapped = block.free = False
+        spaces = self._unmapped[id(block.pool)]
+        for neighbour in (block.preceding, block.following):
+            if neighbour is not None and not neighbour.mapped:
+                spaces.remove(neighbour)
+                lower, upper = (neighbour, block) if neighbour.address < block.address else (block, neighbour)
+                _absorb(lower, upper)
+                block = lower
+        bisect.insort(spaces, block, key=lambda space: space.address)
+
+
+def _growable(block: _Block) -> int:
+    """Its size, with the unmapped space that follows it."""
+    after = block.following
+    return block.size_bytes + (after.size_bytes if after is not None and not after.mapped else 0)
+
+
+def _start(space: _Block) -> _Block:
+    """Where a request that unmapped space serves begins: at a free block before it."""
+    before = space.preceding
+    return before if before is not None and before.free else space
+
+
+def _reaches(block: _Block | None, size: int) -> bool:
+    """Whether free and unmapped blocks from this one on are large enough together."""
+    while block is not None and (block.free or not block.mapped) and size > 0:
+        size -= block.size_bytes
+        block = block.following
+    return size <= 0

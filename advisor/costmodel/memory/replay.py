@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from advisor.core.code_version import code_version
 from advisor.costmodel.memory.batch_sequence import RunShapes
-from advisor.costmodel.memory.caching_allocator import CachingAllocator
+from advisor.costmodel.memory.caching_allocator import CachingAllocator, ExpandableAllocator
 from advisor.costmodel.memory.event_replay import EventReplay
 from advisor.costmodel.memory.glibc_heap import Heap
 from advisor.tracing.symbolic import TraceShape
@@ -88,6 +88,7 @@ class Schedule:
         backward: From there to the first update.
         update: The rest of the step; ends with what the log left alive.
         evaluation: One evaluation pass.
+        forward_product, backward_product: Events of these passes before their first matrix product takes a workspace.
     """
 
     weights: list[int]
@@ -96,6 +97,8 @@ class Schedule:
     backward: list[int]
     update: list[int]
     evaluation: list[int]
+    forward_product: int = 0
+    backward_product: int = 0
 
 
 def schedule(log: EventLog) -> Schedule:
@@ -106,13 +109,16 @@ def schedule(log: EventLog) -> Schedule:
     evaluation = phase["evaluation"]
     step = ~(phase["weights"] | phase["states"] | evaluation)
     steps = events[step]
-    backward = phase["backward"] | phase["first_backward"]
-    borders = np.searchsorted(np.flatnonzero(step), [_first(backward), _first(phase["optimizer"])])
+    backwards = phase["backward"] | phase["first_backward"]
+    borders = np.searchsorted(np.flatnonzero(step), [_first(backwards), _first(phase["optimizer"])])
+    forward, backward = steps[: borders[0]].tolist(), steps[borders[0] : borders[1]].tolist()
     return Schedule(
         weights=events[lasting & phase["weights"]].tolist(),
         states=events[lasting & phase["states"]].tolist(),
-        forward=steps[: borders[0]].tolist(),
-        backward=steps[borders[0] : borders[1]].tolist(),
+        forward=forward,
+        backward=backward,
+        forward_product=_behind(forward, log.first_products[0]),
+        backward_product=_behind(backward, log.first_products[1]),
         update=[*steps[borders[1] :].tolist(), *_left_alive(steps)],
         evaluation=[*events[evaluation].tolist(), *_left_alive(events[evaluation])],
     )
@@ -125,6 +131,8 @@ def replay(
     workspaces: Workspaces,
     extras: UntracedAllocations = NOTHING,
     capacity_bytes: int | None = None,
+    *,
+    expandable_segments: bool = False,
 ) -> CachingAllocator:
     """Run a whole history through an allocator; it stops where memory ends.
 
@@ -135,8 +143,9 @@ def replay(
         workspaces: Taken at the first forward and backward pass.
         extras: What the trace has not.
         capacity_bytes: What the device gives; ``None`` is unbounded.
+        expandable_segments: As in ``PYTORCH_ALLOC_CONF``.
     """
-    allocator = CachingAllocator(capacity_bytes)
+    allocator = (ExpandableAllocator if expandable_segments else CachingAllocator)(capacity_bytes)
     allocator.replay(plan.weights, sizes[shapes.training])
     if extras.loading_bytes and allocator.allocate(_LOADING, extras.loading_bytes):
         allocator.release(_LOADING)
@@ -197,6 +206,7 @@ def holdings(
     *,
     extras: UntracedAllocations = NOTHING,
     capacity_bytes: int | None = None,
+    expandable_segments: bool = False,
 ) -> AllocatorPeaks:
     """What a run holds on a device that gives ``capacity_bytes``, and with how little it gets through.
 
@@ -206,7 +216,7 @@ def holdings(
     """
 
     def run(capacity: int | None) -> CachingAllocator:
-        return replay(plan, sizes, shapes, workspaces, extras, capacity)
+        return replay(plan, sizes, shapes, workspaces, extras, capacity, expandable_segments=expandable_segments)
 
     free = run(None)
     unbounded = AllocatorPeaks(free.peak_allocated_bytes, free.peak_reserved_bytes, free.peak_reserved_bytes)
@@ -223,12 +233,15 @@ def holdings(
 
 def _train(allocator: EventReplay, plan: Schedule, sizes: list[int], workspaces: Workspaces, batch_bytes: int) -> bool:
     """One optimizer step; says whether it fitted."""
+    before_forward, before_backward = plan.forward_product, plan.backward_product
     return (
-        _once(allocator, _FORWARD_WORKSPACE, workspaces.forward_bytes)
-        and (not batch_bytes or allocator.allocate(_BATCHES, batch_bytes))
-        and allocator.replay(plan.forward, sizes)
+        (not batch_bytes or allocator.allocate(_BATCHES, batch_bytes))
+        and allocator.replay(plan.forward[:before_forward], sizes)
+        and _once(allocator, _FORWARD_WORKSPACE, workspaces.forward_bytes)
+        and allocator.replay(plan.forward[before_forward:], sizes)
+        and allocator.replay(plan.backward[:before_backward], sizes)
         and _once(allocator, _BACKWARD_WORKSPACE, workspaces.backward_bytes)
-        and allocator.replay(plan.backward, sizes)
+        and allocator.replay(plan.backward[before_backward:], sizes)
         and (not plan.states or allocator.is_live(plan.states[0]) or allocator.replay(plan.states, sizes))
         and allocator.replay(plan.update, sizes)
         and _released(allocator, _BATCHES)
@@ -243,6 +256,11 @@ def _released(allocator: EventReplay, number: int) -> bool:
     if allocator.is_live(number):
         allocator.release(number)
     return True
+
+
+def _behind(events: list[int], storage: int) -> int:
+    """How many events end with the allocation of ``storage``; 0 where it is not among them."""
+    return events.index(storage) + 1 if storage in events else 0
 
 
 def _first(mask: npt.NDArray[np.bool_]) -> int:

@@ -30,6 +30,7 @@ class TracedRun:
         device: Context, workspace, capacity, and whose semantics apply.
         calibration: Of this machine (CPU: resident set).
         overheads: What the run does besides the traced steps.
+        expandable_segments: Whether torch's allocator is told to use them (CUDA).
     """
 
     family: FullDepthTrace
@@ -38,6 +39,7 @@ class TracedRun:
     device: DeviceProfile
     calibration: Calibration | None = None
     overheads: RunOverheads = field(default_factory=RunOverheads)
+    expandable_segments: bool = False
 
     @property
     def phase(self) -> str:

@@ -195,6 +195,7 @@ class CudaProbing(Probing):
             "memory_bytes": found["total_bytes"],
             "available_bytes": available,
             "compute_capability": capability,
+            "multiprocessors": int(found["multi_processors"]),
             "workspace_bytes": HOPPER_WORKSPACE_BYTES if capability >= (9, 0) else WORKSPACE_BYTES,
             "context_bytes": context[-1]["bytes"],
             "context_interval_bytes": context[-1].get("interval"),
@@ -208,6 +209,7 @@ class CudaProbing(Probing):
             "memory_bytes": "cudaMemGetInfo",
             "available_bytes": available_source,
             "compute_capability": "torch.cuda.get_device_properties",
+            "multiprocessors": "torch.cuda.get_device_properties",
             "workspace_bytes": WORKSPACE_SOURCE,
             "context_bytes": context[-1]["reason"],
         }
