@@ -463,6 +463,19 @@ def recorded(what: str, records: str) -> Callable[[], str]:
     return section
 
 
+def phantom_table(name: str) -> Callable[[], str]:
+    """A table of ``tools/phantom_gpu/tables.py``."""
+
+    def section() -> str:
+        sys.path.insert(0, str(ROOT))
+        from tools.phantom_gpu import tables
+
+        made: str = getattr(tables, name)()
+        return made
+
+    return section
+
+
 _MEMORY_RECORDS = "calibration/validation/memory-cpu-cpu-intel-xeon-2c-541637fc.jsonl"
 _TIME_RECORDS = "calibration/validation/time-cpu-wide-cpu-intel-xeon-2c-541637fc.jsonl"
 
@@ -498,6 +511,8 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "architectures": architecture_table,
     "memory records": recorded("memory", _MEMORY_RECORDS),
     "time records": recorded("time", _TIME_RECORDS),
+    "phantom memory": phantom_table("accuracy_table"),
+    "phantom edges": phantom_table("edge_table"),
 }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from advisor.strategies import registry
-from tests.costmodel.published import encoders, litgpt, litgpt_figures, litgpt_methods, qwen, swift, torchtune
+from tests.costmodel.published import encoders, fitcheck, litgpt, litgpt_figures, litgpt_methods, qwen, swift, torchtune
 from tests.costmodel.published.figures import Figure, Predictor, Row, summary, table, unexplained
 
 
@@ -67,6 +67,10 @@ def test_distilbert_on_sst2(predictor: Predictor) -> None:
 
 def test_qwen_7b_lora(predictor: Predictor) -> None:
     compare(predictor, fast(qwen.PROFILE), median=0.05, p90=0.08, residual=0.0)
+
+
+def test_fitcheck_on_a_t4_in_short(predictor: Predictor) -> None:
+    compare(predictor, fast(fitcheck.figures("allocated_bytes")), median=0.01, p90=0.02, residual=0.0)
 
 
 LENGTH_UNKNOWN = {"distilbert": 256, "bert": 256, "deberta-v2-xxl": 64}
@@ -166,3 +170,12 @@ def test_bert_large(predictor: Predictor) -> None:
     rows = compare(predictor, encoders.GUIDE, median=0.11, p90=0.13, residual=0.06)
     left = sorted(abs(row.residual) for row in rows)
     assert left[len(left) // 2] <= 0.02, "what the softmax does not explain"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("quantity", "median", "p90"),
+    [("allocated_bytes", 0.01, 0.03), ("reserved_bytes", 0.03, 0.10), ("device_bytes", 0.05, 0.10)],
+)
+def test_fitcheck_on_a_t4(predictor: Predictor, quantity: str, median: float, p90: float) -> None:
+    compare(predictor, fitcheck.figures(quantity), median=median, p90=p90, residual=0.0)

@@ -10,27 +10,50 @@ from typing import Any
 
 import pytest
 
-from advisor.costmodel.memory.caching_allocator import CachingAllocator
-from tools.phantom_gpu.record import difference, read_records, read_stream
+from advisor.costmodel.memory.caching_allocator import CachingAllocator, ExpandableAllocator
+from tools.phantom_gpu.compare import difference
+from tools.phantom_gpu.record import EXPANDABLE, name_of, read_records, read_stream
+from tools.phantom_gpu.tables import differences
 
 RECORDS = [record for record in read_records() if record["outcome"] == "completed"]
 
 
-def _name(record: dict[str, Any]) -> str:
-    return f"{record['card']} {record['case']}"
-
-
 def test_there_are_records_of_several_kinds() -> None:
     cases = " ".join(record["case"] for record in RECORDS)
-    assert len(RECORDS) >= 18
-    for kind in (" full ", " lora ", " qlora ", " head ", "checkpointed", "amp-fp16", "8bit", "mixed_lengths", "bf16"):
+    assert len(RECORDS) >= 80
+    methods = (" full ", " partial ", " lora ", " qlora ", " head ", " ia3 ", " hira ", " peft ", " high_rank_lora ")
+    switches = (
+        "checkpointed",
+        "reentrant",
+        "amp-fp16",
+        "bf16",
+        "8bit",
+        "paged",
+        "adafactor",
+        "lorafa",
+        "foreach",
+        "sgd",
+    )
+    shapes = ("mixed_lengths", "unpadded", "accumulate", "unclipped", "upcast")
+    for kind in (*methods, *switches, *shapes):
         assert kind in cases, kind
 
 
-@pytest.mark.parametrize("record", RECORDS, ids=_name)
+SHORT_STREAM = 2500
+"""Requests of a stream that is replayed every day."""
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        pytest.param(record, id=name_of(record), marks=[] if record["requests"] < SHORT_STREAM else [pytest.mark.slow])
+        for record in RECORDS
+    ],
+)
 def test_replayed_requests_give_the_allocators_own_segments(record: dict[str, Any]) -> None:
     """To the byte: the reserve after every request that changed it, and both peaks."""
-    stream, allocator = read_stream(record), CachingAllocator()
+    stream = read_stream(record)
+    allocator = ExpandableAllocator() if EXPANDABLE in record.get("with", ()) else CachingAllocator()
     expected = dict(stream.reserved)
     found = {}
     for number, event in enumerate(stream.events):
@@ -51,20 +74,37 @@ def test_replayed_requests_give_the_allocators_own_segments(record: dict[str, An
 
 
 EVERYDAY = ("distilbert-base lora 32x128 amp", "distilbert-base head 64x64")
-WORST_ALLOCATED, WORST_RESERVED = 0.015, 0.08
-MIXED = "mixed_lengths"
-"""The predicted reserve of mixed lengths is that of a fresh process; the recorded one has a history."""
+UNEXPLAINED_ALLOCATED, UNEXPLAINED_RESERVED = 0.001, 0.02
+EXPLAINED = {
+    " qlora ": (0.008, 0.035),
+    " adafactor": (0.008, 0.10),
+    "gemma-2-2b lora": (0.004, 0.035),
+}
+"""Why some are further off stands in docs/accuracy/gpu.md."""
+
+
+def _bars(name: str) -> tuple[float, float]:
+    usual = (UNEXPLAINED_ALLOCATED, UNEXPLAINED_RESERVED)
+    return next((bars for part, bars in EXPLAINED.items() if part in name), usual)
+
+
+def test_recorded_predictions_agree_with_the_records() -> None:
+    """All of them, as the documentation's table shows them."""
+    found = differences()
+    assert len(found) == len(RECORDS)
+    for name, (allocated, reserved) in found.items():
+        assert abs(allocated) <= _bars(name)[0], f"{name}: {allocated:+.2%} allocated"
+        assert abs(reserved) <= _bars(name)[1], f"{name}: {reserved:+.2%} reserved"
 
 
 @pytest.mark.parametrize(
     "record",
     [
-        pytest.param(record, id=_name(record), marks=[] if record["case"] in EVERYDAY else [pytest.mark.slow])
+        pytest.param(record, id=name_of(record), marks=[] if record["case"] in EVERYDAY else [pytest.mark.slow])
         for record in RECORDS
     ],
 )
 def test_predictions_agree_with_the_records(record: dict[str, Any]) -> None:
     found = difference(record)
-    assert abs(found.allocated) < WORST_ALLOCATED, f"{found.allocated:+.2%} allocated"
-    if MIXED not in record["case"]:
-        assert abs(found.reserved) < WORST_RESERVED, f"{found.reserved:+.2%} reserved"
+    assert abs(found.allocated) <= _bars(name_of(record))[0], f"{found.allocated:+.2%} allocated"
+    assert abs(found.reserved) <= _bars(name_of(record))[1], f"{found.reserved:+.2%} reserved"
