@@ -30,7 +30,7 @@ def estimate(cost_model: CostModel, spec: ModelSpec, method: str, **knobs: objec
     return cost_model.estimate(spec, get_strategy(method).default_config(spec), execution, None)
 
 
-@pytest.mark.parametrize(("name", "memory_ratio"), [("bert-base-uncased", 1.2), ("distilbert-base-uncased", 1.05)])
+@pytest.mark.parametrize(("name", "memory_ratio"), [("bert-base-uncased", 1.2), ("distilbert-base-uncased", 1.03)])
 def test_partial_costs_less_than_lora_on_encoders(name: str, memory_ratio: float, trace_cache: Path) -> None:
     """Malipiero and Stärk, LoRA vs partial fine-tuning on SNLI: LoRA took 1.36-1.82x the memory and 1.5-1.66x the
     time."""
