@@ -133,9 +133,9 @@ def test_latency_and_saved_size_are_those_of_the_trained_model(trace_cache: Path
     assert full.saved_interval is not None and full.saved_interval.contains(full.saved_bytes)
 
 
-def test_energy_is_known_where_power_was_measured_or_is_limited(cache: Path) -> None:
+def test_energy_is_known_where_power_was_measured_or_is_limited(trace_cache: Path) -> None:
     """A data sheet's power limit, or earlier runs; otherwise the reason is said."""
-    assert CostModel(load_profile("a100-sxm4-80gb"), cache_dir=cache).power_unknown == ""
+    assert CostModel(load_profile("a100-sxm4-80gb"), cache_dir=trace_cache).power_unknown == ""
     card = replace(load_profile("t4"), power_limit_watts=None)
-    assert "t4" in CostModel(card, cache_dir=cache).power_unknown
-    assert CostModel(card, cache_dir=cache, watts_of=lambda device_id: [60.0]).power_unknown == ""
+    assert "t4" in CostModel(card, cache_dir=trace_cache).power_unknown
+    assert CostModel(card, cache_dir=trace_cache, watts_of=lambda device_id: [60.0]).power_unknown == ""
