@@ -29,14 +29,18 @@ CALIBRATE_FIXED_S, CALIBRATE_WORK_S = 35.0, 20.0
 RECOMMEND_WORK_S = 6.0
 """Starting up and reading the data; each method is traced besides."""
 METHOD_WORK_S = 3.0
+PROBE_ROW_WORK_S = 0.005
+"""A row's pass through the frozen model, which ``recommend`` looks at the task with, for at most ``PROBE_MOST_S``: a tenth
+of its --time."""
+PROBE_MOST_S = 60.0
 RUN_WORK_S = 12.0
 """Of a run beside training: starting two processes, the profiled step, loading, saving."""
 ROW_WORK_S = 0.0065
 """Training and evaluating a row of the demo for one epoch, of the slowest method."""
 ALL_METHODS = ("full", "partial", "head", "lora", "high_rank_lora", "hira", "sparse_lora", "ia3")
 EPOCHS = 2
-FEWEST_ROWS = 48
-"""Three optimizer steps an epoch."""
+FEWEST_ROWS = 96
+"""Six optimizer steps an epoch."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,8 @@ class Level:
     def recommend_s(self, slowness: float) -> float:
         """Predicted length of ``advisor recommend``."""
         methods = len(self.methods or ALL_METHODS)
-        return slowness * (RECOMMEND_WORK_S + METHOD_WORK_S * methods) + self.evidence_s
+        probe_s = min(PROBE_MOST_S, slowness * PROBE_ROW_WORK_S * (self.train_rows + self.eval_rows))
+        return slowness * (RECOMMEND_WORK_S + METHOD_WORK_S * methods) + probe_s + self.evidence_s
 
     def run_s(self, slowness: float) -> float:
         """Predicted length of ``advisor run``."""

@@ -48,7 +48,8 @@ class Machine:
         values = {"strategy": {"method": methods[0]}, "predicted": {"time": {"total_s": total_s}}}
         self.plan.write_text(json.dumps(values))
         evidence_s = float(words[words.index("--evidence") + 1].rstrip("s")) if "--evidence" in words else 0.0
-        return self.slowness * (6 + 3 * len(methods)) + evidence_s
+        probe_s = min(60.0, 0.005 * self.slowness * (rows + held_out))
+        return self.slowness * (6 + 3 * len(methods)) + probe_s + evidence_s
 
 
 def played(module: ModuleType, folder: Path, slowness: float, **machine: float) -> tuple[Machine, list[str]]:
