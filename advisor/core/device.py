@@ -39,7 +39,6 @@ class DeviceProfile:
         memory_bytes: Capacity that plans may use at most (CPU: physical or cgroup limit).
         available_bytes: Free at probe time; ``None`` in a datasheet profile.
         compute_capability: CUDA ``(major, minor)``; ``None`` on CPU.
-        multiprocessors: Of a GPU: kernels that add up over rows take a buffer that grows with them.
         dtypes: Data types that train there, for example ``("float32", "bfloat16")``.
         attention_kernels: Kernels that work there: ``"math"``, ``"efficient"``, ``"flash"``, ``"cudnn"``.
         context_bytes: Memory that a process holds besides tensors (CUDA context; CPU: resident set after imports).
@@ -57,6 +56,7 @@ class DeviceProfile:
         sources: Where each number comes from, by field name.
         facts: What else the probe found (driver, cores, instruction sets, limits), each as value and reason.
         warnings: Why figures may not be believed, for example a noisy machine.
+        multiprocessors: Of a GPU: kernels that add up over rows take a buffer that grows with them.
 
     Keys of ``flops_per_s`` (a datasheet has only the data types):
 
@@ -97,7 +97,6 @@ class DeviceProfile:
     memory_bytes: int
     available_bytes: int | None = None
     compute_capability: tuple[int, int] | None = None
-    multiprocessors: int | None = None
     dtypes: tuple[str, ...] = ("float32",)
     attention_kernels: tuple[str, ...] = ("math",)
     context_bytes: int = 0
@@ -113,3 +112,4 @@ class DeviceProfile:
     sources: dict[str, str] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    multiprocessors: int | None = None
