@@ -30,8 +30,7 @@ RECOMMEND_WORK_S = 6.0
 """Starting up and reading the data; each method is traced besides."""
 METHOD_WORK_S = 3.0
 PROBE_ROW_WORK_S = 0.005
-"""A row's pass through the frozen model, which ``recommend`` looks at the task with, for at most ``PROBE_MOST_S``: a tenth
-of its --time."""
+"""A row's pass through the frozen model: ``recommend`` looks at the task for a tenth of its --time at most."""
 PROBE_MOST_S = 60.0
 RUN_WORK_S = 12.0
 """Of a run beside training: starting two processes, the profiled step, loading, saving."""

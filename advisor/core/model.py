@@ -59,6 +59,12 @@ class ModelSpec:
     head_remark: str = field(default="", metadata=LATER)
 
     @property
+    def has_dropout(self) -> bool:
+        """Whether the configuration names any share of dropout above zero."""
+        shares = [value for name, value in self.config.items() if "drop" in name and isinstance(value, int | float)]
+        return any(share > 0 for share in shares)
+
+    @property
     def traits(self) -> TaskTraits:
         """What its task means for its head, its batches and its cost.
 

@@ -73,12 +73,6 @@ def kept_features_problem(spec: ModelSpec, model: nn.Module, strategy: StrategyC
     return None
 
 
-def has_dropout(spec: ModelSpec) -> bool:
-    """Whether a model's configuration names any share of dropout above zero."""
-    shares = [value for name, value in spec.config.items() if "drop" in name and isinstance(value, int | float)]
-    return any(share > 0 for share in shares)
-
-
 def kept_prefix(model: nn.Module) -> KeptPrefix:
     """What ``skip_frozen_layers`` left at a model."""
     prefix: KeptPrefix = getattr(model, _ATTRIBUTE)

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from advisor.core.budget import Fit
 from advisor.core.cost import CostEstimate
 from advisor.core.device import DeviceProfile
+from advisor.core.memo import recall_structure
 from advisor.core.plan import AttentionImplementation, ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.model import CostModel
 from advisor.search.planner.precision import BYTES_PER_LOGIT, PrecisionPolicy
 from advisor.search.planner.request import PlanRequest
 from advisor.strategies import get_strategy
-from advisor.strategies.skeleton import build_skeleton
-from advisor.training.kept_prefix import has_dropout, kept_features_problem
+from advisor.tracing.trace_store import strategy_key
 
 MAX_EVAL_BATCH = 64
 """Evaluation keeps no activations, so it takes a larger batch than training; beyond this nothing is gained on small
@@ -141,10 +141,7 @@ class Evaluator:
         """The same training with its frozen first layers computed once, where that is predicted to end sooner, fits,
         and changes nothing, because the model has no dropout.
         """
-        request = self.request
-        if request.speed.keep_features is not None or strategy.num_train_epochs <= 1 or has_dropout(request.model):
-            return point
-        if not can_keep_features(request, strategy):
+        if not may_keep_features(self.request, strategy):
             return point
         other = self._point(strategy, replace(point.execution, keep_features=True))
         return other if self.fits(other) and other.objective_s < point.objective_s else point
@@ -242,7 +239,22 @@ def execution_of(
 
 def can_keep_features(request: PlanRequest, strategy: StrategyConfig) -> bool:
     """Whether the method has frozen first layers on this model, and rows stay as they are."""
-    return kept_features_problem(request.model, build_skeleton(request.model), strategy) is None
+    model = request.model
+
+    def possible() -> bool:
+        from advisor.strategies.skeleton import build_skeleton
+        from advisor.training.kept_prefix import kept_features_problem
+
+        return kept_features_problem(model, build_skeleton(model), strategy) is None
+
+    return bool(recall_structure("kept features", model, strategy_key(strategy), possible))
+
+
+def may_keep_features(request: PlanRequest, strategy: StrategyConfig) -> bool:
+    """Whether planning compares a set-up with one that keeps features: where it changes nothing but time."""
+    if request.speed.keep_features is not None or strategy.num_train_epochs <= 1 or request.model.has_dropout:
+        return False
+    return can_keep_features(request, strategy)
 
 
 def micro_batches(request: PlanRequest) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.hardware.backends import backend_of
 from advisor.search.planner.candidates import Candidates, target_variants
-from advisor.search.planner.evaluator import SetupGroup, execution_of, micro_batches
+from advisor.search.planner.evaluator import SetupGroup, execution_of, may_keep_features, micro_batches
 from advisor.search.planner.precision import attention_kernels, cpu_precisions, precision_policies
 from advisor.search.planner.request import PlanRequest
 from advisor.strategies import get_strategy
@@ -41,11 +41,15 @@ def wanted_traces(request: PlanRequest, device: DeviceProfile, found: Candidates
 
 def _executions(request: PlanRequest, device: DeviceProfile, strategy: StrategyConfig) -> Iterator[ExecutionPlan]:
     sizes = micro_batches(request)[:2]  # only the largest does not accumulate
+    kept = may_keep_features(request, strategy)
     for checkpointed_first, group in _groups(request, device, strategy):
         for checkpointing in (True, False) if checkpointed_first else (False, True):
             for size in sizes:
                 chosen = SetupGroup(group.rung, group.attention, checkpointing)
-                yield execution_of(request, device, strategy, chosen, size, size)
+                execution = execution_of(request, device, strategy, chosen, size, size)
+                yield execution
+                if kept:
+                    yield replace(execution, keep_features=True)
 
 
 def _groups(request: PlanRequest, device: DeviceProfile, strategy: StrategyConfig) -> Iterator[tuple[bool, SetupGroup]]:

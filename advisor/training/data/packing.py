@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from advisor.core.errors import DataError, ModelError
@@ -43,7 +42,6 @@ LEAK = 0.05
 spread."""
 
 
-@torch.no_grad()
 def require_separation(model: Any, ids: Sequence[int], name: str) -> None:
     """Whether a model scores a document the same behind another one as alone.
 
@@ -55,14 +53,18 @@ def require_separation(model: Any, ids: Sequence[int], name: str) -> None:
     Raises:
         ModelError: it does not.
     """
+    import torch
+
     half = min(32, len(ids) // 2)
     device = next(model.parameters()).device
     tokens = torch.tensor([list(ids[: 2 * half])], device=device)
     positions = torch.arange(half, device=device)[None]
+    twice = torch.cat([positions, positions], dim=1)
     was_training = model.training
     model.eval()
-    behind = model(input_ids=tokens, position_ids=torch.cat([positions, positions], dim=1)).logits[:, -half:].float()
-    alone = model(input_ids=tokens[:, half:], position_ids=positions).logits[:, -half:].float()
+    with torch.no_grad():
+        behind = model(input_ids=tokens, position_ids=twice).logits[:, -half:].float()
+        alone = model(input_ids=tokens[:, half:], position_ids=positions).logits[:, -half:].float()
     model.train(was_training)
     if (behind - alone).abs().mean() > LEAK * alone.std():
         raise ModelError(
