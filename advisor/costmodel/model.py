@@ -149,7 +149,8 @@ class CostModel:
         """
         asked = self._traced(model, strategy, execution)
         memory = self._bound_memory(asked, data, same_length=False)
-        return CostBounds(self._cost(asked, data, memory.typical, None, budget), memory)
+        limited = budget is not None and budget.max_latency_s is not None
+        return CostBounds(self._cost(asked, data, memory.typical, None, budget, with_latency=limited), memory)
 
     def estimate(
         self,
@@ -224,7 +225,7 @@ class CostModel:
             UntraceableError: ``traced_as`` cannot be traced.
         """
         asked = TracedConfiguration(self.traces.get(model, strategy, traced_as), model, strategy, execution)
-        return self._times.estimate(asked, self._evaluated(data), peak_bytes=0).total_s
+        return self._times.estimate(asked, self._evaluated(data), peak_bytes=0, with_latency=False).total_s
 
     def _evaluated(self, data: DataProfile) -> DataProfile:
         """The rows that a run passes over, with or without evaluation."""
@@ -237,11 +238,15 @@ class CostModel:
         memory: MemoryEstimate,
         quality: QualityEstimate | None,
         budget: Budget | None,
+        *,
+        with_latency: bool = True,
     ) -> CostEstimate:
         evaluated = None if data is None else self._evaluated(data)
         merged = self._merged(asked) if budget is not None and budget.max_latency_s is not None else None
         peak_bytes, whole = memory.allocated_bytes, self._first_pass(asked)
-        time = self._times.estimate(asked, evaluated, peak_bytes=peak_bytes, merged=merged, whole=whole)
+        time = self._times.estimate(
+            asked, evaluated, peak_bytes=peak_bytes, merged=merged, whole=whole, with_latency=with_latency
+        )
         saved_bytes, saved_interval = saved_model_bytes(asked)
         parts = [part for part in (memory, time, quality) if part is not None]
         return CostEstimate(
@@ -266,20 +271,19 @@ class CostModel:
     def _memory(
         self, asked: TracedConfiguration, data: DataProfile | None, same_length: bool, budget: Budget | None
     ) -> MemoryEstimate:
-        """Of the run; where frozen layers run once before training, that is taken for a step without skipping them,
-        which holds at least as much.
-        """
-        runs = [self._run(asked, data, same_length)]
-        if (whole := self._first_pass(asked)) is not None and data is not None:
-            runs.append(self._run(whole, data, same_length))
-        found = [estimate_memory(run, self._limit_bytes(budget)) for run in runs]
+        found = [estimate_memory(run, self._limit_bytes(budget)) for run in self._runs(asked, data, same_length)]
         return max(found, key=lambda memory: memory.device_bytes)
 
     def _bound_memory(self, asked: TracedConfiguration, data: DataProfile | None, same_length: bool) -> MemoryBounds:
-        found = [bound_memory(self._run(asked, data, same_length))]
-        if (whole := self._first_pass(asked)) is not None and data is not None:
-            found.append(bound_memory(self._run(whole, data, same_length)))
+        found = [bound_memory(run) for run in self._runs(asked, data, same_length)]
         return max(found, key=lambda bounds: bounds.typical.device_bytes)
+
+    def _runs(self, asked: TracedConfiguration, data: DataProfile | None, same_length: bool) -> list[TracedRun]:
+        """What may be the run's peak: its steps; where frozen layers run once before training, that is taken for a step
+        without skipping them, which holds at least as much.
+        """
+        whole = self._first_pass(asked) if data is not None else None
+        return [self._run(part, data, same_length) for part in (asked, whole) if part is not None]
 
     def _merged(self, asked: TracedConfiguration) -> TracedConfiguration | None:
         """The model once its adapters are merged into the weights; ``None`` where they are not, or it is not traced."""
