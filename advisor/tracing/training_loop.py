@@ -23,7 +23,7 @@ from advisor.tracing.fake_peft import kept_tensors
 from advisor.tracing.recorder import StepRecorder
 from advisor.training.loss import fused_evaluation
 from advisor.training.optimizer import create_optimizer
-from advisor.training.switches import AMP_DTYPES
+from advisor.training.switches import AMP_DTYPES, autocast
 
 Batch = dict[str, torch.Tensor]
 ADAPTER = "default"
@@ -117,12 +117,9 @@ class TracedLoop:
         labels = batch["labels"]
         if self._loss_function is not None:
             batch = {name: values for name, values in batch.items() if name != "labels"}
-        dtype = AMP_DTYPES.get(self.execution.amp)
-        if dtype is None:
+        with autocast(self.execution, self.device_type):
             outputs = self.model(**batch, **extra)
-        else:
-            with torch.autocast(self.device_type, dtype=dtype):
-                outputs = self.model(**batch, **extra)
+        if self.execution.amp in AMP_DTYPES:
             outputs = convert_to_fp32(outputs)
         if self._loss_function is not None:
             scaled = self._loss_function(outputs, labels, num_items_in_batch=1.0)

@@ -11,7 +11,7 @@ from advisor.core.memo import recall_structure
 from advisor.core.plan import AttentionImplementation, ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.model import CostModel
-from advisor.search.planner.precision import BYTES_PER_LOGIT, PrecisionPolicy
+from advisor.search.planner.precision import BYTES_PER_LOGIT, PrecisionPolicy, attention_kernels
 from advisor.search.planner.request import PlanRequest
 from advisor.strategies import get_strategy
 from advisor.tracing.trace_store import strategy_key
@@ -235,6 +235,13 @@ def execution_of(
     quantized = get_strategy(strategy.method).stores_4bit_weights
     kept = bool(request.speed.keep_features) and can_keep_features(request, strategy)
     return replace(request.speed.settled(execution, device, data, quantized=quantized), keep_features=kept)
+
+
+def kernels_of(
+    request: PlanRequest, device: DeviceProfile, rung: PrecisionPolicy
+) -> tuple[AttentionImplementation, ...]:
+    """Attention kernels to try for the request's batches."""
+    return attention_kernels(device, request.model, rung, separate_documents=request.data.separate_documents)
 
 
 def can_keep_features(request: PlanRequest, strategy: StrategyConfig) -> bool:

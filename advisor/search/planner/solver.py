@@ -11,10 +11,9 @@ from advisor.core.plan import AttentionImplementation
 from advisor.core.strategy import StrategyConfig
 from advisor.hardware.backends import backend_of
 from advisor.search.planner.candidates import rank_grid
-from advisor.search.planner.evaluator import EvaluatedSetup, Evaluator, SetupGroup, setup_group
+from advisor.search.planner.evaluator import EvaluatedSetup, Evaluator, SetupGroup, kernels_of, setup_group
 from advisor.search.planner.precision import (
     PrecisionPolicy,
-    attention_kernels,
     cpu_precisions,
     is_frozen_base,
     precision_policies,
@@ -115,8 +114,7 @@ class Solver:
         return total
 
     def _kernels(self, rung: PrecisionPolicy) -> tuple[AttentionImplementation, ...]:
-        request, device = self.evaluator.request, self.evaluator.cost_model.device
-        return attention_kernels(device, request.model, rung, separate_documents=request.data.separate_documents)
+        return kernels_of(self.evaluator.request, self.evaluator.cost_model.device, rung)
 
     # --- one rung -------------------------------------------------------------------------------------------------
 

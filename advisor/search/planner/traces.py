@@ -11,8 +11,8 @@ from advisor.core.plan import ExecutionPlan
 from advisor.core.strategy import StrategyConfig
 from advisor.hardware.backends import backend_of
 from advisor.search.planner.candidates import Candidates, target_variants
-from advisor.search.planner.evaluator import SetupGroup, execution_of, may_keep_features, micro_batches
-from advisor.search.planner.precision import attention_kernels, cpu_precisions, precision_policies
+from advisor.search.planner.evaluator import SetupGroup, execution_of, kernels_of, may_keep_features, micro_batches
+from advisor.search.planner.precision import cpu_precisions, precision_policies
 from advisor.search.planner.request import PlanRequest
 from advisor.strategies import get_strategy
 
@@ -64,7 +64,5 @@ def _groups(request: PlanRequest, device: DeviceProfile, strategy: StrategyConfi
         hopeless = not compared and rung.least_bytes(request.model, method) > limit_bytes
         if hopeless and rung is not precisions[-1]:
             continue
-        for kernel in attention_kernels(
-            device, request.model, rung, separate_documents=request.data.separate_documents
-        ):
+        for kernel in kernels_of(request, device, rung):
             yield index > 0 and not compared, SetupGroup(rung, kernel, False)

@@ -146,10 +146,14 @@ class TrialHistory:
         return (trial.evaluations[-1].nll or 0.0) if trial.evaluations else 0.0
 
 
+def feasible_tops(trials: Iterable[TrialSummary]) -> list[tuple[TrialSummary, Evaluation]]:
+    """Feasible trials with the evaluation on most rows that says anything."""
+    return [(trial, top) for trial in trials if trial.verdict != "infeasible" and (top := trial.top) is not None]
+
+
 def contenders(trials: Iterable[TrialSummary], *, beyond_chance: bool = True) -> list[tuple[TrialSummary, Evaluation]]:
     """Trials that can win: feasible, beyond chance, and evaluated on as many rows as any of these was."""
-    reached = [(trial, top) for trial in trials if trial.verdict != "infeasible" and (top := trial.top) is not None]
-    reached = [(trial, top) for trial, top in reached if not (beyond_chance and top.at_chance)]
+    reached = [(trial, top) for trial, top in feasible_tops(trials) if not (beyond_chance and top.at_chance)]
     most = max((top.train_rows for _, top in reached), default=0)
     return [(trial, top) for trial, top in reached if top.train_rows == most]
 
@@ -200,10 +204,9 @@ def winner(
 
 def reaching(trials: Iterable[TrialSummary], metric: Metric, floor: float) -> list[tuple[TrialSummary, Evaluation]]:
     """Feasible trials beyond chance whose metric reaches a floor, with the evaluation that shows it."""
-    tops = [(trial, top) for trial in trials if trial.verdict != "infeasible" and (top := trial.top) is not None]
     return [
         (trial, top)
-        for trial, top in tops
+        for trial, top in feasible_tops(trials)
         if not top.at_chance and top.metric is not None and metric.score(top.metric) >= metric.score(floor)
     ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from advisor.core.plan import ExecutionPlan
 from advisor.strategies.base import Pooling
 from advisor.strategies.linear_probe import output_layer_name
 from advisor.strategies.targets import backbone
+from advisor.training.switches import autocast
 
 
 class Pooler:
@@ -29,7 +30,7 @@ class Pooler:
 
     def __init__(self, model: nn.Module, pooling: Pooling, execution: ExecutionPlan, device_type: str) -> None:
         self._model, self._pooling, self._device_type = model, pooling, device_type
-        self._amp = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(execution.amp)
+        self._execution = execution
         self._seen: Any = None
         self._stack = contextlib.ExitStack()
 
@@ -48,7 +49,7 @@ class Pooler:
     def __call__(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Features of a batch without labels, float32 of shape (rows, width), on the model's device."""
         inputs = {name: values.to(self._device_type) for name, values in batch.items() if name != "labels"}
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), autocast(self._execution, self._device_type):
             self._model(**inputs)
             hidden, self._seen = self._seen, None
             mask = inputs["attention_mask"]
@@ -61,14 +62,6 @@ class Pooler:
             return hidden[torch.arange(len(hidden), device=hidden.device), last].float()
         weights = mask.unsqueeze(-1).to(hidden.dtype)
         return ((hidden * weights).sum(dim=1) / weights.sum(dim=1)).float()
-
-    @contextlib.contextmanager
-    def _autocast(self) -> Iterator[None]:
-        if self._amp is None:
-            yield
-            return
-        with torch.autocast(self._device_type, dtype=self._amp):
-            yield
 
     def _see_input(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._seen = inputs[0]

@@ -69,32 +69,6 @@ def train_pack(
         InputError: the plans cannot be packed or run here, or an output folder cannot be used.
         KeyboardInterrupt: a second Ctrl-C, or one before the first step.
     """
-    done = train_pack_only(
-        plans,
-        output_dirs,
-        resume=resume,
-        on_event=on_event,
-        time_limit_s=time_limit_s,
-        save_every_s=save_every_s,
-    )
-    measurements = []
-    for (measurement, trained), folder in zip(done, output_dirs, strict=True):
-        measurements.append(with_final_metrics(measurement, trained))
-        if measurement.outcome == "completed":
-            RunFolder(Path(folder)).keep(measurements[-1])
-    return measurements
-
-
-def train_pack_only(
-    plans: Sequence[Plan],
-    output_dirs: Sequence[Path],
-    *,
-    resume: bool = False,
-    on_event: OnMemberEvent | None = None,
-    time_limit_s: float | None = None,
-    save_every_s: float = SAVE_EVERY_S,
-) -> list[tuple[Measurement, TrainedRun]]:
-    """``train_pack`` without what is computed afterwards, and what it is computed from."""
     check_pack(plans)
     backend = backend_of_plan(plans[0])
     backend.runtime.prepare_process(plans[0].execution.num_threads)
@@ -109,7 +83,12 @@ def train_pack_only(
         members.append(_Member(thread, switch, trained))
     with catching_interrupts(*(member.switch for member in members)):
         _lead([member.thread for member in members], pack)
-    return _results(members)
+    measurements = []
+    for (measurement, trained), folder in zip(_results(members), output_dirs, strict=True):
+        measurements.append(with_final_metrics(measurement, trained))
+        if measurement.outcome == "completed":
+            RunFolder(Path(folder)).keep(measurements[-1])
+    return measurements
 
 
 @dataclass(frozen=True)
