@@ -23,7 +23,7 @@ _COMMANDS = {
     "fit": "predict",
     "recommend": "plans",
     "tune": "plans",
-    "show": "show",
+    "show": "plans",
     "run": "plans",
     "evaluate": "results",
     "compare": "results",

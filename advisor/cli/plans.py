@@ -1,4 +1,4 @@
-"""``advisor recommend``, ``advisor tune`` and ``advisor run``: find a plan, search for a better one, train it."""
+"""``advisor recommend``, ``tune``, ``show`` and ``run``: find a plan, search for a better one, explain it, train it."""
 
 from __future__ import annotations
 
@@ -209,6 +209,35 @@ def tune_command(as_json: bool, study_dir: Path, output: Path | None, **options:
     if not as_json:
         ran = f"the trained model is in {study_dir / 'final'}" if result.final is not None else ""
         click.echo(f"\nwritten to {target}; {ran or f'next: advisor run {target} --output runs/{study_dir.name}'}")
+
+
+@click.command("show")
+@click.argument("plan", type=PATH)
+@option("--why", is_flag=True, help="Show where each predicted number comes from.")
+@json_option
+def show_command(plan: Path, why: bool, as_json: bool) -> None:
+    """Show a PLAN, and why its numbers are what they are.
+
+    PLAN is a plan.json, or the folder of a run or a study that holds one. Nothing is computed: everything is read from
+    the file, whatever version wrote it. --why names the source of each number: memory by trace, count and allocator;
+    times by calibration, probe or datasheet; quality by its state and its parts; and every limit beside what is needed.
+
+    JSON keys: plan, and with --why why[] (section, figure, value, low, high, evidence, origin, shown, shown_interval).
+
+    \b
+    Example:
+      advisor show plan.json --why
+    """
+    from advisor.core.plan import load_plan
+    from advisor.reporting.why import print_plan, show_answer
+
+    file = plan / "plan.json" if plan.is_dir() else plan
+    print_answer(
+        load_plan(file),
+        as_json,
+        lambda console, answer: print_plan(console, answer, title=str(plan), why=why),
+        lambda answer: show_answer(answer, why=why),
+    )
 
 
 @click.command("run")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +9,7 @@ from types import ModuleType
 import pytest
 
 from tests.docs.pages import PAGES, README, REPOSITORY, code_blocks, headings, name_of, text_of, without_code
+from tests.tools.loading import load_tool
 
 MOST_README_LINES = 150
 MOST_COLUMNS = 120
@@ -17,11 +17,7 @@ MOST_COLUMNS = 120
 
 @pytest.fixture(scope="module")
 def generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generate_docs", REPOSITORY / "tools" / "generate_docs.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("generate_docs")
 
 
 def links(page: Path) -> list[str]:

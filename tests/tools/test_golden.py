@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+
+from tests.tools.loading import load_tool
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "golden.py"
 ESTIMATE = {"memory": {"allocated_bytes": 2**40, "intervals": [1.5, 2.5]}, "notes": ["in words"], "fits": None}
@@ -17,12 +17,7 @@ ESTIMATE = {"memory": {"allocated_bytes": 2**40, "intervals": [1.5, 2.5]}, "note
 
 @pytest.fixture(scope="module")
 def golden() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("golden", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look their annotations up
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("golden")
 
 
 def written(path: Path, results: dict[str, Any]) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 import zipfile
@@ -12,17 +11,14 @@ from types import ModuleType
 
 import pytest
 
+from tests.tools.loading import load_tool
+
 TOOL = Path(__file__).parents[2] / "tools" / "gpu_checklist.py"
 
 
 @pytest.fixture(scope="module")
 def checklist() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gpu_checklist_tool", TOOL)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("gpu_checklist")
 
 
 class Card:

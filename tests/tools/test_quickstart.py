@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from tests.tools.loading import load_tool
+
 
 @pytest.fixture(scope="module")
 def quickstart() -> ModuleType:
-    path = Path(__file__).parents[2] / "tools" / "quickstart.py"
-    spec = importlib.util.spec_from_file_location("quickstart_tool", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("quickstart")
 
 
 class Machine:
