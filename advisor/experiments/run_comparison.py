@@ -180,12 +180,34 @@ def _interval(samples: NDArray[Any]) -> tuple[float | None, float | None]:
 
 def _of_run(run: RunPredictions, metric: Metric, samples: NDArray[Any]) -> ComparedRun:
     value, (low, high) = metric.compute(run.columns), _interval(samples)
-    wrong = _wrong([run])
-    if wrong is None:
-        return ComparedRun(run.name, run.method, run.seed, run.setting, metric.name, value, low, high)
-    mask = wrong[0]
+    errors = error_summary(run)
     return ComparedRun(
         *(run.name, run.method, run.seed, run.setting, metric.name, value, low, high),
+        **({} if errors is None else vars(errors)),
+    )
+
+
+@dataclass(frozen=True)
+class ErrorSummary:
+    """What a classifier gets wrong.
+
+    Attributes:
+        errors, true_shares, predicted_shares, overconfidence: As in :class:`advisor.core.comparison.ComparedRun`.
+    """
+
+    errors: int
+    true_shares: dict[str, float]
+    predicted_shares: dict[str, float]
+    overconfidence: tuple[float, ...]
+
+
+def error_summary(run: RunPredictions) -> ErrorSummary | None:
+    """What a run gets wrong; ``None`` for tasks without right and wrong."""
+    wrong = _wrong([run])
+    if wrong is None:
+        return None
+    mask = wrong[0]
+    return ErrorSummary(
         errors=int(mask.sum()),
         true_shares=_shares(run.columns[LABEL][mask], run.label_names),
         predicted_shares=_shares(run.columns[PREDICTED][mask], run.label_names),

@@ -38,7 +38,7 @@ def compare(runs: Sequence[Path | str]) -> RunComparison:
     tasks = sorted({plan.model.task for plan in plans})
     if len(tasks) > 1:
         raise InputError(f"runs must be of one task, but got {' and '.join(tasks)}", fix="compare runs of one task")
-    found = [_predictions(folder, plan) for folder, plan in zip(folders, plans, strict=True)]
+    found = [run_predictions(folder, plan) for folder, plan in zip(folders, plans, strict=True)]
     if not found:
         raise InputError("a comparison needs at least two runs, but got none", fix="name two folders of runs")
     return compare_runs(found, plans[0].model.traits.metric, _texts(plans[0], data[0]))
@@ -54,7 +54,12 @@ def _plan_and_data(folder: Path) -> tuple[Plan, DataSpec]:
     return plan, plan.data
 
 
-def _predictions(folder: Path, plan: Plan) -> RunPredictions:
+def run_predictions(folder: Path, plan: Plan) -> RunPredictions:
+    """The predictions that a run of this plan kept in its folder.
+
+    Raises:
+        DataError: it kept none.
+    """
     from advisor.experiments.run_comparison import RunPredictions
     from advisor.training.data.predictions import read_predictions
 

@@ -19,6 +19,7 @@ from advisor.core.serialization import from_dict, read_json, to_dict, to_json
 from advisor.core.store import ensure_writable_dir, user_data_dir, write_text_atomically
 from advisor.core.units import counted, format_duration
 from advisor.hardware.versions import installed_versions
+from advisor.pipeline.comparing import run_predictions
 from advisor.pipeline.environment import this_machine
 from advisor.pipeline.events import note, phase, progress
 from advisor.pipeline.inputs import DataSource, Inputs, ModelSource, load_inputs
@@ -131,7 +132,7 @@ def bench_suite(
         phase(on_event, f"training {counted(len(left), 'run')}")
         stopped = run_cells(cells, execute, store, time_limit_s=time_limit_s, on_event=tell)
         runs = [
-            dataclasses.replace(value, cell=name)
+            _with_error_shape(dataclasses.replace(value, cell=name), definition, plan, folder)
             for name, plan in plans.items()
             for seed in _seeds(rounds)
             if (value := _recorded(store.records, _key(plan, seed))) is not None
@@ -331,6 +332,20 @@ def _recorded(records: Mapping[str, Any], key: str) -> SuiteRun | None:
     record = records.get(key)
     value: SuiteRun | None = record.value if record is not None and record.outcome == "completed" else None
     return value
+
+
+def _with_error_shape(run: SuiteRun, suite: SuiteDefinition, plan: Plan, folder: Path) -> SuiteRun:
+    """Also where its errors lie, if the suite says of its data which class is in the middle."""
+    from advisor.experiments.suites.results import error_shape
+
+    middle = suite.data[suite.cell(run.cell).data].middle_class
+    if not middle or run.diverged:
+        return run
+    try:
+        predictions = run_predictions(folder / run.folder, plan)
+    except AdvisorError:  # the folder of an older run was tidied up; its other figures are recorded
+        return run
+    return dataclasses.replace(run, figures={**run.figures, **error_shape(predictions, middle)})
 
 
 # --- the published backbones ------------------------------------------------------------------------------------------

@@ -12,7 +12,15 @@ from advisor.core.metrics import METRICS
 from advisor.core.units import counted, format_bytes, format_duration
 from advisor.experiments.suites.definition import Claim, SuiteDefinition
 from advisor.experiments.suites.results import CellResults, SeedSpread, SuiteReport
-from advisor.experiments.suites.verdicts import LEVEL, MARGIN_POINTS, MARGIN_RATIO, POWER, Verdict, in_points
+from advisor.experiments.suites.verdicts import (
+    ERROR_SHAPE,
+    LEVEL,
+    MARGIN_POINTS,
+    MARGIN_RATIO,
+    POWER,
+    Verdict,
+    in_points,
+)
 from advisor.reporting.text import make_table, remark, say
 
 if TYPE_CHECKING:
@@ -39,6 +47,8 @@ def show_quantity(quantity: str, value: float) -> str:
     if quantity in METRICS:
         metric = METRICS.get(quantity)
         return f"{100 * value:.2f}" if metric.in_points else metric.show(value)
+    if quantity in ERROR_SHAPE:
+        return f"{100 * value:.0f}"
     if quantity.endswith("_bytes"):
         return format_bytes(round(value))
     if quantity.endswith("_per_s"):
@@ -137,6 +147,15 @@ def _resource_rows(rows: Sequence[CellResults]) -> Iterator[list[str]]:
         yield cells
 
 
+def _error_rows(rows: Sequence[CellResults]) -> list[list[str]]:
+    """Where the errors of each cell lie, of tables whose data have a class in the middle."""
+    return [
+        [row.row, *(_spread(name, row.measured.get(name)) for name in ERROR_SHAPE)]
+        for row in rows
+        if any(name in row.measured for name in ERROR_SHAPE)
+    ]
+
+
 def _backbone_rows(rows: Sequence[CellResults], title: str) -> Iterator[list[str]]:
     """Predicted for the published backbone, beside the published figure."""
     for row in rows:
@@ -202,6 +221,8 @@ def print_suite(console: Console, report: SuiteReport, definition: SuiteDefiniti
         if text:
             remark(console, f"  {text}")
         console.print(_filled("measured and predicted", ["row", *RESOURCE_COLUMNS], _resource_rows(shown)))
+        if errors := _error_rows(shown):
+            console.print(_filled("errors", ["row", *ERROR_SHAPE.values()], errors))
     backbones = [cells for title, _, rows in _tables(report, definition) for cells in _backbone_rows(rows, title)]
     if backbones:
         console.print(
@@ -262,6 +283,9 @@ def suite_markdown(report: SuiteReport, definition: SuiteDefinition | None) -> s
         lines += _markdown(_measured_columns(rows, quantities), _measured_rows(shown, quantities))
         lines += ["Measured and predicted here:", ""]
         lines += _markdown(["row", *RESOURCE_COLUMNS], _resource_rows(shown))
+        if errors := _error_rows(shown):
+            lines += ["Where the errors lie:", ""]
+            lines += _markdown(["row", *ERROR_SHAPE.values()], errors)
         lines += ["Settings here:", "", *(f"* {row.row}: {row.trained}" for row in shown), ""]
     backbones = [cells for title, _, rows in _tables(report, definition) for cells in _backbone_rows(rows, title)]
     if backbones:

@@ -6,14 +6,16 @@ import math
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from advisor.core.errors import InputError
 from advisor.core.serialization import to_json
 from advisor.core.stats import student_t_quantile
+from advisor.experiments.run_comparison import RunPredictions
 from advisor.experiments.suites.definition import SUITES, Claim, SuiteDefinition, read_suite
 from advisor.experiments.suites.pairs import MIXED, sentence_pairs
-from advisor.experiments.suites.results import SuiteRun, cell_results, verdicts
+from advisor.experiments.suites.results import SuiteRun, cell_results, error_shape, verdicts
 from advisor.experiments.suites.verdicts import (
     direction,
     judge,
@@ -234,3 +236,38 @@ def test_pairs_use_every_sentence_once_in_classes_of_one_size() -> None:
             MIXED if len(kinds) == 2 else {"good": "both positive", "bad": "both negative"}[kinds.pop()]
         )
     assert [sum(pair["label"] == label for pair in pairs) for label in {pair["label"] for pair in pairs}] == [10] * 3
+
+
+# --- the shape of errors ----------------------------------------------------------------------------------------------
+
+
+def predictions(label: list[int], predicted: list[int], probability: list[list[float]]) -> RunPredictions:
+    columns = {"label": np.array(label), "predicted": np.array(predicted), "probability": np.array(probability)}
+    return RunPredictions("run", "lora", 42, "setting", columns, ("yes", "neutral", "no"))
+
+
+def test_where_errors_lie() -> None:
+    """Four errors of eight rows: three are neutral, one is taken for neutral."""
+    sure, torn = [0.8, 0.1, 0.1], [0.5, 0.4, 0.1]
+    wrong = [sure, sure, torn, [0.3, 0.6, 0.1]]
+    right = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 1.0]]
+    run = predictions([1, 1, 1, 0, 0, 1, 2, 2], [0, 0, 0, 1, 0, 1, 2, 2], [*wrong, *right])
+    assert error_shape(run, ["one of each", "neutral"]) == {
+        "true_middle_share": 0.5,
+        "errors_true_middle_share": 0.75,
+        "errors_predicted_middle_share": 0.25,
+        "errors_overconfidence": pytest.approx(0.5),  # of 0.7, 0.7, 0.1 and 0.3
+    }
+    assert error_shape(run, ["one of each"]) == {}
+    assert error_shape(predictions([0, 1], [0, 1], right[:2]), ["neutral"]) == {}
+
+
+def test_a_claim_may_compare_two_figures_of_one_cell() -> None:
+    found = Claim(
+        "X1", "a claim", "errors_true_middle_share", "more", ("a",), ("a",), second_quantity="true_middle_share"
+    )
+    runs = {"a": {seed: {"errors_true_middle_share": 0.5 + seed / 100, "true_middle_share": 0.33} for seed in range(3)}}
+    verdict = judge(found, runs)
+    assert (verdict.outcome, verdict.seeds) == ("reproduced", 3)
+    assert verdict.measured == pytest.approx(18.0)
+    assert judge(found, {"a": {0: {"errors_true_middle_share": 0.5}}}).outcome == "not judged"

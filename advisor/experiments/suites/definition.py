@@ -53,6 +53,8 @@ class SuiteData:
         columns: Of the hub's data set, where they are not recognised.
         split, eval_split: Of the hub's data set.
         num_labels: Classes, for predictions without data.
+        middle_class: Names of the class between the others, as the data of the study and its stand-ins have them; for
+            claims about the shape of errors.
     """
 
     hub: str
@@ -64,6 +66,7 @@ class SuiteData:
     split: str | None = None
     eval_split: str | None = None
     num_labels: int = 2
+    middle_class: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,7 @@ class Claim:
         order: Cells from first place to last, of a claim about a ranking; then there is no ``first`` and ``second``.
         ranked_by: The quantities of a ranking, with the relation that is better; places are averaged.
         needs_real_data: Whether data that were constructed as a stand-in say nothing about it.
+        second_quantity: Of the second side where it is another one; both sides may then be the same cell.
     """
 
     id: str
@@ -144,6 +148,7 @@ class Claim:
     order: tuple[str, ...] = ()
     ranked_by: dict[str, Relation] = field(default_factory=dict)
     needs_real_data: bool = False
+    second_quantity: str = ""
 
     @property
     def cells(self) -> tuple[str, ...]:

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from advisor.core.cost import CostEstimate
+from advisor.core.metrics import LABEL
 from advisor.core.run import RunRecord
 from advisor.core.stats import NORMAL_95
 from advisor.experiments.grid import Stopped
+from advisor.experiments.run_comparison import RunPredictions, error_summary
 from advisor.experiments.store import cell_format
 from advisor.experiments.suites.definition import Part, SuiteCell, SuiteDefinition
 from advisor.experiments.suites.verdicts import Verdict, is_quality, judge
@@ -152,6 +154,30 @@ def figures_of(record: RunRecord) -> dict[str, float]:
     if measured.achieved_sparsity is not None:
         found["sparsity"] = measured.achieved_sparsity
     return found
+
+
+def error_shape(run: RunPredictions, middle: Sequence[str]) -> dict[str, float]:
+    """Where a classifier's errors lie, as shares; nothing without an error or without a middle class.
+
+    Args:
+        run: Its predictions, with the probabilities of the classes.
+        middle: Names of the class between the others; the first that the run has.
+
+    Returns:
+        ``true_middle_share`` of all rows; of the errors ``errors_true_middle_share``, ``errors_predicted_middle_share``
+        and ``errors_overconfidence`` (median probability of the predicted class minus that of the true one).
+    """
+    name = next((name for name in middle if name in run.label_names), None)
+    found = error_summary(run)
+    if name is None or found is None or not found.errors or not found.overconfidence:
+        return {}
+    rows = run.columns[LABEL]
+    return {
+        "true_middle_share": float((rows == run.label_names.index(name)).mean()),
+        "errors_true_middle_share": found.true_shares[name],
+        "errors_predicted_middle_share": found.predicted_shares[name],
+        "errors_overconfidence": found.overconfidence[2],
+    }
 
 
 def predicted_figures(cost: CostEstimate, rows: float | None = None) -> dict[str, float]:

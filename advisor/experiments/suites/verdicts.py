@@ -57,16 +57,25 @@ class Verdict:
     reason: str = ""
 
 
+ERROR_SHAPE = {
+    "true_middle_share": "middle class, of all rows %",
+    "errors_true_middle_share": "of the errors %",
+    "errors_predicted_middle_share": "predicted in errors %",
+    "errors_overconfidence": "predicted minus true probability %",
+}
+"""Figures about the shape of a classifier's errors with their titles; all are shares, and depend on the seed."""
+
+
 def is_quality(quantity: str) -> bool:
     """Whether a quantity depends on the seed of a training: held-out figures do, memory, time and counts are judged by
     their size alone.
     """
-    return quantity in METRICS
+    return quantity in METRICS or quantity in ERROR_SHAPE
 
 
 def in_points(quantity: str) -> bool:
     """Whether its differences are told in points."""
-    return is_quality(quantity) and METRICS.get(quantity).in_points
+    return quantity in ERROR_SHAPE or (quantity in METRICS and METRICS.get(quantity).in_points)
 
 
 def judge(claim: Claim, figures: Figures, *, basis: str = "") -> Verdict:
@@ -79,16 +88,17 @@ def judge(claim: Claim, figures: Figures, *, basis: str = "") -> Verdict:
     """
     if claim.order:
         return _judge_order(claim, figures, basis)
-    sides = [_series(figures, name, claim.quantity) for name in (*claim.first, *claim.second)]
-    if any(not side for side in sides):
-        return Verdict(claim.id, "not judged", basis, reason="some of its cells have no figures")
+    other_quantity = claim.second_quantity or claim.quantity
     firsts = {name: _series(figures, name, claim.quantity) for name in claim.first}
+    seconds = {name: _series(figures, name, other_quantity) for name in claim.second}
+    if any(not side for side in (*firsts.values(), *seconds.values())):
+        return Verdict(claim.id, "not judged", basis, reason="some of its cells have no figures")
     sign = -1 if claim.relation == "less" else 1
     best = max(firsts, key=lambda name: sign * statistics.fmean(firsts[name].values()))
     found = [
-        _compare(claim, firsts[best], _series(figures, other, claim.quantity), basis)
-        for other in claim.second
-        if other != best
+        _compare(claim, firsts[best], second, basis)
+        for other, second in seconds.items()
+        if other != best or other_quantity != claim.quantity
     ]
     worst = min(found, key=lambda verdict: SEVERITY.index(verdict.outcome))
     return worst
