@@ -161,7 +161,7 @@ padding_option = switch(
 )
 
 
-SPEED_KNOBS = ("group_by_length", "tf32", "torch_compile", "keep_features", "num_threads")
+SPEED_KNOBS = ("group_by_length", "tf32", "torch_compile", "keep_features", "expandable_segments", "num_threads")
 
 
 def speed_options(*, chosen: bool) -> Callable[[F], F]:
@@ -182,6 +182,12 @@ def speed_options(*, chosen: bool) -> Callable[[F], F]:
             None,
             "For head and partial: compute the frozen first layers once a row, without dropout.",
             shown="where it saves time and the model has no dropout" if chosen else "off",
+        ),
+        switch(
+            "expandable-segments",
+            None,
+            "On a CUDA device: let torch's allocator grow segments, which leaves less reserved memory over.",
+            shown="as PYTORCH_ALLOC_CONF says",
         ),
         option("--num-threads", **N, show_default=threads, help="CPU threads."),
     )

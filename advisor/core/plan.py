@@ -72,6 +72,8 @@ class ExecutionPlan:
         keep_features: Compute the output of the frozen first layers once per row, without dropout, and skip these
             layers from then on (methods that train the last layers or the head). The only knob here that changes what
             is learned, where the model has dropout.
+        expandable_segments: torch's CUDA allocator grows segments instead of asking for new ones, so that hardly any
+            reserved memory is left over (``PYTORCH_ALLOC_CONF=expandable_segments:True``).
     """
 
     micro_batch_size: int
@@ -95,6 +97,7 @@ class ExecutionPlan:
     torch_compile: bool = False
     separate_documents: bool = field(default=False, metadata=LATER)
     keep_features: bool = field(default=False, metadata=LATER)
+    expandable_segments: bool = field(default=False, metadata=LATER)
 
     def __post_init__(self) -> None:
         problems = [

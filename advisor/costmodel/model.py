@@ -372,4 +372,5 @@ class CostModel:
     def _run(self, asked: TracedConfiguration, data: DataProfile | None, same_length: bool) -> TracedRun:
         shapes = run_shapes(asked.execution, asked.rank, data, same_length=same_length, evaluation=self.evaluation)
         overheads = run_overheads(asked, shapes, data)
-        return TracedRun(asked.family, shapes, asked.model, self.device, self.calibration, overheads)
+        expandable = asked.execution.expandable_segments
+        return TracedRun(asked.family, shapes, asked.model, self.device, self.calibration, overheads, expandable)

@@ -132,7 +132,9 @@ def run_steps(request: StepRequest, *, callbacks: Sequence[TrainerCallback] = ()
         callbacks: Called behind the clock, so that what they do at the end of a step is not in its time.
     """
     execution = request.execution
-    get_backend(request.device_type).runtime.prepare_process(execution.num_threads)
+    get_backend(request.device_type).runtime.prepare_process(
+        execution.num_threads, expandable_segments=execution.expandable_segments
+    )
     baseline_bytes = resident_bytes()
     template = synthetic_batch(
         request.model,

@@ -15,6 +15,7 @@ from advisor.core.errors import DeviceError, InputError
 from advisor.core.model import ModelSpec
 from advisor.core.plan import Dtype, ExecutionPlan, Plan, load_plan
 from advisor.core.strategy import Knobs, StrategyConfig
+from advisor.hardware.backends import backend_of
 from advisor.pipeline.environment import named_device, this_device_id, this_machine
 from advisor.pipeline.events import OnEvent, note, phase
 from advisor.pipeline.inputs import (
@@ -178,6 +179,9 @@ def configured(
     execution_plan = as_execution_plan(execution or {}, model, data)
     device = device or this_machine(on_event)
     _check_speed_knobs(execution_plan, device)
+    if not isinstance(execution, ExecutionPlan) and "expandable_segments" not in (execution or {}):
+        expandable = backend_of(device).expandable_segments(None)
+        execution_plan = dataclasses.replace(execution_plan, expandable_segments=expandable)
     return Configuration(device, model, config, execution_plan, data, budget or Budget(), evaluation)
 
 
@@ -298,14 +302,18 @@ def _strategy_config(strategy: Strategy, knobs: Knobs | Mapping[str, Any], model
 
 
 def _check_speed_knobs(execution: ExecutionPlan, device: DeviceProfile) -> None:
-    """Refuse TF32 and thread counts where there is no such thing.
+    """Refuse TF32, thread counts and settings of an allocator where there is no such thing.
 
     Raises:
         InputError: with the device's name.
     """
     from advisor.search.planner import SpeedKnobs
 
-    SpeedKnobs(tf32=execution.tf32, num_threads=execution.num_threads).check(device)
+    SpeedKnobs(
+        tf32=execution.tf32,
+        num_threads=execution.num_threads,
+        expandable_segments=execution.expandable_segments,
+    ).check(device)
 
 
 def stored_dtype(model: ModelSpec) -> Dtype:

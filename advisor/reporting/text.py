@@ -141,6 +141,7 @@ def format_execution(execution: ExecutionPlan) -> str:
         execution.optim,
         *(["grouped by length"] if execution.group_by_length else []),
         *(["kept features"] if execution.keep_features else []),
+        *(["expandable segments"] if execution.expandable_segments else []),
         *(["tf32"] if execution.tf32 and execution.amp == "none" and execution.dtype == "float32" else []),
         *(["compiled"] if execution.torch_compile else []),
         *([f"{execution.num_threads} threads"] if execution.num_threads is not None else []),

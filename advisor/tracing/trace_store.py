@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 UNTRACED_KNOBS = frozenset(
     {
         *("micro_batch_size", "gradient_accumulation_steps", "max_seq_length", "eval_batch_size"),
-        *("num_threads", "group_by_length", "tf32", "torch_compile"),
+        *("num_threads", "group_by_length", "tf32", "torch_compile", "expandable_segments"),
     }
 )
 TRACING_CODE = ("advisor.tracing", "advisor.strategies", "advisor.training")

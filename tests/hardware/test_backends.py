@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from advisor.core.cost import CostEstimate
-from advisor.core.errors import AdvisorError, DeviceError
+from advisor.core.errors import AdvisorError, DeviceError, InputError
 from advisor.core.plan import ExecutionPlan
 from advisor.hardware.backends import (
     BACKENDS,
@@ -133,6 +133,52 @@ def test_tf32_is_a_matter_of_the_card() -> None:
     found = {name: get_backend("cuda").has_tf32(load_profile(name)) for name in ("t4", "v100-sxm2-16gb", "rtx-3090")}
     assert found == {"t4": False, "v100-sxm2-16gb": False, "rtx-3090": True}
     assert not get_backend("cpu").has_tf32(load_profile("rtx-3090"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("PYTORCH_ALLOC_CONF", "expandable_segments:True", True),
+        ("PYTORCH_ALLOC_CONF", "roundup_power2_divisions:[256:1,512:2], expandable_segments:true", True),
+        ("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:64,expandable_segments:True", True),
+        ("PYTORCH_ALLOC_CONF", "expandable_segments:False", False),
+        ("PYTORCH_ALLOC_CONF", "max_split_size_mb:64", False),
+        ("PYTORCH_ALLOC_CONF", "", False),
+    ],
+)
+def test_expandable_segments_are_read_from_the_environment(
+    name: str, text: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.setenv(variable, text if variable == name else "")
+    backend = get_backend("cuda")
+    assert backend.expandable_segments(None) is expected
+    assert (backend.expandable_segments(True), backend.expandable_segments(False)) == (True, False)
+    assert not get_backend("cpu").expandable_segments(None)
+    backend.runtime.prepare_process(None, expandable_segments=True)
+    assert backend.expandable_segments(None)
+    assert ("max_split_size_mb:64" in os.environ["PYTORCH_ALLOC_CONF"]) == ("max_split_size_mb" in text)
+
+
+def test_expandable_segments_reserve_less_on_a_card_and_are_refused_on_a_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from advisor.pipeline import predict
+
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "")
+
+    def memory(**execution: object) -> tuple[int, int]:
+        sizes = {"micro_batch_size": 4, "max_seq_length": 32, **execution}
+        found = predict(str(CONFIG), method="full", execution=sizes, device="t4").memory
+        return found.allocated_bytes, found.reserved_bytes
+
+    usual, expandable = memory(), memory(expandable_segments=True)
+    assert expandable[0] <= usual[0] and expandable[1] < usual[1]
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    assert memory() == expandable
+    assert memory(expandable_segments=False) == usual
+    with pytest.raises(InputError, match="--expandable-segments is a setting of torch's CUDA allocator"):
+        predict(str(CONFIG), method="head", execution={"expandable_segments": True}, device="raspberry-pi-5")
 
 
 def test_a_cpu_refuses_what_only_cards_have() -> None:

@@ -238,6 +238,20 @@ def test_expandable_segments_grow_and_are_given_back(theatre: Theatre) -> None:
     assert (found["held"], found["left"]) == (160 * MIB, 0), "pages of 20 MiB"
 
 
+def test_a_plan_decides_on_expandable_segments(theatre: Theatre) -> None:
+    found = theatre.script(
+        World((make_card("rtx-4090"),)),
+        """
+        from advisor.hardware.backends import get_backend
+        get_backend("cuda").runtime.prepare_process(1, expandable_segments=True)
+        x = torch.empty(100 << 20, dtype=torch.uint8, device="cuda")
+        found = {"segments": [s["is_expandable"] for s in torch.cuda.memory_snapshot()]}
+        """,
+        {"PYTORCH_ALLOC_CONF": "max_split_size_mb:64"},
+    )
+    assert found["segments"] == [True]
+
+
 def test_small_values_are_those_that_the_host_wrote(theatre: Theatre) -> None:
     found = theatre.script(
         World((make_card("rtx-4090"),)),

@@ -178,7 +178,9 @@ def _shallow(run: TracedRun) -> _Figures:
     """Reserved over allocated bytes of the deepest traced model, carried to the whole one."""
     allocated_bytes, shapes = _allocated_bytes(run), run.shapes
     logs = {shape: run.family.deepest_events(shape) for _, shape in shapes.steps()}
-    held = holdings(schedule(logs[shapes.training]), storage_sizes(logs), shapes, _workspaces(run))
+    expandable = run.expandable_segments
+    sizes, workspaces = storage_sizes(logs), _workspaces(run)
+    held = holdings(schedule(logs[shapes.training]), sizes, shapes, workspaces, expandable_segments=expandable)
     reserved = round(allocated_bytes * held.reserved_bytes / held.allocated_bytes)
     required = round(allocated_bytes * held.required_bytes / held.allocated_bytes)
     spread = Spread(SHALLOW_HALF_WIDTH * reserved, SHALLOW_HALF_WIDTH * reserved)

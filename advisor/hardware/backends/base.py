@@ -139,6 +139,14 @@ class Backend:
         """Whether float32 products may round their operands to TensorFloat-32."""
         return False
 
+    def expandable_segments(self, wanted: bool | None) -> bool:
+        """Whether torch's allocator is to use expandable segments.
+
+        Args:
+            wanted: By the user; ``None``: as the environment says.
+        """
+        return False
+
     def driver_version(self) -> str:
         """Version of the loaded driver; empty where there is none, or where nobody says."""
         return ""
@@ -225,13 +233,15 @@ class Runtime(ABC):
         """Allocated and reserved bytes now; ``None`` where torch does not count them."""
         return None, None
 
-    def prepare_process(self, num_threads: int | None) -> None:
+    def prepare_process(self, num_threads: int | None, *, expandable_segments: bool = False) -> None:
         """Set this process up to train, for its whole life.
 
-        Every process whose steps are timed, predicted or trained calls it, so that they are alike.
+        Every process whose steps are timed, predicted or trained calls it before it uses the device, so that they are
+        alike.
 
         Args:
             num_threads: Intra-op threads; torch's choice when ``None``.
+            expandable_segments: Of torch's allocator on a card; the environment's choice when ``False``.
         """
         if num_threads is not None:
             import torch

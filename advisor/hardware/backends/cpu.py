@@ -63,7 +63,7 @@ class CpuRuntime(Runtime):
     def energy_counter(self) -> Counter:
         return RaplCounter()
 
-    def prepare_process(self, num_threads: int | None) -> None:
+    def prepare_process(self, num_threads: int | None, *, expandable_segments: bool = False) -> None:
         super().prepare_process(num_threads)
         keep_freed_memory()
 

@@ -68,8 +68,27 @@ def _watch_driver(watch: MemoryWatch, done: threading.Event, uuid: str) -> None:
         return
 
 
+ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""Settings of torch's allocator; the second is the older name, which torch still reads."""
+EXPANDABLE = "expandable_segments"
+
+
+def _allocator_settings() -> dict[str, str]:
+    """What the environment sets, by name: ``max_split_size_mb:64,expandable_segments:True``."""
+    text = next(filter(None, map(os.environ.get, ALLOCATOR_SETTINGS)), "")
+    parts = (part.partition(":") for part in re.split(r",(?![^\[]*\])", text))  # a list of sizes has commas, too
+    return {name.strip(): value.strip() for name, _, value in parts if name.strip()}
+
+
 class CudaRuntime(Runtime):
     """``torch.cuda`` of the current device."""
+
+    def prepare_process(self, num_threads: int | None, *, expandable_segments: bool = False) -> None:
+        super().prepare_process(num_threads)
+        if expandable_segments:  # the allocator reads the environment when it is first used
+            settings = {**_allocator_settings(), EXPANDABLE: "True"}
+            text = ",".join(f"{name}:{value}" for name, value in settings.items())
+            os.environ.update(dict.fromkeys(ALLOCATOR_SETTINGS, text))
 
     def count(self) -> int:
         import torch
@@ -188,6 +207,9 @@ class CudaBackend(Backend):
 
     def has_tf32(self, device: DeviceProfile) -> bool:
         return (device.compute_capability or (0, 0)) >= AMPERE
+
+    def expandable_segments(self, wanted: bool | None) -> bool:
+        return _allocator_settings().get(EXPANDABLE, "").lower() == "true" if wanted is None else wanted
 
     def driver_version(self) -> str:
         return kernel_driver()

@@ -30,6 +30,7 @@ class SpeedKnobs:
         keep_features: Compute frozen first layers once (``ExecutionPlan.keep_features``), for methods that have any; by
             default where it is predicted to save time and the model has no dropout, so that it changes nothing else.
         num_threads: Intra-op threads on a CPU; by default what the probe found to be fastest.
+        expandable_segments: Of torch's CUDA allocator; by default as ``PYTORCH_ALLOC_CONF`` says.
     """
 
     group_by_length: bool | None = None
@@ -37,6 +38,7 @@ class SpeedKnobs:
     torch_compile: bool = False
     keep_features: bool | None = None
     num_threads: int | None = None
+    expandable_segments: bool | None = None
 
     def check(self, device: DeviceProfile) -> None:
         """Refuse what the device does not have.
@@ -49,6 +51,8 @@ class SpeedKnobs:
             problems.append(f"--tf32 needs a CUDA device of compute capability 8.0, but {device.id} is none")
         if self.num_threads is not None and not backend_of(device).setups.num_threads:
             problems.append(f"--num-threads sets the threads of a CPU, but {device.id} is a GPU")
+        if self.expandable_segments and not backend_of(device).expandable_segments(True):
+            problems.append(f"--expandable-segments is a setting of torch's CUDA allocator, but {device.id} is a CPU")
         if problems:
             raise InputError(
                 problems[0],
@@ -75,6 +79,7 @@ class SpeedKnobs:
             tf32=self.tf32 if self.tf32 is not None else backend.has_tf32(device),
             torch_compile=self.torch_compile and not quantized,
             num_threads=(self.num_threads or device.num_threads) if backend.setups.num_threads else None,
+            expandable_segments=backend.expandable_segments(self.expandable_segments),
         )
 
 

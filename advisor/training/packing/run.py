@@ -71,7 +71,9 @@ def train_pack(
     """
     check_pack(plans)
     backend = backend_of_plan(plans[0])
-    backend.runtime.prepare_process(plans[0].execution.num_threads)
+    backend.runtime.prepare_process(
+        plans[0].execution.num_threads, expandable_segments=plans[0].execution.expandable_segments
+    )
     deadline_s = math.inf if time_limit_s is None else time.monotonic() + time_limit_s
     pack = _Pack(backend, plans[0])
     members = []
