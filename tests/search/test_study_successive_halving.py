@@ -9,11 +9,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from advisor.core.chance import chance_level
 from advisor.core.metrics import ACCURACY, PERPLEXITY, Metric
 from advisor.core.run import Measurement
 from advisor.core.strategy import StrategyConfig
 from advisor.search.study.durations import StudyClock
-from advisor.search.study.onset import chance_level
 from advisor.search.study.records import Evaluation, TrialSummary
 from advisor.search.study.successive_halving import (
     MIN_SAMPLES,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
+from advisor.core.chance import is_chance_accuracy
 from advisor.core.run import Outcome
-from advisor.core.stats import NORMAL_95
 from advisor.core.strategy import StrategyConfig
 
 
@@ -49,9 +48,7 @@ class EvidenceRun:
         """
         if not self.usable or self.accuracy is None or self.chance_accuracy is None:
             return False
-        chance = self.chance_accuracy
-        noise = math.sqrt(max(chance * (1 - chance), 0.0) / max(self.eval_rows, 1))
-        return self.accuracy <= chance + NORMAL_95 * noise
+        return is_chance_accuracy(self.accuracy, self.chance_accuracy, self.eval_rows)
 
     @property
     def usable(self) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from advisor.core.chance import is_chance_accuracy
 from advisor.core.linear_probe import LinearProbeReport
 from advisor.costmodel.quality.setup_model import SetUp, SetUpModel, axes, design_matrix, features
 from advisor.experiments.corpus.design import load_design
@@ -61,8 +62,8 @@ class RecordedRun:
     @property
     def reached_onset(self) -> bool:
         """Whether it left chance level: clearly better than the most frequent class, or a loss below guessing."""
-        margin = 1.645 * math.sqrt(self.set_up.chance * (1 - self.set_up.chance) / self.items)
-        return self.accuracy > self.set_up.chance + margin and not self.loss >= self.chance_loss
+        by_accuracy = not is_chance_accuracy(self.accuracy, self.set_up.chance, self.items)
+        return by_accuracy and not self.loss >= self.chance_loss
 
 
 def recorded_runs(corpus: Corpus) -> list[RecordedRun]:

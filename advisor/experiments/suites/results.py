@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from advisor.core.chance import is_chance_accuracy
 from advisor.core.cost import CostEstimate
 from advisor.core.metrics import LABEL
 from advisor.core.run import RunRecord
-from advisor.core.stats import NORMAL_95
 from advisor.experiments.grid import Stopped
 from advisor.experiments.run_comparison import RunPredictions, error_summary
 from advisor.experiments.store import cell_format
@@ -226,8 +225,7 @@ def is_at_chance(record: RunRecord) -> bool:
     value = record.measurement.metrics.get(metric.name)
     if not metric.is_share or value is None:
         return False
-    chance = data.majority_share or 0.0
-    return value <= chance + NORMAL_95 * math.sqrt(chance * (1 - chance) / max(data.eval_rows, 1))
+    return is_chance_accuracy(value, data.majority_share or 0.0, data.eval_rows)
 
 
 def spread(values: Sequence[float]) -> SeedSpread:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from advisor.core.budget import FIGURES, Budget
+from advisor.core.chance import ChanceLevel, chance_level
 from advisor.core.data import DataProfile, DataSpec
 from advisor.core.errors import RunFailed, UntraceableError
 from advisor.core.events import OnEvent
@@ -26,7 +27,6 @@ from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.model import CostModel
 from advisor.hardware.versions import installed_versions
 from advisor.search.planner.request import PlanRequest
-from advisor.search.study.onset import ChanceLevel, chance_level
 from advisor.search.study.records import ExceededLimit
 from advisor.search.study.space import Space
 from advisor.strategies import Strategy

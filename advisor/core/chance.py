@@ -6,12 +6,27 @@ import math
 from dataclasses import dataclass
 
 from advisor.core.data import DataProfile
+from advisor.core.stats import NORMAL_95
 
 LOSS_MARGIN = 0.03
 """A held-out loss must be below the classes' entropy by this share: as much as a loss differs between seeds."""
 
 SHARE_SDS = 2.33
-"""An accuracy must be above the majority's share by so many standard errors: one lucky run in a hundred."""
+"""Of the many trials of a study: an accuracy must be above the majority's share by so many standard errors, one lucky
+run in a hundred."""
+
+
+def is_chance_accuracy(accuracy: float, majority_share: float, items: int, *, sds: float = NORMAL_95) -> bool:
+    """Whether an accuracy is no better than always answering the most frequent class, as far as the items can tell.
+
+    Args:
+        accuracy: On held-out items, as a share.
+        majority_share: Of the most frequent class.
+        items: How many.
+        sds: Standard errors (of a binomial share) above the majority's share that a better one needs.
+    """
+    error = math.sqrt(max(majority_share * (1 - majority_share), 0.0) / max(items, 1))
+    return accuracy <= majority_share + sds * error
 
 
 @dataclass(frozen=True)
@@ -32,8 +47,7 @@ class ChanceLevel:
         """Whether a run is at chance: neither its loss nor its metric, a share, shows that it read the text."""
         if nll is None or nll < (1 - LOSS_MARGIN) * self.loss:
             return False
-        error = math.sqrt(self.share * (1 - self.share) / self.rows)
-        return metric is None or metric <= self.share + SHARE_SDS * error
+        return metric is None or is_chance_accuracy(metric, self.share, self.rows, sds=SHARE_SDS)
 
 
 def chance_level(data: DataProfile, eval_rows: int) -> ChanceLevel | None:
