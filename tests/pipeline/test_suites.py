@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from advisor.core.benchmark import BenchmarkSettings
 from advisor.core.errors import InputError, InterruptedByUser, RunFailed
 from advisor.core.plan import Plan
 from advisor.core.run import Measurement, RunRecord
@@ -22,6 +23,7 @@ from advisor.pipeline.suites import bench_suite, recorded_suite
 from advisor.reporting.suites import print_suite, suite_markdown
 from tests.cli.conftest import advisor, model_dir, pretended_cpu, table  # noqa: F401
 
+PUBLISHED = ("columbia-hpml", "duke-adapters", "roberta-imdb", "snli-partial")
 SUITE = {
     "name": "tiny",
     "title": "A tiny study",
@@ -160,13 +162,47 @@ def test_inputs_are_labelled_and_unknown_keys_refused(call: Any, definition: Sui
         bench_suite(definition, scale="huge")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["columbia-hpml", "duke-adapters", "roberta-imdb", "snli-partial"])
-def test_the_smoke_of_a_suite_trains_for_real(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from advisor.training.data.asset_store import demo_dir
+def trained_here(plan: Plan, folder: Path, *, resume: bool = False) -> RunRecord:
+    """As ``advisor run`` trains and measures it, but in this process, which has imported everything."""
+    from advisor.measurement.run import run_in_this_process
+    from advisor.training.run_folder import RunFolder
 
-    if not (demo_dir() / "models" / "minilm").is_dir():
-        pytest.skip("the demo assets are not there")
+    RunFolder(folder).claim(plan, resume=resume)
+    measured = run_in_this_process(plan, folder, benchmark=BenchmarkSettings(inference=False))
+    return RunRecord(plan, measured, (), plan.device, {}, "", str(folder))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_smoke_of_a_suite_trains_a_tiny_model(
+    name: str,
+    model_dir: Path,  # noqa: F811
+    table: Path,  # noqa: F811
+    home: None,
+    tmp_path: Path,
+) -> None:
+    """Both cells of every suite, with one seed, on a tiny model; the pairs of SNLI's stand-in are made for it."""
+    data = None if name == "snli-partial" else DataSource(str(table))
+    report = bench_suite(
+        name,
+        scale="smoke",
+        model=str(model_dir),
+        data=data,
+        output=tmp_path / "suite",
+        num_threads=1,
+        train=trained_here,
+    )
+    trained = [cell for cell in report.cells if cell.measured]
+    assert len(trained) == 2 and report.remaining == 0
+    for cell in trained:
+        assert cell.measured["training_s"].mean > 0 and 0 <= cell.measured["accuracy"].mean <= 1
+        assert cell.measured["trainable_parameters"].mean == cell.predicted["trainable_parameters"] > 0
+    shapes = ["errors_true_middle_share" in cell.measured for cell in trained]
+    assert shapes == [name == "snli-partial"] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_smoke_of_a_suite_trains_for_real(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADVISOR_HOME", str(tmp_path / "home"))
     data = {"imdb": DataSource("movie-sentences")} if name in ("duke-adapters", "roberta-imdb") else None
     report = bench_suite(name, scale="smoke", output=tmp_path / "suite", data=data, num_threads=1)
