@@ -76,9 +76,10 @@ class SuiteInputs:
             if known.pairs:
                 path = self._folder / f"{known.stand_in}-pairs.jsonl"
                 _write_pairs(known.stand_in, known.task, path)
-                source, why = DataSource(str(path)), f"pairs made of {known.stand_in}, {why}"
+                source = DataSource(str(path))
                 self.constructed.add(key)
-        self._found[name], self.labels[name] = source, f"{source.source} ({why})"
+        shown = f"pairs made of {known.stand_in}" if key in self.constructed else source.source
+        self._found[name], self.labels[name] = source, f"{shown} ({why})"
         return source
 
 
