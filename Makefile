@@ -4,8 +4,8 @@
 # make docs           the documentation as a site in site/
 # make setup          only the environment (.venv)                make assets       only the demo models and data
 # make fuzz           the property tests with new random examples, several times
-# make test-lowest    the suite with the lowest supported version of every dependency
-# make test-newest    the suite with the newest version of every dependency, torch aside
+# make test-lowest    the core of the suite with the lowest supported version of every dependency
+# make test-newest    the same with the newest version of every dependency, torch aside
 # make phantom        a CUDA build of torch and stand-ins for the driver, for tests without a GPU (5.5 GB; docs/phantom-gpu.md)
 # make phantom-test   the project's commands on cards that are not there
 # make phantom-record allocator peaks and requests on them, for the everyday tests; continues after an interruption
@@ -193,13 +193,30 @@ fuzz: assets
 	  $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "hypothesis and not gpu" --hypothesis-profile=fuzz || exit 1; \
 	done
 
+# What depends on the versions of libraries: readers and writers of files, tracing, building, training and saving by
+# every strategy and task, studies, the stores, and each command.
+CORE_TESTS ?= tests/calibration/test_database.py tests/calibration/test_exchange.py tests/cli/test_help.py \
+  tests/cli/test_failures.py tests/cli/test_jobs.py tests/cli/test_calibrate.py tests/cli/test_reading.py \
+  tests/core tests/experiments/test_run_comparison.py tests/measurement/test_measured_run.py \
+  tests/measurement/test_steps.py tests/pipeline/test_running.py tests/pipeline/test_tuning.py \
+  tests/pipeline/test_unchanged.py tests/plugin/test_plugin_strategy.py tests/reporting \
+  tests/search/test_study_space.py tests/search/test_study_loop.py tests/situations \
+  tests/strategies/test_adapters.py tests/strategies/test_conformance.py tests/strategies/test_registry.py \
+  tests/tracing/test_every_strategy_is_traced.py tests/tracing/test_registered_architectures.py \
+  tests/tracing/test_recent_architectures.py tests/training/data tests/training/tasks \
+  tests/training/test_arguments_optimizer.py tests/training/test_best_checkpoint.py tests/training/test_build.py \
+  tests/training/test_build_quantized.py tests/training/test_loss.py tests/training/test_metrics.py \
+  tests/training/test_models_inspection.py tests/training/test_packing.py tests/training/test_switches.py \
+  tests/training/test_trainer.py
+CORE_MARKS := -m "not slow and not gpu and not phantom"
+
 test-lowest:
 	@echo "[test-lowest] virtual environment in .venv-lowest"
 	@$(PYTHON) -m venv .venv-lowest
 	@.venv-lowest/bin/python -m pip install $(PIP_FLAGS) torch==$(TORCH_LOWEST)
 	@.venv-lowest/bin/python -m pip install $(PIP_FLAGS) -c constraints-lowest.txt -e ".[dev,excel,gguf,rouge]"
 	@.venv-lowest/bin/python -m advisor.training.data.assets fetch $(TEST_ASSETS) --to $(DEMO)
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu and not phantom"
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n $(WORKERS) --dist worksteal $(CORE_MARKS) $(CORE_TESTS)
 
 # Newer versions than ours, which users get; torch is ours, since a newer one is gigabytes.
 test-newest:
@@ -208,7 +225,7 @@ test-newest:
 	@.venv-newest/bin/python -m pip install $(PIP_FLAGS) torch==$(TORCH)
 	@.venv-newest/bin/python -m pip install $(PIP_FLAGS) --upgrade --upgrade-strategy eager torch==$(TORCH) -e ".[dev,excel,gguf,rouge]"
 	@.venv-newest/bin/python -m advisor.training.data.assets fetch $(TEST_ASSETS) --to $(DEMO)
-	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu and not phantom"
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n $(WORKERS) --dist worksteal $(CORE_MARKS) $(CORE_TESTS)
 
 # The headers of the CUDA runtime come in wheels of their own; their version is that of torch's CUDA.
 PHANTOM_VENV ?= .venv-phantom

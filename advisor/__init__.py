@@ -13,8 +13,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from advisor.core.strategy import Knobs, read_knobs_with
-
 if TYPE_CHECKING:
     from advisor.core.budget import Budget
     from advisor.core.plan import ExecutionPlan, Plan
@@ -72,12 +70,3 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         return getattr(importlib.import_module(_HOMES.get(name, "advisor.pipeline")), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def _knobs_class(method: str) -> type[Knobs]:
-    from advisor.strategies import get_strategy
-
-    return get_strategy(method).knobs
-
-
-read_knobs_with(_knobs_class)

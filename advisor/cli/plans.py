@@ -56,7 +56,7 @@ _search_options = stacked(
     option(
         "--effective-batch-size", type=COUNT, default=32, help="Rows per optimizer step, the same for every method."
     ),
-    option("--seed", type=int, default=42, help="Training seed."),
+    option("--seed", type=click.IntRange(0, 2**32 - 1), default=42, help="Training seed."),
     training_options,
 )
 _force_option = option("--force", is_flag=True, help="Overwrite an existing --output.")

@@ -16,8 +16,11 @@ from advisor.cli.output import print_answer, progress
 @option("--data", required=True, metavar="FILE", help="Data with the columns of the training data.")
 @option("--max-rows", **N, help="Evaluate on at most N rows.")
 @option("--output", "-o", "output_dir", **DIR, show_default="RUN/evaluations/<name of the data>", help="New folder.")
+@option("--accept-changes", is_flag=True, help="Measure although the base model's files have changed since the run.")
 @json_option
-def evaluate_command(run: Path, data: str, max_rows: int | None, output_dir: Path | None, as_json: bool) -> None:
+def evaluate_command(
+    run: Path, data: str, max_rows: int | None, output_dir: Path | None, accept_changes: bool, as_json: bool
+) -> None:
     """Measure the model of a finished RUN on other data.
 
     Columns, format and labels are read as the training data was, which must still be there: it says which classes there
@@ -34,7 +37,9 @@ def evaluate_command(run: Path, data: str, max_rows: int | None, output_dir: Pat
     from advisor.reporting.comparison import print_evaluation
 
     with progress() as on_event:
-        found = pipeline.evaluate(run, data, output_dir=output_dir, max_rows=max_rows, on_event=on_event)
+        found = pipeline.evaluate(
+            run, data, output_dir=output_dir, max_rows=max_rows, accept_changes=accept_changes, on_event=on_event
+        )
     print_answer(found, as_json, print_evaluation)
 
 

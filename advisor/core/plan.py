@@ -16,6 +16,8 @@ from advisor.core.store import write_text_atomically
 from advisor.core.strategy import StrategyConfig
 
 SCHEMA_VERSION = 2
+MOST_THREADS = 1024
+"""More are a slip of the pen, and starting them takes a machine's memory."""
 """Version 1 listed the knobs of every built-in method in ``strategy``, with null where the method has no such knob;
 since version 2 these are left out, and a strategy may have knobs that this package does not know."""
 
@@ -105,6 +107,8 @@ class ExecutionPlan:
             for name in ("micro_batch_size", "gradient_accumulation_steps", "max_seq_length", "eval_batch_size")
             if (value := getattr(self, name)) is not None and value < 1
         ]
+        if self.num_threads is not None and not 1 <= self.num_threads <= MOST_THREADS:
+            problems.append(f"1 <= num_threads <= {MOST_THREADS} must hold, but got {self.num_threads}")
         if self.separate_documents and self.padded:
             problems.append("documents of a block are kept apart without a padding mask, but padded is true")
         if self.separate_documents and self.attn_implementation == "flash_attention_2":
@@ -159,6 +163,10 @@ class Plan:
     predicted: CostEstimate | None = None
     versions: dict[str, str] = field(default_factory=dict)
     schema_version: int = field(default=SCHEMA_VERSION, compare=False)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:  # what numpy takes
+            raise ValueError(f"0 <= seed < 2**32 must hold, but got {self.seed}")
 
     def save(self, path: Path) -> None:
         """Write the plan as JSON, atomically."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, get_args
@@ -211,12 +212,10 @@ def first_layout(config: StrategyConfig) -> dict[str, Any]:
     return {**dict.fromkeys(FIRST_KNOBS), **{k: v for k, v in values.items() if k not in later or v != later[k]}}
 
 
-_knobs_classes: list[Callable[[str], type[Knobs]]] = []
-
-
-def read_knobs_with(class_of: Callable[[str], type[Knobs]]) -> None:
-    """Say how to find the class of a method's knobs: strategies live in a room above this one."""
-    _knobs_classes[:] = [class_of]
+def _knobs_class(method: str) -> type[Knobs]:
+    """Of a registered method: strategies live in a room above this one, and are looked up when one is read."""
+    knobs: type[Knobs] = pkgutil.resolve_name("advisor.strategies:get_strategy")(method).knobs
+    return knobs
 
 
 def _split(values: Any) -> tuple[dict[str, Any], dict[str, Any], type[Knobs]]:
@@ -232,7 +231,7 @@ def _split(values: Any) -> tuple[dict[str, Any], dict[str, Any], type[Knobs]]:
     if not isinstance(values, Mapping) or not isinstance(values.get("method"), str):
         raise TypeError("a strategy must be an object that names its method")
     try:
-        knobs_class = _knobs_classes[0](values["method"])
+        knobs_class = _knobs_class(values["method"])
     except AdvisorError as failure:
         raise ValueError(f"{failure.message}; {failure.fix}" if failure.fix else failure.message) from None
     shared = {name: value for name, value in values.items() if name in SHARED_KNOBS or name == "method"}

@@ -49,7 +49,6 @@ def evaluate_in_this_process(
 
     backend, task = backend_of_plan(plan), get_task(plan.model.task)
     backend.runtime.prepare_process(plan.execution.num_threads, expandable_segments=plan.execution.expandable_segments)
-    phase("reading the data")
     tokenizer = load_tokenizer(plan.model)
     rows = load_rows(data, plan.model.task)
     prepared = prepare_data(

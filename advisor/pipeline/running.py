@@ -6,7 +6,7 @@ import datetime
 from pathlib import Path
 
 from advisor.core.benchmark import BenchmarkSettings
-from advisor.core.errors import InterruptedByUser, ModelError, OutputError, RunFailed
+from advisor.core.errors import InterruptedByUser, ModelError, OutputError, PlanError, RunFailed
 from advisor.core.events import Event
 from advisor.core.plan import Plan, load_plan
 from advisor.core.run import Measurement, RunRecord, load_record
@@ -109,13 +109,22 @@ def _require_trainable(plan: Plan) -> None:
 
     Raises:
         DataError: its task is predicted only.
+        PlanError: its rows are none that the task is trained on.
         InputError: method, model and length do not go together.
         ModelError: it was made from a bare configuration: there is nothing to fine-tune.
     """
     from advisor.strategies import get_strategy
+    from advisor.training.data.formats import FORMATS
     from advisor.training.data.rules import data_rules
 
-    data_rules(plan.model.task)
+    rules = data_rules(plan.model.task)
+    row_format = FORMATS.get(plan.data.format) if plan.data.format else None
+    if row_format is not None and row_format.kind not in rules.row_kinds:
+        raise PlanError(
+            f"the plan's task must be trained on its rows, but {plan.model.task} is not trained on {row_format.title}",
+            fix=f"make a plan for the task: advisor recommend {plan.model.source} --data {plan.data.source} --task"
+            f" {plan.model.task}",
+        )
     check_strategy(get_strategy(plan.strategy.method), plan.strategy, plan.model)
     check_length(plan.model, plan.execution.max_seq_length)
     if not plan.model.has_weights:

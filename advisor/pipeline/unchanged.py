@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from advisor.core.errors import InputError
+from advisor.core.errors import InputError, ModelError
+from advisor.core.model import ModelSpec
 from advisor.core.plan import Plan
 from advisor.pipeline.events import OnEvent, note
+from advisor.strategies import get_strategy
 
 
 def check_unchanged(plan: Plan, *, accept_changes: bool, on_event: OnEvent | None) -> None:
@@ -22,11 +25,10 @@ def check_unchanged(plan: Plan, *, accept_changes: bool, on_event: OnEvent | Non
 
     Raises:
         InputError: something has changed.
+        ModelError: the model is not there any more.
         DataError: the data cannot be read any more.
     """
-    from advisor.training.fingerprints import changed_parts
-
-    problems = [f"{part} of {plan.model.source}" for part in changed_parts(plan.model)]
+    problems = _changed_model(plan.model)
     if plan.model.fingerprints or (plan.model.kind == "hub" and plan.model.revision is not None):
         problems += _changed_data(plan)
     if not problems:
@@ -40,6 +42,61 @@ def check_unchanged(plan: Plan, *, accept_changes: bool, on_event: OnEvent | Non
         problems=problems,
         fix="make the plan again with `advisor recommend`, or train on what is there now with --accept-changes",
     )
+
+
+def check_base_unchanged(
+    plan: Plan, class_names: Sequence[str], *, accept_changes: bool, on_event: OnEvent | None
+) -> None:
+    """Refuse to measure a trained model on another base, or with other classes, than it was trained with.
+
+    Args:
+        plan: Of the run. The base's weights do not count where the run saved a whole model.
+        class_names: By index, as the training data has them now; empty where there are none.
+        accept_changes: Measure it all the same; what has changed is said.
+        on_event: Told about it.
+
+    Raises:
+        InputError: something has changed.
+        ModelError: the base model is not there any more.
+    """
+    whole = get_strategy(plan.strategy.method).saves_whole_model
+    unused = f"weights of {plan.model.source}" if whole else ""
+    problems = [problem for problem in _changed_model(plan.model) if problem != unused]
+    trained = tuple(plan.data_profile.class_counts)
+    if trained and class_names and trained != tuple(class_names):
+        raise InputError(
+            f"the training data must have the classes that were trained, {_listed(trained)}, but"
+            f" {Path(plan.data.source).name} has {_listed(class_names)} now, so that classes would be taken for others",
+            fix="put the file back as it was when the run began",
+        )
+    if problems and not accept_changes:
+        raise InputError(
+            "the base model must be the one that was trained on, but has changed since",
+            problems=problems,
+            fix="put its files back, or measure on what is there now with --accept-changes",
+        )
+    for problem in problems:
+        note(on_event, f"changed since the run, so that its figures may not hold: {problem}")
+
+
+def _changed_model(model: ModelSpec) -> list[str]:
+    """What is not as it was.
+
+    Raises:
+        ModelError: it is not there at all.
+    """
+    from advisor.training.fingerprints import changed_parts
+
+    if model.fingerprints and not Path(model.source).expanduser().exists():
+        raise ModelError(
+            f"the model must be where it was, but there is nothing at {model.source}",
+            fix="put it back, or make the plan again with the model's new place",
+        )
+    return [f"{part} of {model.source}" for part in changed_parts(model)]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
 
 
 def _changed_data(plan: Plan) -> list[str]:

@@ -32,6 +32,11 @@ class LoraKnobs(RankKnobs):
     lora_dropout: float = 0.1
     lora_alpha: int | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lora_alpha is not None and self.lora_alpha < 1:
+            raise ValueError(f"lora_alpha >= 1 must hold, or the adapters change nothing, but got {self.lora_alpha}")
+
     def replaced(self, **values: Any) -> Self:
         """Alpha keeps its ratio to the rank unless it is given: the scale of the update, and with it the learning
         rate, is then comparable over ranks.

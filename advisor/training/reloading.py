@@ -34,6 +34,10 @@ def load_trained(plan: Plan, directory: Path, *, device: str = HOST) -> Any:
             f"the classifier must be part of the model, but {directory} has it beside an encoder",
             fix="load it with advisor.training.linear_probe.saved.load_linear_probe, or train with --knob pooling=own",
         )
+    if not any(directory.glob("*.safetensors")):
+        raise ModelError(
+            f"the trained model must be whole, but {directory} has no weights (*.safetensors)", fix="run the plan again"
+        )
     whole = get_strategy(plan.strategy.method).saves_whole_model
     with torch.device("meta") if whole else contextlib.nullcontext():
         base = build_base(plan.model, plan.strategy, plan.execution, device=device, empty=whole)

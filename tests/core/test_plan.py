@@ -66,6 +66,26 @@ def test_several_problems_are_reported_at_once(tmp_path: Path) -> None:
     assert len(refused.value.problems) == 3
 
 
+@pytest.mark.parametrize(
+    ("part", "field", "value", "said"),
+    [
+        (None, "seed", -5, "0 <= seed < 2**32 must hold, but got -5"),
+        (None, "seed", 2**70, "seed"),
+        ("execution", "num_threads", -1, "1 <= num_threads <= 1024 must hold, but got -1"),
+        ("execution", "num_threads", 10**6, "num_threads"),
+        ("strategy", "lora_alpha", 0, "lora_alpha >= 1 must hold"),
+    ],
+)
+def test_values_that_a_run_would_stumble_over_are_refused(
+    tmp_path: Path, part: str | None, field: str, value: int, said: str
+) -> None:
+    values = json.loads(written(tmp_path).read_text())
+    changes = {part: values[part] | {field: value}} if part else {field: value}
+    with pytest.raises(PlanError) as refused:
+        load_plan(written(tmp_path, **changes))
+    assert len(refused.value.problems) == 1 and said in refused.value.problems[0]
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '"plan"', '{"schema_version": 1}', "\x00\x01"])
 def test_files_that_are_no_plan_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "plan.json"

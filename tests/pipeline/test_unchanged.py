@@ -9,10 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from advisor.core.errors import InputError
+from advisor.core.benchmark import ModelEvaluation, QualityReport
+from advisor.core.errors import InputError, ModelError, OutputError, PlanError
 from advisor.core.plan import Plan, load_plan
+from advisor.core.serialization import to_json
+from advisor.core.strategy import StrategyConfig
+from advisor.pipeline.evaluating import evaluate
 from advisor.pipeline.running import run
-from advisor.pipeline.unchanged import check_unchanged
+from advisor.pipeline.unchanged import check_base_unchanged, check_unchanged
+from advisor.training.data.resolving import with_eval_source
 from advisor.training.fingerprints import BLOCK_BYTES, BLOCKS, changed_parts, fingerprints
 from tests.training import training_runs
 
@@ -112,3 +117,63 @@ def test_large_files_are_sampled_to_their_end(made: tuple[Plan, Path, Path]) -> 
         stream.seek(-1, 2)
         stream.write(b"x")
     assert changed_parts(spec) == ["weights"]
+
+
+def test_a_trained_model_is_measured_on_the_base_and_the_classes_that_it_was_trained_with(
+    made: tuple[Plan, Path, Path],
+) -> None:
+    """An adapter on other weights, or classes in another order, would give figures that mean nothing."""
+    plan, model, data = made
+    names = ("negative", "positive")
+    check_base_unchanged(plan, names, accept_changes=False, on_event=None)
+    with pytest.raises(InputError, match="the classes that were trained, 'negative', 'positive', but") as failure:
+        check_base_unchanged(plan, ("positive", "refusing"), accept_changes=True, on_event=None)
+    assert "put the file back" in str(failure.value.fix)
+
+    _zero_weights(model, data)
+    with pytest.raises(InputError, match="must be the one that was trained on") as failure:
+        check_base_unchanged(plan, names, accept_changes=False, on_event=None)
+    assert "--accept-changes" in str(failure.value.fix) and "weights of" in failure.value.problems[0]
+    events: list[dict[str, object]] = []
+    check_base_unchanged(plan, names, accept_changes=True, on_event=events.append)
+    assert [event["kind"] for event in events] == ["note"]
+    whole = dataclasses.replace(plan, strategy=StrategyConfig("full", 1e-4))
+    check_base_unchanged(whole, names, accept_changes=False, on_event=None)
+
+
+def test_a_model_that_is_gone_is_not_called_changed(made: tuple[Plan, Path, Path]) -> None:
+    plan, model, _ = made
+    model.rename(model.with_name("elsewhere"))
+    for accept_changes in (False, True):
+        with pytest.raises(ModelError, match="there is nothing at"):
+            check_unchanged(plan, accept_changes=accept_changes, on_event=None)
+        with pytest.raises(ModelError, match="there is nothing at"):
+            check_base_unchanged(plan, (), accept_changes=accept_changes, on_event=None)
+
+
+def test_an_evaluation_does_not_replace_that_of_another_file(made: tuple[Plan, Path, Path], tmp_path: Path) -> None:
+    """Files of one name in two folders have the same default folder of the result."""
+    plan, _, data = made
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    plan.save(tmp_path / "run" / "plan.json")
+    other = tmp_path / "other" / "rows-200.jsonl"
+    other.parent.mkdir()
+    other.write_text(data.read_text().replace("film", "movie"))
+    there = tmp_path / "run" / "evaluations" / "rows-200"
+    spec = with_eval_source(plan.data, str(data))
+    found = ModelEvaluation(str(tmp_path / "run"), "lora", spec, {}, QualityReport(items=1), 1.0, 1.0, str(there))
+    kept = to_json(found)
+    there.mkdir(parents=True)
+    (there / "evaluation.json").write_text(kept)
+    with pytest.raises(OutputError, match="holds that of") as failure:
+        evaluate(tmp_path / "run", str(other))
+    assert "--output" in str(failure.value.fix)
+    assert (there / "evaluation.json").read_text() == kept
+
+
+def test_a_task_that_is_not_trained_on_the_rows_is_refused(made: tuple[Plan, Path, Path], tmp_path: Path) -> None:
+    """A plan whose task was edited by hand."""
+    plan = dataclasses.replace(made[0], model=dataclasses.replace(made[0].model, task="causal-lm"))
+    with pytest.raises(PlanError, match="causal-lm is not trained on labelled texts") as failure:
+        run(plan, tmp_path / "out", any_device=True)
+    assert "advisor recommend" in str(failure.value.fix) and not (tmp_path / "out").exists()

@@ -24,6 +24,7 @@ _SAMPLE_ROWS = 200
 _SAMPLE_CHARACTERS = 2_000_000
 _MOST_CLASSES = 1000
 _MOST_PROBLEMS = 5
+_MOST_TITLES = 5
 _UNIT_SEPARATOR = "\x1f"
 _BACKSLASH = re.compile(r"\\(.?)")
 _LINES = "lines"
@@ -50,12 +51,14 @@ class Delimited:
         rows: Fields by row; short rows lack the last ones.
         notes: How it was read where that was not certain.
         has_header: Whether the first line named the columns.
+        delimiter: Between fields.
     """
 
     names: tuple[str, ...]
     rows: list[list[str]]
     notes: tuple[str, ...]
     has_header: bool
+    delimiter: str
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,11 @@ def parse_delimited(text: str, options: ReadOptions, known_names: frozenset[str]
     """
     short = Path(name).name
     delimiter, text = _first_line_delimiter(text)
-    delimiter = options.delimiter or delimiter or _best_delimiter(text, options.quoting)
     notes: list[str] = []
+    if comments := _comments_in_front(text):
+        text = "\n" * comments + "\n".join(text.split("\n")[comments:])
+        notes.append(f"{short}: {comments} lines in front that begin with # are left out")
+    delimiter = options.delimiter or delimiter or _best_delimiter(text, options.quoting)
     reading = _best_reading(text, delimiter, options.quoting)
     if reading.problems:
         raise DataError(
@@ -102,19 +108,22 @@ def parse_delimited(text: str, options: ReadOptions, known_names: frozenset[str]
         notes.append(f"{short}: {_SAID[reading.quoting]}")
     records = [fields for _, fields in reading.records]
     if not records:
-        return Delimited((), [], tuple(notes), True)
+        return Delimited((), [], tuple(notes), True, delimiter)
+    if options.header is None and (titles := titles_in_front(records, known_names)):
+        records = records[titles:]
+        notes.append(f"{short}: {titles} lines before the header are left out")
     has_header = options.header if options.header is not None else looks_like_a_header(records, known_names)
     if has_header:
         names = [field.strip() for field in records[0]]
         if _lacks_one_name(records):
             names.insert(0, "")
-        if repeated := [field for field, count in Counter(names).items() if count > 1]:
+        if repeated := [field for field, count in Counter(filter(None, names)).items() if count > 1]:
             raise DataError(
                 f"column names must differ, but in {name} "
                 + ", ".join(f"{field!r} occurs twice" for field in repeated[:_MOST_PROBLEMS]),
                 fix="rename one of them, or pass --read-option header=no if the first line is a row",
             )
-        return Delimited(tuple(names), records[1:], tuple(notes), True)
+        return Delimited(tuple(names), records[1:], tuple(notes), True, delimiter)
     width = max(len(fields) for fields in records)
     names = [f"column{number}" for number in range(1, width + 1)]
     if options.header is None:
@@ -122,13 +131,45 @@ def parse_delimited(text: str, options: ReadOptions, known_names: frozenset[str]
             f"{short} has no header line: its columns are called {names[0]} to {names[-1]};"
             " --read-option header=yes takes the first line for one"
         )
-    return Delimited(tuple(names), records, tuple(notes), False)
+    return Delimited(tuple(names), records, tuple(notes), False, delimiter)
 
 
 def _first_line_delimiter(text: str) -> tuple[str | None, str]:
     """Spreadsheets may write a first line ``sep=;``."""
     found = re.match(r"sep=(.)\r?\n", text)
     return (found[1], text[found.end() :]) if found else (None, text)
+
+
+def _comments_in_front(text: str) -> int:
+    """How many lines before the table begin with #; none where the first of them may be its header, which has as many
+    fields as the line behind.
+    """
+    lines = text[:_SAMPLE_CHARACTERS].split("\n")
+    count = next((number for number, line in enumerate(lines) if not line.startswith("#")), 0)
+    if not count or not lines[count].strip():
+        return 0
+    delimiter = _best_delimiter("\n".join(lines[count:]), None)
+    fields = lines[count].count(delimiter)
+    return count if fields and all(line.count(delimiter) != fields for line in lines[:count]) else 0
+
+
+_DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+([eE][-+]?\d+)?\s*")
+_THOUSANDS = re.compile(r"\s*[-+]?\d{1,3}(,\d{3})+\s*")
+
+
+def with_decimal_points(values: Sequence[str | None]) -> list[str | None] | None:
+    """A column of numbers with decimal commas, as spreadsheets write them in many countries, with points instead.
+
+    Returns:
+        ``None`` where it is another column, or the commas may as well stand between thousands.
+    """
+    there = [value for value in values if value is not None and value.strip()]
+    commas = [value for value in there if _DECIMAL_COMMA.fullmatch(value)]
+    if all(map(_THOUSANDS.fullmatch, commas)):
+        return None
+    if not all(_DECIMAL_COMMA.fullmatch(value) or NUMBER.fullmatch(value) for value in there):
+        return None
+    return [None if value is None else value.replace(",", ".") for value in values]
 
 
 # --- delimiter --------------------------------------------------------------------------------------------------------
@@ -141,7 +182,8 @@ def _best_delimiter(text: str, quoting: str | None) -> str:
     def score(delimiter: str) -> tuple[float, int]:
         widths = []
         for _, fields in _records(sample, delimiter, quoting or "double", strict=False):
-            widths.append(len(fields))
+            if fields:
+                widths.append(len(fields))
             if len(widths) == _SAMPLE_ROWS:
                 break
         if not widths or widths[0] < 2:
@@ -269,6 +311,18 @@ def _fix(text: str, delimiter: str, options: ReadOptions) -> str:
 
 
 # --- header -----------------------------------------------------------------------------------------------------------
+
+
+def titles_in_front(records: Sequence[Sequence[str]], known_names: frozenset[str]) -> int:
+    """How many rows before the header hold a title or nothing, as in reports: the header is the first row with a name
+    that is known, and all rows before it have one value at most.
+    """
+    for number, fields in enumerate(records[:_MOST_TITLES]):
+        if any(field.strip().lower() in known_names for field in fields):
+            return number
+        if sum(bool(field.strip()) for field in fields) > 1:
+            break
+    return 0
 
 
 def looks_like_a_header(records: Sequence[list[str]], known_names: frozenset[str]) -> bool:

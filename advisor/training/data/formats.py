@@ -50,6 +50,7 @@ INDEX_COLUMNS = ("", "id", "idx", "index", "guid", "uid", "unnamed: 0", "__index
 SOURCES_AND_TARGETS = (
     ("source", "target"), ("document", "summary"), ("article", "highlights"), ("dialogue", "summary"),
     ("text", "summary"), ("article", "abstract"), ("prompt", "completion"), ("question", "answer"), ("input", "output"),
+    ("inputs", "targets"),
 )  # fmt: skip
 """Names of columns of texts, and of what is written from them."""
 CHAT_COLUMNS = ("messages", "conversations", "conversation", "chat", "dialog", "dialogue")
@@ -534,12 +535,17 @@ PROMPT_COMPLETION = RowFormat(
     "prompts and completions",
     "completions",
     "completion",
-    "`prompt` and `completion` (or `response`), `question` and `answer`, `input` and `output`; as plain text, without a"
-    " chat template",
+    "`prompt` and `completion` (or `response`), `question` and `answer`, `input` and `output`, `inputs` and"
+    " `targets`; as plain text, without a chat template",
     "loss on the completion",
     (
-        Part("prompt", ("prompt", "question", "query", "input"), is_text, option="text_column"),
-        Part("completion", ("completion", "response", "answer", "output"), is_text, option="text_pair_column"),
+        Part("prompt", ("prompt", "question", "query", "input", "inputs"), is_text, option="text_column"),
+        Part(
+            "completion",
+            ("completion", "response", "answer", "output", "targets"),
+            is_text,
+            option="text_pair_column",
+        ),
     ),
     _prompt_and_completion,
 )
@@ -637,7 +643,8 @@ PROMPT_ONLY = RowFormat(
     "refused, since there is nothing to learn",
     (_PROMPT,),
     refused="there is no answer to learn",
-    instead="add a column `completion`; --format text --text-column prompt trains the prompts as plain text",
+    instead="add a column `completion` with one text a row; --format text --text-column prompt trains the prompts as"
+    " plain text",
 )
 TEXT = RowFormat(
     "text",

@@ -20,6 +20,8 @@ FEW_ROWS = 20
 """In fewer rows than this, many different labels tell nothing."""
 _SHOWN = 5
 _DIGITS = re.compile(r"-?\d+")
+_LIKE_MISSING = frozenset({"n/a", "na", "#n/a", "<na>", "nan", "null"})
+"""What programs write for a value that is not there, in lower case."""
 FLAGS = frozenset({"true", "false"})
 
 
@@ -175,11 +177,12 @@ def unknown_labels(table: Table, column: str, unknown: Sequence[str], names: Seq
 
 
 def _refuse_lists(table: Table, column: str, values: Sequence[Any]) -> None:
-    there = [value for value in values if not is_absent(value)]
-    if there and all(isinstance(parsed(value), list | dict | tuple) for value in there):
+    there = [parsed(value) for value in values if not is_absent(value)]
+    if there and all(isinstance(value, list | dict | tuple) for value in there):
+        several = "pass --task multi-label-classification, or give every row one class"
         raise DataError(
             f"a label must be text or a whole number, but column {column!r} of {table.name} has {str(there[0])[:60]!r}",
-            fix="pass --task multi-label-classification, or give every row one class",
+            fix="write one of its fields into a column of its own" if isinstance(there[0], dict) else several,
         )
 
 
@@ -237,6 +240,15 @@ def class_findings(names: Sequence[str], train: Mapping[str, int], evaluation: M
     untrained = [name for name in names if not train.get(name) and name not in single]
     unseen = [name for name in names if not evaluation.get(name) and train.get(name) and name not in single]
     found = []
+    if missing := [name for name in names if name.casefold() in _LIKE_MISSING]:
+        alike = "looks like a missing label" if len(missing) == 1 else "look like missing labels"
+        option = f"--drop-labels {shlex.quote(','.join(missing))}"
+        found.append(f"{_counted(missing)} {alike}; {option} leaves such rows out")
+    if joined := _joined(names):
+        found.append(
+            f"classes like {_shown(joined[:2])} look like several labels in one: lists, such as"
+            ' ["a", "b"], are learned as such by --task multi-label-classification'
+        )
     if single:
         one = len(single) == 1
         found.append(
@@ -249,6 +261,17 @@ def class_findings(names: Sequence[str], train: Mapping[str, int], evaluation: M
     if untrained:
         found.append(f"the training rows have none of {_counted(untrained)}, which cannot be learned")
     return found
+
+
+def _joined(names: Sequence[str]) -> list[str]:
+    """Names that are made of others, with a mark between, and whose parts all come more than once."""
+    for mark in "|;,":
+        parts = {name: [part.strip() for part in name.split(mark)] for name in names}
+        counts = Counter(part for found in parts.values() for part in found)
+        joined = [name for name, found in parts.items() if len(found) > 1]
+        if len(joined) > 1 and all(counts[part] > 1 for name in joined for part in parts[name]):
+            return joined
+    return []
 
 
 def _counted(names: Sequence[str]) -> str:

@@ -147,6 +147,14 @@ def _unrecognised(spec: DataSpec, table: Table, kinds: Sequence[RowKind], task: 
     if labelled and spec.text_column is not None and spec.label_column is None:
         return _unknown_column(table, "label", LABEL_COLUMNS, free)
     texts = [name for name in free if is_text(_first_value(table, name))]
+    objects = {name: value for name in free if isinstance(value := _first_value(table, name), dict)}
+    if spec.text_column is None and objects and not texts:
+        fields = [f"{name}.{key}" for name, value in objects.items() for key in value]
+        return DataError(
+            f"texts and labels must be values of columns, but the columns of {table.name} hold objects:"
+            f" {', '.join(map(repr, objects))}",
+            fix=f"write their fields as columns of their own: {', '.join(fields[:8])} (pandas.json_normalize does)",
+        )
     if spec.text_column is None:
         turns = next((name for name in free if name.lower() in CHAT_COLUMNS and name not in texts), None)
         if turns is not None and "conversation" in kinds:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from advisor.core.data import DataSpec
 from advisor.core.errors import DataError
 from advisor.training.data.cells import CellError, is_absent, is_text, text_of
+from advisor.training.data.delimited import DELIMITERS
 from advisor.training.data.formats import (
     CHAT,
     FORMATS,
@@ -22,10 +23,10 @@ from advisor.training.data.formats import (
 )
 from advisor.training.data.hub import read_split
 from advisor.training.data.label_values import label_columns, label_numbers, label_sets
-from advisor.training.data.labels import known_classes, label_texts, spelling_findings
+from advisor.training.data.labels import known_classes, label_texts, looks_like_classes, spelling_findings
 from advisor.training.data.named import DATASETS
 from advisor.training.data.rows import ASSISTANT, Completion, Conversation, PlainText, Row, RowKind, SourceAndTarget
-from advisor.training.data.tables import Table, read_table
+from advisor.training.data.tables import KNOWN_NAMES, Table, read_table
 from advisor.training.data.text_files import file_kind, read_text
 
 
@@ -76,6 +77,7 @@ class RawRows:
     other_splits: tuple[str, ...] = ()
 
 
+_LOOK_CHARACTERS = 20_000
 Label: TypeAlias = str | tuple[str, ...] | float
 """A class, several labels, or a number."""
 
@@ -181,7 +183,7 @@ def unlabelled_rows(spec: DataSpec, kind: RowKind, eval_source: str | None = Non
     kind_of_file = spec.kind if eval_source is None else file_kind(path) or spec.kind
     if spec.kind != "datasets" and kind_of_file == "text":
         file = read_text(path, spec.reading.encoding)
-        row_format, notes = RUNNING_TEXT, file.notes
+        row_format, notes = RUNNING_TEXT, (*file.notes, *_table_in_text(path, file.text))
         rows: Sequence[Row] = _paragraphs(file.text)
     else:
         table = open_table(spec, eval_source)
@@ -257,10 +259,24 @@ def _texts(table: Table, column: str) -> list[str]:
 
 def _columns_of_text(table: Table, but: str) -> str:
     firsts = {name: next((v for v in table.columns[name] if not is_absent(v)), None) for name in table.columns}
-    names = [repr(name) for name, value in firsts.items() if name != but and is_text(value)]
+    texts = [name for name, value in firsts.items() if name != but and is_text(value)]
+    names = [repr(name) for name in texts if not looks_like_classes(table.column(name))]
     if not names:
         return "write the text of every row into one column"
     return f"name one of {', '.join(names)} with --text-column"
+
+
+def _table_in_text(path: Path, text: str) -> list[str]:
+    """What else a file of running text may be, in a sentence: a table whose name ends in .txt, lines of fastText."""
+    lines = [line for line in text[:_LOOK_CHARACTERS].splitlines()[:-1] if line.strip()]
+    if len(lines) > 1 and all(line.startswith("__label__") for line in lines):
+        return [f"{path.name} has labels of fastText; a table with a text and a label column is read with its labels"]
+    for mark in DELIMITERS:
+        names = [name.strip().lower() for name in (lines or [""])[0].split(mark)]
+        same = len(lines) > 1 and all(line.count(mark) == len(names) - 1 for line in lines)
+        if same and len(names) > 1 and KNOWN_NAMES.issuperset(names):
+            return [f"{path.name} looks like a table; under a name that ends in .csv it is read as one"]
+    return []
 
 
 def _paragraphs(text: str) -> list[PlainText]:

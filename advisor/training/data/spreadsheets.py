@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 
 from advisor.core.data import ReadOptions
 from advisor.core.errors import DataError
-from advisor.training.data.delimited import looks_like_a_header
+from advisor.training.data.delimited import looks_like_a_header, titles_in_front
 from advisor.training.data.text_files import check_size, largest_bytes
 
 CELL_CHARACTERS = 32_767
@@ -75,7 +76,14 @@ def read_sheet(path: Path, content: bytes, options: ReadOptions, known_names: fr
             f"a sheet must be whole, but reading {sheet.title!r} of {path} failed: {failure}",
             fix="save it again as .xlsx or .csv",
         ) from None
-    return _with_names(path, _trimmed(rows), options, known_names, book.sheetnames, sheet.title)
+    found = _with_names(path, _trimmed(rows), options, known_names, book.sheetnames, sheet.title)
+    others = [name for name in book.sheetnames if name != sheet.title]
+    if not found.rows and others:
+        raise DataError(
+            f"a sheet must have at least one row below its header, but {sheet.title!r} of {path} has none",
+            fix="name another one: " + " or ".join(f"--read-option {shlex.quote('sheet=' + name)}" for name in others),
+        )
+    return found
 
 
 def _value(cell: Any) -> Any:
@@ -109,6 +117,9 @@ def _with_names(
     if not rows:
         return Sheet((), [], tuple(notes), True)
     texts = [["" if value is None else str(value) for value in row] for row in rows]
+    if options.header is None and (titles := titles_in_front(texts, known)):
+        rows, texts = rows[titles:], texts[titles:]
+        notes.append(f"{path.name}: {titles} rows before the header are left out")
     has_header = options.header if options.header is not None else looks_like_a_header(texts, known)
     names = [name.strip() for name in texts[0]] if has_header else [f"column{i + 1}" for i in range(len(rows[0]))]
     repeated = sorted({name for name in names if name and names.count(name) > 1})

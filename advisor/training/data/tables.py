@@ -12,22 +12,24 @@ from typing import Any
 
 from advisor.core.data import AS_DETECTED, DataKind, ReadOptions
 from advisor.core.errors import DataError
-from advisor.training.data.delimited import parse_delimited
+from advisor.training.data.delimited import parse_delimited, with_decimal_points
 from advisor.training.data.text_files import check_size, largest_bytes, read_bytes, read_text, require_file
 
 KNOWN_NAMES = frozenset(
     {
         "abstract", "answer", "answers", "article", "body", "category", "chat", "chosen", "class", "comment",
         "completion", "content", "context", "conversation", "conversations", "dialog", "dialogue", "document",
-        "entities", "functions", "highlights", "history", "hypothesis", "id", "idx", "index", "input", "instruction",
+        "entities", "functions", "highlights", "history", "hypothesis", "id", "idx", "index", "input", "inputs",
+        "instruction",
         "label", "labels", "message", "messages", "ner", "ner_tags", "output", "pos_tags", "premise", "prompt",
         "query", "question", "question1", "question2", "rating", "rejected", "response", "review", "score",
         "sentence", "sentence1", "sentence2", "sentiment", "source", "spans", "stars", "summary", "system", "tags",
-        "target", "text", "title", "tokens", "tools", "topic", "tweet", "words",
+        "target", "targets", "text", "title", "tokens", "tools", "topic", "tweet", "words",
     }
 )  # fmt: skip
 """Names, in lower case, that show that the first line of a table is a header."""
 _PARQUET = b"PAR1"
+_BETWEEN_VALUES = re.compile(r"\s*,?\s*")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -121,17 +123,39 @@ def table_from_records(name: str, records: Sequence[Mapping[str, Any]], notes: t
 def _read_csv(path: Path, options: ReadOptions) -> Table:
     file = read_text(path, options.encoding)
     parsed = parse_delimited(file.text, options, KNOWN_NAMES, name=str(path))
-    columns: dict[str, Sequence[Any]] = {
-        name: [fields[i] if i < len(fields) else None for fields in parsed.rows] for i, name in enumerate(parsed.names)
-    }
-    return Table(str(path), columns, len(parsed.rows), notes=(*file.notes, *parsed.notes), is_named=parsed.has_header)
+    columns = _named_columns(
+        parsed.names,
+        [[fields[i] if i < len(fields) else None for fields in parsed.rows] for i in range(len(parsed.names))],
+    )
+    notes = [*file.notes, *parsed.notes]
+    if parsed.delimiter != ",":
+        commas = {name: with_decimal_points(values) for name, values in columns.items()}
+        changed = {name: values for name, values in commas.items() if values is not None}
+        columns |= changed
+        if changed:
+            names = ", ".join(map(repr, changed))
+            notes.append(f"{path.name}: commas in the numbers of {names} are read as decimal points")
+    return Table(str(path), columns, len(parsed.rows), notes=tuple(notes), is_named=parsed.has_header)
+
+
+def _named_columns(names: Sequence[str], values: Sequence[list[Any]]) -> dict[str, Sequence[Any]]:
+    """Columns by name. Of those without one, numbers of rows in front stay nameless, empty ones (a delimiter too many
+    at the end of each line) are left out, and others are called by their place.
+    """
+    columns: dict[str, Sequence[Any]] = {}
+    for place, (name, column) in enumerate(zip(names, values, strict=True), start=1):
+        if name or (place == 1 and all(str(value).strip().isdecimal() for value in column)):
+            columns[name] = column
+        elif any(value is not None and str(value).strip() for value in column):
+            columns[f"column{place}"] = column
+    return columns
 
 
 def _read_excel(path: Path, options: ReadOptions) -> Table:
     from advisor.training.data.spreadsheets import read_sheet
 
     sheet = read_sheet(path, read_bytes(path), options, KNOWN_NAMES)
-    columns = {name: [cells[i] for cells in sheet.rows] for i, name in enumerate(sheet.names)}
+    columns = _named_columns(sheet.names, [[cells[i] for cells in sheet.rows] for i in range(len(sheet.names))])
     return Table(str(path), columns, len(sheet.rows), notes=sheet.notes, is_named=sheet.has_header)
 
 
@@ -143,20 +167,42 @@ def _read_conll(path: Path, options: ReadOptions) -> Table:
 
 
 def _read_json(path: Path, options: ReadOptions) -> Table:
-    """One object a line; or one list of objects, or one object of columns, over as many lines as it likes."""
+    """One object a line; or one list of objects, one object of columns, or object after object, over as many lines as
+    they like.
+    """
     file = read_text(path, options.encoding)
     text = file.text.lstrip()
     first, _, more = text.partition("\n")
-    if text.startswith("[") or (text.startswith("{") and more and not _is_json(first)):
-        content, line_by_line = _parse_json(path, text, line=1), False
-    else:
-        lines = enumerate(file.text.split("\n"), start=1)
-        content, line_by_line = [_parse_json(path, line, line=n) for n, line in lines if line.strip()], True
+    line_by_line = not (text.startswith("[") or (text.startswith("{") and more and not _is_json(first)))
+    content: Any
+    try:
+        if line_by_line:
+            lines = enumerate(file.text.split("\n"), start=1)
+            content = [_parse_json(path, line, line=n) for n, line in lines if line.strip()]
+        else:
+            content = _parse_json(path, text, line=1)
+    except DataError:
+        content, line_by_line = _one_after_another(text), True
+        if content is None:
+            raise
     if line_by_line and len(content) == 1 and isinstance(content[0], dict) and ".json" in path.suffixes:
         content = content[0]
     if isinstance(content, dict):
         return _table_of_object(path, content, file.notes)
     return _table_of_rows(path, content, file.notes)
+
+
+def _one_after_another(text: str) -> list[Any] | None:
+    """JSON values with nothing but blanks, line breaks or a comma between them; ``None`` where it is something else."""
+    decoder, values, place = json.JSONDecoder(), [], 0
+    while place < len(text):
+        try:
+            value, place = decoder.raw_decode(text, place)
+        except (ValueError, RecursionError):
+            return None
+        values.append(_without_lone_surrogates(value))
+        place = _BETWEEN_VALUES.match(text, place).end()  # type: ignore[union-attr]
+    return values
 
 
 def _is_json(text: str) -> bool:
@@ -168,6 +214,10 @@ def _is_json(text: str) -> bool:
 
 
 def _table_of_rows(path: Path, records: Sequence[Any], notes: tuple[str, ...]) -> Table:
+    if questions := _questions_of_articles(records):
+        return table_from_records(
+            str(path), questions, (*notes, f"{path.name}: questions are read from its paragraphs")
+        )
     for number, record in enumerate(records, start=1):
         if not isinstance(record, dict):
             raise DataError(
@@ -175,6 +225,23 @@ def _table_of_rows(path: Path, records: Sequence[Any], notes: tuple[str, ...]) -
                 fix='write rows as objects: {"text": "...", "label": "..."}',
             )
     return table_from_records(str(path), records, notes)
+
+
+def _questions_of_articles(articles: Sequence[Any]) -> list[dict[str, Any]]:
+    """The questions in files of SQuAD, which lists them by paragraph, and paragraphs by article; empty where it is
+    another file.
+    """
+    try:
+        return [
+            {"title": article.get("title"), "context": paragraph["context"]}
+            | {key: value for key, value in question.items() if not key.startswith("plausible")}
+            | {"answers": [answer["text"] for answer in question.get("answers", ())]}
+            for article in articles
+            for paragraph in article["paragraphs"]
+            for question in paragraph["qas"]
+        ]
+    except (KeyError, TypeError, AttributeError):
+        return []
 
 
 def _table_of_object(path: Path, content: dict[str, Any], notes: tuple[str, ...]) -> Table:
@@ -185,6 +252,14 @@ def _table_of_object(path: Path, content: dict[str, Any], notes: tuple[str, ...]
         if all(row.isdecimal() for row in rows):
             columns = {name: [column.get(row) for row in rows] for name, column in content.items()}
             return Table(str(path), columns, len(rows), notes=notes)
+    names, body = content.get("columns"), content.get("data")
+    if (
+        isinstance(names, list)
+        and isinstance(body, list)
+        and all(isinstance(row, list) and len(row) == len(names) for row in body)
+    ):  # as pandas writes them with orient="split"
+        split = {str(name): [row[i] for row in body] for i, name in enumerate(names)}
+        return Table(str(path), split, len(body), notes=notes)
     lists = [value for value in values if isinstance(value, list)]
     of_one_length = len(values) == len(lists) > 1 and len({len(value) for value in lists}) == 1
     if of_one_length and not all(isinstance(row, dict) for value in lists for row in value):
