@@ -153,6 +153,13 @@ def recommend_command(context: click.Context, as_json: bool, output: Path | None
     metavar="ENERGY",
     help="Most energy of this call's runs: 40kJ, 20Wh; where the device reports it.",
 )
+@option(
+    "--pack",
+    default="auto",
+    metavar="auto|off|N",
+    help="LoRA and QLoRA trials trained in one pass over the frozen model: where that is predicted to save time, never,"
+    " or up to N wherever they may be packed.",
+)
 @objective_option
 @min_quality_option
 @option("--study-dir", required=True, **DIR, help="Folder of the study.")
@@ -192,7 +199,7 @@ def tune_command(as_json: bool, study_dir: Path, output: Path | None, **options:
                 knobs=knob_values(options, *TRAINING_KNOBS),
                 output=output,
                 on_event=on_event,
-                **picked(options, "objective", "energy_budget_j"),
+                **picked(options, "objective", "energy_budget_j", "pack"),
                 **picked(options, "wall_clock_s", "methods", "max_trials", "effective_batch_size", "seed"),
                 **picked(options, "resume", "force"),
             )

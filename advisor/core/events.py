@@ -61,12 +61,13 @@ class ResumedEvent(TypedDict):
 
 
 class TrialEvent(TypedDict):
-    """A trial of a study begins or ends."""
+    """A trial of a study begins or ends; ``pack`` has the trials that it is trained with, itself included."""
 
     kind: Literal["trial"]
     trial: int
     method: str
     state: str
+    pack: NotRequired[list[int]]
     reason: NotRequired[str]
     train_rows: NotRequired[int]
     metric: NotRequired[float | None]

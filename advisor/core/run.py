@@ -8,8 +8,9 @@ from typing import Literal
 
 from advisor.core.benchmark import Benchmark
 from advisor.core.errors import AdvisorError, InputError
+from advisor.core.pack import PackMembership
 from advisor.core.plan import Plan
-from advisor.core.serialization import from_dict, read_json
+from advisor.core.serialization import LATER, from_dict, read_json
 
 ProcessOutcome = Literal["completed", "out_of_memory", "over_time", "interrupted", "failed"]
 """How a process ends."""
@@ -50,6 +51,7 @@ class Measurement:
         trainable_parameters, total_parameters: Counted on the real model (quantised weights at their logical size).
         achieved_sparsity: Share of zeros among the trained weights, of a method that prunes.
         benchmark: Everything that is said of a finished run; ``None`` where it was not asked for.
+        pack: Of a run that was trained together with others: memory, times and energy are those of all of them.
     """
 
     outcome: Outcome
@@ -76,6 +78,12 @@ class Measurement:
     benchmark: Benchmark | None = None
     wall_s: float | None = None
     load: str = ""
+    pack: PackMembership | None = field(default=None, metadata=LATER)
+
+    @property
+    def members(self) -> int:
+        """How many runs its times and energy are those of."""
+        return self.pack.members if self.pack is not None else 1
 
 
 @dataclass(frozen=True)

@@ -315,9 +315,9 @@ class CostModel:
     def pack(self, model: ModelSpec, strategies: Sequence[StrategyConfig], execution: ExecutionPlan) -> PackEstimate:
         """The cost of training several configurations in one pass over one frozen model (``training.packing``).
 
-        Memory is traced, with every member's adapter, head and optimizer. Time is that of a step whose batch holds all
-        members' rows, with adapters of the largest rank; what it saves are launches, and products that are too small to
-        fill the device.
+        Memory is traced, with every member's adapter, head and optimizer, which takes seconds to a minute. Time is
+        that of a step whose batch holds all members' rows, with adapters of the largest rank; what it saves are
+        launches, and products that are too small to fill the device.
 
         Args:
             model: Needs no weights.
@@ -331,14 +331,29 @@ class CostModel:
         from advisor.tracing.packed_step import trace_pack
         from advisor.tracing.step import TraceRequest
 
-        length, members = execution.max_seq_length, len(strategies)
+        length = execution.max_seq_length
         semantics, capability = self.traces.semantics, self.traces.compute_capability
         request = TraceRequest(model, strategies[0], execution, length, semantics, capability, evaluation=False)
+        peak_bytes = trace_pack(request, strategies).peak_bytes
+        return PackEstimate(len(strategies), peak_bytes, *self._pack_step_s(model, strategies, execution))
+
+    def pack_speed_up(self, model: ModelSpec, strategies: Sequence[StrategyConfig], execution: ExecutionPlan) -> float:
+        """The speed-up of a pack alone, as in :meth:`pack`; without a trace of the pack, so that it takes no time.
+
+        Raises:
+            UntraceableError: the configuration cannot be traced.
+        """
+        together_s, alone_s = self._pack_step_s(model, strategies, execution)
+        return alone_s / together_s
+
+    def _pack_step_s(
+        self, model: ModelSpec, strategies: Sequence[StrategyConfig], execution: ExecutionPlan
+    ) -> tuple[float, float]:
+        """One optimizer step of a pack, and of its members one after the other."""
+        length = execution.max_seq_length
         widest = max(strategies, key=lambda strategy: strategy.rank or 0)
-        stacked = replace(execution, micro_batch_size=members * execution.micro_batch_size)
-        return PackEstimate(
-            members,
-            trace_pack(request, strategies).peak_bytes,
+        stacked = replace(execution, micro_batch_size=len(strategies) * execution.micro_batch_size)
+        return (
             self._times.step(self._traced(model, widest, stacked), length).seconds,
             sum(self._times.step(self._traced(model, alone, execution), length).seconds for alone in strategies),
         )

@@ -66,8 +66,6 @@ def measure_run(
         InputError: the plan cannot be run here, or the output folder is occupied, read-only or full.
     """
     folder, began_s = RunFolder(Path(output_dir)), time.perf_counter()
-    if time_limit_s is not None and grace_s is None:
-        grace_s = max(LEAST_GRACE_S, GRACE_SHARE * time_limit_s)
     with folder.locked():
         folder.claim(plan, resume=resume)
         if (finished := folder.finished()) is not None:
@@ -83,10 +81,10 @@ def measure_run(
             save_every_s=save_every_s,
             benchmark=benchmark,
             on_event=on_event or _ignore,
-            timeout_s=None if time_limit_s is None else time_limit_s + (grace_s or 0.0),
+            timeout_s=process_limit_s(time_limit_s, grace_s),
             log_path=folder.log,
         )
-        measurement = _as_measurement(result, folder)
+        measurement = measurement_of(result, folder.log)
         if profiled is not None and measurement.allocated_peak_bytes is None:
             measurement = with_allocated_peak(measurement, profiled.run_peak_bytes)
         measurement = dataclasses.replace(measurement, wall_s=time.perf_counter() - began_s)
@@ -113,7 +111,7 @@ def run_in_this_process(
     allocated_bytes, reserved_bytes = runtime.peaks()
     measurement = dataclasses.replace(
         measurement,
-        load=others.load(_threads()),
+        load=others.load(threads()),
         energy_j=energy.joules,
         energy_source=energy.source,
         allocated_peak_bytes=allocated_bytes,
@@ -127,7 +125,19 @@ def run_in_this_process(
     return with_benchmark(plan, RunFolder(Path(output_dir)), measurement, trained, watch.states, benchmark)
 
 
-def _threads() -> int:
+def process_limit_s(time_limit_s: float | None, grace_s: float | None) -> float | None:
+    """After how long the process of a run is killed.
+
+    Args:
+        time_limit_s: After how long it stops itself.
+        grace_s: What it gets for that; by default a tenth of the limit, and a minute at least.
+    """
+    if time_limit_s is None:
+        return None
+    return time_limit_s + (max(LEAST_GRACE_S, GRACE_SHARE * time_limit_s) if grace_s is None else grace_s)
+
+
+def threads() -> int:
     """Intra-op threads of this process."""
     import torch
 
@@ -143,11 +153,8 @@ def _train(
             plan, output_dir, resume=True, on_event=on_event, time_limit_s=time_limit_s, save_every_s=save_every_s
         )
     except Exception as failure:
-        if _is_full_disk(failure):
-            raise OutputError(
-                f"{output_dir} must take the run's files, but writing failed: {str(failure).splitlines()[0]}",
-                fix="free some space and continue with --resume",
-            ) from failure
+        if problem := full_disk(failure, output_dir):
+            raise problem from failure
         raise
 
 
@@ -160,12 +167,24 @@ FULL_DISK_PHRASES = (
 )
 
 
-def _is_full_disk(failure: Exception) -> bool:
-    """``torch.save`` and safetensors wrap the operating system's error in types and words of their own."""
-    if isinstance(failure, OSError) and failure.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
-        return True
+def full_disk(failure: Exception | str, output_dir: Path) -> OutputError | None:
+    """A failure, or its text, as that of a disk that takes nothing; ``None`` when it is something else.
+
+    ``torch.save`` and safetensors wrap the operating system's error in types and words of their own.
+    """
     text = str(failure)
-    return any(phrase in text for phrase in FULL_DISK_PHRASES)
+    refused = isinstance(failure, OSError) and failure.errno in (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EFBIG,
+    )
+    if not refused and not any(phrase in text for phrase in FULL_DISK_PHRASES):
+        return None
+    return OutputError(
+        f"{output_dir} must take the run's files, but writing failed: {text.splitlines()[0]}",
+        fix="free some space and continue with --resume",
+    )
 
 
 def _profiled_step(plan: Plan, folder: RunFolder, on_event: OnEvent) -> ProfiledStep | Measurement | None:
@@ -188,7 +207,7 @@ def _profiled_step(plan: Plan, folder: RunFolder, on_event: OnEvent) -> Profiled
         return result.value
     if result.error is not None:
         raise result.error
-    return _as_measurement(result, folder)
+    return measurement_of(result, folder.log)
 
 
 def _as_written(plan: Plan) -> Plan:
@@ -196,7 +215,7 @@ def _as_written(plan: Plan) -> Plan:
     return dataclasses.replace(plan, execution=dataclasses.replace(plan.execution, torch_compile=False))
 
 
-def _as_measurement(result: Result[Any], folder: RunFolder) -> Measurement:
+def measurement_of(result: Result[Any], log: Path) -> Measurement:
     """An isolated run's end as figures. Expected failures of the input are raised, as they would be without
     isolation.
     """
@@ -204,7 +223,7 @@ def _as_measurement(result: Result[Any], folder: RunFolder) -> Measurement:
         raise result.error
     if isinstance(result.value, Measurement):
         return result.value
-    advice = f"see {folder.log}" if result.outcome == "failed" else ADVICE[result.outcome]
+    advice = f"see {log}" if result.outcome == "failed" else ADVICE[result.outcome]
     return Measurement(outcome=result.outcome, reason=f"{result.reason}; {advice}", total_s=result.wall_s)
 
 

@@ -15,6 +15,7 @@ from advisor.core.device import DeviceProfile
 from advisor.core.errors import DeviceError
 from advisor.core.events import Event
 from advisor.core.objective import DEFAULT_OBJECTIVE, check_floor, get_objective
+from advisor.core.pack import pack_choice
 from advisor.core.plan import ExecutionPlan, Plan, load_plan
 from advisor.core.run import RunRecord
 from advisor.core.serialization import to_json
@@ -58,6 +59,7 @@ def tune(
     max_trials: int | None = None,
     objective: str = DEFAULT_OBJECTIVE.name,
     energy_budget_j: float | None = None,
+    pack: str | int = "auto",
     effective_batch_size: int = 32,
     seed: int = 42,
     resume: bool = False,
@@ -82,6 +84,8 @@ def tune(
         objective: ``"quality"``; ``"cheapest"`` or ``"fastest"`` above ``budget.min_quality``; or ``"pareto"``, which
             answers with the best quality and shows every trade.
         energy_budget_j: What the runs of this call may take, by the device's own meter.
+        pack: LoRA and QLoRA trials trained in one pass over the frozen model: ``"auto"`` where that is predicted to
+            save time, ``"off"``, or how many at most, wherever they may be packed and the memory suffices.
         effective_batch_size: Kept the same for all trials.
         seed: Of sampler, hold-out and training.
         resume: Continue the study in ``study_dir``.
@@ -98,7 +102,7 @@ def tune(
     """
     started_at = time.monotonic()
     check_methods(methods)
-    aim = get_objective(objective)
+    aim, packs = get_objective(objective), pack_choice(pack)
     aim.check(budget or Budget())
     directory = Path(study_dir)
     if output is not None and not force and not resume:
@@ -144,6 +148,7 @@ def tune(
         first_plan=usual,
         objective=aim,
         energy_budget_j=energy_budget_j,
+        pack=packs,
         outputs=outputs[1:],
         resume_command=resume_command,
         on_event=on_event,

@@ -126,6 +126,8 @@ class ProgressView:
         figures = {name.replace("_", " "): event.get(name) for name in _TRIAL_FIGURES}
         words += [f"{name} {value:.4g}" for name, value in figures.items() if isinstance(value, int | float)]
         words.append("onset not reached" if event.get("at_chance") else "")
+        others = [str(number) for number in event.get("pack") or () if number != event.get("trial")]
+        words.append(f"in one pass with {', '.join(others)}" if others else "")
         words.append(str(event.get("reason") or ""))
         self._say(f"trial {event.get('trial')}: {', '.join(filter(None, words))}")
 

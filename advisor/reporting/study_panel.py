@@ -31,6 +31,7 @@ class StudyPanel:
         self._told_s = now()
         self._doing = "starting"
         self._step: dict[str, Any] = {}
+        self._packed = False
 
     def take(self, event: Mapping[str, Any]) -> None:
         """Take one event; kinds that a panel has no place for are ignored."""
@@ -42,15 +43,18 @@ class StudyPanel:
         elif kind == "trial" and state == "started":
             rows = event.get("train_rows")
             on = f" on {rows:,} rows" if isinstance(rows, int) else ""
-            self._doing, self._step = f"trial {event.get('trial')}: {event.get('method')}{on}", {}
+            pack = event.get("pack") or [event.get("trial")]
+            names = f"trial {pack[0]}" if len(pack) == 1 else f"trials {', '.join(map(str, pack))} in one pass"
+            self._doing, self._step = f"{names}: {event.get('method')}{on}", {}
+            self._packed = len(pack) > 1
         elif kind == "trial":
             self._doing, self._step = "choosing the next trial", {}
         elif kind == "phase" and "trial" not in event:
             self._doing, self._step = str(event.get("name", "")).replace("_", " "), {}
         elif kind == "progress":
             self._doing, self._step = str(event.get("text", "")), {"share": event.get("share")}
-        elif kind == "step":
-            self._step = dict(event)
+        elif kind == "step":  # the members of a pack take turns: their losses would flicker
+            self._step = {**event, "loss": None} if self._packed else dict(event)
 
     def __rich__(self) -> RenderableType:
         """As rich draws it."""

@@ -1,16 +1,20 @@
 """Hand-written fakes for the study: strategies, a cost model, a planner and a runner with synthetic learning curves.
 
 Run as a script, it works on a study until it is killed or done:
-``python -m tests.search.study_fakes FOLDER SECONDS TRIALS [--resume]``.
+``python -m tests.search.study_fakes FOLDER SECONDS TRIALS [--resume] [--die-in-pack N]``. The latter packs two trials
+and kills the process in the middle of the N-th pack, when one of its members is done.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import os
 import random
+import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +22,20 @@ from typing import Any
 import optuna
 
 from advisor.core.budget import Budget
-from advisor.core.cost import CostEstimate, Interval, MemoryBreakdown, MemoryEstimate, QualityEstimate, TimeEstimate
+from advisor.core.cost import (
+    CostEstimate,
+    Interval,
+    MemoryBreakdown,
+    MemoryEstimate,
+    PackEstimate,
+    QualityEstimate,
+    TimeEstimate,
+)
 from advisor.core.data import DataProfile, DataSpec
 from advisor.core.device import DeviceProfile
 from advisor.core.metrics import ACCURACY
 from advisor.core.model import ModelSpec
+from advisor.core.pack import PackChoice, PackMembership
 from advisor.core.plan import ExecutionPlan, Plan
 from advisor.core.recommendation import RejectedMethod
 from advisor.core.run import Measurement
@@ -173,9 +186,13 @@ class FakeCostModel:
     def bounds(self, *_: Any) -> CostBounds:
         raise NotImplementedError("the study's own solver asks for estimates")
 
-    def __init__(self, time_factor: float = 1.0, *, knows_time: bool = True) -> None:
+    def __init__(self, time_factor: float = 1.0, *, knows_time: bool = True, speed_up: float = 1.0) -> None:
         self.time_factor = time_factor
         self.knows_time = knows_time
+        self.speed_up = speed_up
+
+    def pack_speed_up(self, model: ModelSpec, strategies: Sequence[StrategyConfig], execution: ExecutionPlan) -> float:
+        return self.speed_up
 
     def estimate(
         self,
@@ -190,7 +207,7 @@ class FakeCostModel:
         rows = data.train_rows if data is not None else TRAIN_ROWS
         needed = memory_bytes(strategy)
         memory = MemoryEstimate(
-            needed, needed, needed, MemoryBreakdown(needed, 0, 0, 0, 0, 0, 0), {}, "backward", "measured", "measured"
+            needed, needed, needed, MemoryBreakdown(0, 0, 0, needed, 0, 0, 0), {}, "backward", "measured", "measured"
         )
         total_s = run_s(strategy, rows) * self.time_factor
         time_ = TimeEstimate(
@@ -289,6 +306,69 @@ class FakeRunner:
         )
 
 
+def predict_pack(
+    cost_model: Any,
+    model: ModelSpec,
+    strategies: Sequence[StrategyConfig],
+    execution: ExecutionPlan,
+    *,
+    time_limit_s: float,
+) -> PackEstimate:
+    """Every further member adds half of what it needs alone."""
+    needed = [memory_bytes(strategy) for strategy in strategies]
+    members = len(strategies)
+    return PackEstimate(members, needed[0] + sum(needed[1:]) // 2, members / cost_model.speed_up, float(members))
+
+
+@dataclass
+class FakePackRunner:
+    """Packs that take ``speed_up`` times less than their members one after the other.
+
+    Attributes:
+        runner: What its members would do alone.
+        packs: The plans of every pack.
+        respond: Called first; answers of its own replace the pack.
+        on_member: Called when a member is done.
+    """
+
+    runner: FakeRunner
+    speed_up: float = 1.0
+    respond: Callable[[Sequence[Plan]], list[Measurement] | None] = lambda plans: None
+    on_member: Callable[[int, int], None] = lambda pack, position: None
+    packs: list[list[Plan]] = field(default_factory=list)
+
+    def __call__(
+        self,
+        plans: Sequence[Plan],
+        output_dirs: Sequence[Path],
+        *,
+        resume: bool,
+        time_limit_s: float | None,
+        on_event: Any,
+    ) -> list[Measurement]:
+        self.packs.append(list(plans))
+        answer, began_s = self.respond(plans), self.runner.seconds
+        if answer is not None:
+            return answer
+        limit_s = None if time_limit_s is None else time_limit_s / len(plans) * self.speed_up
+        found = []
+        for position, (plan, output_dir) in enumerate(zip(plans, output_dirs, strict=True)):
+            found.append(self.runner(plan, output_dir, resume=resume, time_limit_s=limit_s, on_event=None))
+            self.on_member(len(self.packs), position)
+        took_s = (self.runner.seconds - began_s) / self.speed_up
+        self.runner.seconds = began_s + took_s
+        return [
+            dataclasses.replace(
+                measurement,
+                total_s=took_s,
+                step_times_s=tuple(len(plans) / self.speed_up * step_s for step_s in measurement.step_times_s),
+                device_peak_bytes=len(plans) * (measurement.device_peak_bytes or 0),
+                pack=PackMembership(len(plans), position),
+            )
+            for position, measurement in enumerate(found)
+        ]
+
+
 def tune(
     folder: Path, runner: FakeRunner, *, time_budget_s: float = 3000.0, on_disk: bool = False, **changes: Any
 ) -> TuneResult:
@@ -299,6 +379,7 @@ def tune(
         "strategies": strategies(),
         "solve": solve,
         "now": runner.now,
+        "predict_pack": predict_pack,
         **changes,
     }
     if not on_disk:
@@ -319,12 +400,29 @@ def tune(
     )
 
 
+def die_in_pack(wanted: int) -> Callable[[int, int], None]:
+    """Kills this process when the first member of the ``wanted``-th pack is done."""
+
+    def on_member(pack: int, position: int) -> None:
+        if (pack, position) == (wanted, 0):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return on_member
+
+
 if __name__ == "__main__":
+    fake = FakeRunner(sleep_s=float(sys.argv[2]))
+    packed: dict[str, Any] = {}
+    if "--die-in-pack" in sys.argv:
+        number = int(sys.argv[sys.argv.index("--die-in-pack") + 1])
+        packer = FakePackRunner(fake, on_member=die_in_pack(number))
+        packed = {"pack": PackChoice(2), "pack_runner": packer, "budget": Budget(memory_bytes=4096 * MIB)}
     tune(
         Path(sys.argv[1]),
-        FakeRunner(sleep_s=float(sys.argv[2])),
+        fake,
         time_budget_s=1e6,
         max_trials=int(sys.argv[3]),
         resume="--resume" in sys.argv,
         on_disk=True,
+        **packed,
     )

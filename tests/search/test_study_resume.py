@@ -38,10 +38,14 @@ def records(folder: Path) -> dict[tuple[int, str], Any]:
     }
 
 
+def environment_of_fakes() -> dict[str, str]:
+    """Of a process that runs the fakes as a script."""
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+
+
 def start(folder: Path, *, sleep_s: float, max_trials: int) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-m", fakes.__name__, str(folder), str(sleep_s), str(max_trials), "--resume"]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    return subprocess.Popen(command, env=environment_of_fakes(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
 def wait_for_plan(folder: Path, process: subprocess.Popen[bytes]) -> None:

@@ -20,8 +20,9 @@ from advisor.search.planner.ranking import Expectation, expectation, noise_group
 from advisor.search.study.context import OnEvent, StudyContext
 from advisor.search.study.durations import StudyClock
 from advisor.search.study.records import ExceededLimit, Origin, ParamValue, TrialSummary
-from advisor.search.study.space import LR_REL, METHOD, RACE, MethodSpace, SearchAxis, Space
+from advisor.search.study.space import BATCH, EPOCHS, LR_REL, METHOD, RACE, MethodSpace, SearchAxis, Space
 from advisor.search.study.storage import STARTUP_TRIALS, StudyStorage
+from advisor.strategies.packing_rules import SAME_KNOBS
 
 PLANNING_SHARE = 0.1
 """Share of the budget for predicting methods before the first trial; at least one is predicted."""
@@ -173,13 +174,10 @@ class Agenda:
         if first not in opened:
             params = self._start_of(first, needed_s)
             return (params, "recommended") if params is not None else None
-        broken = any(t.strategy.method == first and t.verdict in ("failed", "out_of_memory") for t in trials.values())
-        if not broken and not self._is_baseline(first):
-            raced = [point for _, point in tried if point[METHOD] == first]
-            for factor in RACE:
-                if not any(math.isclose(float(point[LR_REL]), factor, rel_tol=1e-6) for point in raced):
-                    start = self._start_of(first, needed_s)
-                    return ({**start, LR_REL: factor}, "race") if start is not None else None
+        factor = self._next_rate(trials)
+        if factor is not None:
+            start = self._start_of(first, needed_s)
+            return ({**start, LR_REL: factor}, "race") if start is not None else None
         for method in list(self.order[1:]):
             if method in opened or method in self.skipped:
                 continue
@@ -189,6 +187,20 @@ class Agenda:
             if method not in self.skipped:
                 return None
         return None
+
+    def race_goes_on(self, trials: dict[int, TrialSummary]) -> bool:
+        """Whether the next opening is another learning rate of the recommended method."""
+        return bool(self.order) and self._next_rate(trials) is not None
+
+    def _next_rate(self, trials: dict[int, TrialSummary]) -> float | None:
+        """The next multiple of the learning rate that the recommended method is raced at."""
+        first = self.order[0]
+        if self._is_baseline(first):
+            return None
+        if any(t.strategy.method == first and t.verdict in ("failed", "out_of_memory") for t in trials.values()):
+            return None
+        raced = [float(point[LR_REL]) for _, point in self.storage.points() if point[METHOD] == first]
+        return next((f for f in RACE if not any(math.isclose(rate, f, rel_tol=1e-6) for rate in raced)), None)
 
     def unopened(self) -> list[str]:
         """Methods that no point was tried of."""
@@ -220,6 +232,21 @@ class Agenda:
                 if all(point != known for _, known in tried):
                     return point
         return self.storage.sample(self.space)
+
+    def neighbour(self, params: dict[str, ParamValue], seed: int) -> dict[str, ParamValue]:
+        """A new point near another one that may be trained in one pass with it: what a pack shares is kept."""
+        tried = self.storage.points()
+        draw = random.Random(f"{seed} {len(tried)}")
+        shared = {EPOCHS.field, *SAME_KNOBS}
+        axes = self.space.axes(str(params[METHOD]))
+        free = {name: axis for name, axis in axes.items() if axis.field not in shared and name != BATCH}
+        kept = {name: value for name, value in params.items() if name not in free}
+        point = _changed(params, free, draw)
+        for _ in range(20):
+            if all(kept | point != known for _, known in tried):
+                break
+            point = _changed(params, free, draw)
+        return kept | point
 
 
 def _changed(params: dict[str, ParamValue], axes: dict[str, SearchAxis], draw: random.Random) -> dict[str, ParamValue]:

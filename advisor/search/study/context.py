@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +13,10 @@ from typing import Any, Protocol
 
 from advisor.core.budget import FIGURES, Budget
 from advisor.core.chance import ChanceLevel, chance_level
+from advisor.core.cost import PackEstimate
 from advisor.core.data import DataProfile, DataSpec
-from advisor.core.errors import RunFailed, UntraceableError
-from advisor.core.events import OnEvent
+from advisor.core.errors import AdvisorError, RunFailed, UntraceableError
+from advisor.core.events import Event, OnEvent
 from advisor.core.metrics import Metric
 from advisor.core.model import ModelSpec
 from advisor.core.objective import DEFAULT_OBJECTIVE, Objective
@@ -53,6 +54,37 @@ class Runner(Protocol):
     def __call__(
         self, plan: Plan, output_dir: Path, *, resume: bool, time_limit_s: float | None, on_event: OnEvent | None
     ) -> Measurement: ...
+
+
+class PackRunner(Protocol):
+    """Trains several plans in one pass over one frozen model, in a process of their own: one outcome for each plan.
+
+    A process that dies ends all members; ``on_event`` receives a member's position and its event.
+    """
+
+    def __call__(
+        self,
+        plans: Sequence[Plan],
+        output_dirs: Sequence[Path],
+        *,
+        resume: bool,
+        time_limit_s: float | None,
+        on_event: Callable[[int, Event], None] | None,
+    ) -> list[Measurement]: ...
+
+
+class PackPredictor(Protocol):
+    """What a pack costs; ``None`` when that was not known within ``time_limit_s``."""
+
+    def __call__(
+        self,
+        cost_model: CostModel,
+        model: ModelSpec,
+        strategies: Sequence[StrategyConfig],
+        execution: ExecutionPlan,
+        *,
+        time_limit_s: float,
+    ) -> PackEstimate | None: ...
 
 
 @dataclass(frozen=True)
@@ -210,6 +242,13 @@ class StudyContext:
             plan.model, plan.strategy, plan.execution, profile, self.budget, with_quality=False
         )
         return dataclasses.replace(plan, data=data, data_profile=profile, predicted=predicted)
+
+    def pack_speed_up(self, plan: Plan, members: int) -> float:
+        """How many times as fast so many runs like this one are predicted to be in one pass; 1 where it is unknown."""
+        try:
+            return self.cost_model.pack_speed_up(plan.model, [plan.strategy] * members, plan.execution)
+        except AdvisorError:
+            return 1.0
 
     def identity(self, declared: Space) -> dict[str, str]:
         """What must be equal for a study to be resumed, each part as a short hash or value.

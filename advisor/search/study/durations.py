@@ -134,7 +134,7 @@ class DurationEstimator:
             and not self.setting.strategies[trial.strategy.method].fits_frozen_features
         ):
             predicted = predicted_s(self.setting, trial, evaluation.train_rows)
-            self.clock.note(predicted, evaluation.total_s, evaluation.train_rows)
+            self.clock.note(predicted, evaluation.alone_s, evaluation.train_rows)
 
     def expected_s(self, trial: TrialSummary, rung: int) -> float:
         """Expected wall clock of one configuration on a rung; 0 when nothing is known."""
@@ -199,10 +199,10 @@ class EnergyAccount:
     measured_s: float = 0.0
 
     def note(self, measurement: Measurement) -> None:
-        """Take a finished run into account."""
+        """Take a finished run into account, of a pack its share."""
         if measurement.energy_j is not None:
-            self.used_j += measurement.energy_j
-            self.measured_s += measurement.total_s
+            self.used_j += measurement.energy_j / measurement.members
+            self.measured_s += measurement.total_s / measurement.members
 
     def short_of(self, seconds: float) -> bool:
         """Whether a run of so many seconds, at the mean power so far, would take more than what is left."""

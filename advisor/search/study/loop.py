@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+from advisor.core.errors import InterruptedByUser
 from advisor.core.events import Event, TrialEvent
 from advisor.core.plan import Plan
 from advisor.core.stats import NORMAL_95
 from advisor.search.study.agenda import FIRST_PREDICTION_SHARE, Agenda
 from advisor.search.study.context import Infeasible, OnEvent, Runner, StudyContext
 from advisor.search.study.durations import FIRST_RUN_S, DurationEstimator, EnergyAccount
-from advisor.search.study.evaluate import finite, run_evaluation, train
-from advisor.search.study.records import Evaluation, FinalRun, Origin, TrialSummary, TrialVerdict
+from advisor.search.study.evaluate import PackResult, finite, run_evaluation, run_pack, train
+from advisor.search.study.packing import TrialPacking
+from advisor.search.study.records import Evaluation, FinalRun, Origin, ParamValue, TrialSummary, TrialVerdict
 from advisor.search.study.space import Space
 from advisor.search.study.storage import StudyStorage, discard
 from advisor.search.study.successive_halving import expected_gain, worth_going_on
@@ -33,7 +35,11 @@ MAX_REJECTIONS = 48
 LONGER_RUNG = 3
 """By how much the top rung is lengthened when nothing on it left chance level."""
 
+MAX_FRESH = 16
+"""New points that are drawn for one pack at most, if they turn out not to fit in with the others."""
+
 _OUT_OF_TIME = "the time budget is used"
+_STOPPED_RUN = f"{_OUT_OF_TIME}: the last run was stopped and stays open for a resumed study"
 
 
 @dataclass
@@ -57,6 +63,7 @@ class StudyLoop:
     max_trials: int | None = None
     on_event: OnEvent | None = None
     energy: EnergyAccount = field(default_factory=EnergyAccount)
+    packing: TrialPacking | None = None
     stopped_because: str = ""
     _live: dict[int, optuna.Trial] = field(default_factory=dict)
     _postponed: set[int] = field(default_factory=set)
@@ -69,8 +76,8 @@ class StudyLoop:
             InterruptedByUser: Ctrl-C; the trial in progress stays open.
         """
         self._emit_status()
-        for trial in self.storage.orphans():
-            self._pick_up(trial)
+        for number in [self._enter(trial) for trial in self.storage.orphans()]:
+            self._go_on(number)
         while not self.stopped_because:
             self._advance()
         self._emit({"kind": "study", "state": "stopped", "reason": self.stopped_because})
@@ -105,16 +112,19 @@ class StudyLoop:
     # --- one action after another ---------------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        """One action: a run that must show where chance ends, a waiting point, an opening, a climb, or a sample."""
+        """One action: a run that must show where chance ends, a trial taken for a pack that has not run, a waiting
+        point, an opening, a climb, or a sample.
+        """
         for trial in self.history.beaten():
             self._close(trial, "pruned", f"others were better on {trial.evaluations[-1].train_rows} rows")
         climbing = [trial for trial in self.history.climbing() if trial.number not in self._postponed]
         affordable = [trial for trial in climbing if self._expected_s(trial) <= self.pace.clock.remaining_s]
         probing = [trial for trial in affordable if self._shows_where_chance_ends(trial)]
-        if probing:
-            self._evaluate(probing[0].number)
+        taken = [trial for trial in affordable if not trial.started]
+        if probing or taken:
+            self._evaluate((probing or taken)[0].number)
         elif self.storage.waiting or self._open():
-            self._pick_up(self.storage.ask())
+            self._go_on(self._enter(self.storage.ask()))
         elif affordable:
             self._evaluate(affordable[0].number)
         elif climbing:
@@ -140,9 +150,9 @@ class StudyLoop:
     def _sample_needs_s(self) -> float:
         return self.pace.sample_needs_s() if self.history.started_count else FIRST_RUN_S
 
-    def _reason_to_stop(self, needed_s: float) -> str:
-        """Why no further trial may start; empty if it may."""
-        if self.max_trials is not None and self.history.started_count >= self.max_trials:
+    def _reason_to_stop(self, needed_s: float, waiting: int = 0) -> str:
+        """Why no further trial may start, beside as many as are waiting to be; empty if it may."""
+        if self.max_trials is not None and self.history.started_count + waiting >= self.max_trials:
             return f"max_trials = {self.max_trials} trials were started"
         if needed_s > self.pace.clock.remaining_s:
             return f"{_OUT_OF_TIME}: another trial would take longer than what is left"
@@ -166,14 +176,14 @@ class StudyLoop:
         rung = min(self.history.next_rung(trial), len(self.history.ladder_rows) - 1)
         return self.pace.expected_s(trial, rung)
 
-    def _pick_up(self, trial: optuna.Trial) -> None:
+    def _enter(self, trial: optuna.Trial) -> int:
         """Take a trial from Optuna, new or left over, to where its records say it came."""
         params = self.space.suggest(trial)
         known = self.history.trials.get(trial.number)
         self._live[trial.number] = trial
         if known is not None and known.verdict != "open":
             self.storage.tell(self._live.pop(trial.number), known)
-            return
+            return trial.number
         if known is None:
             origin = cast(Origin, trial.user_attrs.get("origin", "sampled"))
             batch = self.space.batch_size(params, self.setting.effective_batch_size)
@@ -183,10 +193,16 @@ class StudyLoop:
         self.history.trials[trial.number] = known
         for evaluation in known.evaluations:
             self.storage.report(trial, evaluation)
-        if known.evaluations:
-            self._settle(known)
+        return trial.number
+
+    def _go_on(self, number: int) -> None:
+        """Run a trial that was taken and has not run, unless it was closed meanwhile."""
+        if number not in self._live:
+            return
+        if self.history.trials[number].evaluations:
+            self._settle(self.history.trials[number])
         else:
-            self._evaluate(trial.number)
+            self._evaluate(number)
 
     def _plan_of(self, trial: TrialSummary) -> Plan | None:
         """A trial's plan; one that does not fit is closed at once, and one that there was no time for is postponed."""
@@ -213,31 +229,54 @@ class StudyLoop:
         self._rejections = 0
         return plan
 
-    def _evaluate(self, number: int) -> None:
-        """Run one trial on its next rung and keep what came of it."""
+    def _evaluate(self, number: int, *, alone: bool = False) -> None:
+        """Run one trial on its next rung, with others where that may be, and keep what came of it."""
+        ready = self._ready(number)
+        if ready is None:
+            return
+        plan, rows = ready
+        pack = [(number, plan)] if alone or self.packing is None else self._pack(self.packing, number, plan, rows)
+        for member, its_plan in pack:
+            self._begin(member, its_plan, rows, [other for other, _ in pack])
+        if self.packing is not None and len(pack) > 1:
+            self._run_together(self.packing, pack, rows)
+            return
+        evaluation = self._run(number, plan, rows)
+        if evaluation is None:
+            self.stopped_because = _STOPPED_RUN
+            return
+        self._keep(number, evaluation)
+
+    def _ready(self, number: int) -> tuple[Plan, int] | None:
+        """Plan and rows of a trial's next run; ``None`` when it is closed or postponed instead."""
         summary = self.history.trials[number]
         plan = self._plan_of(summary)
         if plan is None:
-            return
+            return None
         if self.pace.clock.has_measured and self._expected_s(summary) > self.pace.clock.remaining_s:
             self._postponed.add(number)
-            return
+            return None
         rows = self.history.ladder_rows[min(self.history.next_rung(summary), len(self.history.ladder_rows) - 1)]
         if self.storage.attempts(number, rows) >= MAX_ATTEMPTS:
             self._close(summary, "failed", f"the study was killed {MAX_ATTEMPTS} times while this ran on {rows} rows")
-            return
+            return None
+        return plan, rows
+
+    def _begin(self, number: int, plan: Plan, rows: int, pack: list[int]) -> None:
+        """Note and tell that a run begins, with those that it is trained with."""
+        summary = self.history.trials[number]
         if summary.execution != plan.execution:
             summary = dataclasses.replace(summary, execution=plan.execution)
             self.history.trials[number] = summary
             self.storage.save_trial(summary)
-        self._emit_trial("started", summary, train_rows=rows)
+        self._emit_trial("started", summary, train_rows=rows, **({"pack": pack} if len(pack) > 1 else {}))
         self.storage.begin(number, rows)
-        evaluation = self._run(number, plan, rows)
-        if evaluation is None:
-            self.stopped_because = f"{_OUT_OF_TIME}: the last run was stopped and stays open for a resumed study"
-            return
+
+    def _keep(self, number: int, evaluation: Evaluation) -> None:
+        """Store what came of a run, then see what follows from it."""
         self.storage.save_evaluation(number, evaluation)
-        discard(self.storage.run_dir(number, rows))
+        discard(self.storage.run_dir(number, evaluation.train_rows))
+        summary = self.history.trials[number]
         summary = dataclasses.replace(summary, evaluations=(*summary.evaluations, evaluation))
         self.history.trials[number] = summary
         self.pace.learn(summary, evaluation)
@@ -265,6 +304,114 @@ class StudyLoop:
         finally:
             if evaluation is None:
                 self.storage.forgive(number, rows)
+
+    # --- packs ----------------------------------------------------------------------------------------------------
+
+    def _pack(self, packing: TrialPacking, number: int, plan: Plan, rows: int) -> list[tuple[int, Plan]]:
+        """The trials that are trained in one pass with this one, itself the first."""
+        pack = [(number, plan)]
+        wanted = packing.members_for(plan)
+        if wanted < 2:
+            return pack
+        if not self.pace.clock.has_measured:
+            packing.alone("the first one shows how long runs take")
+            return pack
+        if not self._may_be_packed(number, rows):
+            packing.alone(f"the study was killed {MAX_ATTEMPTS - 1} times while it was trained with others")
+            return pack
+        each_s = packing.share_s(plan, self._expected_s(self.history.trials[number]))
+        for other in self._others(number, rows, each_s, pack):
+            ready = self._ready(other)
+            if ready is None or ready[1] != rows or not self._may_be_packed(other, rows):
+                continue
+            if packing.agree(plan, ready[0]):
+                pack.append((other, ready[0]))
+            if len(pack) >= wanted:
+                break
+        if len(pack) > 1:
+            limit_s = min(FIRST_PREDICTION_SHARE * self.pace.clock.budget_s, self.pace.clock.remaining_s - each_s)
+            pack = pack[: packing.fitting([its_plan for _, its_plan in pack], limit_s)]
+        else:
+            packing.alone("no other configuration at hand may share its pass, or there is no time for it")
+        self.storage.save_pack([member for member, _ in pack], rows)
+        return pack
+
+    def _may_be_packed(self, number: int, rows: int) -> bool:
+        """Whether a run did not take the study down so often that it must show on its own whether it is the culprit."""
+        return self.storage.attempts(number, rows) < MAX_ATTEMPTS - 1
+
+    def _others(self, number: int, rows: int, each_s: float, pack: list[tuple[int, Plan]]) -> Iterator[int]:
+        """Trials that could be trained with one, as long as the time suffices for one more: those that it was begun
+        with, else those that wait for the same rung, then new points.
+        """
+        begun = self.storage.pack_of(number, rows)
+        waiting = [trial.number for trial in self.history.climbing() if trial.number not in self._postponed]
+        for other in [member for member in begun or waiting if member != number and member in self._live]:
+            if self.history.trials[other].verdict == "open" and self._rows_next(other) == rows:
+                if (len(pack) + 1) * each_s > self.pace.clock.remaining_s:
+                    return
+                yield other
+        first = self.history.trials[number]
+        if begun or first.started:
+            return
+        for _ in range(MAX_FRESH):
+            fresh = self._fresh(first, len(pack), each_s)
+            if fresh is None:
+                return
+            yield fresh
+
+    def _rows_next(self, number: int) -> int:
+        rung = self.history.next_rung(self.history.trials[number])
+        return self.history.ladder_rows[min(rung, len(self.history.ladder_rows) - 1)]
+
+    def _fresh(self, first: TrialSummary, members: int, each_s: float) -> int | None:
+        """A new trial that may be trained with ``first``, as the agenda has it next; ``None`` when there is none."""
+        if not self.storage.waiting:
+            found: tuple[dict[str, ParamValue], Origin] | None = None
+            if first.origin == "race" and self.agenda.race_goes_on(self.history.trials):
+                needed_s = members * each_s + self.pace.opening_needs_s()
+                if not self._reason_to_stop(needed_s, members):
+                    found = self.agenda.opening(self.history.trials, needed_s)
+            elif first.origin == "sampled":
+                needed_s = members * each_s + self._sample_needs_s()
+                if not self._reason_to_stop(needed_s, members) and not self._reason_not_to_sample():
+                    found = self.agenda.neighbour(first.params, self.setting.seed), "sampled"
+            if found is None:
+                return None
+            self.storage.enqueue(*found)
+        return self._enter(self.storage.ask())
+
+    def _run_together(self, packing: TrialPacking, pack: list[tuple[int, Plan]], rows: int) -> None:
+        """Train a pack; every member is kept as if it had run alone, and one that says nothing runs alone."""
+        numbers = [number for number, _ in pack]
+        result: PackResult | None = None
+        try:
+            result = run_pack(
+                self.setting,
+                packing.trains,
+                [plan for _, plan in pack],
+                rows,
+                [self.storage.run_dir(number, rows) for number in numbers],
+                time_limit_s=max(0.1, self.pace.clock.remaining_s),
+                on_event=self._forward_member(numbers, rows),
+            )
+        finally:
+            known = result.evaluations if result is not None else (None,) * len(pack)
+            left = [number for number, evaluation in zip(numbers, known, strict=True) if evaluation is None]
+            for number in left:
+                self.storage.forgive(number, rows)
+        for number, evaluation in zip(numbers, result.evaluations, strict=True):
+            if evaluation is not None:
+                self._keep(number, evaluation)
+        if result.interrupted:
+            raise InterruptedByUser("the pack was interrupted")
+        if result.out_of_time:
+            self.stopped_because = _STOPPED_RUN
+        if result.problem:
+            packing.failed(len(pack), len(left), result.problem)
+            for number in left:
+                if not self.stopped_because:
+                    self._evaluate(number, alone=True)
 
     def _settle(self, summary: TrialSummary) -> None:
         """Close a trial whose newest evaluation decides it; leave the others open to climb."""
@@ -356,6 +503,16 @@ class StudyLoop:
     def _emit(self, event: Event) -> None:
         if self.on_event is not None:
             self.on_event(event)
+
+    def _forward_member(self, numbers: list[int], rows: int) -> Callable[[int, Event], None] | None:
+        """The same for a pack: its events name a position among the members."""
+        listeners = [self._forward(number, rows) for number in numbers]
+
+        def tell(position: int, event: Event) -> None:
+            if (listener := listeners[position]) is not None:
+                listener(event)
+
+        return tell if self.on_event is not None else None
 
     def _forward(self, number: int, rows: int) -> OnEvent | None:
         """The run's own events, with the trial they belong to."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from advisor.core.metrics import Metric, get_metric
+from advisor.core.pack import PackMembership
 from advisor.core.plan import ExecutionPlan, Plan
 from advisor.core.run import Measurement, Outcome
 from advisor.core.serialization import LATER
@@ -30,13 +31,16 @@ class Evaluation:
         train_rows: Rows trained on: a prefix of the shuffled training rows, so that fidelities are nested.
         nll: Held-out negative log-likelihood on the study's own held-out rows; ranks trials at equal ``train_rows``.
         metric: The study's metric on the same rows.
-        device_peak_bytes: Measured; ``None`` if the run did not come so far.
-        total_s: Measured wall clock of this run.
+        device_peak_bytes: Measured; ``None`` if the run did not come so far. Of a member of a pack, whose process holds
+            all members, it is what is predicted of the run alone.
+        total_s: Measured wall clock of this run; of a member of a pack the pack's time divided by its members.
         projected_total_s: What the final run on all rows will take, from this run's own step time.
         constraints: Each figure divided by its budget, minus one: at most zero is feasible.
-        measurement: The raw figures.
+        measurement: The raw figures; of a member of a pack, times, memory and energy are the pack's.
         at_chance: Whether it answers no better than somebody who only knows how frequent the classes are ("onset not
             reached"): then it is no evidence about the configuration.
+        pack: How many trials were trained in one pass, and which of them this was; ``None`` for a run on its own.
+        pack_speed_up: How many times as fast the pack was predicted to be as its members one after the other.
     """
 
     train_rows: int
@@ -50,11 +54,18 @@ class Evaluation:
     constraints: dict[str, float]
     measurement: Measurement
     at_chance: bool = False
+    pack: PackMembership | None = field(default=None, metadata=LATER)
+    pack_speed_up: float = field(default=1.0, metadata=LATER)
 
     @property
     def feasible(self) -> bool:
         """Whether it ran to its end inside every budget and has a figure to rank it by."""
         return self.outcome == "completed" and self.nll is not None and all(v <= 0 for v in self.constraints.values())
+
+    @property
+    def alone_s(self) -> float:
+        """What the run takes on its own: measured, or from the pack that it was trained in."""
+        return self.total_s * self.pack_speed_up
 
 
 @dataclass(frozen=True)

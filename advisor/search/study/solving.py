@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
+from advisor.core.cost import PackEstimate
 from advisor.core.errors import RunFailed
-from advisor.core.plan import Plan
+from advisor.core.model import ModelSpec
+from advisor.core.plan import ExecutionPlan, Plan
 from advisor.core.recommendation import RejectedMethod
 from advisor.core.strategy import StrategyConfig
 from advisor.costmodel.model import CostModel
@@ -45,3 +48,24 @@ class StoppableSolver:
         if result.outcome == "out_of_memory":
             raise RunFailed(f"predicting {strategy.method} ran out of memory")
         return result.unwrap()
+
+
+def predict_pack(
+    cost_model: CostModel,
+    model: ModelSpec,
+    strategies: Sequence[StrategyConfig],
+    execution: ExecutionPlan,
+    *,
+    time_limit_s: float,
+) -> PackEstimate | None:
+    """What a pack costs, predicted in a process of its own that can be stopped; ``None`` when that took too long.
+
+    Raises:
+        InputError: the configurations cannot be packed.
+        UntraceableError: the configuration cannot be traced.
+        RunFailed: the process ended without an answer.
+    """
+    from advisor.measurement.isolation import isolated
+
+    result = isolated(cost_model.pack, model, list(strategies), execution, timeout_s=time_limit_s)
+    return None if result.outcome == "over_time" else result.unwrap()

@@ -8,8 +8,9 @@ Layout::
     trials/0007/run-000388/       output of a run in progress; removed when its evaluation is stored
     final/                        output of the verified final run
 
-A trial's records are user attributes: ``record`` (a ``TrialSummary`` without its evaluations), ``evaluation/ROWS`` and
-``begun/ROWS``. Each is one transaction, so that a kill at any moment leaves whole records.
+A trial's records are user attributes: ``record`` (a ``TrialSummary`` without its evaluations), ``evaluation/ROWS``,
+``begun/ROWS`` and, where trials may be packed, ``pack/ROWS`` (the numbers of those in its pass). Each is one
+transaction, so that a kill at any moment leaves whole records.
 """
 
 from __future__ import annotations
@@ -186,6 +187,12 @@ class StudyStorage:
             for name, value in trial.user_attrs.items()
             if name.startswith("begun/")
         }
+        self._packs = {
+            (trial.number, int(name.removeprefix("pack/"))): tuple(value)
+            for trial in frozen
+            for name, value in trial.user_attrs.items()
+            if name.startswith("pack/")
+        }
         self._reported = {(trial.number, step) for trial in frozen for step in trial.intermediate_values}
 
     @property
@@ -227,6 +234,16 @@ class StudyStorage:
         """The run was stopped by its limit or the user: not an attempt that counts."""
         self._begun[number, train_rows] = 0
         self._set(number, f"begun/{train_rows}", 0)
+
+    def pack_of(self, number: int, train_rows: int) -> tuple[int, ...]:
+        """The trials that this one is trained with on so many rows, itself included; empty when that is open."""
+        return self._packs.get((number, train_rows), ())
+
+    def save_pack(self, numbers: Sequence[int], train_rows: int) -> None:
+        """Note which trials are trained together, so that a resumed study adds no others to them."""
+        for number in numbers:
+            self._packs[number, train_rows] = tuple(numbers)
+            self._set(number, f"pack/{train_rows}", list(numbers))
 
     @property
     def final(self) -> FinalRun | None:

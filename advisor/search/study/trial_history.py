@@ -108,11 +108,11 @@ class TrialHistory:
         return [score for number, score in self.base_scores().items() if self.trials[number].origin == "sampled"]
 
     def durations_s(self, rung: int) -> list[float]:
-        """Measured wall clock of the runs on a rung."""
+        """Measured wall clock of the runs on a rung, of those in a pack what they take on their own."""
         runs = [e for trial in self.trials.values() for e in trial.evaluations]
         rows = self.ladder_rows[rung]
         return [
-            run.total_s for run in runs if run.train_rows == rows and run.outcome == "completed" and run.total_s > 0
+            run.alone_s for run in runs if run.train_rows == rows and run.outcome == "completed" and run.total_s > 0
         ]
 
     def next_rung(self, trial: TrialSummary) -> int:

@@ -25,16 +25,18 @@ from advisor.core.errors import (
 )
 from advisor.core.model import ModelSpec
 from advisor.core.objective import DEFAULT_OBJECTIVE, Objective
+from advisor.core.pack import AUTO_PACK, PackChoice
 from advisor.core.plan import ExecutionPlan, Plan
 from advisor.costmodel.model import CostModel
 from advisor.search.planner import check_knobs
 from advisor.search.planner.candidates import ineligible
 from advisor.search.study.agenda import Agenda
-from advisor.search.study.context import ExecutionSolver, OnEvent, Runner, StudyContext
+from advisor.search.study.context import ExecutionSolver, OnEvent, PackPredictor, PackRunner, Runner, StudyContext
 from advisor.search.study.durations import DurationEstimator, EnergyAccount, StudyClock, grace_s, run_cost
 from advisor.search.study.loop import StudyLoop
+from advisor.search.study.packing import TrialPacking
 from advisor.search.study.records import FinalRun, NeverStarted, TuneResult
-from advisor.search.study.solving import StoppableSolver
+from advisor.search.study.solving import StoppableSolver, predict_pack
 from advisor.search.study.space import RACE, MethodSpace, Space, method_space, shared_axes
 from advisor.search.study.storage import StudyStorage, open_study, owned
 from advisor.search.study.successive_halving import choose_ladder, floor_of, with_known_rungs
@@ -77,6 +79,9 @@ def tune_study(
     effective_batch_size: int = 32,
     runner: Runner | None = None,
     solve: ExecutionSolver | None = None,
+    pack: PackChoice = AUTO_PACK,
+    pack_runner: PackRunner | None = None,
+    predict_pack: PackPredictor = predict_pack,
     strategies: Mapping[str, Strategy] | None = None,
     storage: optuna.storages.BaseStorage | None = None,
     first_plan: ExecutionPlan | None = None,
@@ -113,6 +118,10 @@ def tune_study(
         effective_batch_size: Rows per optimizer step.
         runner: Trains one plan in its own process; by default ``advisor.measurement.run.measure_run``.
         solve: Solves the execution knobs; by default the planner's, in a process that can be stopped.
+        pack: Whether trials are trained in one pass over the frozen model, where they can be.
+        pack_runner: Trains a pack in its own process; by default ``advisor.measurement.packed_run.measure_pack``, and
+            with a ``runner`` of the caller none: then nothing is packed.
+        predict_pack: What a pack costs; by default predicted in a process that can be stopped.
         strategies: By name, instead of the registry.
         storage: Of Optuna, instead of SQLite in the study's folder.
         first_plan: Execution knobs of the plan that is written before any cost was predicted.
@@ -158,7 +167,9 @@ def tune_study(
         opened = open_study(study_dir, setting.identity(space), space, seed=seed, resume=resume, storage=storage)
         job = _Job(setting, space, tuple(unusable), opened, clock, study_dir, (study_dir / PLAN_FILE, *outputs))
         trains = runner or _measure_run(time_budget_s)
-        return job.run(trains, max_trials, resume_command, on_event, EnergyAccount(energy_budget_j))
+        packs = pack_runner or (_measure_pack(time_budget_s) if runner is None and not pack.off else None)
+        packing = TrialPacking(setting, pack, packs, predict_pack, on_event)
+        return job.run(trains, max_trials, resume_command, on_event, EnergyAccount(energy_budget_j), packing)
 
 
 def declared_methods(setting: StudyContext) -> tuple[Space, list[NeverStarted]]:
@@ -195,6 +206,12 @@ def _measure_run(time_budget_s: float) -> Runner:
     return functools.partial(measure_run, profile=False, grace_s=grace_s(time_budget_s))
 
 
+def _measure_pack(time_budget_s: float) -> PackRunner:
+    from advisor.measurement.packed_run import measure_pack
+
+    return functools.partial(measure_pack, grace_s=grace_s(time_budget_s))
+
+
 def _nothing_fits(reasons: Sequence[NeverStarted]) -> NothingFitsError:
     return NothingFitsError(
         "no method fits the budget, so there is nothing to tune",
@@ -223,6 +240,7 @@ class _Job:
         resume_command: str | None,
         on_event: OnEvent | None,
         energy: EnergyAccount,
+        packing: TrialPacking,
     ) -> TuneResult:
         history = TrialHistory((self.setting.full_rows,))
         history.trials = {trial.number: trial for trial in self.storage.trials()}
@@ -240,6 +258,7 @@ class _Job:
             max_trials,
             on_event,
             energy,
+            packing,
         )
         self._write(loop.best_plan() or self.setting.unpredicted_plan(self._first_default()))
         skipped = "the study was interrupted"

@@ -7,7 +7,7 @@ update to its own rows (``stacked_body``). A member therefore computes what it w
 one member reaches another.
 """
 
-from advisor.training.packing.rules import check_pack, pack_problem
+from advisor.strategies.packing_rules import check_pack, pack_problem
 from advisor.training.packing.run import train_pack
 
 __all__ = ["check_pack", "pack_problem", "train_pack"]

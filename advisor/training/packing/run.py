@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import time
@@ -16,14 +17,15 @@ from transformers import Trainer
 
 from advisor.core.errors import AdvisorError
 from advisor.core.events import Event
+from advisor.core.pack import PackMembership
 from advisor.core.plan import Plan
 from advisor.core.run import SAVE_EVERY_S, Measurement
 from advisor.hardware.backends import Backend
+from advisor.strategies.packing_rules import check_pack
 from advisor.training.data import PreparedData
 from advisor.training.metrics import HeldOut
 from advisor.training.packing.random_streams import RandomStream
 from advisor.training.packing.rendezvous import MemberThread
-from advisor.training.packing.rules import check_pack
 from advisor.training.packing.stacked_body import PassRequest, StackedBody, body_of
 from advisor.training.run_folder import RunFolder
 from advisor.training.sampling import OrderingTrainer
@@ -81,23 +83,18 @@ def train_pack(
         trained, switch = TrainedRun(HeldOut(get_task(plan.model.task))), StopSwitch(deadline_s)
         tell = functools.partial(on_event or _ignore, position)
         parts = (plan, plan.execution, RunFolder(Path(output_dir)), tell, switch, save_every_s, trained)
-        thread = MemberThread(functools.partial(_work, parts, pack, resume), pack.stream())
-        members.append(_Member(thread, switch, trained))
+        membership = PackMembership(len(plans), position)
+        thread = MemberThread(functools.partial(_work, parts, pack, resume, membership), pack.stream())
+        members.append(_Member(thread, switch))
     with catching_interrupts(*(member.switch for member in members)):
         _lead([member.thread for member in members], pack)
-    measurements = []
-    for (measurement, trained), folder in zip(_results(members), output_dirs, strict=True):
-        measurements.append(with_final_metrics(measurement, trained))
-        if measurement.outcome == "completed":
-            RunFolder(Path(folder)).keep(measurements[-1])
-    return measurements
+    return _results(members)
 
 
 @dataclass(frozen=True)
 class _Member:
     thread: MemberThread
     switch: StopSwitch
-    trained: TrainedRun
 
 
 class _Pack:
@@ -132,18 +129,26 @@ def _pass_together(thread: MemberThread, model: nn.Module, *args: Any, **inputs:
     return thread.ask(PassRequest(inputs, model.training, torch.is_grad_enabled(), thread.stream))
 
 
-def _work(parts: tuple[Any, ...], pack: _Pack, resume: bool, thread: MemberThread) -> Measurement:
-    """A member's whole run, in its own thread.
+def _work(
+    parts: tuple[Any, ...], pack: _Pack, resume: bool, membership: PackMembership, thread: MemberThread
+) -> Measurement:
+    """A member's whole run, in its own thread; its figures are on disk when it ends, whatever the others do.
 
     Args:
         parts: Of the run, as ``TrainingRun`` takes them.
         pack: What it shares.
         resume: Whether the folder may hold an earlier run.
+        membership: Which of how many it is.
         thread: Its own.
     """
     run = PackedRun(*parts, pack=pack, thread=thread)
     run.folder.claim(run.plan, resume=resume)
-    return run.folder.finished() or run.execute()
+    if (finished := run.folder.finished()) is not None:
+        return finished
+    measurement = dataclasses.replace(with_final_metrics(run.execute(), run.trained), pack=membership)
+    if measurement.outcome == "completed":
+        run.folder.keep(measurement)
+    return measurement
 
 
 @dataclass(kw_only=True)
@@ -205,13 +210,12 @@ def _lead(threads: Sequence[MemberThread], pack: _Pack) -> None:
         raise
 
 
-def _results(members: Sequence[_Member]) -> list[tuple[Measurement, TrainedRun]]:
+def _results(members: Sequence[_Member]) -> list[Measurement]:
     failures = [member.thread.failure for member in members if member.thread.failure is not None]
     if failures and (len(failures) == len(members) or not isinstance(failures[0], Exception)):
         raise failures[0]
     return [
-        (member.thread.result if member.thread.failure is None else _failed(member.thread.failure), member.trained)
-        for member in members
+        member.thread.result if member.thread.failure is None else _failed(member.thread.failure) for member in members
     ]
 
 

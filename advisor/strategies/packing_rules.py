@@ -1,4 +1,4 @@
-"""Which runs can be packed."""
+"""Which runs can share one pass through a frozen model (``training.packing``)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from advisor.core.errors import InputError
 from advisor.core.plan import BITSANDBYTES_OPTIMIZERS, Plan
 from advisor.core.strategy import StrategyConfig
-from advisor.strategies import get_strategy
+from advisor.strategies.registry import get_strategy
 
 SAME = {"model": "model", "data": "data", "execution": "execution knobs", "device": "device"}
 """Parts of a plan that all members share."""
+
+SAME_KNOBS = {"target_modules": "target modules"}
+"""Knobs that all members share."""
 
 
 def pack_problem(plans: Sequence[Plan]) -> str | None:
@@ -28,7 +31,7 @@ def pack_problem(plans: Sequence[Plan]) -> str | None:
         if not get_strategy(plan.strategy.method).packable:
             return f"members of a pack must be LoRA on frozen weights, but one is {plan.strategy.method}"
     strategies = [plan.strategy for plan in plans]
-    for name, title in (("target_modules", "target modules"),):
+    for name, title in SAME_KNOBS.items():
         if any(s.knob(name) != first.strategy.knob(name) for s in strategies):
             return f"members of a pack must have the same {title}, but they differ"
     if any(_storage(s) != _storage(first.strategy) for s in strategies):
