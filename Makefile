@@ -56,7 +56,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "[setup] torch $(TORCH)"
 	@$(BIN)/python -m pip install $(PIP_FLAGS) torch==$(TORCH)
 	@echo "[setup] the advisor and what it needs, in the versions of constraints.txt (a few minutes the first time)"
-	@$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e ".[dev,excel,gguf,rouge]"
+	@$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e ".[dev,excel,gguf,rouge,dpo]"
 	@touch $(STAMP)
 	@echo "[setup] done: $$($(BIN)/advisor --version)"
 
@@ -223,7 +223,7 @@ test-newest:
 	@echo "[test-newest] virtual environment in .venv-newest"
 	@$(PYTHON) -m venv .venv-newest
 	@.venv-newest/bin/python -m pip install $(PIP_FLAGS) torch==$(TORCH)
-	@.venv-newest/bin/python -m pip install $(PIP_FLAGS) --upgrade --upgrade-strategy eager torch==$(TORCH) -e ".[dev,excel,gguf,rouge]"
+	@.venv-newest/bin/python -m pip install $(PIP_FLAGS) --upgrade --upgrade-strategy eager torch==$(TORCH) -e ".[dev,excel,gguf,rouge,dpo]"
 	@.venv-newest/bin/python -m advisor.training.data.assets fetch $(TEST_ASSETS) --to $(DEMO)
 	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n $(WORKERS) --dist worksteal $(CORE_MARKS) $(CORE_TESTS)
 

@@ -27,6 +27,10 @@ ROUGE_SCORES = ("rouge1", "rouge2", "rougeL")
 EXACT_ANSWER, ANSWER_F1 = "exact_match", "answer_f1"
 """Columns of a score per item between 0 and 1, of such a text beside its references; NaN where it was not written."""
 
+CHOSEN_REWARD, REJECTED_REWARD = "chosen_reward", "rejected_reward"
+"""Columns of pairs of answers: by how much the model has raised the log-probability of each over that of the model
+before training, times beta (Rafailov et al. 2023, arXiv:2305.18290, section 5)."""
+
 MAX_EXPONENT = 700.0
 """``math.exp`` overflows just above 709; a perplexity of e**700 says "diverged" as well as infinity does, and is
 JSON."""
@@ -368,6 +372,28 @@ WRITING = (*ROUGE, EXACT_MATCH, ANSWER_WORDS)
 TAGGING = (ENTITY_F1, ENTITY_PRECISION, ENTITY_RECALL, TOKEN_ACCURACY)
 """What is said of tags of words."""
 
+REWARD_ACCURACY = Metric(
+    "reward_accuracy",
+    "reward accuracy",
+    higher_is_better=True,
+    function=f"{_HOME}:share_above",
+    takes=(CHOSEN_REWARD, REJECTED_REWARD),
+    resampled=f"{_HOME}:resampled_share_above",
+    is_share=True,
+)
+REWARD_MARGIN = Metric(
+    "reward_margin",
+    "reward margin",
+    higher_is_better=True,
+    low=-math.inf,
+    high=math.inf,
+    function=f"{_HOME}:mean_difference",
+    takes=(CHOSEN_REWARD, REJECTED_REWARD),
+    resampled=f"{_HOME}:resampled_mean_difference",
+)
+PREFERENCES = (REWARD_ACCURACY, REWARD_MARGIN)
+"""What is said of pairs of answers."""
+
 LOSS = Metric(
     "eval_loss", "held-out loss", higher_is_better=False, high=math.inf, from_loss=same, to_loss=same
 )  # fmt: skip
@@ -377,7 +403,10 @@ METRICS: Registry[Metric] = Registry(
     "metric",
     Metric,
     lambda: dict.fromkeys(
-        (*CLASSIFICATION, *LABEL_SETS, *NUMBERS, *TAGGING, PERPLEXITY, BITS_PER_BYTE, TOKEN_ACCURACY, *WRITING, LOSS)
+        (
+            *(*CLASSIFICATION, *LABEL_SETS, *NUMBERS, *TAGGING, PERPLEXITY, BITS_PER_BYTE, TOKEN_ACCURACY),
+            *(*WRITING, *PREFERENCES, LOSS),
+        )
     ),
 )
 

@@ -50,6 +50,11 @@ class TaskTraits:
         one_class_per_row: Every row has one class and the head gives one score a class, so that a linear classifier on
             features of the rows can do the task.
         weighs_classes: Classes of rows, words or labels can be weighted in the loss by how rare they are.
+        learns_preferences: Rows are pairs of answers, which make two rows of a batch each. Both are also scored by the
+            model as it was before training: by the model itself without its adapter, or else by a frozen copy.
+        learning_rate_factor: By which its learning rates are usually those of supervised training.
+        trainer_package: What trains it and is no dependency of this package, as pip takes it; predicting needs none.
+        extra: That installs it, as in ``pip install "finetune-advisor[EXTRA]"``.
         writes_texts: The model answers a row with a text, which is measured as it writes it, token by token.
         predicted_only: Why the task cannot be trained, only predicted; empty where it can.
     """
@@ -75,6 +80,10 @@ class TaskTraits:
     one_class_per_row: bool = False
     weighs_classes: bool = False
     writes_texts: bool = False
+    learns_preferences: bool = False
+    learning_rate_factor: float = 1.0
+    trainer_package: str = ""
+    extra: str = ""
     predicted_only: str = ""
 
 
@@ -96,6 +105,7 @@ _BUILT_IN = (
     "text_regression:TextRegression",
     "token_classification:TokenClassification",
     "seq2seq_lm:Seq2SeqLM",
+    "dpo:DPO",
 )
 
 

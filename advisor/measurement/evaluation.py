@@ -19,7 +19,7 @@ from advisor.training.data.predictions import write_predictions
 from advisor.training.metrics import HeldOut, held_out_metrics
 from advisor.training.models import load_tokenizer
 from advisor.training.quality_report import quality_report
-from advisor.training.reloading import load_trained
+from advisor.training.reloading import load_reference, load_trained
 from advisor.training.run_folder import RunFolder
 from advisor.training.sampling import evaluation_order
 from advisor.training.switches import backend_of_plan
@@ -40,6 +40,7 @@ def evaluate_in_this_process(
 
     Raises:
         DataError: the data cannot be used.
+        InputError: a package that trains the task is missing.
         ModelError: the model cannot be loaded.
     """
 
@@ -71,6 +72,7 @@ def evaluate_in_this_process(
             eval_dataset=prepared.eval_dataset,
             collator=prepared.collator,
             held_out=held_out,
+            reference=load_reference(plan, model, device=backend.torch_device),
         )
         held_out.order = evaluation_order(trainer)
         began_s = time.perf_counter()

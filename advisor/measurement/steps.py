@@ -185,7 +185,7 @@ def _train_on_copies(
         num_hidden_layers=request.num_hidden_layers,
     )
     rows = (steps + 1) * execution.effective_batch_size
-    dataset = RepeatedBatch(template, rows, first_lengths=mixed_lengths(request))
+    dataset = RepeatedBatch(template, rows, execution.micro_batch_size, mixed_lengths(request))
     with tempfile.TemporaryDirectory(prefix="advisor-steps-") as folder:
         arguments = training_arguments(
             request.strategy,

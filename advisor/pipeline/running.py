@@ -110,12 +110,13 @@ def _require_trainable(plan: Plan) -> None:
     Raises:
         DataError: its task is predicted only.
         PlanError: its rows are none that the task is trained on.
-        InputError: method, model and length do not go together.
+        InputError: method, model and length do not go together, or a package that trains the task is missing.
         ModelError: it was made from a bare configuration: there is nothing to fine-tune.
     """
     from advisor.strategies import get_strategy
     from advisor.training.data.formats import FORMATS
     from advisor.training.data.rules import data_rules
+    from advisor.training.tasks import get_task
 
     rules = data_rules(plan.model.task)
     row_format = FORMATS.get(plan.data.format) if plan.data.format else None
@@ -125,6 +126,7 @@ def _require_trainable(plan: Plan) -> None:
             fix=f"make a plan for the task: advisor recommend {plan.model.source} --data {plan.data.source} --task"
             f" {plan.model.task}",
         )
+    get_task(plan.model.task).require_trainer()
     check_strategy(get_strategy(plan.strategy.method), plan.strategy, plan.model)
     check_length(plan.model, plan.execution.max_seq_length)
     if not plan.model.has_weights:

@@ -36,6 +36,7 @@ from advisor.pipeline.task_probing import can_be_probed, probe_first
 from advisor.reporting.verification import verify
 from advisor.search.planner.candidates import candidates, given_knobs
 from advisor.strategies import DEFAULT_METHOD, get_strategy, strategy_names
+from advisor.training.tasks import get_task
 
 if TYPE_CHECKING:
     from advisor.costmodel.quality.model import QualityModel
@@ -110,6 +111,7 @@ def tune(
     ensure_writable_dir(directory)
     outputs = [directory / PLAN_FILE, *([Path(output)] if output is not None else [])]
     inputs = load_inputs(model, data, on_event)
+    get_task(inputs.model.task).require_trainer()
     check_floor(budget.min_quality if budget is not None else None, inputs.model.traits.metric)
     usual = as_execution_plan({}, inputs.model, inputs.profile)
     first = _first_plan(inputs, budget or Budget(), usual, effective_batch_size, seed, methods, knobs or {})

@@ -262,3 +262,8 @@ class Strategy(ABC):
 def is_large(model: ModelSpec) -> bool:
     """Whether the defaults published for large language models apply."""
     return model.total_parameters >= LARGE_PARAMETERS
+
+
+def for_task(model: ModelSpec, learning_rate: float) -> float:
+    """A learning rate that was published for supervised training, as the task of ``model`` wants it."""
+    return learning_rate * model.traits.learning_rate_factor

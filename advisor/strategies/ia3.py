@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from advisor.core.model import ModelSpec
 from advisor.core.strategy import StrategyConfig
 from advisor.strategies.adapters import AdapterStrategy, TargetKnobs
-from advisor.strategies.base import is_large
+from advisor.strategies.base import for_task, is_large
 from advisor.strategies.targets import attention_linears, feedforward_outputs, matches, resolve_targets
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class IA3(AdapterStrategy):
 
     def default_config(self, model: ModelSpec) -> StrategyConfig:
         learning_rate = 3e-3 if is_large(model) else 8e-3
-        return StrategyConfig(method=self.name, learning_rate=learning_rate, knobs=TargetKnobs())
+        return StrategyConfig(method=self.name, learning_rate=for_task(model, learning_rate), knobs=TargetKnobs())
 
     def target_names(self, model: nn.Module, config: StrategyConfig) -> tuple[str, ...]:
         targets = TargetKnobs.of(config).target_modules

@@ -12,7 +12,7 @@ from advisor.core.model import ModelSpec
 from advisor.core.plan import Optimizer
 from advisor.core.strategy import StrategyConfig
 from advisor.strategies.adapters import RankedStrategy, RankKnobs
-from advisor.strategies.base import is_large
+from advisor.strategies.base import for_task, is_large
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -58,8 +58,8 @@ def lora_learning_rate(model: ModelSpec) -> float:
     1e-3 below 50 million: measured with MiniLM-L6 on 2,000 movie sentences (accuracy 0.817 after two epochs).
     """
     if is_large(model):
-        return 2e-4
-    return 5e-4 if model.total_parameters >= SMALL_PARAMETERS else 1e-3
+        return for_task(model, 2e-4)
+    return for_task(model, 5e-4 if model.total_parameters >= SMALL_PARAMETERS else 1e-3)
 
 
 class Lora(RankedStrategy):
@@ -145,7 +145,7 @@ class Hira(RankedStrategy):
     def default_config(self, model: ModelSpec) -> StrategyConfig:
         return StrategyConfig(
             method=self.name,
-            learning_rate=1e-3,
+            learning_rate=for_task(model, 1e-3),
             knobs=HiraKnobs(rank=min(HiraKnobs.rank, self.largest_rank(model)), lora_dropout=0.1),
         )
 

@@ -10,7 +10,7 @@ from advisor.core.errors import InputError
 from advisor.core.memo import kept_on_disk
 from advisor.core.model import ModelSpec, Task
 from advisor.core.strategy import Knobs, StrategyConfig
-from advisor.strategies.base import Dimension, IntDimension, Strategy, is_large
+from advisor.strategies.base import Dimension, IntDimension, Strategy, for_task, is_large
 from advisor.strategies.skeleton import build_skeleton
 from advisor.strategies.targets import backbone_layers, final_norms, head_modules
 
@@ -46,7 +46,7 @@ class FullFineTuning(OwnWeights):
     alternatives = ("lora", "qlora")
 
     def default_config(self, model: ModelSpec) -> StrategyConfig:
-        return StrategyConfig(method=self.name, learning_rate=2e-5 if is_large(model) else 5e-5)
+        return StrategyConfig(method=self.name, learning_rate=for_task(model, 2e-5 if is_large(model) else 5e-5))
 
     def declared_trainable(self, model: nn.Module, config: StrategyConfig) -> set[str]:
         return {name for name, _ in model.named_parameters()}
@@ -89,7 +89,7 @@ class PartialFineTuning(OwnWeights):
     def default_config(self, model: ModelSpec) -> StrategyConfig:
         return StrategyConfig(
             method=self.name,
-            learning_rate=2e-5 if is_large(model) else 5e-5,
+            learning_rate=for_task(model, 2e-5 if is_large(model) else 5e-5),
             knobs=PartialKnobs(min(PartialKnobs.unfrozen_layers, model.num_hidden_layers)),
         )
 
@@ -148,7 +148,7 @@ class HeadOnly(OwnWeights):
     backpropagates_to_inputs = False
 
     def default_config(self, model: ModelSpec) -> StrategyConfig:
-        return StrategyConfig(method=self.name, learning_rate=1e-3)
+        return StrategyConfig(method=self.name, learning_rate=for_task(model, 1e-3))
 
     def apply(self, model: nn.Module, config: StrategyConfig, task: Task, *, quantized: bool = False) -> nn.Module:
         untie_output_embeddings(model)

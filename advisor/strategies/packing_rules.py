@@ -24,6 +24,8 @@ def pack_problem(plans: Sequence[Plan]) -> str | None:
     if not plans:
         return "a pack needs a member"
     first = plans[0]
+    if first.model.traits.learns_preferences:
+        return f"members of a pack must be trained by the stock Trainer, but the task is {first.model.task}"
     for part, title in SAME.items():
         if any(getattr(plan, part) != getattr(first, part) for plan in plans):
             return f"members of a pack must have the same {title}, but they differ"

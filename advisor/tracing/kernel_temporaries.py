@@ -14,6 +14,11 @@ from typing import Any
 EMBEDDING_SORT_THRESHOLD = 3072
 """``embedding_dense_backward`` uses one block up to this many indices and sorts beyond (Embedding.cu)."""
 
+TILE_TOKENS = 4096
+"""Largest number of rows of a tile of logits (``TOKEN_CHUNK_SIZE`` of ``trl.kernels.chunked_logprob``)."""
+TILE = "tile"
+"""Rule of a tensor that has a row for every token of a tile."""
+
 GEMM_4BIT_ROW_THRESHOLD = 256
 """Above this many rows bitsandbytes de-quantises the weight and calls a plain matrix product."""
 
@@ -174,6 +179,10 @@ def _gemm_4bit_cpu(outputs: int, inputs: int, item_bytes: int, nested: int) -> t
     return (4 * outputs * inputs // 64 if nested else 0), outputs * inputs * item_bytes
 
 
+def _tile(tokens: int, row_bytes: int) -> tuple[int, ...]:
+    return (min(tokens, TILE_TOKENS) * row_bytes,)
+
+
 def _sum_of_rows(card: Multiprocessors, elements: int, outputs: int, width: int) -> tuple[int, ...]:
     """Partial sums, and one semaphore per column of blocks, once many rows are split over blocks (Reduce.cuh).
 
@@ -221,4 +230,5 @@ RULES: dict[str, Callable[..., tuple[int, ...]]] = {
     "embedding_dense_backward": _embedding_backward,
     "gemm_4bit": _gemm_4bit,
     "gemm_4bit_cpu": _gemm_4bit_cpu,
+    TILE: _tile,
 }

@@ -6,8 +6,9 @@ recorded at the moment the last tensor over it dies, exactly as a real allocator
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from advisor.hardware.backends import is_host
-from advisor.tracing.kernel_temporaries import BEHIND_OUTPUTS, KernelCall, hidden_bytes, kernel_call
+from advisor.tracing.kernel_temporaries import BEHIND_OUTPUTS, TILE, KernelCall, hidden_bytes, kernel_call
 from advisor.tracing.ops import CAUSAL, MEMBERS, TracedOp, encode_signature
 
 aten = torch.ops.aten
@@ -82,7 +83,7 @@ class Recording:
 
     Attributes:
         events: ``(+1 | -1, storage number, phase)`` in program order.
-        kernel_calls: Calls with hidden temporaries, with the number of their first storage.
+        kernel_calls: Calls with hidden temporaries, with the number of their first storage; and tiles.
         first_products: By phase, the storage that its first matrix product wrote.
     """
 
@@ -130,6 +131,7 @@ class StepRecorder(TorchDispatchMode):
         self.phase = "weights"
         self._live: dict[int, tuple[int, Any]] = {}
         self._sum: _Sum | None = None
+        self._tile_rows: int | None = None
         self._closed = False
 
     def close(self) -> None:
@@ -137,11 +139,21 @@ class StepRecorder(TorchDispatchMode):
         self._settle()
         self._closed = True
 
+    @contextlib.contextmanager
+    def tiles(self, rows: int) -> Iterator[None]:
+        """Inside, new tensors of that many rows are tiles, which hold at most ``TILE_TOKENS`` of them at a time."""
+        outer, self._tile_rows = self._tile_rows, rows
+        try:
+            yield
+        finally:
+            self._tile_rows = outer
+
     def watch(self, tensors: Iterable[Any], kind: str) -> None:
         """Record the storages of ``tensors`` as allocated now."""
         for tensor in tensors:
             if isinstance(tensor, torch.Tensor) and tensor.device.type == self.device_type:
-                self._watch_storage(tensor.untyped_storage(), kind)
+                is_tile = self._tile_rows is not None and tensor.shape[:1] == (self._tile_rows,)
+                self._watch_storage(tensor.untyped_storage(), kind, self._tile_rows if is_tile else None)
 
     def label(self, tensor: torch.Tensor, kind: str) -> None:
         """Say what an already recorded storage is (for example a gradient)."""
@@ -150,11 +162,15 @@ class StepRecorder(TorchDispatchMode):
         if entry is not None:
             self.recording.storages[entry[0]].kind = kind
 
-    def _watch_storage(self, storage: Any, kind: str) -> None:
+    def _watch_storage(self, storage: Any, kind: str, tile_rows: int | None = None) -> None:
         if storage._cdata in self._live or storage.nbytes() == 0:
             return
         self._settle()
-        self._live[storage._cdata] = (self._born(storage.nbytes(), kind, self.phase), self._reference(storage))
+        number = self._born(storage.nbytes(), kind, self.phase)
+        self._live[storage._cdata] = (number, self._reference(storage))
+        if tile_rows:
+            call = KernelCall(TILE, (tile_rows, storage.nbytes() // tile_rows))
+            self.recording.kernel_calls.append((number, call))
 
     def _born(self, size_bytes: int, kind: str, phase: str) -> int:
         number = len(self.recording.storages)
@@ -298,6 +314,7 @@ def _flops(func: Any, args: Any, kwargs: Any, out: Any) -> int:
         products, query, max_k = _FLASH_PRODUCTS[func._overloadpacket]
         return products * 2 * int(args[query].numel()) * int(args[max_k])
     formula = flop_registry.get(func._overloadpacket)
+    args = tuple(value for value in args if not isinstance(value, torch.dtype))  # of the output, which no entry knows
     return int(formula(*args, **kwargs, out_val=out)) if formula is not None else 0
 
 

@@ -21,6 +21,7 @@ from advisor.core.strategy import StrategyConfig
 from advisor.hardware.backends import HOST, is_host
 from advisor.strategies import get_strategy
 from advisor.tracing.environment import fake_device
+from advisor.tracing.preference_step import PreferenceLoop
 from advisor.tracing.recorder import Recording, StepRecorder
 from advisor.tracing.training_loop import (
     TracedLoop,
@@ -199,11 +200,12 @@ def _trace_on(
     if get_strategy(request.strategy.method).fits_frozen_features:
         return _trace_forward(model, request, device_type, recorder)
     model.train()
-    loss_function = get_task(request.model.task).loss_func_of(request.model, request.strategy)
-    loop = TracedLoop(model, request.strategy, request.execution, device_type, unreached, loss_function)
+    loop, reference = _loop(model, request, device_type, unreached, recorder)
     with recorder:
         recorder.watch(in_order_of_creation(model), "weight")
         recorder.watch(frozen_tensors(model), "weight")
+        if reference is not None:
+            recorder.watch(frozen_tensors(reference), "weight")
         recorder.phase = "states"
         recorder.watch(state_tensors(loop.optimizer), "optimizer_state")
         recorder.watch(loop.gradients(), "gradient")
@@ -220,6 +222,22 @@ def _trace_on(
         trainable_parameters=sum(p.numel() for p in loop.trainable),
         total_parameters=logical_parameters(model),
     )
+
+
+def _loop(
+    model: torch.nn.Module,
+    request: TraceRequest,
+    device_type: str,
+    unreached: frozenset[int],
+    recorder: StepRecorder,
+) -> tuple[TracedLoop, torch.nn.Module | None]:
+    """What steps the model, and the copy of it that scores beside it, if any."""
+    strategy, execution = request.strategy, request.execution
+    if request.model.traits.learns_preferences:
+        pairs = PreferenceLoop(model, strategy, execution, device_type, unreached, recorder)
+        return pairs, pairs.reference
+    loss_function = get_task(request.model.task).loss_func_of(request.model, strategy)
+    return TracedLoop(model, strategy, execution, device_type, unreached, loss_function), None
 
 
 def _trace_forward(

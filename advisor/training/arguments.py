@@ -85,7 +85,7 @@ def training_arguments(
         disable_tqdm=True,
         log_level="error",
     )
-    _pin_to_one_device(arguments)
+    pin_to_one_device(arguments)
     if not backend.is_host:
         _settle_tf32(execution.tf32)
     return arguments
@@ -121,7 +121,7 @@ def _settle_tf32(wanted: bool) -> None:
     torch.set_float32_matmul_precision("high" if wanted else "highest")
 
 
-def _pin_to_one_device(arguments: TrainingArguments) -> None:
+def pin_to_one_device(arguments: TrainingArguments) -> None:
     """Keep the Trainer from wrapping the model in ``DataParallel`` over every visible GPU.
 
     The Trainer does the same to its own arguments for model-parallel models; there is no public switch.

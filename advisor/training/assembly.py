@@ -38,6 +38,7 @@ def assemble_trainer(
     held_out: HeldOut | None = None,
     compute_loss_func: Callable[..., torch.Tensor] | None = None,
     trainer_class: Callable[..., Trainer] = OrderingTrainer,
+    reference: nn.Module | None = None,
 ) -> Trainer:
     """The stock Trainer around a built model.
 
@@ -57,9 +58,15 @@ def assemble_trainer(
         execution: Whether there is such an optimizer, and whose loop it is.
         held_out: Computes the task's metrics; to be asked for further ones afterwards.
         compute_loss_func: Instead of the task's own.
-        trainer_class: Makes the Trainer where ``execution`` asks for no other loop's habits.
+        trainer_class: Makes the Trainer where neither the task has one of its own nor ``execution`` asks for another
+            loop's habits.
+        reference: The model before training, where ``model`` is trained already and the task compares with it.
+
+    Raises:
+        InputError: the package that trains this task is not installed.
     """
     rules = get_task(task)
+    trainer_class = rules.trainer_class(reference) or trainer_class
     held_out = held_out or HeldOut(rules)
     optimizer = None
     if strategy is not None and execution is not None:

@@ -32,6 +32,7 @@ from advisor.strategies.targets import backbone_linears, head_linears, head_modu
 from advisor.training.hub import forbid_kernel_downloads
 from advisor.training.kept_prefix import skip_frozen_layers
 from advisor.training.loss import fuse_output_projection
+from advisor.training.preferences import settle_model
 from advisor.training.switches import (
     check_execution,
     enable_checkpointing,
@@ -83,6 +84,8 @@ def build_model(
         # These heads take keyword arguments but average over their own micro-batch: without this the Trainer would
         # believe that they had divided by the whole batch, and accumulation would multiply the gradients.
         base.accepts_loss_kwargs = False
+    if spec.traits.learns_preferences:
+        settle_model(model)
     if execution.gradient_checkpointing:
         enable_checkpointing(base, method, reentrant=execution.reentrant_checkpointing)
     if execution.keep_features:

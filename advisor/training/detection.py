@@ -31,8 +31,8 @@ def choose_task(
 ) -> str:
     """The task that was named, or the one that data and architecture leave no doubt about.
 
-    Labels mean classification; conversations and prompts mean causal language modelling; plain text is modelled the way
-    the architecture was pre-trained.
+    Labels mean classification; conversations and prompts mean causal language modelling, and pairs of answers learning
+    from preferences; plain text is modelled the way the architecture was pre-trained.
 
     Args:
         model: Folder, ``config.json``, GGUF file, hub id or demo model.
@@ -73,6 +73,7 @@ _LOOKS: dict[RowKind, DataLook] = {
     "source-target": "table",
     "conversation": "conversations",
     "completion": "conversations",
+    "answer-pair": "preferences",
     "text": "text",
 }
 

@@ -66,6 +66,8 @@ def kept_features_problem(spec: ModelSpec, model: nn.Module, strategy: StrategyC
     """
     if spec.traits.masks_anew:
         return f"keep_features needs rows that stay as they are, but the task {spec.task} masks them anew in each epoch"
+    if spec.traits.learns_preferences:
+        return f"keep_features needs one pass a row, but the task {spec.task} scores it before and after training"
     if getattr(model.config, "is_encoder_decoder", False):
         return f"keep_features needs one stack of layers, but {type(model).__name__} has an encoder and a decoder"
     if not get_strategy(strategy.method).frozen_first_layers(model, strategy):

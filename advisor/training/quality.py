@@ -139,6 +139,16 @@ def mean(scores: Array) -> float:
     return float(np.nanmean(known))
 
 
+def share_above(first: Array, second: Array) -> float:
+    """Share of items whose first number is higher than the second."""
+    return float((first > second).mean())
+
+
+def mean_difference(first: Array, second: Array) -> float:
+    """Mean of the first numbers minus the second ones."""
+    return float((first - second).mean())
+
+
 def pearson(label: Array, predicted: Array) -> float:
     """Correlation of numbers.
 
@@ -330,6 +340,16 @@ def resampled_mean(counts: Array, scores: Array) -> Array:
 def resampled_share(counts: Array, part: Array, whole: Array) -> Array:
     """Sum over sum of the drawn items."""
     return (counts @ part) / (counts @ whole)
+
+
+def resampled_share_above(counts: Array, first: Array, second: Array) -> Array:
+    """``share_above`` of every sample."""
+    return _ratio(counts @ (first > second).astype(np.float64), counts.sum(axis=1))
+
+
+def resampled_mean_difference(counts: Array, first: Array, second: Array) -> Array:
+    """``mean_difference`` of every sample."""
+    return _ratio(counts @ (first - second).astype(np.float64), counts.sum(axis=1))
 
 
 def resampled_perplexity(counts: Array, nll: Array, tokens: Array) -> Array:

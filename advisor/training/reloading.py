@@ -14,6 +14,7 @@ from advisor.hardware.backends import HOST
 from advisor.strategies import get_strategy
 from advisor.training.build import build_base
 from advisor.training.linear_probe.saved import FACTS_FILE
+from advisor.training.preferences import scores_without_adapter
 
 
 def load_trained(plan: Plan, directory: Path, *, device: str = HOST) -> Any:
@@ -52,3 +53,15 @@ def load_trained(plan: Plan, directory: Path, *, device: str = HOST) -> Any:
             fix="run the plan again",
         ) from failure
     return model.eval()
+
+
+def load_reference(plan: Plan, trained: Any, *, device: str = HOST) -> Any | None:
+    """The model before training, of a task that compares with it; ``None`` where the trained model is that one without
+    its adapter.
+
+    Raises:
+        ModelError: the base model cannot be loaded.
+    """
+    if not plan.model.traits.learns_preferences or scores_without_adapter(trained):
+        return None
+    return build_base(plan.model, plan.strategy, plan.execution, device=device).eval().requires_grad_(False)

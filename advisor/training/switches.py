@@ -96,6 +96,8 @@ def _own_refusals(
     if execution.loss == "fused-linear" and not spec.traits.predicts_next_token:
         rule = f"the loss fused-linear predicts every next token (task causal-lm), but the task is {spec.task}"
         yield rule, "use the standard loss"
+    if spec.traits.learns_preferences:
+        yield from _refused_beside_a_reference(spec, execution)
     if method.stores_4bit_weights and (stored := stored_quantization(spec.config)) is not None:
         rule = (
             f"{strategy.method} quantises 16-bit weights itself, but those of {spec.source} are stored in {stored} and "
@@ -111,6 +113,21 @@ def _own_refusals(
         yield rule, "switch gradient_checkpointing on, or leave both off"
     if execution.gradient_checkpointing and (refusal := method.checkpointing_refusal(strategy)) is not None:
         yield refusal
+
+
+def _refused_beside_a_reference(spec: ModelSpec, execution: ExecutionPlan) -> Iterator[Refusal]:
+    """What TRL's loop does not have, or what an adapter that is switched off and on again does not keep."""
+    if execution.hold_outputs or not execution.zero_grad_set_to_none:
+        rule = (
+            f"the task {spec.task} is trained by TRL's loop, but hold_outputs and zero_grad_set_to_none are another's"
+        )
+        yield rule, "leave them as they are by default"
+    if execution.optim in ADAPTER_OPTIMIZERS:
+        rule = (
+            f"the task {spec.task} switches the adapter off and on, after which all of it trains, but the optimizer"
+            f" {execution.optim} freezes a part"
+        )
+        yield rule, "use another optimizer"
 
 
 def upcast_unquantized(base: nn.Module) -> None:

@@ -31,19 +31,21 @@ def synthetic_batch(
     task = get_task(spec.task)
     generator = torch.Generator().manual_seed(seed)
     pad = int(spec.config.get("pad_token_id") or 0)
-    tokens = torch.randint(0, spec.vocab_size - 1, (rows, seq_length), generator=generator)
+    shapes = task.batch_shapes(spec, rows, seq_length, padded=padded)
+    tokens = torch.randint(0, spec.vocab_size - 1, shapes["input_ids"], generator=generator)
     tokens += tokens >= pad  # every token but the padding token
-    mask = torch.ones(rows, seq_length, dtype=torch.long)
+    mask = torch.ones_like(tokens)
     if padded and seq_length > 1:
-        mask[-1, (seq_length // 2 if rows > 1 else seq_length - 1) :] = 0
+        mask[-1, (seq_length // 2 if len(mask) > 1 else seq_length - 1) :] = 0
         tokens = tokens.masked_fill(mask == 0, pad)
     values = {
         "input_ids": tokens,
         "attention_mask": mask,
         "token_type_ids": torch.zeros_like(tokens),
-        "labels": task.random_labels(spec, tokens, mask, generator),
+        "completion_mask": mask * (torch.arange(seq_length) >= seq_length // 4),
+        "labels": task.random_labels(spec, tokens, mask, generator) if "labels" in shapes else None,
     }
-    batch = {name: values[name] for name in task.batch_shapes(spec, rows, seq_length, padded=padded)}
+    batch = {name: found for name in shapes if (found := values[name]) is not None}
     if separate_documents:
         halves = torch.arange(seq_length) % max(1, -(-seq_length // 2))
         batch["position_ids"] = halves.expand(rows, -1).clone()
@@ -56,12 +58,15 @@ class RepeatedBatch(Dataset[int]):
     Args:
         template: Tensors of one micro-batch.
         rows: Length of the data set.
+        batch_rows: Of them that the template holds: a pair of answers is one, but makes two rows of a batch.
         first_lengths: The first batches are cut to these lengths, as batches of real text differ in length.
     """
 
-    def __init__(self, template: dict[str, torch.Tensor], rows: int, first_lengths: Sequence[int] = ()) -> None:
+    def __init__(
+        self, template: dict[str, torch.Tensor], rows: int, batch_rows: int, first_lengths: Sequence[int] = ()
+    ) -> None:
         self._template = template
-        self._rows = rows
+        self._rows, self._batch_rows = rows, batch_rows
         self._first_lengths = list(reversed(first_lengths))
 
     def __len__(self) -> int:
@@ -73,5 +78,5 @@ class RepeatedBatch(Dataset[int]):
     def collate(self, rows: list[Any]) -> dict[str, torch.Tensor]:
         """A new batch of as many rows as were asked for."""
         length = self._first_lengths.pop() if self._first_lengths else None
-        cut = {name: values[: len(rows)] for name, values in self._template.items()}
+        cut = {name: v[: len(v) * len(rows) // self._batch_rows] for name, v in self._template.items()}
         return {name: (v[:, :length] if v.dim() > 1 else v).clone() for name, v in cut.items()}

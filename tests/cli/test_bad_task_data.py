@@ -54,7 +54,10 @@ def refused(advisor: Advisor, tiny: Callable[[str], Path], tmp_path: Path) -> Ca
 @pytest.mark.parametrize("task", CASES)
 def test_columns_that_the_task_does_not_have(task: str, refused: Callable[..., str]) -> None:
     said = refused(task, lambda i: {"x": f"word {i}", "y": f"film {i}"})
-    assert "the text column must be known" in said and "--text-column" in said
+    if task_traits(task).learns_preferences:
+        assert "called chosen and rejected" in said
+    else:
+        assert "the text column must be known" in said and "--text-column" in said
 
 
 @pytest.mark.parametrize("task", CASES)

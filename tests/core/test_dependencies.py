@@ -57,7 +57,7 @@ def imported() -> tuple[set[str], set[str]]:
 
 def test_what_is_imported_is_declared() -> None:
     certain, _ = imported()
-    assert certain - declared("excel", "gguf", "rouge").keys() == set()
+    assert certain - declared("excel", "gguf", "rouge", "dpo").keys() == set()
 
 
 def test_what_is_declared_is_imported() -> None:

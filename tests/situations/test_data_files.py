@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from advisor.core.errors import DataError
-from advisor.training.data.rows import Completion, Conversation, LabelledText, PlainText
+from advisor.training.data.rows import AnswerPair, Completion, Conversation, LabelledText, PlainText
 from tests.situations.data_attempts import DECODER, ENCODER, Attempt
 
 PLACES = ("harbour", "garden", "station", "library", "market", "bridge")
@@ -172,8 +172,10 @@ def test_inputs_of_instructions_are_read(tmp_path: Path) -> None:
 def test_preferences_are_never_trained_by_their_prompts(tmp_path: Path) -> None:
     records = [{"prompt": f"Describe visit {i}", "chosen": sentence(i), "rejected": "No."} for i in range(20)]
     path = put(tmp_path, "liked.jsonl", lines(records))
-    for options in ({}, {"task": "causal-lm"}, {"text_column": "prompt"}):
+    for options in ({"task": "causal-lm"}, {"task": "causal-lm", "text_column": "prompt"}):
         with pytest.raises(DataError, match="preference data"):
             Attempt(path, DECODER).with_(**options).rows()
+    for options in ({}, {"text_column": "prompt"}):
+        assert all(isinstance(row, AnswerPair) for row in Attempt(path, DECODER).with_(**options).rows().train)
     chosen = Attempt(path, DECODER).with_(format="chosen").rows()
     assert all(isinstance(row, Completion) and row.completion.startswith("The ") for row in chosen.train)

@@ -67,12 +67,12 @@ def test_arguments_follow_the_plan(tmp_path: Path) -> None:
 def test_never_more_than_one_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import TrainingArguments
 
-    from advisor.training.arguments import _pin_to_one_device
+    from advisor.training.arguments import pin_to_one_device
 
     arguments = training_arguments(STRATEGY, ExecutionPlan(4), tmp_path)
     arguments._n_gpu = 4  # what transformers finds on a machine with four visible GPUs
     assert TrainingArguments.n_gpu.fget(arguments) == 4
-    _pin_to_one_device(arguments)
+    pin_to_one_device(arguments)
     assert arguments.n_gpu == 1
     assert arguments.train_batch_size == 4
 

@@ -1,4 +1,4 @@
-"""Batches for the stock Trainer. Both collators can be pickled, so that loader workers can use them."""
+"""Batches for the stock Trainer. The collators can be pickled, so that loader workers can use them."""
 
 from __future__ import annotations
 
@@ -52,6 +52,33 @@ class PaddingCollator:
     def _padded(features: Sequence[dict[str, Any]], key: str, width: int, filler: int) -> torch.Tensor:
         rows = [feature[key] + [filler] * (width - len(feature[key])) for feature in features]
         return torch.tensor(rows, dtype=torch.long)
+
+
+class PairCollator:
+    """Prompts with their chosen answers, then the same prompts with the rejected ones, as TRL's ``DPOTrainer`` takes
+    them: twice as many rows as there are pairs. Padded as by ``PaddingCollator``.
+
+    Args:
+        pad_token_id: Fills ``input_ids``.
+        max_seq_length: No batch is longer.
+    """
+
+    def __init__(self, pad_token_id: int, max_seq_length: int) -> None:
+        self.pad_token_id = pad_token_id
+        self.max_seq_length = max_seq_length
+
+    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """``input_ids``, ``attention_mask`` and ``completion_mask`` (1 where an answer is), all [2 pairs, length]."""
+        sides = [(f["prompt_ids"], f[side]) for side in ("chosen_ids", "rejected_ids") for f in features]
+        longest = max(len(prompt) + len(answer) for prompt, answer in sides)
+        width = max(longest, min(padded_length(longest), self.max_seq_length))
+        rows: dict[str, list[list[int]]] = {"input_ids": [], "attention_mask": [], "completion_mask": []}
+        for prompt, answer in sides:
+            rest = width - len(prompt) - len(answer)
+            rows["input_ids"].append([*prompt, *answer, *[self.pad_token_id] * rest])
+            rows["attention_mask"].append([1] * (width - rest) + [0] * rest)
+            rows["completion_mask"].append([0] * len(prompt) + [1] * len(answer) + [0] * rest)
+        return {name: torch.tensor(values, dtype=torch.long) for name, values in rows.items()}
 
 
 class BlockCollator:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from advisor.core.errors import DataError
-from advisor.training.data.rows import ASSISTANT, Completion, Conversation, Message, Row
+from advisor.training.data.rows import ASSISTANT, AnswerPair, Completion, Conversation, Message, Row
 
 _UNSEEN_KEYS = ("tool_calls", "tool_call_id", "id", "index", "type")
 """Keys of turns that templates may leave out, or whose place in the text is checked by itself."""
@@ -53,6 +53,59 @@ def segments(row: Completion | Conversation, tokenizer: Any) -> list[Segment]:
     if getattr(tokenizer, "chat_template", None):
         return _templated(row, tokenizer)
     return _plain(row)
+
+
+def pair_texts(row: AnswerPair, tokenizer: Any) -> tuple[str, str, str]:
+    """The prompt of a pair, and the prompt with the chosen and with the rejected answer, as they are tokenised.
+
+    Texts are joined as they are, and end with the end-of-sequence token (TRL's ``DPOTrainer`` does the same). Turns go
+    through the tokenizer's chat template, or without one become lines of ``role: content``.
+
+    Raises:
+        DataError: the chat template refuses the turns.
+    """
+    end = tokenizer.eos_token or ""
+    if isinstance(row.prompt, str):
+        answers = (f"{answer}" for answer in (row.chosen, row.rejected))
+        chosen, rejected = (answer if answer.endswith(end) else answer + end for answer in answers)
+        return row.prompt, row.prompt + chosen, row.prompt + rejected
+    turns = [[*row.prompt], *([*row.prompt, *answer] for answer in (row.chosen, row.rejected))]
+    parts = [Conversation(tuple(m for m in part if isinstance(m, Message)), row.tools) for part in turns]
+    if getattr(tokenizer, "chat_template", None):
+        # Without a turn there is nothing to begin the answer of.
+        prompt = rendered(parts[0], tokenizer, prompt=True) if parts[0].messages else ""
+        return prompt, rendered(parts[1], tokenizer), rendered(parts[2], tokenizer)
+    prompt, chosen, rejected = (
+        "".join(segment.text + end * segment.ends for segment in _plain(part)) for part in parts
+    )
+    between = "\n" if prompt and not prompt.endswith("\n") else ""
+    return f"{prompt}{between}{ASSISTANT}:", chosen, rejected
+
+
+def rendered(row: Conversation, tokenizer: Any, *, prompt: bool = False) -> str:
+    """A conversation through the chat template.
+
+    Args:
+        row: The turns.
+        tokenizer: Has the template.
+        prompt: Also write what begins an answer.
+
+    Raises:
+        DataError: the template refuses the turns.
+    """
+    messages = [_as_dict(message, "", False) for message in row.messages]
+    return _render(tokenizer, messages, json.loads(row.tools) if row.tools else None, prompt=prompt)
+
+
+def _render(tokenizer: Any, messages: list[dict[str, Any]], tools: Any, *, prompt: bool) -> str:
+    try:
+        return str(tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=prompt))
+    except Exception as failure:  # templates are programs of the model and raise what they like
+        roles = ", ".join(message["role"] for message in messages)
+        raise DataError(
+            f"the model's chat template must take the conversation, but it refuses the roles {roles}: {failure}",
+            fix="use the roles that the model was made for, most often user and assistant in turn",
+        ) from None
 
 
 def _plain(row: Conversation) -> list[Segment]:
@@ -164,18 +217,7 @@ class _Templated:
         return None
 
     def _render(self, messages: list[dict[str, Any]], *, prompt: bool = False) -> str:
-        try:
-            return str(
-                self._tokenizer.apply_chat_template(
-                    messages, tools=self._tools, tokenize=False, add_generation_prompt=prompt
-                )
-            )
-        except Exception as failure:  # templates are programs of the model and raise what they like
-            roles = ", ".join(message["role"] for message in messages)
-            raise DataError(
-                f"the model's chat template must take the conversation, but it refuses the roles {roles}: {failure}",
-                fix="use the roles that the model was made for, most often user and assistant in turn",
-            ) from None
+        return _render(self._tokenizer, messages, self._tools, prompt=prompt)
 
 
 _WAYS = (("", False), (None, False), ("", True), (None, True))

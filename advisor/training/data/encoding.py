@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advisor.core.errors import DataError
-from advisor.training.data.conversations import segments
+from advisor.training.data.conversations import pair_texts, segments
 from advisor.training.data.rows import (
+    AnswerPair,
     Completion,
     Conversation,
     LabelledText,
@@ -40,6 +41,8 @@ class EncodedRow:
         target: Per token, whether it counts in the loss; ``None`` when the label is a class.
         tags: Label of every token, ``IGNORED_LABEL`` where it has none.
         written: Tokens of the text that is to be written from this one.
+        rejected: Tokens of the answer that is not preferred, where ``target`` says which ``input_ids`` are the one that
+            is.
         label: Class index, indices of the labels, or a number; ``None`` for language modelling.
     """
 
@@ -49,11 +52,17 @@ class EncodedRow:
     label: int | float | tuple[int, ...] | None = None
     tags: list[int] | None = None
     written: list[int] | None = None
+    rejected: list[int] | None = None
 
     @property
     def length(self) -> int:
-        """Tokens that a batch must have room for: of the row, or of what is written from it."""
-        return max(len(self.input_ids), len(self.written or ()))
+        """Tokens that a batch must have room for: of the row, of what is written from it, or of its prompt with the
+        longer answer.
+        """
+        other = len(self.written or ())
+        if self.rejected is not None:
+            other = (self.target or []).count(False) + len(self.rejected)
+        return max(len(self.input_ids), other)
 
 
 class EncodedDataset:
@@ -74,6 +83,7 @@ class EncodedDataset:
         target: list[NDArray[np.bool_]] = []
         tags: list[NDArray[np.int32]] = []
         written: list[NDArray[np.int32]] = []
+        rejected: list[NDArray[np.int32]] = []
         lengths: list[int] = []
         labels: list[int | float | NDArray[np.float32]] = []
         for row in rows:
@@ -85,6 +95,8 @@ class EncodedDataset:
             lengths.append(row.length)
             if row.written is not None:
                 written.append(np.array(row.written, dtype=np.int32))
+            if row.rejected is not None:
+                rejected.append(np.array(row.rejected, dtype=np.int32))
             if row.tags is not None:
                 tags.append(np.array(row.tags, dtype=np.int32))
             if isinstance(row.label, tuple):
@@ -94,6 +106,7 @@ class EncodedDataset:
         self.lengths: NDArray[np.int64] = np.array(lengths, dtype=np.int64)
         self._starts = np.cumsum([0, *(len(part) for part in ids)])
         self._written = written
+        self._rejected = rejected
         self._input_ids = np.concatenate(ids)
         self._token_type_ids = np.concatenate(types) if types else None
         self._target = np.concatenate(target) if target else None
@@ -112,13 +125,18 @@ class EncodedDataset:
     def __getitem__(self, index: int) -> dict[str, Any]:
         """``input_ids`` [length], ``labels`` and, where there are any, ``token_type_ids``.
 
-        Labels are a class or number, 0 or 1 for every label, or [length].
+        Labels are a class or number, 0 or 1 for every label, or [length]. Pairs of answers come as ``prompt_ids``,
+        ``chosen_ids`` and ``rejected_ids``, as TRL calls them.
         """
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         index %= len(self)
         part = slice(self._starts[index], self._starts[index + 1])
         item: dict[str, Any] = {"input_ids": self._input_ids[part].tolist()}
+        if self._rejected and self._target is not None:
+            ids, answer = self._input_ids[part], self._target[part]
+            parts = (ids[~answer], ids[answer], self._rejected[index])
+            return dict(zip(("prompt_ids", "chosen_ids", "rejected_ids"), (p.tolist() for p in parts), strict=True))
         if self._token_type_ids is not None:
             item["token_type_ids"] = self._token_type_ids[part].tolist()
         if self._labels is not None:
@@ -167,7 +185,7 @@ class BlockDataset:
 def encode(
     rows: Sequence[Row], tokenizer: Any, *, max_seq_length: int | None, token_types: bool = False
 ) -> Iterator[EncodedRow]:
-    """Tokenise labelled rows, completions or conversations.
+    """Tokenise labelled rows, completions, conversations or pairs of answers.
 
     Args:
         rows: All of one kind.
@@ -189,6 +207,9 @@ def encode(
         elif isinstance(chunk[0], SourceAndTarget):
             pairs = [row for row in chunk if isinstance(row, SourceAndTarget)]
             yield from _encode_pairs(pairs, tokenizer, max_seq_length)
+        elif isinstance(chunk[0], AnswerPair):
+            answers = [row for row in chunk if isinstance(row, AnswerPair)]
+            yield from _encode_answers(answers, tokenizer, max_seq_length)
         else:
             spoken = [row for row in chunk if isinstance(row, Completion | Conversation)]
             yield from _encode_targets(spoken, tokenizer, max_seq_length)
@@ -262,6 +283,35 @@ def _encode_pairs(rows: Sequence[SourceAndTarget], tokenizer: Any, max_seq_lengt
     targets = tokenizer(text_target=[row.target for row in rows], return_attention_mask=False, **options)["input_ids"]
     for source, target in zip(sources, targets, strict=True):
         yield EncodedRow(list(source), written=list(target))
+
+
+def _encode_answers(rows: Sequence[AnswerPair], tokenizer: Any, max_seq_length: int | None) -> Iterator[EncodedRow]:
+    """As TRL's ``DPOTrainer`` does it: the prompt alone and with each answer; answers begin where the tokens of these
+    differ from the prompt's.
+
+    Answers are cut from the right. A prompt that leaves no room for one loses its beginning, down to half of the row;
+    TRL drops such rows.
+    """
+    parts = [pair_texts(row, tokenizer) for row in rows]
+    texts = [text for row_parts in parts for text in row_parts]
+    special = {"add_special_tokens": isinstance(rows[0].chosen, str)}  # a chat template brings its own
+    ids = iter(tokenizer(texts, return_attention_mask=False, verbose=False, **special)["input_ids"])
+    for _ in rows:
+        alone, *whole = (list(next(ids)) for _ in range(3))
+        shared = min(_shared_tokens(alone, answered) for answered in whole)
+        prompt, (chosen, rejected) = alone[:shared], (answered[shared:] for answered in whole)
+        if max_seq_length is not None:
+            if len(prompt) >= max_seq_length:
+                prompt = prompt[-(max_seq_length // 2) :]
+            room = max_seq_length - len(prompt)
+            chosen, rejected = chosen[:room], rejected[:room]
+        target = [False] * len(prompt) + [True] * len(chosen)
+        yield EncodedRow(prompt + chosen, target=target, rejected=rejected)
+
+
+def _shared_tokens(first: Sequence[int], second: Sequence[int]) -> int:
+    pairs = zip(first, second, strict=False)
+    return next((i for i, (one, other) in enumerate(pairs) if one != other), min(len(first), len(second)))
 
 
 def _tags_of_tokens(row: TaggedText, places: Sequence[tuple[int, int]]) -> list[int]:

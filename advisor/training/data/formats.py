@@ -34,7 +34,16 @@ from advisor.training.data.cells import (
 )
 from advisor.training.data.label_values import holds_flags, holds_label_lists, is_continuous, label_columns
 from advisor.training.data.labels import looks_like_classes, number_of
-from advisor.training.data.rows import Completion, Conversation, Message, PlainText, Row, RowKind, SourceAndTarget
+from advisor.training.data.rows import (
+    AnswerPair,
+    Completion,
+    Conversation,
+    Message,
+    PlainText,
+    Row,
+    RowKind,
+    SourceAndTarget,
+)
 from advisor.training.data.tables import Table
 from advisor.training.data.tagged import is_spans, text_with_spans, words_with_tags
 
@@ -108,8 +117,8 @@ class RowFormat:
         parts: Columns that it reads.
         make: A row of the values, or what one is made of when all tags are known; ``None`` for formats whose rows are
             read as a whole (labels) or not at all.
-        refused: Why it cannot be trained, and in ``instead`` what can be done; empty where it can.
-        instead: What can be done.
+        refused: Why it cannot be trained; empty where it can.
+        instead: What else can be done with such rows.
         only_named: Never recognised, only taken where ``--format`` names it.
         short_answers: Of texts that are to be written: they answer a question in a few words and are right or wrong,
             unlike summaries and translations.
@@ -370,6 +379,54 @@ def _chosen(cells: Cells) -> Row:
     return Completion(text_of(prompt), text_of(chosen))
 
 
+def _answer_pair(cells: Cells) -> Row:
+    """As TRL reads preferences (``trl.data_utils.extract_prompt``): texts stay as they are, blanks included; without a
+    prompt, what both answers begin with is the prompt. Turns of the prompt that the answers repeat are left out.
+    """
+    prompt, chosen, rejected = (cells.get(part) for part in ("prompt", "chosen", "rejected"))
+    if is_turns(chosen) != is_turns(rejected) and not (is_absent(chosen) or is_absent(rejected)):
+        raise CellError("both answers as texts or both as turns", "one of each")
+    if is_turns(chosen) or is_turns(rejected) or is_turns(prompt):
+        return _pair_of_turns(prompt, chosen, rejected, tools_of(cells.get("tools")))
+    before, first, second = (_as_written(value) for value in (prompt, chosen, rejected))
+    if before or not (first.strip() and second.strip()):
+        return AnswerPair(before, first, second)
+    shared = _shared_by_answers(first, second)
+    shared -= first[:shared].endswith(" ")  # a blank belongs to the answer, as most tokenizers have it
+    return AnswerPair(first[:shared], first[shared:], second[shared:])
+
+
+def _pair_of_turns(prompt: Any, chosen: Any, rejected: Any, tools: str) -> AnswerPair:
+    first, second = (
+        messages_of(answer) if is_turns(answer) else [Message("assistant", text)] if (text := text_of(answer)) else []
+        for answer in (chosen, rejected)
+    )
+    shared = _shared_by_answers(first, second)
+    asked = "" if is_turns(prompt) else text_of(prompt)
+    before = messages_of(prompt) if is_turns(prompt) else [Message("user", asked)] if asked else []
+    if not before or _repeats(first[:shared], before, asked):
+        return AnswerPair(tuple(first[:shared]), tuple(first[shared:]), tuple(second[shared:]), tools)
+    return AnswerPair(tuple(before), tuple(first), tuple(second), tools)
+
+
+def _repeats(shared: Sequence[Message], prompt: Sequence[Message], asked: str) -> bool:
+    """Whether what both answers begin with is the prompt, or ends with the text that was asked."""
+    said = [(message.role, (message.content or "").strip()) for message in shared]
+    if asked:
+        return bool(said) and said[-1] == ("user", asked)
+    return said == [(message.role, (message.content or "").strip()) for message in prompt]
+
+
+def _as_written(value: Any) -> str:
+    """Text with the blanks around it, since a prompt and its answer are joined as they are."""
+    return value if isinstance(value, str) and not is_absent(value) else text_of(value)
+
+
+def _shared_by_answers(first: Sequence[Any], second: Sequence[Any]) -> int:
+    """How many items both begin with; one at least is left of each."""
+    return max(0, min(_shared(first, second), len(first) - 1, len(second) - 1))
+
+
 def _shared(first: Sequence[Any], second: Sequence[Any]) -> int:
     """How many items both begin with."""
     pairs = zip(first, second, strict=False)
@@ -428,7 +485,7 @@ _PREFERENCE = (
     Part("rejected", ("rejected",), is_completion),
     _TOOLS,
 )
-_PREFERRED = "--format chosen trains the chosen answers alone"
+_PREFERRED = "--task causal-lm --format chosen trains the chosen answers alone"
 
 CHAT = RowFormat(
     "chat",
@@ -466,11 +523,11 @@ PREFERENCE = RowFormat(
     "preference",
     "preference data",
     "pairs of answers",
-    "conversation",
-    "`chosen` and `rejected` (texts or turns), usually with `prompt`",
-    "refused, since no task learns preferences yet; " + _PREFERRED.replace("--format chosen", "`--format chosen`"),
+    "answer-pair",
+    "`chosen` and `rejected` (texts or turns), usually with `prompt`; optional `tools`",
+    "loss on which answer is preferred",
     _PREFERENCE,
-    refused="no task learns from preferences yet",
+    _answer_pair,
     instead=_PREFERRED,
 )
 CHOSEN = RowFormat(
@@ -496,7 +553,7 @@ UNPAIRED = RowFormat(
         Part("completion", ("completion", "response"), is_completion, option="text_pair_column"),
         Part("label", ("label", "labels"), is_flag),
     ),
-    refused="no task learns from preferences yet",
+    refused="no task learns from answers that are judged one by one",
     instead="keep the rows whose label is true, and pass --format prompt-completion",
 )
 CHAT_COMPLETION = RowFormat(

@@ -12,9 +12,11 @@ from advisor.core.tasks import TASKS
 from advisor.training.data.cells import is_absent, is_text
 from advisor.training.data.formats import (
     CHAT_COLUMNS,
+    CHOSEN,
     FORMATS,
     INDEX_COLUMNS,
     LABEL_COLUMNS,
+    PREFERENCE,
     RUNNING_TEXT,
     TEXT,
     TEXT_COLUMNS,
@@ -56,7 +58,7 @@ def with_format(spec: DataSpec, table: Table | None, kinds: Sequence[RowKind], t
             raise _not_of_format(table, row_format)
     else:
         found = recognise(table, kinds, named, Doubt.MUCH)
-        if found is None:
+        if found is None or _are_preferences(table, kinds, named):
             raise _unrecognised(spec, table, kinds, task, labelled)
         row_format, columns = found
     if row_format.refused:
@@ -70,6 +72,14 @@ def with_format(spec: DataSpec, table: Table | None, kinds: Sequence[RowKind], t
         label_column=used.get("label_column"),
         stratified=row_format.kind == "labelled",
     )
+
+
+def _are_preferences(table: Table, kinds: Sequence[RowKind], named: dict[str, str | None]) -> bool:
+    """Whether a task that could learn one of two answers would take them for prompts alone, or for plain texts."""
+    if CHOSEN.kind not in kinds or PREFERENCE.kind in kinds:
+        return False
+    first = recognise(table, (*kinds, PREFERENCE.kind), named)
+    return first is not None and first[0] is PREFERENCE
 
 
 def _named_columns(spec: DataSpec) -> dict[str, str | None]:
@@ -127,8 +137,14 @@ def _not_of_format(table: Table, row_format: RowFormat) -> DataError:
 def _unrecognised(spec: DataSpec, table: Table, kinds: Sequence[RowKind], task: str, labelled: bool) -> DataError:
     """No format of the task recognises the table: it is another one, or its columns are called otherwise."""
     named = _named_columns(spec)
+    if PREFERENCE.kind in kinds:
+        return DataError(
+            f"{PREFERENCE.title} have columns of texts or turns called chosen and rejected, but the columns of"
+            f" {table.name} are {', '.join(map(repr, table.columns))}",
+            fix="call the columns with the preferred and the other answer so, or leave --task out",
+        )
     other = recognise(table, get_args(RowKind), named, Doubt.SOME if labelled else Doubt.NONE)
-    if other is not None and not any(named.values()):
+    if other is not None and (other[0].instead or not any(named.values())):
         if other[0].refused:
             return DataError(f"{table.name} holds {other[0].title}, but {other[0].refused}", fix=other[0].instead)
         tasks = _tasks_for(other[0])
@@ -140,8 +156,8 @@ def _unrecognised(spec: DataSpec, table: Table, kinds: Sequence[RowKind], task: 
             )
         return DataError(
             f"{table.name} holds {other[0].title}, which {task} is not trained on",
-            fix=f"pass --task {' or '.join(tasks)}, or name the columns with --text-column"
-            + (" and --label-column" if labelled else ""),
+            fix=f"pass --task {' or '.join(tasks)}; "
+            + (other[0].instead or f"or name the columns with --text-column{' and --label-column' * labelled}"),
         )
     free = [name for name in table.columns if name not in named.values() and name.lower() not in INDEX_COLUMNS]
     if labelled and spec.text_column is not None and spec.label_column is None:

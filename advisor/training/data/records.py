@@ -15,6 +15,7 @@ from advisor.training.data.delimited import DELIMITERS
 from advisor.training.data.formats import (
     CHAT,
     FORMATS,
+    PREFERENCE,
     PROMPT_COMPLETION,
     RUNNING_TEXT,
     TEXT,
@@ -25,7 +26,16 @@ from advisor.training.data.hub import read_split
 from advisor.training.data.label_values import label_columns, label_numbers, label_sets
 from advisor.training.data.labels import known_classes, label_texts, looks_like_classes, spelling_findings
 from advisor.training.data.named import DATASETS
-from advisor.training.data.rows import ASSISTANT, Completion, Conversation, PlainText, Row, RowKind, SourceAndTarget
+from advisor.training.data.rows import (
+    ASSISTANT,
+    AnswerPair,
+    Completion,
+    Conversation,
+    PlainText,
+    Row,
+    RowKind,
+    SourceAndTarget,
+)
 from advisor.training.data.tables import KNOWN_NAMES, Table, read_table
 from advisor.training.data.text_files import file_kind, read_text
 
@@ -168,7 +178,7 @@ def tagged_texts(spec: DataSpec, eval_source: str | None = None) -> RawRows:
 
 
 def unlabelled_rows(spec: DataSpec, kind: RowKind, eval_source: str | None = None) -> RawRows:
-    """Rows for language modelling that have something to learn.
+    """Rows without labels that have something to learn.
 
     Args:
         spec: Names source, format and columns.
@@ -197,10 +207,19 @@ def unlabelled_rows(spec: DataSpec, kind: RowKind, eval_source: str | None = Non
     kept = [row for row in rows if _has_target(row)]
     if not kept:
         raise _nothing_to_learn(str(path), rows)
-    return RawRows(kept, len(rows) - len(kept), row_format, notes, splits)
+    told_apart = [row for row in kept if not (isinstance(row, AnswerPair) and row.chosen == row.rejected)]
+    if not told_apart:
+        raise DataError(
+            f"one of two answers must be preferred, but chosen and rejected are equal in all {len(kept):,} rows of"
+            f" {path}",
+            fix="check that the columns chosen and rejected hold two different answers",
+        )
+    if alike := len(kept) - len(told_apart):
+        notes = (*notes, f"{alike:,} rows are left out: their chosen and rejected answers are equal")
+    return RawRows(told_apart, len(rows) - len(kept), row_format, notes, splits)
 
 
-_OLDER_FORMATS = {"conversation": CHAT, "completion": PROMPT_COMPLETION, "text": TEXT}
+_OLDER_FORMATS = {"conversation": CHAT, "completion": PROMPT_COMPLETION, "text": TEXT, "answer-pair": PREFERENCE}
 """Of plans without a format."""
 
 
@@ -293,4 +312,6 @@ def _has_target(row: Row) -> bool:
         return any(message.is_target for message in row.messages)
     if isinstance(row, SourceAndTarget):
         return bool(row.source and row.target)
+    if isinstance(row, AnswerPair):
+        return row.is_whole
     return isinstance(row, PlainText) and bool(row.text)

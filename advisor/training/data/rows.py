@@ -6,11 +6,20 @@ import hashlib
 import json
 import struct
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 RowKind = Literal[
-    "labelled", "multi-labelled", "scored", "tagged", "source-target", "text", "completion", "conversation"
+    "labelled",
+    "multi-labelled",
+    "scored",
+    "tagged",
+    "source-target",
+    "text",
+    "completion",
+    "conversation",
+    "answer-pair",
 ]
 LABEL_KINDS: tuple[RowKind, ...] = ("labelled", "multi-labelled", "scored", "tagged")
 """Rows with labels that stand in a column of their own."""
@@ -165,14 +174,55 @@ class Conversation:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        turns: list[str] = []
-        for message in self.messages:
-            turns += [message.role, message.content or "", *([message.more] if message.more else [])]
-        return (*turns, *([self.tools] if self.tools else []))
+        return (*_turns(self.messages), *([self.tools] if self.tools else []))
+
+
+def _turns(messages: Sequence[Message]) -> Iterator[str]:
+    for message in messages:
+        yield from (message.role, message.content or "", *([message.more] if message.more else []))
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerPair:
+    """Two answers to one prompt, of which one is preferred. All three are texts, or all three are turns.
+
+    Attributes:
+        prompt: What is answered; empty where the answers are all there is.
+        chosen: The answer that is preferred.
+        rejected: The other one.
+        tools: As in ``Conversation``.
+    """
+
+    prompt: str | tuple[Message, ...]
+    chosen: str | tuple[Message, ...]
+    rejected: str | tuple[Message, ...]
+    tools: str = ""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        parts = (self.prompt, self.chosen, self.rejected)
+        found = [text for part in parts for text in ([part] if isinstance(part, str) else _turns(part))]
+        return (*found, *([self.tools] if self.tools else []))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether both answers say something."""
+        return all(
+            part.strip() if isinstance(part, str) else any((m.content or "").strip() or m.calls for m in part)
+            for part in (self.chosen, self.rejected)
+        )
 
 
 Row: TypeAlias = (
-    LabelledText | MultiLabelledText | ScoredText | TaggedText | SourceAndTarget | PlainText | Completion | Conversation
+    LabelledText
+    | MultiLabelledText
+    | ScoredText
+    | TaggedText
+    | SourceAndTarget
+    | PlainText
+    | Completion
+    | Conversation
+    | AnswerPair
 )
 
 

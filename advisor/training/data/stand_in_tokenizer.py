@@ -27,7 +27,7 @@ def stand_in_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
     tokenizer = Tokenizer(models.WordLevel(special, unk_token="[UNK]"))
     pieces = pre_tokenizers.Split(Regex(f".{{1,{PIECE_CHARACTERS}}}"), "isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.BertPreTokenizer(), pieces])
-    if not spec.traits.predicts_next_token:
+    if not (spec.traits.predicts_next_token or spec.traits.learns_preferences):
         tokenizer.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]",
             pair="[CLS] $A [SEP] $B [SEP]",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from advisor.core.data import DataSpec
+from advisor.core.errors import InputError
 from advisor.core.metrics import Metric
 from advisor.core.model import ModelSpec
 from advisor.core.strategy import StrategyConfig
@@ -22,13 +23,14 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
     from torch import nn
-    from transformers import EvalPrediction
+    from transformers import EvalPrediction, Trainer
 
     from advisor.training.data.encoding import EncodedRow
 
-DataLook = Literal["labelled", "multi-labelled", "scored", "tagged", "conversations", "text", "table"]
+DataLook = Literal["labelled", "multi-labelled", "scored", "tagged", "conversations", "preferences", "text", "table"]
 """What a data set looks like from outside: a column of classes, of several labels, of numbers, or of tags of words is
-known, rows are conversations or prompts with completions, it is running text, or some other table."""
+known, rows are conversations or prompts with completions, or pairs of answers, it is running text, or some other
+table."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,30 @@ class Task(RegisteredTask, DataRules):
         Raises:
             ModelError: it cannot.
         """
+
+    def require_trainer(self) -> None:
+        """Refuse to train where the package that does it is missing.
+
+        Raises:
+            InputError: it is not installed, or another version of it is.
+        """
+        if not self.traits.trainer_package:
+            return
+        from importlib import metadata
+
+        from packaging.requirements import Requirement
+
+        wanted = Requirement(self.traits.trainer_package)
+        try:
+            found = metadata.version(wanted.name)
+        except metadata.PackageNotFoundError:
+            found = ""
+        if not found or not wanted.specifier.contains(found, prereleases=True):
+            raise InputError(
+                f"{self.traits.title} (task {self.name}) is trained with {wanted}, but"
+                f" {f'{wanted.name} {found}' if found else 'it'} is {'' if found else 'not '}installed",
+                fix=f'pip install "finetune-advisor[{self.traits.extra}]"; predictions need none of it',
+            )
 
     # --- data -----------------------------------------------------------------------------------------------------
 
@@ -201,6 +227,15 @@ class Task(RegisteredTask, DataRules):
         from advisor.training.class_weights import balanced_weights, weighted_cross_entropy
 
         return weighted_cross_entropy(balanced_weights(labels, num_labels))
+
+    def trainer_class(self, reference: nn.Module | None = None) -> Callable[..., Trainer] | None:
+        """Makes the Trainer, of the arguments that ``transformers.Trainer`` takes; ``None``: it is the stock one.
+
+        Args:
+            reference: The model before training, of a task whose traits say ``learns_preferences``, where the model
+                that will be evaluated has been trained; otherwise it is the model as it is.
+        """
+        return None
 
     def reduce_logits(self, logits: Any, labels: torch.Tensor) -> torch.Tensor:
         """What is kept of an evaluation batch, as ``Trainer(preprocess_logits_for_metrics=...)`` wants it.

@@ -16,6 +16,7 @@ from transformers import EvalPrediction
 
 from advisor.core.metrics import (
     ACCURACY,
+    CHOSEN_REWARD,
     ENTITIES,
     ENTITIES_SAID,
     ENTITY_F1,
@@ -27,6 +28,9 @@ from advisor.core.metrics import (
     PERPLEXITY,
     PREDICTED,
     PROBABILITY,
+    REJECTED_REWARD,
+    REWARD_ACCURACY,
+    REWARD_MARGIN,
     RMSE,
     TOKENS,
     perplexity,
@@ -35,8 +39,8 @@ from advisor.core.metrics import (
 from advisor.training.data.encoding import IGNORED_LABEL
 
 NLL = "nll"
-"""Among a task's figures: the mean loss per item. The negative log-likelihood in nats, but for numbers, whose loss is
-the squared error."""
+"""Among a task's figures: the mean loss per item. The negative log-likelihood in nats (of pairs of answers: that the
+chosen one is preferred), but for numbers, whose loss is the squared error."""
 
 # --- of one batch ---------------------------------------------------------------------------------------------------
 
@@ -144,6 +148,25 @@ def number_figures(prediction: EvalPrediction) -> dict[str, float]:
     columns = number_columns(prediction)
     squared = float(np.square(columns[LABEL] - columns[PREDICTED]).mean())
     return {RMSE.name: root(squared), NLL: squared}
+
+
+def preference_columns(prediction: EvalPrediction, beta: float) -> dict[str, np.ndarray]:
+    """Columns of the predictions, of the log-probabilities that are kept of pairs of answers: of the chosen and of the
+    rejected one, then both by the model before training.
+    """
+    chosen, rejected, chosen_before, rejected_before = np.asarray(prediction.predictions, dtype=np.float64).T
+    return {CHOSEN_REWARD: beta * (chosen - chosen_before), REJECTED_REWARD: beta * (rejected - rejected_before)}
+
+
+def preference_figures(prediction: EvalPrediction, beta: float) -> dict[str, float]:
+    """Of the same; the loss is DPO's (Rafailov et al. 2023, arXiv:2305.18290, equation 7)."""
+    columns = preference_columns(prediction, beta)
+    margins = columns[CHOSEN_REWARD] - columns[REJECTED_REWARD]
+    return {
+        REWARD_ACCURACY.name: float((margins > 0).mean()),
+        REWARD_MARGIN.name: float(margins.mean()),
+        NLL: float(np.logaddexp(0.0, -margins).mean()),
+    }
 
 
 def token_columns(prediction: EvalPrediction) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ from advisor.training.data.tables import Table, table_from_records
 
 TASK = "causal-lm"
 USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}
-KINDS = ("text", "completion", "conversation")
+KINDS = ("text", "completion", "conversation", "answer-pair")
 
 
 def row_of(record: Mapping[str, Any], name: str | None = None) -> Row:
@@ -78,7 +78,7 @@ def test_formats_are_recognised_by_columns_and_values(record: dict[str, Any], ex
 def test_every_format_can_be_named_and_is_described() -> None:
     for row_format in FORMATS.all():
         assert row_format.title and row_format.recognised and row_format.trained
-        assert bool(row_format.refused) == bool(row_format.instead)
+        assert row_format.instead or not row_format.refused
     with pytest.raises(InputError, match="no row format 'alpacca'") as refused:
         FORMATS.get("alpacca")
     assert "alpaca" in str(refused.value.fix)
@@ -185,13 +185,13 @@ CHOSEN = [
 
 
 @pytest.mark.parametrize(("record", "expected"), CHOSEN)
-def test_preference_data_is_refused_and_read_by_its_chosen_answers_if_asked(
+def test_preference_data_is_read_by_its_chosen_answers_if_asked(
     record: dict[str, Any], expected: Row, write_jsonl: Callable[..., Path]
 ) -> None:
     path = str(write_jsonl([record] * 3))
-    with pytest.raises(DataError, match="no task learns from preferences") as refused:
+    with pytest.raises(DataError, match=f"preference data, which {TASK} is not trained on") as refused:
         resolve_data(path, task=TASK)
-    assert "--format chosen" in str(refused.value.fix)
+    assert "--task dpo" in str(refused.value.fix) and "--format chosen" in str(refused.value.fix)
     assert resolve_data(path, task=TASK, format="chosen").format == "chosen"
     assert row_of(record, "chosen") == expected
 

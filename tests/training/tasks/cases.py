@@ -61,6 +61,11 @@ CASES: dict[str, Case] = {
     "seq2seq-lm": Case(
         "t5", {"document": "the good film {}".format, "summary": "film {}".format}, FirstLook(False, True, "table")
     ),
+    "dpo": Case(
+        "llama",
+        {"prompt": "word {}".format, "chosen": lambda i: " good film", "rejected": lambda i: " bad film in London"},
+        FirstLook(None, False, "preferences"),
+    ),
 }
 
 

@@ -20,6 +20,7 @@ from advisor.core.errors import DataError, InputError, ModelError
 from advisor.core.metrics import WRITING, get_metric
 from advisor.core.model import ModelSpec
 from advisor.core.plan import ExecutionPlan
+from advisor.core.tasks import task_traits
 from advisor.strategies import get_strategy
 from advisor.training.build import build_model
 from advisor.training.data import prepare_data, resolve_data
@@ -47,6 +48,10 @@ def task(request: pytest.FixtureRequest) -> Task:
     return get_task(request.param)
 
 
+SCORING = [name for name in task_names() if not task_traits(name).learns_preferences]
+"""Tasks whose batches have labels, and whose models give a loss and scores of their own."""
+
+
 @pytest.fixture
 def spec(task: Task, tmp_path: Path) -> ModelSpec:
     return tiny_spec(CASES[task.name].model, task.name, tmp_path)
@@ -69,6 +74,7 @@ def test_only_new_heads_can_lack_a_task_that_pre_trained_them(task: Task, spec: 
     assert bool(trained) == task.traits.new_head
 
 
+@pytest.mark.parametrize("task", SCORING, indirect=True)
 @pytest.mark.parametrize("padded", [True, False])
 def test_a_batch_holds_what_is_said_of_it(task: Task, spec: ModelSpec, padded: bool) -> None:
     batch = synthetic_batch(spec, 3, 16, padded=padded)
@@ -83,6 +89,7 @@ def test_a_batch_holds_what_is_said_of_it(task: Task, spec: ModelSpec, padded: b
     assert bool((labels >= 0).any(dim=-1).all())
 
 
+@pytest.mark.parametrize("task", SCORING, indirect=True)
 @pytest.mark.parametrize("method", ["full", "lora", "head"])
 def test_a_step_trains(task: Task, spec: ModelSpec, method: str) -> None:
     torch.manual_seed(0)
@@ -104,6 +111,7 @@ def own_loss(task: Task, model: torch.nn.Module, batch: dict[str, torch.Tensor])
     return function(model(**inputs), batch["labels"], num_items_in_batch=None)
 
 
+@pytest.mark.parametrize("task", SCORING, indirect=True)
 def test_figures_do_not_depend_on_the_evaluation_batch(task: Task, spec: ModelSpec) -> None:
     """And their mean loss is the model's own, where that is a mean over items."""
     model = build_model(spec, get_strategy("full").default_config(spec), ExecutionPlan(2)).eval()

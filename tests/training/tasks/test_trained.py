@@ -23,7 +23,9 @@ from tests.tracing.test_trace_contract import BF16_AMP, BF16_WEIGHTS, TWICE, Cas
 from tests.training.reloading import load_trained
 from tests.training.tasks.cases import CASES, tiny_task_plan
 
-TRAINED = [name for name in task_names() if not task_traits(name).predicted_only]
+TRAINED = [
+    name for name in task_names() if not (task_traits(name).predicted_only or task_traits(name).learns_preferences)
+]
 LORA = StrategyConfig("lora", 1e-2, num_train_epochs=2.0, knobs=LoraKnobs(rank=4, lora_alpha=8))
 FULL = StrategyConfig("full", 1e-3, num_train_epochs=1.0)
 
@@ -36,7 +38,7 @@ FULL = StrategyConfig("full", 1e-3, num_train_epochs=1.0)
         pytest.param(BF16_AMP, id="amp", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("task", task_names())
+@pytest.mark.parametrize("task", [name for name in task_names() if not task_traits(name).trainer_package])
 def test_traced_peak_is_the_profiled_peak(task: str, knobs: dict[str, object], tmp_path: Path) -> None:
     assert_traced_as_profiled(Case(CASES[task].model, task, "full", knobs), tmp_path)
 
