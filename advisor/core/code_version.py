@@ -7,7 +7,6 @@ modification time, because parsing a hundred files takes longer than a whole pre
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import hashlib
 import importlib.metadata
@@ -16,6 +15,7 @@ import json
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from types import CodeType
 
 from advisor.core.errors import AdvisorError
 from advisor.core.store import user_data_dir, write_text_atomically
@@ -56,19 +56,38 @@ def library_version(distribution: str) -> str:
 
 
 def source_digest(text: str) -> str:
-    """Digest of a module's statements, without docstrings, comments and layout."""
-    tree = ast.parse(text)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if not isinstance(body, list):
-            continue
-        # Strings that stand alone are documentation: of modules, classes, functions, and of constants.
-        node.body = [item for item in body if not _is_text(item)]  # type: ignore[attr-defined]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+    """Digest of what a module's statements do, without docstrings, comments, layout and assertions.
+
+    It is that of their bytecode, which the compiler makes without all of these (``python -OO``); so another Python
+    version has other digests. Compiling takes a third of the time of walking the syntax tree.
+
+    Raises:
+        SyntaxError: the text is no Python.
+    """
+    digest = hashlib.sha256()
+    _add_code(digest, compile(text, "", "exec", optimize=2, dont_inherit=True))
+    return digest.hexdigest()[:16]
 
 
-def _is_text(node: ast.AST) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+def _add_code(digest: hashlib._Hash, code: CodeType) -> None:
+    shape = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags, code.co_exceptiontable)
+    names = (code.co_name, code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
+    digest.update(code.co_code)
+    digest.update(repr((shape, names)).encode())
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            _add_code(digest, constant)
+        else:
+            digest.update(_in_order(constant).encode())
+
+
+def _in_order(constant: object) -> str:
+    """A constant in words that do not depend on the order of a set, which differs from process to process."""
+    if isinstance(constant, frozenset):
+        return f"{{{', '.join(sorted(map(_in_order, constant)))}}}"
+    if isinstance(constant, tuple):
+        return f"({', '.join(map(_in_order, constant))})"
+    return f"{type(constant).__name__} {constant!r}"
 
 
 def _sources(package: str) -> Iterable[tuple[str, Path]]:

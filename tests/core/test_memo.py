@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,20 @@ from advisor.core.memo import DATABASE, recall
 from advisor.core.store import USER_DATA_VARIABLE, user_data_dir
 
 CODE = '"""Module."""\n\nLIMIT = 3\n"""What is allowed."""\n\n\ndef double(x):\n    """Twice."""\n    return 2 * x\n'
+
+
+def test_sets_have_one_digest_in_every_process() -> None:
+    program = (
+        "from advisor.core.code_version import source_digest\n"
+        'print(source_digest(\'def known(name):\\n    return name in {"a", "b", ("c", 1), "d", 2.5, "e"}\'))'
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(found) == 1 and found.pop().strip()
 
 
 def test_rewording_a_docstring_keeps_the_digest() -> None:
