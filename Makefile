@@ -197,7 +197,7 @@ fuzz: assets
 # every strategy and task, studies, the stores, and each command.
 CORE_TESTS ?= tests/calibration/test_database.py tests/calibration/test_exchange.py tests/cli/test_help.py \
   tests/cli/test_failures.py tests/cli/test_jobs.py tests/cli/test_calibrate.py tests/cli/test_reading.py \
-  tests/core tests/experiments/test_run_comparison.py tests/measurement/test_measured_run.py \
+  tests/core --ignore=tests/core/test_portability.py tests/experiments/test_run_comparison.py tests/measurement/test_measured_run.py \
   tests/measurement/test_steps.py tests/pipeline/test_running.py tests/pipeline/test_tuning.py \
   tests/pipeline/test_unchanged.py tests/plugin/test_plugin_strategy.py tests/reporting \
   tests/search/test_study_space.py tests/search/test_study_loop.py tests/situations \

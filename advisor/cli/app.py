@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 import click
 
 from advisor import __version__
-from advisor.cli.output import DEBUG_VARIABLE, report_failure
+from advisor.cli.output import report_failure
+from advisor.core.errors import DEBUG_VARIABLE
 
 _COMMANDS = {
     "doctor": "doctor",

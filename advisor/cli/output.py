@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from advisor.core.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, AdvisorError, OutputError
+from advisor.core.errors import (
+    DEBUG_VARIABLE,
+    EXIT_BAD_INPUT,
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    AdvisorError,
+    OutputError,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,7 +29,6 @@ if TYPE_CHECKING:
     from advisor.pipeline.events import OnEvent
 
 T = TypeVar("T")
-DEBUG_VARIABLE = "ADVISOR_DEBUG"
 
 
 @contextmanager

@@ -20,6 +20,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+DEBUG_VARIABLE = "ADVISOR_DEBUG"
+"""Set to anything, it shows what is hidden otherwise: tracebacks, and what libraries print."""
+
 EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2

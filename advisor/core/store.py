@@ -119,6 +119,7 @@ def output_errors(path: Path) -> Iterator[None]:
         reason = {
             errno.ENOSPC: "the disk is full",
             errno.EDQUOT: "the disk quota is used up",
+            errno.EFBIG: "files may not be so large here",
             errno.EROFS: "the file system is read-only",
             errno.EACCES: "permission denied",
             errno.ENOTDIR: "a part of the path is a file",

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from advisor.core.errors import AdvisorError
+from advisor.core.errors import DEBUG_VARIABLE, AdvisorError
 from advisor.core.events import RawListener
 from advisor.core.run import ProcessOutcome
 
@@ -139,10 +139,14 @@ def _die_at_end_of(lifeline: Connection) -> None:
 
 
 def _redirect_output(log_path: Path | None) -> None:
-    """Everything printed, also by C code and by a crash, goes to the log and never to the user's screen."""
+    """Everything printed, also by C code and by a crash, goes to the log and never to the user's screen, unless there
+    is no log and ``ADVISOR_DEBUG`` is set.
+    """
     if log_path is not None:
         log_path.parent.mkdir(parents=True, exist_ok=True)
         target = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    elif os.environ.get(DEBUG_VARIABLE):
+        target = os.dup(2)
     else:
         target, name = tempfile.mkstemp(prefix="advisor-log-")
         os.unlink(name)

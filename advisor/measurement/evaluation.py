@@ -11,6 +11,7 @@ from advisor.core.benchmark import ModelEvaluation, predictions_file
 from advisor.core.data import DataSpec
 from advisor.core.events import OnEvent
 from advisor.core.plan import Plan
+from advisor.core.store import output_errors
 from advisor.measurement.writing import written_columns
 from advisor.training.arguments import training_arguments
 from advisor.training.assembly import assemble_trainer
@@ -42,6 +43,7 @@ def evaluate_in_this_process(
         DataError: the data cannot be used.
         InputError: a package that trains the task is missing.
         ModelError: the model cannot be loaded.
+        OutputError: the predictions cannot be written.
     """
 
     def phase(name: str) -> None:
@@ -82,9 +84,9 @@ def evaluate_in_this_process(
     scores, writing_notes = written_columns(model, plan, data, prepared, tokenizer)
     columns |= scores
     report = quality_report(task.metrics, columns, prepared.label_names)
-    write_predictions(
-        predictions_file(output_dir), columns, items=prepared.eval_items, label_names=prepared.label_names
-    )
+    target = predictions_file(output_dir)
+    with output_errors(target):
+        write_predictions(target, columns, items=prepared.eval_items, label_names=prepared.label_names)
     notes = [*rows.notes, *writing_notes]
     if shared := rows.findings.cross_split_duplicates:
         notes.append(f"{shared} training rows have the same text as rows of this data: the figures are too good")

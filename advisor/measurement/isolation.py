@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from advisor.core.errors import AdvisorError, InterruptedByUser, RunFailed
+from advisor.core.errors import DEBUG_VARIABLE, AdvisorError, InterruptedByUser, RunFailed
 from advisor.core.events import RawListener
 from advisor.core.run import ProcessOutcome
 from advisor.core.units import format_duration
@@ -73,7 +73,7 @@ ADVICE: dict[str, str] = {
     "out_of_memory": "plan with a smaller --memory budget, or close other programs, so that a smaller micro-batch, "
     "checkpointing or a cheaper method is chosen",
     "over_time": "allow more --time, or resume the run",
-    "failed": "see the log beside the run's output",
+    "failed": f"the same command with {DEBUG_VARIABLE}=1 in front of it shows the details",
     "interrupted": "resume the run",
 }
 

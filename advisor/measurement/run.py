@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from advisor.measurement.longest_batch import profile_longest_batch
 from advisor.measurement.step_profile import ProfiledStep
 from advisor.training.run_folder import RunFolder
 from advisor.training.switches import backend_of_plan
-from advisor.training.trainer import TrainedRun, train_only, with_final_metrics
+from advisor.training.trainer import train_only, with_final_metrics
 
 GRACE_SHARE = 0.1
 LEAST_GRACE_S = 60.0
@@ -106,8 +108,15 @@ def run_in_this_process(
     """
     runtime = backend_of_plan(plan).runtime
     runtime.reset_peaks()
-    with LoadMeter() as others, runtime.memory_watch() as watch, EnergyMeter(runtime.energy_counter) as energy:
-        measurement, trained = _train(plan, output_dir, time_limit_s, save_every_s, on_event)
+    with (
+        _naming_full_disks(output_dir),
+        LoadMeter() as others,
+        runtime.memory_watch() as watch,
+        EnergyMeter(runtime.energy_counter) as energy,
+    ):
+        measurement, trained = train_only(
+            plan, output_dir, resume=True, on_event=on_event, time_limit_s=time_limit_s, save_every_s=save_every_s
+        )
     allocated_bytes, reserved_bytes = runtime.peaks()
     measurement = dataclasses.replace(
         measurement,
@@ -122,7 +131,8 @@ def run_in_this_process(
     if benchmark is None or measurement.outcome != "completed" or trained.data is None:
         return with_final_metrics(measurement, trained)
     (on_event or _ignore)({"kind": "phase", "name": "benchmark"})
-    return with_benchmark(plan, RunFolder(Path(output_dir)), measurement, trained, watch.states, benchmark)
+    with _naming_full_disks(output_dir):
+        return with_benchmark(plan, RunFolder(Path(output_dir)), measurement, trained, watch.states, benchmark)
 
 
 def process_limit_s(time_limit_s: float | None, grace_s: float | None) -> float | None:
@@ -144,14 +154,15 @@ def threads() -> int:
     return torch.get_num_threads()
 
 
-def _train(
-    plan: Plan, output_dir: Path, time_limit_s: float | None, save_every_s: float, on_event: OnEvent | None
-) -> tuple[Measurement, TrainedRun]:
-    """``train_only``, with a full disk told apart from a defect."""
+@contextlib.contextmanager
+def _naming_full_disks(output_dir: Path) -> Iterator[None]:
+    """A full disk is told apart from a defect.
+
+    Raises:
+        OutputError: writing failed; what is there can be continued.
+    """
     try:
-        return train_only(
-            plan, output_dir, resume=True, on_event=on_event, time_limit_s=time_limit_s, save_every_s=save_every_s
-        )
+        yield
     except Exception as failure:
         if problem := full_disk(failure, output_dir):
             raise problem from failure

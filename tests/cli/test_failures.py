@@ -82,3 +82,29 @@ def test_the_traceback_is_there_for_who_asks(
     printed = capsys.readouterr()
     assert "Traceback" in printed.err
     assert json.loads(printed.out)["error"] == "unexpected"
+
+
+@pytest.mark.parametrize("moment", ["while it is imported", "while it answers"])
+def test_ctrl_c_outside_of_the_command_line_leaves_without_a_traceback(moment: str) -> None:
+    """Before there is a command line to answer it, and once more while it does."""
+    stops = {
+        "while it is imported": "sys.meta_path.insert(0, Stops())",
+        "while it answers": "sys.modules['advisor.cli.app'] = types.SimpleNamespace(app=stop)",
+    }
+    program = f"""
+import sys, types
+import advisor.__main__
+
+def stop(**_):
+    raise KeyboardInterrupt
+
+class Stops:
+    def find_spec(self, name, *rest):
+        if name == "advisor.cli.app":
+            stop()
+
+{stops[moment]}
+advisor.__main__.main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "interrupted: stopped by Ctrl-C\n")

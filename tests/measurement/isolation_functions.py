@@ -107,3 +107,21 @@ if __name__ == "__main__":  # no guard would be needed: isolated processes do no
 
     print("parent started", flush=True)
     isolated(getattr(isolation_functions, sys.argv[1]), Path(sys.argv[2]))
+
+
+def write_predictions_onto_a_full_disk(folder: Path) -> tuple[int | None, list[str]]:
+    """The error that the system gave, and what is left in the folder."""
+    import resource
+
+    import numpy as np
+
+    from advisor.training.data.predictions import write_predictions
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    items = [f"item {number}" for number in range(1000)]
+    try:
+        write_predictions(folder / "predictions.parquet", {"score": np.random.rand(1000)}, items=items)
+    except OSError as failure:
+        return failure.errno, [file.name for file in folder.iterdir()]
+    return None, []

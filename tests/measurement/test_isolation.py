@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -53,6 +54,16 @@ def test_out_of_memory_is_an_outcome_with_advice(function: Any, reason: str) -> 
     with pytest.raises(RunFailed, match="out of memory") as failure:
         result.unwrap()
     assert "--memory" in str(failure.value)
+
+
+def test_a_defect_without_a_log_says_how_to_see_more() -> None:
+    with pytest.raises(RunFailed) as failure:
+        isolated(functions.raise_with_traceback).unwrap()
+    assert failure.value.fix is not None and "ADVISOR_DEBUG=1" in failure.value.fix
+
+
+def test_predictions_on_a_full_disk_leave_no_half_file(tmp_path: Path) -> None:
+    assert isolated(functions.write_predictions_onto_a_full_disk, tmp_path).unwrap() == (errno.EFBIG, [])
 
 
 def test_a_defect_is_one_line_here_and_a_traceback_in_the_log(

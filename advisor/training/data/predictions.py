@@ -27,6 +27,9 @@ def write_predictions(
         columns: One entry per item; of shape (items,) or (items, k), or of objects.
         items: A hash of each item's content.
         label_names: By class index, kept beside the table.
+
+    Raises:
+        OSError: the disk is full, for example; nothing is left of the file.
     """
     import json
 
@@ -38,8 +41,12 @@ def write_predictions(
         values[name] = pa.array(list(column)) if column.ndim > 1 or column.dtype == object else pa.array(column)
     table = pa.table(values).replace_schema_metadata({LABEL_NAMES: json.dumps(list(label_names)).encode()})
     partial = path.with_name(f"{path.name}.partial")
-    parquet.write_table(table, partial)
-    partial.replace(path)
+    try:
+        parquet.write_table(table, partial)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def read_predictions(path: Path) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
