@@ -48,7 +48,7 @@ class StudyPanel:
             self._doing, self._step = f"{names}: {event.get('method')}{on}", {}
             self._packed = len(pack) > 1
         elif kind == "trial":
-            self._doing, self._step = "choosing the next trial", {}
+            self._doing, self._step, self._packed = "choosing the next trial", {}, False
         elif kind == "phase" and "trial" not in event:
             self._doing, self._step = str(event.get("name", "")).replace("_", " "), {}
         elif kind == "progress":

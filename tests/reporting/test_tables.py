@@ -306,6 +306,22 @@ def test_a_study_on_a_terminal_is_a_panel_of_what_runs_and_what_is_left() -> Non
     assert "step 12" not in shown
 
 
+def test_trials_in_one_pass_are_shown_together() -> None:
+    panel, page = StudyPanel(), Page()
+    for number in (4, 5):
+        started = {"kind": "trial", "state": "started", "trial": number, "method": "lora", "pack": [4, 5]}
+        panel.take(started)
+        with ProgressView(page.console) as view:
+            view.on_event(started)  # type: ignore[arg-type]
+    panel.take({"kind": "step", "step": 12, "total": 60, "loss": 0.5, "trial": 4})
+    assert "trials 4, 5 in one pass: lora, step 12 of 60" in drawn(panel) and "loss" not in drawn(panel)
+    assert "trial 4: lora, started, in one pass with 5" in page.text
+    panel.take({"kind": "trial", "state": "evaluated", "trial": 5, "method": "lora"})
+    panel.take({"kind": "trial", "state": "started", "trial": 6, "method": "ia3"})
+    panel.take({"kind": "step", "step": 1, "total": 60, "loss": 0.5, "trial": 6})
+    assert "trial 6: ia3, step 1 of 60, loss 0.5000" in drawn(panel)
+
+
 def test_a_study_in_a_log_is_plain_lines_and_on_a_terminal_lines_above_the_panel() -> None:
     events = (
         {"kind": "phase", "name": "tuning"},

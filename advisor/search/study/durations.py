@@ -141,6 +141,10 @@ class DurationEstimator:
         rows = self.history.ladder_rows[rung]
         return self.clock.expect_s(predicted_s(self.setting, trial, rows), rows)
 
+    def next_s(self, trial: TrialSummary) -> float:
+        """Expected wall clock of the next run of an open trial."""
+        return self.expected_s(trial, self.history.ladder_rows.index(self.history.next_rows(trial)))
+
     def typical_s(self, rung: int) -> float:
         """Median duration on a rung: measured there, else expected of the trials so far."""
         measured = self.history.durations_s(rung)

@@ -3,43 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from advisor.core.errors import InterruptedByUser
 from advisor.core.events import Event, TrialEvent
 from advisor.core.plan import Plan
-from advisor.core.stats import NORMAL_95
 from advisor.search.study.agenda import FIRST_PREDICTION_SHARE, Agenda
 from advisor.search.study.context import Infeasible, OnEvent, Runner, StudyContext
-from advisor.search.study.durations import FIRST_RUN_S, DurationEstimator, EnergyAccount
+from advisor.search.study.durations import FIRST_RUN_S, DurationEstimator
 from advisor.search.study.evaluate import PackResult, finite, run_evaluation, run_pack, train
+from advisor.search.study.gathering import MAX_ATTEMPTS, PackGathering
 from advisor.search.study.packing import TrialPacking
-from advisor.search.study.records import Evaluation, FinalRun, Origin, ParamValue, TrialSummary, TrialVerdict
+from advisor.search.study.records import Evaluation, FinalRun, Origin, TrialSummary, TrialVerdict
 from advisor.search.study.space import Space
+from advisor.search.study.status import status_event
+from advisor.search.study.stop_rules import OUT_OF_TIME, StopRules
 from advisor.search.study.storage import StudyStorage, discard
-from advisor.search.study.successive_halving import expected_gain, worth_going_on
 from advisor.search.study.trial_history import TrialHistory, verdict_of, winner, worst_constraints
 
 if TYPE_CHECKING:
     import optuna
 
-MAX_ATTEMPTS = 3
-"""A run during which the study was killed this often is taken for the culprit and told as failed."""
-
-MAX_REJECTIONS = 48
-"""Infeasible samples in a row after which the rest is taken not to fit."""
-
 LONGER_RUNG = 3
 """By how much the top rung is lengthened when nothing on it left chance level."""
 
-MAX_FRESH = 16
-"""New points that are drawn for one pack at most, if they turn out not to fit in with the others."""
-
-_OUT_OF_TIME = "the time budget is used"
-_STOPPED_RUN = f"{_OUT_OF_TIME}: the last run was stopped and stays open for a resumed study"
+_STOPPED_RUN = f"{OUT_OF_TIME}: the last run was stopped and stays open for a resumed study"
 
 
 @dataclass
@@ -49,6 +39,7 @@ class StudyLoop:
     Attributes:
         history: Every trial so far, finished or open.
         on_best: Is given the best plan whenever it changes.
+        rules: Say when no further trial may start.
         stopped_because: Why ``run`` came back.
     """
 
@@ -60,14 +51,22 @@ class StudyLoop:
     pace: DurationEstimator
     runner: Runner
     on_best: Callable[[Plan], None]
-    max_trials: int | None = None
+    rules: StopRules
     on_event: OnEvent | None = None
-    energy: EnergyAccount = field(default_factory=EnergyAccount)
     packing: TrialPacking | None = None
     stopped_because: str = ""
+    gathering: PackGathering | None = None
     _live: dict[int, optuna.Trial] = field(default_factory=dict)
     _postponed: set[int] = field(default_factory=set)
-    _rejections: int = 0
+
+    def __post_init__(self) -> None:
+        if self.packing is not None:
+            self.gathering = PackGathering(
+                *(self.packing, self.history, self.storage, self.agenda, self.pace, self.rules),
+                at_hand=lambda: [trial.number for trial in self._climbing() if trial.number in self._live],
+                ready=self._ready,
+                take=lambda: self._enter(self.storage.ask()),
+            )
 
     def run(self) -> None:
         """Work until a stop rule holds.
@@ -117,8 +116,8 @@ class StudyLoop:
         """
         for trial in self.history.beaten():
             self._close(trial, "pruned", f"others were better on {trial.evaluations[-1].train_rows} rows")
-        climbing = [trial for trial in self.history.climbing() if trial.number not in self._postponed]
-        affordable = [trial for trial in climbing if self._expected_s(trial) <= self.pace.clock.remaining_s]
+        climbing = self._climbing()
+        affordable = [trial for trial in climbing if self.pace.next_s(trial) <= self.pace.clock.remaining_s]
         probing = [trial for trial in affordable if self._shows_where_chance_ends(trial)]
         taken = [trial for trial in affordable if not trial.started]
         if probing or taken:
@@ -128,11 +127,16 @@ class StudyLoop:
         elif affordable:
             self._evaluate(affordable[0].number)
         elif climbing:
-            self.stopped_because = f"{_OUT_OF_TIME}: {len(climbing)} trials stay open for a resumed study"
+            self.stopped_because = f"{OUT_OF_TIME}: {len(climbing)} trials stay open for a resumed study"
         else:
-            self.stopped_because = self._reason_to_stop(self._sample_needs_s()) or self._reason_not_to_sample()
+            self.stopped_because = (
+                self.rules.reason_to_stop(self.rules.sample_needs_s) or self.rules.reason_not_to_sample()
+            )
             if not self.stopped_because:
                 self.storage.enqueue(self.agenda.sample(self.best, self.setting.seed), "sampled")
+
+    def _climbing(self) -> list[TrialSummary]:
+        return [trial for trial in self.history.climbing() if trial.number not in self._postponed]
 
     def _shows_where_chance_ends(self, trial: TrialSummary) -> bool:
         return bool(trial.evaluations) and all(evaluation.at_chance for evaluation in trial.evaluations)
@@ -140,41 +144,12 @@ class StudyLoop:
     def _open(self) -> bool:
         """Queue the next opening, if there is one and the time for it."""
         needed_s = self.pace.opening_needs_s()
-        if self._reason_to_stop(needed_s):
+        if self.rules.reason_to_stop(needed_s):
             return False
         found = self.agenda.opening(self.history.trials, needed_s)
         if found is not None:
             self.storage.enqueue(*found)
         return found is not None
-
-    def _sample_needs_s(self) -> float:
-        return self.pace.sample_needs_s() if self.history.started_count else FIRST_RUN_S
-
-    def _reason_to_stop(self, needed_s: float, waiting: int = 0) -> str:
-        """Why no further trial may start, beside as many as are waiting to be; empty if it may."""
-        if self.max_trials is not None and self.history.started_count + waiting >= self.max_trials:
-            return f"max_trials = {self.max_trials} trials were started"
-        if needed_s > self.pace.clock.remaining_s:
-            return f"{_OUT_OF_TIME}: another trial would take longer than what is left"
-        if self.energy.short_of(needed_s):
-            return (
-                f"the energy budget of {self.energy.in_words} is used: another trial would take more than what is left"
-            )
-        if self._rejections >= MAX_REJECTIONS:
-            return f"{self._rejections} sampled configurations in a row do not fit the budget"
-        return ""
-
-    def _reason_not_to_sample(self) -> str:
-        if self.setting.objective.needs_floor:
-            return ""  # a cheaper trial need not have a lower loss
-        scores, sampled = self.history.base_scores(), self.history.sampled_scores()
-        if scores and not worth_going_on(min(scores.values()), sampled, self.pace.affordable_trials()):
-            return "the expected gain of the remaining budget is below the noise between seeds"
-        return ""
-
-    def _expected_s(self, trial: TrialSummary) -> float:
-        rung = min(self.history.next_rung(trial), len(self.history.ladder_rows) - 1)
-        return self.pace.expected_s(trial, rung)
 
     def _enter(self, trial: optuna.Trial) -> int:
         """Take a trial from Optuna, new or left over, to where its records say it came."""
@@ -217,7 +192,7 @@ class StudyLoop:
         if plan is None and (known or (left_s > 0 and not self.agenda.gave_up_on(method))):
             plan = self.setting.plan(trial.strategy, trial.effective_batch_size, time_limit_s=max(0.1, limit_s))
         if isinstance(plan, Infeasible):
-            self._rejections += 1
+            self.rules.rejections += 1
             unfit = dataclasses.replace(trial, constraints=plan.constraints, exceeded=plan.exceeded)
             self._close(unfit, "infeasible", f"never started: {plan.reason}")
             return None
@@ -226,7 +201,7 @@ class StudyLoop:
         if plan is None:
             self._postponed.add(trial.number)
             return None
-        self._rejections = 0
+        self.rules.rejections = 0
         return plan
 
     def _evaluate(self, number: int, *, alone: bool = False) -> None:
@@ -235,7 +210,7 @@ class StudyLoop:
         if ready is None:
             return
         plan, rows = ready
-        pack = [(number, plan)] if alone or self.packing is None else self._pack(self.packing, number, plan, rows)
+        pack = [(number, plan)] if alone or self.gathering is None else self.gathering.pack(number, plan, rows)
         for member, its_plan in pack:
             self._begin(member, its_plan, rows, [other for other, _ in pack])
         if self.packing is not None and len(pack) > 1:
@@ -253,10 +228,10 @@ class StudyLoop:
         plan = self._plan_of(summary)
         if plan is None:
             return None
-        if self.pace.clock.has_measured and self._expected_s(summary) > self.pace.clock.remaining_s:
+        if self.pace.clock.has_measured and self.pace.next_s(summary) > self.pace.clock.remaining_s:
             self._postponed.add(number)
             return None
-        rows = self.history.ladder_rows[min(self.history.next_rung(summary), len(self.history.ladder_rows) - 1)]
+        rows = self.history.next_rows(summary)
         if self.storage.attempts(number, rows) >= MAX_ATTEMPTS:
             self._close(summary, "failed", f"the study was killed {MAX_ATTEMPTS} times while this ran on {rows} rows")
             return None
@@ -280,7 +255,7 @@ class StudyLoop:
         summary = dataclasses.replace(summary, evaluations=(*summary.evaluations, evaluation))
         self.history.trials[number] = summary
         self.pace.learn(summary, evaluation)
-        self.energy.note(evaluation.measurement)
+        self.rules.energy.note(evaluation.measurement)
         self.publish()
         self.storage.report(self._live[number], evaluation)
         self._emit_trial("evaluated", summary, **_headline(evaluation))
@@ -306,80 +281,6 @@ class StudyLoop:
                 self.storage.forgive(number, rows)
 
     # --- packs ----------------------------------------------------------------------------------------------------
-
-    def _pack(self, packing: TrialPacking, number: int, plan: Plan, rows: int) -> list[tuple[int, Plan]]:
-        """The trials that are trained in one pass with this one, itself the first."""
-        pack = [(number, plan)]
-        wanted = packing.members_for(plan)
-        if wanted < 2:
-            return pack
-        if not self.pace.clock.has_measured:
-            packing.alone("the first one shows how long runs take")
-            return pack
-        if not self._may_be_packed(number, rows):
-            packing.alone(f"the study was killed {MAX_ATTEMPTS - 1} times while it was trained with others")
-            return pack
-        each_s = packing.share_s(plan, self._expected_s(self.history.trials[number]))
-        for other in self._others(number, rows, each_s, pack):
-            ready = self._ready(other)
-            if ready is None or ready[1] != rows or not self._may_be_packed(other, rows):
-                continue
-            if packing.agree(plan, ready[0]):
-                pack.append((other, ready[0]))
-            if len(pack) >= wanted:
-                break
-        if len(pack) > 1:
-            limit_s = min(FIRST_PREDICTION_SHARE * self.pace.clock.budget_s, self.pace.clock.remaining_s - each_s)
-            pack = pack[: packing.fitting([its_plan for _, its_plan in pack], limit_s)]
-        else:
-            packing.alone("no other configuration at hand may share its pass, or there is no time for it")
-        self.storage.save_pack([member for member, _ in pack], rows)
-        return pack
-
-    def _may_be_packed(self, number: int, rows: int) -> bool:
-        """Whether a run did not take the study down so often that it must show on its own whether it is the culprit."""
-        return self.storage.attempts(number, rows) < MAX_ATTEMPTS - 1
-
-    def _others(self, number: int, rows: int, each_s: float, pack: list[tuple[int, Plan]]) -> Iterator[int]:
-        """Trials that could be trained with one, as long as the time suffices for one more: those that it was begun
-        with, else those that wait for the same rung, then new points.
-        """
-        begun = self.storage.pack_of(number, rows)
-        waiting = [trial.number for trial in self.history.climbing() if trial.number not in self._postponed]
-        for other in [member for member in begun or waiting if member != number and member in self._live]:
-            if self.history.trials[other].verdict == "open" and self._rows_next(other) == rows:
-                if (len(pack) + 1) * each_s > self.pace.clock.remaining_s:
-                    return
-                yield other
-        first = self.history.trials[number]
-        if begun or first.started:
-            return
-        for _ in range(MAX_FRESH):
-            fresh = self._fresh(first, len(pack), each_s)
-            if fresh is None:
-                return
-            yield fresh
-
-    def _rows_next(self, number: int) -> int:
-        rung = self.history.next_rung(self.history.trials[number])
-        return self.history.ladder_rows[min(rung, len(self.history.ladder_rows) - 1)]
-
-    def _fresh(self, first: TrialSummary, members: int, each_s: float) -> int | None:
-        """A new trial that may be trained with ``first``, as the agenda has it next; ``None`` when there is none."""
-        if not self.storage.waiting:
-            found: tuple[dict[str, ParamValue], Origin] | None = None
-            if first.origin == "race" and self.agenda.race_goes_on(self.history.trials):
-                needed_s = members * each_s + self.pace.opening_needs_s()
-                if not self._reason_to_stop(needed_s, members):
-                    found = self.agenda.opening(self.history.trials, needed_s)
-            elif first.origin == "sampled":
-                needed_s = members * each_s + self._sample_needs_s()
-                if not self._reason_to_stop(needed_s, members) and not self._reason_not_to_sample():
-                    found = self.agenda.neighbour(first.params, self.setting.seed), "sampled"
-            if found is None:
-                return None
-            self.storage.enqueue(*found)
-        return self._enter(self.storage.ask())
 
     def _run_together(self, packing: TrialPacking, pack: list[tuple[int, Plan]], rows: int) -> None:
         """Train a pack; every member is kept as if it had run alone, and one that says nothing runs alone."""
@@ -446,8 +347,8 @@ class StudyLoop:
         expected_s, left_s = self.pace.final_s(plan), self.pace.clock.left_s
         if expected_s is None or expected_s > left_s or left_s < FIRST_RUN_S:
             return f"it would take longer than the {max(0.0, left_s):.0f} s that are left"
-        if self.energy.short_of(expected_s):
-            return f"it would take more than what is left of the energy budget of {self.energy.in_words}"
+        if self.rules.energy.short_of(expected_s):
+            return f"it would take more than what is left of the energy budget of {self.rules.energy.in_words}"
         self._emit({"kind": "phase", "name": "the verified final run"})
         folder = self.storage.final_dir
         if known is not None:
@@ -465,36 +366,7 @@ class StudyLoop:
 
     def _emit_status(self) -> None:
         """Where the study stands, for whoever watches."""
-        clock, best = self.pace.clock, self.best
-        top = best.top if best is not None else None
-        low, high = _interval(self.setting, top.metric if top is not None else None)
-        scores = self.history.base_scores()
-        sampled, trials = self.history.sampled_scores(), self.pace.affordable_trials()
-        gain = expected_gain(min(scores.values()), sampled, trials) if scores and len(sampled) > 1 else None
-        self._emit(
-            {
-                "kind": "study",
-                "state": "status",
-                "reason": "",
-                "best_trial": best.number if best is not None else None,
-                "best_method": best.strategy.method if best is not None else None,
-                "best_lr_rel": best.strategy.lr_rel if best is not None else None,
-                "metric_name": self.setting.metric.name,
-                "metric": top.metric if top is not None else None,
-                "low": low,
-                "high": high,
-                "train_rows": top.train_rows if top is not None else None,
-                "ladder_rows": list(self.history.ladder_rows),
-                "rung_trials": [self.history.count_on(rows) for rows in self.history.ladder_rows],
-                "objective": self.setting.objective.name,
-                "remaining_s": max(0.0, clock.remaining_s),
-                "reserved_s": clock.reserve_s,
-                "budget_s": clock.budget_s,
-                "expected_gain": gain,
-                "energy_used_j": self.energy.used_j or None,
-                "energy_budget_j": self.energy.limit_j,
-            }
-        )
+        self._emit(status_event(self.setting, self.history, self.pace, self.rules.energy, self.best))
 
     def _emit_trial(self, state: str, trial: TrialSummary, **details: Any) -> None:
         event = {"kind": "trial", "state": state, "trial": trial.number, "method": trial.strategy.method, **details}
@@ -526,11 +398,3 @@ class StudyLoop:
 
 def _headline(evaluation: Evaluation) -> dict[str, Any]:
     return {name: getattr(evaluation, name) for name in ("train_rows", "outcome", "nll", "metric", "at_chance")}
-
-
-def _interval(setting: StudyContext, metric: float | None) -> tuple[float | None, float | None]:
-    """90 % interval of a share on the study's held-out rows (normal approximation); unknown of other metrics."""
-    if metric is None or not setting.metric.is_share:
-        return None, None
-    reach = NORMAL_95 * math.sqrt(max(0.0, metric * (1 - metric)) / setting.eval_rows)
-    return max(0.0, metric - reach), min(1.0, metric + reach)

@@ -120,6 +120,10 @@ class TrialHistory:
         reached = self._rungs_up_to(trial.evaluations[-1].train_rows) if trial.evaluations else 0
         return max(reached, self.base_rung)
 
+    def next_rows(self, trial: TrialSummary) -> int:
+        """Rows of the next run of an open trial."""
+        return self.ladder_rows[min(self.next_rung(trial), len(self.ladder_rows) - 1)]
+
     def beaten(self) -> list[TrialSummary]:
         """Open trials that are not among those that climb from where they are."""
         return [trial for trial in self.open_trials if trial.evaluations and not self._climbs(trial)]

@@ -38,6 +38,7 @@ from advisor.search.study.packing import TrialPacking
 from advisor.search.study.records import FinalRun, NeverStarted, TuneResult
 from advisor.search.study.solving import StoppableSolver, predict_pack
 from advisor.search.study.space import RACE, MethodSpace, Space, method_space, shared_axes
+from advisor.search.study.stop_rules import StopRules
 from advisor.search.study.storage import StudyStorage, open_study, owned
 from advisor.search.study.successive_halving import choose_ladder, floor_of, with_known_rungs
 from advisor.search.study.trial_history import TrialHistory, leaderboard, pareto_points, race_points, reaching
@@ -255,9 +256,8 @@ class _Job:
             pace,
             runner,
             self._write,
-            max_trials,
+            StopRules(self.setting, history, pace, max_trials, energy),
             on_event,
-            energy,
             packing,
         )
         self._write(loop.best_plan() or self.setting.unpredicted_plan(self._first_default()))
