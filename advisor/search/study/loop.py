@@ -119,7 +119,7 @@ class StudyLoop:
         climbing = self._climbing()
         affordable = [trial for trial in climbing if self.pace.next_s(trial) <= self.pace.clock.remaining_s]
         probing = [trial for trial in affordable if self._shows_where_chance_ends(trial)]
-        taken = [trial for trial in affordable if not trial.started]
+        taken = [trial for trial in affordable if not trial.started and trial.number in self._live]
         if probing or taken:
             self._evaluate((probing or taken)[0].number)
         elif self.storage.waiting or self._open():
