@@ -143,6 +143,18 @@ def test_a_plan_is_there_before_anything_is_predicted(tmp_path: Path) -> None:
     assert seen[0].execution.effective_batch_size == 32 and seen[0].predicted is None
 
 
+@pytest.mark.parametrize(("budget_s", "measured"), [(162.0, False), (186.0, True)])
+def test_the_benchmark_core_of_the_final_run_is_measured_where_there_is_time(
+    tmp_path: Path, budget_s: float, measured: bool
+) -> None:
+    """The run takes 130 s, what is measured behind it 15 s."""
+    trials, final = FakeRunner(), FakeRunner()
+    result = tune(tmp_path / "s", trials, final_runner=final, max_trials=1, time_budget_s=budget_s)
+    assert result.final is not None
+    assert final.plans == ([result.best] if measured else [])
+    assert (trials.plans[-1] == result.best) is not measured
+
+
 def test_the_final_run_has_its_time_or_the_reason_is_said(tmp_path: Path) -> None:
     short, long = FakeRunner(), FakeRunner()
     without = tune(tmp_path / "a", short, time_budget_s=120.0)

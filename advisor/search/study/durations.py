@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from advisor.core.benchmark import BenchmarkSettings
 from advisor.core.plan import Plan
 from advisor.core.run import Measurement
 from advisor.core.units import format_energy
@@ -31,7 +32,10 @@ FINAL_SHARE = 0.5
 """Largest share of the budget that is reserved for the final run; one that takes more is left to ``advisor run``."""
 
 FINAL_MARGIN = 1.2
-"""By how much the reserve exceeds the expected duration of the final run."""
+"""By how much the reserve exceeds the expected duration of the final run and of its benchmark core."""
+
+QUALITY_S = 2.0
+"""The benchmark core without inference, about: bootstrap intervals and predictions by item."""
 
 
 @dataclass
@@ -181,10 +185,14 @@ class DurationEstimator:
         expected_s = self.clock.expect_s(predicted, plan.data_profile.train_rows)
         return expected_s or None
 
+    def measuring_s(self, expected_s: float) -> float:
+        """Of the benchmark core behind a run of this length."""
+        return BenchmarkSettings().inference_limit_s(expected_s) + QUALITY_S
+
     def reserve(self, plan: Plan) -> None:
         """Keep the time of the plan's final run free, where it takes a bearable share of the budget."""
         expected_s = self.final_s(plan)
-        wanted_s = FINAL_MARGIN * expected_s if expected_s is not None else math.inf
+        wanted_s = math.inf if expected_s is None else FINAL_MARGIN * (expected_s + self.measuring_s(expected_s))
         self.clock.reserve_s = wanted_s if wanted_s <= FINAL_SHARE * self.clock.budget_s else 0.0
 
 

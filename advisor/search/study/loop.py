@@ -40,6 +40,7 @@ class StudyLoop:
         history: Every trial so far, finished or open.
         on_best: Is given the best plan whenever it changes.
         rules: Say when no further trial may start.
+        final_runner: Trains the final run and measures the benchmark core; ``runner`` where there is none.
         stopped_because: Why ``run`` came back.
     """
 
@@ -54,6 +55,7 @@ class StudyLoop:
     rules: StopRules
     on_event: OnEvent | None = None
     packing: TrialPacking | None = None
+    final_runner: Runner | None = None
     stopped_because: str = ""
     gathering: PackGathering | None = None
     _live: dict[int, optuna.Trial] = field(default_factory=dict)
@@ -353,7 +355,11 @@ class StudyLoop:
         folder = self.storage.final_dir
         if known is not None:
             discard(folder)
-        measurement = finite(train(self.runner, plan, folder, left_s, self.on_event))
+        measuring_s = self.pace.measuring_s(expected_s)
+        runner, limit_s = self.runner, left_s
+        if self.final_runner is not None and expected_s + measuring_s <= left_s:
+            runner, limit_s = self.final_runner, left_s - measuring_s
+        measurement = finite(train(runner, plan, folder, limit_s, self.on_event))
         if measurement.outcome == "interrupted":
             raise KeyboardInterrupt
         if measurement.outcome != "completed":

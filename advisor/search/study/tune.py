@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from advisor.core.benchmark import BenchmarkSettings
 from advisor.core.budget import Budget
 from advisor.core.data import DataProfile, DataSpec
 from advisor.core.errors import (
@@ -82,6 +83,7 @@ def tune_study(
     solve: ExecutionSolver | None = None,
     pack: PackChoice = AUTO_PACK,
     pack_runner: PackRunner | None = None,
+    final_runner: Runner | None = None,
     predict_pack: PackPredictor = predict_pack,
     strategies: Mapping[str, Strategy] | None = None,
     storage: optuna.storages.BaseStorage | None = None,
@@ -122,6 +124,8 @@ def tune_study(
         pack: Whether trials are trained in one pass over the frozen model, where they can be.
         pack_runner: Trains a pack in its own process; by default ``advisor.measurement.packed_run.measure_pack``, and
             with a ``runner`` of the caller none: then nothing is packed.
+        final_runner: Trains the final run and measures the benchmark core, if there is time for both; by default
+            ``measure_run``, or ``runner`` where the caller has one.
         predict_pack: What a pack costs; by default predicted in a process that can be stopped.
         strategies: By name, instead of the registry.
         storage: Of Optuna, instead of SQLite in the study's folder.
@@ -168,9 +172,11 @@ def tune_study(
         opened = open_study(study_dir, setting.identity(space), space, seed=seed, resume=resume, storage=storage)
         job = _Job(setting, space, tuple(unusable), opened, clock, study_dir, (study_dir / PLAN_FILE, *outputs))
         trains = runner or _measure_run(time_budget_s)
+        verifies = final_runner or runner or _measure_run(time_budget_s, BenchmarkSettings())
         packs = pack_runner or (_measure_pack(time_budget_s) if runner is None and not pack.off else None)
         packing = TrialPacking(setting, pack, packs, predict_pack, on_event)
-        return job.run(trains, max_trials, resume_command, on_event, EnergyAccount(energy_budget_j), packing)
+        energy = EnergyAccount(energy_budget_j)
+        return job.run(trains, verifies, max_trials, resume_command, on_event, energy, packing)
 
 
 def declared_methods(setting: StudyContext) -> tuple[Space, list[NeverStarted]]:
@@ -200,11 +206,11 @@ def _check(time_budget_s: float, max_trials: int | None, profile: DataProfile) -
         raise InputError(f"tuning holds some training rows out and needs at least 2, but got {profile.train_rows}")
 
 
-def _measure_run(time_budget_s: float) -> Runner:
+def _measure_run(time_budget_s: float, benchmark: BenchmarkSettings | None = None) -> Runner:
     from advisor.measurement.run import measure_run
 
     # A trial needs no allocated peak, so it is spared the extra process that profiles it.
-    return functools.partial(measure_run, profile=False, grace_s=grace_s(time_budget_s))
+    return functools.partial(measure_run, profile=False, benchmark=benchmark, grace_s=grace_s(time_budget_s))
 
 
 def _measure_pack(time_budget_s: float) -> PackRunner:
@@ -237,6 +243,7 @@ class _Job:
     def run(
         self,
         runner: Runner,
+        final_runner: Runner,
         max_trials: int | None,
         resume_command: str | None,
         on_event: OnEvent | None,
@@ -259,6 +266,7 @@ class _Job:
             StopRules(self.setting, history, pace, max_trials, energy),
             on_event,
             packing,
+            final_runner,
         )
         self._write(loop.best_plan() or self.setting.unpredicted_plan(self._first_default()))
         skipped = "the study was interrupted"
