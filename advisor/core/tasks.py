@@ -52,6 +52,8 @@ class TaskTraits:
         weighs_classes: Classes of rows, words or labels can be weighted in the loss by how rare they are.
         learns_preferences: Rows are pairs of answers, which make two rows of a batch each. Both are also scored by the
             model as it was before training: by the model itself without its adapter, or else by a frozen copy.
+        serves_as: The task whose forward pass a trained model makes when it is used, where that is another than the one
+            it was trained by.
         learning_rate_factor: By which its learning rates are usually those of supervised training.
         trainer_package: What trains it and is no dependency of this package, as pip takes it; predicting needs none.
         extra: That installs it, as in ``pip install "finetune-advisor[EXTRA]"``.
@@ -81,6 +83,7 @@ class TaskTraits:
     weighs_classes: bool = False
     writes_texts: bool = False
     learns_preferences: bool = False
+    serves_as: str = ""
     learning_rate_factor: float = 1.0
     trainer_package: str = ""
     extra: str = ""

@@ -242,10 +242,17 @@ class CostModel:
         with_latency: bool = True,
     ) -> CostEstimate:
         evaluated = None if data is None else self._evaluated(data)
-        merged = self._merged(asked) if budget is not None and budget.max_latency_s is not None else None
+        served = self._served(asked) if with_latency else asked
+        merged = self._merged(served) if budget is not None and budget.max_latency_s is not None else None
         peak_bytes, whole = memory.allocated_bytes, self._first_pass(asked)
         time = self._times.estimate(
-            asked, evaluated, peak_bytes=peak_bytes, merged=merged, whole=whole, with_latency=with_latency
+            asked,
+            evaluated,
+            peak_bytes=peak_bytes,
+            merged=merged,
+            whole=whole,
+            served=served if served is not asked else None,
+            with_latency=with_latency,
         )
         saved_bytes, saved_interval = saved_model_bytes(asked)
         parts = [part for part in (memory, time, quality) if part is not None]
@@ -261,6 +268,11 @@ class CostModel:
             saved_bytes=saved_bytes,
             saved_interval=saved_interval,
         )
+
+    def _served(self, asked: TracedConfiguration) -> TracedConfiguration:
+        """The model as it is used, where training passes more than that through it."""
+        task = asked.model.traits.serves_as
+        return self._traced(replace(asked.model, task=task), asked.strategy, asked.execution) if task else asked
 
     def _first_pass(self, asked: TracedConfiguration) -> TracedConfiguration | None:
         """The same with all layers running, where rows pass through them once before training."""

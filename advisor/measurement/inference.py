@@ -123,13 +123,17 @@ def _timed_passes(
 
 
 def _batches(model: Any, data: PreparedData, rows: int) -> Iterator[Mapping[str, torch.Tensor]]:
-    """Held-out rows in their seeded order, over and over; labels only where the model makes its inputs of them."""
+    """Held-out rows in their seeded order, over and over; labels only where the model makes its inputs of them.
+
+    Of pairs of answers the preferred ones, which stand first in a batch.
+    """
     needs_labels = getattr(model.config, "is_encoder_decoder", False)
     count, start = len(data.eval_dataset), 0
     while True:
         batch = data.collator([data.eval_dataset[(start + index) % count] for index in range(rows)])
         start = (start + rows) % count
-        yield {name: tensor for name, tensor in batch.items() if needs_labels or name != "labels"}
+        labels = () if needs_labels else ("labels", "completion_mask")
+        yield {name: tensor[:rows] for name, tensor in batch.items() if name not in labels}
 
 
 def precision(device_type: str, execution: ExecutionPlan) -> contextlib.AbstractContextManager[Any]:

@@ -139,3 +139,18 @@ def test_energy_is_known_where_power_was_measured_or_is_limited(trace_cache: Pat
     card = replace(load_profile("t4"), power_limit_watts=None)
     assert "t4" in CostModel(card, cache_dir=trace_cache).power_unknown
     assert CostModel(card, cache_dir=trace_cache, watts_of=lambda device_id: [60.0]).power_unknown == ""
+
+
+@pytest.mark.slow
+def test_preferences_cost_two_more_passes_and_a_copy_without_an_adapter(trace_cache: Path, tmp_path: Path) -> None:
+    """Against next tokens of as many sequences; afterwards the model is used as any other."""
+    cost_model = CostModel(load_profile("t4"), cache_dir=trace_cache)
+    pairs, texts = (tiny_spec("llama", task, tmp_path) for task in ("dpo", "causal-lm"))
+    for method, copies in (("full", 1), ("lora", 0)):
+        learned = estimate(cost_model, pairs, method, micro_batch_size=4)
+        usual = estimate(cost_model, texts, method, micro_batch_size=8)
+        extra = learned.memory.breakdown.weights_bytes - usual.memory.breakdown.weights_bytes
+        assert extra == pytest.approx(copies * 4 * texts.total_parameters, rel=0.02, abs=100_000)
+        assert learned.time is not None and usual.time is not None
+        assert learned.time.step_s > 1.1 * usual.time.step_s
+        assert learned.time.latency_s == pytest.approx(usual.time.latency_s)

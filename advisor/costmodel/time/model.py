@@ -51,6 +51,7 @@ class TimeModel:
         peak_bytes: int,
         merged: TracedConfiguration | None = None,
         whole: TracedConfiguration | None = None,
+        served: TracedConfiguration | None = None,
         with_latency: bool = True,
     ) -> TimeEstimate:
         """Of a whole run over ``data``, or of one optimizer step at full length without data: as it was measured where
@@ -62,13 +63,14 @@ class TimeModel:
             peak_bytes: What is allocated at the peak.
             merged: The model with its adapters merged, where its latency is asked for.
             whole: The same with all layers running, where rows pass through them once and their features are kept.
+            served: As the model is used, where that is less than what an evaluation does with it.
             with_latency: Leave latencies out where nobody asks for them: they are another forward pass to price.
         """
         found = self._run_or_step(asked, data, peak_bytes, whole)
         if not with_latency:
             return found
         length = _typical_length(data, asked.execution)
-        latencies = {"latency_s": self.latency(whole or asked, length)}
+        latencies = {"latency_s": self.latency(served or whole or asked, length)}
         if merged is not None:
             latencies["merged_latency_s"] = self.latency(merged, length)
         intervals = {name: Interval(time.low, time.high) for name, time in latencies.items()}

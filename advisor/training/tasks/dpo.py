@@ -36,6 +36,7 @@ class DPO(CausalLM):
         peft_task_type="CAUSAL_LM",
         keeps_token_logits=False,
         learns_preferences=True,
+        serves_as=CausalLM.traits.name,
         learning_rate_factor=0.05,  # TRL's defaults are 1e-6 for DPO and 2e-5 for supervised training
         trainer_package="trl>=1.16,<2",
         extra="dpo",
