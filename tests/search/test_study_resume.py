@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -82,6 +83,21 @@ def killed_at_random(folder: Path, kills: int, *, max_trials: int) -> None:
 
 def test_kill_9_loses_no_finished_trial_and_changes_no_result(tmp_path: Path) -> None:
     killed_at_random(tmp_path / "study", 2, max_trials=9)
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_a_study_in_words_and_it_goes_on_once_there_is_room(tmp_path: Path) -> None:
+    """Half of a file with byte code would outlive the test: none is written."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", fakes.__name__, str(tmp_path / "study"), "0", "4", "--resume"]
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
+
+    full = subprocess.run(command, env=environment, capture_output=True, text=True, preexec_fn=limited)
+    assert full.returncode == 1 and "OutputError: the study's database must be" in full.stderr
+    subprocess.run(command, env=environment, check=True)
+    assert load_plan(tmp_path / "study" / "plan.json").strategy.method in fakes.strategies()
 
 
 @pytest.mark.slow
