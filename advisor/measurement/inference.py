@@ -20,7 +20,10 @@ from advisor.measurement.sparse_export import export_bytes, in_sparse_format
 from advisor.training.data import PreparedData
 
 WARM_UP_PASSES = 2
+"""Only one, where a pass takes so long that few can be timed."""
 LEAST_PASSES, MOST_PASSES = 3, 200
+LEAST_S = 2.0
+"""A batch is only made smaller if its passes would take longer than this, however little time there is."""
 NAMES = {"": "inference", "sparse_": "the adapter in a sparse format", "merged_": "the merged model"}
 STABLE_PASSES = 20
 """Fewer passes say so."""
@@ -37,7 +40,8 @@ def inference_figures(
     Args:
         model: As trained.
         data: Rows come from its held-out part.
-        execution: Batch size of the evaluation, which is known to fit, and mixed precision.
+        execution: Batch size of the evaluation, which is known to fit, and mixed precision. Where passes of so many
+            rows would take too long, fewer are timed; the figure says how many.
         runtime: Of the device that the model is on.
         limit_s: Of the whole; at least a few passes are always timed.
         pruned: Whether the method pruned its adapters.
@@ -46,8 +50,8 @@ def inference_figures(
         Figures by name, and what could not be measured, with the reason.
     """
     variants = ["", *(["sparse_"] if pruned else []), *(["merged_"] if hasattr(model, "peft_config") else [])]
-    sizes = sorted({1, execution.evaluation_batch_size})
-    share_s = limit_s / (len(sizes) * len(variants))
+    most_rows = execution.evaluation_batch_size
+    share_s = limit_s / (min(most_rows, 2) * len(variants))
     figures: dict[str, MeasuredFigure] = {}
     notes: list[str] = []
     for prefix in variants:
@@ -64,9 +68,13 @@ def inference_figures(
                 model = model.merge_and_unload()
                 figures["merged_bytes"] = MeasuredFigure(footprint_bytes(model), "tensors of the merged model")
             with in_sparse_format(model) if prefix == "sparse_" else contextlib.nullcontext():
-                for rows in sizes:
-                    passes_s, timed_rows = _timed_passes(model, data, rows, execution, runtime, share_s)
-                    figures |= _figures(f"{prefix}inference_", rows, passes_s, timed_rows)
+                timing = _Timing(model, data, execution, runtime)
+                figures |= _figures(f"{prefix}inference_", 1, *timing.passes(1, share_s))
+                most_rows = timing.affordable_rows(
+                    most_rows, share_s
+                )  # the same for all variants, so that they compare
+                if most_rows > 1:
+                    figures |= _figures(f"{prefix}inference_", most_rows, *timing.passes(most_rows, share_s))
         except Exception as failure:  # the run is done; what is measured after it must not end it
             logging.getLogger(__name__).warning("inference cannot be timed", exc_info=True)
             what = NAMES[prefix]
@@ -97,29 +105,46 @@ def _quartiles(values: list[float]) -> tuple[float, float, float]:
     return low, median, high
 
 
-def _timed_passes(
-    model: Any, data: PreparedData, rows: int, execution: ExecutionPlan, runtime: Runtime, limit_s: float
-) -> tuple[list[float], int]:
-    """Seconds of each pass, and rows of all of them."""
-    model.eval()
-    place = next(model.parameters()).device
-    passes_s: list[float] = []
-    timed_rows, began_s = 0, time.perf_counter()
-    with torch.no_grad(), precision(place.type, execution):
-        for number, batch in enumerate(_batches(model, data, rows)):
-            inputs = {name: tensor.to(place) for name, tensor in batch.items()}
-            runtime.synchronize()
-            started_s = time.perf_counter()
-            model(**inputs)
-            runtime.synchronize()
-            ended_s = time.perf_counter()
-            if number >= WARM_UP_PASSES:
-                passes_s.append(ended_s - started_s)
-                timed_rows += len(inputs["input_ids"])
-            enough = len(passes_s) >= LEAST_PASSES and ended_s - began_s > limit_s
-            if enough or len(passes_s) >= MOST_PASSES:
+class _Timing:
+    """Times forward passes of one model."""
+
+    def __init__(self, model: Any, data: PreparedData, execution: ExecutionPlan, runtime: Runtime) -> None:
+        self._model, self._data, self._execution, self._runtime = model, data, execution, runtime
+        self._place = next(model.parameters()).device
+        model.eval()
+
+    def affordable_rows(self, most: int, limit_s: float) -> int:
+        """Rows of a batch whose least number of passes fits the limit: doubled from two on, and two at least."""
+        limit_s, rows = max(limit_s, LEAST_S), min(2, most)
+        while (
+            rows < most
+            and 2 * self._pass(next(_batches(self._model, self._data, rows))) * (1 + LEAST_PASSES) <= limit_s
+        ):
+            rows = min(2 * rows, most)
+        return rows
+
+    def passes(self, rows: int, limit_s: float) -> tuple[list[float], int]:
+        """Seconds of each pass, and rows of all of them."""
+        passes_s: list[float] = []
+        timed_rows, began_s = 0, time.perf_counter()
+        for number, batch in enumerate(_batches(self._model, self._data, rows)):
+            pass_s, taken_s = self._pass(batch), time.perf_counter() - began_s
+            few = (1 + LEAST_PASSES) * pass_s > limit_s
+            if number >= (1 if few else WARM_UP_PASSES):
+                passes_s.append(pass_s)
+                timed_rows += len(batch["input_ids"])
+            if (len(passes_s) >= LEAST_PASSES and taken_s > limit_s) or len(passes_s) >= MOST_PASSES:
                 break
-    return passes_s, timed_rows
+        return passes_s, timed_rows
+
+    def _pass(self, batch: Mapping[str, torch.Tensor]) -> float:
+        inputs = {name: tensor.to(self._place) for name, tensor in batch.items()}
+        with torch.no_grad(), precision(self._place.type, self._execution):
+            self._runtime.synchronize()
+            started_s = time.perf_counter()
+            self._model(**inputs)
+            self._runtime.synchronize()
+            return time.perf_counter() - started_s
 
 
 def _batches(model: Any, data: PreparedData, rows: int) -> Iterator[Mapping[str, torch.Tensor]]:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from advisor.core.benchmark import BenchmarkSettings, ModelEvaluation, predictions_file
 from advisor.core.errors import DataError, InputError
 from advisor.core.metrics import ACCURACY, CLASSIFICATION, LABEL, LOSS, PREDICTED, PROBABILITY
-from advisor.core.plan import Plan
+from advisor.core.plan import ExecutionPlan, Plan
 from advisor.core.run import Measurement
 from advisor.core.serialization import from_dict, to_dict
+from advisor.hardware.backends import get_backend
 from advisor.measurement.efficiency import drift_figures, efficiency_figures, run_warnings
+from advisor.measurement.inference import inference_figures
 from advisor.measurement.run import run_in_this_process
 from advisor.pipeline.comparing import compare
 from advisor.pipeline.evaluating import evaluate
@@ -109,6 +113,33 @@ class Lengths(list[int]):
     @property
     def lengths(self) -> list[int]:
         return list(self)
+
+
+class SlowModel(torch.nn.Linear):
+    """Takes a tenth of a second for each row."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1)
+        self.config, self.rows = SimpleNamespace(), list[int]()
+
+    def forward(self, input_ids: torch.Tensor) -> None:  # type: ignore[override]
+        self.rows.append(len(input_ids))
+        time.sleep(0.1 * len(input_ids))
+
+
+def test_a_slow_model_is_timed_in_small_batches() -> None:
+    """Thirty-two rows a pass would take three seconds, each of the five passes."""
+    model, data = (
+        SlowModel(),
+        SimpleNamespace(eval_dataset=[0] * 40, collator=lambda rows: {"input_ids": torch.ones(len(rows))}),
+    )
+    execution = ExecutionPlan(8, eval_batch_size=32)
+    figures, notes = inference_figures(model, data, execution, get_backend("cpu").runtime, limit_s=1.0)  # type: ignore[arg-type]
+    assert notes == []
+    assert model.rows.count(1) in (4, 5)
+    assert max(model.rows) in (2, 4) and len(model.rows) <= 12
+    assert f"of {max(model.rows)} held-out rows" in figures["inference_batch_n_latency_s"].how
+    assert figures["inference_batch_n_latency_s"].unstable == "few passes"
 
 
 def test_throughput_is_rows_over_the_elapsed_time_of_exactly_these_rows() -> None:
