@@ -177,6 +177,12 @@ class Strategy(ABC):
         """Why gradient checkpointing does not work with ``config``, and the way out; ``None`` when it does."""
         return None
 
+    def changed_base(self, config: StrategyConfig) -> str:
+        """What changes the base weights before training, so that the model without its adapter is not the one that was
+        loaded; empty where nothing does.
+        """
+        return ""
+
     def added_tokens(self, config: StrategyConfig) -> int:
         """By how many tokens every row is lengthened (learned prompts)."""
         return 0

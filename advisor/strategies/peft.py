@@ -60,6 +60,11 @@ DATA_DRIVEN = {
 """Values of ``init_lora_weights`` that need batches of the data before training, and what prepares them."""
 
 
+MOVES_WEIGHTS = ("pissa", "olora", "loftq", "corda", "lora_ga")
+"""Beginnings of the values that take a part of the base weights out of them and into the adapter (PiSSA, OLoRA, LoftQ,
+CorDA, LoRA-GA; ``peft/tuners/lora/layer.py``)."""
+
+
 def _default_config() -> dict[str, Any]:
     return {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "lora_dropout": 0.1}
 
@@ -129,6 +134,10 @@ class AnyPeft(AdapterStrategy):
             f"PEFT's {kind} does not work with gradient checkpointing: a recomputed layer gets no past_key_values",
             "switch gradient_checkpointing off, or use P_TUNING",
         )
+
+    def changed_base(self, config: StrategyConfig) -> str:
+        init = str(PeftKnobs.of(config).peft_config.get("init_lora_weights")).lower()
+        return f"init_lora_weights {init!r}" if init.startswith(MOVES_WEIGHTS) else ""
 
     def added_tokens(self, config: StrategyConfig) -> int:
         knobs = PeftKnobs.of(config)

@@ -97,7 +97,7 @@ def _own_refusals(
         rule = f"the loss fused-linear predicts every next token (task causal-lm), but the task is {spec.task}"
         yield rule, "use the standard loss"
     if spec.traits.learns_preferences:
-        yield from _refused_beside_a_reference(spec, execution)
+        yield from _refused_beside_a_reference(spec, strategy, execution)
     if method.stores_4bit_weights and (stored := stored_quantization(spec.config)) is not None:
         rule = (
             f"{strategy.method} quantises 16-bit weights itself, but those of {spec.source} are stored in {stored} and "
@@ -115,8 +115,16 @@ def _own_refusals(
         yield refusal
 
 
-def _refused_beside_a_reference(spec: ModelSpec, execution: ExecutionPlan) -> Iterator[Refusal]:
+def _refused_beside_a_reference(
+    spec: ModelSpec, strategy: StrategyConfig, execution: ExecutionPlan
+) -> Iterator[Refusal]:
     """What TRL's loop does not have, or what an adapter that is switched off and on again does not keep."""
+    if moved := get_strategy(strategy.method).changed_base(strategy):
+        rule = (
+            f"the task {spec.task} compares with the model without its adapter, but {moved} moves a part of its weights"
+            " into the adapter"
+        )
+        yield rule, 'use "init_lora_weights": true'
     if execution.hold_outputs or not execution.zero_grad_set_to_none:
         rule = (
             f"the task {spec.task} is trained by TRL's loop, but hold_outputs and zero_grad_set_to_none are another's"

@@ -155,6 +155,20 @@ def test_an_adapter_in_place_of_the_output_projection_is_refused(tmp_path: Path)
         build_model(spec, strategy, ExecutionPlan(2), empty=True)
 
 
+@pytest.mark.parametrize(("init", "refused"), [("pissa_niter_4", True), ("olora", True), ("gaussian", False)])
+def test_adapters_that_take_weights_from_the_base_are_refused(init: str, refused: bool, tmp_path: Path) -> None:
+    """The rule, and that the others leave the model without its adapter as it was."""
+    spec = tiny_spec("llama", TASK.name, tmp_path)
+    config = {"peft_type": "LORA", "target_modules": ["q_proj"], "init_lora_weights": init}
+    strategy = get_strategy("peft").configured(spec, peft_config=config)
+    assert bool(get_strategy("peft").changed_base(strategy)) is refused
+    if refused:
+        with pytest.raises(InputError, match=f"{init}' moves a part of its weights into the adapter"):
+            build_model(spec, strategy, ExecutionPlan(2), empty=True)
+    else:
+        build_model(spec, strategy, ExecutionPlan(2), empty=True)
+
+
 @pytest.mark.parametrize(
     "knobs", [{"loss": "fused-linear"}, {"hold_outputs": True}, {"optim": "lorafa"}, {"keep_features": True}], ids=str
 )
