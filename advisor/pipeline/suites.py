@@ -139,7 +139,8 @@ def bench_suite(
         ]
         measured_s = sum(record.seconds for record in store.records.values())
         remaining = sum(not store.is_done(cell.key) for cell in cells)
-    published = _predict_published(definition, chosen, folder, device, on_event) if not stopped else _kept(folder)
+    ended = stopped == "interrupted"
+    published = _kept(folder) if ended else _predict_published(definition, chosen, folder, device, on_event)
     report = _report(
         definition, scale, inputs, plans, runs, rounds, published, failures,
         device=here.id, published_device=device, folder=folder, predicted_s=length_s, measured_s=measured_s,
