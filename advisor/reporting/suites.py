@@ -209,7 +209,8 @@ def _outcome(verdict: Verdict, claim: Claim | None) -> str:
 
 def print_suite(console: Console, report: SuiteReport, definition: SuiteDefinition | None) -> None:
     """Print the tables, then the verdicts."""
-    say(console, f"[bold]{report.title}[/bold] {report.authors}; scale {report.scale}, {counted(report.seeds, 'seed')}")
+    title = " ".join(filter(None, (f"[bold]{report.title}[/bold]", report.authors)))
+    say(console, f"{title}; scale {report.scale}, {counted(report.seeds, 'seed')}")
     for name, label in report.inputs.items():
         say(console, f"  {name}: {label}")
     for title, text, rows in _tables(report, definition):
@@ -268,7 +269,7 @@ def suite_markdown(report: SuiteReport, definition: SuiteDefinition | None) -> s
     lines = [
         f"# {report.title}",
         "",
-        f"{report.authors}. Suite `{report.suite}`, scale `{report.scale}` of `advisor bench`",
+        f"{report.authors}{'. ' * bool(report.authors)}Suite `{report.suite}`, scale `{report.scale}` of `advisor bench`",
         "",
     ]
     versions = ", ".join(f"{name} {report.versions[name]}" for name in SHOWN_VERSIONS if name in report.versions)

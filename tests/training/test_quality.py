@@ -14,6 +14,7 @@ from advisor.core.metrics import (
     ACCURACY,
     ANSWER_F1,
     CALIBRATION_ERROR,
+    CHOSEN_REWARD,
     CLASSIFICATION,
     ENTITIES,
     ENTITIES_SAID,
@@ -28,6 +29,7 @@ from advisor.core.metrics import (
     PERPLEXITY,
     PREDICTED,
     PROBABILITY,
+    REJECTED_REWARD,
     ROUGE_SCORES,
     TOKEN_ACCURACY,
     TOKENS,
@@ -79,6 +81,12 @@ def written(items: int) -> dict[str, np.ndarray]:
     return scores
 
 
+def preferred(items: int) -> dict[str, np.ndarray]:
+    """Log-ratios of two answers; some are equal."""
+    draw = np.random.default_rng(3)
+    return {name: draw.normal(size=items).round(1) for name in (CHOSEN_REWARD, REJECTED_REWARD)}
+
+
 BUILT_IN = [metric for metric in METRICS.all() if metric.resampled is not None]
 
 
@@ -86,7 +94,7 @@ BUILT_IN = [metric for metric in METRICS.all() if metric.resampled is not None]
 @pytest.mark.parametrize("classes", [2, 5])
 def test_vectorised_samples_agree_with_the_metric_of_the_drawn_items(metric: Metric, classes: int) -> None:
     """scikit-learn on the very items that were drawn, one sample at a time."""
-    columns = {**classified(classes), **language(300), **tagged(300), **written(300)}
+    columns = {**classified(classes), **language(300), **tagged(300), **written(300), **preferred(300)}
     counts = next(draws(300, 8, seed=3))
     assert counts.shape == (8, 300) and (counts.sum(1) == 300).all()
     assert metric.resampled is not None
