@@ -266,10 +266,11 @@ def _filled(title: str, columns: Sequence[str], rows: Iterator[list[str]] | Sequ
 
 def suite_markdown(report: SuiteReport, definition: SuiteDefinition | None) -> str:
     """The same as a page of Markdown."""
+    authors = f"{report.authors}. " if report.authors else ""
     lines = [
         f"# {report.title}",
         "",
-        f"{report.authors}{'. ' * bool(report.authors)}Suite `{report.suite}`, scale `{report.scale}` of `advisor bench`",
+        f"{authors}Suite `{report.suite}`, scale `{report.scale}` of `advisor bench`",
         "",
     ]
     versions = ", ".join(f"{name} {report.versions[name]}" for name in SHOWN_VERSIONS if name in report.versions)
