@@ -119,6 +119,8 @@ Event = (
     | NoteEvent
 )
 OnEvent = Callable[[Event], None]
+OnMemberEvent = Callable[[int, Event], None]
+"""Receives a member's position in its pack, and its event."""
 """A listener of the jobs."""
 RawListener = Callable[[Any], None]
 """Takes whatever another process sends, in order."""

@@ -51,7 +51,7 @@ def evaluate_in_this_process(
             on_event({"kind": "phase", "name": name})
 
     backend, task = backend_of_plan(plan), get_task(plan.model.task)
-    backend.runtime.prepare_process(plan.execution.num_threads, expandable_segments=plan.execution.expandable_segments)
+    backend.runtime.prepare_for(plan.execution)
     tokenizer = load_tokenizer(plan.model)
     rows = load_rows(data, plan.model.task)
     prepared = prepare_data(

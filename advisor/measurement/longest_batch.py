@@ -32,7 +32,7 @@ def profile_longest_batch(plan: Plan) -> ProfiledStep:
     features, a pass of such a batch.
     """
     backend = backend_of_plan(plan)
-    backend.runtime.prepare_process(plan.execution.num_threads, expandable_segments=plan.execution.expandable_segments)
+    backend.runtime.prepare_for(plan.execution)
     data = prepare_data(plan.data, plan.model, load_tokenizer(plan.model), max_seq_length=plan.execution.max_seq_length)
     micro_batches = 3 * plan.execution.gradient_accumulation_steps
     worst = _WorstRows(data.train_dataset, data.collator, plan.execution.micro_batch_size, micro_batches)

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from advisor.core.events import Event, RawListener
+from advisor.core.events import OnMemberEvent, RawListener
 from advisor.core.pack import PackMembership
 from advisor.core.plan import Plan
 from advisor.core.run import SAVE_EVERY_S, Measurement
 from advisor.hardware.energy import EnergyMeter
 from advisor.hardware.load import LoadMeter
 from advisor.measurement.isolation import Result, isolated
-from advisor.measurement.run import full_disk, measurement_of, process_limit_s, threads
+from advisor.measurement.run import (
+    full_disk,
+    measurement_of,
+    naming_full_disks,
+    process_limit_s,
+    with_process_figures,
+)
 from advisor.training.packing import check_pack, train_pack
 from advisor.training.run_folder import RunFolder
 from advisor.training.switches import backend_of_plan
-
-OnMemberEvent = Callable[[int, Event], None]
-"""Receives a member's position among the plans, and its event."""
 
 
 def measure_pack(
@@ -126,39 +127,21 @@ def run_pack_in_this_process(
     """
     runtime = backend_of_plan(plans[0]).runtime
     runtime.reset_peaks()
-    train = functools.partial(
-        train_pack,
-        plans,
-        output_dirs,
-        resume=True,
-        on_event=lambda position, event: on_event((position, event)),
-        time_limit_s=time_limit_s,
-        save_every_s=save_every_s,
-    )
-    with LoadMeter() as others, runtime.memory_watch() as watch, EnergyMeter(runtime.energy_counter) as energy:
-        measurements = _without_full_disk(train, output_dirs[0])
-    allocated_bytes, reserved_bytes = runtime.peaks()
-    process: dict[str, Any] = {
-        "load": others.load(threads()),
-        "energy_j": energy.joules,
-        "energy_source": energy.source,
-        "allocated_peak_bytes": allocated_bytes,
-        "reserved_peak_bytes": reserved_bytes,
-        "device_peak_bytes": watch.peak_bytes,
-        "baseline_bytes": watch.first_bytes,
-    }
-    return [dataclasses.replace(measurement, **process) for measurement in measurements]
-
-
-def _without_full_disk(train: Callable[[], list[Measurement]], output_dir: Path) -> list[Measurement]:
-    """Members that a full disk ended are no defects of theirs."""
-    try:
-        measurements = train()
-    except Exception as failure:
-        if problem := full_disk(failure, output_dir):
-            raise problem from failure
-        raise
-    for measurement in measurements:
-        if measurement.outcome == "failed" and (problem := full_disk(measurement.reason, output_dir)):
+    with (
+        naming_full_disks(output_dirs[0]),
+        LoadMeter() as others,
+        runtime.memory_watch() as watch,
+        EnergyMeter(runtime.energy_counter) as energy,
+    ):
+        measurements = train_pack(
+            plans,
+            output_dirs,
+            resume=True,
+            on_event=lambda position, event: on_event((position, event)),
+            time_limit_s=time_limit_s,
+            save_every_s=save_every_s,
+        )
+    for measurement in measurements:  # members that a full disk ended are no defects of theirs
+        if measurement.outcome == "failed" and (problem := full_disk(measurement.reason, output_dirs[0])):
             raise problem
-    return measurements
+    return [with_process_figures(measurement, runtime, others, watch, energy) for measurement in measurements]

@@ -17,6 +17,7 @@ from advisor.core.plan import Plan
 from advisor.core.run import SAVE_EVERY_S, Measurement
 from advisor.core.serialization import from_dict, read_json, to_json
 from advisor.core.store import write_text_atomically
+from advisor.hardware.backends.base import MemoryWatch, Runtime
 from advisor.hardware.energy import EnergyMeter
 from advisor.hardware.load import LoadMeter
 from advisor.measurement.benchmark import with_allocated_peak, with_benchmark
@@ -109,7 +110,7 @@ def run_in_this_process(
     runtime = backend_of_plan(plan).runtime
     runtime.reset_peaks()
     with (
-        _naming_full_disks(output_dir),
+        naming_full_disks(output_dir),
         LoadMeter() as others,
         runtime.memory_watch() as watch,
         EnergyMeter(runtime.energy_counter) as energy,
@@ -117,21 +118,11 @@ def run_in_this_process(
         measurement, trained = train_only(
             plan, output_dir, resume=True, on_event=on_event, time_limit_s=time_limit_s, save_every_s=save_every_s
         )
-    allocated_bytes, reserved_bytes = runtime.peaks()
-    measurement = dataclasses.replace(
-        measurement,
-        load=others.load(threads()),
-        energy_j=energy.joules,
-        energy_source=energy.source,
-        allocated_peak_bytes=allocated_bytes,
-        reserved_peak_bytes=reserved_bytes,
-        device_peak_bytes=watch.peak_bytes,
-        baseline_bytes=watch.first_bytes,
-    )
+    measurement = with_process_figures(measurement, runtime, others, watch, energy)
     if benchmark is None or measurement.outcome != "completed" or trained.data is None:
         return with_final_metrics(measurement, trained)
     (on_event or _ignore)({"kind": "phase", "name": "benchmark"})
-    with _naming_full_disks(output_dir):
+    with naming_full_disks(output_dir):
         return with_benchmark(plan, RunFolder(Path(output_dir)), measurement, trained, watch.states, benchmark)
 
 
@@ -147,7 +138,24 @@ def process_limit_s(time_limit_s: float | None, grace_s: float | None) -> float 
     return time_limit_s + (max(LEAST_GRACE_S, GRACE_SHARE * time_limit_s) if grace_s is None else grace_s)
 
 
-def threads() -> int:
+def with_process_figures(
+    measurement: Measurement, runtime: Runtime, others: LoadMeter, watch: MemoryWatch, energy: EnergyMeter
+) -> Measurement:
+    """The same with this process's memory, the device's energy, and what other programs left of the processor."""
+    allocated_bytes, reserved_bytes = runtime.peaks()
+    return dataclasses.replace(
+        measurement,
+        load=others.load(_threads()),
+        energy_j=energy.joules,
+        energy_source=energy.source,
+        allocated_peak_bytes=allocated_bytes,
+        reserved_peak_bytes=reserved_bytes,
+        device_peak_bytes=watch.peak_bytes,
+        baseline_bytes=watch.first_bytes,
+    )
+
+
+def _threads() -> int:
     """Intra-op threads of this process."""
     import torch
 
@@ -155,7 +163,7 @@ def threads() -> int:
 
 
 @contextlib.contextmanager
-def _naming_full_disks(output_dir: Path) -> Iterator[None]:
+def naming_full_disks(output_dir: Path) -> Iterator[None]:
     """A full disk is told apart from a defect.
 
     Raises:

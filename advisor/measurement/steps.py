@@ -132,9 +132,7 @@ def run_steps(request: StepRequest, *, callbacks: Sequence[TrainerCallback] = ()
         callbacks: Called behind the clock, so that what they do at the end of a step is not in its time.
     """
     execution = request.execution
-    get_backend(request.device_type).runtime.prepare_process(
-        execution.num_threads, expandable_segments=execution.expandable_segments
-    )
+    get_backend(request.device_type).runtime.prepare_for(execution)
     baseline_bytes = resident_bytes()
     template = synthetic_batch(
         request.model,

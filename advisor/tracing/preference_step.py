@@ -25,6 +25,7 @@ from advisor.hardware.backends import is_host
 from advisor.tracing.recorder import StepRecorder
 from advisor.tracing.training_loop import Batch, TracedLoop
 from advisor.training.data.encoding import IGNORED_LABEL
+from advisor.training.loss import compute_dtype
 from advisor.training.preferences import BETA, frozen_copy
 from advisor.training.switches import autocast
 
@@ -140,7 +141,7 @@ class _Scores(torch.autograd.Function):
         logs: bool,
     ) -> Scored:
         ctx.set_materialize_grads(False)
-        dtype, rows = _compute_dtype(hidden), len(hidden)
+        dtype, rows = compute_dtype(hidden), len(hidden)
         running = [torch.zeros(rows, device=hidden.device, dtype=torch.float32) for _ in range(7)]
         highest, total, weighted, _, summed, earlier, picked = running
         logged_sums = (weighted, summed, earlier) if logs else ()
@@ -196,11 +197,6 @@ class _Scores(torch.autograd.Function):
             for grad, tensor in zip(grads, (hidden, weight, bias), strict=True)
         ]
         return *complete, None, None, None, None, None
-
-
-def _compute_dtype(hidden: torch.Tensor) -> torch.dtype:
-    device_type = hidden.device.type
-    return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else hidden.dtype
 
 
 class _HostKernels:

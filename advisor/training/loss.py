@@ -191,7 +191,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         targets: torch.Tensor,
         ignore_index: int,
     ) -> torch.Tensor:
-        dtype = _compute_dtype(hidden)
+        dtype = compute_dtype(hidden)
         inputs = (hidden, weight, bias)
         wanted = [t if needed else None for t, needed in zip(inputs, ctx.needs_input_grad[:3], strict=True)]
         grads = [None if t is None else torch.zeros_like(t) for t in wanted]
@@ -224,7 +224,7 @@ def _score_labels(
     ignore_index: int,
 ) -> None:
     """Fill ``scored`` (rows, 2) as ``fused_evaluation`` says, without gradients."""
-    dtype = _compute_dtype(hidden)
+    dtype = compute_dtype(hidden)
     matrix, offset = weight.to(dtype), None if bias is None else bias.to(dtype)
     step = -(-len(hidden) // CHUNKS)
     for first in range(0, len(hidden), step):
@@ -239,7 +239,7 @@ def _score_labels(
         scored[chunk] = torch.cat([nll, likeliest == chosen], dim=1).masked_fill(~counted, 0.0)
 
 
-def _compute_dtype(hidden: torch.Tensor) -> torch.dtype:
+def compute_dtype(hidden: torch.Tensor) -> torch.dtype:
     """What a linear layer would compute in: the autocast type inside autocast, else the input's."""
     device_type = hidden.device.type
     return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else hidden.dtype

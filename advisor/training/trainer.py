@@ -218,9 +218,7 @@ class TrainingRun:
         self.switch.check()
         self._phase("loading")
         with self.account.timing("data"):
-            backend.runtime.prepare_process(
-                plan.execution.num_threads, expandable_segments=plan.execution.expandable_segments
-            )
+            backend.runtime.prepare_for(plan.execution)
             self._try_compilation(backend)
             data, tokenizer = self._read_data()
         self.switch.check()

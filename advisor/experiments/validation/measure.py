@@ -160,9 +160,7 @@ class MeasureCase:
 def run_case(request: CaseRequest) -> Measured:
     """Run a request in this process."""
     backend = get_backend(request.steps.device_type)
-    backend.runtime.prepare_process(
-        request.steps.execution.num_threads, expandable_segments=request.steps.execution.expandable_segments
-    )
+    backend.runtime.prepare_for(request.steps.execution)
     before = (reference_seconds(backend),) if request.reference == "around" else ()
     measured = _on_host(request.steps) if backend.is_host else _on_card(request, backend.runtime)
     after = (reference_seconds(backend),) if request.reference != "never" else ()

@@ -248,6 +248,10 @@ class Runtime(ABC):
 
             torch.set_num_threads(num_threads)
 
+    def prepare_for(self, execution: ExecutionPlan) -> None:
+        """Set this process up as an execution plan has it."""
+        self.prepare_process(execution.num_threads, expandable_segments=execution.expandable_segments)
+
     def mark(self) -> Mark | None:
         """A point of the queued work that the device puts the time to; ``None`` where only the host keeps time."""
         return None

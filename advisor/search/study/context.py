@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from advisor.core.chance import ChanceLevel, chance_level
 from advisor.core.cost import PackEstimate
 from advisor.core.data import DataProfile, DataSpec
 from advisor.core.errors import AdvisorError, RunFailed, UntraceableError
-from advisor.core.events import Event, OnEvent
+from advisor.core.events import OnEvent, OnMemberEvent
 from advisor.core.metrics import Metric
 from advisor.core.model import ModelSpec
 from advisor.core.objective import DEFAULT_OBJECTIVE, Objective
@@ -69,7 +69,7 @@ class PackRunner(Protocol):
         *,
         resume: bool,
         time_limit_s: float | None,
-        on_event: Callable[[int, Event], None] | None,
+        on_event: OnMemberEvent | None,
     ) -> list[Measurement]: ...
 
 

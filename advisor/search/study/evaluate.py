@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from advisor.core.errors import AdvisorError, InterruptedByUser, OutputError
-from advisor.core.events import Event
+from advisor.core.events import OnMemberEvent
 from advisor.core.metrics import LOSS
 from advisor.core.plan import Plan
 from advisor.core.run import Measurement
@@ -76,7 +76,7 @@ def run_pack(
     run_dirs: Sequence[Path],
     *,
     time_limit_s: float,
-    on_event: Callable[[int, Event], None] | None,
+    on_event: OnMemberEvent | None,
 ) -> PackResult:
     """Train plans in one pass on ``train_rows`` rows each.
 
@@ -112,7 +112,7 @@ def _train_together(
     plans: Sequence[Plan],
     run_dirs: Sequence[Path],
     limit_s: float,
-    on_event: Callable[[int, Event], None] | None,
+    on_event: OnMemberEvent | None,
 ) -> list[Measurement] | str:
     """The figures of all members, or why there are none."""
     resume = any(_holds_a_run(run_dir) for run_dir in run_dirs)

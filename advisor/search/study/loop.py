@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from advisor.core.errors import InterruptedByUser
-from advisor.core.events import Event, TrialEvent
+from advisor.core.events import Event, OnMemberEvent, TrialEvent
 from advisor.core.plan import Plan
 from advisor.search.study.agenda import FIRST_PREDICTION_SHARE, Agenda
 from advisor.search.study.context import Infeasible, OnEvent, Runner, StudyContext
@@ -382,7 +382,7 @@ class StudyLoop:
         if self.on_event is not None:
             self.on_event(event)
 
-    def _forward_member(self, numbers: list[int], rows: int) -> Callable[[int, Event], None] | None:
+    def _forward_member(self, numbers: list[int], rows: int) -> OnMemberEvent | None:
         """The same for a pack: its events name a position among the members."""
         listeners = [self._forward(number, rows) for number in numbers]
 

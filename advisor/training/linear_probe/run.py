@@ -73,9 +73,7 @@ class ProbeRun:
         self.switch.check()
         self._phase("loading")
         with self.account.timing("data"):
-            backend.runtime.prepare_process(
-                plan.execution.num_threads, expandable_segments=plan.execution.expandable_segments
-            )
+            backend.runtime.prepare_for(plan.execution)
             tokenizer = load_tokenizer(plan.model)
             data = prepare_data(plan.data, plan.model, tokenizer, max_seq_length=plan.execution.max_seq_length)
         with self.account.timing("loading"):

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import Trainer
 
 from advisor.core.errors import AdvisorError
-from advisor.core.events import Event
+from advisor.core.events import Event, OnMemberEvent
 from advisor.core.pack import PackMembership
 from advisor.core.plan import Plan
 from advisor.core.run import SAVE_EVERY_S, Measurement
@@ -33,9 +33,6 @@ from advisor.training.stopping import StopSwitch, catching_interrupts
 from advisor.training.switches import autocast, backend_of_plan
 from advisor.training.tasks import get_task
 from advisor.training.trainer import TrainedRun, TrainingRun, with_final_metrics
-
-OnMemberEvent = Callable[[int, Event], None]
-"""Receives a member's position among the plans, and its event."""
 
 BACKWARD = "backward"
 """What a member waits for when its head has left gradients at the body's output."""
@@ -73,9 +70,7 @@ def train_pack(
     """
     check_pack(plans)
     backend = backend_of_plan(plans[0])
-    backend.runtime.prepare_process(
-        plans[0].execution.num_threads, expandable_segments=plans[0].execution.expandable_segments
-    )
+    backend.runtime.prepare_for(plans[0].execution)
     deadline_s = math.inf if time_limit_s is None else time.monotonic() + time_limit_s
     pack = _Pack(backend, plans[0])
     members = []
